@@ -1,0 +1,1 @@
+"""MallowsPO: preference fine-tuning that respects how much people agree on each prompt."""

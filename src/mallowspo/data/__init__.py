@@ -1,0 +1,1 @@
+"""From records in every accepted layout to validated, tokenised pairs."""

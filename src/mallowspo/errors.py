@@ -1,0 +1,37 @@
+"""The errors that a user can cause, and mend.
+
+The command line turns an `InputError` into one message and exit code 2, without a traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["InputError", "NonFiniteLossError", "not_one_of"]
+
+
+class InputError(ValueError):
+    """Something that the user gave cannot be used: what was given, what is allowed, what to do."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss became NaN or infinite during training; the message names the rows that caused it."""
+
+
+def not_one_of(name: str, given: object, allowed: Iterable[object]) -> InputError:
+    """Build the error for a value outside a closed list, so that every such message reads alike.
+
+    Args:
+        name: The option as the user writes it.
+        given: The value that was given.
+        allowed: The values that are accepted, in the order in which to show them.
+
+    Returns:
+        The error, to be raised by the caller.
+
+    Example:
+        >>> str(not_one_of("link", "probit", ["sigmoid", "kendall"]))
+        "link: got 'probit', expected one of 'sigmoid', 'kendall'"
+    """
+    choices = ", ".join(repr(value) for value in allowed)
+    return InputError(f"{name}: got {given!r}, expected one of {choices}")

@@ -1,0 +1,1 @@
+"""How good a policy is: agreement, reward accuracy, divergence from the reference."""

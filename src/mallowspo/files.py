@@ -1,0 +1,77 @@
+"""Writing files so that a reader never sees half of one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["atomic_path", "write_json", "write_text"]
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it to `path` when the block ends without an error.
+
+    Args:
+        path: The final name. Its folder is created where it is missing.
+
+    Yields:
+        The path to write to. It keeps the suffix of `path`, since writers choose a format by it.
+
+    Raises:
+        OSError: The folder cannot be written, or the disk is full; `path` is then left as it was.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with atomic_path(folder / "a.txt") as beside:
+        ...     _ = beside.write_text("1")
+        >>> [p.name for p in folder.iterdir()]
+        ['a.txt']
+    """
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{final.stem}.", suffix=final.suffix, dir=final.parent)
+    os.close(handle)
+    beside = Path(name)
+    try:
+        yield beside
+        # mkstemp makes the file private; give it the mode that an ordinary open() would have given.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(beside, 0o666 & ~umask)
+        os.replace(beside, final)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` in UTF-8 under `path`, whole or not at all."""
+    with atomic_path(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Turn numpy and torch scalars into JSON numbers, and a number that JSON has no word for into null."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    return str(value)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write `value` as indented JSON under `path`, whole or not at all; NaN and infinity become null."""
+    write_text(path, json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")

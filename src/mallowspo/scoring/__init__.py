@@ -1,0 +1,1 @@
+"""A model and a batch in; log-probability, entropy sum and length per response out."""
