@@ -1,0 +1,39 @@
+"""Set the tests' environment before any heavy import, and hand out what many tests need."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+# Read when the libraries are imported, so they must be set before the first test module is.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+TESTS = Path(__file__).resolve().parent
+if str(TESTS) not in sys.path:
+    sys.path.insert(0, str(TESTS))
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+# Tiny models gain nothing from threads, and several test runs may share one machine.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real models and data; a test that asks for it skips where the folder is absent."""
+    path = Path(os.environ.get("MALLOWSPO_SHARED") or TESTS.parent.parent / "shared")
+    if not (path / "models").is_dir():
+        pytest.skip("../shared is absent: set MALLOWSPO_SHARED to the folder of real models and data")
+    return path
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator with a fixed seed, fresh for each test."""
+    return np.random.default_rng(20250314)
