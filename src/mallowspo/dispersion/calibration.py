@@ -1,0 +1,260 @@
+"""From an index per prompt to the weight w(x) in the loss, with mean 1 on the training set.
+
+    raw(x)    = -log u(x)          (index from the reference's entropy)
+              = -2 log phi(x)      (phi from people, or given)
+    weight(x) = clip(scale * raw(x), low, high)
+
+`scale` is the paper's phi*. It is fitted once, on the training rows; evaluation sets and resumed runs reuse it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+
+from mallowspo.errors import InputError
+
+__all__ = ["ENTROPY_FLOOR", "Calibration", "calibrate", "raw_from_index", "raw_from_phi"]
+
+Floats = NDArray[np.float64]
+
+# A model that is certain of every token has entropy 0, whose logarithm is infinite. exp(-15) is 3e-7 of the largest
+# entropy: beneath it float32 probabilities carry no information.
+ENTROPY_FLOOR = float(np.exp(-15.0))
+
+
+def raw_from_index(index_n: ArrayLike, *, floor: float = ENTROPY_FLOOR) -> tuple[Floats, int]:
+    """The map `neglog`: -log u, with u floored.
+
+    Args:
+        index_n: u in [0, 1], shape (N,).
+        floor: Smallest u that is told apart from 0.
+
+    Returns:
+        raw weights >= 0, shape (N,), and how many rows the floor raised.
+
+    Raises:
+        InputError: A value that is not in [0, 1].
+
+    Source: Chen et al. 2025 (arXiv 2405.14953): w = -phi* log H.
+
+    Example:
+        >>> raw, floored = raw_from_index([0.5, 0.0])
+        >>> raw.round(4).tolist(), floored
+        ([0.6931, 15.0], 1)
+    """
+    index = np.asarray(index_n, np.float64)
+    bad = ~((index >= 0) & (index <= 1))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(
+            f"dispersion index: row {row:,} has {index[row]}, expected a number in [0, 1] for the map 'neglog'"
+        )
+    # + 0.0 turns the -0.0 of an index of 1 into 0.0.
+    return -np.log(np.maximum(index, floor)) + 0.0, int((index < floor).sum())
+
+
+def raw_from_phi(phi_n: ArrayLike) -> Floats:
+    """-2 log phi: MallowsPO-theta's weight for a dispersion phi that is known.
+
+    Args:
+        phi_n: phi in (0, 1], shape (N,).
+
+    Returns:
+        raw weights >= 0, shape (N,).
+
+    Raises:
+        InputError: A value that is not in (0, 1].
+
+    Source: Chen et al. 2025 (arXiv 2405.14953), MallowsPO-theta.
+
+    Example:
+        >>> raw_from_phi([1.0, 0.5]).round(4).tolist()
+        [0.0, 1.3863]
+    """
+    phi = np.asarray(phi_n, np.float64)
+    bad = ~((phi > 0) & (phi <= 1))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(f"phi: row {row:,} has {phi[row]}, expected a number in (0, 1]")
+    return -2 * np.log(phi) + 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What turns a raw index into a weight; saved with the model, restored on resume.
+
+    Attributes:
+        source: `entropy`, `votes`, `rankings` or `column`.
+        scale: phi*, > 0.
+        automatic: Whether `scale` was fitted so that the mean training weight is 1.
+        clip: Lowest and highest weight.
+        per: `prompt` or `pair`.
+        estimator: Which index (source `entropy` only).
+        map: How the index became a raw weight (source `entropy` only).
+        rows: Training rows that it was fitted on.
+        floored: Rows whose index the floor raised.
+        clipped: Rows whose weight the clip changed.
+        weight_mean: Mean training weight.
+        weight_std: Standard deviation of the training weights.
+        weight_quantiles: 5, 10, 25, 50, 75, 90 and 95 per cent points of the training weights.
+    """
+
+    source: str
+    scale: float
+    automatic: bool
+    clip: tuple[float, float]
+    per: str
+    estimator: str | None = None
+    map: str | None = None
+    rows: int = 0
+    floored: int = 0
+    clipped: int = 0
+    weight_mean: float = float("nan")
+    weight_std: float = float("nan")
+    weight_quantiles: tuple[float, ...] = ()
+
+    def weight(self, raw_n: ArrayLike) -> Floats:
+        """Weights of rows whose raw index is known.
+
+        Args:
+            raw_n: Raw weights >= 0, any shape.
+
+        Returns:
+            Weights in [low, high], same shape.
+
+        Example:
+            >>> c = Calibration(source="column", scale=2.0, automatic=False, clip=(0.0, 3.0), per="pair")
+            >>> c.weight([0.5, 9.0]).tolist()
+            [1.0, 3.0]
+        """
+        return np.clip(self.scale * np.asarray(raw_n, np.float64), *self.clip)
+
+    def is_clipped(self, raw_n: ArrayLike) -> NDArray[np.bool_]:
+        """Which rows the clip changes; arguments as in `weight`."""
+        scaled = self.scale * np.asarray(raw_n, np.float64)
+        return (scaled < self.clip[0]) | (scaled > self.clip[1])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            InputError: Fields that are missing or unknown.
+        """
+        known = {field.name for field in fields(cls)}
+        try:
+            picked = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items() if key in known}
+            return cls(**picked)
+        except TypeError as error:
+            raise InputError(f"calibration: cannot be read ({error}); was it written by another version?") from error
+
+
+def calibrate(
+    raw_n: ArrayLike,
+    *,
+    source: str,
+    scale: float | str = "auto",
+    clip: tuple[float, float] = (0.0, 10.0),
+    per: str = "prompt",
+    estimator: str | None = None,
+    map: str | None = None,
+    floored: int = 0,
+) -> Calibration:
+    """Fit phi* on the training rows.
+
+    Args:
+        raw_n: Raw weights >= 0 of the training rows, shape (N,).
+        source: Where they come from; recorded.
+        scale: phi* > 0, or `auto`: the mean weight, clip included, becomes 1, so that beta keeps DPO's meaning.
+        clip: Lowest and highest weight, 0 <= low < high.
+        per: `prompt` or `pair`; recorded.
+        estimator: Recorded.
+        map: Recorded.
+        floored: Rows whose index was floored; recorded.
+
+    Returns:
+        The calibration.
+
+    Raises:
+        InputError: No rows, raw weights that are negative or not finite, a scale or clip out of range, or an index
+            that cannot reach a mean weight of 1 (all raw weights 0, or the clip excludes 1).
+
+    Source: Chen et al. 2025 (arXiv 2405.14953): phi* is 0.29 for Llama-3-8B-Instruct on UltraFeedback.
+
+    Example:
+        >>> c = calibrate([0.5, 1.0, 1.5], source="column")
+        >>> c.scale, c.weight_mean
+        (1.0, 1.0)
+        >>> calibrate([0.5, 1.0, 3.0], source="column", clip=(0.0, 1.5)).weight([0.5, 1.0, 3.0]).round(4).tolist()
+        [0.5, 1.0, 1.5]
+    """
+    raw = np.asarray(raw_n, np.float64)
+    low, high = clip
+    if raw.size == 0:
+        raise InputError("dispersion: there are no training rows to calibrate on")
+    if not np.isfinite(raw).all() or (raw < 0).any():
+        row = int(np.argmax(~np.isfinite(raw) | (raw < 0)))
+        raise InputError(f"dispersion: row {row:,} has a raw weight of {raw[row]}, expected a finite number >= 0")
+    if not 0 <= low < high or not np.isfinite(high):
+        raise InputError(f"dispersion_clip: got [{low}, {high}], expected 0 <= low < high")
+    phi_star = _fit_scale(raw, low, high) if scale == "auto" else _given_scale(scale)
+    weight = np.clip(phi_star * raw, low, high)
+    return Calibration(
+        source=source,
+        scale=phi_star,
+        automatic=scale == "auto",
+        clip=(float(low), float(high)),
+        per=per,
+        estimator=estimator,
+        map=map,
+        rows=int(raw.size),
+        floored=floored,
+        clipped=int(((phi_star * raw < low) | (phi_star * raw > high)).sum()),
+        weight_mean=float(weight.mean()),
+        weight_std=float(weight.std()),
+        weight_quantiles=tuple(float(q) for q in np.quantile(weight, [0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95])),
+    )
+
+
+def _given_scale(scale: float | str) -> float:
+    try:
+        value = float(scale)
+    except (TypeError, ValueError):
+        value = float("nan")
+    if not 0 < value < float("inf"):
+        raise InputError(f"dispersion_scale: got {scale!r}, expected 'auto' or a finite number > 0")
+    return value
+
+
+def _fit_scale(raw: Floats, low: float, high: float) -> float:
+    """The scale at which the clipped weights have mean 1; the mean rises with the scale."""
+    mean = float(raw.mean())
+    if mean <= 0:
+        raise InputError(
+            "dispersion: every row has raw weight 0 (the index says that people differ as much as they can on every "
+            "prompt), so no scale gives a mean weight of 1; check the reference model, or set dispersion: none"
+        )
+    scale = 1 / mean
+    if np.clip(scale * raw, low, high).mean() == (scale * raw).mean():
+        return scale
+
+    def excess(log_scale: float) -> float:
+        return float(np.clip(np.exp(log_scale) * raw, low, high).mean()) - 1
+
+    lowest, highest = np.log(scale) - 50, np.log(scale) + 50
+    if excess(lowest) >= 0 or excess(highest) <= 0:
+        raise InputError(
+            f"dispersion_clip: no scale gives a mean weight of 1 with weights held in [{low:g}, {high:g}]; widen the "
+            "clip, or set dispersion_scale to a number"
+        )
+    return float(np.exp(brentq(excess, lowest, highest, xtol=1e-14)))

@@ -1,0 +1,279 @@
+"""One loss per pair, for every objective.
+
+Shapes: `B` pairs. Log-probabilities are in nats, summed over the response's tokens (at most 0).
+
+    gap  = score(chosen) - score(rejected), of the policy minus alpha times the reference's, minus (1 - alpha) gamma
+    loss = link loss of the gap, beta and the weight, averaged over the two labels by epsilon
+           + sft_weight * (negative mean log-probability of a chosen token)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mallowspo.errors import InputError
+from mallowspo.maths.links import kendall_log_prob, sigmoid_log_prob
+from mallowspo.objectives.presets import Objective, resolve_objective
+
+__all__ = ["implicit_gap", "objective_loss", "pairwise_loss"]
+
+
+def pairwise_loss(
+    policy_chosen_logps: Tensor,
+    policy_rejected_logps: Tensor,
+    reference_chosen_logps: Tensor | None = None,
+    reference_rejected_logps: Tensor | None = None,
+    *,
+    objective: str | Objective = "mallows_theta",
+    beta: float = 0.1,
+    weight: Tensor | None = None,
+    chosen_lengths: Tensor | None = None,
+    rejected_lengths: Tensor | None = None,
+    link: str | None = None,
+    length_normalized: bool | None = None,
+    reference_weight: float | None = None,
+    margin: float | Tensor | None = None,
+    label_smoothing: float | None = None,
+    sft_weight: float | None = None,
+    kendall_smoothing: float | None = None,
+) -> Tensor:
+    r"""Loss of each pair under a preset, with other values on its axes where they are given.
+
+    Args:
+        policy_chosen_logps: log pi(y_w | x), shape (B,), nats.
+        policy_rejected_logps: log pi(y_l | x), shape (B,), nats.
+        reference_chosen_logps: log pi_ref(y_w | x), shape (B,), nats; required unless `reference_weight` is 0.
+        reference_rejected_logps: log pi_ref(y_l | x), shape (B,), nats; likewise.
+        objective: A name in `OBJECTIVES`, or an `Objective`.
+        beta: Strength of the pull towards the reference, > 0; for the squared link, tau of the IPO paper.
+        weight: Dispersion weight w(x) = -2 log phi(x) >= 0, shape (B,). Required by the mallows presets and
+            by the Kendall link; 1 where it is left out otherwise. No gradient flows into it.
+        chosen_lengths: Tokens of the chosen response, shape (B,); required by length normalisation and by the SFT
+            term.
+        rejected_lengths: Tokens of the rejected response, shape (B,); required by length normalisation.
+        link: Axis of the objective; None takes the preset's value, here and below.
+        length_normalized: Axis: mean instead of summed log-probability.
+        reference_weight: Axis: alpha in [0, 1].
+        margin: Axis: gamma >= 0 in the gap's unit; one number, or one per pair, shape (B,).
+        label_smoothing: Axis: epsilon in [0, 0.5).
+        sft_weight: Axis: factor of the SFT term, >= 0.
+        kendall_smoothing: Axis: half-width of the Kendall link's blend, >= 0.
+
+    Returns:
+        Losses, shape (B,), nats (the squared and hinge links: no unit), float32 or better, not reduced.
+
+    Raises:
+        InputError: An unknown preset, a value outside its range, a tensor that is missing or that the
+            objective cannot use, or shapes that differ.
+
+    Source: Chen et al. 2025 (arXiv 2405.14953), generalised as in RainbowPO (arXiv 2410.04203).
+
+    Example:
+        >>> one = torch.tensor([-10.0])
+        >>> two = torch.tensor([-12.0])
+        >>> loss = pairwise_loss(one, two, two, two, objective="mallows_theta", beta=0.5, weight=torch.tensor([2.0]))
+        >>> round(loss.item(), 6)  # -log sigmoid(2 * 0.5 * 2)
+        0.126928
+    """
+    per_pair_margin = margin if isinstance(margin, Tensor) else None
+    resolved = resolve_objective(
+        objective,
+        link=link,
+        length_normalized=length_normalized,
+        reference_weight=reference_weight,
+        margin=None if per_pair_margin is not None else margin,
+        label_smoothing=label_smoothing,
+        sft_weight=sft_weight,
+        kendall_smoothing=kendall_smoothing,
+    )
+    if weight is None and resolved.dispersion != "none":
+        raise InputError(
+            f"weight: objective {objective!r} weighs every prompt by its dispersion; give weight, shape (B,) "
+            "(all ones takes the dispersion out)"
+        )
+    return objective_loss(
+        resolved,
+        policy_chosen_logps,
+        policy_rejected_logps,
+        reference_chosen_logps,
+        reference_rejected_logps,
+        beta=beta,
+        weight=weight,
+        margin=per_pair_margin,
+        chosen_lengths=chosen_lengths,
+        rejected_lengths=rejected_lengths,
+    )
+
+
+def objective_loss(
+    objective: Objective,
+    policy_chosen_logps: Tensor,
+    policy_rejected_logps: Tensor,
+    reference_chosen_logps: Tensor | None = None,
+    reference_rejected_logps: Tensor | None = None,
+    *,
+    beta: float,
+    weight: Tensor | None = None,
+    margin: Tensor | None = None,
+    chosen_lengths: Tensor | None = None,
+    rejected_lengths: Tensor | None = None,
+) -> Tensor:
+    """Loss of each pair for a resolved objective; what the trainer calls. See `pairwise_loss`.
+
+    Args:
+        objective: The point on the axes; its `dispersion` is not read here, `weight` is.
+        policy_chosen_logps: Shape (B,), nats.
+        policy_rejected_logps: Shape (B,), nats.
+        reference_chosen_logps: Shape (B,), nats, or None with `reference_weight` 0.
+        reference_rejected_logps: Shape (B,), nats, or None with `reference_weight` 0.
+        beta: > 0.
+        weight: Shape (B,), >= 0; None stands for ones.
+        margin: Shape (B,), instead of the objective's own margin.
+        chosen_lengths: Shape (B,), tokens.
+        rejected_lengths: Shape (B,), tokens.
+
+    Returns:
+        Losses, shape (B,), not reduced.
+
+    Raises:
+        InputError: As in `pairwise_loss`.
+
+    Example:
+        >>> from mallowspo.objectives import OBJECTIVES
+        >>> minus_one, minus_three = torch.tensor([-1.0]), torch.tensor([-3.0])
+        >>> objective_loss(OBJECTIVES["hinge"], minus_one, minus_three, minus_three, minus_three, beta=0.1)
+        tensor([0.8000])
+    """
+    if not beta > 0 or beta == float("inf"):
+        raise InputError(f"beta: got {beta}, expected a finite number > 0")
+    gap_b = implicit_gap(
+        objective,
+        policy_chosen_logps,
+        policy_rejected_logps,
+        reference_chosen_logps,
+        reference_rejected_logps,
+        margin=margin,
+        chosen_lengths=chosen_lengths,
+        rejected_lengths=rejected_lengths,
+    )
+    if weight is not None:
+        _check_shape("weight", weight, gap_b)
+        weight = weight.detach().to(gap_b)
+    elif objective.link == "kendall":
+        raise InputError("weight: the Kendall link is a function of the dispersion; give weight, shape (B,)")
+    loss_b = _link_loss(objective, gap_b, weight, beta)
+    if objective.label_smoothing:
+        flipped_b = _link_loss(objective, -gap_b, weight, beta)
+        loss_b = (1 - objective.label_smoothing) * loss_b + objective.label_smoothing * flipped_b
+    if objective.sft_weight:
+        if chosen_lengths is None:
+            raise InputError("chosen_lengths: the SFT term is a mean over tokens; give the lengths, shape (B,)")
+        mean_logp_b = _as_float(policy_chosen_logps) / _as_lengths(chosen_lengths, gap_b)
+        loss_b = loss_b - objective.sft_weight * mean_logp_b
+    return loss_b
+
+
+def implicit_gap(
+    objective: Objective,
+    policy_chosen_logps: Tensor,
+    policy_rejected_logps: Tensor,
+    reference_chosen_logps: Tensor | None = None,
+    reference_rejected_logps: Tensor | None = None,
+    *,
+    margin: Tensor | None = None,
+    chosen_lengths: Tensor | None = None,
+    rejected_lengths: Tensor | None = None,
+) -> Tensor:
+    """The bracket that beta and the weight multiply.
+
+    Chosen minus rejected, policy minus alpha times reference, minus (1 - alpha) times the margin.
+
+    Args:
+        objective: The point on the axes.
+        policy_chosen_logps: Shape (B,), nats.
+        policy_rejected_logps: Shape (B,), nats.
+        reference_chosen_logps: Shape (B,), nats, or None with `reference_weight` 0.
+        reference_rejected_logps: Shape (B,), nats, or None with `reference_weight` 0.
+        margin: Shape (B,), instead of the objective's own margin.
+        chosen_lengths: Shape (B,), tokens; for length normalisation.
+        rejected_lengths: Shape (B,), tokens; for length normalisation.
+
+    Returns:
+        Gaps, shape (B,), nats (per token where length-normalised), float32 or better.
+
+    Raises:
+        InputError: As in `pairwise_loss`.
+
+    Example:
+        >>> from mallowspo.objectives import OBJECTIVES
+        >>> args = [torch.tensor([x]) for x in (-4.0, -9.0, -5.0, -8.0)]
+        >>> implicit_gap(OBJECTIVES["dpo"], *args)
+        tensor([2.])
+    """
+    policy_chosen, policy_rejected = _as_float(policy_chosen_logps), _as_float(policy_rejected_logps)
+    _check_shape("policy_rejected_logps", policy_rejected, policy_chosen)
+    if policy_chosen.ndim != 1:
+        raise InputError(f"policy_chosen_logps: got shape {tuple(policy_chosen.shape)}, expected (B,)")
+    chosen, rejected = policy_chosen, policy_rejected
+    if objective.needs_reference:
+        if reference_chosen_logps is None or reference_rejected_logps is None:
+            raise InputError(
+                f"reference log-probabilities are missing: reference_weight is {objective.reference_weight}; give "
+                "reference_chosen_logps and reference_rejected_logps, or set reference_weight to 0"
+            )
+        _check_shape("reference_chosen_logps", reference_chosen_logps, policy_chosen)
+        _check_shape("reference_rejected_logps", reference_rejected_logps, policy_chosen)
+        # Difference per response first: two sums of hundreds of tokens cancel before they are compared.
+        chosen = chosen - objective.reference_weight * _as_float(reference_chosen_logps)
+        rejected = rejected - objective.reference_weight * _as_float(reference_rejected_logps)
+    if objective.length_normalized:
+        if chosen_lengths is None or rejected_lengths is None:
+            raise InputError(
+                "chosen_lengths and rejected_lengths: length normalisation divides by them; give both, shape (B,)"
+            )
+        chosen = chosen / _as_lengths(chosen_lengths, chosen)
+        rejected = rejected / _as_lengths(rejected_lengths, rejected)
+    gap_b = chosen - rejected
+    if margin is not None:
+        if not objective.accepts_margin:
+            raise InputError(
+                f"margin: this objective has none (link {objective.link}, reference_weight "
+                f"{objective.reference_weight}); the gap subtracts (1 - reference_weight) * margin"
+            )
+        _check_shape("margin", margin, gap_b)
+        return gap_b - (1 - objective.reference_weight) * margin.detach().to(gap_b)
+    return gap_b - (1 - objective.reference_weight) * objective.margin
+
+
+def _link_loss(objective: Objective, gap_b: Tensor, weight_b: Tensor | None, beta: float) -> Tensor:
+    """Loss of a gap for the label as it stands; the gap is not yet scaled."""
+    if objective.link == "kendall":
+        if weight_b is None:
+            raise InputError("weight: the Kendall link is a function of the dispersion")
+        # w = -2 log phi (MallowsPO-theta's weight), so the link's -log phi is half of it.
+        return -kendall_log_prob(beta * gap_b, weight_b / 2, smoothing=objective.kendall_smoothing)
+    if weight_b is None:
+        weight_b = torch.ones_like(gap_b)
+    if objective.link == "sigmoid":
+        return -sigmoid_log_prob(beta * gap_b, weight_b)
+    if objective.link == "hinge":
+        return torch.relu(1 - weight_b * beta * gap_b)
+    # Eq. 17 of the IPO paper with the weight on the gap; beta is its tau.
+    return (weight_b * gap_b - 1 / (2 * beta)) ** 2
+
+
+def _as_float(values: Tensor) -> Tensor:
+    """Float32 at least: sums of log-probabilities lose their gap in half precision."""
+    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+
+
+def _as_lengths(lengths: Tensor, like: Tensor) -> Tensor:
+    _check_shape("lengths", lengths, like)
+    # A response that was cut off whole has no tokens and a log-probability of 0; its mean is 0, not 0/0.
+    return lengths.to(like).clamp(min=1)
+
+
+def _check_shape(name: str, given: Tensor, like: Tensor) -> None:
+    if given.shape != like.shape:
+        raise InputError(f"{name}: got shape {tuple(given.shape)}, expected {tuple(like.shape)} like the other pairs")
