@@ -1,0 +1,197 @@
+"""The people of the world: what they answer, what they prefer, and what they write down.
+
+Each person has a ranking of a prompt's candidates, drawn from the Mallows model with Kendall's distance around the
+prompt's central ranking. From that one assumption follow exactly: how often each candidate is somebody's first
+choice, and how often a random person prefers one candidate to another.
+
+Suffixes: p prompts, k candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mallowspo.errors import InputError
+from mallowspo.maths import MallowsModel
+from mallowspo.world.language import WorldPrompt
+
+__all__ = [
+    "PreferencePair",
+    "collect_preferences",
+    "collect_votes",
+    "preference_matrix",
+    "top_choice_probabilities",
+    "write_corpus",
+]
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """Two answers to one prompt and what one person thought of them.
+
+    Attributes:
+        prompt: Index of the prompt in the sequence that the pair was collected on.
+        chosen: Index of the candidate that the person prefers.
+        rejected: Index of the other candidate.
+    """
+
+    prompt: int
+    chosen: int
+    rejected: int
+
+
+def _model(prompt: WorldPrompt) -> MallowsModel:
+    return MallowsModel(np.asarray(prompt.center), prompt.phi, distance="kendall")
+
+
+def top_choice_probabilities(prompt: WorldPrompt) -> NDArray[np.float64]:
+    """Probability that a random person ranks each candidate first.
+
+    Under Kendall's distance, moving the item of central rank r to the front costs r − 1 discordant pairs and leaves
+    a Mallows model on the others, so that P(first) ∝ φ^(r − 1) exactly (Fligner and Verducci 1986).
+
+    Args:
+        prompt: The prompt.
+
+    Returns:
+        Probabilities in candidate order, shape (K,), summing to 1.
+
+    Example:
+        >>> prompt = WorldPrompt("?", "f", "c", "g", ("a", "b", "c"), (2, 1, 3), 0.5)
+        >>> top_choice_probabilities(prompt).round(4).tolist()
+        [0.2857, 0.5714, 0.1429]
+    """
+    weights = prompt.phi ** (np.asarray(prompt.center, dtype=np.float64) - 1.0)
+    return np.asarray(weights / weights.sum(), dtype=np.float64)
+
+
+def preference_matrix(prompt: WorldPrompt) -> NDArray[np.float64]:
+    """Probability that a random person prefers candidate i to candidate j, exactly.
+
+    Args:
+        prompt: The prompt.
+
+    Returns:
+        Matrix of shape (K, K); entry (i, j) and entry (j, i) sum to 1, and the diagonal is ½: equal answers tie.
+
+    Example:
+        >>> prompt = WorldPrompt("?", "f", "c", "g", ("a", "b"), (2, 1), 0.25)
+        >>> preference_matrix(prompt).tolist()
+        [[0.5, 0.2], [0.8, 0.5]]
+    """
+    matrix = np.array(_model(prompt).pairwise_matrix(), dtype=np.float64)
+    np.fill_diagonal(matrix, 0.5)
+    return matrix
+
+
+def write_corpus(
+    prompts: Sequence[WorldPrompt], *, answers_per_prompt: int = 200, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Let people write the corpus: each answers one prompt with the candidate that he or she ranks first.
+
+    Args:
+        prompts: The prompts, P of them, each with K candidates.
+        answers_per_prompt: How many people answer each prompt, at least 1.
+        rng: Source of randomness.
+
+    Returns:
+        How often each candidate was written, shape (P, K); rows sum to `answers_per_prompt`.
+
+    Raises:
+        InputError: Nobody is to answer.
+
+    Example:
+        >>> prompt = WorldPrompt("?", "f", "c", "g", ("a", "b"), (2, 1), 0.25)
+        >>> write_corpus([prompt], answers_per_prompt=100, rng=np.random.default_rng(0)).sum()
+        np.int64(100)
+    """
+    if answers_per_prompt < 1:
+        raise InputError(f"answers_per_prompt: got {answers_per_prompt}, expected at least 1")
+    probabilities_pk = np.stack([top_choice_probabilities(prompt) for prompt in prompts])
+    return np.asarray(rng.multinomial(answers_per_prompt, probabilities_pk), dtype=np.int64)
+
+
+def collect_preferences(
+    prompts: Sequence[WorldPrompt],
+    answer_probabilities_pk: NDArray[np.float64],
+    *,
+    pairs_per_prompt: int = 2,
+    rng: np.random.Generator,
+) -> list[PreferencePair]:
+    """Draw pairs of different answers and have each judged by one freshly drawn person.
+
+    Both answers of a pair are drawn independently from `answer_probabilities_pk`, again and again until they
+    differ: an unordered pair {i, j} comes up with probability ∝ p_i p_j.
+
+    Args:
+        prompts: The prompts, P of them, each with K candidates.
+        answer_probabilities_pk: How the answers are drawn, usually the reference model's probabilities, shape (P, K).
+            Rows need not sum to 1; at least two entries of each row must be positive.
+        pairs_per_prompt: Number of pairs of each prompt.
+        rng: Source of randomness.
+
+    Returns:
+        `len(prompts) · pairs_per_prompt` pairs, ordered by prompt.
+
+    Raises:
+        InputError: The probabilities do not match the prompts or leave a prompt with fewer than two answers.
+
+    Example:
+        >>> prompt = WorldPrompt("?", "f", "c", "g", ("a", "b"), (2, 1), 1e-9)
+        >>> collect_preferences([prompt], np.array([[0.5, 0.5]]), pairs_per_prompt=1, rng=np.random.default_rng(0))
+        [PreferencePair(prompt=0, chosen=1, rejected=0)]
+    """
+    probabilities_pk = np.asarray(answer_probabilities_pk, dtype=np.float64)
+    expected = (len(prompts), len(prompts[0].candidates) if prompts else 0)
+    if probabilities_pk.shape != expected or not np.all((probabilities_pk > 0).sum(axis=1) >= 2):
+        raise InputError(
+            f"answer_probabilities_pk: got shape {probabilities_pk.shape}, expected {expected} with at least two "
+            f"positive entries in each row; otherwise no two different answers can be drawn"
+        )
+    first_index, second_index = np.triu_indices(expected[1], k=1)
+    pairs: list[PreferencePair] = []
+    for index, (prompt, probability_k) in enumerate(zip(prompts, probabilities_pk, strict=True)):
+        weights = probability_k[first_index] * probability_k[second_index]
+        drawn = rng.choice(len(weights), size=pairs_per_prompt, p=weights / weights.sum())
+        ranks = np.asarray(_model(prompt).sample(pairs_per_prompt, rng))
+        for ranking, i, j in zip(ranks, first_index[drawn], second_index[drawn], strict=True):
+            winner, loser = (i, j) if ranking[i] < ranking[j] else (j, i)
+            pairs.append(PreferencePair(prompt=index, chosen=int(winner), rejected=int(loser)))
+    return pairs
+
+
+def collect_votes(
+    prompt: WorldPrompt, first: int, second: int, *, members: int, rng: np.random.Generator
+) -> int:
+    """Ask `members` freshly drawn people whether they prefer candidate `first` to candidate `second`.
+
+    Args:
+        prompt: The prompt.
+        first: Index of one candidate.
+        second: Index of the other.
+        members: How many people vote, at least 1.
+        rng: Source of randomness.
+
+    Returns:
+        The number of votes for `first`, between 0 and `members`.
+
+    Raises:
+        InputError: The candidates are the same or unknown, or nobody is asked.
+
+    Example:
+        >>> prompt = WorldPrompt("?", "f", "c", "g", ("a", "b"), (2, 1), 1e-9)
+        >>> collect_votes(prompt, 1, 0, members=7, rng=np.random.default_rng(0))
+        7
+    """
+    size = len(prompt.candidates)
+    if first == second or not (0 <= first < size and 0 <= second < size) or members < 1:
+        raise InputError(
+            f"collect_votes: got first={first}, second={second}, members={members}; expected two different "
+            f"indices from 0 to {size - 1} and at least 1 member"
+        )
+    ranks = np.asarray(_model(prompt).sample(members, rng))
+    return int((ranks[:, first] < ranks[:, second]).sum())
