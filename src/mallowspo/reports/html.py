@@ -1,0 +1,297 @@
+"""One self-contained HTML page for one study.
+
+The page needs nothing but itself: no script, no style sheet, font or picture from elsewhere, and a content
+security policy that forbids the browser to ask. It reads in light and dark schemes, on paper and on a phone.
+
+    report = Report(
+        title="Quick start",
+        summary="MallowsPO-θ follows people's agreement more closely than DPO.",
+        sections=[Section("Agreement", [Table(["method", "agreement"], [["DPO", "0.52 [0.49, 0.55]"]])])],
+        meta=current_meta(seeds=[0, 1, 2], run_time=192.0),
+    )
+    write_report("report.html", report)
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import importlib.metadata
+import os
+import re
+import shlex
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from mallowspo.errors import InputError
+from mallowspo.files import write_text
+from mallowspo.reports.blocks import (
+    Block,
+    BulletList,
+    Callout,
+    CodeBlock,
+    Definitions,
+    Example,
+    Examples,
+    Figure,
+    Meta,
+    Paragraph,
+    Report,
+    Section,
+    Table,
+    literal,
+)
+from mallowspo.reports.formatting import (
+    format_duration,
+    format_interval,
+    format_number,
+    format_p,
+    format_signed,
+)
+from mallowspo.reports.palette import DARK_SCHEME, HOUSE_MARK
+
+__all__ = [
+    "Block",
+    "BulletList",
+    "Callout",
+    "CodeBlock",
+    "Definitions",
+    "Example",
+    "Examples",
+    "Figure",
+    "Meta",
+    "Paragraph",
+    "Report",
+    "Section",
+    "Table",
+    "current_meta",
+    "format_duration",
+    "format_interval",
+    "format_number",
+    "format_p",
+    "format_signed",
+    "literal",
+    "render_report",
+    "write_report",
+]
+
+VERSIONED_PACKAGES = ("mallowspo", "trl", "transformers", "torch")
+
+
+def current_meta(
+    *,
+    command: str | None = None,
+    seeds: Iterable[int] = (),
+    run_time: float | None = None,
+    packages: Sequence[str] = VERSIONED_PACKAGES,
+    extra: dict[str, str] | None = None,
+) -> Meta:
+    """Describe the running process for the foot of a page.
+
+    Args:
+        command: The command line; None takes that of this process, without the folder of the program.
+        seeds: The seeds of the run.
+        run_time: Wall-clock seconds; None where unknown.
+        packages: Whose versions to show; those that are not installed are left out.
+        extra: Anything else, name -> value.
+
+    Returns:
+        The meta, dated now in UTC.
+
+    Example:
+        >>> current_meta(command="mallowspo quickstart", packages=["no-such-package"]).versions
+        {}
+    """
+    if command is None:
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    versions = {"Python": ".".join(map(str, sys.version_info[:3]))} if packages == VERSIONED_PACKAGES else {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    return Meta(
+        command=command,
+        versions=versions,
+        date=date,
+        seeds=tuple(seeds),
+        run_time=run_time,
+        extra=dict(extra or {}),
+    )
+
+
+_MARKS = re.compile(
+    r"\\(?P<plain>[\\`*])"
+    r"|`(?P<code>[^`\n]+)`"
+    # A star opens only before a character and closes only after one, so that "2 * 3 * 4" stays as it is.
+    r"|(?<![\w*])\*(?P<emphasis>[^\s*](?:[^*\n]*[^\s*\\])?)\*(?![\w*])"
+)
+
+
+def _inline(text: str) -> Markup:
+    """Escape `text`, then read its marks: `code` and *emphasis*, and nothing else."""
+    parts: list[Markup] = []
+    end = 0
+    for match in _MARKS.finditer(text):
+        parts.append(escape(text[end : match.start()]))
+        if match["code"] is not None:
+            parts.append(Markup("<code>{}</code>").format(match["code"]))
+        elif match["emphasis"] is not None:
+            parts.append(Markup("<em>{}</em>").format(_inline(match["emphasis"])))
+        else:
+            parts.append(escape(match["plain"]))
+        end = match.end()
+    parts.append(escape(text[end:]))
+    return Markup("").join(parts)
+
+
+def _unmarked(text: str) -> str:
+    """Give `text` without its marks, for places that hold no markup, such as the title bar."""
+    return _inline(text).striptags()
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
+
+
+_SIGNATURES = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
+
+
+def _for_dark_pages(svg: bytes) -> bytes:
+    """Let an SVG of the house follow the scheme of the page; any other stays as it is."""
+    if HOUSE_MARK.encode() not in svg:
+        return svg
+    rules = "".join(
+        f'[style*="{name}: {light}"]{{{name}:{dark}!important}}'
+        for light, dark in DARK_SCHEME.items()
+        for name in ("fill", "stroke")
+    )
+    style = f"<style>@media screen and (prefers-color-scheme:dark){{{rules}}}</style>"
+    return re.sub(rb"<svg\b[^>]*>", lambda match: match[0] + style.encode(), svg, count=1)
+
+
+class _Picture(NamedTuple):
+    uri: str
+    follows_scheme: bool
+
+
+def _picture(figure: Figure) -> _Picture:
+    """Turn a figure into a data URI.
+
+    An SVG too goes in as an image, not as markup: scripts in it stay dead, and the ids that each file uses
+    for its own parts cannot meet those of another.
+    """
+    if isinstance(figure.source, bytes):
+        content, name = figure.source, f"{len(figure.source)} bytes"
+    else:
+        path = Path(figure.source)
+        if not path.is_file():
+            raise InputError(f"Figure: there is no file {str(path)!r}; save the figure before writing the page")
+        content, name = path.read_bytes(), repr(str(path))
+    kind = next((kind for signature, kind in _SIGNATURES if content.startswith(signature)), None)
+    if kind is None and b"<svg" in content[:4096]:
+        kind, content = "image/svg+xml", _for_dark_pages(content)
+    if kind is None:
+        raise InputError(f"Figure: {name} is neither SVG, PNG nor JPEG; save it as one of these")
+    uri = f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    return _Picture(uri=uri, follows_scheme=kind == "image/svg+xml" and HOUSE_MARK.encode() in content)
+
+
+class _Part(NamedTuple):
+    """A section with the name that the table of contents points to."""
+
+    anchor: str
+    section: Section
+    parts: list[_Part]
+
+
+def _anchor(heading: str, taken: set[str]) -> str:
+    words = unicodedata.normalize("NFKC", _unmarked(heading)).lower()
+    base = re.sub(r"[^\w]+", "-", words).strip("-") or "section"
+    name, count = base, 1
+    while name in taken:
+        count += 1
+        name = f"{base}-{count}"
+    taken.add(name)
+    return name
+
+
+def _parts(sections: Iterable[Section], taken: set[str]) -> list[_Part]:
+    return [_Part(_anchor(s.heading, taken), s, _parts(s.subsections, taken)) for s in sections]
+
+
+# What a browser does not show, or may not hold, becomes its visible symbol, so that a prompt with a stray
+# escape character is seen for what it is.
+_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"} | {127: 0x2421}
+
+
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("mallowspo.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        inline=_inline,
+        unmarked=_unmarked,
+        paragraphs=_paragraphs,
+        picture=_picture,
+        duration=format_duration,
+    )
+    return environment
+
+
+def render_report(report: Report) -> str:
+    """Turn a report into one HTML page.
+
+    Args:
+        report: What the page says.
+
+    Returns:
+        The page, a complete HTML5 document. The same report gives the same text.
+
+    Raises:
+        InputError: A figure is missing or is no picture.
+
+    Example:
+        >>> page = render_report(Report("A study", "It `works`.", [Section("Numbers", [Paragraph("1 < 2")])]))
+        >>> "It <code>works</code>." in page, "1 &lt; 2" in page
+        (True, True)
+    """
+    context: dict[str, Any] = {"report": report, "parts": _parts(report.sections, {"top", "contents", "run"})}
+    page = _environment().get_template("report.html.j2").render(context)
+    # A lone surrogate, as a broken tokenizer may emit, cannot be written in UTF-8.
+    return page.translate(_CONTROLS).encode("utf-8", "replace").decode("utf-8")
+
+
+def write_report(path: str | os.PathLike[str], report: Report) -> None:
+    """Write a report as one self-contained HTML file, whole or not at all.
+
+    Args:
+        path: The file, by custom `report.html`; its folder is created where it is missing.
+        report: What the page says.
+
+    Raises:
+        InputError: A figure is missing or is no picture; `path` is then left as it was.
+        OSError: The file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "report.html"
+        >>> write_report(path, Report("A study", "Nothing yet.", []))
+        >>> path.read_text(encoding="utf-8").startswith("<!doctype html>")
+        True
+    """
+    write_text(path, render_report(report))
