@@ -271,7 +271,7 @@ def render_report(report: Report) -> str:
         (True, True)
     """
     context: dict[str, Any] = {"report": report, "parts": _parts(report.sections, {"top", "contents", "run"})}
-    page = _environment().get_template("report.html.j2").render(context)
+    page = _environment().get_template("report.html.j2").render(context).lstrip()
     # A lone surrogate, as a broken tokenizer may emit, cannot be written in UTF-8.
     return page.translate(_CONTROLS).encode("utf-8", "replace").decode("utf-8")
 

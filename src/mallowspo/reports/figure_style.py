@@ -1,0 +1,301 @@
+"""The house style of figures: one look per method everywhere, and files that are the same byte for byte.
+
+Nothing here touches matplotlib's global state: figures are built without pyplot, and settings hold only
+inside `house_style()`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import matplotlib
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+
+from mallowspo.errors import InputError
+from mallowspo.files import atomic_path
+from mallowspo.reports.palette import (
+    BLUE,
+    GREEN,
+    GRID,
+    HOUSE_MARK,
+    INK,
+    MUTED,
+    ORANGE,
+    PAPER,
+    PURPLE,
+    SKY,
+    VERMILLION,
+)
+
+__all__ = [
+    "METHOD_STYLES",
+    "FigurePaths",
+    "MethodStyle",
+    "house_style",
+    "new_figure",
+    "outside_legend",
+    "save_figure",
+    "styles_for",
+]
+
+PNG_DPI = 160
+# Letters of the default face at the size of a title that fit into an inch.
+_TITLE_LETTERS_PER_INCH = 10.5
+
+_DASHED = (0, (5, 2))
+_DASH_DOT = (0, (6, 2, 1.5, 2))
+_DOTTED = (0, (1.5, 1.8))
+_LONG = (0, (9, 3))
+
+_RC: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": MUTED,
+    "axes.facecolor": PAPER,
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.labelpad": 6.0,
+    "axes.labelsize": 10.5,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10.0,
+    "axes.titlesize": 11.5,
+    "errorbar.capsize": 0.0,
+    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.08,
+    "figure.facecolor": PAPER,
+    "font.family": "DejaVu Sans",
+    "font.size": 10.0,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "legend.fontsize": 10.0,
+    "legend.frameon": False,
+    "legend.handlelength": 2.8,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 1.8,
+    "lines.markeredgewidth": 1.0,
+    "lines.markersize": 6.5,
+    "savefig.facecolor": PAPER,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "mallowspo",
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "xtick.labelsize": 9.5,
+    "ytick.color": MUTED,
+    "ytick.labelcolor": INK,
+    "ytick.labelsize": 9.5,
+}
+
+
+@dataclass(frozen=True)
+class MethodStyle:
+    """How one method looks in every figure; marker and line tell it apart where colour cannot.
+
+    Attributes:
+        label: What the legend says.
+        color: Hexadecimal, lower case.
+        marker: A matplotlib marker; empty for a curve without points.
+        linestyle: A matplotlib line style; a dash pattern as (offset, lengths).
+        filled: Whether the marker is filled.
+    """
+
+    label: str
+    color: str
+    marker: str
+    linestyle: str | tuple[float, tuple[float, ...]] = "-"
+    filled: bool = True
+
+    @property
+    def face(self) -> str:
+        """The colour inside the marker."""
+        return self.color if self.filled else PAPER
+
+
+METHOD_STYLES: Mapping[str, MethodStyle] = MappingProxyType(
+    {
+        "dpo": MethodStyle("DPO", INK, "o", "-"),
+        "mallows_theta": MethodStyle("MallowsPO-θ", BLUE, "s", _DASHED),
+        "mallows_theta_true": MethodStyle("MallowsPO-θ, true index", SKY, "s", _LONG, filled=False),
+        "mallows_phi": MethodStyle("MallowsPO-φ", VERMILLION, "^", _DASH_DOT),
+        "mallows_phi_true": MethodStyle("MallowsPO-φ, true index", ORANGE, "^", _LONG, filled=False),
+        "ipo": MethodStyle("IPO", GREEN, "D", _DOTTED),
+        "mallows_ipo": MethodStyle("MallowsPO-IPO", GREEN, "D", _DASHED, filled=False),
+        "simpo": MethodStyle("SimPO", PURPLE, "v", _DOTTED),
+        "mallows_simpo": MethodStyle("MallowsPO-SimPO", PURPLE, "v", _DASHED, filled=False),
+        "rainbow": MethodStyle("RainbowPO", ORANGE, "p", "-"),
+        "hinge": MethodStyle("Hinge", SKY, "<", _DOTTED),
+        "reference": MethodStyle("Reference model", MUTED, "X", _DOTTED),
+        "population": MethodStyle("People", MUTED, "P", _DASHED),
+        "optimum": MethodStyle("Exact optimum", MUTED, "", "-"),
+    }
+)
+
+# For names that the table does not hold: looks that no named method has.
+_SPARE_LOOKS: tuple[tuple[str, str, str | tuple[float, tuple[float, ...]]], ...] = (
+    (BLUE, "o", "-"),
+    (VERMILLION, "s", _DASHED),
+    (GREEN, "^", _DASH_DOT),
+    (PURPLE, "D", _LONG),
+    (ORANGE, "v", _DOTTED),
+    (SKY, "P", "-"),
+    (MUTED, "X", _DASHED),
+    (INK, ">", _DASH_DOT),
+)
+
+
+def styles_for(names: Iterable[str], styles: Mapping[str, MethodStyle] | None = None) -> dict[str, MethodStyle]:
+    """Choose the look of each name, the same for the same names.
+
+    Args:
+        names: Methods, or any other names of curves.
+        styles: Looks that take precedence over `METHOD_STYLES`.
+
+    Returns:
+        Name -> look. A name without a look of its own gets the next spare one and is its own label.
+
+    Example:
+        >>> looks = styles_for(["dpo", "my run"])
+        >>> looks["dpo"].label, looks["my run"].label, looks["my run"].marker
+        ('DPO', 'my run', 'o')
+    """
+    known = {**METHOD_STYLES, **(styles or {})}
+    chosen: dict[str, MethodStyle] = {}
+    spare = 0
+    for name in names:
+        if name in known:
+            chosen[name] = known[name]
+            continue
+        color, marker, line = _SPARE_LOOKS[spare % len(_SPARE_LOOKS)]
+        chosen[name] = MethodStyle(name, color, marker, line, filled=spare < len(_SPARE_LOOKS))
+        spare += 1
+    return chosen
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Hold matplotlib's settings at the house style inside the block, whatever the user's own are."""
+    with matplotlib.style.context(["default", _RC]):
+        yield
+
+
+def new_figure(
+    *,
+    title: str = "",
+    x_label: str = "",
+    y_label: str = "",
+    width: float = 7.2,
+    height: float = 4.2,
+) -> tuple[Figure, Axes]:
+    """Start a figure with one pair of axes in the house style; draw on it inside `house_style()`.
+
+    Args:
+        title: Set left above the axes and broken into lines that fit.
+        x_label: In plain words, with the unit.
+        y_label: In plain words, with the unit.
+        width: Inches; 7.2 fills the text width of a page.
+        height: Inches.
+
+    Returns:
+        The figure and its axes.
+
+    Example:
+        >>> figure, axes = new_figure(title="Loss", x_label="Step", y_label="Loss (nats)")
+        >>> axes.get_xlabel()
+        'Step'
+    """
+    with house_style():
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        if title:
+            axes.set_title("\n".join(textwrap.wrap(title, int(width * _TITLE_LETTERS_PER_INCH))))
+    return figure, axes
+
+
+def outside_legend(figure: Figure, handles: Iterable[Any], labels: Iterable[str]) -> Legend | None:
+    """Set the legend below the axes, in as many columns as fit into the width.
+
+    Args:
+        figure: A figure with constrained layout, which makes room for it.
+        handles: The artists.
+        labels: One text per artist.
+
+    Returns:
+        The legend; None where there is nothing to tell.
+    """
+    handles, labels = list(handles), list(labels)
+    if not handles:
+        return None
+    with house_style():
+        for columns in range(min(len(handles), 4), 0, -1):
+            legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+            legend_width = legend.get_window_extent(figure.canvas.get_renderer()).width  # type: ignore[attr-defined]
+            if legend_width <= figure.bbox.width or columns == 1:
+                return legend
+            legend.remove()
+    return None
+
+
+@dataclass(frozen=True)
+class FigurePaths:
+    """Where a figure lies: vector for pages and papers, pixels for everything else."""
+
+    svg: Path
+    png: Path
+
+
+def save_figure(figure: Figure, folder: str | os.PathLike[str], name: str) -> FigurePaths:
+    """Write a figure as SVG and PNG, each whole or not at all; the same figure gives the same bytes.
+
+    Args:
+        figure: The figure.
+        folder: Created where it is missing.
+        name: File name without suffix.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        InputError: `name` is no plain file name.
+        OSError: The folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> figure, _ = new_figure(title="Nothing yet")
+        >>> save_figure(figure, tempfile.mkdtemp(), "empty").svg.name
+        'empty.svg'
+    """
+    if not name or name != Path(name).name:
+        raise InputError(f"name: got {name!r}, expected a file name without folders; use `folder` for these")
+    contents: dict[str, bytes] = {}
+    metadata: dict[str, dict[str, str | None]] = {
+        "svg": {"Date": None, "Creator": HOUSE_MARK},
+        "png": {"Software": None},
+    }
+    with house_style():
+        for kind, facts in metadata.items():
+            stream = io.BytesIO()
+            figure.savefig(stream, format=kind, dpi=PNG_DPI, metadata=facts)
+            contents[kind] = stream.getvalue()
+    paths = {kind: Path(folder) / f"{name}.{kind}" for kind in contents}
+    for kind, content in contents.items():
+        with atomic_path(paths[kind]) as beside:
+            beside.write_bytes(content)
+    return FigurePaths(svg=paths["svg"], png=paths["png"])

@@ -1,0 +1,352 @@
+"""The figures of the studies: arrays in, a figure out. Every estimate is drawn with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+
+from mallowspo.errors import InputError
+from mallowspo.reports.estimates import Curve, Estimates, FrontierCurve, LineCurve
+from mallowspo.reports.figure_style import (
+    METHOD_STYLES,
+    FigurePaths,
+    MethodStyle,
+    house_style,
+    new_figure,
+    outside_legend,
+    save_figure,
+    styles_for,
+)
+from mallowspo.reports.formatting import format_interval, format_number
+from mallowspo.reports.label_placement import place_labels
+from mallowspo.reports.palette import BLUE, INK, MUTED, PAPER
+
+__all__ = [
+    "METHOD_STYLES",
+    "Curve",
+    "Estimates",
+    "FigurePaths",
+    "FrontierCurve",
+    "LineCurve",
+    "MethodStyle",
+    "frontier_figure",
+    "grouped_interval_figure",
+    "histogram_figure",
+    "house_style",
+    "index_scatter_figure",
+    "line_figure",
+    "new_figure",
+    "save_figure",
+    "styles_for",
+]
+
+_BAND = 0.16  # opacity of an interval band: two may lie over each other and the grid still shows
+
+
+def _look(style: MethodStyle) -> dict[str, Any]:
+    """Translate a look into the arguments of `plot` and `errorbar`."""
+    return {
+        "color": style.color,
+        "marker": style.marker or "None",
+        "markerfacecolor": style.face,
+        "markeredgecolor": style.color,
+        "linestyle": style.linestyle,
+    }
+
+
+def _handle(style: MethodStyle, *, line: bool = True) -> Line2D:
+    look = _look(style) | ({} if line else {"linestyle": "None"})
+    return Line2D([], [], **look)
+
+
+def _legend(figure: Figure, looks: Mapping[str, MethodStyle], *, line: bool = True) -> None:
+    shown = list(looks.values())
+    if len(shown) > 1:
+        outside_legend(figure, [_handle(style, line=line) for style in shown], [style.label for style in shown])
+
+
+def frontier_figure(
+    curves: Mapping[str, FrontierCurve],
+    *,
+    optimum: Curve | None = None,
+    title: str = "",
+    x_label: str = "KL from the reference model (nats per response)",
+    y_label: str = "Agreement with people",
+    styles: Mapping[str, MethodStyle] | None = None,
+) -> Figure:
+    """Draw what each method gains against how far it moves from the reference.
+
+    Args:
+        curves: Method -> its points; they are joined in the order of x.
+        optimum: The exact trade-off, where it is known.
+        title: Above the axes.
+        x_label: With the unit.
+        y_label: With the unit.
+        styles: Looks for names that `METHOD_STYLES` lacks.
+
+    Returns:
+        The figure: per method points with error bars both ways, and a band joining the intervals of y.
+    """
+    figure, axes = new_figure(title=title, x_label=x_label, y_label=y_label, height=4.8)
+    looks = styles_for([*curves, *(["optimum"] if optimum else [])], styles)
+    xs: list[float] = []
+    ys: list[float] = []
+    texts: list[str] = []
+    colors: list[str] = []
+    with house_style():
+        if optimum is not None:
+            axes.plot(np.asarray(optimum.x), np.asarray(optimum.y), **_look(looks["optimum"]), zorder=1.8)
+        for name, curve in curves.items():
+            order = np.argsort(curve.x.mean, kind="stable")
+            x, y, look = curve.x.take(order), curve.y.take(order), looks[name]
+            axes.fill_between(x.mean, y.low, y.high, color=look.color, alpha=_BAND, linewidth=0)
+            axes.errorbar(x.mean, y.mean, xerr=x.arms, yerr=y.arms, elinewidth=1.0, **_look(look))
+            xs += x.mean.tolist()
+            ys += y.mean.tolist()
+            texts += [curve.labels[index] for index in order] if curve.labels else [""] * len(order)
+            colors += [look.color] * len(order)
+        axes.margins(0.06)
+        _legend(figure, looks)
+        place_labels(axes, xs, ys, texts, colors)
+    return figure
+
+
+def index_scatter_figure(
+    estimated: ArrayLike,
+    truth: ArrayLike,
+    *,
+    correlation: Estimates,
+    groups: Sequence[str] | None = None,
+    title: str = "",
+    x_label: str = "True dispersion, −log φ",
+    y_label: str = "Estimated dispersion index",
+    correlation_name: str = "Rank correlation",
+    diagonal: bool = False,
+) -> Figure:
+    """Draw an estimated index against the truth, one point a prompt.
+
+    Args:
+        estimated: The index, shape (N,).
+        truth: What it should follow, shape (N,).
+        correlation: The rank correlation and its interval, scalars; it stands in the title.
+        groups: A family or tercile per point, for its colour and marker.
+        title: What was estimated; the correlation is added.
+        x_label: With the unit.
+        y_label: With the unit.
+        correlation_name: What the correlation is called.
+        diagonal: Draw the line of equality, where both axes have the same unit.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: The lengths differ.
+    """
+    x, y = np.asarray(truth, dtype=float), np.asarray(estimated, dtype=float)
+    names = np.asarray(groups if groups is not None else [""] * len(x), dtype=object)
+    if x.shape != y.shape or x.ndim != 1 or len(names) != len(x):
+        raise InputError(
+            f"index_scatter_figure: got {y.shape} estimates, {x.shape} truths and {len(names)} groups; "
+            "expected one length"
+        )
+    found = format_interval(float(correlation.mean), float(correlation.low), float(correlation.high))
+    said = f"{correlation_name} {found}, {len(x):,} prompts"
+    figure, axes = new_figure(
+        title=f"{title}: {said[0].lower()}{said[1:]}" if title else said, x_label=x_label, y_label=y_label, height=4.8
+    )
+    order = list(dict.fromkeys(names.tolist()))
+    looks = {name: style for name, style in styles_for(order, _GROUP_LOOKS).items()}
+    # Many points make a cloud: smaller and fainter, so that its densest part is not a blot.
+    size, opacity = (34.0, 0.85) if len(x) <= 300 else (14.0, 0.5)
+    with house_style():
+        if diagonal:
+            ends = [float(min(x.min(), y.min())), float(max(x.max(), y.max()))]
+            axes.plot(ends, ends, color=MUTED, linewidth=1.0, linestyle=(0, (5, 3)), zorder=1.8)
+        for name in order:
+            here = names == name
+            _scatter(axes, x[here], y[here], looks[name], size, opacity)
+        _legend(figure, looks, line=False)
+    return figure
+
+
+_GROUP_LOOKS = {"": MethodStyle("", BLUE, "o")}
+
+
+def _scatter(
+    axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], style: MethodStyle, size: float, opacity: float
+) -> PathCollection:
+    return axes.scatter(
+        x,
+        y,
+        s=size,
+        c=style.face,
+        marker=style.marker,
+        alpha=opacity,
+        edgecolors=PAPER if style.filled else style.color,
+        linewidths=0.4,
+    )
+
+
+def grouped_interval_figure(
+    values: Mapping[str, Estimates],
+    groups: Sequence[str],
+    *,
+    x_label: str,
+    title: str = "",
+    zero_line: bool = True,
+    better: Literal["right", "left"] | None = None,
+    styles: Mapping[str, MethodStyle] | None = None,
+) -> Figure:
+    """Draw estimates of several methods in several groups as dots with whiskers.
+
+    Args:
+        values: Method -> one estimate per group, shape (G,); a missing one is NaN.
+        groups: The G groups, top to bottom.
+        x_label: What is measured, with the unit.
+        title: Above the axes.
+        zero_line: Mark zero, for differences.
+        better: Which way is better; said under the axis.
+        styles: Looks for names that `METHOD_STYLES` lacks.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: A method has not one estimate per group.
+    """
+    for name, estimate in values.items():
+        if estimate.mean.shape != (len(groups),):
+            raise InputError(
+                f"values[{name!r}]: got shape {estimate.mean.shape}, expected ({len(groups)},), one a group"
+            )
+    arrow = {"right": "\nbetter →", "left": "\n← better", None: ""}[better]
+    rows = len(groups) * (len(values) + 1)
+    figure, axes = new_figure(title=title, x_label=x_label + arrow, height=max(2.6, 1.6 + 0.24 * rows))
+    looks = styles_for(values, styles)
+    # Within a group the methods stand apart by one step; between groups there is room for one more.
+    step = 1.0 / (len(values) + 1)
+    with house_style():
+        if zero_line:
+            axes.axvline(0.0, color=INK, linewidth=1.0, zorder=1.9)
+        for index in range(1, len(groups)):
+            axes.axhline(index - 0.5, color=MUTED, linewidth=0.5, zorder=1.7)
+        for place, (name, estimate) in enumerate(values.items()):
+            y = np.arange(len(groups)) + (place - (len(values) - 1) / 2) * step
+            look = _look(looks[name]) | {"linestyle": "None"}
+            axes.errorbar(estimate.mean, y, xerr=estimate.arms, elinewidth=1.6, **look)
+        axes.set_yticks(np.arange(len(groups)), list(groups))
+        axes.set_ylim(len(groups) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.margins(x=0.06)
+        _legend(figure, looks, line=False)
+    return figure
+
+
+_QUANTILE_LINES: tuple[Any, ...] = ((0, (1.5, 1.8)), "-", (0, (6, 2)), (0, (6, 2, 1.5, 2)), (0, (9, 3)))
+
+
+def histogram_figure(
+    values: ArrayLike,
+    *,
+    x_label: str,
+    y_label: str = "Prompts",
+    title: str = "",
+    quantiles: Sequence[float] = (0.1, 0.5, 0.9),
+    bins: int | str = "auto",
+    marks: Mapping[str, float] | None = None,
+    digits: int = 2,
+) -> Figure:
+    """Draw a distribution with its quantiles.
+
+    Args:
+        values: The values; those that are not finite are left out and counted in the title.
+        x_label: What is measured, with the unit.
+        y_label: What is counted.
+        title: Above the axes.
+        quantiles: Shares in [0, 1] to mark.
+        bins: As in `numpy.histogram`; `auto` is limited to 60.
+        marks: Other places to mark, label -> value, such as a clip.
+        digits: Decimals of the values in the legend.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: No value is finite.
+    """
+    array = np.asarray(values, dtype=float).ravel()
+    finite = array[np.isfinite(array)]
+    if finite.size == 0:
+        raise InputError(f"histogram_figure: none of the {array.size} values is finite; there is nothing to draw")
+    if finite.size < array.size:
+        title = f"{title} ({array.size - finite.size:,} values not finite, not shown)".strip()
+    figure, axes = new_figure(title=title, x_label=x_label, y_label=y_label, height=3.8)
+    edges = np.histogram_bin_edges(finite, bins=bins)
+    if len(edges) > 61:
+        edges = np.histogram_bin_edges(finite, bins=60)
+    with house_style():
+        axes.hist(finite, bins=edges.tolist(), color=BLUE, alpha=0.45, edgecolor=PAPER, linewidth=0.6)
+        handles: list[Any] = []
+        labels: list[str] = []
+        for index, share in enumerate(quantiles):
+            value = float(np.quantile(finite, share))
+            name = "Median" if share == 0.5 else f"{share:.0%} lie below"
+            dash = _QUANTILE_LINES[index % len(_QUANTILE_LINES)]
+            handles.append(axes.axvline(value, color=INK, linewidth=1.5, linestyle=dash))
+            labels.append(f"{name} {format_number(value, digits)}")
+        for name, value in (marks or {}).items():
+            handles.append(axes.axvline(value, color=METHOD_STYLES["mallows_phi"].color, linewidth=1.5))
+            labels.append(f"{name} {format_number(value, digits)}")
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.grid(visible=False, axis="x")
+        outside_legend(figure, handles, labels)
+    return figure
+
+
+def line_figure(
+    curves: Mapping[str, LineCurve],
+    *,
+    x_label: str,
+    y_label: str,
+    title: str = "",
+    zero_line: bool = False,
+    styles: Mapping[str, MethodStyle] | None = None,
+) -> Figure:
+    """Draw quantities over steps, each with its band.
+
+    Args:
+        curves: Method -> its curve.
+        x_label: With the unit.
+        y_label: With the unit.
+        title: Above the axes.
+        zero_line: Mark zero.
+        styles: Looks for names that `METHOD_STYLES` lacks.
+
+    Returns:
+        The figure. Up to a dozen markers a curve tell the curves apart where colour cannot.
+    """
+    figure, axes = new_figure(title=title, x_label=x_label, y_label=y_label)
+    looks = styles_for(curves, styles)
+    with house_style():
+        if zero_line:
+            axes.axhline(0.0, color=MUTED, linewidth=1.0, zorder=1.9)
+        for place, (name, curve) in enumerate(curves.items()):
+            x, look = np.asarray(curve.x, dtype=float), looks[name]
+            every = max(1, len(x) // 10)
+            # Curves that run together would hide each other's markers: each starts at another point.
+            start = (place * every) // max(1, len(curves))
+            axes.fill_between(x, curve.y.low, curve.y.high, color=look.color, alpha=_BAND, linewidth=0)
+            axes.plot(x, curve.y.mean, **_look(look), markevery=(start, every))
+        axes.margins(x=0.02)
+        _legend(figure, looks)
+    return figure
