@@ -1,0 +1,147 @@
+"""The optional columns of a row: what people, or a file, say about a prompt beside the preference itself."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from mallowspo.data.problems import RowError
+
+__all__ = ["OPTIONAL_COLUMNS", "read_annotations", "read_rankings", "read_votes"]
+
+OPTIONAL_COLUMNS = ("votes", "rankings", "weight", "margin", "dispersion")
+"""Columns that a source may carry: people's votes or rankings, or numbers to use as they stand."""
+
+
+def read_annotations(mapping: Mapping[str, Any], k: int, *, pair: bool, columns: Collection[str]) -> dict[str, Any]:
+    """Read and check the optional columns of one row.
+
+    Args:
+        mapping: The row.
+        k: How many responses it has.
+        pair: Whether it names one response chosen and one rejected, as votes need.
+        columns: The columns to read; one that the row lacks is left out.
+
+    Returns:
+        Column name to value, in the forms that `PreferenceRow` documents.
+
+    Raises:
+        RowError: A value is missing or out of its range.
+
+    Example:
+        >>> read_annotations({"votes": [3, 1], "weight": 1}, 2, pair=True, columns=OPTIONAL_COLUMNS)
+        {'votes': (3.0, 1.0, 0.0), 'weight': 1.0}
+    """
+    found: dict[str, Any] = {}
+    for name in OPTIONAL_COLUMNS:
+        if name not in columns or name not in mapping:
+            continue
+        value = mapping[name]
+        if name == "votes":
+            if not pair:
+                raise RowError("bad_votes", "votes need chosen and rejected; give rankings beside ranks")
+            found[name] = read_votes(value)
+        elif name == "rankings":
+            found[name] = read_rankings(value, k)
+        else:
+            found[name] = _number(value, name)
+    return found
+
+
+def _number(value: Any, name: str) -> float:
+    ranges = {"weight": "a number >= 0", "margin": "a finite number", "dispersion": "a number in (0, 1]"}
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if good:
+        good = {"weight": value >= 0, "margin": True, "dispersion": 0 < value <= 1}[name]
+    if not good:
+        raise RowError(f"bad_{name}", f"{name} must be {ranges[name]}, found {_named(value)}")
+    return float(value)
+
+
+def _named(value: Any) -> str:
+    return "nothing" if value is None else repr(value)[:60]
+
+
+def _from_json(value: Any) -> Any:
+    """Read a cell of a CSV file, which can only hold a list as text."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def read_votes(value: Any) -> tuple[float, float, float]:
+    """Read the votes on a pair.
+
+    Args:
+        value: `[chosen, rejected]`, `[chosen, rejected, ties]`, a mapping with `chosen`, `rejected` and perhaps
+            `tie` (or `ties`), or one of these as JSON text. Counts may be weighted: any finite number >= 0.
+
+    Returns:
+        Votes for the chosen response, for the rejected one, and for neither.
+
+    Raises:
+        RowError: The votes have another form, or there is not one vote.
+
+    Example:
+        >>> read_votes({"chosen": 2, "rejected": 0, "tie": 1})
+        (2.0, 0.0, 1.0)
+    """
+    value = _from_json(value)
+    counts: list[Any] | None = None
+    if isinstance(value, Mapping) and {"chosen", "rejected"} <= set(value) <= {"chosen", "rejected", "tie", "ties"}:
+        ties = [value[name] for name in ("tie", "ties") if value.get(name) is not None]
+        counts = [value["chosen"], value["rejected"], *ties]
+    elif isinstance(value, list | tuple):
+        counts = list(value)
+    if (
+        counts is None
+        or len(counts) not in (2, 3)
+        or any(isinstance(c, bool) or not isinstance(c, int | float) for c in counts)
+        or not all(math.isfinite(c) and c >= 0 for c in counts)
+    ):
+        raise RowError(
+            "bad_votes",
+            "votes must be [chosen, rejected], [chosen, rejected, ties] or a mapping of these, "
+            f"each a number >= 0, found {_named(value)}",
+        )
+    chosen, rejected, ties_count = (*counts, 0.0)[:3]
+    if chosen + rejected + ties_count == 0:
+        raise RowError("bad_votes", "votes are all zero: nobody voted")
+    return float(chosen), float(rejected), float(ties_count)
+
+
+def read_rankings(value: Any, k: int) -> tuple[tuple[int, ...], ...]:
+    """Read several people's rankings of the same k responses.
+
+    Args:
+        value: A list of m >= 2 rankings, or the same as JSON text. Entry i of a ranking is the rank of response i:
+            1 is best, each of 1..k once.
+        k: How many responses there are; those of a pair are chosen and rejected, in this order.
+
+    Returns:
+        m tuples of k ranks.
+
+    Raises:
+        RowError: There are fewer than two, or one is no permutation of 1..k.
+
+    Example:
+        >>> read_rankings([[1, 2, 3], [2, 1, 3]], 3)
+        ((1, 2, 3), (2, 1, 3))
+    """
+    value = _from_json(value)
+    if not isinstance(value, list | tuple) or len(value) < 2:
+        raise RowError("bad_rankings", f"rankings must be a list of two or more, found {_named(value)}")
+    expected = list(range(1, k + 1))
+    for ranking in value:
+        if (
+            not isinstance(ranking, list | tuple)
+            or any(isinstance(rank, bool) or not isinstance(rank, int) for rank in ranking)
+            or sorted(ranking) != expected
+        ):
+            raise RowError("bad_rankings", f"each ranking must have each of 1..{k} once, found {_named(ranking)}")
+    return tuple(tuple(ranking) for ranking in value)

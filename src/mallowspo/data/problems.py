@@ -1,0 +1,128 @@
+"""What is wrong with a row, and how a reader hears of it: once, for all rows, with the ways out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mallowspo.errors import InputError, not_one_of
+
+__all__ = ["INVALID_ROWS", "RowError", "RowProblem", "check_invalid_rows", "count_by_kind", "problem_table", "settle"]
+
+INVALID_ROWS = ("error", "drop")
+"""What to do with rows that cannot be used: stop and name them, or leave them out and count them."""
+
+_SHOWN = 5
+
+
+class RowError(ValueError):
+    """One row cannot be used. It never reaches the user: the validation gathers it into a `RowProblem`."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class RowProblem:
+    """Why one row cannot be used.
+
+    Attributes:
+        row_index: The row's position in its source, from 0; -1 where the problem is not one row's.
+        kind: One word to count by, such as `identical_responses`.
+        detail: What is wrong with this row, for a person.
+    """
+
+    row_index: int
+    kind: str
+    detail: str
+
+    @property
+    def row_number(self) -> int:
+        """The row's number as an editor counts lines: from 1."""
+        return self.row_index + 1
+
+
+def check_invalid_rows(value: str) -> None:
+    """Raise `InputError` unless `value` is one of `INVALID_ROWS`."""
+    if value not in INVALID_ROWS:
+        raise not_one_of("invalid_rows", value, INVALID_ROWS)
+
+
+def problem_table(problems: Iterable[RowProblem], total: int) -> str:
+    """Count problems by kind: one line per kind, the commonest first, with the first row numbers.
+
+    Args:
+        problems: The problems of one data set; a row counts once per kind.
+        total: Rows looked at, for the percentages.
+
+    Returns:
+        The lines, without a final line break.
+
+    Example:
+        >>> rows = [RowProblem(6999, "empty_response", "chosen is empty")]
+        >>> print(problem_table(rows, 10_000))
+          empty_response  1 row (0.01 %): row 7,000
+            row 7,000: chosen is empty
+    """
+    by_kind: dict[str, list[RowProblem]] = {}
+    for problem in problems:
+        by_kind.setdefault(problem.kind, []).append(problem)
+    lines = []
+    width = max((len(kind) for kind in by_kind), default=0)
+    for kind, found in sorted(by_kind.items(), key=lambda item: (-len(item[1]), item[0])):
+        numbers = sorted({problem.row_number for problem in found})
+        shown = ", ".join(f"{number:,}" for number in numbers[:_SHOWN])
+        more = ", …" if len(numbers) > _SHOWN else ""
+        plural = "row" if len(numbers) == 1 else "rows"
+        share = f"{100 * len(numbers) / max(total, 1):.2f} %"
+        lines.append(f"  {kind:<{width}}  {len(numbers):,} {plural} ({share}): {plural} {shown}{more}")
+        first = min(found, key=lambda problem: problem.row_index)
+        lines.append(f"    row {first.row_number:,}: {first.detail}")
+    return "\n".join(lines)
+
+
+def settle(
+    problems: Sequence[RowProblem],
+    total: int,
+    left: int,
+    *,
+    invalid_rows: str,
+    source: str,
+    remedy: str = "Mend these rows",
+) -> None:
+    """Raise one error for all problems, or for nothing being left; otherwise return quietly.
+
+    Args:
+        problems: What was found.
+        total: Rows looked at.
+        left: Rows that can be used.
+        invalid_rows: `error` raises on any problem; `drop` only where no row is left.
+        source: What the rows came from, for the message.
+        remedy: What to do instead of dropping the rows.
+
+    Raises:
+        InputError: See `invalid_rows`; also where there was no row to begin with.
+    """
+    check_invalid_rows(invalid_rows)
+    if total == 0:
+        raise InputError(f"{source}: there are no rows")
+    if problems and invalid_rows == "error":
+        raise InputError(
+            f"{source}: {total - left:,} of {total:,} rows cannot be used\n{problem_table(problems, total)}\n"
+            f"{remedy}, or leave them out with `invalid_rows: drop`."
+        )
+    if left == 0:
+        raise InputError(f"{source}: none of the {total:,} rows can be used\n{problem_table(problems, total)}")
+
+
+def count_by_kind(problems: Iterable[RowProblem]) -> dict[str, int]:
+    """Count problems by kind, the commonest first.
+
+    Example:
+        >>> count_by_kind([RowProblem(0, "a", ""), RowProblem(1, "b", ""), RowProblem(2, "b", "")])
+        {'b': 2, 'a': 1}
+    """
+    return dict(Counter(problem.kind for problem in problems).most_common())

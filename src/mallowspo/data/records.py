@@ -1,0 +1,287 @@
+"""One record per stage: what people said about a prompt's responses, and the same as token ids.
+
+Everything that carries responses carries K >= 2 of them for one prompt; a pair is K = 2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Any
+
+from mallowspo.data.annotations import OPTIONAL_COLUMNS, read_annotations
+from mallowspo.data.problems import RowError
+
+__all__ = [
+    "OPTIONAL_COLUMNS",
+    "PreferenceRow",
+    "TokenizedRow",
+    "prompt_id_of_ids",
+    "prompt_id_of_text",
+    "row_from_columns",
+]
+
+Text = str | list[dict[str, Any]]
+"""A prompt or a response: text, or a list of chat messages."""
+
+# What the layouts are made of; every other column of a row is carried along untouched.
+_LAYOUT_COLUMNS = frozenset({"prompt", "chosen", "rejected", "responses", "ranks", "row_index"})
+
+
+@dataclass(frozen=True)
+class PreferenceRow:
+    """K >= 2 responses to one prompt and how people ranked them.
+
+    Attributes:
+        prompt: Text, or chat messages.
+        responses: K responses, each text or chat messages as the prompt is.
+        ranks: K ranks, 1 is best; equal ranks are ties.
+        row_index: Position in the source, from 0.
+        votes: For a pair: how many people chose (`chosen`, `rejected`, neither), each >= 0.
+        rankings: m >= 2 people's rankings of the K responses; entry i of one is the rank (1..K) of response i.
+            A pair taken from a longer row keeps the rankings of all K, for they belong to the prompt.
+        weight: Dispersion weight w(x) >= 0.
+        margin: Margin in the gap's own unit (nats, or nats per token where length-normalised).
+        dispersion: Dispersion index phi in (0, 1]; 1 is annotators at random.
+        other: The remaining columns of the source.
+    """
+
+    prompt: Text
+    responses: tuple[Text, ...]
+    ranks: tuple[int, ...]
+    row_index: int
+    votes: tuple[float, float, float] | None = None
+    rankings: tuple[tuple[int, ...], ...] | None = None
+    weight: float | None = None
+    margin: float | None = None
+    dispersion: float | None = None
+    other: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_conversational(self) -> bool:
+        """Whether the prompt is a list of chat messages."""
+        return not isinstance(self.prompt, str)
+
+    def to_pairs(self) -> tuple[PreferenceRow, ...]:
+        """Give every strictly ordered pair as a row of two, the better response first; ties give none.
+
+        Example:
+            >>> row = PreferenceRow("Name a prime.", ("4", "2", "3"), (2, 1, 1), row_index=0)
+            >>> [pair.responses for pair in row.to_pairs()]
+            [('2', '4'), ('3', '4')]
+        """
+        if self.ranks == (1, 2) and len(self.responses) == 2:
+            return (self,)
+        order = sorted(range(len(self.ranks)), key=lambda i: self.ranks[i])
+        return tuple(
+            replace(self, responses=(self.responses[better], self.responses[worse]), ranks=(1, 2))
+            for better, worse in combinations(order, 2)
+            if self.ranks[better] < self.ranks[worse]
+        )
+
+
+@dataclass(frozen=True)
+class TokenizedRow:
+    """K responses to one prompt as token ids.
+
+    Attributes:
+        prompt_ids: Token ids of the prompt, as they stand before each response.
+        response_ids: K tuples of token ids.
+        row_index: Position in the source, from 0.
+        prompt_id: Names the prompt: equal for equal prompts (see `prompt_id_of_text`).
+    """
+
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[tuple[int, ...], ...]
+    row_index: int
+    prompt_id: str
+
+    @classmethod
+    def from_columns(cls, row: Mapping[str, Any]) -> TokenizedRow:
+        """Build the record from a row with `prompt_ids`, `chosen_ids`, `rejected_ids`, `row_index`, `prompt_id`."""
+        return cls(
+            prompt_ids=tuple(row["prompt_ids"]),
+            response_ids=(tuple(row["chosen_ids"]), tuple(row["rejected_ids"])),
+            row_index=row["row_index"],
+            prompt_id=row["prompt_id"],
+        )
+
+
+def prompt_id_of_text(prompt: Text, context: Mapping[str, Any] | None = None) -> str:
+    """Name a prompt by what it says: 32 hexadecimal digits.
+
+    It hangs on the text and not on the token ids, because TRL cuts the ids of a prompt where they merge with a
+    response, so that one prompt may have several; and because votes have no tokenizer.
+
+    Args:
+        prompt: Text, or chat messages; fields of a message that are None count as absent.
+        context: What else the chat template reads, `tools` and `chat_template_kwargs`; values of None count as absent.
+
+    Example:
+        >>> prompt_id_of_text("The sky is")
+        'dcc609b1226e63a8de723b4bd1f2ca60'
+    """
+    said: list[Any] = [_without_none(prompt)]
+    given = _without_none(dict(context or {}))
+    if given:
+        said.append(given)
+    text = json.dumps(said, ensure_ascii=False, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def prompt_id_of_ids(prompt_ids: Sequence[int]) -> str:
+    """Name a prompt of which only the token ids are known: 32 hexadecimal digits.
+
+    Example:
+        >>> prompt_id_of_ids([1, 2, 3]) == prompt_id_of_ids((1, 2, 3)) != prompt_id_of_ids([1, 23])
+        True
+    """
+    return hashlib.blake2b(json.dumps(list(prompt_ids)).encode(), digest_size=16).hexdigest()
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(item) for item in value]
+    return value
+
+
+def row_from_columns(
+    mapping: Mapping[str, Any], row_index: int, *, columns: Collection[str] = OPTIONAL_COLUMNS
+) -> PreferenceRow:
+    """Read one row of a data set in any of the accepted layouts.
+
+    TRL's four, text or chat messages with the prompt given or shared by both responses, as
+    `{"prompt", "chosen", "rejected"}` and `{"chosen", "rejected"}`; and the ranked layout,
+    `{"prompt", "responses": [K], "ranks": [K]}` with K >= 2 and 1 for the best.
+
+    Args:
+        mapping: The row.
+        row_index: Its position in the source, from 0.
+        columns: Those of `OPTIONAL_COLUMNS` to read where the row has them.
+
+    Returns:
+        The record. For TRL's layouts its ranks are (1, 2).
+
+    Raises:
+        RowError: The row cannot be used: which kind of problem, and what it is.
+
+    Example:
+        >>> row = row_from_columns({"chosen": "The sky is blue.", "rejected": "The sky is green."}, 0)
+        >>> row.prompt, row.responses
+        ('The sky is', (' blue.', ' green.'))
+    """
+    prompt, responses, ranks = _ranked(mapping) if "responses" in mapping else _pair(mapping)
+    annotations = read_annotations(mapping, len(responses), pair="responses" not in mapping, columns=columns)
+    skipped = _LAYOUT_COLUMNS | set(OPTIONAL_COLUMNS)
+    return PreferenceRow(
+        prompt=prompt,
+        responses=responses,
+        ranks=ranks,
+        row_index=row_index,
+        other={name: value for name, value in mapping.items() if name not in skipped},
+        **annotations,
+    )
+
+
+def _pair(mapping: Mapping[str, Any]) -> tuple[Text, tuple[Text, ...], tuple[int, ...]]:
+    chosen, rejected = (_text(mapping.get(name), name) for name in ("chosen", "rejected"))
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise RowError("mixed_layout", "one of chosen and rejected is text, the other a list of messages")
+    if chosen == rejected:
+        raise RowError("identical_responses", f"chosen and rejected are the same: {_excerpt(chosen)}")
+    # TRL takes the prompt out of the responses also where a text prompt stands beside whole conversations.
+    explicit = "prompt" in mapping and (isinstance(chosen, str) or isinstance(mapping["prompt"], list))
+    if explicit:
+        prompt = _text(mapping["prompt"], "prompt")
+    else:
+        prompt, chosen, rejected = _shared_prompt(chosen, rejected)
+    return _checked(prompt, (chosen, rejected), ("chosen", "rejected"), (1, 2))
+
+
+def _shared_prompt(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
+    from trl.data_utils import extract_prompt
+
+    # TRL's function fails on an empty response, and wraps round where the first characters differ.
+    if not chosen or not rejected or chosen[0] != rejected[0]:
+        raise RowError("no_shared_prompt", "there is no prompt, and chosen and rejected share no beginning")
+    found: dict[str, Any] = extract_prompt({"chosen": chosen, "rejected": rejected})
+    if not found["prompt"] or not found["chosen"] or not found["rejected"]:
+        raise RowError("no_shared_prompt", "nothing is left of prompt or response once their beginning is shared")
+    return found["prompt"], found["chosen"], found["rejected"]
+
+
+def _ranked(mapping: Mapping[str, Any]) -> tuple[Text, tuple[Text, ...], tuple[int, ...]]:
+    given, ranks = mapping["responses"], mapping.get("ranks")
+    if not isinstance(given, list) or len(given) < 2:
+        raise RowError("bad_responses", f"responses must be a list of two or more, found {_excerpt(given)}")
+    if (
+        not isinstance(ranks, list)
+        or len(ranks) != len(given)
+        or any(isinstance(rank, bool) or not isinstance(rank, int) or rank < 1 for rank in ranks)
+    ):
+        raise RowError("bad_ranks", f"ranks must be {len(given)} whole numbers from 1, found {_excerpt(ranks)}")
+    if len(set(ranks)) == 1:
+        raise RowError("no_preference", "all responses have the same rank")
+    names = tuple(f"response {number}" for number in range(1, len(given) + 1))
+    responses = tuple(_text(value, name) for value, name in zip(given, names, strict=True))
+    for i, j in combinations(range(len(given)), 2):
+        if responses[i] == responses[j] and ranks[i] != ranks[j]:
+            raise RowError("identical_responses", f"{names[i]} and {names[j]} are the same but rank differently")
+    return _checked(_text(mapping.get("prompt"), "prompt"), responses, names, tuple(ranks))
+
+
+def _checked(
+    prompt: Text, responses: tuple[Text, ...], names: Sequence[str], ranks: tuple[int, ...]
+) -> tuple[Text, tuple[Text, ...], tuple[int, ...]]:
+    if _is_blank(prompt):
+        raise RowError("empty_prompt", "prompt is empty")
+    for response, name in zip(responses, names, strict=True):
+        if isinstance(response, str) != isinstance(prompt, str):
+            raise RowError("mixed_layout", f"one of prompt and {name} is text, the other a list of messages")
+        if _is_blank(response):
+            raise RowError("empty_response", f"{name} is empty")
+    return prompt, responses, ranks
+
+
+def _is_blank(text: Text) -> bool:
+    if isinstance(text, str):
+        return not text.strip()
+    # A turn that only calls a tool says something, though its content is empty.
+    last = text[-1] if text else {}
+    return not (last.get("content") or last.get("tool_calls")) or (
+        isinstance(last.get("content"), str) and not last["content"].strip() and not last.get("tool_calls")
+    )
+
+
+def _text(value: Any, name: str) -> Text:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        for message in value:
+            _check_message(message, name)
+        return value
+    kind = "empty_prompt" if name == "prompt" else "empty_response"
+    if value is None:
+        raise RowError(kind, f"{name} is missing")
+    raise RowError("not_text", f"{name} must be text or a list of messages, found {_excerpt(value)}")
+
+
+def _check_message(message: Any, name: str) -> None:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise RowError("malformed_messages", f"{name} holds a message without a role: {_excerpt(message)}")
+    content = message.get("content")
+    if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
+        if any(part.get("type") not in ("text", None) for part in content):
+            raise RowError("malformed_messages", f"{name} holds a message that is not text; only text is supported")
+    elif not (isinstance(content, str) or (content is None and message.get("tool_calls"))):
+        raise RowError("malformed_messages", f"{name} holds a message without text: {_excerpt(message)}")
+
+
+def _excerpt(value: Any, limit: int = 60) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"

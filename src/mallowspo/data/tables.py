@@ -1,0 +1,146 @@
+"""Turn Python rows into Arrow columns, chunk by chunk, without changing a value on the way.
+
+Arrow gives every column one type and every struct one set of fields. A column that does not fit (numbers among
+texts, messages with differing keys) is stored as JSON, which `datasets` decodes to the very values that went in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+__all__ = ["TableBuilder", "is_json_feature"]
+
+
+def is_json_feature(feature: Any) -> bool:
+    """Say whether a column of `datasets` is, or holds, values of mixed type that are stored as JSON."""
+    import datasets
+
+    if isinstance(feature, datasets.Json):
+        return True
+    inner = getattr(feature, "feature", None)
+    return inner is not None and is_json_feature(inner)
+
+
+class TableBuilder:
+    """Collect rows and build one in-memory `Dataset` of them.
+
+    Nothing is written to disk and nothing is cached, so a file that changed can never give old rows.
+
+    Example:
+        >>> builder = TableBuilder()
+        >>> builder.append_rows([{"a": 1, "b": "x"}, {"a": "one"}])
+        >>> builder.finish()[:]
+        {'a': [1, 'one'], 'b': ['x', None]}
+    """
+
+    def __init__(self) -> None:
+        # One list of chunks per column; a chunk that no Arrow type fits stays a list of Python values.
+        self._columns: dict[str, list[pa.Array | list[Any]]] = {}
+        self._lengths: list[int] = []
+
+    def __len__(self) -> int:
+        return sum(self._lengths)
+
+    def append_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add one chunk of rows; a key that a row lacks becomes None."""
+        names = dict.fromkeys(name for row in rows for name in row)
+        self.append_columns({name: [row.get(name) for row in rows] for name in names}, len(rows))
+
+    def append_columns(self, columns: Mapping[str, list[Any]], length: int) -> None:
+        """Add one chunk given by column, each a list of `length` values."""
+        import pyarrow as pa
+
+        if length == 0:
+            return
+        for name in columns:
+            if name not in self._columns:
+                self._columns[name] = [pa.nulls(earlier) for earlier in self._lengths]
+        self._lengths.append(length)
+        for name, chunks in self._columns.items():
+            chunks.append(_exact_array(columns[name]) if name in columns else pa.nulls(length))
+
+    def finish(self) -> datasets.Dataset:
+        """Build the data set. Raises `ValueError` if there are no rows."""
+        import datasets
+        import pyarrow as pa
+        from datasets.table import InMemoryTable
+
+        if not self._lengths:
+            raise ValueError("there are no rows")
+        table = pa.table({name: _one_type(chunks) for name, chunks in self._columns.items()})
+        return datasets.Dataset(InMemoryTable(table))
+
+
+def _exact_array(values: list[Any]) -> pa.Array | list[Any]:
+    """Give the Arrow array that holds exactly these values, or the values themselves where none does."""
+    import pyarrow as pa
+
+    try:
+        array = pa.array(values)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError):
+        return values
+    # Arrow adds a null for every field that a struct lacks. A chat template can tell the two apart.
+    if _holds_struct(array.type) and array.to_pylist() != values:
+        return values
+    return array
+
+
+def _holds_struct(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_struct(kind) or (pa.types.is_list(kind) and _holds_struct(kind.value_type))
+
+
+def _one_type(chunks: list[pa.Array | list[Any]]) -> pa.ChunkedArray:
+    """Join the chunks of a column under one type: theirs, a wider number, or JSON."""
+    import pyarrow as pa
+
+    arrays = [chunk for chunk in chunks if isinstance(chunk, pa.Array)]
+    if len(arrays) == len(chunks):
+        types = {array.type for array in arrays if not pa.types.is_null(array.type)}
+        if len(types) <= 1:
+            target = types.pop() if types else pa.null()
+            return pa.chunked_array([array.cast(target) for array in arrays], type=target)
+        # Two structs differ in their fields: to join them would add nulls, so they go the way of JSON.
+        if not any(_holds_struct(kind) for kind in types):
+            try:
+                schemas = [pa.schema([("column", kind)]) for kind in types]
+                target = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+                return pa.chunked_array([array.cast(target) for array in arrays], type=target)
+            except pa.ArrowException:
+                pass
+    lists = [chunk.to_pylist() if isinstance(chunk, pa.Array) else chunk for chunk in chunks]
+    as_list = all(isinstance(value, list) for chunk in lists for value in chunk if value is not None)
+    encoded = [_json_lists(chunk) if as_list else _json_array(chunk) for chunk in lists]
+    return pa.chunked_array(encoded)
+
+
+def _json_array(values: Sequence[Any]) -> pa.Array:
+    """Encode each value as JSON text.
+
+    The text is written here and not by `datasets.Json`, whose encoder takes a string that happens to read as JSON
+    (an answer such as "42") for the number itself.
+    """
+    import pyarrow as pa
+
+    texts = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+    return pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, type=pa.string()))
+
+
+def _json_lists(values: Sequence[list[Any] | None]) -> pa.Array:
+    import pyarrow as pa
+
+    offsets = [0]
+    for value in values:
+        offsets.append(offsets[-1] + len(value or ()))
+    return pa.ListArray.from_arrays(
+        pa.array(offsets, type=pa.int32()),
+        _json_array([item for value in values for item in value or ()]),
+        mask=pa.array([value is None for value in values]),
+    )

@@ -1,0 +1,247 @@
+"""Check what preference data says before anything is computed from it, and bring it into one layout."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mallowspo.data.annotations import OPTIONAL_COLUMNS
+from mallowspo.data.problems import RowError, RowProblem, check_invalid_rows, settle
+from mallowspo.data.records import PreferenceRow, row_from_columns
+from mallowspo.data.tables import TableBuilder, is_json_feature
+from mallowspo.errors import InputError, not_one_of
+
+if TYPE_CHECKING:
+    import datasets
+
+__all__ = ["ValidatedData", "validate_rows"]
+
+_BATCH = 2_000
+_LAYOUTS = (
+    "prompt, chosen, rejected (text)",
+    "chosen, rejected (text that begins with the prompt)",
+    "prompt, chosen, rejected (lists of messages)",
+    "chosen, rejected (lists of messages that begin with the prompt)",
+    "prompt, responses, ranks (K >= 2 responses, rank 1 is best)",
+)
+# Columns that other tools write beside a preference; TRL would take them for the conversation itself.
+_SHADOWING = frozenset({"messages", "completion"})
+_PAIR = ("prompt", "chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class ValidatedData:
+    """Pairs that can be tokenised, and what was left out.
+
+    Attributes:
+        dataset: Columns `prompt`, `chosen`, `rejected` (text or messages), `row_index` (int, position in the source
+            from 0), the optional columns that were asked for, and the source's other columns. A row of K > 2
+            ranked responses gives one pair per strict preference, all with its `row_index`.
+            `votes` is [chosen, rejected, ties], `rankings` the rankings of all K responses.
+        problems: The rows that were left out, and why.
+    """
+
+    dataset: datasets.Dataset
+    problems: tuple[RowProblem, ...] = ()
+
+
+def validate_rows(
+    dataset: datasets.Dataset,
+    *,
+    invalid_rows: str = "error",
+    columns: Collection[str] = OPTIONAL_COLUMNS,
+    source: str = "dataset",
+) -> ValidatedData:
+    """Check every row and give the good ones as pairs with an explicit prompt.
+
+    TRL trains on empty and identical responses without a word, and crashes on an implicit prompt that is empty.
+    Here every such row is named, all at once.
+
+    Args:
+        dataset: Rows in a layout that `row_from_columns` reads. Where it has a column `row_index` of whole
+            numbers >= 0 (a file that was read, data that was validated before), rows keep these numbers.
+        invalid_rows: `error` raises where any row cannot be used, `drop` leaves such rows out.
+        columns: Which of `OPTIONAL_COLUMNS` to check and keep; the others are left out, so that nothing
+            unchecked reaches a loss.
+        source: What the rows came from, for messages.
+
+    Returns:
+        The pairs and the problems.
+
+    Raises:
+        InputError: A column is missing or unsupported; a row cannot be used (see `invalid_rows`); none is left.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> columns = {"prompt": ["1+1=", "2+2="], "chosen": ["2", ""], "rejected": ["3", "5"]}
+        >>> found = validate_rows(Dataset.from_dict(columns), invalid_rows="drop")
+        >>> found.dataset["chosen"][:], found.problems[0].kind
+        (['2'], 'empty_response')
+    """
+    check_invalid_rows(invalid_rows)
+    for name in columns:
+        if name not in OPTIONAL_COLUMNS:
+            raise not_one_of("columns", name, OPTIONAL_COLUMNS)
+    import datasets
+
+    if not isinstance(dataset, datasets.Dataset):
+        raise InputError(f"{source}: expected a datasets.Dataset with a length, got {type(dataset).__name__}")
+    if len(dataset) == 0:
+        raise InputError(f"{source}: there are no rows")
+    dataset = dataset.with_format(None)
+    _check_columns(dataset.column_names, source)
+    numbers = _row_numbers(dataset)
+    wanted = frozenset(columns)
+    rebuild = _needs_rebuilding(dataset, wanted)
+    check = _check_all(dataset, numbers, wanted, keep_rows=rebuild)
+    problems = tuple(sorted(check.problems, key=lambda problem: problem.row_index))
+    left = len({position for position in check.positions if numbers[position] not in check.odd})
+    settle(problems, len(dataset), left, invalid_rows=invalid_rows, source=source)
+    return ValidatedData(_assemble(dataset, check, numbers, wanted), problems)
+
+
+def _check_columns(names: list[str], source: str) -> None:
+    vision = sorted({"image", "images"} & set(names))
+    if vision:
+        raise InputError(f"{source}: the column {vision[0]!r} holds images; only text is supported")
+    ranked = {"prompt", "responses", "ranks"} <= set(names)
+    if not ranked and not {"chosen", "rejected"} <= set(names):
+        layouts = "\n".join(f"  {layout}" for layout in _LAYOUTS)
+        raise InputError(
+            f"{source}: no preference in the columns {', '.join(names)}; rename yours to one of\n{layouts}"
+        )
+    if "responses" in names and {"chosen", "rejected"} <= set(names):
+        raise InputError(f"{source}: has both responses and chosen/rejected; leave one of the two out")
+
+
+def _row_numbers(dataset: datasets.Dataset) -> list[int]:
+    """Give each row's position in its source: its own `row_index` where it has a sound one."""
+    if "row_index" in dataset.column_names:
+        found: list[Any] = dataset["row_index"][:]
+        if all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in found):
+            return found
+    return list(range(len(dataset)))
+
+
+def _needs_rebuilding(dataset: datasets.Dataset, wanted: frozenset[str]) -> bool:
+    """Say whether the rows are in another layout or type than the one that is handed on."""
+    import datasets
+
+    features = dataset.features
+    if "responses" in features or any(name not in features for name in _PAIR):
+        return True
+    texts = [features[name] for name in _PAIR]
+    if any(name in features for name in wanted):
+        return True
+    return not (
+        all(isinstance(feature, datasets.Value) and feature.dtype == "string" for feature in texts)
+        or all(isinstance(feature, datasets.List | datasets.LargeList) for feature in texts)
+    )
+
+
+@dataclass
+class _Check:
+    """What a pass over the rows found: good source positions, one per pair, and the pairs' new columns."""
+
+    positions: list[int]
+    conversational: list[bool]
+    problems: list[RowProblem]
+    builder: TableBuilder | None
+    odd: frozenset[int] = frozenset()
+
+    def add(self, rows: list[tuple[int, PreferenceRow]]) -> None:
+        """Take in one batch of good rows with their positions in the data set."""
+        pairs = [(position, pair) for position, row in rows for pair in row.to_pairs()]
+        self.positions += [position for position, _ in pairs]
+        self.conversational += [pair.is_conversational for _, pair in pairs]
+        if self.builder is not None:
+            self.builder.append_rows([_pair_columns(pair) for _, pair in pairs])
+
+
+def _pair_columns(pair: PreferenceRow) -> dict[str, Any]:
+    found: dict[str, Any] = {"prompt": pair.prompt, "chosen": pair.responses[0], "rejected": pair.responses[1]}
+    for name in OPTIONAL_COLUMNS:
+        value = getattr(pair, name)
+        if value is not None:
+            found[name] = value
+    return found
+
+
+def _check_all(dataset: datasets.Dataset, numbers: list[int], wanted: frozenset[str], *, keep_rows: bool) -> _Check:
+    check = _Check([], [], [], TableBuilder() if keep_rows else None)
+    for first, batch in _batches(dataset, wanted):
+        good = []
+        for offset, mapping in enumerate(batch):
+            position = first + offset
+            try:
+                good.append((position, row_from_columns(mapping, numbers[position], columns=wanted)))
+            except RowError as error:
+                check.problems.append(RowProblem(numbers[position], error.kind, error.detail))
+        check.add(good)
+    _drop_the_odd_layout(check, numbers)
+    return check
+
+
+def _batches(dataset: datasets.Dataset, wanted: frozenset[str]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """Read only the columns that are checked, many rows at a time."""
+    read = [n for n in (*_PAIR, "responses", "ranks", *wanted) if n in dataset.column_names]
+    narrow = dataset.select_columns(read).with_format(None)
+    for first in range(0, len(narrow), _BATCH):
+        columns = narrow[first : first + _BATCH]
+        yield first, [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _drop_the_odd_layout(check: _Check, numbers: list[int]) -> None:
+    """Mark the rows that are chat in a data set of texts, or texts in a data set of chat.
+
+    TRL decides by the first row whether to add an end-of-sequence token, for all rows alike.
+    """
+    chats = sum(check.conversational)
+    if chats in (0, len(check.conversational)):
+        return
+    usual = 2 * chats > len(check.conversational)
+    found, other = ("text", "lists of messages") if usual else ("a list of messages", "text")
+    layouts = zip(check.positions, check.conversational, strict=True)
+    check.odd = frozenset(numbers[position] for position, chat in layouts if chat != usual)
+    for number in sorted(check.odd):
+        check.problems.append(RowProblem(number, "mixed_layout", f"the row is {found}, most rows are {other}"))
+
+
+def _assemble(
+    dataset: datasets.Dataset, check: _Check, numbers: list[int], wanted: frozenset[str]
+) -> datasets.Dataset:
+    """Put the good pairs together: the checked columns, `row_index`, and what else the source had."""
+    import datasets
+    import pyarrow as pa
+
+    kept = [i for i, position in enumerate(check.positions) if numbers[position] not in check.odd]
+    positions = [check.positions[i] for i in kept]
+    replaced = _SHADOWING | set(OPTIONAL_COLUMNS) | {"responses", "ranks", "row_index"}
+    if check.builder is not None:
+        replaced |= set(_PAIR)
+    others = dataset.remove_columns([name for name in dataset.column_names if name in replaced])
+    parts = []
+    if check.builder is not None:
+        built = check.builder.finish()
+        parts.append(_plain(built if len(kept) == len(built) else built.select(kept)))
+    if others.column_names:
+        whole = positions == list(range(len(dataset)))
+        parts.append(others if whole else others.select(positions).flatten_indices())
+    index = pa.array([numbers[position] for position in positions], type=pa.int64())
+    parts.append(datasets.Dataset(pa.table({"row_index": index})))
+    return datasets.concatenate_datasets(parts, axis=1)
+
+
+def _plain(dataset: datasets.Dataset) -> datasets.Dataset:
+    """Give mixed columns their plain type back, now that the values which did not fit are gone.
+
+    A text that reads as JSON (an answer such as "42") would come out of `Dataset.map` as a number otherwise.
+    """
+    if not any(is_json_feature(feature) for feature in dataset.features.values()):
+        return dataset
+    builder = TableBuilder()
+    for first in range(0, len(dataset), 10 * _BATCH):
+        columns = dataset[first : first + 10 * _BATCH]
+        builder.append_columns(columns, len(next(iter(columns.values()))))
+    return builder.finish()
