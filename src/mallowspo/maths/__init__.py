@@ -1,1 +1,20 @@
-"""Ranking mathematics: distances, Mallows models, links. numpy, scipy and torch only; no I/O."""
+"""Ranking mathematics: distances, Mallows models, links. numpy, scipy and torch only; no I/O.
+
+`links` (torch) is imported on its own, so that this package stays light.
+"""
+
+from mallowspo.maths.centre import borda_center, kemeny_center
+from mallowspo.maths.distances import as_rankings, footrule, kendall_tau, spearman_rho
+from mallowspo.maths.mallows import MAX_NEG_LOG_PHI, MallowsModel, consensus
+
+__all__ = [
+    "MAX_NEG_LOG_PHI",
+    "MallowsModel",
+    "as_rankings",
+    "borda_center",
+    "consensus",
+    "footrule",
+    "kemeny_center",
+    "kendall_tau",
+    "spearman_rho",
+]

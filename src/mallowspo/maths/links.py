@@ -138,8 +138,7 @@ def kendall_log_prob(gap: Tensor, neg_log_phi: Tensor | float, smoothing: float 
     lam = torch.as_tensor(neg_log_phi, dtype=work, device=gap.device).detach()
     if lam.device.type == "cpu" and bool((lam < 0).any()):
         raise InputError(f"neg_log_phi: got {float(lam.min())!r}, expected -log phi >= 0, that is phi in (0, 1]")
-    shape = torch.broadcast_shapes(gap.shape, lam.shape)
-    s, lam = gap.to(work).expand(shape), lam.expand(shape)
+    s = gap.to(work)
 
     # Not abs(): its gradient at 0 is 0, and training starts with every gap at exactly 0.
     size = torch.where(s < 0, -s, s)
