@@ -249,7 +249,8 @@ def build_world(seed: int = 0, *, train_prompts: int = 456, heldout_prompts: int
     Args:
         seed: Same seed, same world.
         train_prompts: Number of training prompts, at least 6.
-        heldout_prompts: Number of held-out prompts, a multiple of 6, at least 6; with the training prompts at most 576.
+        heldout_prompts: Number of held-out prompts, a multiple of 6, at least 6; at most 576 with the
+            training prompts.
 
     Returns:
         The world.
@@ -310,10 +311,8 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     ids = {word: index for index, word in enumerate(vocabulary())}
     backend = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.post_processor = processors.TemplateProcessing(
-        single="<bos> $A", special_tokens=[("<bos>", ids["<bos>"])]
-    )
-    return PreTrainedTokenizerFast(
+    backend.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", ids["<bos>"])])
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token="<pad>",
         bos_token="<bos>",
@@ -323,3 +322,4 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
         padding_side="right",
         clean_up_tokenization_spaces=False,
     )
+    return tokenizer

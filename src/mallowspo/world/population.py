@@ -80,7 +80,7 @@ def preference_matrix(prompt: WorldPrompt) -> NDArray[np.float64]:
 
     Example:
         >>> prompt = WorldPrompt("?", "f", "c", "g", ("a", "b"), (2, 1), 0.25)
-        >>> preference_matrix(prompt).tolist()
+        >>> preference_matrix(prompt).round(6).tolist()
         [[0.5, 0.2], [0.8, 0.5]]
     """
     matrix = np.array(_model(prompt).pairwise_matrix(), dtype=np.float64)
@@ -164,9 +164,7 @@ def collect_preferences(
     return pairs
 
 
-def collect_votes(
-    prompt: WorldPrompt, first: int, second: int, *, members: int, rng: np.random.Generator
-) -> int:
+def collect_votes(prompt: WorldPrompt, first: int, second: int, *, members: int, rng: np.random.Generator) -> int:
     """Ask `members` freshly drawn people whether they prefer candidate `first` to candidate `second`.
 
     Args:

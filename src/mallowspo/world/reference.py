@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,7 +106,8 @@ def _new_model(tokenizer: PreTrainedTokenizerBase, training: ReferenceTraining) 
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        return LlamaForCausalLM(config)
+        model: LlamaForCausalLM = LlamaForCausalLM(config)
+        return model
 
 
 def _pad(tokens: TokenizedPrompts, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -159,12 +160,10 @@ def train_reference(
     tokens = tokenize_prompts(tokenizer, prompts)
     expected = (len(prompts), len(prompts[0].candidates) if prompts else 0)
     if corpus_pk.shape != expected or 0 in expected:
-        raise InputError(
-            f"corpus_pk: got shape {corpus_pk.shape}, expected {expected}, one row of counts per prompt"
-        )
+        raise InputError(f"corpus_pk: got shape {corpus_pk.shape}, expected {expected}, one row of counts per prompt")
     ids_pkt, labels_pkt = _pad(tokens, int(tokenizer.pad_token_id))
     weight_pk = torch.tensor(corpus_pk / corpus_pk.sum(axis=1, keepdims=True), dtype=torch.float32)
-    model = _new_model(tokenizer, training)
+    model: Any = _new_model(tokenizer, training)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, training.steps))
@@ -176,7 +175,7 @@ def train_reference(
         # Padding is on the right and attention is causal, so that no answer can see it: no mask is needed.
         logits_btv = model(input_ids=ids_bt, use_cache=False).logits[:, :-1]
         loss_bt = cross_entropy(logits_btv.transpose(1, 2), labels_bt[:, 1:], reduction="none")
-        loss = (loss_bt.sum(dim=1) * weight_pk[rows].flatten()).sum() / batch
+        loss: Any = (loss_bt.sum(dim=1) * weight_pk[rows].flatten()).sum() / batch
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -184,7 +183,8 @@ def train_reference(
         schedule.step()
         if on_step is not None:
             on_step(step + 1, training.steps)
-    return model.eval()
+    trained: LlamaForCausalLM = model.eval()
+    return trained
 
 
 def _rate(step: int, steps: int) -> float:
