@@ -85,7 +85,7 @@ def read_votes(value: Any) -> tuple[float, float, float]:
         Votes for the chosen response, for the rejected one, and for neither.
 
     Raises:
-        RowError: The votes have another form, or there is not one vote.
+        RowError: The votes have another form. Zeros are votes: they say that nobody voted.
 
     Example:
         >>> read_votes({"chosen": 2, "rejected": 0, "tie": 1})
@@ -110,8 +110,6 @@ def read_votes(value: Any) -> tuple[float, float, float]:
             f"each a number >= 0, found {_named(value)}",
         )
     chosen, rejected, ties_count = (*counts, 0.0)[:3]
-    if chosen + rejected + ties_count == 0:
-        raise RowError("bad_votes", "votes are all zero: nobody voted")
     return float(chosen), float(rejected), float(ties_count)
 
 

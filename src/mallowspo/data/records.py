@@ -17,12 +17,16 @@ from mallowspo.data.problems import RowError
 
 __all__ = [
     "OPTIONAL_COLUMNS",
+    "TOKEN_COLUMNS",
     "PreferenceRow",
     "TokenizedRow",
     "prompt_id_of_ids",
     "prompt_id_of_text",
     "row_from_columns",
 ]
+
+TOKEN_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
+"""The columns of a data set that has been tokenised."""
 
 Text = str | list[dict[str, Any]]
 """A prompt or a response: text, or a list of chat messages."""

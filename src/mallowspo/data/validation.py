@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mallowspo.data.annotations import OPTIONAL_COLUMNS
 from mallowspo.data.problems import RowError, RowProblem, check_invalid_rows, settle
-from mallowspo.data.records import PreferenceRow, row_from_columns
+from mallowspo.data.records import TOKEN_COLUMNS, PreferenceRow, row_from_columns
 from mallowspo.data.tables import TableBuilder, is_json_feature
 from mallowspo.errors import InputError, not_one_of
 
@@ -61,6 +61,7 @@ def validate_rows(
     Args:
         dataset: Rows in a layout that `row_from_columns` reads. Where it has a column `row_index` of whole
             numbers >= 0 (a file that was read, data that was validated before), rows keep these numbers.
+            Rows that are token ids already have no text to check and pass through untouched.
         invalid_rows: `error` raises where any row cannot be used, `drop` leaves such rows out.
         columns: Which of `OPTIONAL_COLUMNS` to check and keep; the others are left out, so that nothing
             unchecked reaches a loss.
@@ -89,6 +90,8 @@ def validate_rows(
         raise InputError(f"{source}: expected a datasets.Dataset with a length, got {type(dataset).__name__}")
     if len(dataset) == 0:
         raise InputError(f"{source}: there are no rows")
+    if set(TOKEN_COLUMNS) <= set(dataset.column_names):
+        return ValidatedData(dataset)
     dataset = dataset.with_format(None)
     _check_columns(dataset.column_names, source)
     numbers = _row_numbers(dataset)
