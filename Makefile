@@ -1,7 +1,9 @@
-# Two commands do everything on a machine with Python >= 3.10 and make:
+# Two commands do everything on a machine with Python >= 3.11 (which TRL 1.16 needs) and make:
 #   make quickstart   installs into .venv and runs the quick start
 #   make test         installs into .venv and runs every check and the default tests
-PYTHON ?= python3
+# The first interpreter that is new enough; name another with make PYTHON=/path/to/python.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 OUTPUT ?= output/quickstart
@@ -26,7 +28,7 @@ install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
 
 $(BIN)/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mallowspo needs Python 3.10 or newer")'
+	@test -n "$(PYTHON)" || { echo "mallowspo needs Python 3.11 or newer (TRL 1.16 does); none was found" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python

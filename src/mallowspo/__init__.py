@@ -1,1 +1,27 @@
-"""MallowsPO: preference fine-tuning that respects how much people agree on each prompt."""
+"""MallowsPO: preference fine-tuning that respects how much people agree on each prompt.
+
+`MallowsPOTrainer` and `MallowsPOConfig` are loaded on first use, so that `import mallowspo` stays light.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mallowspo.training import MallowsPOConfig, MallowsPOTrainer
+
+__version__ = "0.1.0"
+
+__all__ = ["MallowsPOConfig", "MallowsPOTrainer", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"MallowsPOConfig", "MallowsPOTrainer"}:
+        from mallowspo import training
+
+        return getattr(training, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

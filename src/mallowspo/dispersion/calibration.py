@@ -154,7 +154,7 @@ class Calibration:
         known = {field.name for field in fields(cls)}
         try:
             picked = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items() if key in known}
-            return cls(**picked)
+            return cls(**picked)  # type: ignore[arg-type]
         except TypeError as error:
             raise InputError(f"calibration: cannot be read ({error}); was it written by another version?") from error
 

@@ -4,7 +4,7 @@ A named method is one `Objective` in `presets.py`; a new link is one function in
 in `pairwise.py`.
 """
 
-from mallowspo.objectives.pairwise import implicit_gap, objective_loss, pairwise_loss
+from mallowspo.objectives.pairwise import implicit_gap, objective_loss, pairwise_loss, response_scores
 from mallowspo.objectives.presets import LINKS, OBJECTIVES, Objective, resolve_objective
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "objective_loss",
     "pairwise_loss",
     "resolve_objective",
+    "response_scores",
 ]

@@ -16,7 +16,7 @@ from mallowspo.errors import InputError
 from mallowspo.maths.links import kendall_log_prob, sigmoid_log_prob
 from mallowspo.objectives.presets import Objective, resolve_objective
 
-__all__ = ["implicit_gap", "objective_loss", "pairwise_loss"]
+__all__ = ["implicit_gap", "objective_loss", "pairwise_loss", "response_scores"]
 
 
 def pairwise_loss(
@@ -211,39 +211,60 @@ def implicit_gap(
         >>> implicit_gap(OBJECTIVES["dpo"], *args)
         tensor([2.])
     """
-    policy_chosen, policy_rejected = _as_float(policy_chosen_logps), _as_float(policy_rejected_logps)
-    _check_shape("policy_rejected_logps", policy_rejected, policy_chosen)
-    if policy_chosen.ndim != 1:
-        raise InputError(f"policy_chosen_logps: got shape {tuple(policy_chosen.shape)}, expected (B,)")
-    chosen, rejected = policy_chosen, policy_rejected
+    _check_shape("policy_rejected_logps", policy_rejected_logps, policy_chosen_logps)
+    if policy_chosen_logps.ndim != 1:
+        raise InputError(f"policy_chosen_logps: got shape {tuple(policy_chosen_logps.shape)}, expected (B,)")
+    chosen_b = response_scores(objective, policy_chosen_logps, reference_chosen_logps, chosen_lengths)
+    rejected_b = response_scores(objective, policy_rejected_logps, reference_rejected_logps, rejected_lengths)
+    gap_b = chosen_b - rejected_b
+    if margin is None:
+        return gap_b - (1 - objective.reference_weight) * objective.margin
+    if not objective.accepts_margin:
+        raise InputError(
+            f"margin: this objective has none (link {objective.link}, reference_weight "
+            f"{objective.reference_weight:g}); the gap subtracts (1 - reference_weight) * margin"
+        )
+    _check_shape("margin", margin, gap_b)
+    return gap_b - (1 - objective.reference_weight) * margin.detach().to(gap_b)
+
+
+def response_scores(
+    objective: Objective, policy_logps: Tensor, reference_logps: Tensor | None = None, lengths: Tensor | None = None
+) -> Tensor:
+    """Each response's part of the gap: policy minus alpha times reference, per token where length-normalised.
+
+    Args:
+        objective: The point on the axes.
+        policy_logps: Summed log-probabilities of any number of responses, any shape, nats.
+        reference_logps: Likewise of the reference, same shape, or None with `reference_weight` 0.
+        lengths: Tokens, same shape; for length normalisation.
+
+    Returns:
+        Scores, same shape, nats (per token where length-normalised), float32 or better.
+
+    Raises:
+        InputError: A tensor that the objective needs is missing, or shapes differ.
+
+    Example:
+        >>> from mallowspo.objectives import OBJECTIVES
+        >>> response_scores(OBJECTIVES["simpo"], torch.tensor([-6.0, -2.0]), lengths=torch.tensor([3, 2]))
+        tensor([-2., -1.])
+    """
+    score = _as_float(policy_logps)
     if objective.needs_reference:
-        if reference_chosen_logps is None or reference_rejected_logps is None:
+        if reference_logps is None:
             raise InputError(
-                f"reference log-probabilities are missing: reference_weight is {objective.reference_weight}; give "
+                f"reference log-probabilities are missing: reference_weight is {objective.reference_weight:g}; give "
                 "reference_chosen_logps and reference_rejected_logps, or set reference_weight to 0"
             )
-        _check_shape("reference_chosen_logps", reference_chosen_logps, policy_chosen)
-        _check_shape("reference_rejected_logps", reference_rejected_logps, policy_chosen)
-        # Difference per response first: two sums of hundreds of tokens cancel before they are compared.
-        chosen = chosen - objective.reference_weight * _as_float(reference_chosen_logps)
-        rejected = rejected - objective.reference_weight * _as_float(reference_rejected_logps)
+        _check_shape("reference log-probabilities", reference_logps, policy_logps)
+        # Difference per response first: two sums over hundreds of tokens cancel before they are compared.
+        score = score - objective.reference_weight * _as_float(reference_logps)
     if objective.length_normalized:
-        if chosen_lengths is None or rejected_lengths is None:
-            raise InputError(
-                "chosen_lengths and rejected_lengths: length normalisation divides by them; give both, shape (B,)"
-            )
-        chosen = chosen / _as_lengths(chosen_lengths, chosen)
-        rejected = rejected / _as_lengths(rejected_lengths, rejected)
-    gap_b = chosen - rejected
-    if margin is not None:
-        if not objective.accepts_margin:
-            raise InputError(
-                f"margin: this objective has none (link {objective.link}, reference_weight "
-                f"{objective.reference_weight}); the gap subtracts (1 - reference_weight) * margin"
-            )
-        _check_shape("margin", margin, gap_b)
-        return gap_b - (1 - objective.reference_weight) * margin.detach().to(gap_b)
-    return gap_b - (1 - objective.reference_weight) * objective.margin
+        if lengths is None:
+            raise InputError("chosen_lengths and rejected_lengths: length normalisation divides by them; give both")
+        score = score / _as_lengths(lengths, score)
+    return score
 
 
 def _link_loss(objective: Objective, gap_b: Tensor, weight_b: Tensor | None, beta: float) -> Tensor:

@@ -1,0 +1,40 @@
+"""Exit codes: 0 done, 1 findings, 2 bad input, 130 interrupted."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import click
+
+from mallowspo.errors import InputError, NonFiniteLossError
+
+__all__ = ["exit_code_of"]
+
+
+def exit_code_of(run: Callable[[], int]) -> int:
+    """Run a command and turn a user's mistake into one message and exit code 2.
+
+    Args:
+        run: The command; returns its exit code.
+
+    Returns:
+        The exit code. An error that is ours, not the user's, passes through with its traceback.
+
+    Example:
+        >>> exit_code_of(lambda: 0)
+        0
+    """
+    try:
+        return run()
+    except (InputError, NonFiniteLossError) as error:
+        sys.stderr.write(f"mallowspo: {error}\n")
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        sys.stderr.write("mallowspo: interrupted; what was written before is whole\n")
+        return 130

@@ -1,0 +1,64 @@
+"""`run.json`: what a training run was made of, and what came out."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mallowspo import __version__
+from mallowspo.files import write_json
+
+__all__ = ["library_versions", "write_run_record"]
+
+_LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "numpy", "scipy")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python, this project and the libraries that numbers depend on."""
+    return {"python": platform.python_version(), "mallowspo": __version__} | {
+        name: version(name) for name in _LIBRARIES
+    }
+
+
+def write_run_record(trainer: Any, script_args: Any, model_args: Any, metrics: dict[str, Any]) -> Path:
+    """Write `run.json` into the output folder.
+
+    Args:
+        trainer: A `MallowsPOTrainer` that has trained.
+        script_args: TRL's `ScriptArguments`.
+        model_args: TRL's `ModelConfig`.
+        metrics: What `train` returned.
+
+    Returns:
+        The file's path.
+    """
+    from mallowspo.data.fingerprint import rows_fingerprint
+
+    history = trainer.state.log_history
+    last: dict[str, Any] = {}
+    for entry in history:
+        last |= entry
+    record = {
+        "format": 1,
+        "versions": library_versions(),
+        "machine": {"platform": platform.platform(), "device": str(trainer.accelerator.device)},
+        "processes": trainer.accelerator.num_processes,
+        "objective": {"preset": trainer.args.objective, **asdict(trainer.objective)},
+        "config": trainer.args.to_dict(),
+        "model": {"name_or_path": model_args.model_name_or_path, "peft": model_args.use_peft},
+        "data": {
+            "name": script_args.dataset_name,
+            "fingerprint": rows_fingerprint(trainer.train_dataset, ["prompt_ids", "chosen_ids", "rejected_ids"]),
+            "splits": {name: split.to_dict() for name, split in trainer.splits.items()},
+        },
+        "calibration": None if trainer.calibration is None else trainer.calibration.to_dict(),
+        "steps": trainer.state.global_step,
+        "train_metrics": metrics,
+        "final_metrics": last,
+    }
+    path = Path(trainer.args.output_dir) / "run.json"
+    write_json(path, record)
+    return path

@@ -1,0 +1,171 @@
+"""Every private name of TRL that this project uses, in one place.
+
+`tests/test_compat.py` fails when one of them moves or changes its meaning. TRL is imported here at once, so the rest
+of the package imports this module only where it is about to use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from accelerate.utils import is_peft_model
+from trl import DPOTrainer
+from trl.models import prepare_deepspeed
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import add_fused_lm_head, use_adapter
+
+__all__ = [
+    "REFERENCE_OUTPUTS",
+    "TRLPreferenceTrainer",
+    "accelerate_launch_arguments",
+    "add_score_head",
+    "reference_model",
+    "trl_tokenize",
+]
+
+# What the reference pass needs of the head: the log-probability for the loss, the entropy for the dispersion index.
+REFERENCE_OUTPUTS = ("log_probs", "entropy")
+
+
+def trl_tokenize(dataset: Any, tokenizer: Any, args: Any, name: str) -> Any:
+    """Tokenise a preference dataset exactly as TRL's trainer would, before any model is loaded.
+
+    `DPOTrainer._prepare_dataset` reads nothing of the trainer but its tokenizer, so it can run without one.
+
+    Args:
+        dataset: A `datasets` dataset in one of TRL's four preference layouts.
+        tokenizer: The tokenizer; its EOS token is appended to responses that are not conversational.
+        args: An object with `dataset_num_proc`, `max_length` and `truncation_mode`.
+        name: Shown on the progress bar.
+
+    Returns:
+        The dataset with `prompt_ids`, `chosen_ids` and `rejected_ids`, without the rows whose prompt fills
+        `max_length`.
+    """
+    shim: Any = SimpleNamespace(_tokenizer=tokenizer)
+    return DPOTrainer._prepare_dataset(shim, dataset, tokenizer, args, name)
+
+
+def add_score_head(model: Any, outputs: tuple[str, ...] = REFERENCE_OUTPUTS) -> None:
+    """Give a causal language model TRL's fused head: per-token values instead of logits.
+
+    Args:
+        model: The model, not yet wrapped by PEFT or by a distributed engine. Patched in place.
+        outputs: Fields that the head computes; see `trl.trainer.utils.FusedCausalLMOutput`.
+    """
+    add_fused_lm_head(model, outputs=outputs)
+
+
+@contextmanager
+def reference_model(trainer: Any, *, before_training: bool = False) -> Iterator[Any]:
+    """The model that plays the reference, without gradient, for the time of a block.
+
+    A separate reference model where there is one; else the policy: with its adapter switched off (or swapped for the
+    frozen copy that TRL makes of a pretrained adapter), or as it is before training.
+
+    Args:
+        trainer: A `DPOTrainer`.
+        before_training: The engine has not been set up yet, so DeepSpeed's parameters must be placed first.
+
+    Yields:
+        A model to call.
+    """
+    adapter: Any = nullcontext()
+    model = trainer.ref_model
+    if model is None:
+        model = trainer.model
+        if is_peft_model(trainer.model):
+            policy = trainer.accelerator.unwrap_model(trainer.model)
+            adapter = use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None)
+        if before_training and trainer.is_deepspeed_enabled:
+            # As in TRL's own precompute: one inference engine, kept for every split.
+            if trainer._precompute_engine is None:
+                trainer._precompute_engine = prepare_deepspeed(trainer.model, trainer.accelerator)
+            model = trainer._precompute_engine
+    training = model.training
+    model.eval()  # dropout in the reference makes every number of the store a draw of its own
+    try:
+        with (
+            torch.no_grad(),
+            disable_gradient_checkpointing(trainer.model, trainer.args.gradient_checkpointing_kwargs),
+            adapter,
+        ):
+            yield model
+    finally:
+        model.train(training)
+
+
+class TRLPreferenceTrainer(DPOTrainer):
+    """`DPOTrainer` with its private hooks given public names, for `MallowsPOTrainer` to override.
+
+    Nothing else in the project overrides or reads a private name of TRL's trainer.
+    """
+
+    def tokenize_dataset(self, dataset: Any, tokenizer: Any, name: str) -> Any:
+        """Turn a dataset that a user gave into tokenised rows; called for every split."""
+        return super()._prepare_dataset(dataset, tokenizer, cast(Any, self.args), name)
+
+    def add_reference_columns(self, dataset: Any, name: str, batch_size: int) -> Any:
+        """Run the reference over a tokenised split; called where `precompute_ref_log_probs` is on."""
+        return super()._precompute_ref_logps(dataset, name, batch_size)
+
+    def extra_columns(self) -> tuple[str, ...]:
+        """Dataset columns, beside TRL's own, that reach the collator."""
+        return ()
+
+    def record_metrics(self, mode: str, values: dict[str, float]) -> None:
+        """Put finished metrics where TRL's `log` picks them up; `mode` is `train` or `eval`."""
+        for name, value in values.items():
+            self._metrics[mode][name] = [value]
+
+    @property
+    def mode(self) -> str:
+        """`train` or `eval`, as TRL tells them apart when it logs."""
+        return "train" if cast(Any, self.model).training else "eval"
+
+    @property
+    def total_train_tokens(self) -> int:
+        """Tokens seen in training so far, prompts and both responses, over all processes."""
+        return int(self._total_train_tokens)
+
+    @total_train_tokens.setter
+    def total_train_tokens(self, value: int) -> None:
+        self._total_train_tokens = value
+
+    @property
+    def tensor_parallel_size(self) -> int:
+        """How many ranks are given the same batch."""
+        return int(self._tp_size)
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        return self.tokenize_dataset(dataset, processing_class, dataset_name)
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        return self.add_reference_columns(dataset, name, batch_size)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        if self._signature_columns is None:
+            super()._set_signature_columns_if_needed()
+            own: Any = [*(self._signature_columns or ()), *self.extra_columns()]
+            self._signature_columns = own
+
+
+def accelerate_launch_arguments(arguments: list[str]) -> list[str]:
+    """Turn TRL's `--accelerate_config NAME` into `accelerate launch --config_file PATH`.
+
+    Args:
+        arguments: Options for the launcher.
+
+    Returns:
+        The options as `accelerate launch` takes them.
+
+    Raises:
+        ValueError: The name is neither a file nor a configuration that TRL ships.
+    """
+    from trl.cli.accelerate_config import resolve_accelerate_config_argument
+
+    return resolve_accelerate_config_argument(arguments)

@@ -1,0 +1,217 @@
+"""`MallowsPOConfig`: TRL's `DPOConfig` with the objective's axes and the dispersion index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from trl import DPOConfig
+
+from mallowspo.dispersion import ESTIMATORS
+from mallowspo.errors import InputError, not_one_of
+from mallowspo.objectives import LINKS, OBJECTIVES, Objective, resolve_objective
+
+__all__ = ["DISPERSION_SOURCES", "MallowsPOConfig"]
+
+DISPERSION_SOURCES = ("entropy", "votes", "rankings", "column", "none")
+DISPERSION_MAPS = ("neglog",)
+DISPERSION_PER = ("prompt", "pair")
+INVALID_ROWS = ("error", "drop")
+
+# TRL's losses by the preset that computes the same numbers, for the message to people who bring TRL's YAML.
+_PRESET_OF_LOSS_TYPE = {"ipo": "ipo", "hinge": "hinge", "sigmoid": "dpo", "sigmoid_norm": "dpo"}
+
+# TRL's options that steer losses outside our axes: field, value that leaves them off, what to do instead.
+_TRL_ONLY = (
+    ("loss_weights", None, "a second loss is the SFT term: set sft_weight"),
+    ("ld_alpha", None, "use length_normalized: true against length bias"),
+    ("f_divergence_type", "reverse_kl", "our objectives are built on the reverse KL"),
+    ("f_alpha_divergence_coef", 0.5, "our objectives are built on the reverse KL"),
+    ("use_weighting", False, "give the weights in a column and set dispersion: column"),
+    ("discopop_tau", 0.05, "DiscoPOP is not one of our objectives"),
+    ("padding_free", False, "it has no effect in TRL's DPO trainer either"),
+)
+
+
+def _help(text: str, choices: Any = None) -> dict[str, Any]:
+    return {"help": text + (f" One of: {', '.join(choices)}." if choices else "")}
+
+
+@dataclass
+class MallowsPOConfig(DPOConfig):
+    """Configuration of `MallowsPOTrainer`: all of `trl.DPOConfig`, and the fields below.
+
+    A field left at None takes the value of the preset that `objective` names. Contradictions raise `InputError` here,
+    before a model or a row of data is touched.
+
+    Attributes:
+        objective: Preset, a name in `mallowspo.objectives.OBJECTIVES`.
+        link: Axis: how the gap becomes a loss.
+        length_normalized: Axis: mean instead of summed log-probability of a response.
+        reference_weight: Axis: alpha in [0, 1], the share of the reference's score in the gap.
+        margin: Axis: gamma >= 0, in the unit of the gap (before beta and the weight).
+        label_smoothing: Axis: probability in [0, 0.5) that a label is flipped.
+        sft_weight: Axis: factor of the chosen response's negative mean token log-probability.
+        dispersion: Where the index comes from.
+        dispersion_estimator: Which index, with `dispersion: entropy`.
+        dispersion_map: How that index becomes a weight.
+        dispersion_scale: phi*: `auto` for a mean training weight of 1, or a number > 0.
+        dispersion_per: One index per `prompt` (mean over its pairs) or per `pair`.
+        dispersion_clip: Lowest and highest weight.
+        kendall_smoothing: Half-width of the blend around a gap of 0 in the Kendall link; 0 is the exact function.
+        reference_store: A folder written by `mallowspo reference`.
+        share_prompts: One copy of the prompt for all of its responses.
+        invalid_rows: What to do with rows that cannot be trained on: stop (`error`), or count, name and `drop` them.
+
+    Example:
+        >>> config = MallowsPOConfig("out", objective="mallows_simpo", margin=0.3, use_cpu=True, bf16=False)
+        >>> config.resolved_objective.margin, config.resolved_dispersion
+        (0.3, 'entropy')
+    """
+
+    objective: str = field(default="mallows_theta", metadata=_help("Objective preset.", OBJECTIVES))
+    link: str | None = field(default=None, metadata=_help("How the gap becomes a loss.", LINKS))
+    length_normalized: bool | None = field(default=None, metadata=_help("Mean instead of summed log-probability."))
+    reference_weight: float | None = field(default=None, metadata=_help("Share of the reference in the gap, 0 to 1."))
+    margin: float | None = field(default=None, metadata=_help("Margin in the unit of the gap, before beta."))
+    sft_weight: float | None = field(default=None, metadata=_help("Factor of the SFT term on the chosen response."))
+    dispersion: str | None = field(
+        default=None, metadata=_help("Where the dispersion index comes from.", DISPERSION_SOURCES)
+    )
+    dispersion_estimator: str = field(
+        default="mean_entropy", metadata=_help("Index read off the reference model.", ESTIMATORS)
+    )
+    dispersion_map: str = field(default="neglog", metadata=_help("How the index becomes a weight.", DISPERSION_MAPS))
+    dispersion_scale: str = field(
+        default="auto", metadata=_help("phi*: auto (mean training weight 1) or a number > 0.")
+    )
+    dispersion_per: str = field(default="prompt", metadata=_help("What shares one index.", DISPERSION_PER))
+    dispersion_clip: list[float] = field(
+        default_factory=lambda: [0.0, 10.0], metadata=_help("Lowest and highest weight.")
+    )
+    kendall_smoothing: float | None = field(
+        default=None, metadata=_help("Half-width of the Kendall link's blend around a gap of 0; 0 is exact.")
+    )
+    reference_store: str | None = field(default=None, metadata=_help("Folder written by `mallowspo reference`."))
+    share_prompts: bool | None = field(
+        default=None, metadata=_help("One copy of the prompt for all of its responses.")
+    )
+    invalid_rows: str = field(
+        default="error", metadata=_help("What to do with rows that cannot be trained on.", INVALID_ROWS)
+    )
+
+    def __post_init__(self) -> None:
+        """Check our options against each other, then let TRL and transformers check theirs."""
+        self._refuse_foreign_losses()
+        for name, allowed in (
+            ("dispersion_estimator", ESTIMATORS),
+            ("dispersion_map", DISPERSION_MAPS),
+            ("dispersion_per", DISPERSION_PER),
+            ("invalid_rows", INVALID_ROWS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise not_one_of(name, getattr(self, name), allowed)
+        if not 0 < self.beta < float("inf"):
+            raise InputError(f"beta: got {self.beta}, expected a finite number > 0")
+        objective = self.resolved_objective
+        self._check_dispersion(objective)
+        self._refuse_later_options()
+        if self.sync_ref_model and (self.reads_entropy or not objective.needs_reference):
+            raise InputError(
+                "sync_ref_model: the dispersion index is fitted once on the reference, and an objective without a "
+                "reference has none to move; set sync_ref_model: false, or objective: dpo with dispersion: none"
+            )
+        # The index needs the reference's entropies on every training row before the first step, and the same pass
+        # gives the log-probabilities. An objective without a reference needs no second model in memory either.
+        if self.reads_entropy or not objective.needs_reference:
+            self.precompute_ref_log_probs = True
+        super().__post_init__()
+
+    @property
+    def resolved_objective(self) -> Objective:
+        """The preset with this configuration's values on its axes."""
+        return resolve_objective(
+            self.objective,
+            link=self.link,
+            length_normalized=self.length_normalized,
+            reference_weight=self.reference_weight,
+            margin=self.margin,
+            label_smoothing=self.label_smoothing or None,
+            sft_weight=self.sft_weight,
+            kendall_smoothing=self.kendall_smoothing,
+        )
+
+    @property
+    def resolved_dispersion(self) -> str:
+        """Where the index comes from: the option, or the preset's value."""
+        return self.dispersion or self.resolved_objective.dispersion
+
+    @property
+    def reads_entropy(self) -> bool:
+        """Whether the reference's entropies are needed."""
+        return self.resolved_dispersion == "entropy"
+
+    @property
+    def resolved_clip(self) -> tuple[float, float]:
+        """Lowest and highest weight."""
+        low, high = self.dispersion_clip
+        return float(low), float(high)
+
+    @property
+    def resolved_scale(self) -> float | str:
+        """phi* as a number, or `auto`."""
+        return "auto" if self.dispersion_scale == "auto" else float(self.dispersion_scale)
+
+    def _check_dispersion(self, objective: Objective) -> None:
+        source = self.resolved_dispersion
+        if source not in DISPERSION_SOURCES:
+            raise not_one_of("dispersion", source, DISPERSION_SOURCES)
+        if objective.link == "kendall" and source == "none":
+            raise InputError(
+                "dispersion: got 'none' with the Kendall link, which is a function of the dispersion; choose "
+                "dispersion among entropy, votes, rankings, column, or link: sigmoid"
+            )
+        if len(self.dispersion_clip) != 2 or not 0 <= self.dispersion_clip[0] < self.dispersion_clip[1] < float("inf"):
+            raise InputError(f"dispersion_clip: got {self.dispersion_clip}, expected two numbers 0 <= low < high")
+        try:
+            usable = self.resolved_scale == "auto" or 0 < float(self.resolved_scale) < float("inf")
+        except (TypeError, ValueError):
+            usable = False
+        if not usable:
+            raise InputError(f"dispersion_scale: got {self.dispersion_scale!r}, expected 'auto' or a number > 0")
+        unread = {"none": ("scale", "clip", "per", "estimator", "map"), "entropy": ()}
+        defaults = {item.name: item for item in fields(MallowsPOConfig)}
+        for suffix in unread.get(source, ("estimator", "map")):
+            item = defaults[f"dispersion_{suffix}"]
+            default = item.default_factory() if callable(item.default_factory) else item.default
+            given = getattr(self, item.name)
+            if given != default:
+                raise InputError(
+                    f"{item.name}: got {given!r} with dispersion {source!r}, where it has no effect; leave it out, "
+                    "or choose another dispersion"
+                )
+
+    def _refuse_foreign_losses(self) -> None:
+        types = [self.loss_type] if isinstance(self.loss_type, str) else list(self.loss_type)
+        if types != ["sigmoid"]:
+            preset = _PRESET_OF_LOSS_TYPE.get(types[0]) if len(types) == 1 else None
+            advice = f"set objective: {preset}" if preset else "train with trl.DPOTrainer for this loss"
+            if types == ["sigmoid", "sft"]:
+                advice = "set objective: dpo and sft_weight: 1.0"
+            if types == ["sigmoid_norm"]:
+                advice = "set objective: dpo and length_normalized: true"
+            raise InputError(
+                f"loss_type: got {types}; the loss is chosen by objective (one of {', '.join(OBJECTIVES)}) and its "
+                f"axes. Leave loss_type out and {advice}"
+            )
+        for name, off, advice in _TRL_ONLY:
+            if getattr(self, name) != off:
+                raise InputError(f"{name}: got {getattr(self, name)!r}, which no objective here reads; {advice}")
+
+    def _refuse_later_options(self) -> None:
+        if self.reference_store is not None:
+            raise InputError("reference_store: reading a store is not available in this version; leave it out")
+        if self.share_prompts:
+            raise InputError(
+                "share_prompts: packing is not available in this version; leave it out or set it to false"
+            )

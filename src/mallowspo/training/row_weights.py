@@ -1,0 +1,141 @@
+"""The dispersion of each training row as columns of its dataset, from whichever source the configuration names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mallowspo.dispersion import (
+    ESTIMATORS,
+    Calibration,
+    ReferenceStatistics,
+    calibrate,
+    mean_by_prompt,
+    raw_from_index,
+    raw_from_phi,
+)
+from mallowspo.errors import InputError
+from mallowspo.training.config import MallowsPOConfig
+
+__all__ = ["RAW_COLUMN", "calibrate_rows", "raw_from_columns", "raw_from_reference", "unread_columns"]
+
+# Column of the raw weight, before phi* and the clip: those belong to the calibration, which a resumed run restores.
+RAW_COLUMN = "dispersion_raw"
+
+Floats = NDArray[np.float64]
+
+
+def raw_from_reference(dataset: Any, args: MallowsPOConfig, *, vocab_size: int) -> tuple[Floats, Floats, int]:
+    """Raw weights from the columns that the reference pass wrote.
+
+    Args:
+        dataset: Tokenised rows with `ref_{chosen,rejected}_{logps,entropy,length}`.
+        args: Estimator, map, and whether pairs of one prompt share an index.
+        vocab_size: Last axis of the reference's logits.
+
+    Returns:
+        The index u, shape (N,), the raw weights, shape (N,), and how many rows the floor raised.
+    """
+
+    def stacked(name: str) -> Floats:
+        return np.stack([np.asarray(dataset[f"ref_{side}_{name}"]) for side in ("chosen", "rejected")], axis=1)
+
+    statistics = ReferenceStatistics(
+        logp_nk=stacked("logps"),
+        entropy_sum_nk=stacked("entropy"),
+        length_nk=stacked("length"),
+        vocab_size=vocab_size,
+    )
+    index_n = ESTIMATORS[args.dispersion_estimator](statistics)
+    if args.dispersion_per == "prompt":
+        index_n = mean_by_prompt(index_n, dataset["prompt_id"])
+    raw_n, floored = raw_from_index(index_n)
+    return index_n, raw_n, floored
+
+
+def raw_from_columns(dataset: Any, args: MallowsPOConfig, *, name: str) -> Floats:
+    """Raw weights from columns that the user gave: votes, rankings, phi or the weight itself.
+
+    Args:
+        dataset: Validated rows.
+        args: `dispersion` names the source.
+        name: The split, for messages.
+
+    Returns:
+        Raw weights, shape (N,).
+
+    Raises:
+        InputError: The columns that the source reads are missing, or contradict each other.
+    """
+    from mallowspo.dispersion.people import rankings_index, votes_index
+
+    source, columns = args.resolved_dispersion, set(dataset.column_names)
+    if source == "column":
+        given = sorted({"weight", "dispersion"} & columns)
+        if len(given) != 1:
+            raise InputError(
+                f"dispersion: column needs either a column 'dispersion' (phi in (0, 1]) or a column 'weight' "
+                f"(w >= 0) in the {name} data, not both; found {given or 'neither'}"
+            )
+        values = np.asarray(dataset[given[0]], np.float64)
+        raw_n = raw_from_phi(values) if given[0] == "dispersion" else values
+        if args.dispersion_per == "prompt":
+            mean_n = mean_by_prompt(raw_n, dataset["prompt_id"])
+            if not np.allclose(mean_n, raw_n, rtol=1e-9, atol=1e-12):
+                row = int(np.argmax(np.abs(mean_n - raw_n)))
+                raise InputError(
+                    f"dispersion_per: prompt, but rows of one prompt carry different values in {given[0]!r} (row "
+                    f"{dataset['row_index'][row] + 1:,} of the {name} data); set dispersion_per: pair"
+                )
+        return raw_n
+    if source not in columns:
+        raise InputError(f"dispersion: {source} needs a column {source!r} in the {name} data; found {sorted(columns)}")
+    people = votes_index(vote_counts(dataset["votes"])) if source == "votes" else rankings_index(dataset["rankings"])
+    raw_n = raw_from_phi(people.phi_n)
+    return mean_by_prompt(raw_n, dataset["prompt_id"]) if args.dispersion_per == "prompt" else raw_n
+
+
+def vote_counts(votes: Any) -> Floats:
+    """Votes as counts for chosen, rejected and ties, shape (N, 3), from lists of 2 or 3 counts or from mappings."""
+    rows = []
+    for vote in votes:
+        counts = vote
+        if isinstance(vote, dict):
+            counts = [vote.get("chosen", 0), vote.get("rejected", 0), vote.get("tie", vote.get("ties", 0))]
+        rows.append([float(count or 0) for count in counts] + [0.0] * (3 - len(counts)))
+    return np.asarray(rows, np.float64)
+
+
+def calibrate_rows(raw_n: Floats, args: MallowsPOConfig, *, weights_given: bool, floored: int = 0) -> Calibration:
+    """Fit phi* on the training rows as the configuration says.
+
+    Args:
+        raw_n: Raw weights, shape (N,).
+        args: Scale, clip and what to record.
+        weights_given: The user gave weights, not an index: `auto` leaves them as they are.
+        floored: Rows whose index was floored.
+
+    Returns:
+        The calibration.
+    """
+    scale = args.resolved_scale
+    entropy = args.reads_entropy
+    return calibrate(
+        raw_n,
+        source=args.resolved_dispersion,
+        scale=1.0 if weights_given and scale == "auto" else scale,
+        clip=args.resolved_clip,
+        per=args.dispersion_per,
+        estimator=args.dispersion_estimator if entropy else None,
+        map=args.dispersion_map if entropy else None,
+        floored=floored,
+    )
+
+
+def unread_columns(dataset: Any, args: MallowsPOConfig) -> list[str]:
+    """Columns that say something of people's agreement and that this configuration does not read."""
+    reads = {"column": {"weight", "dispersion"}, "votes": {"votes"}, "rankings": {"rankings"}}
+    used = reads.get(args.resolved_dispersion, set())
+    return sorted(({"weight", "dispersion", "votes", "rankings"} - used) & set(dataset.column_names or ()))

@@ -1,0 +1,150 @@
+"""One split on its way to the trainer: validated, tokenised, weighed by people's word where there is one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from accelerate.logging import get_logger
+from numpy.typing import NDArray
+from transformers import AutoProcessor, PreTrainedTokenizerBase
+
+from mallowspo.data.tokenization import tokenize_pairs
+from mallowspo.data.validation import validate_rows
+from mallowspo.errors import InputError
+from mallowspo.training.config import MallowsPOConfig
+from mallowspo.training.row_weights import raw_from_columns, unread_columns
+
+__all__ = ["PreparedSplit", "prepare_split", "preparing_tokenizer"]
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class PreparedSplit:
+    """A split that is ready to train on, and what became of its rows.
+
+    Attributes:
+        dataset: Tokenised rows.
+        raw_n: Raw dispersion weights from people or from a column, shape (N,); None where the reference gives them.
+        rows_read: Rows before validation.
+        dropped: Rows left out, by reason.
+        truncated: Responses cut at `max_length`, by side.
+        unread: Columns about people's agreement that the configuration does not read.
+    """
+
+    dataset: Any
+    raw_n: NDArray[np.float64] | None
+    rows_read: int
+    dropped: dict[str, int]
+    truncated: dict[str, int]
+    unread: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for `run.json`."""
+        return {
+            "rows_read": self.rows_read,
+            "rows_used": len(self.dataset) if hasattr(self.dataset, "__len__") else None,
+            "dropped": self.dropped,
+            "truncated": self.truncated,
+            "unread_columns": list(self.unread),
+        }
+
+
+def preparing_tokenizer(model: Any, processing_class: Any, args: MallowsPOConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer, before any weights are loaded.
+
+    Args:
+        model: A name, a path or a model.
+        processing_class: What the user gave, or None to load what belongs to `model`.
+        args: For `trust_remote_code` and the revision.
+
+    Returns:
+        A tokenizer with a pad token.
+
+    Raises:
+        InputError: It cannot be loaded, is a multimodal processor, or has neither a pad nor an EOS token.
+    """
+    if processing_class is None:
+        name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
+        revision = dict(args.model_init_kwargs or {}).get("revision") if isinstance(model, str) else None  # type: ignore[arg-type]
+        try:
+            processing_class = AutoProcessor.from_pretrained(
+                name, revision=revision, trust_remote_code=args.trust_remote_code
+            )
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"model: no tokenizer could be loaded from {name!r} ({str(error).splitlines()[0]}); give the path of "
+                "a saved model, a hub name that is reachable, or a processing_class"
+            ) from error
+    if not isinstance(processing_class, PreTrainedTokenizerBase):
+        raise InputError(
+            f"processing_class: got {type(processing_class).__name__}, expected a tokenizer; images are not supported"
+        )
+    if processing_class.pad_token is None:
+        if processing_class.eos_token is None:
+            raise InputError("tokenizer: it has neither a pad nor an EOS token; set tokenizer.eos_token")
+        processing_class.pad_token = processing_class.eos_token
+    return processing_class
+
+
+def prepare_split(dataset: Any, tokenizer: Any, args: MallowsPOConfig, name: str) -> PreparedSplit:
+    """Validate and tokenise one split.
+
+    Args:
+        dataset: A `datasets.Dataset` in any layout that `mallowspo.data` accepts, or already tokenised.
+        tokenizer: The tokenizer.
+        args: Lengths, what to do with invalid rows, and where the dispersion comes from.
+        name: The split, for messages and progress bars.
+
+    Returns:
+        The split.
+
+    Raises:
+        InputError: Rows that cannot be trained on, with `invalid_rows: error`; none left; a column that is missing or
+            that the objective cannot use.
+    """
+    if not hasattr(dataset, "__len__"):
+        raise InputError(
+            f"{name} data: got a stream; the dispersion index and its calibration need every row before the first "
+            "step. Load it whole (streaming=False, dataset_streaming: false)"
+        )
+    rows_read = len(dataset)
+    validated = validate_rows(dataset, invalid_rows=args.invalid_rows)
+    tokenized = tokenize_pairs(
+        validated.dataset,
+        tokenizer,
+        max_length=args.max_length,
+        invalid_rows=args.invalid_rows,
+        num_proc=args.dataset_num_proc,
+        truncation_mode=args.truncation_mode,
+        dataset_name=name,
+    )
+    rows = tokenized.dataset
+    objective = args.resolved_objective
+    if "margin" in rows.column_names and not objective.accepts_margin:
+        raise InputError(
+            f"column 'margin' in the {name} data: objective {args.objective!r} has no margin (link {objective.link}, "
+            f"reference_weight {objective.reference_weight:g}; the gap subtracts (1 - reference_weight) * margin). "
+            "Rename or remove the column, or choose an objective with a margin such as mallows_simpo or rainbow"
+        )
+    dropped = Counter(problem.kind for problem in (*validated.problems, *tokenized.problems))
+    unread = tuple(unread_columns(rows, args))
+    if dropped:
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(dropped.items()))
+        logger.warning(f"{name} data: dropped {sum(dropped.values()):,} of {rows_read:,} rows ({counts})")
+    if unread:
+        logger.warning(
+            f"{name} data: dispersion is {args.resolved_dispersion!r}, so these columns are not read: {list(unread)}"
+        )
+    by_row = args.resolved_dispersion in ("votes", "rankings", "column")
+    return PreparedSplit(
+        dataset=rows,
+        raw_n=raw_from_columns(rows, args, name=name) if by_row else None,
+        rows_read=rows_read,
+        dropped=dict(dropped),
+        truncated={"chosen": tokenized.truncated_chosen, "rejected": tokenized.truncated_rejected},
+        unread=unread,
+    )

@@ -1,0 +1,365 @@
+"""`MallowsPOTrainer`: TRL's `DPOTrainer` whose loss knows how much people agree on each prompt."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate.logging import get_logger
+from accelerate.utils import is_peft_model
+from datasets import Dataset
+from torch import Tensor
+from transformers.trainer_utils import get_last_checkpoint
+
+from mallowspo.compat import TRLPreferenceTrainer, reference_model
+from mallowspo.dispersion import Calibration
+from mallowspo.errors import InputError
+from mallowspo.objectives import Objective, objective_loss, response_scores
+from mallowspo.scoring import ResponseScores, score_padded
+from mallowspo.training.checks import require_finite
+from mallowspo.training.config import MallowsPOConfig
+from mallowspo.training.metrics import MetricStore, pair_metrics, token_metrics
+from mallowspo.training.reference_pass import reference_columns, vocabulary_size
+from mallowspo.training.row_weights import RAW_COLUMN, calibrate_rows, raw_from_reference
+from mallowspo.training.splits import PreparedSplit, prepare_split, preparing_tokenizer
+from mallowspo.training.state_file import TrainingState, read_state, write_state
+
+__all__ = ["MallowsPOTrainer"]
+
+logger = get_logger(__name__)
+
+
+class MallowsPOTrainer(TRLPreferenceTrainer):
+    """Preference fine-tuning with a dispersion index; a drop-in for `trl.DPOTrainer`.
+
+    The constructor, the accepted datasets, the metric names and the checkpoints are TRL's. Before the first step the
+    reference model is run once over the training rows: its log-probabilities serve the loss, its entropies the index.
+
+    Attributes:
+        objective: The point on the objective's axes that is trained.
+        calibration: How an index becomes a weight; None with `dispersion: none`. Saved in every checkpoint.
+        splits: What was read, dropped and truncated of each split, by name.
+
+    Raises:
+        InputError: Options or rows that cannot be trained on; where `model` is a name, before it is loaded.
+        NonFiniteLossError: During training: a loss is NaN or infinite. Names the rows.
+
+    Example:
+        Train from Python as with TRL::
+
+            trainer = MallowsPOTrainer(
+                model="Qwen/Qwen2.5-0.5B-Instruct",
+                args=MallowsPOConfig("out", objective="mallows_theta", beta=0.1),
+                train_dataset=load_dataset("trl-lib/ultrafeedback_binarized", split="train"),
+            )
+            trainer.train()
+    """
+
+    objective: Objective
+    calibration: Calibration | None
+    splits: dict[str, PreparedSplit]
+    settings: MallowsPOConfig
+
+    _tag_names = ["trl", "mallowspo"]
+    _name = "MallowsPO"
+    _paper = {
+        "title": "MallowsPO: Fine-Tune Your LLM with Preference Dispersions",
+        "id": "2405.14953",
+        "citation": textwrap.dedent("""\
+            @inproceedings{chen2025mallowspo,
+                title        = {{MallowsPO: Fine-Tune Your LLM with Preference Dispersions}},
+                author       = {Haoxian Chen and Hanyang Zhao and Henry Lam and David Yao and Wenpin Tang},
+                year         = 2025,
+                booktitle    = {International Conference on Learning Representations},
+                eprint       = {2405.14953},
+                archivePrefix= {arXiv},
+            }"""),
+    }
+
+    def __init__(
+        self,
+        model: Any,
+        ref_model: Any = None,
+        args: MallowsPOConfig | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        compute_metrics: Any = None,
+        callbacks: Any = None,
+        optimizers: Any = (None, None),
+        quantization_config: Any = None,
+        peft_config: Any = None,
+    ) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = MallowsPOConfig(f"{name.rstrip('/').split('/')[-1]}-MallowsPO")
+        if not isinstance(args, MallowsPOConfig):
+            raise InputError(
+                f"args: got {type(args).__name__}, expected MallowsPOConfig, which takes the same fields; "
+                "MallowsPOConfig(objective='dpo', ...) trains plain DPO"
+            )
+        if train_dataset is None:
+            raise InputError("train_dataset: it is missing; give a datasets.Dataset of preference rows")
+        self.objective = args.resolved_objective
+        self.calibration = None
+        self.splits = {}
+        self._stores = {"train": MetricStore(), "eval": MetricStore()}
+        self.settings = args  # typed as ours, and there before the parent's constructor sets `args`
+        processing_class = preparing_tokenizer(model, processing_class, args)
+        train_dataset = self._prepared(train_dataset, processing_class, "train")
+        if isinstance(eval_dataset, dict):
+            eval_dataset = {k: self._prepared(v, processing_class, k) for k, v in eval_dataset.items()}
+        elif eval_dataset is not None:
+            eval_dataset = self._prepared(eval_dataset, processing_class, "eval")
+        if data_collator is None:
+            from mallowspo.data.collation import PreferenceCollator
+
+            data_collator = PreferenceCollator(
+                pad_token_id=processing_class.pad_token_id,
+                max_length=args.max_length,
+                truncation_mode=args.truncation_mode,
+                pad_to_multiple_of=cast(int | None, args.pad_to_multiple_of),
+            )
+        super().__init__(
+            model=model,
+            ref_model=ref_model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            quantization_config=quantization_config,
+            peft_config=peft_config,
+        )
+        self._log_what_is_trained()
+
+    # Data
+
+    def _prepared(self, dataset: Any, tokenizer: Any, name: str) -> Any:
+        """Validate, tokenise and weigh one split; the first one fits the calibration."""
+        split = prepare_split(dataset, tokenizer, self.settings, name)
+        self.splits[name] = split
+        if split.raw_n is None:
+            return split.dataset
+        if self.calibration is None:
+            given = "weight" in split.dataset.column_names and self.settings.resolved_dispersion == "column"
+            self.calibration = calibrate_rows(split.raw_n, self.settings, weights_given=given)
+        return split.dataset.add_column(RAW_COLUMN, split.raw_n)
+
+    def tokenize_dataset(self, dataset: Any, tokenizer: Any, name: str) -> Any:
+        """Prepare a split that was given to `evaluate`; the constructor's own are ready by now."""
+        columns = dataset.column_names or ()
+        return dataset if "prompt_ids" in columns else self._prepared(dataset, tokenizer, name)
+
+    def extra_columns(self) -> tuple[str, ...]:
+        """Columns of ours that reach the collator."""
+        from mallowspo.data.collation import EXTRA_COLUMNS
+
+        return tuple(EXTRA_COLUMNS)
+
+    def add_reference_columns(self, dataset: Any, name: str, batch_size: int) -> Any:
+        """One reference pass over a split, and the index from it; TRL calls this once per split."""
+        if not isinstance(dataset, Dataset):
+            raise InputError(
+                "streaming: the reference must see every row before the first step; load the dataset whole"
+            )
+        if not (self.objective.needs_reference or self.settings.reads_entropy):
+            return dataset
+        for column, values in reference_columns(self, dataset, name, batch_size).items():
+            dataset = dataset.add_column(column, values)
+        if self.settings.reads_entropy:
+            model = self.accelerator.unwrap_model(self.ref_model if self.ref_model is not None else self.model)
+            index_n, raw_n, floored = raw_from_reference(dataset, self.settings, vocab_size=vocabulary_size(model))
+            if self.calibration is None:
+                self.calibration = calibrate_rows(raw_n, self.settings, weights_given=False, floored=floored)
+            dataset = dataset.add_column(RAW_COLUMN, raw_n).add_column("dispersion_index", index_n)
+        return dataset
+
+    # Loss
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Mean loss over the pairs of a batch; records the metrics on the way.
+
+        Args:
+            model: The policy.
+            inputs: A batch of `PreferenceCollator`: 2B rows, chosen then rejected.
+            return_outputs: Also return the logits, for `compute_metrics`; costs a second forward pass.
+            num_items_in_batch: Not used: the loss is a mean over pairs, not over tokens.
+
+        Returns:
+            The loss, or the loss and the model's outputs.
+        """
+        policy = score_padded(
+            model, inputs, router_logits=self.aux_loss_enabled, sum_dtype=self._sum_dtype
+        )
+        reference_bk = self._reference_logps(inputs)
+        raw_b = inputs.get(RAW_COLUMN)
+        weight_b = None if self.calibration is None else self._weights(raw_b, policy.logp_bk)
+        lengths = {"chosen_lengths": policy.length_bk[:, 0], "rejected_lengths": policy.length_bk[:, 1]}
+        reference = (None, None) if reference_bk is None else reference_bk.unbind(1)
+        loss_b = objective_loss(
+            self.objective,
+            *policy.logp_bk.unbind(1),
+            *reference,
+            beta=self.beta,
+            weight=weight_b,
+            margin=inputs.get("margin"),
+            **lengths,
+        )
+        require_finite(
+            loss_b.detach(),
+            inputs.get("row_index"),
+            self.model,
+            step=self.state.global_step,
+            output_dir=str(self.args.output_dir),
+        )
+        loss = loss_b.mean()
+        if policy.aux_loss is not None:
+            loss = loss + self.router_aux_loss_coef * policy.aux_loss
+        with torch.no_grad():
+            self._record(inputs, policy, reference_bk, weight_b)
+        if not return_outputs:
+            return loss
+        with torch.no_grad():
+            outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+        return loss, outputs
+
+    def _reference_logps(self, inputs: Any) -> Tensor | None:
+        """Reference log-probabilities, shape (B, 2): from the batch, or from a live pass."""
+        if not self.objective.needs_reference:
+            return None
+        if self.precompute_ref_logps:
+            return torch.stack([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]], dim=1)
+        with reference_model(self) as model:
+            return score_padded(model, inputs, sum_dtype=self._sum_dtype).logp_bk
+
+    @property
+    def _sum_dtype(self) -> torch.dtype:
+        """Float64 against a stored reference, whose sums are; TRL's float32 where both are live and cancel alike."""
+        exact = self.precompute_ref_logps and self.accelerator.device.type != "mps"
+        return torch.float64 if exact else torch.float32
+
+    def _weights(self, raw_b: Tensor | None, like: Tensor) -> Tensor:
+        if raw_b is None:
+            raise InputError(
+                f"the batch has no column {RAW_COLUMN!r}: a custom data_collator must pass our columns on; build it "
+                "on mallowspo.data.collation.PreferenceCollator"
+            )
+        assert self.calibration is not None
+        low, high = self.calibration.clip
+        return (self.calibration.scale * raw_b.to(like.device, torch.float64)).clamp(low, high).to(like.dtype).detach()
+
+    # Metrics
+
+    def _record(
+        self, inputs: Any, policy: ResponseScores, reference_bk: Tensor | None, weight_b: Tensor | None
+    ) -> None:
+        mode = self.mode
+        chosen_b, rejected_b = response_scores(
+            self.objective, policy.logp_bk.detach(), reference_bk, policy.length_bk
+        ).unbind(1)
+        values = pair_metrics(
+            beta=self.beta,
+            chosen_score_b=chosen_b,
+            rejected_score_b=rejected_b,
+            weight_b=weight_b,
+            policy_logp_bk=policy.logp_bk.detach(),
+            reference_logp_bk=reference_bk,
+        ) | token_metrics(
+            entropy_sum_bk=policy.entropy_sum_bk,
+            length_bk=policy.length_bk,
+            logit_sum_bk=policy.logit_sum_bk,
+            top1_bk=policy.top1_bk,
+        )
+        if weight_b is not None and self.calibration is not None:
+            low, high = self.calibration.clip
+            scaled_b = self.calibration.scale * inputs[RAW_COLUMN].double()
+            values["dispersion/weight"] = weight_b
+            values["dispersion/weight_clipped"] = (scaled_b < low) | (scaled_b > high)
+        if "dispersion_index" in inputs:
+            values["dispersion/entropy_mean"] = inputs["dispersion_index"]
+        if policy.aux_loss is not None:
+            values["aux_loss"] = policy.aux_loss.detach().expand(len(policy.logp_bk))
+        values["_rows"] = inputs["attention_mask"].view(2, -1, inputs["attention_mask"].size(1)).sum(dim=(0, 2))
+        # One gather for all metrics. It drops the rows with which accelerate fills up an uneven last batch.
+        dtype = torch.float32 if self.accelerator.device.type == "mps" else torch.float64
+        table = torch.stack([v.to(self.accelerator.device, dtype) for v in values.values()], dim=1)
+        gathered = self.accelerator.gather_for_metrics(table)
+        columns = dict(zip(values, gathered.unbind(1), strict=True))
+        tokens = int(columns.pop("_rows").sum().item()) // self.tensor_parallel_size
+        if mode == "train":
+            self.total_train_tokens += tokens
+        self._stores[mode].add(columns)
+        self._stores[mode].set("num_tokens", float(self.total_train_tokens))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the metrics since the last log, then log as TRL does."""
+        mode = self.mode
+        self.record_metrics(mode, self._stores[mode].drain())
+        super().log(logs, start_time)
+
+    # Checkpoints
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save as transformers does, and our own state (calibration, objective) beside it."""
+        super().save_model(output_dir, _internal_call=_internal_call)
+        if self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            write_state(folder, TrainingState(self.objective, self.beta, self.calibration, self.total_train_tokens))
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
+        """Train; a resumed run goes on with the calibration of its checkpoint."""
+        checkpoint = resume_from_checkpoint
+        if checkpoint is True:
+            checkpoint = get_last_checkpoint(str(self.args.output_dir))
+            if checkpoint is None:
+                raise InputError(f"resume_from_checkpoint: there is no checkpoint in {self.args.output_dir}")
+        if checkpoint:
+            self._restore(Path(str(checkpoint)))
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _restore(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise InputError(f"resume_from_checkpoint: {folder} is not a folder")
+        state = read_state(folder)
+        if state is None:
+            logger.warning(f"{folder} was not written by mallowspo: its calibration is taken from the data instead")
+            return
+        if state.objective != self.objective or state.beta != self.beta:
+            logger.warning(f"{folder} was trained with another objective or beta; going on with the ones given now")
+        if self.calibration is not None and state.calibration is not None:
+            self.calibration = state.calibration
+        self.total_train_tokens = state.num_tokens
+
+    def _log_what_is_trained(self) -> None:
+        if self.ref_model is not None:
+            reference = "a separate model"
+        elif is_peft_model(self.model):
+            reference = "the policy with its adapter off"
+        else:
+            reference = "the policy before training"
+        if not (self.objective.needs_reference or self.settings.reads_entropy):
+            reference = "none"
+        how = "scored once before training" if self.precompute_ref_logps else "scored at every step"
+        logger.info(
+            f"objective = {self.settings.objective} ({self.objective.link} link); reference = {reference}, {how}"
+        )
+        if self.calibration is not None:
+            c = self.calibration
+            logger.info(
+                f"dispersion = {c.source}: scale {c.scale:.4g}, weight mean {c.weight_mean:.3f}, std "
+                f"{c.weight_std:.3f}, {c.floored} rows floored, {c.clipped} clipped, of {c.rows}"
+            )
