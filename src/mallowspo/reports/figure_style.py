@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
+from matplotlib.text import Text
 
 from mallowspo.errors import InputError
 from mallowspo.files import atomic_path
@@ -51,8 +52,7 @@ __all__ = [
 ]
 
 PNG_DPI = 160
-# Letters of the default face at the size of a title that fit into an inch.
-_TITLE_LETTERS_PER_INCH = 10.5
+_TITLE_SIZE = 11.5  # points
 
 _DASHED = (0, (5, 2))
 _DASH_DOT = (0, (6, 2, 1.5, 2))
@@ -70,10 +70,6 @@ _RC: dict[str, Any] = {
     "axes.linewidth": 0.8,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "axes.titlecolor": INK,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 10.0,
-    "axes.titlesize": 11.5,
     "errorbar.capsize": 0.0,
     "figure.constrained_layout.h_pad": 0.08,
     "figure.constrained_layout.w_pad": 0.08,
@@ -84,7 +80,6 @@ _RC: dict[str, Any] = {
     "grid.linewidth": 0.8,
     "legend.fontsize": 10.0,
     "legend.frameon": False,
-    "legend.handlelength": 2.8,
     "legend.labelcolor": INK,
     "lines.linewidth": 1.8,
     "lines.markeredgewidth": 1.0,
@@ -93,6 +88,7 @@ _RC: dict[str, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "mallowspo",
     "text.color": INK,
+    "text.parse_math": False,  # a name with two dollar signs is a name
     "xtick.color": MUTED,
     "xtick.labelcolor": INK,
     "xtick.labelsize": 9.5,
@@ -171,19 +167,31 @@ def styles_for(names: Iterable[str], styles: Mapping[str, MethodStyle] | None = 
     Example:
         >>> looks = styles_for(["dpo", "my run"])
         >>> looks["dpo"].label, looks["my run"].label, looks["my run"].marker
-        ('DPO', 'my run', 'o')
+        ('DPO', 'my run', 's')
     """
+    names = list(dict.fromkeys(names))
     known = {**METHOD_STYLES, **(styles or {})}
-    chosen: dict[str, MethodStyle] = {}
-    spare = 0
-    for name in names:
-        if name in known:
-            chosen[name] = known[name]
-            continue
-        color, marker, line = _SPARE_LOOKS[spare % len(_SPARE_LOOKS)]
-        chosen[name] = MethodStyle(name, color, marker, line, filled=spare < len(_SPARE_LOOKS))
-        spare += 1
-    return chosen
+    used = [known[name] for name in names if name in known]
+    colors, markers = {look.color for look in used}, {look.marker for look in used}
+    # Looks that share least with the named methods of this figure come first; hollow markers last.
+    looks = sorted(_SPARE_LOOKS, key=lambda look: 2 * (look[0] in colors) + (look[1] in markers))
+    chosen = {name: known[name] for name in names if name in known}
+    for place, name in enumerate(name for name in names if name not in known):
+        color, marker, line = looks[place % len(looks)]
+        chosen[name] = MethodStyle(name, color, marker, line, filled=place < len(looks))
+    return {name: chosen[name] for name in names}
+
+
+def _fit(text: Text, available: float) -> None:
+    """Break the lines of a text until it is no longer, along its writing, than `available` pixels."""
+    written = text.get_text()
+    letters = max((len(line) for line in written.splitlines()), default=0)
+    while letters > 8:
+        box = text.get_window_extent()
+        if (box.height if text.get_rotation() == 90.0 else box.width) <= available:
+            return
+        letters -= 2
+        text.set_text("\n".join(textwrap.fill(line, letters) for line in written.splitlines()))
 
 
 @contextmanager
@@ -204,7 +212,7 @@ def new_figure(
     """Start a figure with one pair of axes in the house style; draw on it inside `house_style()`.
 
     Args:
-        title: Set left above the axes and broken into lines that fit.
+        title: Set left above the axes; like the labels, it is broken into lines where it does not fit.
         x_label: In plain words, with the unit.
         y_label: In plain words, with the unit.
         width: Inches; 7.2 fills the text width of a page.
@@ -222,20 +230,25 @@ def new_figure(
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
+        _fit(axes.set_xlabel(x_label), 0.8 * figure.bbox.width)
+        _fit(axes.set_ylabel(y_label), 0.7 * figure.bbox.height)
         if title:
-            axes.set_title("\n".join(textwrap.wrap(title, int(width * _TITLE_LETTERS_PER_INCH))))
+            # From the edge of the figure, not of the axes: wide tick labels must not push it out.
+            above = figure.suptitle(title, x=0.012, ha="left", fontsize=_TITLE_SIZE)
+            _fit(above, 0.97 * figure.bbox.width)
     return figure, axes
 
 
-def outside_legend(figure: Figure, handles: Iterable[Any], labels: Iterable[str]) -> Legend | None:
+def outside_legend(
+    figure: Figure, handles: Iterable[Any], labels: Iterable[str], *, handle_length: float = 3.0
+) -> Legend | None:
     """Set the legend below the axes, in as many columns as fit into the width.
 
     Args:
         figure: A figure with constrained layout, which makes room for it.
         handles: The artists.
         labels: One text per artist.
+        handle_length: Width of an artist, in units of the font size.
 
     Returns:
         The legend; None where there is nothing to tell.
@@ -245,7 +258,9 @@ def outside_legend(figure: Figure, handles: Iterable[Any], labels: Iterable[str]
         return None
     with house_style():
         for columns in range(min(len(handles), 4), 0, -1):
-            legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+            legend = figure.legend(
+                handles, labels, loc="outside lower center", ncols=columns, handlelength=handle_length
+            )
             legend_width = legend.get_window_extent(figure.canvas.get_renderer()).width  # type: ignore[attr-defined]
             if legend_width <= figure.bbox.width or columns == 1:
                 return legend
@@ -282,7 +297,7 @@ def save_figure(figure: Figure, folder: str | os.PathLike[str], name: str) -> Fi
         >>> save_figure(figure, tempfile.mkdtemp(), "empty").svg.name
         'empty.svg'
     """
-    if not name or name != Path(name).name:
+    if name in ("", "..") or name != Path(name).name:
         raise InputError(f"name: got {name!r}, expected a file name without folders; use `folder` for these")
     contents: dict[str, bytes] = {}
     metadata: dict[str, dict[str, str | None]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from mallowspo.reports.figure_style import (
 )
 from mallowspo.reports.formatting import format_interval, format_number
 from mallowspo.reports.label_placement import place_labels
-from mallowspo.reports.palette import BLUE, INK, MUTED, PAPER
+from mallowspo.reports.palette import BLUE, GRID, INK, MUTED, PAPER, SKY
 
 __all__ = [
     "METHOD_STYLES",
@@ -70,7 +71,8 @@ def _handle(style: MethodStyle, *, line: bool = True) -> Line2D:
 def _legend(figure: Figure, looks: Mapping[str, MethodStyle], *, line: bool = True) -> None:
     shown = list(looks.values())
     if len(shown) > 1:
-        outside_legend(figure, [_handle(style, line=line) for style in shown], [style.label for style in shown])
+        handles = [_handle(style, line=line) for style in shown]
+        outside_legend(figure, handles, [style.label for style in shown], handle_length=3.0 if line else 1.0)
 
 
 def frontier_figure(
@@ -126,10 +128,11 @@ def index_scatter_figure(
     correlation: Estimates,
     groups: Sequence[str] | None = None,
     title: str = "",
-    x_label: str = "True dispersion, −log φ",
-    y_label: str = "Estimated dispersion index",
+    x_label: str = "True −log φ (0: people choose at random)",
+    y_label: str = "Estimated −log φ",
     correlation_name: str = "Rank correlation",
     diagonal: bool = False,
+    styles: Mapping[str, MethodStyle] | None = None,
 ) -> Figure:
     """Draw an estimated index against the truth, one point a prompt.
 
@@ -138,11 +141,12 @@ def index_scatter_figure(
         truth: What it should follow, shape (N,).
         correlation: The rank correlation and its interval, scalars; it stands in the title.
         groups: A family or tercile per point, for its colour and marker.
-        title: What was estimated; the correlation is added.
+        title: What was estimated; the correlation follows on a line of its own.
         x_label: With the unit.
         y_label: With the unit.
         correlation_name: What the correlation is called.
         diagonal: Draw the line of equality, where both axes have the same unit.
+        styles: Looks for groups; others get spare ones.
 
     Returns:
         The figure.
@@ -152,18 +156,19 @@ def index_scatter_figure(
     """
     x, y = np.asarray(truth, dtype=float), np.asarray(estimated, dtype=float)
     names = np.asarray(groups if groups is not None else [""] * len(x), dtype=object)
-    if x.shape != y.shape or x.ndim != 1 or len(names) != len(x):
+    if x.shape != y.shape or x.ndim != 1 or len(names) != len(x) or len(x) == 0:
         raise InputError(
             f"index_scatter_figure: got {y.shape} estimates, {x.shape} truths and {len(names)} groups; "
-            "expected one length"
+            "expected one length, at least 1"
         )
     found = format_interval(float(correlation.mean), float(correlation.low), float(correlation.high))
     said = f"{correlation_name} {found}, {len(x):,} prompts"
     figure, axes = new_figure(
-        title=f"{title}: {said[0].lower()}{said[1:]}" if title else said, x_label=x_label, y_label=y_label, height=4.8
+        title=f"{title}\n{said}" if title else said, x_label=x_label, y_label=y_label, height=4.8
     )
-    order = list(dict.fromkeys(names.tolist()))
-    looks = {name: style for name, style in styles_for(order, _GROUP_LOOKS).items()}
+    # Groups from left to right, so that the legend reads as the figure does.
+    order = sorted(dict.fromkeys(names.tolist()), key=lambda name: float(x[names == name].mean()))
+    looks = styles_for(order, {"": MethodStyle("", BLUE, "o"), **(styles or {})})
     # Many points make a cloud: smaller and fainter, so that its densest part is not a blot.
     size, opacity = (34.0, 0.85) if len(x) <= 300 else (14.0, 0.5)
     with house_style():
@@ -175,9 +180,6 @@ def index_scatter_figure(
             _scatter(axes, x[here], y[here], looks[name], size, opacity)
         _legend(figure, looks, line=False)
     return figure
-
-
-_GROUP_LOOKS = {"": MethodStyle("", BLUE, "o")}
 
 
 def _scatter(
@@ -237,12 +239,12 @@ def grouped_interval_figure(
         if zero_line:
             axes.axvline(0.0, color=INK, linewidth=1.0, zorder=1.9)
         for index in range(1, len(groups)):
-            axes.axhline(index - 0.5, color=MUTED, linewidth=0.5, zorder=1.7)
+            axes.axhline(index - 0.5, color=GRID, linewidth=1.4, zorder=1.7)
         for place, (name, estimate) in enumerate(values.items()):
             y = np.arange(len(groups)) + (place - (len(values) - 1) / 2) * step
             look = _look(looks[name]) | {"linestyle": "None"}
             axes.errorbar(estimate.mean, y, xerr=estimate.arms, elinewidth=1.6, **look)
-        axes.set_yticks(np.arange(len(groups)), list(groups))
+        axes.set_yticks(np.arange(len(groups)), [textwrap.fill(group, 24) for group in groups])
         axes.set_ylim(len(groups) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
@@ -295,7 +297,7 @@ def histogram_figure(
     if len(edges) > 61:
         edges = np.histogram_bin_edges(finite, bins=60)
     with house_style():
-        axes.hist(finite, bins=edges.tolist(), color=BLUE, alpha=0.45, edgecolor=PAPER, linewidth=0.6)
+        axes.hist(finite, bins=edges.tolist(), color=SKY, edgecolor=PAPER, linewidth=0.6)
         handles: list[Any] = []
         labels: list[str] = []
         for index, share in enumerate(quantiles):

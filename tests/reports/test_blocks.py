@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+
+from mallowspo.errors import InputError
+from mallowspo.reports.html import Callout, Figure, Section, Table
+
+
+def test_columns_of_numbers_are_set_right_and_words_left():
+    table = Table(
+        ["method", "value", "difference", "p", "mixed", "none"],
+        [["DPO", 0.5, "+0.03 [−0.01, 0.07]", "< 0.001", "0.5", ""], ["IPO", "12 %", "–", "0.04", "fails", "x"]],
+    )
+    assert table.alignment == "lrrrll"
+    assert Table(["a", "b"], [["x", "y"]], align="cr").alignment == "cr"
+    assert Table(["a"], []).alignment == "l"
+
+
+def test_highlight_takes_rows_and_cells():
+    table = Table(["a", "b"], [["x", 1], ["y", 2]], highlight=[1, (0, 1)])
+    marked = [[table.is_highlighted(row, column) for column in range(2)] for row in range(2)]
+    assert marked == [[False, True], [True, True]]
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: Table([], []), "header is empty"),
+        (lambda: Table(["a", "b"], [["x", 1], ["y"]]), r"row 1 is \['y'\], expected 2 cells"),
+        (lambda: Table(["a", "b"], ["xy"]), "row 0 is 'xy'"),
+        (lambda: Table(["a", "b"], [], align="l"), "align is 'l', expected 2 letters"),
+        (lambda: Table(["a"], [], align="x"), "align is 'x'"),
+        (lambda: Table(["a"], [["x"]], highlight=[1]), "highlight 1 is outside 1 rows"),
+        (lambda: Table(["a"], [["x"]], highlight=[(0, 1)]), r"highlight \(0, 1\) is outside"),
+        (lambda: Callout("hint", "x"), "kind: got 'hint', expected one of 'note'"),
+        (lambda: Figure("a.png", alt=" "), "alt is empty"),
+        (lambda: Section(" "), "heading is empty"),
+        (lambda: Section("a", [], [Section("b", [], [Section("c")])]), "'b' is nested more than two deep"),
+    ],
+)
+def test_mistakes_are_told_where_they_are_made(build, says):
+    with pytest.raises(InputError, match=says):
+        build()

@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from matplotlib.collections import FillBetweenPolyCollection, LineCollection, PathCollection
+from matplotlib.container import ErrorbarContainer
+from matplotlib.text import Annotation, Text
+from synthetic_study import GROUPS, MAKERS, METHODS, around
+
+from mallowspo.errors import InputError
+from mallowspo.reports.figures import (
+    METHOD_STYLES,
+    Curve,
+    Estimates,
+    FrontierCurve,
+    LineCurve,
+    frontier_figure,
+    grouped_interval_figure,
+    histogram_figure,
+    index_scatter_figure,
+    line_figure,
+)
+
+LONG = "A title that somebody wrote at length, because everything seemed important at the time: method, data and seed"
+
+
+def texts_of(figure):
+    """Every text that is drawn, with the box that it takes, in pixels."""
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()
+    axes = figure.axes[0]
+    ticks = [*axes.get_xticklabels(), *axes.get_yticklabels()]
+    limits = {"x": sorted(axes.get_xlim()), "y": sorted(axes.get_ylim())}
+    hidden = {
+        id(label)
+        for name, labels in (("x", axes.get_xticklabels()), ("y", axes.get_yticklabels()))
+        for place, label in enumerate(labels)
+        if not limits[name][0] <= label.get_position()[0 if name == "x" else 1] <= limits[name][1]
+    }
+    found = {id(text): text for text in [*figure.findobj(Text), *ticks]}.values()
+    return [
+        (text, text.get_window_extent(renderer))
+        for text in found
+        if text.get_text().strip() and text.get_visible() and id(text) not in hidden
+    ]
+
+
+def check_reads(figure):
+    """Nothing is cut, nothing lies over something else, nothing is too small."""
+    boxes = texts_of(figure)
+    frame = figure.bbox
+    for text, box in boxes:
+        assert text.get_fontsize() >= 9, text
+        inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= frame.width and box.y1 <= frame.height
+        assert inside, f"{text.get_text()!r} is cut"
+    for (one, first), (other, second) in combinations(boxes, 2):
+        assert not first.overlaps(second), f"{one.get_text()!r} lies over {other.get_text()!r}"
+    axes_box = figure.axes[0].get_window_extent()
+    for legend in figure.legends:
+        assert not legend.get_window_extent().overlaps(axes_box), "the legend lies over the data"
+    return [text.get_text() for text, _ in boxes]
+
+
+def bars(axes):
+    return [c for c in axes.containers if isinstance(c, ErrorbarContainer)]
+
+
+def whiskers(container, direction):
+    """The ends of the error bars of one direction (0: x, 1: y), shape (N, 2)."""
+    for lines in container.lines[2]:
+        assert isinstance(lines, LineCollection)
+        # A missing estimate has an empty segment.
+        segments = np.stack([segment for segment in lines.get_segments() if len(segment)])
+        if np.array_equal(segments[:, 0, 1 - direction], segments[:, 1, 1 - direction]):
+            return segments[:, :, direction]
+    raise AssertionError("no error bars in this direction")
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_figure_reads(name):
+    said = check_reads(MAKERS[name]())
+    assert len(said) > 10
+
+
+def test_figures_read_with_long_words_and_many_names():
+    names = [*METHOD_STYLES][:9] + ["a run with a rather long name of its own, seed 3"]
+    grouped = {name: around(np.linspace(-1, 1, 3), 0.5) for name in names}
+    groups = ["Prompts on which people agree", "In between", "Contested prompts"]
+    check_reads(grouped_interval_figure(grouped, groups, x_label="Difference", title=LONG, better="left"))
+    lines = {name: LineCurve([0, 1], around([0.0, place], 0.1)) for place, name in enumerate(names)}
+    check_reads(line_figure(lines, x_label="Step", y_label="Loss (nats)", title=LONG))
+    points = {name: FrontierCurve(around([1.0, 2.0], 0.1), around([0.1, 0.2], 0.1), ["a", "b"]) for name in names}
+    check_reads(frontier_figure(points, title=LONG))
+    values = np.random.default_rng(0).normal(size=50)
+    shares = np.linspace(0, 1, 9).tolist()
+    check_reads(histogram_figure(values, x_label="w", title=LONG, quantiles=shares, marks={"A mark": 0.0}))
+    check_reads(
+        index_scatter_figure(values, values, correlation=Estimates(1, 1, 1), title=LONG, groups=list("abcde") * 10)
+    )
+
+
+def test_frontier_draws_points_intervals_and_optimum():
+    x, y = Estimates([2.0, 1.0], [1.5, 0.9], [2.7, 1.2]), Estimates([0.6, 0.5], [0.55, 0.4], [0.7, 0.52])
+    optimum = Curve([0.0, 3.0], [0.4, 0.8])
+    figure = frontier_figure({"dpo": FrontierCurve(x, y, ["late", "early"])}, optimum=optimum)
+    axes = figure.axes[0]
+    (container,) = bars(axes)
+    np.testing.assert_array_equal(container.lines[0].get_xydata(), [[1.0, 0.5], [2.0, 0.6]])
+    np.testing.assert_allclose(whiskers(container, 0), [[0.9, 1.2], [1.5, 2.7]])
+    np.testing.assert_allclose(whiskers(container, 1), [[0.4, 0.52], [0.55, 0.7]])
+    (band,) = [c for c in axes.collections if isinstance(c, FillBetweenPolyCollection)]
+    corners = band.get_paths()[0].vertices
+    for corner in ([1.0, 0.4], [1.0, 0.52], [2.0, 0.55], [2.0, 0.7]):
+        assert np.isclose(corners, corner).all(axis=1).any()
+    assert any(np.array_equal(line.get_xydata(), [[0.0, 0.4], [3.0, 0.8]]) for line in axes.get_lines())
+    notes = {note.get_text(): note.xy for note in figure.findobj(Annotation)}
+    assert notes == {"early": (1.0, 0.5), "late": (2.0, 0.6)}
+    assert {t.get_text() for t in figure.legends[0].get_texts()} == {"DPO", "Exact optimum"}
+    assert "nats" in axes.get_xlabel()
+
+
+def test_a_label_without_a_free_place_is_left_out_and_the_rest_stay_apart():
+    crowd = np.full(40, 0.5) + np.linspace(0, 1e-3, 40)
+    curve = FrontierCurve(around(crowd, 0.0), around(crowd, 0.0), [f"point {i}" for i in range(40)])
+    wide = FrontierCurve(around([0.0, 1.0], 0.0), around([0.0, 1.0], 0.0))
+    figure = frontier_figure({"dpo": curve, "ipo": wide})
+    said = [text for text in check_reads(figure) if text.startswith("point")]
+    assert 2 <= len(said) < 40
+
+
+def test_labels_keep_off_the_curves_where_there_is_room():
+    curve = FrontierCurve(around([0.0, 1.0, 2.0], 0.0), around([0.0, 1.0, 0.0], 0.0), ["a", "b", "c"])
+    figure = frontier_figure({"dpo": curve})
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    along = np.linspace(0, 2, 400)
+    pixels = axes.transData.transform(np.column_stack([along, 1 - np.abs(along - 1)]))
+    notes = figure.findobj(Annotation)
+    assert len(notes) == 3
+    for note in notes:
+        assert note.get_window_extent().count_contains(pixels) == 0
+
+
+def test_scatter_says_its_correlation_and_tells_groups_apart():
+    truth, index = [2.0, 1.0, 3.0, 0.5], [0.2, 0.1, 0.3, 0.0]
+    groups = ["agreed", "contested", "agreed", "contested"]
+    figure = index_scatter_figure(
+        index, truth, correlation=Estimates(0.8, 0.7, 0.9), groups=groups, title="Sum", diagonal=True
+    )
+    axes = figure.axes[0]
+    assert figure.get_suptitle() == "Sum\nRank correlation 0.80 [0.70, 0.90], 4 prompts"
+    clouds = [c for c in axes.collections if isinstance(c, PathCollection)]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["contested", "agreed"]
+    np.testing.assert_array_equal(clouds[0].get_offsets(), [[1.0, 0.1], [0.5, 0.0]])
+    np.testing.assert_array_equal(clouds[1].get_offsets(), [[2.0, 0.2], [3.0, 0.3]])
+    assert clouds[0].get_paths()[0].vertices.shape != clouds[1].get_paths()[0].vertices.shape, "one marker for both"
+    (line,) = axes.get_lines()
+    np.testing.assert_array_equal(line.get_xydata(), [[0.0, 0.0], [3.0, 3.0]])
+    alone = index_scatter_figure(index, truth, correlation=Estimates(0.8, 0.7, 0.9))
+    assert not alone.legends
+
+
+def test_grouped_intervals_stand_where_they_should():
+    values = {name: around(np.array([0.1, -0.2, 0.0, np.nan]) + place, 0.05) for place, name in enumerate(METHODS[:3])}
+    figure = grouped_interval_figure(values, GROUPS, x_label="Difference (share)", better="right")
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == GROUPS
+    assert axes.yaxis_inverted(), "groups run from the top"
+    assert any(line.get_xdata()[0] == line.get_xdata()[1] == 0.0 for line in axes.get_lines()), "no zero line"
+    assert axes.get_xlabel() == "Difference (share)\nbetter →"
+    containers = bars(axes)
+    assert len(containers) == 3
+    for place, container in enumerate(containers):
+        np.testing.assert_allclose(container.lines[0].get_xdata()[:3], np.array([0.1, -0.2, 0.0]) + place)
+        ends = whiskers(container, 0)[:3]
+        np.testing.assert_allclose(ends.mean(axis=1), np.array([0.1, -0.2, 0.0]) + place, atol=1e-12)
+        np.testing.assert_allclose(np.ptp(ends, axis=1), 0.1)
+        heights = container.lines[0].get_ydata()
+        assert (np.abs(heights - np.arange(4)) < 0.5).all(), "a point left its group"
+    tops = [container.lines[0].get_ydata()[0] for container in containers]
+    assert tops == sorted(tops), "methods do not keep their order from the top"
+    without = grouped_interval_figure(values, GROUPS, x_label="Share", zero_line=False).axes[0]
+    assert len(without.get_lines()) == len(axes.get_lines()) - 1
+
+
+def test_histogram_counts_all_and_marks_quantiles():
+    values = np.random.default_rng(5).normal(size=501)
+    figure = histogram_figure(values, x_label="w", quantiles=[0.25, 0.5], marks={"Clip": 2.0})
+    axes = figure.axes[0]
+    assert sum(patch.get_height() for patch in axes.patches) == 501
+    places = [line.get_xdata()[0] for line in axes.get_lines()]
+    ordered = np.sort(values)
+    assert places == pytest.approx([ordered[125], ordered[250], 2.0])
+    said = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert said[0].startswith("25% lie below") and said[1].startswith("Median") and said[2] == "Clip 2.00"
+    assert len({str(line.get_linestyle()) + line.get_color() for line in axes.get_lines()}) == 3
+
+
+def test_histogram_says_what_it_leaves_out():
+    figure = histogram_figure([1.0, np.nan, np.inf, 1.0], x_label="w", title="Weights")
+    assert figure.get_suptitle() == "Weights (2 values not finite, not shown)"
+    check_reads(figure)
+    spiky = histogram_figure(np.r_[np.linspace(0, 1e-6, 1000), 1.0], x_label="w")
+    assert len(spiky.axes[0].patches) <= 60
+
+
+def test_lines_have_bands_and_markers():
+    steps = np.arange(100.0)
+    curves = {name: LineCurve(steps, around(steps + place, 0.5)) for place, name in enumerate(["dpo", "ipo"])}
+    axes = line_figure(curves, x_label="Step", y_label="Loss (nats)", zero_line=True).axes[0]
+    bands = [c for c in axes.collections if isinstance(c, FillBetweenPolyCollection)]
+    for place, band in enumerate(bands):
+        corners = band.get_paths()[0].vertices
+        assert np.isclose(corners, [50.0, 50.5 + place]).all(axis=1).any()
+        assert np.isclose(corners, [50.0, 49.5 + place]).all(axis=1).any()
+    lines = axes.get_lines()
+    assert len(bands) == 2 and len(lines) == 3
+    assert lines[1].get_marker() != lines[2].get_marker()
+    assert lines[1].get_markevery() != lines[2].get_markevery()
+
+
+def test_one_curve_needs_no_legend():
+    assert not line_figure({"dpo": LineCurve([0], around([1.0], 0))}, x_label="x", y_label="y").legends
+
+
+def test_estimates_hold_arms_and_order():
+    estimates = Estimates([1.0, 2.0], [0.5, 2.0], [1.25, 4.0])
+    np.testing.assert_array_equal(estimates.arms, [[0.5, 0.0], [0.25, 2.0]])
+    np.testing.assert_array_equal(estimates.take(np.array([1, 0])).high, [4.0, 1.25])
+
+
+CORRELATION = Estimates(0.5, 0.4, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: Estimates([1.0], [0.5], [0.7, 0.8]), "expected one shape for all three"),
+        (lambda: Estimates([1.0, 2.0], [0.9, 0.1], [1.1, 0.1]), r"2.0000 \[0.1000, 0.1000\] lies outside"),
+        (lambda: FrontierCurve(around([1.0], 0), around([1.0, 2.0], 0)), "expected one length"),
+        (lambda: FrontierCurve(around(1.0, 0), around(1.0, 0)), "expected one length"),
+        (lambda: FrontierCurve(around([1.0], 0), around([1.0], 0), ["a", "b"]), "got 2 labels for 1 points"),
+        (lambda: LineCurve([0, 1], around([1.0], 0)), "expected one length"),
+        (lambda: index_scatter_figure([1.0], [1.0, 2.0], correlation=CORRELATION), "expected one length"),
+        (lambda: index_scatter_figure([1.0], [1.0], correlation=CORRELATION, groups=["a", "b"]), "2 groups"),
+        (lambda: index_scatter_figure([], [], correlation=CORRELATION), "at least 1"),
+        (
+            lambda: grouped_interval_figure({"dpo": around([1.0], 0)}, ["a", "b"], x_label="x"),
+            r"values\['dpo'\]: got shape \(1,\), expected \(2,\)",
+        ),
+        (lambda: histogram_figure([np.nan], x_label="x"), "none of the 1 values is finite"),
+    ],
+)
+def test_mistakes_are_told(build, says):
+    with pytest.raises(InputError, match=says):
+        build()

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mallowspo.reports.formatting import (
+    format_duration,
+    format_interval,
+    format_number,
+    format_p,
+    format_signed,
+)
+
+
+@given(st.floats(-1e6, 1e6), st.integers(0, 6))
+def test_a_number_reads_back_to_half_a_digit(value, digits):
+    back = float(format_number(value, digits).replace("−", "-"))
+    assert abs(back - value) <= 0.5 * 10.0**-digits * (1 + 1e-9) + 1e-9
+
+
+@given(st.floats(-1e6, 1e6), st.integers(0, 6))
+def test_a_sign_is_shown_exactly_where_the_digits_are_not_zero(value, digits):
+    text = format_signed(value, digits)
+    shown = float(text.replace("−", "-"))
+    assert text[0] in "+−" if shown else text[0] not in "+−"
+    assert "-" not in text, "the hyphen is no minus sign"
+
+
+@pytest.mark.parametrize(
+    ("value", "plain", "signed"),
+    [(math.nan, "–", "–"), (math.inf, "∞", "+∞"), (-math.inf, "−∞", "−∞"), (-0.0, "0.00", "0.00")],
+)
+def test_what_is_no_ordinary_number(value, plain, signed):
+    assert format_number(value) == plain
+    assert format_signed(value) == signed
+
+
+def test_interval():
+    assert format_interval(0.52, 0.49, 0.55) == "0.52 [0.49, 0.55]"
+    assert format_interval(-0.1, -0.2, 0.0, 1, signed=True) == "−0.1 [−0.2, 0.0]"
+    assert format_interval(0.5, math.nan, math.nan) == "0.50 [–, –]"
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [
+        (0.0, "p < 0.001"),
+        (0.000999, "p < 0.001"),
+        (0.001, "p = 0.001"),
+        (0.0496, "p = 0.050"),
+        (0.0994, "p = 0.099"),
+        (0.0996, "p = 0.10"),
+        (1.0, "p = 1.00"),
+        (math.nan, "p = –"),
+    ],
+)
+def test_p(p, text):
+    assert format_p(p) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0.0 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 min 0 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 0 min"),
+        (90000, "25 h 0 min"),
+    ],
+)
+def test_duration_never_shows_sixty(seconds, text):
+    assert format_duration(seconds) == text
