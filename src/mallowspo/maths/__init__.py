@@ -5,7 +5,7 @@
 
 from mallowspo.maths.centre import borda_center, kemeny_center
 from mallowspo.maths.distances import as_rankings, footrule, kendall_tau, spearman_rho
-from mallowspo.maths.mallows import MAX_NEG_LOG_PHI, MallowsModel, consensus
+from mallowspo.maths.mallows import MAX_NEG_LOG_PHI, MallowsModel, consensus, neg_log_phi_from_mean_distance
 
 __all__ = [
     "MAX_NEG_LOG_PHI",
@@ -16,5 +16,6 @@ __all__ = [
     "footrule",
     "kemeny_center",
     "kendall_tau",
+    "neg_log_phi_from_mean_distance",
     "spearman_rho",
 ]

@@ -11,8 +11,8 @@ __all__ = ["sample_kendall", "sample_spearman", "sample_spearman_by_gibbs"]
 
 Ranks = NDArray[np.int64]
 
-# Block updates per rank scale. At 20 items, where the exact law is known, the bias of E[d] is below 0.2% after 20 for
-# every λ from 0.001 to 5; the rest is margin for more items.
+# Block updates per rank scale. At 20 items, where the exact law is known, the mean distance after 20 updates is the
+# exact one within the ±0.5% of that check, for λ from 0.0005 to 0.5; the rest is margin for more items.
 _UPDATES_PER_SCALE = 60
 # The exact sampler holds (rankings, items) doubles.
 _CHUNK = 1 << 16
