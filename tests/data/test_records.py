@@ -1,0 +1,273 @@
+"""Rows in every layout: one record, the same whichever way it was written."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trl import extract_prompt
+
+from mallowspo.data.annotations import read_rankings, read_votes
+from mallowspo.data.problems import RowError, RowProblem, problem_table, settle
+from mallowspo.data.records import (
+    PreferenceRow,
+    TokenizedRow,
+    prompt_id_of_ids,
+    prompt_id_of_text,
+    row_from_columns,
+)
+from mallowspo.errors import InputError
+
+TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
+SOLID = TEXT.filter(str.strip)
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+@given(SOLID, SOLID, SOLID)
+def test_explicit_text_is_kept_to_the_letter(prompt, chosen, rejected):
+    mapping = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "source": "s"}
+    if chosen == rejected:
+        with pytest.raises(RowError, match="identical_responses"):
+            row_from_columns(mapping, 3)
+        return
+    row = row_from_columns(mapping, 3)
+    assert (row.prompt, row.responses, row.ranks, row.row_index) == (prompt, (chosen, rejected), (1, 2), 3)
+    assert row.other == {"source": "s"}
+    assert not row.is_conversational
+
+
+@given(st.text("ab \n", max_size=8), st.text("ab \n", max_size=8))
+@settings(max_examples=500)
+def test_implicit_text_is_split_as_trl_splits_it(chosen, rejected):
+    mapping = {"chosen": chosen, "rejected": rejected}
+    try:
+        row = row_from_columns(mapping, 0)
+    except RowError as error:
+        # A refused row must really be one that leaves nothing to learn from.
+        try:
+            found = extract_prompt(mapping)
+        except (UnboundLocalError, IndexError):
+            return
+        blank = [not value.strip() for value in found.values()]
+        assert any(blank) or chosen == rejected or chosen[:1] != rejected[:1], error
+        return
+    assert extract_prompt(mapping) == dict(
+        zip(("prompt", "chosen", "rejected"), (row.prompt, *row.responses), strict=True)
+    )
+
+
+@given(SOLID, SOLID, SOLID)
+def test_implicit_and_explicit_conversations_are_one(prompt, chosen, rejected):
+    if chosen == rejected:
+        return
+    explicit = {"prompt": [user(prompt)], "chosen": [assistant(chosen)], "rejected": [assistant(rejected)]}
+    implicit = {name: explicit["prompt"] + explicit[name] for name in ("chosen", "rejected")}
+    beside = {"prompt": prompt, **implicit}  # a text prompt beside whole conversations, as in UltraFeedback
+    rows = [row_from_columns(mapping, 0) for mapping in (explicit, implicit, beside)]
+    assert rows[0] == rows[1] == rows[2]
+    assert rows[0].is_conversational
+    assert rows[0].responses == ([assistant(chosen)], [assistant(rejected)])
+
+
+BAD = [
+    ({"prompt": "", "chosen": "a", "rejected": "b"}, "empty_prompt"),
+    ({"prompt": " \n", "chosen": "a", "rejected": "b"}, "empty_prompt"),
+    ({"prompt": None, "chosen": "a", "rejected": "b"}, "empty_prompt"),
+    ({"prompt": [], "chosen": [assistant("a")], "rejected": [assistant("b")]}, "empty_prompt"),
+    ({"prompt": "p", "chosen": "", "rejected": "b"}, "empty_response"),
+    ({"prompt": "p", "chosen": "a", "rejected": None}, "empty_response"),
+    ({"prompt": [user("p")], "chosen": [], "rejected": [assistant("b")]}, "empty_response"),
+    ({"prompt": [user("p")], "chosen": [assistant(" ")], "rejected": [assistant("b")]}, "empty_response"),
+    ({"prompt": "p", "chosen": 3, "rejected": "b"}, "not_text"),
+    ({"prompt": "p", "chosen": {"text": "a"}, "rejected": "b"}, "not_text"),
+    ({"prompt": "p", "chosen": "a", "rejected": "a"}, "identical_responses"),
+    ({"chosen": "", "rejected": ""}, "identical_responses"),
+    ({"chosen": "", "rejected": "abc"}, "no_shared_prompt"),
+    ({"chosen": "abc ", "rejected": "xyz"}, "no_shared_prompt"),
+    ({"chosen": [], "rejected": [user("a")]}, "no_shared_prompt"),
+    ({"chosen": [assistant("a")], "rejected": [assistant("b")]}, "no_shared_prompt"),
+    ({"chosen": " a", "rejected": " b"}, "no_shared_prompt"),
+    ({"prompt": "p", "chosen": "a", "rejected": [assistant("b")]}, "mixed_layout"),
+    ({"prompt": [user("p")], "chosen": "a", "rejected": "b"}, "mixed_layout"),
+    ({"prompt": ["p"], "chosen": [assistant("a")], "rejected": [assistant("b")]}, "malformed_messages"),
+    ({"prompt": [{"content": "p"}], "chosen": [assistant("a")], "rejected": [assistant("b")]}, "malformed_messages"),
+    ({"prompt": [user("p")], "chosen": [assistant(None)], "rejected": [assistant("b")]}, "malformed_messages"),
+    (
+        {"prompt": [user([{"type": "image"}])], "chosen": [assistant("a")], "rejected": [assistant("b")]},
+        "malformed_messages",
+    ),
+    ({"prompt": "p", "responses": ["a"], "ranks": [1]}, "bad_responses"),
+    ({"prompt": "p", "responses": "ab", "ranks": [1, 2]}, "bad_responses"),
+    ({"prompt": "p", "responses": ["a", "b"], "ranks": [1, 2, 3]}, "bad_ranks"),
+    ({"prompt": "p", "responses": ["a", "b"], "ranks": [0, 1]}, "bad_ranks"),
+    ({"prompt": "p", "responses": ["a", "b"], "ranks": [1.5, 2]}, "bad_ranks"),
+    ({"prompt": "p", "responses": ["a", "b"], "ranks": None}, "bad_ranks"),
+    ({"prompt": "p", "responses": ["a", "b"], "ranks": [2, 2]}, "no_preference"),
+    ({"prompt": "p", "responses": ["a", "b", "a"], "ranks": [1, 2, 2]}, "identical_responses"),
+    ({"prompt": "p", "responses": ["a", ""], "ranks": [1, 2]}, "empty_response"),
+]
+
+
+@pytest.mark.parametrize(("mapping", "kind"), BAD)
+def test_rows_that_cannot_be_used(mapping, kind):
+    with pytest.raises(RowError) as caught:
+        row_from_columns(mapping, 0)
+    assert caught.value.kind == kind
+    assert caught.value.detail
+
+
+def test_text_parts_and_tool_calls_are_fine():
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
+    parts = user([{"type": "text", "text": "p"}])
+    row = row_from_columns({"prompt": [parts], "chosen": [call], "rejected": [assistant("b")]}, 0)
+    assert row.responses[0] == [call]
+
+
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=6))
+def test_pairs_are_all_strict_preferences(ranks):
+    responses = tuple(f"r{i}" for i in range(len(ranks)))
+    row = PreferenceRow("p", responses, tuple(ranks), row_index=9, weight=2.0)
+    expected = {(responses[i], responses[j]) for i, j in product(range(len(ranks)), repeat=2) if ranks[i] < ranks[j]}
+    pairs = row.to_pairs()
+    assert {pair.responses for pair in pairs} == expected
+    assert len(pairs) == len(expected)
+    assert all(pair.ranks == (1, 2) and pair.row_index == 9 and pair.weight == 2.0 for pair in pairs)
+
+
+# Optional columns
+
+
+@pytest.mark.parametrize(
+    ("given_votes", "expected"),
+    [
+        ([3, 1], (3, 1, 0)),
+        ([3, 1, 2], (3, 1, 2)),
+        ((0, 0), (0, 0, 0)),
+        ({"chosen": 3, "rejected": 1}, (3, 1, 0)),
+        ({"chosen": 3, "rejected": 1, "tie": 2}, (3, 1, 2)),
+        ({"chosen": 3, "rejected": 1, "ties": None}, (3, 1, 0)),
+        ("[2.5, 1]", (2.5, 1, 0)),
+    ],
+)
+def test_votes(given_votes, expected):
+    assert read_votes(given_votes) == expected
+
+
+@pytest.mark.parametrize(
+    "votes",
+    [None, 3, [3], [1, 2, 3, 4], [-1, 2], [math.nan, 1], [math.inf, 1], ["3", 1], [True, 1], {"chosen": 1},
+     {"chosen": 1, "rejected": 1, "other": 1}, "many"],
+)  # fmt: skip
+def test_bad_votes(votes):
+    with pytest.raises(RowError, match="bad_votes"):
+        row_from_columns({"prompt": "p", "chosen": "a", "rejected": "b", "votes": votes}, 0)
+
+
+def test_rankings():
+    assert read_rankings("[[1, 2], [2, 1]]", 2) == ((1, 2), (2, 1))
+    for bad in (
+        None,
+        [[1, 2]],
+        [[1, 2], [1, 1]],
+        [[0, 1], [1, 0]],
+        [[1, 2, 3], [1, 2, 3]],
+        [[1, 2], [1.0, 2]],
+        [1, 2],
+    ):
+        with pytest.raises(RowError, match="bad_rankings"):
+            read_rankings(bad, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "good"),
+    [
+        ("weight", 0, True),
+        ("weight", -0.1, False),
+        ("weight", math.inf, False),
+        ("weight", "1", False),
+        ("weight", True, False),
+        ("weight", None, False),
+        ("margin", -3, True),
+        ("margin", math.nan, False),
+        ("dispersion", 1, True),
+        ("dispersion", 1e-9, True),
+        ("dispersion", 0, False),
+        ("dispersion", 1.01, False),
+    ],
+)
+def test_numbers(name, value, good):
+    mapping = {"prompt": "p", "chosen": "a", "rejected": "b", name: value}
+    if good:
+        assert getattr(row_from_columns(mapping, 0), name) == value
+    else:
+        with pytest.raises(RowError, match=f"bad_{name}"):
+            row_from_columns(mapping, 0)
+    assert getattr(row_from_columns(mapping, 0, columns=()), name) is None
+
+
+def test_ranked_rows_take_rankings_but_no_votes():
+    mapping = {"prompt": "p", "responses": ["a", "b", "c"], "ranks": [2, 1, 3]}
+    row = row_from_columns({**mapping, "rankings": [[2, 1, 3], [1, 2, 3]]}, 0)
+    assert all(pair.rankings == ((2, 1, 3), (1, 2, 3)) for pair in row.to_pairs())
+    with pytest.raises(RowError, match="votes need chosen and rejected"):
+        row_from_columns({**mapping, "votes": [1, 2]}, 0)
+
+
+# Names of prompts
+
+
+def test_prompt_ids():
+    assert prompt_id_of_text("a") == prompt_id_of_text("a", {"tools": None})
+    plain = [user("a")]
+    assert prompt_id_of_text(plain) == prompt_id_of_text([{"content": "a", "role": "user", "name": None}])
+    names = [
+        prompt_id_of_text("a"),
+        prompt_id_of_text("a "),
+        prompt_id_of_text(plain),
+        prompt_id_of_text(plain, {"tools": [{"name": "f"}]}),
+        prompt_id_of_ids([1, 2]),
+        prompt_id_of_ids([12]),
+    ]
+    assert len(set(names)) == len(names)
+    assert all(len(name) == 32 for name in names)
+
+
+def test_tokenized_row():
+    row = {"prompt_ids": [1], "chosen_ids": [2, 3], "rejected_ids": [4], "row_index": 5, "prompt_id": "x"}
+    assert TokenizedRow.from_columns(row) == TokenizedRow((1,), ((2, 3), (4,)), 5, "x")
+
+
+# The report on problems
+
+
+def test_problem_table_counts_and_names_the_first_rows():
+    problems = [RowProblem(i, "empty_response", f"row {i} says") for i in (6999, 3, 9, 11, 20, 21)]
+    problems.append(RowProblem(4, "not_text", "found 3"))
+    assert problem_table(problems, 10_000).splitlines() == [
+        "  empty_response  6 rows (0.06 %): rows 4, 10, 12, 21, 22, …",
+        "    row 4: row 3 says",
+        "  not_text        1 row (0.01 %): row 5",
+        "    row 5: found 3",
+    ]
+
+
+def test_settle():
+    problem = RowProblem(0, "not_text", "found 3")
+    settle((), 3, 3, invalid_rows="error", source="x")
+    settle([problem], 3, 2, invalid_rows="drop", source="x")
+    with pytest.raises(InputError, match=r"(?s)x: 1 of 3 rows .*Mend these rows, or .*`invalid_rows: drop`"):
+        settle([problem], 3, 2, invalid_rows="error", source="x")
+    with pytest.raises(InputError, match="none of the 1 rows"):
+        settle([problem], 1, 0, invalid_rows="drop", source="x")
+    with pytest.raises(InputError, match="there are no rows"):
+        settle((), 0, 0, invalid_rows="drop", source="x")

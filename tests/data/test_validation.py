@@ -1,0 +1,248 @@
+"""Whole data sets: what is refused, what is named, what comes out, and how fast."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from datasets import Dataset, IterableDataset
+from trl import extract_prompt
+
+from mallowspo.data.sources import load_preferences
+from mallowspo.data.validation import validate_rows
+from mallowspo.errors import InputError
+
+GOOD = {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+def chat(i=0):
+    return {"prompt": [user(f"p{i}")], "chosen": [assistant("a")], "rejected": [assistant("b")]}
+
+
+def loaded(tmp_path, rows):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return load_preferences(path).dataset
+
+
+def test_good_rows_come_out_as_they_went_in():
+    rows = [{**GOOD, "prompt": f"p{i}", "source": f"s{i}"} for i in range(5)]
+    found = validate_rows(Dataset.from_list(rows))
+    assert found.problems == ()
+    assert list(found.dataset) == [{**row, "row_index": i} for i, row in enumerate(rows)]
+
+
+def test_all_problems_are_named_at_once(tmp_path):
+    rows = [{**GOOD, "n": n} for n in range(7000)]
+    rows[6999]["chosen"] = ""
+    rows[10]["rejected"] = rows[10]["chosen"]
+    rows[11]["prompt"] = None
+    rows[12]["chosen"] = 42
+    rows[13] = {"prompt": "only"}
+    dataset = loaded(tmp_path, rows)
+    with pytest.raises(InputError) as caught:
+        validate_rows(dataset, source="train data")
+    message = str(caught.value)
+    assert message.startswith("train data: 5 of 7,000 rows cannot be used\n")
+    assert "empty_response       2 rows (0.03 %): rows 14, 7,000" in message
+    assert "row 13: chosen must be text or a list of messages, found 42" in message
+    assert "row 11: chosen and rejected are the same: ' blue.'" in message
+    assert "`invalid_rows: drop`" in message
+    found = validate_rows(dataset, invalid_rows="drop")
+    assert [(p.row_index, p.kind) for p in found.problems] == [
+        (10, "identical_responses"),
+        (11, "empty_prompt"),
+        (12, "not_text"),
+        (13, "empty_response"),
+        (6999, "empty_response"),
+    ]
+    assert found.dataset["n"][:] == [n for n in range(7000) if n not in {10, 11, 12, 13, 6999}]
+    assert found.dataset["row_index"][:] == found.dataset["n"][:]
+    assert found.dataset["chosen"][10] == " blue."
+    # Numbers among the texts are gone, so the column must be plain text again.
+    assert found.dataset.features["chosen"].dtype == "string"
+
+
+def test_an_answer_that_reads_as_json_stays_text(tmp_path):
+    rows = [{"prompt": "6 * 7 =", "chosen": "42", "rejected": "[1]"}, {"prompt": "x", "chosen": 3, "rejected": "y"}]
+    found = validate_rows(loaded(tmp_path, rows), invalid_rows="drop")
+    assert found.dataset["chosen"][:] == ["42"]
+    assert found.dataset.map(lambda row: row)["rejected"][:] == ["[1]"]
+
+
+def test_row_numbers_survive_lines_that_were_dropped(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    bad = {**GOOD, "chosen": ""}
+    path.write_text("oops\n" + "".join(json.dumps(row) + "\n" for row in (GOOD, bad, GOOD)))
+    data = load_preferences(path, invalid_rows="drop")
+    found = validate_rows(data.dataset, invalid_rows="drop")
+    assert [p.row_number for p in (*data.dropped, *found.problems)] == [1, 3]
+    assert found.dataset["row_index"][:] == [1, 3]
+    again = validate_rows(found.dataset)
+    assert list(again.dataset) == list(found.dataset)
+
+
+@pytest.mark.parametrize("numbers", [["a", "b"], [-1, 0], [None, 1], [0.5, 1.0]])
+def test_a_row_index_that_numbers_nothing_is_replaced(numbers):
+    dataset = Dataset.from_list([GOOD, GOOD]).add_column("row_index", numbers)
+    assert validate_rows(dataset).dataset["row_index"][:] == [0, 1]
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_the_four_layouts_give_the_same_pairs(tmp_path, from_file):
+    explicit = [chat(i) for i in range(4)]
+    implicit = [{k: row["prompt"] + row[k] for k in ("chosen", "rejected")} for row in explicit]
+    beside = [{"prompt": "p", "messages": row["chosen"], "prompt_id": "x", **row} for row in implicit]
+    for rows in (explicit, implicit, beside):
+        dataset = loaded(tmp_path, rows) if from_file else Dataset.from_list(rows)
+        out = validate_rows(dataset).dataset
+        assert [{k: row[k] for k in ("prompt", "chosen", "rejected")} for row in out] == explicit
+        assert "messages" not in out.column_names
+    texts = [{"chosen": f"The sky {i} is blue.", "rejected": f"The sky {i} is green."} for i in range(4)]
+    out = validate_rows(Dataset.from_list(texts)).dataset.select_columns(["prompt", "chosen", "rejected"])
+    assert list(out) == [extract_prompt(row) for row in texts]
+
+
+def test_trl_crashes_on_what_is_named_here():
+    rows = [{"chosen": "a b", "rejected": "a c"}, {"chosen": "", "rejected": ""}, {"chosen": "", "rejected": "x"}]
+    dataset = Dataset.from_list(rows)
+    with pytest.raises(UnboundLocalError):
+        dataset.map(extract_prompt)
+    found = validate_rows(dataset, invalid_rows="drop")
+    assert [(p.row_index, p.kind) for p in found.problems] == [(1, "identical_responses"), (2, "no_shared_prompt")]
+
+
+def test_ragged_messages_keep_their_fields(tmp_path):
+    rows = [chat(0), chat(1)]
+    rows[1]["prompt"].insert(0, {"role": "system", "content": "42", "name": "x"})
+    out = validate_rows(loaded(tmp_path, rows)).dataset
+    assert [row["prompt"] for row in out] == [row["prompt"] for row in rows]
+
+
+def test_text_among_conversations_is_named(tmp_path):
+    dataset = loaded(tmp_path, [GOOD, chat(), chat()])
+    with pytest.raises(InputError, match="row 1: the row is text, most rows are lists of messages"):
+        validate_rows(dataset)
+    found = validate_rows(dataset, invalid_rows="drop")
+    assert found.dataset["row_index"][:] == [1, 2]
+    assert isinstance(found.dataset[0]["prompt"], list)
+    reverse = validate_rows(loaded(tmp_path, [GOOD, GOOD, chat()]), invalid_rows="drop")
+    assert reverse.dataset.features["prompt"].dtype == "string"
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"question": ["a"], "answer": ["b"]}, r"(?s)columns question, answer; .*prompt, responses, ranks"),
+        ({"prompt": ["a"], "chosen": ["b"]}, "columns prompt, chosen;"),
+        ({"responses": [["a", "b"]], "prompt": ["p"]}, "no preference"),
+        ({"prompt": ["a"], "chosen": ["b"], "rejected": ["c"], "images": [["x"]]}, "'images' holds images"),
+        ({"prompt": ["a"], "chosen": ["b"], "rejected": ["c"], "responses": [["x"]]}, "both responses and chosen"),
+        ({"prompt": [], "chosen": [], "rejected": []}, "there are no rows"),
+    ],
+)
+def test_columns_that_cannot_be_used(columns, reason):
+    for mode in ("error", "drop"):
+        with pytest.raises(InputError, match=reason):
+            validate_rows(Dataset.from_dict(columns), invalid_rows=mode)
+
+
+def test_nothing_left_is_an_error_in_both_modes():
+    dataset = Dataset.from_list([{**GOOD, "chosen": ""}] * 3)
+    with pytest.raises(InputError, match=r"(?s)none of the 3 rows.*empty_response  3 rows \(100.00 %\)"):
+        validate_rows(dataset, invalid_rows="drop")
+
+
+def test_wrong_arguments():
+    dataset = Dataset.from_list([GOOD])
+    with pytest.raises(InputError, match="invalid_rows: got 'keep'"):
+        validate_rows(dataset, invalid_rows="keep")
+    with pytest.raises(InputError, match="columns: got 'weights', expected one of 'votes'"):
+        validate_rows(dataset, columns=["weights"])
+    with pytest.raises(InputError, match="got IterableDataset"):
+        validate_rows(IterableDataset.from_generator(lambda: iter([GOOD])))
+
+
+def test_optional_columns_are_checked_or_left_out():
+    rows = [{**GOOD, "weight": 1, "votes": [3, 1]}, {**GOOD, "weight": -1, "votes": [2, 2]}]
+    dataset = Dataset.from_list(rows)
+    with pytest.raises(InputError, match="row 2: weight must be a number >= 0, found -1"):
+        validate_rows(dataset)
+    out = validate_rows(dataset, columns=["votes"]).dataset
+    assert out["votes"][:] == [[3.0, 1.0, 0.0], [2.0, 2.0, 0.0]]
+    assert "weight" not in out.column_names
+    assert "votes" not in validate_rows(dataset, columns=()).dataset.column_names
+
+
+def test_ranked_rows_become_pairs():
+    rows = [
+        {
+            "prompt": "p",
+            "responses": ["a", "b", "c"],
+            "ranks": [2, 1, 2],
+            "rankings": [[2, 1, 3], [1, 2, 3]],
+            "s": "x",
+        },
+        {
+            "prompt": "q",
+            "responses": ["d", "d", "e"],
+            "ranks": [1, 1, 2],
+            "rankings": [[1, 2, 3], [1, 2, 3]],
+            "s": "y",
+        },
+        {
+            "prompt": "r",
+            "responses": ["f", "g", "h"],
+            "ranks": [1, 1, 1],
+            "rankings": [[1, 2, 3], [1, 2, 3]],
+            "s": "z",
+        },
+    ]
+    found = validate_rows(Dataset.from_list(rows), invalid_rows="drop")
+    picked = found.dataset.select_columns(["prompt", "chosen", "rejected", "row_index", "s"])
+    assert [tuple(row.values()) for row in picked] == [
+        ("p", "b", "a", 0, "x"),
+        ("p", "b", "c", 0, "x"),
+        ("q", "d", "e", 1, "y"),
+        ("q", "d", "e", 1, "y"),
+    ]
+    assert found.dataset["rankings"][0] == [[2, 1, 3], [1, 2, 3]]
+    assert [(p.row_index, p.kind) for p in found.problems] == [(2, "no_preference")]
+
+
+def test_tokenised_rows_pass_untouched():
+    dataset = Dataset.from_dict({"prompt_ids": [[1]], "chosen_ids": [[2]], "rejected_ids": [[3]]})
+    assert validate_rows(dataset).dataset is dataset
+
+
+def test_saved_data_sets_stay_on_disk(tmp_path):
+    Dataset.from_list([GOOD] * 10).save_to_disk(tmp_path / "saved")
+    out = validate_rows(load_preferences(tmp_path / "saved").dataset).dataset
+    assert out.cache_files  # mapped from the file, not copied into memory
+
+
+@pytest.mark.parametrize("extra", [{}, {"votes": [2, 1]}])
+def test_100_000_rows_take_seconds(extra):
+    size = 100_000
+    columns = {
+        "prompt": [f"prompt number {i} " * 10 for i in range(size)],
+        "chosen": [f"chosen {i} " * 30 for i in range(size)],
+        "rejected": [f"rejected {i} " * 30 for i in range(size)],
+        **{name: [value] * size for name, value in extra.items()},
+    }
+    columns["chosen"][size // 2] = None
+    dataset = Dataset.from_dict(columns)
+    start = time.process_time()
+    found = validate_rows(dataset, invalid_rows="drop")
+    assert len(found.dataset) == size - 1
+    # About 2 s here; a look-up in Arrow per row takes more than 20 s.
+    assert time.process_time() - start < 15
