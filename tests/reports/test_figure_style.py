@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 from itertools import combinations
@@ -93,7 +94,7 @@ def test_bytes_depend_neither_on_the_process_nor_on_the_users_settings(tmp_path)
         "assert 'matplotlib.pyplot' not in sys.modules, 'pyplot was imported'"
     )
     command = [sys.executable, "-W", "error", "-c", code, str(tmp_path / "there")]
-    subprocess.run(command, check=True, env={"PYTHONHASHSEED": "7", "MPLBACKEND": "svg"})
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "7", "MPLBACKEND": "svg"})
     theirs = {"font.size": 30.0, "axes.facecolor": "red", "lines.marker": "x", "svg.hashsalt": "other"}
     with matplotlib.rc_context(theirs):
         for name, make in MAKERS.items():

@@ -302,7 +302,7 @@ def histogram_figure(
         labels: list[str] = []
         for index, share in enumerate(quantiles):
             value = float(np.quantile(finite, share))
-            name = "Median" if share == 0.5 else f"{share:.0%} lie below"
+            name = "Median" if share == 0.5 else f"{100 * share:.4g}% lie below"
             dash = _QUANTILE_LINES[index % len(_QUANTILE_LINES)]
             handles.append(axes.axvline(value, color=INK, linewidth=1.5, linestyle=dash))
             labels.append(f"{name} {format_number(value, digits)}")
