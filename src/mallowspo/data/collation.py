@@ -10,7 +10,7 @@ from mallowspo.errors import InputError
 __all__ = ["EXTRA_COLUMNS", "PreferenceCollator"]
 
 EXTRA_COLUMNS = ("margin", "dispersion_raw", "dispersion_index", "row_index")
-"""Columns of ours that reach the batch where the data has them; all but `row_index` are numbers in float32."""
+"""Columns of ours that reach the batch where the data has them; all but `row_index` are float32."""
 
 
 @dataclass
@@ -57,6 +57,10 @@ class PreferenceCollator:
         import torch
 
         batch: dict[str, Any] = self._inner(examples)
+        for name in ("ref_chosen_logps", "ref_rejected_logps"):
+            if name in batch:
+                # TRL rounds them to float32, which at -500 nats is an error of 3e-5 in the gap.
+                batch[name] = torch.tensor([example[name] for example in examples], dtype=torch.float64)
         for name in EXTRA_COLUMNS:
             values = [example.get(name) for example in examples]
             if all(value is None for value in values):

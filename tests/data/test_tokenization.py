@@ -1,0 +1,265 @@
+"""The tokens are TRL's own, and no row is lost without being named."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from datasets import Dataset, load_dataset
+from trl import DPOConfig, DPOTrainer
+
+from mallowspo.data.sources import load_preferences
+from mallowspo.data.tokenization import tokenize_pairs
+from mallowspo.data.validation import validate_rows
+from mallowspo.errors import InputError
+from tiny import tiny_llama, tiny_tokenizer
+
+TOKENS = ["prompt_ids", "chosen_ids", "rejected_ids"]
+TEXTS = [
+    {"prompt": "Question: how are you?", "chosen": " I am fine.", "rejected": " no"},
+    {"prompt": "The best way to cook rice is", "chosen": " rinse it</s>", "rejected": " boil it in water"},
+    {"prompt": " one two three four five six seven eight nine ten" * 4, "chosen": "yes", "rejected": "maybe no"},
+    {"prompt": "a word cut at the hel", "chosen": "lo", "rejected": " of it"},
+]
+
+
+def chat(text, chosen="good", rejected="bad"):
+    return {
+        "prompt": [{"role": "user", "content": text}],
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+    }
+
+
+def trainer_tokens(tmp_path, dataset, tokenizer, **options):
+    """What a real DPOTrainer holds after its constructor, for the same data and options."""
+    args = DPOConfig(output_dir=str(tmp_path / "out"), use_cpu=True, bf16=False, report_to="none", **options)
+    trainer = DPOTrainer(tiny_llama(), tiny_llama(), args=args, train_dataset=dataset, processing_class=tokenizer)
+    return [{name: row[name] for name in TOKENS} for row in trainer.train_dataset]
+
+
+def tokens(pairs):
+    return list(pairs.dataset.select_columns(TOKENS))
+
+
+@pytest.mark.parametrize("max_length", [None, 30, 1024])
+def test_text_tokens_equal_those_of_a_trl_trainer(tmp_path, max_length):
+    tokenizer = tiny_tokenizer()
+    dataset = Dataset.from_list(TEXTS)
+    ours = tokenize_pairs(validate_rows(dataset).dataset, tokenizer, max_length=max_length, invalid_rows="drop")
+    assert tokens(ours) == trainer_tokens(tmp_path, dataset, tokenizer, max_length=max_length)
+    assert len(ours.dataset) == (3 if max_length == 30 else 4)
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_chat_tokens_equal_those_of_a_trl_trainer(tmp_path, implicit):
+    tokenizer = tiny_tokenizer(chat=True)
+    rows = [chat("hello"), chat("how are you", "I am fine", "no")]
+    rows[1]["prompt"].insert(0, {"role": "system", "content": "be good"})
+    if implicit:
+        rows = [{k: row["prompt"] + row[k] for k in ("chosen", "rejected")} for row in rows]
+    dataset = Dataset.from_list(rows)
+    ours = tokenize_pairs(validate_rows(dataset).dataset, tokenizer, max_length=100)
+    assert tokens(ours) == trainer_tokens(tmp_path, dataset, tokenizer, max_length=100)
+
+
+def test_files_give_the_tokens_of_the_rows_that_trl_loads_from_them(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    Dataset.from_list(TEXTS).to_json(path)
+    theirs = load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+    tokenizer = tiny_tokenizer()
+    ours = tokenize_pairs(validate_rows(load_preferences(path).dataset).dataset, tokenizer, max_length=512)
+    assert tokens(ours) == trainer_tokens(tmp_path, theirs, tokenizer, max_length=512)
+
+
+def test_prompts_that_fill_max_length_are_named():
+    dataset = validate_rows(Dataset.from_list(TEXTS)).dataset
+    tokenizer = tiny_tokenizer()
+    length = len(tokenizer(TEXTS[2]["prompt"])["input_ids"])
+    for max_length, lost in ((length, True), (length + 1, False)):
+        if not lost:
+            assert tokenize_pairs(dataset, tokenizer, max_length=max_length).problems == ()
+            continue
+        with pytest.raises(InputError) as caught:
+            tokenize_pairs(dataset, tokenizer, max_length=max_length, dataset_name="eval")
+        assert str(caught.value).splitlines() == [
+            f"eval (as tokens, max_length {length}): 1 of 4 rows cannot be used",
+            "  prompt_too_long  1 row (25.00 %): row 3",
+            f"    row 3: the prompt alone has {length} tokens, max_length is {length}",
+            "Raise max_length, or leave them out with `invalid_rows: drop`.",
+        ]
+        found = tokenize_pairs(dataset, tokenizer, max_length=max_length, invalid_rows="drop")
+        assert [(p.row_index, p.kind) for p in found.problems] == [(2, "prompt_too_long")]
+        assert found.dataset["row_index"][:] == [0, 1, 3]
+
+
+def test_repeated_row_numbers_are_told_apart():
+    rows = [{"prompt": "p", "responses": ["a", "b", "c"], "ranks": [1, 2, 3]}, {**TEXTS[2]}]
+    ranked = validate_rows(Dataset.from_list(rows[:1])).dataset
+    found = tokenize_pairs(ranked, tiny_tokenizer(), max_length=20)
+    assert found.dataset["row_index"][:] == [0, 0, 0]
+    assert len(set(found.dataset["prompt_id"][:])) == 1
+
+
+def test_none_left_is_an_error_in_both_modes():
+    dataset = validate_rows(Dataset.from_list(TEXTS)).dataset
+    for mode in ("error", "drop"):
+        with pytest.raises(InputError, match="prompt_too_long  4 rows"):
+            tokenize_pairs(dataset, tiny_tokenizer(), max_length=3, invalid_rows=mode)
+
+
+def test_pairs_that_are_the_same_as_tokens():
+    tokenizer = tiny_tokenizer()
+    rows = [
+        {"prompt": "p", "chosen": " yes", "rejected": " yes</s>"},  # TRL adds the EOS to the first only
+        {"prompt": "p", "chosen": " yes", "rejected": " no"},
+    ]
+    dataset = validate_rows(Dataset.from_list(rows)).dataset
+    found = tokenize_pairs(dataset, tokenizer, max_length=None, invalid_rows="drop")
+    assert [(p.row_index, p.kind) for p in found.problems] == [(0, "identical_as_tokens")]
+    assert tokens(found)[0]["chosen_ids"][-1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("mode", ["keep_start", "keep_end"])
+def test_what_is_kept_agrees_with_trls_collator(mode, rng):
+    """Counts and problems follow from the batches that TRL's collator makes of the same rows."""
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    def words(low, high):
+        known = "yes no maybe one two three four five six".split()
+        return "".join(f" {word}" for word in rng.choice(known, rng.integers(low, high)))
+
+    rows = []
+    for _ in range(200):
+        shared = words(0, 9)
+        sides = {name: words(0, 2) + shared + words(0, 2) for name in ("chosen", "rejected")}
+        rows.append({"prompt": "say" + words(0, 8), **sides})
+    data = validate_rows(Dataset.from_list(rows), invalid_rows="drop").dataset
+    tokenizer = tiny_tokenizer()
+    whole = tokenize_pairs(data, tokenizer, max_length=None, invalid_rows="drop").dataset
+    seen = set()
+    for max_length in (6, 10, 14):
+        collator = DataCollatorForPreference(0, max_length=max_length, truncation_mode=mode)
+        options = {"max_length": max_length, "truncation_mode": mode, "invalid_rows": "drop"}
+        found = tokenize_pairs(data, tokenizer, **options)
+        expected = {}
+        cut = [0, 0]
+        for row in whole:
+            batch = collator([row])
+            answer = batch["completion_mask"]
+            same = batch["input_ids"][0].tolist() == batch["input_ids"][1].tolist()
+            if mode == "keep_start" and len(row["prompt_ids"]) >= max_length:
+                expected[row["row_index"]] = "prompt_too_long"
+            elif (answer.sum(1) == 0).any():
+                expected[row["row_index"]] = "empty_as_tokens"
+            elif same and (answer[0] == answer[1]).all():
+                expected[row["row_index"]] = "identical_after_truncation"
+            else:
+                for side, name in enumerate(TOKENS[1:]):
+                    cut[side] += len(row["prompt_ids"]) + len(row[name]) > max_length
+        reported = {p.row_index: p.kind for p in found.problems if p.kind != "identical_as_tokens"}
+        assert reported == expected
+        seen |= set(expected.values())
+        assert [found.truncated_chosen, found.truncated_rejected] == cut
+        assert min(cut) > 0
+    assert seen == {"identical_after_truncation"} | ({"prompt_too_long"} if mode == "keep_start" else set())
+
+
+def test_tokenizers_that_do_not_fit():
+    text, conversation = (Dataset.from_list([row]) for row in (TEXTS[0], chat("hello")))
+    with pytest.raises(InputError, match="no EOS token"):
+        tokenize_pairs(text, tiny_tokenizer(eos=False), max_length=50)
+    with pytest.raises(InputError, match="neither a pad nor an EOS"):
+        tokenize_pairs(conversation, tiny_tokenizer(chat=True, eos=False, pad=False), max_length=50)
+    with pytest.raises(InputError, match="no chat template"):
+        tokenize_pairs(conversation, tiny_tokenizer(), max_length=50)
+    assert len(tokenize_pairs(text, tiny_tokenizer(pad=False), max_length=50).dataset) == 1
+    equal = tiny_tokenizer()
+    equal.pad_token = equal.eos_token
+    assert tokenize_pairs(text, equal, max_length=50).dataset[0]["chosen_ids"][-1] == equal.eos_token_id
+
+
+def test_rows_that_the_template_refuses_are_named():
+    tokenizer = tiny_tokenizer(chat=True)
+    tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        + tokenizer.chat_template
+    )
+    rows = [chat("hello"), chat("hello")]
+    rows[1]["prompt"].insert(0, {"role": "system", "content": "be good"})
+    dataset = validate_rows(Dataset.from_list(rows)).dataset
+    with pytest.raises(InputError, match="row 2: the chat template refuses the messages: no system role"):
+        tokenize_pairs(dataset, tokenizer, max_length=50)
+    found = tokenize_pairs(dataset, tokenizer, max_length=50, invalid_rows="drop")
+    assert found.dataset["row_index"][:] == [0]
+    with pytest.raises(InputError, match="refused_by_template"):
+        tokenize_pairs(dataset.select([1]), tokenizer, max_length=50, invalid_rows="drop")
+
+
+def test_other_failures_are_not_hidden():
+    broken = SimpleNamespace(pad_token_id=0, eos_token_id=2, eos_token="</s>", chat_template=None)
+    with pytest.raises(TypeError):
+        tokenize_pairs(Dataset.from_list(TEXTS[:1]), broken, max_length=50)
+
+
+def test_prompt_id_is_the_prompts_own():
+    rows = [
+        {"prompt": "a word cut at the hel", "chosen": "lo", "rejected": " of it"},
+        {"prompt": "a word cut at the hel", "chosen": " yes", "rejected": " no"},
+        {"prompt": "another", "chosen": " yes", "rejected": " no"},
+    ]
+    dataset = validate_rows(Dataset.from_list([{**row, "prompt_id": "theirs"} for row in rows])).dataset
+    out = tokenize_pairs(dataset, tiny_tokenizer(), max_length=100).dataset
+    first, second, third = out["prompt_id"][:]
+    # TRL cuts the first prompt's tokens where "hel" and "lo" merge; it is the same prompt all the same.
+    assert out[0]["prompt_ids"] != out[1]["prompt_ids"]
+    assert first == second != third
+
+
+def test_tokenised_rows_pass_untouched():
+    columns = {"prompt_ids": [[1, 2], [1, 2]], "chosen_ids": [[3, 4], [5]], "rejected_ids": [[3, 4], [6]]}
+    named = Dataset.from_dict({**columns, "prompt_id": ["x", "x"], "row_index": [4, 7]})
+    found = tokenize_pairs(named, None, max_length=3)
+    assert found.dataset is named
+    assert (found.truncated_chosen, found.truncated_rejected) == (1, 1)
+    added = tokenize_pairs(Dataset.from_dict(columns), None, max_length=None).dataset
+    assert added["row_index"][:] == [0, 1]
+    assert added["prompt_id"][0] == added["prompt_id"][1]
+
+
+def test_wrong_arguments():
+    dataset = Dataset.from_list(TEXTS)
+    with pytest.raises(InputError, match="truncation_mode: got 'middle'"):
+        tokenize_pairs(dataset, tiny_tokenizer(), max_length=50, truncation_mode="middle")
+    with pytest.raises(InputError, match="max_length: got 1, expected at least 2"):
+        tokenize_pairs(dataset, tiny_tokenizer(), max_length=1)
+    with pytest.raises(InputError, match="invalid_rows"):
+        tokenize_pairs(dataset, tiny_tokenizer(), max_length=50, invalid_rows="no")
+    with pytest.raises(InputError, match="there are no rows"):
+        tokenize_pairs(dataset.select([]), tiny_tokenizer(), max_length=50)
+
+
+def test_mixed_columns_do_not_reach_trl(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    Dataset.from_list([{**TEXTS[0], "meta": "x"}]).to_json(path)
+    path.write_text(path.read_text() + path.read_text().replace('"x"', "3"))
+    dataset = validate_rows(load_preferences(path).dataset).dataset
+    assert dataset["meta"][:] == ["x", 3]
+    assert "meta" not in tokenize_pairs(dataset, tiny_tokenizer(), max_length=50).dataset.column_names
+
+
+@pytest.mark.shared
+def test_hh_with_a_real_tokenizer(shared, tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "stories-260k")
+    dataset = load_preferences(shared / "data" / "hh" / "helpful_test.jsonl.gz").dataset
+    valid = validate_rows(dataset, invalid_rows="drop")
+    ours = tokenize_pairs(valid.dataset, tokenizer, max_length=512, invalid_rows="drop")
+    kept = ours.dataset["row_index"][:]
+    args = SimpleNamespace(dataset_num_proc=None, max_length=512, truncation_mode="keep_start")
+    theirs = DPOTrainer._prepare_dataset(SimpleNamespace(_tokenizer=tokenizer), dataset, tokenizer, args, "train")
+    lost = {p.row_index for p in (*valid.problems, *ours.problems) if p.kind != "prompt_too_long"}
+    assert tokens(ours) == [{name: row[name] for name in TOKENS} for row in theirs if row["row_index"] not in lost]
+    assert len(kept) + len(valid.problems) + len(ours.problems) == 1000
+    assert ours.truncated_chosen > 0
