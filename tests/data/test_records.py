@@ -66,6 +66,16 @@ def test_implicit_text_is_split_as_trl_splits_it(chosen, rejected):
     )
 
 
+@given(st.text("ab \n", min_size=1, max_size=80), SOLID, SOLID)
+def test_long_shared_beginnings_are_split_as_trl_splits_them(prompt, chosen, rejected):
+    mapping = {"chosen": prompt + chosen, "rejected": prompt + rejected}
+    expected = extract_prompt(mapping)
+    if not all(value.strip() for value in expected.values()) or chosen == rejected:
+        return
+    row = row_from_columns(mapping, 0)
+    assert expected == {"prompt": row.prompt, "chosen": row.responses[0], "rejected": row.responses[1]}
+
+
 @given(SOLID, SOLID, SOLID)
 def test_implicit_and_explicit_conversations_are_one(prompt, chosen, rejected):
     if chosen == rejected:

@@ -248,6 +248,27 @@ def test_mixed_columns_do_not_reach_trl(tmp_path):
     assert "meta" not in tokenize_pairs(dataset, tiny_tokenizer(), max_length=50).dataset.column_names
 
 
+def test_data_on_disk_never_give_tokens_of_another_tokenizer(tmp_path):
+    """`datasets` caches the tokens of a data set on disk beside it, under a name that must change with either."""
+    Dataset.from_list(TEXTS).save_to_disk(tmp_path / "saved")
+    other = tiny_tokenizer()
+    other.add_tokens(["fine", "rinse"])
+    for tokenizer in (tiny_tokenizer(), other):
+        for max_length in (1024, 30):
+            data = validate_rows(load_preferences(tmp_path / "saved").dataset).dataset
+            fresh = validate_rows(Dataset.from_list(TEXTS)).dataset
+            options = {"max_length": max_length, "invalid_rows": "drop"}
+            assert tokens(tokenize_pairs(data, tokenizer, **options)) == tokens(
+                tokenize_pairs(fresh, tokenizer, **options)
+            )
+
+
+def test_two_processes_give_the_tokens_of_one():
+    dataset = validate_rows(Dataset.from_list(TEXTS * 3)).dataset
+    one, two = (tokenize_pairs(dataset, tiny_tokenizer(), max_length=100, num_proc=n) for n in (None, 2))
+    assert list(one.dataset) == list(two.dataset)
+
+
 @pytest.mark.shared
 def test_hh_with_a_real_tokenizer(shared, tmp_path):
     from transformers import AutoTokenizer
