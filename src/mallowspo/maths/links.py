@@ -27,6 +27,9 @@ _NODES = (0.5 - _OUTER, 0.5 - _INNER, 0.5, 0.5 + _INNER, 0.5 + _OUTER)
 _W_OUTER, _W_INNER = (322 - 13 * math.sqrt(70)) / 1800, (322 + 13 * math.sqrt(70)) / 1800
 _NODE_WEIGHTS = (_W_OUTER, _W_INNER, 64 / 225, _W_INNER, _W_OUTER)
 
+# Largest λ × half-width of the blend around a gap of 0.
+_MAX_BLEND = 5.0
+
 
 def sigmoid_log_prob(gap: Tensor, weight: Tensor | float) -> Tensor:
     r"""Log-probability under the logistic link, $\log\sigma(w\,\Delta)$.
@@ -101,7 +104,9 @@ def kendall_log_prob(gap: Tensor, neg_log_phi: Tensor | float, smoothing: float 
     g(s) = [B((s+1)λ) - B(sλ)]/λ for s > 0 with λ = -log φ and B(z) = z/(1 - e^{-z}), and g(-s) = 1 - g(s). It jumps
     at 0, so for |s| < smoothing it is replaced by the odd cubic ½ + a₁s + a₃s³ that meets its value and slope at
     ±smoothing. g is concave on s > 0, hence its rise from ½ to g(ε) is at least ε g'(ε), and the cubic is monotone
-    and inside (0, 1) for every λ >= 0 and every ε > 0.
+    and inside (0, 1) for every λ >= 0 and every ε > 0. Where g(-ε) is next to nothing, however, the logarithm of the
+    cubic falls off a cliff just inside -ε (its slope passes 10⁴ at λ = 20, ε = 1): the blend is narrowed to
+    ε = 5/λ, which keeps the slope below 4.2 λ for any smoothing >= 0.1. At the default this begins at φ = e^-10.
 
     With smoothing 0 the function is exact: g(0) = ½ between the two limits, and the gradient reported at exactly 0 is
     that of the line through ½ with the one-sided slope g'(0+). λ = 0 (φ = 1) gives ½ everywhere.
@@ -142,27 +147,21 @@ def kendall_log_prob(gap: Tensor, neg_log_phi: Tensor | float, smoothing: float 
 
     # Not abs(): its gradient at 0 is 0, and training starts with every gap at exactly 0.
     size = torch.where(s < 0, -s, s)
-    inside = (size < smoothing) | (size == 0)
-    log_tail = torch.where(
-        inside,
-        _blend_tail(torch.where(inside, size, 0), lam, smoothing).log(),
-        _log_tail(torch.where(inside, max(smoothing, 1.0), size), lam),
-    )
+    edge = smoothing / (smoothing * lam / _MAX_BLEND).clamp(min=1)
+    inside = (size < edge) | (size == 0)
+    near = torch.where(inside, size, 0)
+    near_tail = _blend_tail(near, lam, edge) if smoothing > 0 else 0.5 - (0.5 - _kappa(lam)) * near
+    log_tail = torch.where(inside, near_tail.log(), _log_tail(torch.where(inside, 1.0, size), lam))
     # log g(-s) is the tail itself; 1 - g(s) is never formed by subtraction.
     return torch.where(s < 0, log_tail, torch.log1p(-log_tail.exp())).to(out_dtype)
 
 
-def _blend_tail(size: Tensor, lam: Tensor, smoothing: float) -> Tensor:
-    """Return 1 - g on 0 <= size < smoothing: the cubic, written so that nothing cancels where it is tiny."""
-    if smoothing == 0:
-        slope = 0.5 - _kappa(lam)
-        return 0.5 - slope * size
-    with torch.no_grad():
-        edge = torch.full_like(lam, smoothing)
-        tail = _log_tail(edge, lam).exp()
-        rise = smoothing * (_kappa(edge * lam) - _kappa((edge + 1) * lam))  # ε g'(ε)
-        bend = (0.5 - tail - rise).clamp(min=0)  # >= 0 by concavity; the clamp only removes rounding
-    rho = size / smoothing
+def _blend_tail(size: Tensor, lam: Tensor, edge: Tensor) -> Tensor:
+    """Return 1 - g on 0 <= size < edge: the cubic, written so that nothing cancels where it is tiny."""
+    tail = _log_tail(edge, lam).exp()
+    rise = edge * (_kappa(edge * lam) - _kappa((edge + 1) * lam))  # ε g'(ε)
+    bend = (0.5 - tail - rise).clamp(min=0)  # >= 0 by concavity; the clamp only removes rounding
+    rho = size / edge
     rest = 1 - rho
     return tail + rest * (rise + bend * rest * (2 + rho) / 2)
 
