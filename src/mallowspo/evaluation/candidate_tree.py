@@ -247,16 +247,16 @@ def sequence_kl(
     policy_scores: CandidateScores,
     reference_scores: CandidateScores,
     *,
-    exits_per_prompt: int = 2,
+    exits_per_prompt: int = 8,
     max_new_tokens: int = 16,
     end_id: int,
     seed: int = 0,
 ) -> SequenceKL:
     """KL(policy ‖ reference) over whole answers: exact on the tree, estimated beyond it.
 
-    On the tree the chain rule needs no sampling. Beyond it, `exits_per_prompt` points of exit are drawn in proportion
-    to their mass under the policy and rolled out under the policy; the KL of the next-token distributions along
-    the way, averaged and multiplied by the outside mass, is an unbiased estimate of the rest (up to the cut).
+    On the tree the chain rule needs no sampling. Beyond it, points of exit are drawn in proportion to their mass under
+    the policy and rolled out under the policy; the KL of the next-token distributions along the way, averaged over a
+    prompt's exits and multiplied by its outside mass, is an unbiased estimate of the rest (up to the cut).
 
     Args:
         policy: The model whose answers count.
@@ -264,7 +264,8 @@ def sequence_kl(
         tree: The candidates.
         policy_scores: `score_candidates(policy, tree)`.
         reference_scores: `score_candidates(reference, tree)`.
-        exits_per_prompt: Answers rolled out per prompt; 0 leaves the remainder at 0.
+        exits_per_prompt: Answers rolled out per prompt on average, more where more mass is outside, at least two; 0
+            leaves the remainder at 0.
         max_new_tokens: Tokens after which a rolled-out answer is cut.
         end_id: The end-of-sequence token.
         seed: Seed of the draws.
@@ -279,41 +280,48 @@ def sequence_kl(
     if exits_per_prompt < 1:
         return SequenceKL(tree_p, np.zeros(tree.prompts), 0.0, 0.0)
     rng = np.random.default_rng(seed)
-    rows, outside_p = _draw_exits(tree, policy_scores, exits_per_prompt, rng)
+    rows, prompt_e, outside_p = _draw_exits(tree, policy_scores, exits_per_prompt, rng)
     starts = [len(row) for row in rows]
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     ended = _roll_out(policy, rows, end_id, max_new_tokens, generator)
-    kl_e = _kl_along(policy, reference, rows, starts, end_id).reshape(tree.prompts, exits_per_prompt)
-    remainder_p = outside_p * kl_e.mean(axis=1)
-    error = 0.0
-    if exits_per_prompt > 1:
-        # Prompts are independent strata: the variances of their means add up.
-        variance_p = outside_p**2 * kl_e.var(axis=1, ddof=1) / exits_per_prompt
-        error = float(np.sqrt(variance_p.sum()) / tree.prompts)
-    return SequenceKL(tree_p, remainder_p, error, 1.0 - float(np.mean(ended)))
+    kl_e = _kl_along(policy, reference, rows, starts, end_id)
+    count_p = np.bincount(prompt_e, minlength=tree.prompts)
+    mean_p = np.bincount(prompt_e, kl_e, minlength=tree.prompts) / count_p
+    # Prompts are independent strata: the variances of their means add up.
+    square_p = np.bincount(prompt_e, (kl_e - mean_p[prompt_e]) ** 2, minlength=tree.prompts)
+    variance_p = outside_p**2 * square_p / (count_p - 1) / count_p
+    error = float(np.sqrt(variance_p.sum()) / tree.prompts)
+    return SequenceKL(tree_p, outside_p * mean_p, error, 1.0 - float(np.mean(ended)))
 
 
 def _draw_exits(
     tree: CandidateTree, scores: CandidateScores, exits_per_prompt: int, rng: np.random.Generator
-) -> tuple[list[list[int]], Floats]:
-    """Draw points where an answer leaves the tree: rows of ids up to and including the leaving token."""
+) -> tuple[list[list[int]], Ints, Floats]:
+    """Draw points where an answer leaves the tree.
+
+    Returns:
+        Rows of ids up to and including the leaving token, the prompt of each, and each prompt's outside mass.
+    """
     mass_nv = np.exp(scores.reach_n[:, None] + scores.next_logp_nv)
     for node, tokens in enumerate(tree.continues):
         mass_nv[node, list(tokens)] = 0.0
+    outside_p = np.bincount(tree.prompt_n, mass_nv.sum(axis=1), minlength=tree.prompts).astype(np.float64)
+    # The error of the mean is smallest when prompts are drawn from in proportion to what leaves them. Two draws at
+    # least, for a variance.
+    share_p = outside_p / max(outside_p.sum(), np.finfo(np.float64).tiny)
+    count_p = np.maximum(2, np.rint(exits_per_prompt * tree.prompts * share_p)).astype(np.int64)
     vocabulary = mass_nv.shape[1]
     bounds = np.searchsorted(tree.prompt_n, np.arange(tree.prompts + 1))
     rows: list[list[int]] = []
-    outside_p = np.empty(tree.prompts)
     for p in range(tree.prompts):
         mass = mass_nv[bounds[p] : bounds[p + 1]].ravel()
-        outside_p[p] = mass.sum()
         # A model that cannot leave the tree has no exits; whatever is drawn then counts nothing.
-        shares = mass / outside_p[p] if outside_p[p] > 0 else None
-        for exit_ in rng.choice(mass.size, size=exits_per_prompt, p=shares):
+        shares = mass / mass.sum() if mass.sum() > 0 else None
+        for exit_ in rng.choice(mass.size, size=count_p[p], p=shares):
             node, token = bounds[p] + exit_ // vocabulary, exit_ % vocabulary
             known = tree.ids_rt[tree.row_n[node], : tree.position_n[node] + 1].tolist()
             rows.append([*known, int(token)])
-    return rows, outside_p
+    return rows, np.repeat(np.arange(tree.prompts), count_p), outside_p
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,218 @@
+"""The quick start: does it help to know how much people agree, in a small world where the truth is known?
+
+It writes a corpus with the embedded world's population, trains a tiny Llama on it, and from that one reference trains
+DPO, MallowsPO-θ, MallowsPO-φ and θ given the true index through `MallowsPOTrainer`, with equal budgets, over several
+values of β, learning rates and seeds. Every policy is evaluated exactly. `results.json` holds all numbers,
+`report.html` explains them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mallowspo.errors import InputError
+from mallowspo.experiments.quickstart_config import METHODS, Job, QuickstartConfig, fast_config
+from mallowspo.files import write_json, write_text
+
+__all__ = ["METHODS", "QuickstartConfig", "fast_config", "progress_bar", "run_quickstart"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, steps done, steps in all)."""
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Show progress on the standard error stream.
+
+    Yields:
+        What to pass to `run_quickstart` as `progress`; each stage gets one bar with the time gone and to go.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, Any] = {}
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+
+        def update(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield update
+
+
+def run_quickstart(config: QuickstartConfig | None = None, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Run the study and write `results.json`, figures, `report.html`, the reference model and one seed's pairs.
+
+    With `workers` > 0, processes are started afresh: a script that calls this needs the usual
+    `if __name__ == "__main__":`.
+
+    Args:
+        config: The settings; the defaults, about four minutes on two cores, where None.
+        progress: Called as the work goes on; see `progress_bar`.
+
+    Returns:
+        The findings, as in `results.json`; see `mallowspo.experiments.quickstart_summary.summarise`.
+
+    Raises:
+        InputError: The settings cannot be used, or `output_dir` is a file.
+    """
+    from mallowspo.experiments.quickstart_report import write_quickstart_report
+    from mallowspo.experiments.quickstart_runs import open_bench
+    from mallowspo.experiments.quickstart_summary import summarise
+
+    config = config or QuickstartConfig()
+    report = progress or _silent
+    folder = Path(config.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output_dir: {str(folder)!r} is a file; name a folder, or a path where none exists yet")
+    started = time.perf_counter()
+    seconds: dict[str, float] = {}
+    with _pool(config) as pool:
+        _make_reference(config, report)
+        seconds["reference"] = time.perf_counter() - started
+        runs = _run_all(config, pool, report)
+        seconds["runs"] = time.perf_counter() - started - seconds["reference"]
+    bench = open_bench(config)
+    _write_pairs(bench, folder / "preferences.jsonl")
+    results: dict[str, Any] = {"config": asdict(config), **summarise(bench, runs)}
+    seconds["total"] = time.perf_counter() - started
+    results["seconds"] = seconds
+    results["peak_memory_gb"] = _peak_memory_gb(config.workers)
+    write_json(folder / "results.json", results)
+    # The report is made from what was written, so that it can be made again from the file.
+    stored: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    write_quickstart_report(folder, stored)
+    report("Writing the report", 1, 1)
+    return stored
+
+
+@contextlib.contextmanager
+def _pool(config: QuickstartConfig) -> Iterator[ProcessPoolExecutor | None]:
+    """Start the worker processes; they import their libraries while the reference is trained."""
+    if config.workers == 0:
+        yield None
+        return
+    # Spawned, not forked: a fork of a process whose torch has started threads may hang.
+    context = multiprocessing.get_context("spawn")
+    workers = min(config.workers, len(config.jobs))
+    with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
+        for _ in range(workers):
+            pool.submit(_warm_up)
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _warm_up() -> None:
+    """Import what the runs need."""
+    import mallowspo.training  # noqa: F401
+
+
+def _make_reference(config: QuickstartConfig, report: Progress) -> None:
+    """Let the population write the corpus, train the reference on it and save it."""
+    from mallowspo.experiments.quickstart_runs import one_thread, quiet_libraries
+    from mallowspo.world.language import build_world, word_tokenizer
+    from mallowspo.world.population import write_corpus
+    from mallowspo.world.reference import train_reference
+
+    stage = "Training the reference"
+    report(stage, 0, config.reference.steps)
+    world = build_world(config.world_seed, train_prompts=config.train_prompts, heldout_prompts=config.heldout_prompts)
+    tokenizer = word_tokenizer()
+    corpus_pk = write_corpus(
+        world.train,
+        answers_per_prompt=config.answers_per_prompt,
+        rng=np.random.default_rng([config.world_seed, 2**20]),
+    )
+    with quiet_libraries(), one_thread():
+        model = train_reference(
+            tokenizer,
+            world.train,
+            corpus_pk,
+            training=config.reference,
+            on_step=lambda done, total: report(stage, done, total),
+        )
+        model.save_pretrained(config.reference_dir)
+        tokenizer.save_pretrained(config.reference_dir)
+
+
+_BENCHES: dict[QuickstartConfig, Any] = {}  # of this worker process: it opens its bench with its first job
+
+
+def _run_in_worker(config: QuickstartConfig, job: Job) -> dict[str, Any]:
+    from mallowspo.experiments.quickstart_runs import open_bench, run_job
+
+    if config not in _BENCHES:
+        _BENCHES[config] = open_bench(config)
+    return run_job(_BENCHES[config], job)
+
+
+def _run_all(config: QuickstartConfig, pool: ProcessPoolExecutor | None, report: Progress) -> list[dict[str, Any]]:
+    """Run every job; the results come in the order of the jobs, whoever ran them."""
+    from mallowspo.experiments.quickstart_runs import open_bench, run_job
+
+    stage, jobs = "Training the policies", config.jobs
+    report(stage, 0, len(jobs))
+    if pool is None:
+        bench, results = open_bench(config), []
+        for done, job in enumerate(jobs, start=1):
+            results.append(run_job(bench, job))
+            report(stage, done, len(jobs))
+        return results
+    futures: list[Future[dict[str, Any]]] = [pool.submit(_run_in_worker, config, job) for job in jobs]
+    for done, future in enumerate(as_completed(futures), start=1):
+        future.result()  # a failed run ends the study here, with its own error
+        report(stage, done, len(jobs))
+    return [future.result() for future in futures]
+
+
+def _write_pairs(bench: Any, path: Path) -> None:
+    """Write the first seed's pairs as text, the layout that `mallowspo train` and `trl dpo` read."""
+    from mallowspo.experiments.quickstart_runs import pairs_of_seed
+
+    lines = []
+    for pair in pairs_of_seed(bench, bench.config.seeds[0]):
+        prompt = bench.world.train[pair.prompt]
+        row = {
+            "prompt": prompt.text,
+            "chosen": f" {prompt.candidates[pair.chosen]}",
+            "rejected": f" {prompt.candidates[pair.rejected]}",
+        }
+        lines.append(json.dumps(row, ensure_ascii=False))
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _peak_memory_gb(workers: int) -> float:
+    """Upper bound of the memory that was in use at once: this process's peak and the largest worker's, each once."""
+    unit = 1.0 if sys.platform == "darwin" else 1024.0  # ru_maxrss is in bytes there, in KiB elsewhere
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return (own + workers * child) * unit / 1e9

@@ -1,0 +1,132 @@
+"""The figures of the quick start, drawn from `results.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mallowspo.experiments.quickstart_config import METHODS
+from mallowspo.reports.estimates import Curve, Estimates, FrontierCurve
+from mallowspo.reports.figures import (
+    FigurePaths,
+    frontier_figure,
+    grouped_interval_figure,
+    index_scatter_figure,
+    save_figure,
+)
+
+__all__ = ["GROUPS", "draw_figures"]
+
+# Quantity in the results -> how a reader calls the prompts behind it.
+GROUPS = {
+    "agreement": "All prompts",
+    "agreement_agreed": "Most agreed third",
+    "agreement_middle": "Middle third",
+    "agreement_contested": "Most contested third",
+}
+
+
+def estimates(intervals: Sequence[dict[str, float | None]], *, scale: float = 1.0) -> Estimates:
+    """Intervals of the results as the figures take them; one without ends (a single seed) is drawn as a point."""
+    mean = scale * np.asarray([_number(interval["mean"]) for interval in intervals])
+    low, high = (
+        np.asarray([scale * _number(interval[end]) for interval in intervals], dtype=float) for end in ("low", "high")
+    )
+    return Estimates(mean, np.where(np.isnan(low), mean, low), np.where(np.isnan(high), mean, high))
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def draw_figures(folder: Path, results: dict[str, Any]) -> dict[str, FigurePaths]:
+    """Draw and save every figure.
+
+    Args:
+        folder: Where to save.
+        results: The findings, as read from `results.json`.
+
+    Returns:
+        Name → paths: `index`, `differences`, and for each learning rate number i `frontier_i` and `diversity_i`.
+    """
+    figures = {"index": _index(results), "differences": _differences(results)}
+    for number, rate in enumerate(results["config"]["learning_rates"]):
+        figures[f"frontier_{number}"] = _frontier(results, rate)
+        figures[f"diversity_{number}"] = _diversity(results, rate)
+    return {name: save_figure(figure, folder, name) for name, figure in figures.items()}
+
+
+def _index(results: dict[str, Any]) -> Any:
+    index = results["index"]
+    correlation = index["mean_entropy"]["rank_correlation"]
+    return index_scatter_figure(
+        index["estimated_neg_log_phi_p"],
+        index["true_neg_log_phi_p"],
+        correlation=Estimates(*(_number(correlation[end]) for end in ("mean", "low", "high"))),
+        groups=index["family_p"],
+        title="The index from the reference's entropy, against the truth",
+        diagonal=True,
+    )
+
+
+def _differences(results: dict[str, Any]) -> Any:
+    rows = [row for row in results["comparisons"] if row["learning_rate"] is None]
+    values = {}
+    for method in METHODS:
+        found = {row["quantity"]: row["difference"] for row in rows if row["method"] == method}
+        if found:
+            values[method] = estimates([found[quantity] for quantity in GROUPS], scale=100.0)
+    return grouped_interval_figure(
+        values,
+        list(GROUPS.values()),
+        x_label="Agreement at equal KL, difference from DPO (points)",
+        title="Who gains on DPO, and where",
+        better="right",
+    )
+
+
+def _rows(results: dict[str, Any], rate: float, method: str) -> list[dict[str, Any]]:
+    return [row for row in results["settings"] if row["learning_rate"] == rate and row["method"] == method]
+
+
+def _curve(rows: list[dict[str, Any]], values: list[dict[str, float | None]], scale: float) -> FrontierCurve:
+    return FrontierCurve(
+        x=estimates([row["kl"] for row in rows]),
+        y=estimates(values, scale=scale),
+        labels=[f"β {row['beta']:g}" for row in rows],
+    )
+
+
+def _frontier(results: dict[str, Any], rate: float) -> Any:
+    curves = {}
+    for method in METHODS:
+        rows = _rows(results, rate, method)
+        curves[method] = _curve(rows, [row["agreement"] for row in rows], 100.0)
+    furthest = max(float(curve.x.high.max()) for curve in curves.values())
+    kl = np.asarray(results["optimum"]["kl"])
+    near = kl <= 1.1 * furthest
+    return frontier_figure(
+        curves,
+        optimum=Curve(kl[near], 100.0 * np.asarray(results["optimum"]["agreement"])[near]),
+        title=f"Agreement against distance from the reference, learning rate {rate:g}",
+        y_label="Agreement with people (%)",
+    )
+
+
+def _diversity(results: dict[str, Any], rate: float) -> Any:
+    curves = {}
+    for method in METHODS:
+        rows = _rows(results, rate, method)
+        curves[method] = _curve(rows, [row["entropy_by_tercile"][2] for row in rows], 1.0)
+    ends = np.asarray([0.0, max(float(curve.x.high.max()) for curve in curves.values())])
+    for name in ("population", "reference"):
+        level = np.full(2, results[name]["entropy_by_tercile"][2])
+        curves[name] = FrontierCurve(x=Estimates(ends, ends, ends), y=Estimates(level, level, level))
+    return frontier_figure(
+        curves,
+        title=f"Diversity on the most contested third, learning rate {rate:g}",
+        y_label="Entropy of the answers (nats)",
+    )
