@@ -1,0 +1,216 @@
+"""`mallowspo train` as a process: what it writes, and what it answers to mistakes."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from tiny import tiny_llama, tiny_tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+ROWS = [
+    {"prompt": f"Question {i}: how are you?", "chosen": f" fine, {i}", "rejected": f" no {i} no"} for i in range(12)
+]
+COMMON = ["--use_cpu", "--bf16", "false", "--report_to", "none", "--gradient_checkpointing", "false"]
+
+
+def mallowspo(*arguments, cwd, timeout=240):
+    program = Path(sys.executable).with_name("mallowspo")
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [program, *map(str, arguments)], check=False, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout
+    )
+
+
+def write_rows(path, rows=ROWS):
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = tiny_tokenizer()
+    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_yaml_and_flags_together_train_and_leave_a_record(model, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    write_rows(data / "train.jsonl")
+    write_rows(data / "test.jsonl", ROWS[:5])
+    (tmp_path / "recipe.yaml").write_text(
+        f"model_name_or_path: {model}\ndataset_name: {data}\nobjective: mallows_theta\nbeta: 0.2\n"
+        "per_device_train_batch_size: 4\nmax_steps: 2\neval_strategy: steps\neval_steps: 2\nlogging_steps: 1\n"
+        "use_cpu: true\nbf16: false\ngradient_checkpointing: false\ndispersion_scale: 0.5\n"
+        "dispersion_clip: [0.0, 5.0]\n"
+    )
+    done = mallowspo("train", "--config", "recipe.yaml", "--output_dir", "out", "--beta", "0.3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert record["config"]["beta"] == 0.3 and record["objective"]["preset"] == "mallows_theta"
+    assert record["calibration"]["scale"] == 0.5 and record["steps"] == 2
+    assert record["data"]["splits"]["train"]["rows_used"] == 12
+    assert len(record["data"]["fingerprint"]) == 64
+    assert record["versions"]["trl"] and record["final_metrics"]["eval_loss"] > 0
+    assert "dispersion" in done.stderr and "weight mean" in done.stderr
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+def test_two_processes_train_as_one(model, tmp_path):
+    """12 rows, batch 2 on each of 2 ranks against batch 4 on one; the launcher's flags are TRL's."""
+    data = write_rows(tmp_path / "rows.jsonl")
+    common = ["--model_name_or_path", model, "--dataset_name", data, *COMMON, "--max_steps", 3, "--logging_steps", 1]
+    common += ["--train_sampling_strategy", "sequential", "--learning_rate", "1e-3"]
+    one = mallowspo("train", *common, "--output_dir", "one", "--per_device_train_batch_size", 4, cwd=tmp_path)
+    assert one.returncode == 0, one.stderr
+    two = mallowspo(
+        "train", *common, "--output_dir", "two", "--per_device_train_batch_size", 2, "--num_processes", 2,
+        "--mixed_precision", "no", "--num_machines", 1, "--dynamo_backend", "no", "--multi_gpu", cwd=tmp_path,
+    )  # fmt: skip
+    assert two.returncode == 0, two.stderr[-2000:]
+    left, right = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("one", "two"))
+    assert right["processes"] == 2
+    assert left["calibration"]["scale"] == pytest.approx(right["calibration"]["scale"], rel=1e-6)
+    for name in ("loss", "grad_norm", "rewards/accuracies", "dispersion/weight_p90", "entropy"):
+        assert left["final_metrics"][name] == pytest.approx(right["final_metrics"][name], rel=1e-3, abs=1e-5), name
+
+
+def malformed(tmp_path):
+    path = tmp_path / "bad.jsonl.gz"
+    lines = [json.dumps(ROWS[0]) for _ in range(7100)]
+    lines[6999] = '{"prompt": "x", "chosen": '
+    path.write_bytes(gzip.compress("\n".join(lines).encode()))
+    return path
+
+
+def empty(tmp_path):
+    path = tmp_path / "empty.jsonl"
+    path.write_text("")
+    return path
+
+
+def long_prompt(tmp_path):
+    return write_rows(tmp_path / "long.jsonl", [*ROWS, {"prompt": "word " * 400, "chosen": "a", "rejected": "b"}])
+
+
+def identical(tmp_path):
+    return write_rows(tmp_path / "same.jsonl", [*ROWS, {"prompt": "x", "chosen": "a", "rejected": "a"}])
+
+
+def infinite_weight(tmp_path):
+    path = tmp_path / "weight.jsonl"
+    path.write_text("".join(json.dumps(row | {"weight": float("inf")}) + "\n" for row in ROWS))
+    return path
+
+
+def other_columns(tmp_path):
+    return write_rows(tmp_path / "columns.jsonl", [{"question": "a", "answer": "b"}])
+
+
+GOOD = "rows.jsonl"
+MISTAKES = {
+    "missing file": ("nowhere.jsonl", [], "nowhere.jsonl"),
+    "missing folder": ("no/such/folder/x.jsonl", [], "no/such/folder"),
+    "wrong column": (other_columns, [], "question"),
+    "malformed line": (malformed, [], "7,000"),
+    "empty": (empty, [], "the file is empty"),
+    "identical": (identical, [], "row 13"),
+    "long prompt": (long_prompt, ["--max_length", "64"], "row 13"),
+    "non-finite weight": (infinite_weight, ["--dispersion", "column"], "weight"),
+    "unknown preset": (GOOD, ["--objective", "dop"], "expected one of 'mallows_theta'"),
+    "unknown link": (GOOD, ["--link", "logit"], "expected one of 'sigmoid'"),
+    "unknown option": (GOOD, ["--bate", "0.1"], "--bate"),
+    "kendall without dispersion": (GOOD, ["--objective", "mallows_phi", "--dispersion", "none"], "Kendall link"),
+    "margin without one": (GOOD, ["--objective", "mallows_ipo", "--margin", "0.5"], "has no margin"),
+    "beta zero": (GOOD, ["--beta", "0"], "beta: got 0"),
+    "beta negative": (GOOD, ["--beta=-0.1"], "beta: got -0.1"),
+    "beta no number": (GOOD, ["--beta", "much"], "beta"),
+    "no such split": (GOOD, ["--dataset_train_split", "dev"], "dev"),
+    "no such model": (GOOD, ["--model_name_or_path", "./nowhere"], "there is no folder"),
+    "no such config": (GOOD, ["--config", "no.yaml"], "there is no file no.yaml"),
+    "store too early": (GOOD, ["--reference_store", "x"], "reference_store"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_gets_one_message_and_exit_code_two(name, model, tmp_path):
+    data, extra, said = MISTAKES[name]
+    write_rows(tmp_path / GOOD)
+    path = data(tmp_path) if callable(data) else data
+    done = run_in_process(
+        ["train", "--model_name_or_path", str(model), "--dataset_name", str(path), "--output_dir", "out", *COMMON,
+         "--max_steps", "1", *extra],
+        tmp_path,
+    )  # fmt: skip
+    assert done.code == 2, done.err
+    assert said in done.err and "Traceback" not in done.err
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+class run_in_process:  # noqa: N801
+    """Call the program's own entry point; a process for each mistake would cost ten seconds of imports."""
+
+    def __init__(self, arguments, cwd):
+        import contextlib
+        import io
+
+        from mallowspo.cli.main import main
+
+        stderr, before = io.StringIO(), Path.cwd()
+        os.chdir(cwd)
+        try:
+            with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(io.StringIO()):
+                main(arguments)
+        except SystemExit as stop:
+            self.code = stop.code
+        finally:
+            os.chdir(before)
+        self.err = stderr.getvalue()
+
+
+def test_tokenizer_without_eos(tmp_path):
+    folder = tmp_path / "no-eos"
+    tokenizer = tiny_tokenizer(eos=False)
+    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    data = write_rows(tmp_path / GOOD)
+    arguments = ["train", "--model_name_or_path", str(folder), "--dataset_name", str(data), "--output_dir", "o"]
+    done = run_in_process([*arguments, *COMMON], tmp_path)
+    assert done.code == 2 and "EOS" in done.err
+
+
+def test_a_mistake_as_a_process_prints_no_traceback(model, tmp_path):
+    done = mallowspo("train", "--model_name_or_path", model, "--dataset_name", "x.jsonl", *COMMON, cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("mallowspo: dataset: there is no file or folder x.jsonl")
+
+
+def test_dropping_what_is_malformed_goes_on(model, tmp_path):
+    path = tmp_path / "mixed.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS) + "{broken\n")
+    arguments = ["train", "--model_name_or_path", str(model), "--dataset_name", str(path), "--output_dir", "out"]
+    done = run_in_process([*arguments, *COMMON, "--max_steps", "1", "--invalid_rows", "drop"], tmp_path)
+    assert done.code == 0, done.err
+    assert "row 13" in done.err
+    assert json.loads((tmp_path / "out/run.json").read_text())["data"]["splits"]["train"]["rows_used"] == 12
+
+
+def test_help_lists_the_commands():
+    done = mallowspo("--help", cwd=ROOT)
+    assert done.returncode == 0 and "quickstart" in done.stdout and "train" in done.stdout
+
+
+def test_help_of_train_shows_trls_options_and_ours():
+    done = mallowspo("train", "--help", cwd=ROOT)
+    assert done.returncode == 0
+    for option in ("--objective", "--dispersion_scale", "--learning_rate", "--use_peft", "--dataset_name"):
+        assert option in done.stdout

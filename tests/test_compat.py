@@ -1,0 +1,103 @@
+"""Every private name of TRL that we stand on is where it was and means what it meant."""
+
+import inspect
+
+import pytest
+import torch
+from datasets import Dataset
+from trl import DPOTrainer
+from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
+
+from mallowspo.compat import TRLPreferenceTrainer, accelerate_launch_arguments, add_score_head, trl_tokenize
+from tiny import tiny_llama, tiny_tokenizer
+
+
+def parameters(function):
+    return list(inspect.signature(function).parameters)
+
+
+def test_constructor_is_trls_in_names_and_order():
+    from mallowspo import MallowsPOTrainer
+
+    assert parameters(MallowsPOTrainer.__init__) == parameters(DPOTrainer.__init__)
+
+
+def test_hooks_have_the_arguments_that_we_override():
+    assert parameters(DPOTrainer._prepare_dataset) == ["self", "dataset", "processing_class", "args", "dataset_name"]
+    assert parameters(DPOTrainer._precompute_ref_logps) == ["self", "dataset", "name", "batch_size"]
+    assert parameters(DPOTrainer._set_signature_columns_if_needed) == ["self"]
+    assert parameters(DPOTrainer.compute_loss) == ["self", "model", "inputs", "return_outputs", "num_items_in_batch"]
+
+
+def test_the_constructor_reads_the_names_that_we_set_and_read():
+    source = inspect.getsource(DPOTrainer.__init__)
+    for name in (
+        "self._metrics =",
+        "self._total_train_tokens =",
+        "self._tp_size =",
+        "self._precompute_engine =",
+        "self.beta =",
+        "self.router_aux_loss_coef =",
+        "self.aux_loss_enabled =",
+        "self._prepare_dataset(",
+    ):
+        assert name in source, name  # fmt: skip
+    assert "self._metrics[mode]" in inspect.getsource(DPOTrainer.log)
+
+
+def test_loss_is_not_scaled_for_accumulation_by_the_trainer():
+    assert DPOTrainer.loss_is_scaled_for_ga is False
+
+
+def test_fused_head_returns_the_fields_that_we_read():
+    for field in ("log_probs", "entropy", "mean_logits", "is_top1", "aux_loss"):
+        assert field in FusedCausalLMOutput.__dataclass_fields__
+    assert "outputs" in parameters(add_fused_lm_head)
+
+
+def test_a_head_can_be_given_more_outputs_afterwards():
+    """The separate reference gets log-probabilities from TRL and entropies from us."""
+    model = tiny_llama(vocab_size=20)
+    add_fused_lm_head(model)
+    ids = torch.tensor([[1, 4, 7, 2]])
+    with torch.no_grad():
+        first = model(input_ids=ids, labels=ids, fused_lm_head=True)
+        add_score_head(model)
+        second = model(input_ids=ids, labels=ids, fused_lm_head=True)
+    assert first.entropy is None and torch.equal(first.log_probs, second.log_probs)
+    assert second.entropy.shape == first.log_probs.shape
+
+
+def test_tokenisation_needs_nothing_of_a_trainer_but_its_tokenizer():
+    from types import SimpleNamespace
+
+    rows = Dataset.from_dict({"prompt": ["hello"], "chosen": [" you"], "rejected": [" no one"]})
+    args = SimpleNamespace(dataset_num_proc=None, max_length=64, truncation_mode="keep_start")
+    row = trl_tokenize(rows, tiny_tokenizer(), args, "train")[0]
+    assert row["chosen_ids"][-1] == row["rejected_ids"][-1] == tiny_tokenizer().eos_token_id
+    assert row["prompt_ids"][0] == tiny_tokenizer().bos_token_id
+
+
+def test_shipped_accelerate_configurations_are_found():
+    arguments = accelerate_launch_arguments(["--accelerate_config", "zero3", "--num_processes", "2"])
+    assert arguments[0] == "--config_file" and arguments[1].endswith("zero3.yaml")
+    assert arguments[2:] == ["--num_processes", "2"]
+    with pytest.raises(ValueError, match="nowhere"):
+        accelerate_launch_arguments(["--accelerate_config", "nowhere"])
+
+
+def test_no_other_file_uses_a_private_name_of_trl():
+    import mallowspo
+
+    root = inspect.getfile(mallowspo).rsplit("/", 1)[0]
+    import pathlib
+    import re
+
+    private = re.compile(r"from trl\S* import _|trl\.\S+\._[a-z]|DPOTrainer\._|self\._(metrics|tp_size|tokenizer)\b")
+    for path in pathlib.Path(root).rglob("*.py"):
+        if path.name != "compat.py":
+            assert not private.search(path.read_text(encoding="utf-8")), path
+
+
+def test_seam_is_a_dpo_trainer():
+    assert issubclass(TRLPreferenceTrainer, DPOTrainer)

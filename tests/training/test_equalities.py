@@ -1,0 +1,107 @@
+"""What must come out the same, on a random model and on a real one."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from pairs import history, options
+from peft import LoraConfig
+from trl import DPOConfig, DPOTrainer
+
+from mallowspo import MallowsPOConfig, MallowsPOTrainer
+
+SAME = ("loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected")
+
+
+def train(setting, tmp_path, trainer=MallowsPOTrainer, config=MallowsPOConfig, rows=None, peft=None, **changes):
+    args = config(**options(tmp_path, **changes))
+    run = trainer(setting.path, args=args, train_dataset=setting.rows if rows is None else rows, peft_config=peft)
+    run.train()
+    return run
+
+
+def weights(run):
+    return {name: value.detach().clone() for name, value in run.model.named_parameters()}
+
+
+def assert_same_history(first, second, names=SAME, rel=1e-5, atol=1e-7):
+    for name in names:
+        left, right = history(first, name), history(second, name)
+        assert len(left) == len(right) > 0
+        np.testing.assert_allclose(left, right, rtol=rel, atol=atol, err_msg=name)
+
+
+def test_objective_dpo_reproduces_trl_step_by_step(setting, tmp_path):
+    theirs = train(setting, tmp_path, DPOTrainer, DPOConfig)
+    ours = train(setting, tmp_path, objective="dpo")
+    assert len(history(ours, "loss")) == 20
+    assert_same_history(theirs, ours, (*SAME, "entropy", "logits/chosen", "num_tokens", "mean_token_accuracy"))
+
+
+@pytest.mark.parametrize("objective", ["ipo", "hinge"])
+def test_other_presets_reproduce_trl(random_setting, tmp_path, objective):
+    theirs = train(random_setting, tmp_path, DPOTrainer, DPOConfig, loss_type=[objective], max_steps=6)
+    ours = train(random_setting, tmp_path, objective=objective, max_steps=6)
+    assert_same_history(theirs, ours, ("loss", "grad_norm", "logps/chosen"))
+
+
+def test_lora_dpo_reproduces_trl(setting, tmp_path):
+    def lora():
+        return LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+
+    theirs = train(setting, tmp_path, DPOTrainer, DPOConfig, peft=lora(), max_steps=8)
+    ours = train(setting, tmp_path, objective="dpo", peft=lora(), max_steps=8)
+    assert_same_history(theirs, ours)
+    assert ours.ref_model is None
+
+
+def test_theta_with_all_weights_one_is_dpo(setting, tmp_path):
+    ones = setting.rows.add_column("weight", [1.0] * len(setting.rows))
+    theta = train(setting, tmp_path, rows=ones, objective="mallows_theta", dispersion="column", max_steps=8)
+    dpo = train(setting, tmp_path, objective="dpo", max_steps=8)
+    assert_same_history(theta, dpo, rel=1e-6)
+
+
+def test_stored_reference_equals_live_reference(setting, tmp_path):
+    live = train(setting, tmp_path, objective="dpo")
+    stored = train(setting, tmp_path, objective="dpo", precompute_ref_log_probs=True)
+    # The pass pads other batches than training does; 1e-5 of a log-probability of -200 is what float32 leaves.
+    assert_same_history(live, stored, ("loss", "grad_norm", "logps/chosen"), rel=2e-4)
+
+
+@pytest.mark.parametrize("objective", ["dpo", "mallows_theta", "mallows_phi"])
+def test_batch_of_four_equals_accumulation_of_four(setting, tmp_path, objective):
+    changes = {"objective": objective, "max_steps": 5, "lr_scheduler_type": "constant"}
+    whole = train(setting, tmp_path, **changes)
+    parts = train(setting, tmp_path, per_device_train_batch_size=1, gradient_accumulation_steps=4, **changes)
+    # Against a stored reference a reward of 0 is a difference of sums, of which float32 leaves 1e-5.
+    assert_same_history(whole, parts, rel=2e-4, atol=1e-5)
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(value, weights(parts)[name], rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("objective", ["dpo", "mallows_theta"])
+def test_four_steps_equal_two_resumed_for_two(setting, tmp_path, objective):
+    changes = {"objective": objective, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    whole = train(setting, tmp_path / "whole", **changes)
+    args = MallowsPOConfig(**options(tmp_path / "whole", **changes))
+    again = MallowsPOTrainer(setting.path, args=args, train_dataset=setting.rows)
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(again)[name]), name
+    # A resumed run has the history of its checkpoint before its own.
+    assert history(whole, "loss") == history(again, "loss")
+    assert history(whole, "num_tokens") == history(again, "num_tokens")
+
+
+@pytest.mark.parametrize("objective", ["mallows_theta", "mallows_phi", "dpo"])
+def test_loss_is_log_two_before_the_first_step(setting, tmp_path, objective):
+    run = train(setting, tmp_path, objective=objective, max_steps=1)
+    assert history(run, "loss")[0] == pytest.approx(math.log(2), abs=2e-6)
+
+
+def test_rainbow_starts_where_its_margin_and_reference_put_it(random_setting, tmp_path):
+    """With the whole reference in the gap and no margin, length normalisation leaves log 2 as well."""
+    run = train(random_setting, tmp_path, objective="rainbow", reference_weight=1.0, max_steps=1)
+    assert history(run, "loss")[0] == pytest.approx(math.log(2), abs=2e-6)
