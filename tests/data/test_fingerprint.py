@@ -82,6 +82,13 @@ def test_integer_width_and_column_order_make_no_difference():
     assert rows_fingerprint(fixed, ["a"]) == rows_fingerprint(Dataset.from_dict({"a": [[1, 2], [3, 4]]}), ["a"])
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_what_lies_outside_a_slice_of_text_does_not_count(kind):
+    whole = pa.table({"text": pa.array(["one", "two", "three"], kind)})
+    expected = rows_fingerprint(Dataset.from_dict({"text": ["two"]}), ["text"])
+    assert rows_fingerprint(Dataset(whole.slice(1, 1)), ["text"]) == expected
+
+
 def test_where_one_row_ends_counts():
     a = Dataset.from_dict({"ids": [[1, 2], [3]], "text": ["ab", "c"]})
     b = Dataset.from_dict({"ids": [[1], [2, 3]], "text": ["a", "bc"]})
