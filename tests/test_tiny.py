@@ -21,9 +21,7 @@ def test_tokenizer_round_trip_and_special_tokens():
 def test_chat_template_renders_a_prefix():
     tokenizer = tiny_tokenizer(chat=True)
     asked = [{"role": "user", "content": "hello"}]
-    prompt = tokenizer.apply_chat_template(
-        asked, add_generation_prompt=True, tokenize=True, return_dict=False
-    )
+    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=True, return_dict=False)
     whole = tokenizer.apply_chat_template(
         [*asked, {"role": "assistant", "content": "good"}], tokenize=True, return_dict=False
     )
