@@ -121,7 +121,7 @@ def fast_config(output_dir: str) -> QuickstartConfig:
         output_dir=output_dir,
         train_prompts=120,
         heldout_prompts=30,
-        reference=ReferenceTraining(steps=80),
+        reference=ReferenceTraining(steps=60),
         seeds=(0,),
         betas=(0.5, 2.0),
         learning_rates=(4e-4,),

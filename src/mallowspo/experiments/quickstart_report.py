@@ -84,8 +84,8 @@ def _summary(results: Results) -> str:
     return "\n\n".join(
         [
             "In a small world where the truth is known, plain DPO and three versions of MallowsPO started from the "
-            f"same reference model and saw the same pairs, under {_count(config['seeds'], 'seed')}. At equal distance from "
-            "the reference (a point is 0.01 of the probability that a random person prefers the policy's answer; "
+            f"same reference model and saw the same pairs, under {_count(config['seeds'], 'seed')}. At equal distance "
+            "from the reference (a point is 0.01 of the probability that a random person prefers the policy's answer; "
             f"brackets are 95% intervals over seeds):",
             " ".join(lines),
             f"The index that MallowsPO reads off the reference ranks the prompts by how much people agree with a rank "
