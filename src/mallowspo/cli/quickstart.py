@@ -11,12 +11,20 @@ __all__ = ["quickstart"]
 
 def quickstart(
     output_dir: Path = typer.Option(Path("output/quickstart"), help="Where report.html and results.json go."),
-    seeds: int = typer.Option(5, min=2, help="Preference data sets drawn; more make the intervals narrower."),
+    seeds: int = typer.Option(5, min=1, help="Sets of preference pairs drawn; more make the intervals narrower."),
+    workers: int = typer.Option(2, min=0, help="Processes that train side by side; changes no result."),
+    fast: bool = typer.Option(False, help="A run of seconds that shows every part and resolves nothing."),
 ) -> None:
     """Compare DPO, MallowsPO-theta and MallowsPO-phi on a generated language whose truth is known."""
     from rich.console import Console
 
-    from mallowspo.experiments.quickstart import QuickstartConfig, run_quickstart
+    from mallowspo.experiments.quickstart import QuickstartConfig, fast_config, progress_bar, run_quickstart
 
-    run_quickstart(QuickstartConfig(output_dir=output_dir, seeds=seeds))
-    Console().print(f"Open {output_dir / 'report.html'} in a browser; the numbers are in {output_dir / 'results.json'}")
+    config = (
+        fast_config(str(output_dir))
+        if fast
+        else QuickstartConfig(output_dir=str(output_dir), seeds=tuple(range(seeds)), workers=workers)
+    )
+    with progress_bar() as progress:
+        run_quickstart(config, progress=progress)
+    Console().print(f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.")

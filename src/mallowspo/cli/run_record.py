@@ -58,6 +58,7 @@ def write_run_record(trainer: Any, script_args: Any, model_args: Any, metrics: d
         "steps": trainer.state.global_step,
         "train_metrics": metrics,
         "final_metrics": last,
+        "log_history": history,
     }
     path = Path(trainer.args.output_dir) / "run.json"
     write_json(path, record)

@@ -57,10 +57,11 @@ class PreferenceCollator:
         import torch
 
         batch: dict[str, Any] = self._inner(examples)
+        exact = torch.float32 if torch.backends.mps.is_available() else torch.float64  # MPS has no float64
         for name in ("ref_chosen_logps", "ref_rejected_logps"):
             if name in batch:
                 # TRL rounds them to float32, which at -500 nats is an error of 3e-5 in the gap.
-                batch[name] = torch.tensor([example[name] for example in examples], dtype=torch.float64)
+                batch[name] = torch.tensor([example[name] for example in examples], dtype=exact)
         for name in EXTRA_COLUMNS:
             values = [example.get(name) for example in examples]
             if all(value is None for value in values):
@@ -68,6 +69,6 @@ class PreferenceCollator:
             if any(value is None for value in values):
                 row = examples[values.index(None)].get("row_index", values.index(None))
                 raise InputError(f"column {name!r}: row {row + 1:,} has no value, others have one")
-            # float32 whatever the model's dtype: MPS has no float64, and bfloat16 would lose the weights.
+            # float32 whatever the model's dtype: bfloat16 would lose the weights.
             batch[name] = torch.tensor(values, dtype=torch.long if name == "row_index" else torch.float32)
         return batch

@@ -13,8 +13,10 @@ from mallowspo.dispersion import (
     ReferenceStatistics,
     calibrate,
     mean_by_prompt,
+    rankings_index,
     raw_from_index,
     raw_from_phi,
+    votes_index,
 )
 from mallowspo.errors import InputError
 from mallowspo.training.config import MallowsPOConfig
@@ -69,8 +71,6 @@ def raw_from_columns(dataset: Any, args: MallowsPOConfig, *, name: str) -> Float
     Raises:
         InputError: The columns that the source reads are missing, or contradict each other.
     """
-    from mallowspo.dispersion.people import rankings_index, votes_index
-
     source, columns = args.resolved_dispersion, set(dataset.column_names)
     if source == "column":
         given = sorted({"weight", "dispersion"} & columns)

@@ -197,9 +197,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         Returns:
             The loss, or the loss and the model's outputs.
         """
-        policy = score_padded(
-            model, inputs, router_logits=self.aux_loss_enabled, sum_dtype=self._sum_dtype
-        )
+        policy = score_padded(model, inputs, router_logits=self.aux_loss_enabled, sum_dtype=self._sum_dtype)
         reference_bk = self._reference_logps(inputs)
         raw_b = inputs.get(RAW_COLUMN)
         weight_b = None if self.calibration is None else self._weights(raw_b, policy.logp_bk)
@@ -301,9 +299,13 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         self._stores[mode].set("num_tokens", float(self.total_train_tokens))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the metrics since the last log, then log as TRL does."""
+        """Add the metrics since the last log, then log as TRL does; a named split gets them under its own name too."""
         mode = self.mode
-        self.record_metrics(mode, self._stores[mode].drain())
+        values = self._stores[mode].drain()
+        self.record_metrics(mode, values)
+        split = next((name.removesuffix("_loss") for name in logs if name.endswith("_loss")), "eval")
+        if mode == "eval" and split != "eval":
+            logs.update({f"{split}_{name}": value for name, value in values.items()})
         super().log(logs, start_time)
 
     # Checkpoints
