@@ -61,16 +61,17 @@ def page() -> str:
     lines = [
         "# Real data, real models",
         "",
-        "HH helpful dialogues (5,185 rows, `max_length` 512) on two small pretrained models. A third of the prompts alone",
-        "fill 512 tokens of a 512-piece vocabulary; they are counted, named and left out (`invalid_rows: drop`). These",
-        "models know children's stories only: the runs show that training works from end to end, not that it makes a",
-        "better assistant.",
+        "HH helpful dialogues (5,185 rows, `max_length` 512) on two small pretrained models. A third of the prompts",
+        "alone fill 512 tokens of a 512-piece vocabulary; they are counted, named and dropped (`invalid_rows: drop`).",
+        "These models know children's stories only: the runs show that training works from end to end, not that it",
+        "makes a better assistant.",
         "",
         "Made by `python docs/runs/run_recipes.py`. What each run printed is in `docs/runs/*.txt`, its record in",
         "`docs/runs/*.json`. First and last are means over the first and the last 40 steps; rewards are",
         "β (log π − log π_ref).",
         "",
-        "| recipe | rows used | steps | minutes | loss, first | last | margin, first | last | accuracy, first | last |",
+        "| recipe | rows used | steps | minutes | loss, first | last | margin, first | last | accuracy, first "
+        "| last |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     samples = []

@@ -1,0 +1,106 @@
+"""Write the tables of README.md and docs/ that are read off the code: presets, options, the paper index.
+
+python docs/make_tables.py           # rewrite what stands between the markers
+python docs/make_tables.py --check   # exit 1 where a page is out of date
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from mallowspo.objectives import OBJECTIVES
+from mallowspo.training.config import MallowsPOConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# What differs from the paper that a preset is named after; a new preset needs its line here.
+DEVIATIONS = {
+    "mallows_theta": "The index is a mean over tokens, as in the authors' released code; the paper's formula sums. φ* "
+    "is fitted to the data instead of a constant. −2 log φ is w itself: w = −φ* log H.",
+    "mallows_phi": "Not in the released code. g is smoothed within `kendall_smoothing` of 0 (0 is the exact "
+    "function), and −log φ is w/2.",
+    "mallows_ipo": "Mean log-probabilities, as TRL's IPO; `length_normalized: false` sums. The authors' second form "
+    "(βwδ − ½)² is this one times β².",
+    "mallows_simpo": "The weight multiplies the whole bracket, margin included.",
+    "rainbow": "α 0.25 and γ 0.1 are starting values of ours, not tuned ones.",
+    "dpo": "None.",
+    "ipo": "Mean log-probabilities, as TRL does after asking the authors; `length_normalized: false` gives the "
+    "paper's sum.",
+    "simpo": "`margin` is γ/β of the paper (its code's `gamma_beta_ratio`); 0.5 is a starting value.",
+    "hinge": "As TRL: the hinge on β times the log-ratio gap, with the reference inside.",
+}
+
+
+def presets() -> str:
+    """The README's table."""
+    rows = ["| `objective` | link | score | reference | margin | dispersion | paper | equation |", "|" + "---|" * 8]
+    for name, o in OBJECTIVES.items():
+        score = "mean" if o.length_normalized else "sum"
+        rows.append(
+            f"| `{name}` | {o.link} | {score} | {o.reference_weight:g} | {o.margin:g} | {o.dispersion} | {o.paper} | "
+            f"{o.equation} |"
+        )
+    return "\n".join(rows)
+
+
+def paper_index() -> str:
+    """The paper index: every preset with its source, its file and what differs."""
+    rows = ["| `objective` | paper | equation | code | deviations |", "|" + "---|" * 5]
+    for name, o in OBJECTIVES.items():
+        code = {"kendall": "`maths/links.py: kendall_log_prob`", "sigmoid": "`maths/links.py: sigmoid_log_prob`"}
+        where = code.get(o.link, "`objectives/pairwise.py`")
+        rows.append(f"| `{name}` | {o.paper} | {o.equation} | {where} | {DEVIATIONS[name]} |")
+    return "\n".join(rows)
+
+
+def options() -> str:
+    """Our fields of the configuration, from its own help texts."""
+    from trl import DPOConfig
+
+    theirs = {field.name for field in fields(DPOConfig)}
+    rows = ["| option | default | what |", "|---|---|---|"]
+    for field in fields(MallowsPOConfig):
+        if field.name in theirs:
+            continue
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        shown = "from the preset or the model" if default is None else f"`{default}`"
+        rows.append(f"| `{field.name}` | {shown} | {field.metadata['help']} |")
+    return "\n".join(rows)
+
+
+PAGES = {
+    "README.md": {"presets": presets},
+    "docs/paper-index.md": {"paper-index": paper_index},
+    "docs/training.md": {"options": options},
+}
+
+
+def filled(page: str, tables: dict[str, object]) -> str:
+    """The page with every table made anew between its markers."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for name, make in tables.items():
+        pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(\n<!-- end {name} -->)", re.DOTALL)
+        table = make()  # type: ignore[operator]
+        text, count = pattern.subn(lambda match, table=table: match[1] + table + match[2], text)
+        if count != 1:
+            raise SystemExit(f"{page}: expected one pair of markers for {name}, found {count}")
+    return text
+
+
+def main() -> int:
+    """Rewrite the pages, or say which are out of date."""
+    stale = [page for page, tables in PAGES.items() if filled(page, tables) != (ROOT / page).read_text("utf-8")]
+    if "--check" in sys.argv:
+        if stale:
+            sys.stderr.write(f"out of date: {', '.join(stale)}; run python docs/make_tables.py\n")
+        return 1 if stale else 0
+    for page in stale:
+        (ROOT / page).write_text(filled(page, PAGES[page]), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,75 @@
+"""What the pages show is what the code does."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mallowspo.objectives import OBJECTIVES
+from tiny import tiny_llama, tiny_tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def example(kind):
+    found = re.search(rf"<!-- test: {kind} -->\n```{kind}\n(.*?)```", README, re.DOTALL)
+    assert found, kind
+    return found[1]
+
+
+@pytest.fixture
+def model(tmp_path):
+    tokenizer = tiny_tokenizer()
+    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def test_tables_are_those_of_the_code():
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs/make_tables.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_preset_is_in_the_readme_and_in_the_paper_index():
+    index = (ROOT / "docs/paper-index.md").read_text(encoding="utf-8")
+    for name in OBJECTIVES:
+        assert f"| `{name}` |" in README and f"| `{name}` |" in index
+
+
+def test_the_python_example_runs(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = example("python").replace('"Qwen/Qwen2.5-0.5B-Instruct"', repr(model))
+    code = code.replace("beta=0.1)", 'beta=0.1, use_cpu=True, bf16=False, report_to="none", max_steps=1)')
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_the_yaml_example_is_accepted(tmp_path):
+    from mallowspo.cli.train import make_parser
+
+    path = tmp_path / "recipe.yaml"
+    path.write_text(example("yaml") + "use_cpu: true\nbf16: false\n")
+    script, training, model, _ = make_parser().parse_args_and_config(["--config", str(path)])
+    assert training.objective == "mallows_theta" and script.dataset_name == "pairs.jsonl"
+
+
+@pytest.mark.parametrize("recipe", sorted(ROOT.glob("recipes/**/*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_accepted(recipe):
+    from mallowspo.cli.train import make_parser
+
+    values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    arguments = ["--config", str(recipe)]
+    if not values.get("use_cpu"):
+        arguments += ["--use_cpu", "--bf16", "false"]
+    make_parser().parse_args_and_config(arguments)
+
+
+def test_links_between_the_pages_lead_somewhere():
+    for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
