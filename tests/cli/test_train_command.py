@@ -66,21 +66,28 @@ def test_yaml_and_flags_together_train_and_leave_a_record(model, tmp_path):
 
 
 def test_two_processes_train_as_one(model, tmp_path):
-    """12 rows, batch 2 on each of 2 ranks against batch 4 on one; the launcher's flags are TRL's."""
-    data = write_rows(tmp_path / "rows.jsonl")
+    """Batch 2 on each of 2 ranks against batch 4 on one; evaluation of 5 rows, which 2 ranks cannot share evenly."""
+    data = tmp_path / "data"
+    data.mkdir()
+    write_rows(data / "train.jsonl")
+    write_rows(data / "test.jsonl", [row | {"chosen": f" yes {i}"} for i, row in enumerate(ROWS[:5])])
     common = ["--model_name_or_path", model, "--dataset_name", data, *COMMON, "--max_steps", 3, "--logging_steps", 1]
     common += ["--train_sampling_strategy", "sequential", "--learning_rate", "1e-3"]
-    one = mallowspo("train", *common, "--output_dir", "one", "--per_device_train_batch_size", 4, cwd=tmp_path)
+    common += ["--eval_strategy", "steps", "--eval_steps", 3]
+    one = mallowspo("train", *common, "--output_dir", "one", "--per_device_train_batch_size", 4,
+                    "--per_device_eval_batch_size", 4, cwd=tmp_path)  # fmt: skip
     assert one.returncode == 0, one.stderr
     two = mallowspo(
-        "train", *common, "--output_dir", "two", "--per_device_train_batch_size", 2, "--num_processes", 2,
+        "train", *common, "--output_dir", "two", "--per_device_train_batch_size", 2,
+        "--per_device_eval_batch_size", 2, "--num_processes", 2,
         "--mixed_precision", "no", "--num_machines", 1, "--dynamo_backend", "no", "--multi_gpu", cwd=tmp_path,
     )  # fmt: skip
     assert two.returncode == 0, two.stderr[-2000:]
     left, right = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("one", "two"))
     assert right["processes"] == 2
     assert left["calibration"]["scale"] == pytest.approx(right["calibration"]["scale"], rel=1e-6)
-    for name in ("loss", "grad_norm", "rewards/accuracies", "dispersion/weight_p90", "entropy"):
+    for name in ("loss", "grad_norm", "rewards/accuracies", "dispersion/weight_p90", "entropy",
+                 "eval_rewards/accuracies", "eval_rewards/margins", "eval_dispersion/weight_mean"):  # fmt: skip
         assert left["final_metrics"][name] == pytest.approx(right["final_metrics"][name], rel=1e-3, abs=1e-5), name
 
 

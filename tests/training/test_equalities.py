@@ -5,11 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from pairs import history, options
-from peft import LoraConfig
+from datasets import Dataset
+from pairs import history, options, small_pairs
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 from trl import DPOConfig, DPOTrainer
 
 from mallowspo import MallowsPOConfig, MallowsPOTrainer
+from tiny import tiny_tokenizer
 
 SAME = ("loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected")
 
@@ -44,6 +47,64 @@ def test_other_presets_reproduce_trl(random_setting, tmp_path, objective):
     theirs = train(random_setting, tmp_path, DPOTrainer, DPOConfig, loss_type=[objective], max_steps=6)
     ours = train(random_setting, tmp_path, objective=objective, max_steps=6)
     assert_same_history(theirs, ours, ("loss", "grad_norm", "logps/chosen"))
+
+
+def layouts():
+    """The same pairs in TRL's four layouts."""
+    text = small_pairs(12).to_list()
+
+    def said(role, content):
+        return [{"role": role, "content": content}]
+
+    chat = [
+        {
+            "prompt": said("user", r["prompt"]),
+            "chosen": said("assistant", r["chosen"]),
+            "rejected": said("assistant", r["rejected"]),
+        }
+        for r in text
+    ]
+    return {
+        "standard, explicit": text,
+        "standard, implicit": [{k: r["prompt"] + r[k] for k in ("chosen", "rejected")} for r in text],
+        "conversational, explicit": chat,
+        "conversational, implicit": [{k: r["prompt"] + r[k] for k in ("chosen", "rejected")} for r in chat],
+    }
+
+
+@pytest.mark.parametrize("layout", layouts())
+def test_every_layout_trains_as_with_trl(random_setting, tmp_path, layout):
+    rows, losses = Dataset.from_list(layouts()[layout]), []
+    for trainer, config, extra in (
+        (DPOTrainer, DPOConfig, {}),
+        (MallowsPOTrainer, MallowsPOConfig, {"objective": "dpo"}),
+    ):
+        args = config(**options(tmp_path, max_steps=3, **extra))
+        tokenizer = tiny_tokenizer(chat=layout.startswith("conv"))
+        run = trainer(random_setting.path, args=args, train_dataset=rows, processing_class=tokenizer)
+        run.train()
+        losses.append(run)
+    assert_same_history(*losses)
+
+
+def test_a_pretrained_adapter_is_its_own_reference(random_setting, tmp_path):
+    """Training goes on from an adapter: the reference is a frozen copy of it, not the bare model."""
+    base = AutoModelForCausalLM.from_pretrained(random_setting.path)
+    policy = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    for name, value in policy.named_parameters():
+        if "lora_B" in name:
+            value.data.normal_(generator=torch.Generator().manual_seed(1))
+    bare = build_run(base_path=random_setting, tmp_path=tmp_path)
+    args = MallowsPOConfig(**options(tmp_path, max_steps=3))
+    run = MallowsPOTrainer(policy, args=args, train_dataset=random_setting.rows, processing_class=tiny_tokenizer())
+    run.train()
+    assert history(run, "loss")[0] == pytest.approx(math.log(2), abs=2e-6)
+    assert abs(history(run, "logps/chosen")[2] - history(run, "logps/chosen")[0]) > 0
+    assert run.train_dataset["ref_chosen_logps"] != bare.train_dataset["ref_chosen_logps"]
+
+
+def build_run(base_path, tmp_path):
+    return MallowsPOTrainer(base_path.path, args=MallowsPOConfig(**options(tmp_path)), train_dataset=base_path.rows)
 
 
 def test_lora_dpo_reproduces_trl(setting, tmp_path):
