@@ -25,8 +25,9 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 class QuickstartConfig:
     """The quick start's settings.
 
-    Learning rates, epochs and the range of β were fixed on plain DPO alone: at the lower learning rate DPO gains about
-    as much as it can here, at the higher one it is driven hard. No setting was chosen by how MallowsPO did.
+    Learning rates, epochs and the range of β were fixed on plain DPO alone: the lower rate keeps DPO on the
+    rising part of its frontier, the higher one takes it to its peak and past it. Nothing was chosen by how MallowsPO
+    did.
 
     Attributes:
         output_dir: Folder for everything that is written.

@@ -68,7 +68,6 @@ def _index(results: dict[str, Any]) -> Any:
         correlation=Estimates(*(_number(correlation[end]) for end in ("mean", "low", "high"))),
         groups=index["family_p"],
         title="The index from the reference's entropy, against the truth",
-        diagonal=True,
     )
 
 

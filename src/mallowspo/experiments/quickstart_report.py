@@ -116,7 +116,7 @@ def _question() -> Section:
         (
             "Index and weight",
             "The estimate of −log φ for a prompt, and the factor w = −2 log φ that it becomes in the loss, scaled to "
-            "a mean of 1.",
+            "a mean of 1. A larger weight pulls harder at first and is satisfied sooner.",
         ),
         (
             "MallowsPO-θ and -φ",
@@ -147,7 +147,8 @@ def _question() -> Section:
 def _world(results: Results) -> Section:
     world, reference = results["world"], results["reference"]
     text = (
-        f"A prompt asks one of twelve groups of people one of 48 questions. Each question has {world['candidates']} "
+        f"A prompt asks one of {world['groups']} groups of people one of {world['questions']} questions, such as "
+        f"`{literal(results['examples'][0]['prompt'])}`. Each question has {world['candidates']} "
         "possible answers of one to four words and a central ranking of them; question and group together set φ, "
         f"from {format_number(world['phi_low'])} to {format_number(world['phi_high'])}. Each person's own ranking is "
         "drawn from the Mallows model (Kendall's distance). These people wrote the corpus that the reference learned "
@@ -189,9 +190,9 @@ def _example(row: dict[str, Any]) -> Table:
     rows = [[row["candidates"][index], *(percent(row[name][index]) for name in who)] for index in order]
     rows.append(["(anything else)", *(percent(max(0.0, 1 - sum(row[name]))) for name in who)])
     return Table(
-        [f"{row['prompt']}", *(label(name) for name in who)],
+        [row["prompt"], *(label(name) for name in who)],
         rows,
-        caption=f"`{literal(row['prompt'])}`: φ = {format_number(row['phi'])}.",
+        caption=f"Among these people φ = {format_number(row['phi'])}.",
     )
 
 
@@ -201,10 +202,12 @@ def _index(results: Results, figures: Figures) -> Section:
         "distribution, relative to the largest possible, is the estimate (the paper's released code does the same). "
         "Each point below is one training prompt."
     )
+    estimated, true = (results["index"][f"{name}_neg_log_phi_p"] for name in ("estimated", "true"))
     picture = Figure(
         figures["index"].svg,
         "Scatter plot of the estimated against the true −log φ, one point per training prompt, by family.",
-        "On the dashed line the estimate would be right. What MallowsPO needs is the order and the spread.",
+        f"Mind the scales: the estimates run from {format_number(min(estimated))} to {format_number(max(estimated))}, "
+        f"the truth from {format_number(min(true))} to {format_number(max(true))}.",
     )
     return Section(
         "Does the reference know where people differ?",
@@ -291,13 +294,33 @@ def _frontier(results: Results, figures: Figures) -> Section:
         for row in results["settings"]
     ]
     header = [
-        "learning rate", "method", "β", "agreement, %", "renormalised, %", "outside, %", "KL, nats", "share of "
-        "optimum, %",
+        "learning rate", "method", "β", "agreement, %", "renormalised, %", "outside, %", "KL, nats",
+        "share of optimum, %",
     ]  # fmt: skip
-    table = Table(
+    settings = Table(
         header, rows, caption="Every setting, mean over seeds with 95% intervals. Rows of equal β differ in KL."
     )
-    return Section("How far, and at what price", [Paragraph(text), *pictures], [Section("All settings", [table])])
+    return Section(
+        "How far, and at what price",
+        [Paragraph(text), *pictures],
+        [Section("All settings", [settings, _settings_by_third(results)])],
+    )
+
+
+def _settings_by_third(results: Results) -> Table:
+    groups = [group.lower() for group in list(GROUPS.values())[1:]]
+    rows = []
+    for row in results["settings"]:
+        cells = [
+            interval_text(row[name][tercile], scale=100)
+            for tercile in range(3)
+            for name in ("agreement_by_tercile", "agreement_renormalised_by_tercile")
+        ]
+        rows.append([f"{row['learning_rate']:g}", label(row["method"]), f"{row['beta']:g}", *cells])
+    header = ["learning rate", "method", "β"]
+    for group in groups:
+        header += [f"{group}, %", f"{group}, renormalised, %"]
+    return Table(header, rows, caption="Agreement by third of the prompts, mean over seeds with 95% intervals.")
 
 
 def _diversity(results: Results, figures: Figures) -> Section:
@@ -330,8 +353,8 @@ def _limits(results: Results) -> list[Block]:
         BulletList(
             [
                 "It is one small world and one reference: the intervals cover other pairs and other orders of "
-                "training, not other worlds. A real model's entropy also reflects style and length, which are "
-                "harmless here.",
+                "training, not other worlds. A real model's entropy also reflects style, of which this "
+                "language has none.",
                 "Each interval stands on its own. Among as many as are shown, about one in twenty leaves out 0 by "
                 "chance.",
                 f"Nothing was tuned towards a winner: learning rates ({rates}), epochs ({config['epochs']}) and the "

@@ -110,6 +110,8 @@ def _world(bench: Bench) -> dict[str, Any]:
         "train_prompts": len(bench.world.train),
         "heldout_prompts": len(bench.world.heldout),
         "candidates": len(prompts[0].candidates),
+        "groups": len({prompt.group for prompt in prompts}),
+        "questions": len({(prompt.family, prompt.context) for prompt in prompts}),
         "vocabulary": len(bench.world.vocabulary),
         "pairs": len(bench.world.train) * bench.config.pairs_per_prompt,
         "phi_low": min(prompt.phi for prompt in prompts),

@@ -49,8 +49,10 @@ def interval_text(
 
 
 def points(interval: dict[str, float | None]) -> str:
-    """A difference of agreement in points (hundredths)."""
-    return interval_text(interval, scale=100.0, signed=True)
+    """A difference of agreement in points (hundredths); a third decimal where an end would otherwise round to 0."""
+    ends = [100.0 * number(interval[end]) for end in ("low", "high")]
+    digits = 3 if any(0 < abs(end) < 0.005 for end in ends) else 2
+    return interval_text(interval, digits, scale=100.0, signed=True)
 
 
 def found(results: Row, method: str, quantity: str, learning_rate: float | None = None) -> Row:
