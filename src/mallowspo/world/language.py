@@ -23,7 +23,7 @@ from mallowspo.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["Family", "World", "WorldPrompt", "build_world", "word_tokenizer"]
+__all__ = ["Family", "World", "WorldPrompt", "build_world", "vocabulary", "word_tokenizer"]
 
 
 @dataclass(frozen=True)
