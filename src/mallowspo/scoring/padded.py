@@ -30,6 +30,8 @@ class ResponseScores:
         length_bk: Tokens, shape (B, K).
         logit_sum_bk: Mean logit over the vocabulary, shape (B, K); None where the head does not compute it.
         top1_bk: Tokens that were the model's first choice, shape (B, K); likewise.
+        token_entropy_bkt: Next-token entropies, shape (B, K, T - 1), nats, 0 off the response; None unless asked for.
+        token_mask_bkt: Where `token_entropy_bkt` belongs to the response, shape (B, K, T - 1).
         aux_loss: Load-balancing loss of a mixture-of-experts model, a scalar; None elsewhere.
     """
 
@@ -38,6 +40,8 @@ class ResponseScores:
     length_bk: Tensor
     logit_sum_bk: Tensor | None = None
     top1_bk: Tensor | None = None
+    token_entropy_bkt: Tensor | None = None
+    token_mask_bkt: Tensor | None = None
     aux_loss: Tensor | None = None
 
 
@@ -47,6 +51,7 @@ def score_padded(
     *,
     responses: int = 2,
     router_logits: bool = False,
+    per_token: bool = False,
     sum_dtype: torch.dtype = torch.float64,
 ) -> ResponseScores:
     """Run the model over a padded batch and sum each response's per-token values.
@@ -56,6 +61,7 @@ def score_padded(
         batch: `input_ids`, `attention_mask`, `completion_mask`, each of shape (K * B, T).
         responses: K.
         router_logits: Ask a mixture-of-experts model for its load-balancing loss.
+        per_token: Also return the entropy of every response token.
         sum_dtype: In which the tokens' values are summed; float32 or better. A sum of hundreds of float32 values
             depends on their order by 2e-5, which float64 removes.
 
@@ -89,13 +95,20 @@ def score_padded(
     mask = completion[:, 1:].bool()
     columns = mask.size(1)
 
-    def summed(per_token: Tensor) -> Tensor:
+    def real(values: Tensor) -> Tensor:
         # Prompt-learning adapters put virtual tokens in front: the last columns are the real ones.
-        real = per_token[:, -columns:].masked_fill(~mask, 0)
-        return real.to(sum_dtype).sum(dim=1).view(responses, -1).T
+        return values[:, -columns:].masked_fill(~mask, 0)
 
-    def optional(per_token: Tensor | None) -> Tensor | None:
-        return None if per_token is None else summed(per_token.detach())
+    def by_response(values: Tensor) -> Tensor:
+        return values.view(responses, -1, columns).transpose(0, 1)
+
+    def summed(values: Tensor) -> Tensor:
+        return real(values).to(sum_dtype).sum(dim=1).view(responses, -1).T
+
+    def optional(values: Tensor | None) -> Tensor | None:
+        return None if values is None else summed(values.detach())
+
+    tokens = per_token and output.entropy is not None
 
     return ResponseScores(
         logp_bk=summed(output.log_probs),
@@ -103,5 +116,7 @@ def score_padded(
         length_bk=mask.sum(dim=1).view(responses, -1).T,
         logit_sum_bk=optional(output.mean_logits),
         top1_bk=optional(output.is_top1),
+        token_entropy_bkt=by_response(real(output.entropy.detach())) if tokens else None,
+        token_mask_bkt=by_response(mask) if tokens else None,
         aux_loss=output.aux_loss,
     )

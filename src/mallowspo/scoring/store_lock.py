@@ -1,0 +1,64 @@
+"""One writer at a time: a lock on a store that dies with its process."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mallowspo.errors import InputError
+
+__all__ = ["LOCK", "store_lock"]
+
+LOCK = ".lock"
+
+
+@contextmanager
+def store_lock(folder: Path) -> Iterator[None]:
+    """Hold the only right to write to a store for the time of a block.
+
+    The system gives the lock back when the process ends, however it ends; the file itself stays and means nothing.
+
+    Args:
+        folder: The store; created where it is missing.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InputError: Another process holds the lock (it is named), or the folder cannot be written or locked.
+    """
+    path = folder / LOCK
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output_dir: {folder} is a file, expected a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise InputError(f"output_dir: {folder} cannot be written ({error.strerror})") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+                raise InputError(
+                    f"output_dir: {folder} is on a file system without locks ({error.strerror}), so two processes "
+                    "could write to it at once; choose a folder on another disk"
+                ) from error
+            owner = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
+            raise InputError(
+                f"output_dir: {owner} is writing to the store {folder}; wait until it has finished, or choose another "
+                "folder"
+            ) from error
+        if not path.exists() or os.fstat(handle).st_ino != path.stat().st_ino:
+            raise InputError(f"output_dir: {folder} was removed by another process just now; run this again")
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+        os.ftruncate(handle, 0)
+    finally:
+        os.close(handle)
