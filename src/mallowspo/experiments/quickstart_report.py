@@ -377,6 +377,6 @@ def _next_steps(results: Results) -> Section:
     command = (
         "mallowspo train --model_name_or_path reference --dataset_name preferences.jsonl --objective mallows_theta "
         f"\\\n    --beta {results['config']['betas'][0]:g} --learning_rate {results['config']['learning_rates'][0]:g} "
-        "--output_dir trained"
+        "\\\n    --use_cpu true --bf16 false --output_dir trained"
     )
     return Section("Go on from here", [Paragraph(text), CodeBlock(command, "In the folder of this page.")])
