@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-import click
-
 from mallowspo.errors import InputError, NonFiniteLossError
 
 __all__ = ["exit_code_of"]
@@ -16,7 +14,7 @@ def exit_code_of(run: Callable[[], int]) -> int:
     """Run a command and turn a user's mistake into one message and exit code 2.
 
     Args:
-        run: The command; returns its exit code.
+        run: The command; returns its exit code, or raises `SystemExit` with it.
 
     Returns:
         The exit code. An error that is ours, not the user's, passes through with its traceback.
@@ -30,11 +28,6 @@ def exit_code_of(run: Callable[[], int]) -> int:
     except (InputError, NonFiniteLossError) as error:
         sys.stderr.write(f"mallowspo: {error}\n")
         return 2
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except KeyboardInterrupt:
         sys.stderr.write("mallowspo: interrupted; what was written before is whole\n")
         return 130

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from mallowspo import __version__
+from mallowspo.cli.check import check
 from mallowspo.cli.exits import exit_code_of
 from mallowspo.cli.quickstart import quickstart
 
@@ -20,6 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(quickstart)
+app.command()(check)
 
 
 @app.command(
@@ -60,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def run() -> int:
         if given[:1] == ["train"]:
             return run_train(given[1:])
-        result = app(args=given, prog_name="mallowspo", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        app(args=given, prog_name="mallowspo")  # ends in SystemExit; a mistake in the options is code 2
+        return 0
 
     raise SystemExit(exit_code_of(run))
 

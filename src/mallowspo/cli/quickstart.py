@@ -10,7 +10,9 @@ __all__ = ["quickstart"]
 
 
 def quickstart(
-    output_dir: Path = typer.Option(Path("output/quickstart"), help="Where report.html and results.json go."),
+    output_dir: Path = typer.Option(
+        Path("output/quickstart"), "--output_dir", help="Where report.html and results.json go."
+    ),
     seeds: int = typer.Option(5, min=1, help="Sets of preference pairs drawn; more make the intervals narrower."),
     workers: int = typer.Option(2, min=0, help="Processes that train side by side; changes no result."),
     fast: bool = typer.Option(False, help="A run of seconds that shows every part and resolves nothing."),

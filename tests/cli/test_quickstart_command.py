@@ -1,0 +1,44 @@
+"""`mallowspo quickstart` as its users call it."""
+
+import json
+
+import pytest
+
+from mallowspo.cli.main import main
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    return stop.value.code
+
+
+def test_it_writes_a_report_and_its_numbers(tmp_path, capsys):
+    assert run("quickstart", "--fast", "--output_dir", str(tmp_path / "out")) == 0
+    assert "<html" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "out/results.json").read_text())["index"]
+    assert "report.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["quickstart", "--outputdir", "x"], "--outputdir"),
+        (["quickstart", "--seeds", "none"], "--seeds"),
+        (["quickstart", "--seeds", "0"], "--seeds"),
+        (["quickstrat"], "quickstrat"),
+    ],
+)
+def test_a_mistake_is_answered_with_code_two(arguments, said, capsys):
+    assert run(*arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run("quickstart", "--fast", "--output_dir", str(tmp_path / "file")) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    assert run("--version") == 0 and "mallowspo 0.1.0" in capsys.readouterr().out
