@@ -1,0 +1,309 @@
+"""The linter's one pass over the data: rows stream through every check, in chunks."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mallowspo.data.lint.kinds import KIND_BY_NAME
+from mallowspo.data.lint.labels import ColumnChecks, LengthCount
+from mallowspo.data.lint.ledger import Example, Finding, Ledger, clip
+from mallowspo.data.lint.pairs import PairIndex, check_near_identical
+from mallowspo.data.lint.rows import LintRow, plain_text, read_row
+from mallowspo.data.lint.splits import EvalPrompts
+from mallowspo.data.lint.stream import SourceRow, stream_rows
+from mallowspo.data.lint.text import ScriptCount, check_text
+from mallowspo.data.lint.tokens import TokenChecks, TokenisedRow
+from mallowspo.data.problems import RowError
+from mallowspo.data.records import TOKEN_COLUMNS, row_from_columns
+from mallowspo.data.validation import _check_columns
+from mallowspo.errors import InputError
+
+__all__ = ["CheckReport", "CheckSettings", "check_preferences"]
+
+_CHUNK_ROWS = 512
+_CHUNK_CHARACTERS = 4_000_000
+_SEVERITIES = ("error", "warning", "info")
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """What the rows are checked against.
+
+    Attributes:
+        max_length: Tokens kept of prompt and response together, or None for all.
+        truncation_mode: `keep_start` or `keep_end`.
+        split: Split of the data.
+        eval_split: Split of the evaluation data.
+        near_duplicate_threshold: Similarity in (0, 1] from which two responses are near-identical.
+    """
+
+    max_length: int | None = 1024
+    truncation_mode: str = "keep_start"
+    split: str = "train"
+    eval_split: str = "train"
+    near_duplicate_threshold: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 0 < self.near_duplicate_threshold <= 1:
+            raise InputError(
+                f"near_duplicate_threshold: got {self.near_duplicate_threshold}, expected a number in (0, 1]"
+            )
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What was found.
+
+    Attributes:
+        source: The data, as it was named.
+        settings: What it was checked against.
+        rows: Rows seen, unreadable lines included.
+        findings: By severity, and in the order of the catalogue.
+        statistics: Lengths, the predictive power of length, scripts, the evaluation data.
+        ledger: The flags of every row.
+    """
+
+    source: str
+    settings: CheckSettings
+    rows: int
+    findings: tuple[Finding, ...]
+    statistics: dict[str, Any]
+    ledger: Ledger = field(repr=False)
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether a finding is an error."""
+        return any(finding.severity == "error" for finding in self.findings)
+
+    def counts(self) -> dict[str, int]:
+        """Give the rows concerned by kind."""
+        return {finding.kind: finding.count for finding in self.findings}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the report as JSON takes it."""
+        return {
+            "format": 1,
+            "data": self.source,
+            "settings": asdict(self.settings),
+            "rows": self.rows,
+            "exit_code": int(self.has_errors),
+            "findings": [asdict(finding) for finding in self.findings],
+            "statistics": self.statistics,
+        }
+
+
+def check_preferences(
+    source: str | os.PathLike[str],
+    tokenizer: Any,
+    settings: CheckSettings | None = None,
+    *,
+    eval_source: str | os.PathLike[str] | None = None,
+    end_ids: frozenset[int] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> CheckReport:
+    """Check preference data as a tokenizer and its chat template will see it.
+
+    The rows are streamed and never held; some seventy bytes of each are.
+
+    Args:
+        source: What `load_preferences` takes.
+        tokenizer: A Hugging Face tokenizer.
+        settings: What to check against; None takes the defaults.
+        eval_source: Evaluation data, whose prompts must not occur.
+        end_ids: Token ids at which generation stops; None asks the tokenizer alone.
+        progress: Called with the number of rows done, now and then.
+
+    Returns:
+        The report.
+
+    Raises:
+        InputError: The data cannot be read at all, has other columns, or does not suit the tokenizer; an option is
+            out of range. A line or row that is broken is a finding.
+    """
+    settings = settings or CheckSettings()
+    checks = _Checks(
+        settings,
+        TokenChecks(
+            tokenizer, max_length=settings.max_length, truncation_mode=settings.truncation_mode, end_ids=end_ids
+        ),
+        None if eval_source is None else EvalPrompts(eval_source, split=settings.eval_split),
+    )
+    done = 0
+    for chunk in _chunks(stream_rows(source, split=settings.split)):
+        if done == 0:
+            _require_columns(chunk, str(source))
+        checks.add(chunk)
+        done += len(chunk)
+        if progress is not None:
+            progress(done)
+    if done == 0:
+        raise InputError(f"{source}: there are no rows")
+    return checks.finish(source)
+
+
+def _chunks(rows: Iterator[SourceRow]) -> Iterator[list[SourceRow]]:
+    """Group rows, bounded by number and by size, for the tokenizer is quicker on many at once."""
+    chunk: list[SourceRow] = []
+    size = 0
+    for row in rows:
+        chunk.append(row)
+        # Texts make up nearly all of a row; messages are measured by what Python prints of them.
+        size += sum(len(v) if isinstance(v, str) else len(repr(v)) for v in (row.values or {}).values())
+        if len(chunk) >= _CHUNK_ROWS or size >= _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _require_columns(chunk: list[SourceRow], source: str) -> None:
+    """Tell a file with other columns, which is a mistake, from one with broken rows, which are findings."""
+    names = dict.fromkeys(name for row in chunk for name in row.values or ())
+    if set(TOKEN_COLUMNS) <= set(names) and "chosen" not in names:
+        raise InputError(f"{source}: the rows are token ids already; check the text that they were made of")
+    if names:
+        _check_columns(list(names), source)
+
+
+class _Checks:
+    """Every check, and what each keeps between rows."""
+
+    def __init__(self, settings: CheckSettings, tokens: TokenChecks, evaluation: EvalPrompts | None) -> None:
+        self._settings = settings
+        self._tokens = tokens
+        self._evaluation = evaluation
+        self._ledger = Ledger()
+        self._pairs = PairIndex()
+        self._columns = ColumnChecks()
+        self._lengths = LengthCount()
+        self._scripts = ScriptCount()
+        # 1 for messages, 0 for text; in the order of the index of pairs.
+        self._layouts: Any = array("B")
+        self._tokenised = 0
+        self._token_sum = 0
+        self._token_max = 0
+
+    def add(self, chunk: list[SourceRow]) -> None:
+        """Check one chunk of rows."""
+        ledger = self._ledger
+        rows = []
+        for source_row in chunk:
+            row = read_row(source_row, ledger)
+            if row is None:
+                continue
+            rows.append(row)
+            self._note_layout(row)
+            check_near_identical(row, self._settings.near_duplicate_threshold, ledger)
+            key = self._pairs.add(row)
+            if self._evaluation is not None:
+                self._evaluation.check(row, key, ledger)
+            self._columns.check(row, ledger)
+            check_text(row, ledger)
+            self._scripts.add(row)
+        for tokens in self._tokens.tokenise(rows, ledger):
+            self._tokens.check(tokens, ledger)
+            self._count(tokens)
+
+    def _note_layout(self, row: LintRow) -> None:
+        chat = row.record.is_conversational
+        if chat not in self._layouts:
+            self._tokens.require_for(row)
+        self._layouts.append(chat)
+
+    def _count(self, tokens: TokenisedRow) -> None:
+        lengths = [len(ids) - tokens.cut for ids in tokens.full_ids]
+        for better, worse in tokens.row.pairs:
+            self._lengths.add(lengths[better], lengths[worse])
+        longest = tokens.cut + max(lengths)
+        self._tokenised += 1
+        self._token_sum += longest
+        self._token_max = max(self._token_max, longest)
+
+    def finish(self, source: str | os.PathLike[str]) -> CheckReport:
+        """Add what only all rows together show, and sum up."""
+        ledger = self._ledger
+        partners = self._pairs.finish(ledger)
+        self._mixed_layout()
+        self._columns.finish(ledger)
+        scripts = self._scripts.finish(ledger)
+        _add_repetitions(source, self._settings.split, partners, ledger)
+        findings = [*ledger.findings(), *self._length_bias()]
+        findings.sort(key=lambda finding: _SEVERITIES.index(finding.severity))
+        tokenised = max(self._tokenised, 1)
+        statistics: dict[str, Any] = {
+            "rows_tokenised": self._tokenised,
+            "tokens": {"mean_longer_side": self._token_sum / tokenised, "max": self._token_max},
+            "length": self._lengths.to_dict(),
+            "scripts": scripts,
+        }
+        if self._evaluation is not None:
+            evaluation = self._evaluation
+            statistics["evaluation"] = {
+                "rows": evaluation.rows,
+                "prompts": evaluation.prompts,
+                "prompts_in_train": evaluation.leaked,
+            }
+        return CheckReport(str(source), self._settings, len(ledger), tuple(findings), statistics, ledger)
+
+    def _mixed_layout(self) -> None:
+        layouts = np.frombuffer(self._layouts, dtype=np.uint8)
+        chats = int(layouts.sum())
+        if chats in (0, len(layouts)):
+            return
+        usual = int(2 * chats > len(layouts))
+        found, other = ("text", "messages") if usual else ("messages", "text")
+        positions = np.frombuffer(self._pairs.positions, dtype=np.int64)[layouts != usual]
+        for position in positions.tolist():
+            self._ledger.flag(position, "mixed_layout", f"the row is {found}, most rows are {other}")
+
+    def _length_bias(self) -> list[Finding]:
+        severity = self._lengths.severity()
+        if severity is None:
+            return []
+        told = self._lengths.to_dict()
+        kind = KIND_BY_NAME["length_bias"]
+        low, high = (100 * end for end in told["interval_95"])
+        percent = 100 * told["accuracy_of_longer"]
+        detail = (
+            f"the longer response, in tokens, is preferred in {percent:.1f} % of {told['pairs']:,} pairs "
+            f"(95 % interval {low:.1f} to {high:.1f}, equal lengths count one half); "
+            f"{told['mean_chosen_tokens']:.0f} tokens on average against {told['mean_rejected_tokens']:.0f}"
+        )
+        return [Finding(kind.name, severity, told["longer_chosen"], percent, kind.why, kind.todo, detail)]
+
+
+def _add_repetitions(
+    source: str | os.PathLike[str], split: str, partners: dict[str, dict[int, int]], ledger: Ledger
+) -> None:
+    """Read the first repeated rows again, to show them."""
+    numbers: NDArray[np.uint64] = ledger.numbers
+    wanted = {int(numbers[position]) for found in partners.values() for position in found}
+    texts: dict[int, str] = {}
+    if wanted:
+        for row in stream_rows(source, split=split):
+            if row.index in wanted and row.values is not None:
+                texts[row.index] = _prompt_excerpt(row)
+                if len(texts) == len(wanted):
+                    break
+    word = {"both_orders": "the other way round in", "duplicate_row": "as", "duplicate_prompt": "prompt as in"}
+    for kind, found in partners.items():
+        examples = []
+        for position, partner in found.items():
+            number = int(numbers[position])
+            shows = f"{word[kind]} row {int(numbers[partner]) + 1:,}: {texts.get(number, '')}"
+            examples.append(Example(number + 1, shows))
+        ledger.add_examples(kind, examples)
+
+
+def _prompt_excerpt(row: SourceRow) -> str:
+    try:
+        return clip(plain_text(row_from_columns(row.values or {}, row.index, columns=()).prompt), end=True)
+    except RowError:
+        return ""
