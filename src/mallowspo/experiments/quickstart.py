@@ -98,6 +98,8 @@ def run_quickstart(config: QuickstartConfig | None = None, *, progress: Progress
         seconds["reference"] = time.perf_counter() - started
         runs = _run_all(config, pool, report)
         seconds["runs"] = time.perf_counter() - started - seconds["reference"]
+    with contextlib.suppress(OSError):
+        (folder / "runs").rmdir()  # the trainer makes it and, as nothing is saved, leaves it empty
     bench = open_bench(config)
     _write_pairs(bench, folder / "preferences.jsonl")
     results: dict[str, Any] = {"config": asdict(config), **summarise(bench, runs)}
