@@ -5,16 +5,15 @@ Shapes: `N` rows, each with K >= 2 responses to one prompt. Entropies are in nat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mallowspo.errors import InputError
 
-__all__ = ["ESTIMATORS", "ReferenceStatistics", "entropy_index", "mean_by_prompt", "normalised_entropy"]
+__all__ = ["ReferenceStatistics", "entropy_index", "mean_by_prompt", "normalised_entropy"]
 
 Floats = NDArray[np.float64]
 
@@ -28,12 +27,18 @@ class ReferenceStatistics:
         entropy_sum_nk: Next-token entropies summed over each response's tokens, shape (N, K), nats.
         length_nk: Tokens of each response, shape (N, K).
         vocab_size: Last axis of the reference's logits, padding rows included.
+        first_entropy_nk: Entropy of the distribution of each response's first token, shape (N, K), nats; None where
+            the pass did not keep it.
+        divergent_entropy_nk: Entropy where the responses of a row first differ, shape (N, K), nats; NaN for a
+            response that ends before; None where the pass did not keep it.
     """
 
     logp_nk: Floats
     entropy_sum_nk: Floats
     length_nk: Floats
     vocab_size: int
+    first_entropy_nk: Floats | None = None
+    divergent_entropy_nk: Floats | None = None
 
 
 def normalised_entropy(entropy_sum: ArrayLike, lengths: ArrayLike, *, vocab_size: int) -> Floats:
@@ -130,11 +135,3 @@ def entropy_index(
     if prompt_ids is not None:
         index_n = mean_by_prompt(index_n, prompt_ids)
     return np.asarray(index_n, np.float64)
-
-
-def _mean_entropy(statistics: ReferenceStatistics) -> Floats:
-    return entropy_index(statistics.entropy_sum_nk, statistics.length_nk, vocab_size=statistics.vocab_size)
-
-
-# From the reference's statistics to u(x) >= 0 per row, larger = more dispersed. A further estimator is one line here.
-ESTIMATORS: Mapping[str, Callable[[ReferenceStatistics], Floats]] = MappingProxyType({"mean_entropy": _mean_entropy})

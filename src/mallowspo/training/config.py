@@ -7,13 +7,13 @@ from typing import Any
 
 from trl import DPOConfig
 
-from mallowspo.dispersion import ESTIMATORS
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.objectives import LINKS, OBJECTIVES, Objective, resolve_objective
 
 __all__ = ["DISPERSION_SOURCES", "MallowsPOConfig"]
 
 DISPERSION_SOURCES = ("entropy", "votes", "rankings", "column", "none")
+DISPERSION_ESTIMATORS = ("mean_entropy", "reference_margin")
 DISPERSION_MAPS = ("neglog",)
 DISPERSION_PER = ("prompt", "pair")
 INVALID_ROWS = ("error", "drop")
@@ -79,7 +79,7 @@ class MallowsPOConfig(DPOConfig):
         default=None, metadata=_help("Where the dispersion index comes from.", DISPERSION_SOURCES)
     )
     dispersion_estimator: str = field(
-        default="mean_entropy", metadata=_help("Index read off the reference model.", ESTIMATORS)
+        default="mean_entropy", metadata=_help("Index read off the reference model.", DISPERSION_ESTIMATORS)
     )
     dispersion_map: str = field(default="neglog", metadata=_help("How the index becomes a weight.", DISPERSION_MAPS))
     dispersion_scale: str = field(
@@ -104,7 +104,7 @@ class MallowsPOConfig(DPOConfig):
         """Check our options against each other, then let TRL and transformers check theirs."""
         self._refuse_foreign_losses()
         for name, allowed in (
-            ("dispersion_estimator", ESTIMATORS),
+            ("dispersion_estimator", DISPERSION_ESTIMATORS),
             ("dispersion_map", DISPERSION_MAPS),
             ("dispersion_per", DISPERSION_PER),
             ("invalid_rows", INVALID_ROWS),

@@ -12,9 +12,10 @@ from mallowspo.dispersion import (
     Calibration,
     ReferenceStatistics,
     calibrate,
+    fit_map,
     mean_by_prompt,
+    prompt_index,
     rankings_index,
-    raw_from_index,
     raw_from_phi,
     votes_index,
 )
@@ -52,8 +53,9 @@ def raw_from_reference(dataset: Any, args: MallowsPOConfig, *, vocab_size: int) 
     )
     index_n = ESTIMATORS[args.dispersion_estimator](statistics)
     if args.dispersion_per == "prompt":
-        index_n = mean_by_prompt(index_n, dataset["prompt_id"])
-    raw_n, floored = raw_from_index(index_n)
+        index_n = prompt_index(args.dispersion_estimator, index_n, dataset["prompt_id"])
+    fitted = fit_map(args.dispersion_map, index_n, estimator=args.dispersion_estimator)
+    raw_n, floored = fitted.raw(index_n)
     return index_n, raw_n, floored
 
 

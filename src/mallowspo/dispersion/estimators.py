@@ -1,0 +1,230 @@
+"""The family of indexes u(x) that one pass of the reference gives: larger = more dispersed.
+
+None of them is right everywhere. The mean entropy follows length, style and common prefixes as readily as
+disagreement; the sum over the answer is robust to length but not to style; the first token knows nothing behind a
+common opening. Where the responses first differ is the best place to look for the price of one pass.
+
+Entropies come as shares of log |V|, so that an index in nats is u * log |V|.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mallowspo.dispersion.entropy import ReferenceStatistics, entropy_index, mean_by_prompt
+from mallowspo.errors import InputError
+
+__all__ = [
+    "ESTIMATORS",
+    "answer_entropy",
+    "divergent_token",
+    "first_token",
+    "mean_entropy",
+    "prompt_index",
+    "reference_margin",
+    "sampled_entropy",
+]
+
+Floats = NDArray[np.float64]
+Answer = TypeVar("Answer")
+
+
+def mean_entropy(statistics: ReferenceStatistics) -> Floats:
+    """Mean next-token entropy per token, as the paper's authors released it; see `entropy_index`.
+
+    Args:
+        statistics: Of N rows.
+
+    Returns:
+        u in [0, 1], shape (N,).
+
+    Source: Chen et al. 2025 (arXiv 2405.14953), released code.
+    """
+    return entropy_index(statistics.entropy_sum_nk, statistics.length_nk, vocab_size=statistics.vocab_size)
+
+
+def answer_entropy(statistics: ReferenceStatistics) -> Floats:
+    """Entropies summed over each answer, as the paper's formula has it.
+
+    Args:
+        statistics: Of N rows.
+
+    Returns:
+        u >= 0, shape (N,), in units of log |V|; not bounded by 1, so the map `neglog` cannot take it.
+
+    Source: Chen et al. 2025 (arXiv 2405.14953), section on the dispersion estimate.
+
+    Example:
+        >>> sums, lengths = np.log([[4.0, 16.0]]), np.ones((1, 2))
+        >>> answer_entropy(ReferenceStatistics(-sums, sums, lengths, vocab_size=16)).round(4).tolist()
+        [0.75]
+    """
+    return _mean_over_responses(statistics.entropy_sum_nk, statistics, "entropy_sum_nk")
+
+
+def first_token(statistics: ReferenceStatistics) -> Floats:
+    """Entropy of the answer's first token.
+
+    Args:
+        statistics: Of N rows, with `first_entropy_nk`.
+
+    Returns:
+        u in [0, 1], shape (N,).
+
+    Raises:
+        InputError: The pass did not keep these entropies.
+    """
+    return _mean_over_responses(statistics.first_entropy_nk, statistics, "first_entropy_nk")
+
+
+def divergent_token(statistics: ReferenceStatistics) -> Floats:
+    """Entropy of the token at which the responses first differ: what the pair really decides.
+
+    Args:
+        statistics: Of N rows, with `divergent_entropy_nk`.
+
+    Returns:
+        u in [0, 1], shape (N,). A row whose responses are the same tokens says nothing and gets the median of the
+        others.
+
+    Raises:
+        InputError: The pass did not keep these entropies, or no row has responses that differ.
+
+    Example:
+        >>> one = np.ones((2, 2))
+        >>> entropy = np.array([[np.log(4), np.log(4)], [np.nan, np.log(2)]])  # the first of row 1 ends before
+        >>> divergent_token(
+        ...     ReferenceStatistics(-one, one, one, vocab_size=16, divergent_entropy_nk=entropy)
+        ... ).round(4).tolist()
+        [0.5, 0.25]
+    """
+    return _mean_over_responses(statistics.divergent_entropy_nk, statistics, "divergent_entropy_nk")
+
+
+def reference_margin(statistics: ReferenceStatistics) -> Floats:
+    """How far apart the reference holds the responses: exp(-|log pi_ref(y) - log pi_ref(y')|), mean over pairs.
+
+    If people's choices follow phi^rank and the reference follows people, the margin is -log phi times the rank gap, so
+    that -log u estimates a multiple of it. Between long answers the margin is mostly wording.
+
+    Args:
+        statistics: Of N rows.
+
+    Returns:
+        u in [0, 1], shape (N,): e to the minus the mean margin. Margins beyond 700 nats count as 700.
+
+    Example:
+        >>> one = np.ones((1, 2))
+        >>> logp = np.log([[0.6, 0.2]])
+        >>> reference_margin(ReferenceStatistics(logp, one, one, vocab_size=16)).round(4).tolist()
+        [0.3333]
+    """
+    logp = np.asarray(statistics.logp_nk, np.float64)
+    first, second = np.triu_indices(logp.shape[1], k=1)
+    margin = np.abs(logp[:, first] - logp[:, second]).mean(axis=1)
+    # Beyond, exp(-margin) is no longer a normal number.
+    return np.asarray(np.exp(-np.minimum(margin, 700.0)), np.float64)
+
+
+def sampled_entropy(
+    answers: Sequence[Sequence[Answer]], *, same: Callable[[Answer, Answer], bool] | None = None
+) -> Floats:
+    """Entropy over clusters of answers that were sampled from the reference, as a share of the largest possible.
+
+    Whether two answers mean the same is the whole difficulty: exact match suits short answers only. An answer joins
+    the first cluster whose first member it equals.
+
+    Args:
+        answers: For each prompt the S >= 2 sampled answers.
+        same: Whether two answers say the same; exact match of the stripped text (or equality) where None.
+
+    Returns:
+        u in [0, 1], shape (N,): 0 where all say the same, 1 where no two do.
+
+    Raises:
+        InputError: A prompt has fewer than two answers.
+
+    Source: Farquhar et al., Nature 2024 (semantic entropy), in its discrete form.
+
+    Example:
+        >>> sampled_entropy([["4", "4 ", "4", "4"], ["a", "b", "c", "d"], ["a", "a", "b", "b"]]).tolist()
+        [0.0, 1.0, 0.5]
+    """
+    index = []
+    for prompt, drawn in enumerate(answers):
+        if len(drawn) < 2:
+            raise InputError(f"answers: prompt {prompt:,} has {len(drawn)} of them, expected at least 2 samples")
+        counts: list[int] = []
+        heads: list[Answer] = []
+        for answer in drawn:
+            place = next((i for i, head in enumerate(heads) if (same or _equal)(head, answer)), len(heads))
+            if place == len(heads):
+                heads.append(answer)
+                counts.append(0)
+            counts[place] += 1
+        share = np.array(counts) / len(drawn)
+        index.append(float(-(share * np.log(share)).sum() / np.log(len(drawn))))
+    return np.clip(np.array(index, np.float64), 0.0, 1.0) + 0.0
+
+
+def prompt_index(estimator: str, index_n: ArrayLike, prompt_ids: Sequence[object]) -> Floats:
+    """Give all rows of a prompt one index: their mean; for margins the mean margin.
+
+    Args:
+        estimator: A name in `ESTIMATORS`.
+        index_n: u of each row, shape (N,).
+        prompt_ids: What identifies the prompt of each row, length N.
+
+    Returns:
+        u, shape (N,).
+
+    Example:
+        >>> prompt_index("mean_entropy", [0.2, 0.4, 0.9], ["a", "a", "b"]).round(4).tolist()
+        [0.3, 0.3, 0.9]
+        >>> prompt_index("reference_margin", np.exp([-1.0, -3.0, -5.0]), ["a", "a", "b"]).round(4).tolist()
+        [0.1353, 0.1353, 0.0067]
+    """
+    if estimator == "reference_margin":
+        # The mean of exp(-margin) would be that of the smallest margin.
+        return np.exp(mean_by_prompt(np.log(np.asarray(index_n, np.float64)), prompt_ids))
+    return mean_by_prompt(index_n, prompt_ids)
+
+
+def _equal(first: object, second: object) -> bool:
+    if isinstance(first, str) and isinstance(second, str):
+        return first.strip() == second.strip()
+    return first == second
+
+
+def _mean_over_responses(entropy_nk: ArrayLike | None, statistics: ReferenceStatistics, name: str) -> Floats:
+    """Mean over the responses that have a value, in units of log |V|."""
+    if entropy_nk is None:
+        raise InputError(
+            f"{name}: this pass of the reference did not keep these entropies; score the data with "
+            "`mallowspo reference`, which keeps all of them, or choose another dispersion_estimator"
+        )
+    entropy = np.asarray(entropy_nk, np.float64) / np.log(statistics.vocab_size)
+    known = np.isfinite(entropy)
+    counts = known.sum(axis=1)
+    if not counts.any():
+        raise InputError(f"{name}: no row has a value; are all responses of each row the same?")
+    index = np.where(known, entropy, 0.0).sum(axis=1) / np.maximum(counts, 1)
+    index[counts == 0] = np.median(index[counts > 0])
+    return np.asarray(index, np.float64)
+
+
+# From the reference's statistics to u(x) >= 0 per row. A further estimator is one line here.
+ESTIMATORS: Mapping[str, Callable[[ReferenceStatistics], Floats]] = MappingProxyType(
+    {
+        "mean_entropy": mean_entropy,
+        "answer_entropy": answer_entropy,
+        "first_token": first_token,
+        "divergent_token": divergent_token,
+        "reference_margin": reference_margin,
+    }
+)

@@ -1,0 +1,286 @@
+"""How an index u(x) becomes a raw weight -2 log phi(x): four maps, each fitted once, on the training rows.
+
+`neglog` is the paper's. It keeps the order of the prompts but compresses their spread: an entropy ratio between 0.4
+and 0.8 gives weights within a factor of four, however far apart people really are. The others restore the spread from
+outside knowledge: how many answers there are to choose among (`mallows`), what spread to expect (`quantile`), or what
+people said on some of the prompts (`isotonic`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import isotonic_regression
+
+from mallowspo.dispersion.calibration import ENTROPY_FLOOR, raw_from_index
+from mallowspo.errors import InputError, not_one_of
+from mallowspo.maths import MAX_NEG_LOG_PHI
+
+__all__ = [
+    "DEFAULT_SPREAD",
+    "MAPS",
+    "IndexMap",
+    "check_map",
+    "choice_entropy",
+    "fit_map",
+    "neg_log_phi_from_choice_entropy",
+]
+
+Floats = NDArray[np.float64]
+
+MAPS = ("neglog", "mallows", "quantile", "isotonic")
+
+DEFAULT_SPREAD = (0.05, 2.0)
+"""-log phi of the most contested and of the most agreed prompt under the map `quantile`: phi from .95 to .14."""
+
+_MARGIN_FLOOR = math.exp(-700.0)
+_MAX_KNOTS = 1_001
+_MAX_ALTERNATIVES = 10_000
+
+
+def check_map(name: str, estimator: str) -> None:
+    """Refuse a map that is unknown or has no meaning for an estimator, before anything is computed.
+
+    Args:
+        name: The map.
+        estimator: What it is to be applied to.
+
+    Raises:
+        InputError: See above.
+
+    Example:
+        >>> check_map("quantile", "answer_entropy")
+    """
+    if name not in MAPS:
+        raise not_one_of("dispersion_map", name, MAPS)
+    if name == "neglog" and estimator == "answer_entropy":
+        raise InputError(
+            "dispersion_map: 'neglog' needs an index in [0, 1], but the entropy summed over an answer exceeds 1; "
+            "choose dispersion_map: quantile, mallows or isotonic, or dispersion_estimator: mean_entropy"
+        )
+    if name == "mallows" and estimator == "reference_margin":
+        raise InputError(
+            "dispersion_map: 'mallows' inverts an entropy, and 'reference_margin' is none; its 'neglog' is the margin "
+            "in nats already: choose dispersion_map: neglog, quantile or isotonic"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexMap:
+    """A fitted map; the same one serves training rows, evaluation rows and resumed runs.
+
+    Attributes:
+        name: One of `MAPS`.
+        floor: `neglog`: the smallest index that is told apart from 0.
+        alternatives: `mallows`: N.
+        unit: `mallows`: nats in one unit of the index, log |V|.
+        index_knots: `quantile`, `isotonic`: increasing values of the index.
+        raw_knots: Their raw weights, which never rise; between knots the map is linear, outside constant.
+    """
+
+    name: str
+    floor: float = ENTROPY_FLOOR
+    alternatives: int | None = None
+    unit: float = 1.0
+    index_knots: tuple[float, ...] = ()
+    raw_knots: tuple[float, ...] = ()
+
+    def raw(self, index_n: ArrayLike) -> tuple[Floats, int]:
+        """Raw weights of an index.
+
+        Args:
+            index_n: u, shape (N,).
+
+        Returns:
+            Raw weights >= 0, shape (N,), and how many rows stood at the end of the map's range (floored).
+
+        Raises:
+            InputError: A value outside the map's range.
+
+        Example:
+            >>> IndexMap(name="quantile", index_knots=(0.2, 0.4), raw_knots=(3.0, 1.0)).raw([0.1, 0.3])[0].tolist()
+            [3.0, 2.0]
+        """
+        index = np.asarray(index_n, np.float64)
+        if self.name == "neglog":
+            return raw_from_index(index, floor=self.floor)
+        _check_index(index)
+        if self.name == "mallows":
+            assert self.alternatives is not None
+            neg_log_phi = neg_log_phi_from_choice_entropy(index * self.unit, alternatives=self.alternatives)
+            return 2 * neg_log_phi, int((neg_log_phi >= MAX_NEG_LOG_PHI).sum())
+        return np.interp(index, self.index_knots, self.raw_knots), 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def fit_map(
+    name: str,
+    index_n: ArrayLike,
+    *,
+    estimator: str = "mean_entropy",
+    vocab_size: int | None = None,
+    alternatives: int | None = None,
+    spread: tuple[float, float] = DEFAULT_SPREAD,
+    people_neg_log_phi_n: ArrayLike | None = None,
+    people_votes_n: ArrayLike | None = None,
+) -> IndexMap:
+    """Fit a map on the training rows.
+
+    Args:
+        name: One of `MAPS`.
+        index_n: u of the training rows, shape (N,); larger = more dispersed.
+        estimator: Which index it is.
+        vocab_size: `mallows`: |V|, in whose logarithm the index is measured.
+        alternatives: `mallows`: among how many answers people choose, >= 2; it must be about right.
+        spread: `quantile`: -log phi of the most contested and of the most agreed prompt, 0 <= low < high. With
+            phi* fitted, only their ratio matters.
+        people_neg_log_phi_n: `isotonic`: -log phi from votes or rankings, shape (N,); NaN where nobody was asked.
+        people_votes_n: `isotonic`: how much each of them counts, such as the number of votes; equal where None.
+
+    Returns:
+        The map.
+
+    Raises:
+        InputError: An unknown map, one without meaning for the estimator, or what it needs is missing.
+
+    Source: `mallows` and `isotonic`: our choice; isotonic regression as in Barlow et al. 1972.
+
+    Example:
+        >>> fitted = fit_map("quantile", [0.2, 0.4, 0.6], spread=(0.0, 1.5))  # at the middles of three thirds
+        >>> fitted.raw([0.2, 0.4, 0.6])[0].round(4).tolist()
+        [2.5, 1.5, 0.5]
+    """
+    check_map(name, estimator)
+    index = np.asarray(index_n, np.float64)
+    if name == "neglog":
+        return IndexMap(name=name, floor=_MARGIN_FLOOR if estimator == "reference_margin" else ENTROPY_FLOOR)
+    _check_index(index)
+    if name == "mallows":
+        if alternatives is None or vocab_size is None:
+            raise InputError(
+                "dispersion_map: 'mallows' needs to know among how many answers people choose; give alternatives (and "
+                "vocab_size in Python)"
+            )
+        check_alternatives(alternatives)
+        return IndexMap(name=name, alternatives=alternatives, unit=math.log(vocab_size))
+    if name == "quantile":
+        return _quantile_map(index, spread)
+    return _isotonic_map(index, people_neg_log_phi_n, people_votes_n)
+
+
+def check_alternatives(alternatives: int) -> None:
+    """Raise InputError for a number of answers that cannot be chosen among."""
+    if not 2 <= alternatives <= _MAX_ALTERNATIVES:
+        raise InputError(f"alternatives: got {alternatives}, expected 2 to {_MAX_ALTERNATIVES:,} answers")
+
+
+def choice_entropy(neg_log_phi_n: ArrayLike, *, alternatives: int) -> Floats:
+    """Entropy of a choice among N answers, the answer of rank r = 1 … N with probability ∝ phi^r.
+
+    It is the first choice of a ranking under Kendall's Mallows model.
+
+    Args:
+        neg_log_phi_n: -log phi >= 0, any shape.
+        alternatives: N >= 2.
+
+    Returns:
+        Entropy in nats, from 0 to log N, same shape.
+
+    Example:
+        >>> choice_entropy([0.0, np.log(2)], alternatives=2).round(4).tolist()  # a fair coin; 2/3 against 1/3
+        [0.6931, 0.6365]
+    """
+    check_alternatives(alternatives)
+    values = np.asarray(neg_log_phi_n, np.float64)
+    energy = values[..., None] * np.arange(alternatives)
+    weight = np.exp(-energy)
+    normaliser = weight.sum(axis=-1)
+    return np.asarray(np.log(normaliser) + (weight * energy).sum(axis=-1) / normaliser, np.float64)
+
+
+def neg_log_phi_from_choice_entropy(entropy_n: ArrayLike, *, alternatives: int) -> Floats:
+    """Invert `choice_entropy`.
+
+    Args:
+        entropy_n: Entropy in nats, >= 0, shape (N,); log N and above say that every answer is as likely.
+        alternatives: N >= 2.
+
+    Returns:
+        -log phi in [0, `MAX_NEG_LOG_PHI`], shape (N,).
+
+    Example:
+        >>> neg_log_phi_from_choice_entropy([np.log(2), 0.0, 0.636514], alternatives=2).round(4).tolist()
+        [0.0, 20.0, 0.6931]
+    """
+    check_alternatives(alternatives)
+    unique, place = np.unique(np.asarray(entropy_n, np.float64), return_inverse=True)
+    found = np.empty_like(unique)
+    block = max(1, 2_000_000 // alternatives)
+    for start in range(0, len(unique), block):
+        target = unique[start : start + block]
+        low, high = np.zeros_like(target), np.full_like(target, MAX_NEG_LOG_PHI)
+        for _ in range(60):
+            middle = (low + high) / 2
+            above = choice_entropy(middle, alternatives=alternatives) > target
+            low, high = np.where(above, middle, low), np.where(above, high, middle)
+        found[start : start + block] = (low + high) / 2
+    found[unique >= math.log(alternatives) - 1e-12] = 0.0
+    found[unique <= choice_entropy(MAX_NEG_LOG_PHI, alternatives=alternatives)] = MAX_NEG_LOG_PHI
+    return np.asarray(found[place], np.float64)
+
+
+def _check_index(index: Floats) -> None:
+    if index.ndim != 1 or index.size == 0:
+        raise InputError(f"dispersion index: got shape {index.shape}, expected (rows,) with at least one row")
+    bad = ~np.isfinite(index) | (index < 0)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(f"dispersion index: row {row:,} has {index[row]}, expected a finite number >= 0")
+
+
+def _quantile_map(index: Floats, spread: tuple[float, float]) -> IndexMap:
+    low, high = spread
+    if not 0 <= low < high < float("inf"):
+        raise InputError(f"spread: got {list(spread)}, expected 0 <= low < high, both values of -log phi")
+    knots, counts = np.unique(index, return_counts=True)
+    # The middle of the rows that share a value: no row stands at 0 or 1, and ties stand together.
+    rank = (np.cumsum(counts) - counts / 2) / index.size
+    if len(knots) > _MAX_KNOTS:
+        at = np.unique(np.linspace(0, len(knots) - 1, _MAX_KNOTS).round().astype(int))
+        knots, rank = knots[at], rank[at]
+    raw = 2 * (high - (high - low) * rank)
+    return IndexMap(name="quantile", index_knots=tuple(knots.tolist()), raw_knots=tuple(raw.tolist()))
+
+
+def _isotonic_map(index: Floats, people: ArrayLike | None, votes: ArrayLike | None) -> IndexMap:
+    if people is None:
+        raise InputError("dispersion_map: 'isotonic' needs people's votes or rankings on some of the prompts")
+    target = np.asarray(people, np.float64)
+    weight = np.ones_like(target) if votes is None else np.asarray(votes, np.float64)
+    if target.shape != index.shape or weight.shape != index.shape:
+        raise InputError(
+            f"people_neg_log_phi_n: got shapes {target.shape} and {weight.shape} for {index.shape[0]:,} rows"
+        )
+    known = np.isfinite(target) & (weight > 0)
+    if known.sum() < 2:
+        raise InputError(
+            f"dispersion_map: 'isotonic' found votes or rankings on {int(known.sum())} prompts, expected at least 2 "
+            "(some tens are wanted)"
+        )
+    knots, place = np.unique(index[known], return_inverse=True)
+    total = np.bincount(place, weights=weight[known])
+    mean = np.bincount(place, weights=weight[known] * target[known]) / total
+    fitted = isotonic_regression(mean, weights=total, increasing=False).x
+    # Within a level stretch only its two ends matter to the interpolation.
+    inner = np.zeros(len(fitted), dtype=bool)
+    inner[1:-1] = (fitted[1:-1] == fitted[:-2]) & (fitted[1:-1] == fitted[2:])
+    return IndexMap(
+        name="isotonic", index_knots=tuple(knots[~inner].tolist()), raw_knots=tuple((2 * fitted[~inner]).tolist())
+    )
