@@ -212,10 +212,9 @@ class _Checks:
             self._count(tokens)
 
     def _note_layout(self, row: LintRow) -> None:
-        chat = row.record.is_conversational
-        if chat not in self._layouts:
+        if not self._layouts:
             self._tokens.require_for(row)
-        self._layouts.append(chat)
+        self._layouts.append(row.record.is_conversational)
 
     def _count(self, tokens: TokenisedRow) -> None:
         lengths = [len(ids) - tokens.cut for ids in tokens.full_ids]

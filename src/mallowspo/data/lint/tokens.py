@@ -106,14 +106,19 @@ class TokenChecks:
 
     def require_for(self, row: LintRow) -> None:
         """Raise `InputError` where the tokenizer cannot serve rows of this layout at all."""
+        if self._can_serve(row):
+            return
         if row.record.is_conversational:
-            if self._tokenizer.chat_template is None and not row.values.get("chat_template_kwargs"):
-                raise InputError(
-                    "tokenizer: it has no chat template, but the rows are lists of messages; take the tokenizer of a "
-                    "chat model, or give the rows as text"
-                )
-        elif self._tokenizer.eos_token is None:
-            raise InputError("tokenizer: it has no EOS token, so no response could be seen to end")
+            raise InputError(
+                "tokenizer: it has no chat template, but the rows are lists of messages; take the tokenizer of a "
+                "chat model, or give the rows as text"
+            )
+        raise InputError("tokenizer: it has no EOS token, so no response could be seen to end")
+
+    def _can_serve(self, row: LintRow) -> bool:
+        if row.record.is_conversational:
+            return self._tokenizer.chat_template is not None or bool(row.values.get("chat_template_kwargs"))
+        return self._tokenizer.eos_token is not None
 
     def tokenise(self, rows: Sequence[LintRow], ledger: Ledger) -> list[TokenisedRow]:
         """Tokenise a chunk of rows; those that the chat template refuses are flagged and left out."""
@@ -121,6 +126,8 @@ class TokenChecks:
         rendered: list[str] = []
         plan: list[tuple[LintRow, bool, int]] = []
         for row in rows:
+            if not self._can_serve(row):
+                continue  # the first row could be served, so this one is flagged for its other layout
             chat = row.record.is_conversational
             target = rendered if chat else texts
             start = len(target)

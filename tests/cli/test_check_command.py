@@ -1,0 +1,130 @@
+"""`mallowspo check` as its users call it: exit codes, files and the table."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mallowspo.cli.main import main
+from tiny import tiny_tokenizer
+
+
+def rows(n=30):
+    found = []
+    for i in range(n):
+        long, short = f" seven wizards jump over the pond {i}", f" no {i} brown fox"
+        chosen, rejected = (long, short) if i % 2 else (short, long)
+        found.append({"prompt": f"Question {i}: how are you?", "chosen": chosen, "rejected": rejected})
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def write(path, data):
+    path.write_text("".join(json.dumps(row) + "\n" for row in data))
+    return path
+
+
+def check(*arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(["check", *map(str, arguments)])
+    return stopped.value.code
+
+
+def test_clean_data_as_a_process(model, tmp_path):
+    write(tmp_path / "rows.jsonl", rows())
+    program = Path(sys.executable).with_name("mallowspo")
+    done = subprocess.run(
+        [program, "check", "rows.jsonl", "--model_name_or_path", str(model)],
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Nothing was found." in done.stdout and "longer response is preferred in 50.0 %" in done.stdout
+    record = json.loads((tmp_path / "output/check/check.json").read_text())
+    assert (record["data"], record["rows"], record["exit_code"], record["findings"]) == ("rows.jsonl", 30, 0, [])
+    assert record["settings"]["max_length"] == 1024
+
+
+def test_errors_give_code_1_a_table_a_page_and_a_cleaned_set(model, tmp_path, capsys):
+    bad = rows()
+    bad[4]["chosen"] = bad[4]["rejected"]
+    data = write(tmp_path / "rows.jsonl", bad)
+    folder = tmp_path / "splits"
+    folder.mkdir()
+    write(folder / "test.jsonl", rows()[7:8])
+    common = ["--model_name_or_path", model, "--output_dir", tmp_path / "out", "--eval_data", folder]
+    assert check(data, *common, "--fix", tmp_path / "clean.jsonl", "--html", "--max_length", 0) == 1
+    shown = capsys.readouterr().out
+    assert "identical_pair" in shown and "prompt_in_eval" in shown and "row 5: " in shown
+    record = json.loads((tmp_path / "out/check.json").read_text())
+    assert [(f["kind"], f["count"]) for f in record["findings"]] == [("identical_pair", 1), ("prompt_in_eval", 1)]
+    assert record["findings"][0]["examples"][0]["row"] == 5
+    assert record["settings"]["max_length"] is None and record["fix"]["dropped"] == 2
+    page = (tmp_path / "out/check.html").read_text()
+    assert "identical pair" in page and "how are you?" in page
+    assert check(tmp_path / "clean.jsonl", *common) == 0
+
+
+def test_warnings_alone_give_code_0(model, tmp_path, capsys):
+    data = rows()
+    data[3]["chosen"] += " \ufffd"
+    assert check(write(tmp_path / "rows.jsonl", data), "--model_name_or_path", model, "--output_dir", tmp_path) == 0
+    assert "replacement_character" in capsys.readouterr().out
+
+
+def test_bad_input_gives_code_2_and_one_message(model, tmp_path, capsys):
+    data = write(tmp_path / "rows.jsonl", rows())
+    other = write(tmp_path / "other.jsonl", [{"question": "a", "answer": "b"}])
+    given = ["--model_name_or_path", model, "--output_dir", tmp_path / "out"]
+    for arguments, message in [
+        ([tmp_path / "none.jsonl", *given], "there is no file or folder"),
+        ([other, *given], "rename yours"),
+        ([data, "--model_name_or_path", tmp_path / "no-model"], "no folder"),
+        ([data, "--model_name_or_path", tmp_path], "gives no tokenizer"),
+        ([data, *given, "--split", "test"], "only has 'train'"),
+        ([data, *given, "--max_length", "1"], "max_length"),
+        ([data, *given, "--max_length", "-5"], "max_length"),
+        ([data, *given, "--truncation_mode", "middle"], "truncation_mode"),
+        ([data, *given, "--near_duplicate_threshold", "2"], "near_duplicate_threshold"),
+        ([data, *given, "--fix", tmp_path / "clean.txt"], "expected one of"),
+        ([data, *given, "--eval_data", tmp_path / "none.jsonl"], "there is no file or folder"),
+        ([data], "model_name_or_path"),
+        ([data, *given, "--no_such_option", "1"], "no_such_option"),
+    ]:
+        assert check(*arguments) == 2, message
+        error = capsys.readouterr().err
+        assert message in error and "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_line_that_is_no_row_is_a_finding(model, tmp_path, capsys):
+    data = write(tmp_path / "rows.jsonl", rows())
+    data.write_text(data.read_text() + "oops\n")
+    assert check(data, "--model_name_or_path", model, "--output_dir", tmp_path) == 1
+    assert "row 31: not valid JSON" in capsys.readouterr().out
+
+
+@pytest.mark.shared
+def test_the_committed_findings_are_what_it_finds(shared, tmp_path, monkeypatch, capsys):
+    """docs/check/helpful_train.json was written by the command in docs/check.md."""
+    root = Path(__file__).resolve().parent.parent.parent
+    committed = json.loads((root / "docs/check/helpful_train.json").read_text())
+    code = check(
+        shared / "data/hh/helpful_train.jsonl.gz", "--model_name_or_path", shared / "models/stories-260k",
+        "--eval_data", shared / "data/hh/helpful_test.jsonl.gz", "--max_length", 512, "--output_dir", tmp_path,
+    )  # fmt: skip
+    assert code == 1
+    found = json.loads((tmp_path / "check.json").read_text())
+    assert found["findings"] == committed["findings"] and found["statistics"] == committed["statistics"]
