@@ -11,6 +11,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# No test reads what another one left behind, nor writes into the user's cache.
+os.environ["MALLOWSPO_CACHE"] = ""
 
 TESTS = Path(__file__).resolve().parent
 if str(TESTS) not in sys.path:

@@ -11,6 +11,7 @@ from mallowspo import __version__
 from mallowspo.cli.check import check
 from mallowspo.cli.exits import exit_code_of
 from mallowspo.cli.quickstart import quickstart
+from mallowspo.cli.reference import reference
 
 app = typer.Typer(
     name="mallowspo",
@@ -21,6 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(quickstart)
+app.command()(reference)
 app.command()(check)
 
 
