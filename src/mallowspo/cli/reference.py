@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 import typer
@@ -46,54 +46,149 @@ def _read_recipe(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-def reference(  # noqa: PLR0913
-    context: typer.Context,
-    *,
-    output_dir: Path | None = typer.Option(None, "--output_dir", help="The store; a folder of its own."),
-    model_name_or_path: str | None = typer.Option(None, "--model_name_or_path", help="The reference model."),
-    dataset_name: str | None = typer.Option(
-        None, "--dataset_name", help="A .jsonl, .json, .csv or .parquet file, a folder, or a hub name."
-    ),
-    config: Path | None = typer.Option(
-        None,
+_OutputDir = Annotated[
+    Path | None,
+    typer.Option("--output_dir", help="The store; a folder of its own."),
+]
+_ModelNameOrPath = Annotated[
+    str | None,
+    typer.Option("--model_name_or_path", help="The reference model."),
+]
+_DatasetName = Annotated[
+    str | None,
+    typer.Option("--dataset_name", help="A .jsonl, .json, .csv or .parquet file, a folder, or a hub name."),
+]
+_Config = Annotated[
+    Path | None,
+    typer.Option(
         "--config",
         is_eager=True,
         callback=_read_recipe,
         help="A recipe of `mallowspo train`, from which the other options are taken; what only training reads is "
         "passed over. Its reference_store is the output_dir.",
     ),
-    dataset_train_split: str = typer.Option("train", "--dataset_train_split", help="The split that is scored."),
-    dataset_config: str | None = typer.Option(None, "--dataset_config", help="Configuration of a hub data set."),
-    max_length: int = typer.Option(
-        1024, "--max_length", help="Tokens kept of prompt and response together; 0 keeps all."
+]
+_DatasetTrainSplit = Annotated[
+    str,
+    typer.Option("--dataset_train_split", help="The split that is scored."),
+]
+_DatasetConfig = Annotated[
+    str | None,
+    typer.Option("--dataset_config", help="Configuration of a hub data set."),
+]
+_MaxLength = Annotated[
+    int,
+    typer.Option("--max_length", help="Tokens kept of prompt and response together; 0 keeps all."),
+]
+_TruncationMode = Annotated[
+    str,
+    typer.Option("--truncation_mode", help="keep_start or keep_end."),
+]
+_InvalidRows = Annotated[
+    str,
+    typer.Option("--invalid_rows", help="error, or drop: rows that cannot be used."),
+]
+_DatasetNumProc = Annotated[
+    int | None,
+    typer.Option("--dataset_num_proc", help="Processes to tokenise with."),
+]
+_BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch_size", help="Rows a batch. [default: 8]"),
+]
+_ShardRows = Annotated[
+    int | None,
+    typer.Option("--shard_rows", help="Rows a shard, which is what an interruption can lose. [default: 1024]"),
+]
+_PerToken = Annotated[
+    bool | None,
+    typer.Option("--per_token", help="Keep the entropy of every token."),
+]
+_Dtype = Annotated[
+    str,
+    typer.Option("--dtype", help="Of the weights: float32, bfloat16, float16 or auto."),
+]
+_MixedPrecision = Annotated[
+    str,
+    typer.Option("--mixed_precision", help="no, bf16 or fp16; auto is bf16 on an accelerator and no on a CPU."),
+]
+_AttnImplementation = Annotated[
+    str | None,
+    typer.Option("--attn_implementation", help="Such as sdpa or eager."),
+]
+_Adapter = Annotated[
+    str | None,
+    typer.Option("--adapter", help="A PEFT adapter that is part of the reference."),
+]
+_ModelRevision = Annotated[
+    str | None,
+    typer.Option("--model_revision", help="Branch, tag or commit on the hub."),
+]
+_TrustRemoteCode = Annotated[
+    bool,
+    typer.Option("--trust_remote_code", help="Run code that comes with the model."),
+]
+_UseCpu = Annotated[
+    bool,
+    typer.Option("--use_cpu", help="Leave an accelerator alone."),
+]
+_NumProcesses = Annotated[
+    int,
+    typer.Option("--num_processes", min=1, help="Processes, one for each accelerator."),
+]
+_ExportTrl = Annotated[
+    Path | None,
+    typer.Option(
+        "--export_trl", help="Also write the data with TRL's ref_chosen_logps and ref_rejected_logps columns."
     ),
-    truncation_mode: str = typer.Option("keep_start", "--truncation_mode", help="keep_start or keep_end."),
-    invalid_rows: str = typer.Option("error", "--invalid_rows", help="error, or drop: rows that cannot be used."),
-    dataset_num_proc: int | None = typer.Option(None, "--dataset_num_proc", help="Processes to tokenise with."),
-    batch_size: int | None = typer.Option(None, "--batch_size", help="Rows a batch. [default: 8]"),
-    shard_rows: int | None = typer.Option(
-        None, "--shard_rows", help="Rows a shard, which is what an interruption can lose. [default: 1024]"
-    ),
-    per_token: bool | None = typer.Option(None, "--per_token", help="Keep the entropy of every token."),
-    dtype: str = typer.Option("float32", "--dtype", help="Of the weights: float32, bfloat16, float16 or auto."),
-    mixed_precision: str = typer.Option(
-        "auto", "--mixed_precision", help="no, bf16 or fp16; auto is bf16 on an accelerator and no on a CPU."
-    ),
-    attn_implementation: str | None = typer.Option(None, "--attn_implementation", help="Such as sdpa or eager."),
-    adapter: str | None = typer.Option(None, "--adapter", help="A PEFT adapter that is part of the reference."),
-    model_revision: str | None = typer.Option(None, "--model_revision", help="Branch, tag or commit on the hub."),
-    trust_remote_code: bool = typer.Option(False, "--trust_remote_code", help="Run code that comes with the model."),
-    use_cpu: bool = typer.Option(False, "--use_cpu", help="Leave an accelerator alone."),
-    num_processes: int = typer.Option(1, "--num_processes", min=1, help="Processes, one for each accelerator."),
-    export_trl: Path | None = typer.Option(
-        None, "--export_trl", help="Also write the data with TRL's ref_chosen_logps and ref_rejected_logps columns."
-    ),
-    list_stores: bool = typer.Option(False, "--ls", help="List the stores below output_dir, or in the cache."),
-    verify: bool = typer.Option(
-        False, "--verify", help="Compare every shard with its checksum; exit code 1 if any differs."
-    ),
-    remove: bool = typer.Option(False, "--rm", help="Remove a store; needs --yes."),
-    yes: bool = typer.Option(False, "--yes", help="Remove without asking."),
+]
+_ListStores = Annotated[
+    bool,
+    typer.Option("--ls", help="List the stores below output_dir, or in the cache."),
+]
+_Verify = Annotated[
+    bool,
+    typer.Option("--verify", help="Compare every shard with its checksum; exit code 1 if any differs."),
+]
+_Remove = Annotated[
+    bool,
+    typer.Option("--rm", help="Remove a store; needs --yes."),
+]
+_Yes = Annotated[
+    bool,
+    typer.Option("--yes", help="Remove without asking."),
+]
+
+
+def reference(  # noqa: PLR0913
+    context: typer.Context,
+    *,
+    output_dir: _OutputDir = None,
+    model_name_or_path: _ModelNameOrPath = None,
+    dataset_name: _DatasetName = None,
+    config: _Config = None,
+    dataset_train_split: _DatasetTrainSplit = "train",
+    dataset_config: _DatasetConfig = None,
+    max_length: _MaxLength = 1024,
+    truncation_mode: _TruncationMode = "keep_start",
+    invalid_rows: _InvalidRows = "error",
+    dataset_num_proc: _DatasetNumProc = None,
+    batch_size: _BatchSize = None,
+    shard_rows: _ShardRows = None,
+    per_token: _PerToken = None,
+    dtype: _Dtype = "float32",
+    mixed_precision: _MixedPrecision = "auto",
+    attn_implementation: _AttnImplementation = None,
+    adapter: _Adapter = None,
+    model_revision: _ModelRevision = None,
+    trust_remote_code: _TrustRemoteCode = False,
+    use_cpu: _UseCpu = False,
+    num_processes: _NumProcesses = 1,
+    export_trl: _ExportTrl = None,
+    list_stores: _ListStores = False,
+    verify: _Verify = False,
+    remove: _Remove = False,
+    yes: _Yes = False,
 ) -> None:
     """Score preference data with the reference model: log-probabilities and entropies, resumable, checked, reusable.
 
