@@ -134,7 +134,7 @@ def test_disagreement_gives_one():
     ("rankings", "options", "message"),
     [
         ([], {}, "no prompt"),
-        ([[[1, 2], [1, 2]], [[1, 2]]], {}, "prompt 1: rankings: got shape"),
+        ([[[1, 2], [1, 2]], [[1, 2]]], {}, "prompt 1: rankings: got 1 ranking"),
         ([[[1, 2], [1, 1]]], {}, "prompt 0: .*without ties"),
         ([[[1, 2], [1, 2]]], {"distance": "cayley"}, "'kendall', 'spearman'"),
         ([[[1, 2], [1, 2]]], {"prior": -1.0}, "prior"),

@@ -16,12 +16,22 @@ from scipy.optimize import brentq
 from scipy.special import betaincinv
 from scipy.stats import chi2
 
-from mallowspo.errors import InputError
-from mallowspo.maths import MAX_NEG_LOG_PHI, MallowsModel, kendall_tau, neg_log_phi_from_mean_distance, spearman_rho
+from mallowspo.dispersion.ties import untie
+from mallowspo.errors import InputError, not_one_of
+from mallowspo.maths import (
+    MAX_NEG_LOG_PHI,
+    MallowsModel,
+    as_rankings,
+    kendall_tau,
+    neg_log_phi_from_mean_distance,
+    spearman_rho,
+)
 
-__all__ = ["RankingsIndex", "VotesIndex", "goodness_of_fit", "rankings_index", "votes_index"]
+__all__ = ["TIES", "RankingsIndex", "VotesIndex", "goodness_of_fit", "rankings_index", "votes_index"]
 
 Floats = NDArray[np.float64]
+
+TIES = ("error", "half")
 
 # Rankings that stand for the fitted model in the test of fit: their noise is part of the bootstrap too.
 _MODEL_SAMPLE = 128
@@ -149,7 +159,12 @@ def votes_index(votes: ArrayLike, *, prior: float = 0.5, level: float = 0.95) ->
 
 
 def rankings_index(
-    rankings: Sequence[ArrayLike], distance: str = "kendall", *, level: float = 0.95, prior: float = 0.0
+    rankings: Sequence[ArrayLike],
+    distance: str = "kendall",
+    *,
+    level: float = 0.95,
+    prior: float = 0.0,
+    ties: str = "error",
 ) -> RankingsIndex:
     """Fit a Mallows model to the rankings of each prompt.
 
@@ -169,6 +184,9 @@ def rankings_index(
         level: Nominal coverage, in (0, 1).
         prior: Pseudo-rankings drawn at random, >= 0, added to the mean distance of φ̂ and of its interval (the
             conjugate prior of the exponential family). 0 is maximum likelihood.
+        ties: `error` refuses ranks that are shared; `half` counts a tied pair as half a discordance, the average over
+            all ways of breaking the ties (see `mallowspo.dispersion.ties.untie`). Then a person who ties everything
+            is a person at random: the ranking says nothing of which response is better.
 
     Returns:
         The index, with one row per prompt.
@@ -189,12 +207,14 @@ def rankings_index(
     _check_level(level)
     if not (math.isfinite(prior) and prior >= 0):
         raise InputError(f"prior: got {prior!r}, expected a number of pseudo-rankings >= 0")
+    if ties not in TIES:
+        raise not_one_of("ties", ties, TIES)
     if len(rankings) == 0:
         raise InputError("rankings: got no prompt, expected one array of rankings per prompt")
     fits = []
     for prompt, given in enumerate(rankings):
         try:
-            fits.append(_fit_prompt(given, distance, level, prior))
+            fits.append(_fit_prompt(given, distance, level, prior, ties))
         except InputError as error:
             raise InputError(f"prompt {prompt:,}: {error}") from error
     neg_log_phi = np.array([fit.neg_log_phi for fit in fits])
@@ -265,14 +285,19 @@ class _PromptFit:
     rankings: int
 
 
-def _fit_prompt(given: ArrayLike, distance: str, level: float, prior: float) -> _PromptFit:
-    fitted = MallowsModel.fit(given, distance)
-    ranks = np.asarray(given, dtype=np.int64)
+def _fit_prompt(given: ArrayLike, distance: str, level: float, prior: float, ties: str) -> _PromptFit:
+    # Untied rankings come in twos, which are one person's.
+    copies = 2 if ties == "half" else 1
+    ranks = untie(given) if ties == "half" else as_rankings(given)
+    if ranks.ndim == 2 and len(ranks) // copies < 2:
+        raise InputError(f"rankings: got {len(ranks) // copies} ranking, a dispersion needs at least 2")
+    fitted = MallowsModel.fit(ranks, distance)
+    people = len(ranks) // copies
     measure = kendall_tau if distance == "kendall" else spearman_rho
     mean_distance = float(measure(ranks, fitted.center).mean())
     uniform = MallowsModel(fitted.center, 1.0, distance).expected_distance()
-    size = len(ranks) + prior
-    target = (len(ranks) * mean_distance + prior * uniform) / size
+    size = people + prior
+    target = (people * mean_distance + prior * uniform) / size
     neg_log_phi = neg_log_phi_from_mean_distance(target, fitted.items, distance)
     limit = float(chi2.ppf(level, 1))
 
@@ -287,7 +312,7 @@ def _fit_prompt(given: ArrayLike, distance: str, level: float, prior: float) -> 
 
     low = 0.0 if excess(0.0) <= 0 else brentq(excess, 0.0, neg_log_phi)
     high = MAX_NEG_LOG_PHI if excess(MAX_NEG_LOG_PHI) <= 0 else brentq(excess, neg_log_phi, MAX_NEG_LOG_PHI)
-    return _PromptFit(neg_log_phi, float(low), float(high), fitted.center, mean_distance, len(ranks))
+    return _PromptFit(neg_log_phi, float(low), float(high), fitted.center, mean_distance, people)
 
 
 def _discrepancy(ranks: NDArray[np.int64], model: MallowsModel, rng: np.random.Generator) -> float:

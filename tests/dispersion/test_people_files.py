@@ -1,0 +1,190 @@
+"""Reading votes and rankings: the general forms by hand, the public data by what is known of them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mallowspo.data import validate_rows
+from mallowspo.data.records import prompt_id_of_text
+from mallowspo.dispersion import rankings_index, votes_index
+from mallowspo.dispersion.rankings_file import load_rankings, load_truth
+from mallowspo.dispersion.votes_file import load_votes
+from mallowspo.errors import InputError
+from mallowspo.maths import kendall_tau
+
+
+def lines(path, rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+PAIR = {"prompt": "The sky is", "chosen": " blue", "rejected": " green"}
+
+
+def test_votes_of_preference_rows(tmp_path):
+    path = lines(
+        tmp_path / "v.jsonl",
+        [
+            {**PAIR, "votes": [3, 1]},
+            {**PAIR, "chosen": " red", "votes": None},
+            {**PAIR, "prompt": "Grass is", "votes": [2, 1, 4]},
+        ],
+    )
+    rows = load_votes(path)
+    assert rows.votes.tolist() == [[3, 1, 0], [0, 0, 0], [2, 1, 4]]
+    assert rows.prompt_ids == [prompt_id_of_text("The sky is")] * 2 + [prompt_id_of_text("Grass is")]
+    assert rows.responses[1] == (" red", " green") and rows.row_index.tolist() == [0, 1, 2]
+    assert votes_index(rows.votes).voted_n.tolist() == [True, False, True]
+
+
+def test_votes_as_mappings_and_under_another_name(tmp_path):
+    rows = [{"id": 1, "ballots": {"chosen": 2, "rejected": 0, "tie": 1}}, {"id": 2, "ballots": None}]
+    assert load_votes(lines(tmp_path / "v.jsonl", rows), column="ballots").votes.tolist() == [[2, 0, 1], [0, 0, 0]]
+
+
+def test_votes_in_a_table(tmp_path):
+    path = tmp_path / "v.csv"
+    path.write_text("prompt,votes_chosen,votes_rejected,votes_tie\na,3,1,\nb,,,\na,2,2,1\n")
+    rows = load_votes(path)
+    assert rows.votes.tolist() == [[3, 1, 0], [0, 0, 0], [2, 2, 1]] and rows.prompts == ["a", "b", "a"]
+
+
+def test_votes_of_annotators_and_of_scores(tmp_path):
+    pandalm = {"instruction": "Do", "input": "it", "response1": "a", "response2": "b"}
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps([{**pandalm, "annotator1": 1, "annotator2": 2, "annotator3": 0}]))
+    rows = load_votes(path)
+    assert rows.votes.tolist() == [[1, 1, 1]] and rows.prompts == ["Do\n\nit"] and rows.responses == [("a", "b")]
+    penalty = {"A": {"r1": 0.0, "r2": 5.0}, "B": {"r1": 1.0, "r2": 5.0}, "C": {"r1": 0.0, "r2": 5.0}}
+    outputs = {"A": "eins", "B": "zwei", "C": "eins"}  # C says what A says: no pair
+    rows = load_votes(lines(tmp_path / "w.jsonl", [{"source": "one", "outputs": outputs, "penalty": penalty}]))
+    assert rows.votes.tolist() == [[1, 0, 1]] and rows.responses == [("eins", "zwei")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        ([{**PAIR, "votes": [3, -1]}], "row 1: votes must be .* found \\[3, -1\\]"),
+        ([{**PAIR, "votes": "many"}], "row 1: votes must be"),
+        ([PAIR], "no votes in the columns prompt, chosen, rejected"),
+        ([{"annotator1": 3, "annotator2": 1}], "row 1 has the verdicts \\[3, 1\\]"),
+        ([{"source": "s", "outputs": {"A": "x"}, "penalty": {"A": {"r": 1}}}], "at least two different outputs"),
+        ([{"outputs": {"A": "x", "B": "y"}, "penalty": {"A": {"r": 1}, "B": None}}], "'B' has none"),
+        ([{**PAIR, "chosen": " green", "votes": [1, 2]}], "invalid_rows"),
+    ],
+)
+def test_unusable_votes_are_refused(tmp_path, rows, match):
+    with pytest.raises(InputError, match=match):
+        load_votes(lines(tmp_path / "v.jsonl", rows))
+
+
+def test_a_missing_file_and_a_missing_column(tmp_path):
+    with pytest.raises(InputError, match="there is no file"):
+        load_votes(tmp_path / "none.jsonl")
+    path = lines(tmp_path / "v.jsonl", [{**PAIR, "votes": [1, 2]}])
+    with pytest.raises(InputError, match="no column 'ballots'"):
+        load_votes(path, column="ballots")
+    with pytest.raises(InputError, match="no column 'order'"):
+        load_rankings(path, column="order")
+
+
+def test_rankings_as_lists_and_as_a_table(tmp_path):
+    rows = [
+        {"prompt": "p", "responses": ["x", "y", "z"], "rankings": [[1, 2, 3], [2, 1, 3]]},
+        {"prompt": "q", "responses": ["x", "y", "z"], "rankings": [[1, 1, 3], [3, 1, 2], [1, 2, 3]]},
+    ]
+    found = load_rankings(lines(tmp_path / "r.jsonl", rows))
+    assert [len(ranks) for ranks in found.ranks] == [2, 3] and found.tied
+    assert found.items[0] == ["x", "y", "z"] and found.prompt_ids[1] == prompt_id_of_text("q")
+    table = tmp_path / "r.csv"
+    table.write_text("rater,prompt,x,y\nann,p,1,2\nbob,q,2,1\ncid,p,2,1\ndan,q,2,1\n")
+    found = load_rankings(table)
+    assert found.prompts == ["p", "q"] and found.ranks[1].tolist() == [[2, 1], [2, 1]] and not found.tied
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("a,b\n1,2\n", "has 1 ranking; people can only differ"),
+        ("prompt,a,b\np,1,2\np,2,1\nq,1,2\n", "prompt 2 has 1 ranking"),
+        ("a,b\n1,2\n2,4\n", "ranking 2 is \\[2.0, 4.0\\], expected ranks from 1"),
+        ("a,b\n1,2\n2,\n", "none missing"),
+        ("a,b\nbest,worst\nworst,best\n", "the column 'a' holds words"),
+        ("a\n1\n1\n", "1 columns of ranks"),
+    ],
+)
+def test_unusable_tables_are_refused(tmp_path, text, match):
+    (tmp_path / "r.csv").write_text(text)
+    with pytest.raises(InputError, match=match):
+        load_rankings(tmp_path / "r.csv")
+
+
+@pytest.mark.parametrize(
+    ("rankings", "match"),
+    [
+        ([[1, 2, 3], [1, 2]], "different items \\(2 and 3 ranks\\)"),
+        ([], "expected a list of rankings"),
+        (None, "expected a list of rankings"),
+        ("oops", "no list of rankings"),
+        ([[1], [1]], "expected at least 2"),
+    ],
+)
+def test_unusable_lists_are_refused(tmp_path, rankings, match):
+    with pytest.raises(InputError, match=match):
+        load_rankings(lines(tmp_path / "r.jsonl", [{"prompt": "p", "rankings": rankings}]))
+
+
+def test_truth_must_rank_the_same_items(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b,c\n2,1,3\n")
+    assert load_truth(tmp_path / "t.csv", items=3).tolist() == [2, 1, 3]
+    with pytest.raises(InputError, match="one ranking of the same 4 items"):
+        load_truth(tmp_path / "t.csv", items=4)
+
+
+@pytest.mark.shared
+def test_potatoes_by_hand_are_less_dispersed_and_nearer_to_the_truth(shared):
+    folder = shared / "data/rankings"
+    truth = load_truth(folder / "potato_true_ranking.csv", items=20)
+    sight, hand = (load_rankings(folder / f"potato_{name}.csv") for name in ("visual", "weighing"))
+    # The distances that the data's own page gives.
+    assert kendall_tau(np.int64(sight.ranks[0]), truth).mean() == pytest.approx(15.3, abs=0.05)
+    assert kendall_tau(np.int64(hand.ranks[0]), truth).mean() == pytest.approx(10.5, abs=0.05)
+    index = rankings_index([sight.ranks[0], hand.ranks[0]])
+    assert index.phi_n[1] < index.phi_n[0]
+    assert kendall_tau(index.centers[1], truth) < kendall_tau(index.centers[0], truth)
+
+
+@pytest.mark.shared
+def test_public_votes_are_read_whole(shared):
+    pandalm = load_votes(shared / "data/votes/pandalm.json")
+    assert pandalm.votes.shape == (999, 3) and (pandalm.votes.sum(axis=1) == 3).all()
+    assert len(set(pandalm.prompt_ids)) == 170
+    # Counted with a text tool in the file: verdicts of 1, of 2 and of 0.
+    raw = (shared / "data/votes/pandalm.json").read_text()
+    assert pandalm.votes.sum(axis=0).tolist() == [
+        sum(raw.count(f'"annotator{k}": {verdict}') for k in (1, 2, 3)) for verdict in (1, 2, 0)
+    ]
+    wmt = load_votes(shared / "data/votes/wmt23_sxs_mqm_ende.jsonl.gz")
+    assert (wmt.votes.sum(axis=1) == 3).all() and len(set(wmt.prompt_ids)) == 104
+    assert all(first != second for first, second in wmt.responses)
+    rankings = load_rankings(shared / "data/votes/wmt23_sxs_mqm_ende.jsonl.gz")
+    assert len(rankings.ranks) == 104 and rankings.tied and {len(ranks) for ranks in rankings.ranks} == {3}
+    # Two readings of one file: a rater's ranks and the votes on the first two outputs of the first segment.
+    first = rankings.ranks[0][:, :2]
+    votes = [(first[:, 0] < first[:, 1]).sum(), (first[:, 0] > first[:, 1]).sum(), (first[:, 0] == first[:, 1]).sum()]
+    assert wmt.votes[0].tolist() == votes
+
+
+def test_names_of_prompts_are_those_of_the_training_pipeline(tmp_path):
+    from datasets import Dataset
+
+    chat = [{"role": "user", "content": "Hi"}]
+    rows = {"prompt": [chat], "chosen": [[{"role": "assistant", "content": "Hello"}]]}
+    rows |= {"rejected": [[{"role": "assistant", "content": "Go"}]], "votes": [[3, 1]]}
+    dataset = Dataset.from_dict(rows)
+    dataset.to_parquet(tmp_path / "v.parquet")
+    pairs = validate_rows(dataset, columns=()).dataset
+    found = load_votes(tmp_path / "v.parquet")
+    assert found.prompt_ids == [prompt_id_of_text(pairs[0]["prompt"])]
+    assert found.prompts == ["user: Hi"] and found.responses == [("assistant: Hello", "assistant: Go")]
