@@ -68,6 +68,33 @@ def test_a_head_can_be_given_more_outputs_afterwards():
     assert second.entropy.shape == first.log_probs.shape
 
 
+def test_the_kernel_takes_gathered_hidden_states():
+    """Its torch twin, which is what it is on the CPU, gives the numbers of plain logits in the order that we read."""
+    from trl.kernels import ChunkedLogProbFunction
+
+    assert parameters(ChunkedLogProbFunction.forward)[1:] == [
+        "hidden", "weight", "bias", "targets", "temperature", "chunk_size", "final_logit_softcapping", "logit_scale",
+        "outputs",
+    ]  # fmt: skip
+    hidden, weight = torch.randn(3, 4), torch.randn(9, 4)
+    log_p = (hidden @ weight.T).log_softmax(-1)
+    target = log_p.argmax(-1)
+    log_prob, entropy, _, mean_logit, top1 = ChunkedLogProbFunction.apply(
+        hidden, weight, None, target, 1.0, 32768, None, 1.0, ("entropy", "mean_logits", "is_top1")
+    )
+    torch.testing.assert_close(log_prob, log_p.amax(-1))
+    torch.testing.assert_close(entropy, -(log_p.exp() * log_p).sum(-1))
+    torch.testing.assert_close(mean_logit, (hidden @ weight.T).mean(-1))
+    assert top1.all()
+
+
+def test_gathering_does_nothing_without_deepspeed():
+    from mallowspo.compat import gathered_parameters
+
+    with gathered_parameters(torch.nn.Parameter(torch.ones(2)), None):
+        pass
+
+
 def test_tokenisation_needs_nothing_of_a_trainer_but_its_tokenizer():
     from types import SimpleNamespace
 

@@ -13,22 +13,28 @@ from typing import Any, cast
 
 import torch
 from accelerate.utils import is_peft_model
+from transformers.utils import is_triton_available
 from trl import DPOTrainer
+from trl.kernels import ChunkedLogProbFunction
 from trl.models import prepare_deepspeed
 from trl.models.utils import disable_gradient_checkpointing
-from trl.trainer.utils import add_fused_lm_head, use_adapter
+from trl.trainer.utils import add_fused_lm_head, maybe_gather_lm_head_ctx, use_adapter
 
 __all__ = [
     "REFERENCE_OUTPUTS",
     "TRLPreferenceTrainer",
     "accelerate_launch_arguments",
     "add_score_head",
+    "gathered_parameters",
     "reference_model",
+    "triton_response_head",
     "trl_tokenize",
 ]
 
 # What the reference pass needs of the head: the log-probability for the loss, the entropy for the dispersion index.
 REFERENCE_OUTPUTS = ("log_probs", "entropy")
+
+_VOCABULARY_TILE = 32768  # as TRL calls its kernel
 
 
 def trl_tokenize(dataset: Any, tokenizer: Any, args: Any, name: str) -> Any:
@@ -58,6 +64,44 @@ def add_score_head(model: Any, outputs: tuple[str, ...] = REFERENCE_OUTPUTS) -> 
         outputs: Fields that the head computes; see `trl.trainer.utils.FusedCausalLMOutput`.
     """
     add_fused_lm_head(model, outputs=outputs)
+
+
+def gathered_parameters(*parameters: Any) -> Any:
+    """Bring parameters that DeepSpeed ZeRO-3 has sharded together, for the time of a block; else do nothing.
+
+    Args:
+        *parameters: Weights that are read outside their module's forward; None is passed over.
+
+    Returns:
+        A context manager.
+    """
+    return maybe_gather_lm_head_ctx(*parameters)
+
+
+def triton_response_head(
+    hidden_nh: Any, weight_vh: Any, bias_v: Any, target_n: Any, *, scale: float, softcap: float | None
+) -> tuple[Any, Any, Any, Any] | None:
+    """TRL's fused head for CUDA, on hidden states that are already gathered.
+
+    Args:
+        hidden_nh: Hidden states, shape (N, H).
+        weight_vh: The head's weight, shape (V, H).
+        bias_v: Its bias, shape (V,), or None.
+        target_n: Token ids, shape (N,).
+        scale: Factor on the logits.
+        softcap: Softcap of the logits after the factor, or None.
+
+    Returns:
+        Log-probability, entropy, mean logit and whether the target is the first choice, each of shape (N,); None
+        where there is no Triton.
+    """
+    if not is_triton_available():
+        return None
+    outputs = ("entropy", "mean_logits", "is_top1")
+    log_prob, entropy, _, mean_logit, top1 = ChunkedLogProbFunction.apply(
+        hidden_nh, weight_vh, bias_v, target_n, 1.0, _VOCABULARY_TILE, softcap, scale, outputs
+    )
+    return log_prob, entropy.detach(), mean_logit, top1
 
 
 @contextmanager

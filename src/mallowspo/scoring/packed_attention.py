@@ -1,0 +1,223 @@
+"""Attention over a packed row, one prompt group at a time, and which models it is exact for.
+
+`packed` splits the attention of every layer: a prompt sees itself, a response sees its prompt and itself. No mask of
+the whole row is ever built, and no product between strangers computed. `dense_mask` gives the model's own attention a
+mask of the whole row: for models whose attention does more than a softmax (a softcap, sinks). `padded` is the layout
+that every model understands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import scaled_dot_product_attention
+
+from mallowspo.scoring.packed_layout import PackedBatch, PromptGroup
+
+__all__ = [
+    "PACKED_ATTENTION",
+    "VERIFIED_ARCHITECTURES",
+    "PackedSupport",
+    "dense_masks",
+    "packed_support",
+    "register_packed_attention",
+]
+
+PACKED_ATTENTION = "mallowspo_packed"
+"""Name of the attention implementation; without prompt groups in a call it is transformers' `sdpa`."""
+
+VERIFIED_ARCHITECTURES = (
+    "arcee", "bitnet", "cohere", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral",
+    "olmo", "olmo2", "olmo3", "phi", "phi3", "qwen2", "qwen3", "smollm3", "starcoder2",
+)  # fmt: skip
+"""Values of `model_type` whose log-probabilities, entropies and gradients the tests hold against plain passes."""
+
+# Why an architecture cannot share a prompt, where the reason is known.
+_ONE_STATE = "its recurrent state runs on from one response into the next"
+_ALIBI = "ALiBi derives distances from places in the row"
+_UNSHAREABLE = {
+    "bloom": _ALIBI, "mpt": _ALIBI, "mamba": _ONE_STATE, "mamba2": _ONE_STATE, "falcon_mamba": _ONE_STATE,
+    "falcon_h1": _ONE_STATE, "jamba": _ONE_STATE, "bamba": _ONE_STATE, "zamba": _ONE_STATE, "zamba2": _ONE_STATE,
+    "recurrent_gemma": _ONE_STATE, "rwkv": _ONE_STATE, "xlstm": _ONE_STATE, "lfm2": _ONE_STATE,
+}  # fmt: skip
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True)
+class PackedSupport:
+    """How a model scores responses that share a prompt.
+
+    Attributes:
+        path: `packed`, `dense_mask` or `padded`.
+        reason: Why, for the log.
+    """
+
+    path: str
+    reason: str
+
+
+def packed_support(model: Any) -> PackedSupport:
+    """Decide from a model's configuration how its responses are scored.
+
+    Args:
+        model: A transformers model, possibly in a PEFT wrapper, not yet wrapped by a distributed engine.
+
+    Returns:
+        The path and the reason for it.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> config = SimpleNamespace(model_type="bloom")
+        >>> packed_support(SimpleNamespace(config=config))
+        PackedSupport(path='padded', reason='bloom: ALiBi derives distances from places in the row')
+    """
+    config = model.config
+    name = config.model_type
+    refusal = _refusal(model, config)
+    if refusal is not None:
+        return PackedSupport("padded", refusal)
+    attention = config._attn_implementation
+    if attention in ("sdpa", PACKED_ATTENTION):
+        return PackedSupport("packed", f"{name} with sdpa attention")
+    if attention == "eager":
+        softcap = getattr(config, "attn_logit_softcapping", None) is not None
+        return PackedSupport("dense_mask", f"{name} with {'softcapped' if softcap else 'eager'} attention")
+    return PackedSupport("padded", f"attention implementation is {attention!r}, not 'sdpa' or 'eager'")
+
+
+def _refusal(model: Any, config: Any) -> str | None:
+    """Why a prompt cannot be shared, or None."""
+    name = config.model_type
+    adapters = getattr(model, "peft_config", {}).values()
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    rope = getattr(config, "rope_parameters", None) or {}
+    ropes = [value for value in rope.values() if isinstance(value, dict)] or [rope]
+    moving = {"dynamic", "longrope"} & {str(r.get("rope_type")) for r in ropes}
+    head = model.get_output_embeddings() if name in VERIFIED_ARCHITECTURES else None
+    checks = (
+        (name in _UNSHAREABLE, f"{name}: {_UNSHAREABLE.get(name)}"),
+        (layer_types - _LAYER_TYPES, f"{name}: layers of type {', '.join(sorted(layer_types - _LAYER_TYPES))}"),
+        (name not in VERIFIED_ARCHITECTURES, f"{name} is not among the architectures that were verified"),
+        (
+            any(adapter.is_prompt_learning for adapter in adapters),
+            "a prompt-learning adapter puts virtual tokens in front of every row",
+        ),
+        (moving, f"{name}: rope type {', '.join(sorted(moving))} depends on the longest row of a batch"),
+        (head is not None and not torch.is_floating_point(head.weight), "the output head is quantised"),
+    )
+    return next((reason for refused, reason in checks if refused), None)
+
+
+def register_packed_attention() -> None:
+    """Make `PACKED_ATTENTION` known to transformers."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(PACKED_ATTENTION, _attention)
+    AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    prompt_groups: Sequence[PromptGroup] | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention in the signature of transformers' `AttentionInterface`; tensors have shape (1, heads, T, size)."""
+    if prompt_groups is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        output, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return output, None
+    if torch.is_autocast_enabled(query.device.type):
+        # Rotary positions leave queries and keys in float32; the causal bias wants one type before autocast casts.
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    parts = []
+    for group in prompt_groups:
+        prompt = slice(*group.prompt)
+        prompt_key, prompt_value = key[:, :, prompt], value[:, :, prompt]
+        parts.append(_attend(query[:, :, prompt], prompt_key, prompt_value, sliding_window, dropout, scaling))
+        for span in group.responses:
+            own = slice(*span)
+            if own.start == own.stop:
+                continue
+            keys = torch.cat([prompt_key, key[:, :, own]], dim=2)
+            values = torch.cat([prompt_value, value[:, :, own]], dim=2)
+            parts.append(_attend(query[:, :, own], keys, values, sliding_window, dropout, scaling))
+    return torch.cat([part.transpose(1, 2) for part in parts], dim=1), None
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, window: int | None, dropout: float, scaling: float | None
+) -> Tensor:
+    """Causal attention of the last queries over all keys; with `window`, over the last `window` keys only."""
+    rows, columns = query.size(2), key.size(2)
+    mask: Any = None
+    if window is not None and columns > window:
+        reach = torch.ones(rows, columns, dtype=torch.bool, device=query.device)
+        mask = reach.tril(columns - rows).triu(columns - rows - window + 1)
+    elif rows != columns:
+        mask = causal_lower_right(rows, columns)
+    output: Tensor = scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=query.size(1) != key.size(1),
+    )
+    return output
+
+
+def dense_masks(packed: PackedBatch, config: Any, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
+    """Masks of the whole row for a model's own attention.
+
+    Args:
+        packed: The row.
+        config: The model's configuration: sliding windows and the kinds of its layers.
+        dtype: Of the hidden states; eager attention adds its mask to the logits.
+
+    Returns:
+        Additive masks of shape (1, 1, T, T); one for each kind of layer where there are several.
+    """
+    positions = packed.position_ids[0]
+    prompt, segment = torch.zeros_like(positions), torch.zeros_like(positions)
+    number = 0
+    for index, group in enumerate(packed.groups):
+        spans = (group.prompt, *group.responses)
+        for i, (start, stop) in enumerate(spans):
+            number += 1
+            prompt[start:stop] = index
+            # A prompt's tokens are in every segment of their group: marked 0.
+            segment[start:stop] = 0 if i == 0 else number
+    row = torch.arange(len(positions), device=positions.device)
+    seen = (row[:, None] >= row) & (prompt[:, None] == prompt) & ((segment == 0) | (segment[:, None] == segment))
+    window = getattr(config, "sliding_window", None)
+    near = seen if window is None else seen & (positions[:, None] - positions < window)
+
+    def additive(mask: Tensor) -> Tensor:
+        blocked = torch.finfo(dtype).min
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, blocked)[None, None]
+
+    masks = {"full_attention": additive(seen), "sliding_attention": additive(near)}
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if not kinds:
+        return masks["sliding_attention"]
+    return masks if len(kinds) > 1 else masks[kinds.pop()]

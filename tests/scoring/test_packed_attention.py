@@ -1,0 +1,73 @@
+"""Which path a model takes and why, and what the attention function does outside of a packed row."""
+
+import copy
+
+import pytest
+import torch
+from packing import VOCABULARY, tiny_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from mallowspo.scoring.packed import add_packed_head
+from mallowspo.scoring.packed_attention import PACKED_ATTENTION, packed_support
+from tiny import tiny_llama
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "path", "said"),
+    [
+        ("llama", {}, "packed", "llama with sdpa attention"),
+        ("llama", {"attn_implementation": "eager"}, "dense_mask", "llama with eager attention"),
+        ("gemma2", {}, "dense_mask", "gemma2 with softcapped attention"),
+        ("gemma3_text", {}, "packed", "gemma3_text with sdpa attention"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
+            "padded",
+            "llama: rope type dynamic depends on the longest row of a batch",
+        ),
+    ],
+)
+def test_path_follows_from_the_configuration(model_type, changes, path, said):
+    support = packed_support(tiny_model(model_type, **changes))
+    assert (support.path, support.reason) == (path, said)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "said"),
+    [
+        ("bloom", {"n_head": 4, "hidden_size": 32, "n_layer": 1}, "bloom: ALiBi"),
+        ("mamba", {"hidden_size": 32, "num_hidden_layers": 1}, "mamba: its recurrent state"),
+        ("gpt_neo", {"num_heads": 4, "hidden_size": 32, "num_layers": 1, "attention_types": [[["local"], 1]]},
+         "gpt_neo is not among the architectures that were verified"),
+    ],
+)  # fmt: skip
+def test_what_cannot_share_says_why_and_is_left_alone(model_type, fields, said):
+    config = AutoConfig.for_model(model_type, vocab_size=VOCABULARY, **fields)
+    model = AutoModelForCausalLM.from_config(config)
+    before = model.config._attn_implementation
+    support = add_packed_head(model)
+    assert support.path == "padded" and said in support.reason
+    assert model.config._attn_implementation == before and "forward" not in vars(model)
+
+
+def test_adapters():
+    lora = get_peft_model(tiny_model("llama"), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    assert packed_support(lora).path == "packed"
+    prompt = get_peft_model(tiny_model("llama"), PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"))
+    support = packed_support(prompt)
+    assert support.path == "padded" and "prompt-learning" in support.reason
+
+
+def test_all_other_calls_stay_as_they_were(tmp_path):
+    """Padded rows, generation and the saved configuration know nothing of packing."""
+    model = tiny_llama()
+    plain = copy.deepcopy(model)
+    add_packed_head(model)
+    ids = torch.tensor([[5, 6, 7, 8], [9, 3, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    assert torch.equal(model(ids, attention_mask=mask).logits, plain(ids, attention_mask=mask).logits)
+    options = {"max_new_tokens": 5, "do_sample": False, "attention_mask": mask.flip(1)}
+    assert torch.equal(model.generate(ids.flip(1), **options), plain.generate(ids.flip(1), **options))
+    model.save_pretrained(tmp_path)
+    assert PACKED_ATTENTION not in (tmp_path / "config.json").read_text()

@@ -1,0 +1,133 @@
+"""The chunked head against plain logits, in every precision and on every path through the backward pass."""
+
+import pytest
+import torch
+
+from mallowspo.scoring import response_head as file
+from mallowspo.scoring.response_head import LogitTransform, response_head
+
+TRANSFORMS = [LogitTransform(), LogitTransform(scale=0.3), LogitTransform(softcap=2.0), LogitTransform(1.7, 1.5)]
+
+
+def inputs(n=7, hidden=5, vocabulary=11, dtype=torch.float64, bias=True):
+    generator = torch.Generator().manual_seed(1)
+    shape = {"generator": generator, "dtype": torch.float64}
+    h, w, b = (
+        torch.randn(n, hidden, **shape),
+        torch.randn(vocabulary, hidden, **shape),
+        torch.randn(vocabulary, **shape),
+    )
+    target = torch.randint(vocabulary, (n,), generator=generator)
+    return (
+        h.to(dtype).requires_grad_(),
+        w.to(dtype).requires_grad_(),
+        b.to(dtype).requires_grad_() if bias else None,
+        target,
+    )
+
+
+def plain(h, w, b, target, transform):
+    z = h @ w.T + (0 if b is None else b)
+    z = z * transform.scale
+    if transform.softcap:
+        z = transform.softcap * torch.tanh(z / transform.softcap)
+    log_p = z.log_softmax(-1)
+    log_prob = log_p.gather(-1, target[:, None]).squeeze(-1)
+    return log_prob, -(log_p.exp() * log_p).sum(-1), z.mean(-1), z.argmax(-1) == target
+
+
+@pytest.fixture(params=["one chunk", "chunks", "chunks computed again"])
+def chunks(request, monkeypatch):
+    if request.param != "one chunk":
+        monkeypatch.setattr(file, "_CHUNK_ELEMENTS", 22)  # two tokens
+    if request.param == "chunks computed again":
+        monkeypatch.setattr(file, "_KEPT_ELEMENTS", 0)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+def test_values_and_gradients_are_those_of_plain_logits(chunks, transform, bias):
+    pull = torch.linspace(-1, 2, 7, dtype=torch.float64)
+    h, w, b, target = inputs(bias=bias)
+    expected = plain(h, w, b, target, transform)
+    leaves = [leaf for leaf in (h, w, b) if leaf is not None]
+    expected_grads = torch.autograd.grad((expected[0] * pull).sum(), leaves)
+    values = response_head(h, w, b, target, transform)
+    for ours, theirs in zip(
+        (values.log_prob_n, values.entropy_n, values.mean_logit_n, values.top1_n), expected, strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    grads = torch.autograd.grad((values.log_prob_n * pull).sum(), leaves)
+    for ours, theirs in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    assert not values.entropy_n.requires_grad and not values.mean_logit_n.requires_grad
+
+
+@pytest.mark.parametrize("frozen", ["weight", "hidden", "everything"])
+def test_what_is_frozen_gets_no_gradient(chunks, frozen):
+    h, w, b, target = inputs()
+    if frozen != "hidden":
+        w, b = w.detach(), b.detach()
+    if frozen != "weight":
+        h = h.detach()
+    values = response_head(h, w, b, target, LogitTransform())
+    assert values.log_prob_n.requires_grad == (frozen != "everything")
+    if frozen != "everything":
+        values.log_prob_n.sum().backward()
+        expected = [leaf.detach().requires_grad_(leaf.requires_grad) for leaf in (h, w, b)]
+        plain(*expected, target, LogitTransform())[0].sum().backward()
+        for ours, theirs in zip((h, w, b), expected, strict=True):
+            assert (ours.grad is None) == (theirs.grad is None)
+            if ours.grad is not None:
+                torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_nothing_is_kept_without_gradient():
+    h, w, b, target = inputs()
+    with torch.no_grad():
+        assert not response_head(h, w, b, target, LogitTransform()).log_prob_n.requires_grad
+
+
+def test_no_tokens_at_all():
+    h, w, b, _ = inputs()
+    values = response_head(h[:0], w, b, torch.zeros(0, dtype=torch.long), LogitTransform())
+    values.log_prob_n.sum().backward()
+    assert values.log_prob_n.shape == (0,) and w.grad.abs().sum() == 0
+
+
+def test_large_common_logits_leave_the_entropy_exact():
+    """The sum over the vocabulary is taken around the largest logit."""
+    w = torch.ones(16, 1, dtype=torch.float32)
+    values = response_head(torch.full((2, 1), 5e4), w, None, torch.tensor([0, 3]), LogitTransform())
+    torch.testing.assert_close(values.entropy_n, torch.full((2,), 16.0).log())
+    assert values.top1_n.tolist() == [True, False]  # of equals, the first
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_bfloat16_is_no_worse_than_plain_bfloat16(autocast):
+    pull = torch.linspace(-1, 2, 1000, dtype=torch.float64)
+    sizes = {"n": 1000, "hidden": 32, "vocabulary": 200}
+    h, w, b, target = inputs(**sizes)
+    truth = plain(h, w, b, target, LogitTransform())
+    truth_grads = torch.autograd.grad((truth[0] * pull).sum(), (h, w, b))
+
+    def run(function):
+        leaves = inputs(**sizes, dtype=torch.float32 if autocast else torch.bfloat16)[:3]
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            values = function(*leaves)
+        return values, torch.autograd.grad((values[0].double() * pull).sum(), leaves)
+
+    def naive(h, w, b):
+        z = (torch.nn.functional.linear(h, w, b)).float()
+        log_p = z.log_softmax(-1)
+        return log_p.gather(-1, target[:, None]).squeeze(-1), -(log_p.exp() * log_p).sum(-1)
+
+    def ours(h, w, b):
+        values = response_head(h, w, b, target, LogitTransform())
+        assert values.log_prob_n.dtype == values.entropy_n.dtype == torch.float32
+        return values.log_prob_n, values.entropy_n
+
+    (mine, my_grads), (theirs, their_grads) = run(ours), run(naive)
+    for a, n, t in zip((*mine, *my_grads), (*theirs, *their_grads), (*truth[:2], *truth_grads), strict=True):
+        rms = [(x.double() - t).square().mean().sqrt() for x in (a, n)]
+        assert rms[0] <= 1.2 * rms[1] + 1e-6  # roundings at other places: a fifth is their spread
