@@ -72,8 +72,13 @@ PLANTED = [
     ("mojibake", edited((5, "chosen", " cafÃ©"), (6, "prompt", "donâ€™t")), {"mojibake": 2}),
     ("mixed_script_word", edited((5, "chosen", " f체r"), (6, "chosen", " pаypal")), {"mixed_script_word": 2}),
     ("control_character", edited((5, "chosen", " a\x08b"), (6, "prompt", "\ufeffhi")), {"control_character": 2}),
+    ("private_use_character", edited((5, "chosen", " \uf0d8 one")), {"private_use_character": 1}),
     ("html_entity", edited((5, "chosen", " you &amp; me")), {"html_entity": 1}),
-    ("turn_in_response", edited((5, "chosen", " yes\n\nHuman: and?")), {"turn_in_response": 1}),
+    (
+        "turn_in_response",
+        edited((5, "chosen", " yes\n\nHuman: and?"), (6, "rejected", " Human: hi"), (7, "chosen", " Humans: no")),
+        {"turn_in_response": 2},
+    ),
     ("odd_script", edited((5, "chosen", " Здравствуй"), (5, "rejected", " Прощай, мир")), {"odd_script": 1}),
 ]
 
@@ -153,6 +158,10 @@ def test_the_longer_answer_that_always_wins_is_a_bias(linted):
     # Wilson's interval for 90 of 100 as in Brown, Cai and DasGupta (2001): 0.8256 to 0.9448.
     assert report.statistics["length"]["interval_95"] == pytest.approx([0.8256, 0.9448], abs=1e-4)
     assert "82.6 to 94.5" in finding.detail
+    swapped = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+    (finding,) = linted(swapped).findings
+    assert (finding.kind, finding.count, finding.percent) == ("length_bias", 90, 90.0)
+    assert "the shorter response" in finding.detail and "82.6 to 94.5" in finding.detail
 
 
 def test_ranked_rows_are_checked_pair_by_pair(linted):

@@ -138,6 +138,16 @@ def test_generation_prompt_that_is_no_prefix(linted):
     assert "prompt alone" in finding.examples[0].shows
 
 
+def test_half_a_character_outside_the_text(linted):
+    tokenizer = chat_tokenizer(BOS + "{{ tools }}" + CHAT_TEMPLATE.replace("</s>", "{{ message['name'] }}</s>"))
+    rows = as_chat(clean_rows())
+    rows[7]["prompt"][0]["name"] = "\ud83d"
+    assert linted(rows, with_tokenizer=tokenizer, eval_rows=rows[7:8]).counts() == {
+        "unpaired_surrogate": 1,
+        "prompt_in_eval": 1,
+    }
+
+
 def test_refusals_of_the_template_are_findings(linted):
     picky = (
         "{% if messages[0]['role'] != 'user' %}{{ raise_exception('user first') }}{% endif %}" + BOS + CHAT_TEMPLATE

@@ -246,6 +246,12 @@ KINDS: tuple[Kind, ...] = (
         "Decode the source again with its own encoding, or replace the letters.",
     ),
     Kind(
+        "private_use_character",
+        "warning",
+        "A character without a meaning of its own: often a bullet or arrow of a symbol font.",
+        "Replace it by the character that was meant.",
+    ),
+    Kind(
         "control_character",
         "warning",
         "The text holds control characters, which people neither see nor type.",
@@ -261,8 +267,8 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         "turn_in_response",
         "warning",
-        "The response goes on into the next turn, with the marker that the prompt uses for turns.",
-        "Cut the response before the marker.",
+        "The response goes on into another turn, or begins with a speaker's name, by the marks that the prompt uses.",
+        "Cut the response before the mark, or take the name out.",
     ),
     Kind(
         "odd_script",

@@ -82,7 +82,7 @@ def _difference(left: str, right: str) -> str:
 def _hash(*parts: str) -> int:
     # Lengths keep ("ab", "c") and ("a", "bc") apart.
     text = "".join(f"{len(part)}:{part}" for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
 
 
 def _canonical(value: Any, *, fold_case: bool) -> str:

@@ -269,13 +269,16 @@ class _Checks:
         told = self._lengths.to_dict()
         kind = KIND_BY_NAME["length_bias"]
         low, high = (100 * end for end in told["interval_95"])
-        percent = 100 * told["accuracy_of_longer"]
+        percent, count, word = 100 * told["accuracy_of_longer"], told["longer_chosen"], "longer"
+        if percent < 50:
+            count = told["pairs"] - count - told["equal_length"]
+            low, high, percent, word = 100 - high, 100 - low, 100 - percent, "shorter"
         detail = (
-            f"the longer response, in tokens, is preferred in {percent:.1f} % of {told['pairs']:,} pairs "
+            f"the {word} response, in tokens, is preferred in {percent:.1f} % of {told['pairs']:,} pairs "
             f"(95 % interval {low:.1f} to {high:.1f}, equal lengths count one half); "
             f"{told['mean_chosen_tokens']:.0f} tokens on average against {told['mean_rejected_tokens']:.0f}"
         )
-        return [Finding(kind.name, severity, told["longer_chosen"], percent, kind.why, kind.todo, detail)]
+        return [Finding(kind.name, severity, count, percent, kind.why, kind.todo, detail)]
 
 
 def _add_repetitions(

@@ -18,6 +18,8 @@ __all__ = ["ScriptCount", "check_text", "main_script", "repaired"]
 _CP1252 = "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
 _MOJIBAKE = re.compile(f"[\u00c2-\u00f4][\u0080-\u00bf{_CP1252}]{{1,3}}")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff]")
+# Symbol fonts put their bullets and arrows there; with another font they are boxes.
+_PRIVATE = re.compile("[\ue000-\uf8ff]")
 _ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5});")
 _AROUND = 20
 
@@ -83,6 +85,7 @@ def check_text(row: LintRow, ledger: Ledger) -> None:
                 ledger.flag(row.position, "replacement_character", f"{name}: {_around(text, at)}")
             _check_mojibake(row.position, name, text, ledger)
             _search(row.position, "mixed_script_word", _SANDWICH, name, text, ledger)
+            _search(row.position, "private_use_character", _PRIVATE, name, text, ledger)
     for name, text in zip(row.names, row.responses, strict=True):
         _check_turns(row, name, text, ledger)
 
@@ -110,8 +113,11 @@ def _check_turns(row: LintRow, name: str, response: str, ledger: Ledger) -> None
     if row.record.is_conversational:
         return
     for marker in _TURNS:
-        if marker in response and marker in row.prompt:
-            at = response.index(marker)
+        if marker not in row.prompt:
+            continue
+        # A response may also begin with the speaker's name, right after the prompt's own marker.
+        at = 0 if response.lstrip().startswith(marker.strip()) else response.find(marker)
+        if at >= 0:
             ledger.flag(row.position, "turn_in_response", f"{name}: {_around(response, at)}")
             return
 

@@ -132,7 +132,12 @@ class TokenChecks:
             target = rendered if chat else texts
             start = len(target)
             try:
-                target += self._rendered(row) if chat else self._with_eos(row)
+                made = self._rendered(row) if chat else self._with_eos(row)
+                "".join(made).encode()  # tools and names of messages reach the template unchecked
+                target += made
+            except UnicodeEncodeError:
+                ledger.flag(row.position, "unpaired_surrogate", "in what the chat template makes of the row")
+                continue
             except Exception as error:  # a chat template may raise anything; its author decides
                 ledger.flag(row.position, "refused_by_template", clip(str(error) or type(error).__name__, 160))
                 continue
