@@ -166,8 +166,8 @@ def _pandalm(dataset: datasets.Dataset, source: str) -> VoteRows:
         if any(verdict not in (0, 1, 2) for verdict in given):
             raise InputError(f"{source}: row {number + 1:,} has the verdicts {given}, expected 1, 2 or 0 for a tie")
         votes.append([given.count(1), given.count(2), given.count(0)])
-        prompts.append("\n\n".join(text for text in (row.get("instruction"), row.get("input")) if text))
-        responses.append((row.get("response1") or "", row.get("response2") or ""))
+        prompts.append("\n\n".join(text for text in map(_text, (row.get("instruction"), row.get("input"))) if text))
+        responses.append((_text(row.get("response1")), _text(row.get("response2"))))
     return VoteRows(
         votes=np.array(votes, np.float64),
         prompt_ids=[prompt_id_of_text(text) if text else str(i) for i, text in enumerate(prompts)],

@@ -1,0 +1,344 @@
+"""The dispersion of a data set as its reference sees it: index per prompt, weights, and what the index follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mallowspo.dispersion.calibration import ENTROPY_FLOOR, Calibration, calibrate
+from mallowspo.dispersion.diagnostics import (
+    bootstrap,
+    flip_probability,
+    pooled_interval,
+    rank_correlation,
+)
+from mallowspo.dispersion.entropy import ReferenceStatistics, mean_by_prompt, normalised_entropy
+from mallowspo.dispersion.estimators import ESTIMATORS, prompt_index
+from mallowspo.dispersion.maps import IndexMap, fit_map
+from mallowspo.dispersion.settings import DispersionSettings
+from mallowspo.dispersion.weight_summary import distribution, implied_phi, weight_summary
+from mallowspo.errors import InputError
+
+if TYPE_CHECKING:
+    from mallowspo.scoring import ReferenceScores
+
+__all__ = ["Analysis", "PromptOpinion", "RowTexts", "analyse_reference", "statistics_of"]
+
+Floats = NDArray[np.float64]
+
+SHOWN = 8
+"""Prompts that are shown at either end of the index."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What was found out about one source.
+
+    Attributes:
+        columns: A table, one entry per row of the source (per prompt for rankings).
+        summary: Everything that a report says, as plain values.
+    """
+
+    columns: dict[str, Any]
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RowTexts:
+    """The words of a data set's rows.
+
+    Attributes:
+        prompts: Each row's prompt, length N.
+        responses: Each row's responses, the chosen one first.
+        reward_margin: Score of the chosen response less that of the rejected one, where the data has scores, (N,).
+    """
+
+    prompts: Sequence[str]
+    responses: Sequence[tuple[str, ...]]
+    reward_margin: Floats | None = None
+
+
+@dataclass(frozen=True)
+class PromptOpinion:
+    """What people said, by prompt.
+
+    Attributes:
+        neg_log_phi: Name of a prompt -> -log phi of the people who judged it, in nats.
+        count: Name of a prompt -> how many votes or rankings that rests on.
+        diverging: Name of a prompt -> whether people contradicted each other on it; prompts on which nobody could
+            (fewer than two opinions) are left out.
+        source: `votes` or `rankings`.
+    """
+
+    neg_log_phi: dict[str, float]
+    count: dict[str, float]
+    diverging: dict[str, bool]
+    source: str
+
+
+def statistics_of(scores: ReferenceScores, *, vocab_size: int) -> ReferenceStatistics:
+    """What the estimators read, from what a reference store keeps.
+
+    Args:
+        scores: Of N rows.
+        vocab_size: Last axis of the reference's logits.
+
+    Returns:
+        The statistics.
+    """
+    return ReferenceStatistics(
+        logp_nk=scores.logp_nk,
+        entropy_sum_nk=scores.entropy_sum_nk,
+        length_nk=np.asarray(scores.length_nk, np.float64),
+        vocab_size=vocab_size,
+        first_entropy_nk=scores.first_entropy_nk,
+        divergent_entropy_nk=scores.divergent_entropy_nk,
+    )
+
+
+def analyse_reference(
+    statistics: ReferenceStatistics,
+    prompt_ids: Sequence[str],
+    *,
+    settings: DispersionSettings,
+    row_index: Sequence[int] | None = None,
+    texts: RowTexts | None = None,
+    people: PromptOpinion | None = None,
+) -> Analysis:
+    """Index, weight and their company, from one pass of the reference.
+
+    Args:
+        statistics: Of N rows.
+        prompt_ids: What names each row's prompt, length N.
+        settings: Index, map and the rest.
+        row_index: Position of each row in its source; 0 ... N - 1 where None.
+        texts: The rows' words, to show the prompts at either end.
+        people: For the map `isotonic`.
+
+    Returns:
+        The table has `row_index`, `prompt_id`, `index` with `index_low` and `index_high` (NaN where there is no
+        interval), `dispersion` (phi such that training on this column gives back the weight) and
+        `dispersion_weight`.
+
+    Raises:
+        InputError: No rows, an index that a map cannot take, or `isotonic` without people's opinions.
+
+    Example:
+        >>> one = np.ones((2, 2))
+        >>> sums = np.log(16) * np.array([[0.25, 0.25], [0.5, 0.5]])
+        >>> found = analyse_reference(
+        ...     ReferenceStatistics(-one, sums, one, vocab_size=16), ["a", "b"], settings=DispersionSettings()
+        ... )
+        >>> found.columns["dispersion_weight"].round(4).tolist()
+        [1.3333, 0.6667]
+    """
+    if len(prompt_ids) == 0:
+        raise InputError("reference: there are no rows to read an index from")
+    rng = np.random.default_rng(settings.seed)
+    index_n = ESTIMATORS[settings.estimator](statistics)
+    if settings.per == "prompt":
+        index_n = prompt_index(settings.estimator, index_n, prompt_ids)
+    fitted = _fitted_map(index_n, prompt_ids, statistics, settings, people)
+    raw_n, floored = fitted.raw(index_n)
+    calibration = calibrate(
+        raw_n,
+        source="entropy",
+        scale=settings.scale,
+        clip=settings.clip,
+        per=settings.per,
+        estimator=settings.estimator,
+        map=settings.map,
+        floored=floored,
+    )
+    weight_n = calibration.weight(raw_n)
+    low_n, high_n, interval = _interval(index_n, statistics, prompt_ids, settings)
+    columns: dict[str, Any] = {
+        "row_index": np.arange(len(index_n)) if row_index is None else np.asarray(row_index, np.int64),
+        "prompt_id": list(prompt_ids),
+        "index": index_n,
+        "index_low": low_n,
+        "index_high": high_n,
+        "dispersion": implied_phi(weight_n),
+        "dispersion_weight": weight_n,
+    }
+    summary = {
+        "source": "reference",
+        "estimator": settings.estimator,
+        "map": {"name": settings.map, "alternatives": settings.alternatives, "spread": list(settings.spread)},
+        "per": settings.per,
+        "rows": len(index_n),
+        "prompts": len(set(prompt_ids)),
+        "vocab_size": statistics.vocab_size,
+        "index": distribution(index_n),
+        "interval": interval,
+        "phi": distribution(columns["dispersion"]),
+        **weight_summary(calibration, weight_n, beta=settings.beta),
+        "flip": _flip(raw_n, calibration, prompt_ids, settings, rng),
+        "correlations": _correlations(index_n, statistics, prompt_ids, texts, settings, rng),
+        **_extremes(columns, texts),
+    }
+    return Analysis(columns, summary)
+
+
+def _fitted_map(
+    index_n: Floats,
+    prompt_ids: Sequence[str],
+    statistics: ReferenceStatistics,
+    settings: DispersionSettings,
+    people: PromptOpinion | None,
+) -> IndexMap:
+    opinion: dict[str, Any] = {}
+    if settings.map == "isotonic":
+        if people is None:
+            raise InputError("dispersion_map: 'isotonic' needs people's votes or rankings; add --votes or --rankings")
+        nan = float("nan")
+        opinion = {
+            "people_neg_log_phi_n": [people.neg_log_phi.get(name, nan) for name in prompt_ids],
+            "people_votes_n": [people.count.get(name, 0.0) for name in prompt_ids],
+        }
+    return fit_map(
+        settings.map,
+        index_n,
+        estimator=settings.estimator,
+        vocab_size=statistics.vocab_size,
+        alternatives=settings.alternatives,
+        spread=settings.spread,
+        **opinion,
+    )
+
+
+def _interval(
+    index_n: Floats, statistics: ReferenceStatistics, prompt_ids: Sequence[str], settings: DispersionSettings
+) -> tuple[Floats, Floats, dict[str, Any]]:
+    """Interval of each row's index on the logarithmic scale, from how much responses to one prompt differ."""
+    nothing = np.full(len(index_n), np.nan)
+    facts: dict[str, Any] = {"level": settings.level, "known": False, "reliability": None, "median_factor": None}
+    names, prompt_n = np.unique(np.asarray(prompt_ids, dtype=str), return_inverse=True)
+    if settings.per == "pair":
+        return nothing, nothing, {**facts, "why": "an index per pair has one value a row, and so no spread of its own"}
+    if settings.estimator == "first_token":
+        why = "the first token's distribution is the same for every response to a prompt"
+        return nothing, nothing, {**facts, "why": why}
+    values, owner = _values_per_response(statistics, prompt_n, settings.estimator)
+    pooled = pooled_interval(np.log(np.maximum(values, ENTROPY_FLOOR)), owner, level=settings.level)
+    if not np.isfinite(pooled.half_width_g).any():
+        why = "every prompt has a single value, so nothing tells how much another response would change it"
+        return nothing, nothing, {**facts, "why": why}
+    half_n = pooled.half_width_g[prompt_n]
+    facts |= {
+        "known": True,
+        "reliability": pooled.reliability,
+        "degrees": pooled.degrees,
+        "median_factor": float(np.exp(np.median(pooled.half_width_g))),
+        "why": "",
+    }
+    return index_n * np.exp(-half_n), index_n * np.exp(half_n), facts
+
+
+def _values_per_response(
+    statistics: ReferenceStatistics, prompt_n: NDArray[np.intp], estimator: str
+) -> tuple[Floats, NDArray[np.intp]]:
+    """The index of single responses (of pairs, where it compares responses) and the prompt of each.
+
+    A response that stands in several pairs of its prompt counts once: it is told by its numbers.
+    """
+    if estimator in ("mean_entropy", "answer_entropy"):
+        lengths = statistics.length_nk if estimator == "mean_entropy" else np.ones_like(statistics.length_nk)
+        scale = statistics.vocab_size
+        share = (
+            normalised_entropy(statistics.entropy_sum_nk, lengths, vocab_size=scale)
+            if estimator == "mean_entropy"
+            else np.asarray(statistics.entropy_sum_nk) / np.log(scale)
+        )
+        owner = np.repeat(prompt_n, share.shape[1])
+        told = np.column_stack(
+            [owner, np.asarray(statistics.logp_nk).ravel(), np.asarray(statistics.length_nk).ravel(), share.ravel()]
+        )
+        told = np.unique(told[np.isfinite(told).all(axis=1) & (told[:, 2] > 0)], axis=0)
+        return told[:, 3], told[:, 0].astype(np.intp)
+    return ESTIMATORS[estimator](statistics), prompt_n
+
+
+def _flip(
+    raw_n: Floats,
+    calibration: Calibration,
+    prompt_ids: Sequence[str],
+    settings: DispersionSettings,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """How often one person's label would go against the consensus, if the index were right."""
+    measured = settings.map in ("mallows", "isotonic")
+    phi_n = np.exp(-raw_n / 2) if measured else implied_phi(calibration.weight(raw_n))
+    flips = flip_probability(phi_n)
+    found = bootstrap(
+        lambda rows: float(flips[rows].mean()),
+        list(prompt_ids),
+        rng=rng,
+        resamples=_draws(settings, len(flips)),
+        level=settings.level,
+    )
+    return {"rate": found.to_dict(), "scale_measured": measured}
+
+
+def _draws(settings: DispersionSettings, rows: int) -> int:
+    """Fewer draws of a large sample, whose intervals are narrow anyway: a report must not take minutes for them."""
+    return settings.resamples if rows <= 20_000 else min(settings.resamples, 200)
+
+
+def _correlations(
+    index_n: Floats,
+    statistics: ReferenceStatistics,
+    prompt_ids: Sequence[str],
+    texts: RowTexts | None,
+    settings: DispersionSettings,
+    rng: np.random.Generator,
+) -> list[dict[str, Any]]:
+    """Rank correlation of the index with what it should not follow (length) and with what it may (margins)."""
+    logp = np.asarray(statistics.logp_nk, np.float64)
+    length = np.asarray(statistics.length_nk, np.float64)
+    beside: dict[str, Floats] = {
+        "response length (tokens)": length.mean(axis=1),
+        "reference margin, chosen over rejected (nats)": logp[:, 0] - logp[:, 1:].mean(axis=1),
+        "size of the reference margin (nats)": np.abs(logp[:, 0] - logp[:, 1:].mean(axis=1)),
+    }
+    if texts is not None and texts.reward_margin is not None:
+        beside["reward margin in the data"] = texts.reward_margin
+    names, first = np.unique(np.asarray(prompt_ids, dtype=str), return_index=True)
+    per_prompt = mean_by_prompt(index_n, prompt_ids)[first]
+    found = []
+    for label, values in beside.items():
+        mean = mean_by_prompt(values, prompt_ids)[first]
+        estimate = rank_correlation(
+            per_prompt, mean, rng=rng, resamples=_draws(settings, len(first)), level=settings.level
+        )
+        found.append({"with": label, **estimate.to_dict()})
+    return found
+
+
+def _extremes(columns: dict[str, Any], texts: RowTexts | None) -> dict[str, Any]:
+    """The prompts that the index calls most agreed and most contested, with some of their responses."""
+    names = np.asarray(columns["prompt_id"], dtype=str)
+    _, first = np.unique(names, return_index=True)
+    order = first[np.argsort(columns["index"][first], kind="stable")]
+    count = min(SHOWN, max(1, len(order) // 2))
+
+    def shown(row: int) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            name: float(columns[name][row])
+            for name in ("index", "index_low", "index_high", "dispersion", "dispersion_weight")
+        }
+        facts |= {"prompt_id": str(names[row]), "row_index": int(columns["row_index"][row])}
+        if texts is not None:
+            mine = np.flatnonzero(names == names[row])
+            said = list(dict.fromkeys(text for other in mine for text in texts.responses[int(other)]))
+            facts |= {"prompt": texts.prompts[row], "responses": said[:4], "more_responses": max(0, len(said) - 4)}
+        return facts
+
+    return {
+        "agreed": [shown(int(row)) for row in order[:count]],
+        "contested": [shown(int(row)) for row in order[::-1][:count]],
+    }

@@ -1,0 +1,94 @@
+"""Does the model's index track people's disagreement? Rank correlation and AUROC, prompt by prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mallowspo.dispersion.diagnostics import auroc, rank_correlation
+from mallowspo.dispersion.entropy import mean_by_prompt
+from mallowspo.dispersion.reference_analysis import PromptOpinion
+from mallowspo.errors import InputError
+
+__all__ = ["SideBySide", "side_by_side"]
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """The prompts of which both model and people say something.
+
+    Attributes:
+        prompt_ids: Their names, length P.
+        index: The model's index, larger = more dispersed, shape (P,).
+        phi: People's phi, shape (P,).
+        summary: Correlation and AUROC with their intervals, as plain values.
+    """
+
+    prompt_ids: list[str]
+    index: NDArray[np.float64]
+    phi: NDArray[np.float64]
+    summary: dict[str, Any]
+
+
+def side_by_side(
+    index_n: ArrayLike,
+    prompt_ids: Sequence[str],
+    people: PromptOpinion,
+    *,
+    rng: np.random.Generator,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> SideBySide:
+    """Compare an index with what people said of the same prompts.
+
+    Args:
+        index_n: u of each row, larger = more dispersed, shape (N,).
+        prompt_ids: What names each row's prompt, length N.
+        people: By prompt.
+        rng: Source of randomness.
+        resamples: Bootstrap draws over prompts.
+        level: Nominal coverage.
+
+    Returns:
+        Spearman's correlation of the index with people's phi: 1 where it orders the prompts as people do, 0 where it
+        knows nothing, negative where it misleads. The AUROC is the probability that a prompt on which people
+        contradicted each other has the larger index.
+
+    Raises:
+        InputError: Fewer than three prompts in common.
+
+    Example:
+        >>> said = PromptOpinion({"a": 2.0, "b": 1.0, "c": 0.1}, {}, {"a": False, "c": True}, "votes")
+        >>> found = side_by_side([0.2, 0.3, 0.9], ["a", "b", "c"], said, rng=np.random.default_rng(0)).summary
+        >>> found["prompts"], found["correlation"]["value"], found["auroc"]["value"]
+        (3, 1.0, 1.0)
+    """
+    names, first = np.unique(np.asarray(prompt_ids, dtype=str), return_index=True)
+    mean = mean_by_prompt(index_n, prompt_ids)[first]
+    both = [i for i, name in enumerate(names) if str(name) in people.neg_log_phi]
+    if len(both) < 3:
+        raise InputError(
+            f"{people.source}: {len(both)} of its {len(people.neg_log_phi):,} prompts are among the {len(names):,} of "
+            "the reference store, expected at least 3; both must come from the same prompts, word for word (a data "
+            "set with a column of votes serves as both)"
+        )
+    shared = [str(names[i]) for i in both]
+    index, phi = mean[both], np.exp(-np.array([people.neg_log_phi[name] for name in shared]))
+    judged = [i for i, name in enumerate(shared) if name in people.diverging]
+    diverging = np.array([people.diverging[shared[i]] for i in judged], dtype=bool)
+    area = auroc(index[judged], diverging, rng=rng, resamples=resamples, level=level)
+    summary = {
+        "people": people.source,
+        "prompts": len(shared),
+        "prompts_of_model": len(names),
+        "prompts_of_people": len(people.neg_log_phi),
+        "correlation": rank_correlation(index, phi, rng=rng, resamples=resamples, level=level).to_dict(),
+        "auroc": area.to_dict() if np.isfinite(area.value) else None,
+        "diverging": int(diverging.sum()),
+        "judged": len(judged),
+    }
+    return SideBySide(shared, index, phi, summary)

@@ -1,0 +1,207 @@
+"""The dispersion of a data set as people's votes on pairs show it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mallowspo.dispersion.calibration import raw_from_phi
+from mallowspo.dispersion.diagnostics import bootstrap, flip_probability, rank_correlation, vote_disagreement
+from mallowspo.dispersion.entropy import mean_by_prompt
+from mallowspo.dispersion.people import VotesIndex, votes_index
+from mallowspo.dispersion.reference_analysis import SHOWN, Analysis, PromptOpinion
+from mallowspo.dispersion.settings import DispersionSettings
+from mallowspo.dispersion.votes_file import VOTE_FORMS, VoteRows
+from mallowspo.dispersion.weight_summary import calibrated_people, distribution, weight_summary
+
+__all__ = ["analyse_votes", "opinion_of_votes"]
+
+Floats = NDArray[np.float64]
+
+
+def analyse_votes(rows: VoteRows, *, settings: DispersionSettings) -> Analysis:
+    """Dispersion per pair from votes.
+
+    Args:
+        rows: The votes.
+        settings: Smoothing, calibration and intervals.
+
+    Returns:
+        The table has a row per pair: counts, `dispersion` (phi of these votes) with its interval, `agreement`,
+        `voted` and `dispersion_weight`.
+
+    Raises:
+        InputError: Nobody voted, or everybody is split on every pair.
+
+    Example:
+        >>> rows = VoteRows(np.array([[9, 1, 0], [5, 5, 0]]), ["a", "b"], np.arange(2), ["", ""], [("", "")] * 2, "")
+        >>> analyse_votes(rows, settings=DispersionSettings()).columns["dispersion_weight"].round(4).tolist()
+        [2.0, 0.0]
+    """
+    rng = np.random.default_rng(settings.seed)
+    index = votes_index(rows.votes, prior=settings.vote_prior, level=settings.level)
+    raw_n = raw_from_phi(index.phi_n)
+    if settings.per == "prompt":
+        raw_n = mean_by_prompt(raw_n, rows.prompt_ids)
+    calibration = calibrated_people(raw_n, "votes", settings)
+    weight_n = calibration.weight(raw_n)
+    columns = {
+        "row_index": rows.row_index,
+        "prompt_id": rows.prompt_ids,
+        "prompt": rows.prompts,
+        "first_response": [pair[0] for pair in rows.responses],
+        "second_response": [pair[1] for pair in rows.responses],
+        "votes_chosen": rows.votes[:, 0],
+        "votes_rejected": rows.votes[:, 1],
+        "votes_tie": rows.votes[:, 2],
+        "voted": index.voted_n,
+        "agreement": index.agreement_n,
+        "dispersion": index.phi_n,
+        "dispersion_low": index.phi_low_n,
+        "dispersion_high": index.phi_high_n,
+        "dispersion_weight": weight_n,
+    }
+    summary = {
+        "source": "votes",
+        "form": rows.form,
+        "rows": len(rows.votes),
+        "prompts": len(set(rows.prompt_ids)),
+        "voted": int(index.voted_n.sum()),
+        "votes_per_row": distribution(index.votes_n[index.voted_n]),
+        "tie_share": float(rows.votes[:, 2].sum() / rows.votes.sum()),
+        "prior": settings.vote_prior,
+        "level": settings.level,
+        "phi": distribution(index.phi_n[index.voted_n]),
+        "per": settings.per,
+        **weight_summary(calibration, weight_n, beta=settings.beta),
+        **_vote_flips(rows, index, settings, rng),
+        "correlations": _word_correlations(rows, index, settings, rng),
+        **_vote_extremes(rows, index, columns),
+    }
+    return Analysis(columns, summary)
+
+
+def _vote_flips(
+    rows: VoteRows, index: VotesIndex, settings: DispersionSettings, rng: np.random.Generator
+) -> dict[str, Any]:
+    """How often one vote goes against the others, told three ways, and how often the label lost its own vote."""
+    differ, minority = vote_disagreement(rows.votes)
+    flips = np.where(index.voted_n, flip_probability(index.phi_n), np.nan)
+    found = {}
+    for name, values in (("differ", differ), ("minority", minority), ("rate", flips)):
+        known = np.flatnonzero(np.isfinite(values))
+        found[name] = _mean(values[known], [rows.prompt_ids[i] for i in known], settings, rng)
+    # With flip probabilities q, two voters differ with 2q(1 - q), which lies between q and what the mean q would give.
+    differing = found["differ"]["value"]
+    least = (1 - float(np.sqrt(max(0.0, 1 - 2 * differing)))) / 2 if np.isfinite(differing) else None
+    decided = rows.votes[:, 0] + rows.votes[:, 1] >= 2
+    unanimous = decided & (rows.votes[:, :2].min(axis=1) == 0) & (rows.votes[:, 2] == 0)
+    facts: dict[str, Any] = {
+        "flip": {**found, "bounds": None if least is None else [least, differing], "scale_measured": True},
+        "contradicted": int((decided & (rows.votes[:, :2].min(axis=1) > 0)).sum()),
+        "decided": int(decided.sum()),
+        "unanimous": int(unanimous.sum()),
+    }
+    if rows.form in VOTE_FORMS[:2]:
+        facts["label_against_votes"] = int((rows.votes[:, 1] > rows.votes[:, 0]).sum())
+    return facts
+
+
+def _mean(
+    values: Floats, prompt_ids: list[str], settings: DispersionSettings, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Mean with its bootstrap interval over prompts."""
+
+    def mean(at: NDArray[np.intp]) -> float:
+        return float(values[at].mean()) if len(at) else float("nan")
+
+    draws = settings.resamples if len(values) <= 20_000 else 200
+    return bootstrap(mean, prompt_ids, rng=rng, resamples=draws, level=settings.level).to_dict()
+
+
+def _word_correlations(
+    rows: VoteRows, index: VotesIndex, settings: DispersionSettings, rng: np.random.Generator
+) -> list[dict[str, Any]]:
+    """Whether people differ more where the responses are long or of unlike length."""
+    if not any(first or second for first, second in rows.responses):
+        return []
+    words = np.array([[len(text.split()) for text in pair] for pair in rows.responses], np.float64)
+    phi = np.where(index.voted_n, index.phi_n, np.nan)
+    beside = {
+        "response length (words)": words.mean(axis=1),
+        "difference in length (words)": np.abs(words[:, 0] - words[:, 1]),
+    }
+    draws = settings.resamples if len(phi) <= 20_000 else 200
+    return [
+        {
+            "with": label,
+            **rank_correlation(
+                phi, values, rng=rng, groups=rows.prompt_ids, resamples=draws, level=settings.level
+            ).to_dict(),
+        }
+        for label, values in beside.items()
+    ]
+
+
+def _vote_extremes(rows: VoteRows, index: VotesIndex, columns: dict[str, Any]) -> dict[str, Any]:
+    """The prompts on which people agree most and least, each with the pair that shows it best."""
+    asked = np.flatnonzero(index.voted_n)
+    names, group = np.unique([rows.prompt_ids[row] for row in asked], return_inverse=True)
+    mean = np.bincount(group, weights=index.neg_log_phi_n[asked]) / np.bincount(group)
+    votes = np.bincount(group, weights=index.votes_n[asked])
+    # Ties are no contest between people: of equally dispersed pairs, opposed votes come first.
+    opposed = rows.votes[asked, :2].min(axis=1)
+    clashes = np.bincount(group, weights=opposed)
+    contested = np.lexsort((-votes, -clashes, mean))
+    agreed = np.lexsort((-votes, -mean))
+    count = min(SHOWN, max(1, len(names) // 2))
+
+    def shown(prompt: int, order: NDArray[np.intp]) -> dict[str, Any]:
+        mine = np.flatnonzero(group == prompt)
+        row = int(asked[mine[np.argsort(order[mine], kind="stable")[0]]])
+        fields = ("dispersion", "dispersion_low", "dispersion_high", "dispersion_weight", "agreement")
+        return {
+            "prompt_id": str(names[prompt]),
+            "prompt": rows.prompts[row],
+            "pairs": len(mine),
+            "mean_neg_log_phi": float(mean[prompt]),
+            "row_index": int(rows.row_index[row]),
+            "responses": list(rows.responses[row]) if any(rows.responses[row]) else [],
+            "votes": [float(votes) for votes in rows.votes[row]],
+            **{name: float(columns[name][row]) for name in fields},
+        }
+
+    place = np.empty(len(asked), np.intp)
+    place[np.lexsort((-opposed, -index.phi_n[asked]))] = np.arange(len(asked))
+    return {
+        "agreed": [shown(int(prompt), -place) for prompt in agreed[:count]],
+        "contested": [shown(int(prompt), place) for prompt in contested[:count]],
+    }
+
+
+def opinion_of_votes(rows: VoteRows, *, settings: DispersionSettings) -> PromptOpinion:
+    """What votes say of each prompt: the mean -log phi of its pairs.
+
+    Args:
+        rows: The votes.
+        settings: Smoothing.
+
+    Returns:
+        The opinion; a prompt diverges where two voters contradict each other on any of its pairs.
+    """
+    index = votes_index(rows.votes, prior=settings.vote_prior, level=settings.level)
+    sums: dict[str, list[float]] = {}
+    diverging: dict[str, bool] = {}
+    for row in np.flatnonzero(index.voted_n):
+        name = rows.prompt_ids[row]
+        sums.setdefault(name, []).append(float(index.neg_log_phi_n[row]))
+        first, second = rows.votes[row, :2]
+        if first + second >= 2:
+            diverging[name] = diverging.get(name, False) or bool(min(first, second) > 0)
+    count: dict[str, float] = {}
+    for name, votes in zip(rows.prompt_ids, index.votes_n, strict=True):
+        count[name] = count.get(name, 0.0) + float(votes)
+    means = {name: float(np.mean(values)) for name, values in sums.items()}
+    return PromptOpinion(means, count, diverging, "votes")
