@@ -1,0 +1,198 @@
+"""From verdicts to win rates: raw, with its errors, by tercile of dispersion, and how far the two orders agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mallowspo.errors import InputError
+from mallowspo.evaluation.exact import terciles
+
+__all__ = [
+    "OrderCheck",
+    "WinRate",
+    "both_orders",
+    "check_orders",
+    "win_rate",
+    "win_rate_by_tercile",
+]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """How often a model beat the baseline; all rates in percent, ties counted as half.
+
+    Attributes:
+        win_rate: Mean preference.
+        standard_error: Of the mean over prompts, in points; NaN for one prompt.
+        low: Lower end of the 95% bootstrap interval over prompts.
+        high: Upper end.
+        wins: Prompts with a preference above ½.
+        ties: Prompts with ½.
+        losses: Prompts below ½.
+        prompts: Their number.
+    """
+
+    win_rate: float
+    standard_error: float
+    low: float
+    high: float
+    wins: int
+    ties: int
+    losses: int
+    prompts: int
+
+
+@dataclass(frozen=True)
+class OrderCheck:
+    """What swapping the answers did to the judge.
+
+    Attributes:
+        consistent: Share of prompts on which both orders named the same winner, or both a tie.
+        first_preferred: Mean preference for the answer shown first; ½ for a judge without a preference for a place.
+        win_rate_shown_first: Win rate in percent from the order in which the model's answer stood first.
+        win_rate_shown_second: The same with the model's answer second.
+    """
+
+    consistent: float
+    first_preferred: float
+    win_rate_shown_first: float
+    win_rate_shown_second: float
+
+
+def _preferences(values: ArrayLike, name: str) -> Floats:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or len(array) == 0:
+        raise InputError(f"{name}: got shape {array.shape}, expected one preference for each of at least one prompt")
+    if not np.all((array >= 0.0) & (array <= 1.0)):
+        raise InputError(f"{name}: preferences must lie in [0, 1]; 1 is the model's win, ½ a tie")
+    return array
+
+
+def both_orders(model_first_n: ArrayLike, model_second_n: ArrayLike) -> Floats:
+    """Join the verdicts of both orders: where they disagree on the winner, the pair is a tie.
+
+    Args:
+        model_first_n: Preference for the model when its answer stood first, in [0, 1]. Shape (N,).
+        model_second_n: Preference for the model when its answer stood second. Shape (N,).
+
+    Returns:
+        The mean where both lie on the same side of ½, else ½. Shape (N,).
+
+    Raises:
+        InputError: Shapes differ or a value lies outside [0, 1].
+
+    Example:
+        >>> both_orders([1, 1, 0, 1], [1, 0, 0, 0.5]).tolist()
+        [1.0, 0.5, 0.0, 0.5]
+    """
+    first = _preferences(model_first_n, "model_first_n")
+    second = _preferences(model_second_n, "model_second_n")
+    if first.shape != second.shape:
+        raise InputError(f"both_orders: got {len(first)} and {len(second)} verdicts, expected as many in each order")
+    same_side = (first - 0.5) * (second - 0.5) > 0
+    return np.where(same_side, (first + second) / 2, 0.5)
+
+
+def check_orders(model_first_n: ArrayLike, model_second_n: ArrayLike) -> OrderCheck:
+    """Measure what the order in which two answers are shown does to a judge.
+
+    Args:
+        model_first_n: Preference for the model when its answer stood first, in [0, 1]. Shape (N,).
+        model_second_n: Preference for the model when its answer stood second. Shape (N,).
+
+    Returns:
+        Shares and win rates.
+
+    Example:
+        >>> check_orders([1, 1, 0, 1], [1, 0, 0, 0]).consistent
+        0.5
+    """
+    first = _preferences(model_first_n, "model_first_n")
+    second = _preferences(model_second_n, "model_second_n")
+    if first.shape != second.shape:
+        raise InputError(f"check_orders: got {len(first)} and {len(second)} verdicts, expected as many in each order")
+    return OrderCheck(
+        consistent=float(np.mean(np.sign(first - 0.5) == np.sign(second - 0.5))),
+        first_preferred=float(np.mean(np.concatenate([first, 1.0 - second]))),
+        win_rate_shown_first=100.0 * float(first.mean()),
+        win_rate_shown_second=100.0 * float(second.mean()),
+    )
+
+
+def win_rate(preference_n: ArrayLike, *, resamples: int = 2000, seed: int = 0) -> WinRate:
+    """Average preferences over prompts.
+
+    Args:
+        preference_n: Preference for the model on each prompt, in [0, 1]; ½ is a tie. Shape (N,), N ≥ 1.
+        resamples: Of the bootstrap over prompts (percentile interval, 95%), at least 1.
+        seed: Of the bootstrap.
+
+    Returns:
+        The win rate and its errors. The standard error is std(ddof=1)/√N, as AlpacaEval reports it.
+
+    Raises:
+        InputError: No preference, or one outside [0, 1].
+
+    Example:
+        >>> found = win_rate([1, 1, 0, 0.5])
+        >>> found.win_rate, round(found.standard_error, 3), found.ties
+        (62.5, 23.936, 1)
+    """
+    y = _preferences(preference_n, "preference_n")
+    n = len(y)
+    rng = np.random.default_rng(seed)
+    # In blocks: 2,000 resamples of 100,000 prompts at once would need gigabytes.
+    block = max(1, 4_000_000 // n)
+    means = [
+        y[rng.integers(0, n, size=(min(block, resamples - done), n))].mean(axis=1)
+        for done in range(0, resamples, block)
+    ]
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    mean = float(y.mean())
+    return WinRate(
+        win_rate=100.0 * mean,
+        standard_error=100.0 * float(np.std(y, ddof=1)) / float(np.sqrt(n)) if n > 1 else float("nan"),
+        low=100.0 * float(min(low, mean)),
+        high=100.0 * float(max(high, mean)),
+        wins=int(np.sum(y > 0.5)),
+        ties=int(np.sum(y == 0.5)),
+        losses=int(np.sum(y < 0.5)),
+        prompts=n,
+    )
+
+
+def win_rate_by_tercile(
+    preference_n: ArrayLike, dispersion_n: ArrayLike, *, resamples: int = 2000, seed: int = 0
+) -> tuple[WinRate, WinRate, WinRate]:
+    """Split the prompts into three groups by dispersion and average in each.
+
+    Args:
+        preference_n: Preference for the model on each prompt, in [0, 1]. Shape (N,), N ≥ 3.
+        dispersion_n: What to sort by, such as −log φ; any finite number per prompt. Shape (N,).
+        resamples: Of each bootstrap.
+        seed: Of the bootstrap.
+
+    Returns:
+        The lowest, middle and highest third of `dispersion_n`.
+
+    Raises:
+        InputError: Shapes differ, a value is not finite, or there are fewer than three prompts.
+
+    Example:
+        >>> [group.win_rate for group in win_rate_by_tercile([1, 0, 0.5], [0.1, 0.9, 0.5])]
+        [100.0, 50.0, 0.0]
+    """
+    y = _preferences(preference_n, "preference_n")
+    values = np.asarray(dispersion_n, dtype=np.float64)
+    if values.shape != y.shape:
+        raise InputError(f"dispersion: got {values.size} values for {len(y)} prompts, expected one for each")
+    if not np.all(np.isfinite(values)):
+        raise InputError("dispersion: a value is not a finite number")
+    group = terciles(values)
+    low, middle, high = (win_rate(y[group == k], resamples=resamples, seed=seed) for k in range(3))
+    return low, middle, high
