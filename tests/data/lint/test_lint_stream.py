@@ -128,8 +128,8 @@ def peaks_in_mib(tmp_path, *counts):
 
 def test_memory_hardly_grows_with_rows(tmp_path):
     few, many = peaks_in_mib(tmp_path, 2_000, 30_000)
-    # 28,000 rows of 60 characters are 16 MiB as Python objects and ten times that as tokens; 70 bytes each are 2 MiB.
-    assert many - few < 12
+    # Measured: 9 MiB, of which 2 are the 70 bytes a row; 40 MiB when every row was held on purpose.
+    assert many - few < 18
 
 
 @pytest.mark.slow
