@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mallowspo.scoring.packed import add_packed_head
 from mallowspo.scoring.packed_attention import PACKED_ATTENTION, packed_support
+from mallowspo.scoring.reference_key import model_fields
 from tiny import tiny_llama
 
 
@@ -71,3 +72,10 @@ def test_all_other_calls_stay_as_they_were(tmp_path):
     assert torch.equal(model.generate(ids.flip(1), **options), plain.generate(ids.flip(1), **options))
     model.save_pretrained(tmp_path)
     assert PACKED_ATTENTION not in (tmp_path / "config.json").read_text()
+
+
+def test_a_store_of_the_plain_model_is_the_packed_models_too():
+    model = tiny_llama()
+    before = model_fields(model)
+    add_packed_head(model)
+    assert model_fields(model) == before and before["attn_implementation"] == "sdpa"

@@ -98,7 +98,7 @@ def test_positions_of_the_batch_are_not_overruled():
         pack({**batch, "position_ids": torch.zeros_like(batch["input_ids"])})
 
 
-@pytest.mark.parametrize(("budget", "sizes"), [(1, [1, 1, 1, 1]), (24, [2, 1, 1]), (44, [3, 1]), (1000, [4])])
+@pytest.mark.parametrize(("budget", "sizes"), [(1, [1, 1, 1, 1]), (16, [2, 1, 1]), (28, [3, 1]), (1000, [4])])
 def test_pieces_hold_whole_prompts_within_the_budget(budget, sizes):
     batch = collate(rows([(4, 2, 2), (4, 2, 2), (8, 2, 2), (30, 3, 3)])) | {"margin": torch.arange(4.0)}
     pieces = split_by_tokens(batch, budget)

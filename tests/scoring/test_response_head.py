@@ -82,10 +82,14 @@ def test_what_is_frozen_gets_no_gradient(chunks, frozen):
                 torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-def test_nothing_is_kept_without_gradient():
+def test_no_slope_is_formed_without_gradient(monkeypatch):
+    asked, chunk = [], file._chunk
+    monkeypatch.setattr(file, "_chunk", lambda *args: asked.append(args[-1]) or chunk(*args))
     h, w, b, target = inputs()
     with torch.no_grad():
         assert not response_head(h, w, b, target, LogitTransform()).log_prob_n.requires_grad
+    response_head(h, w, b, target, LogitTransform())
+    assert asked == [False, True]
 
 
 def test_no_tokens_at_all():

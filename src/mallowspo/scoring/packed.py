@@ -59,8 +59,8 @@ def _forward(model: Any, packed: PackedBatch, path: str) -> dict[str, Tensor]:
     from mallowspo.compat import gathered_parameters
 
     if path == "packed":
-        # A mask of four dimensions is passed through as it is. With none, transformers would read the restarting
-        # positions as separate sequences and cut the responses off from their prompt.
+        # A mask of four dimensions is passed through as it is. With none, transformers would take the restarting
+        # positions for separate sequences and build a mask of the whole row, wrong and, here, unread.
         ignored = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=packed.input_ids.device)
         inputs: dict[str, Any] = {"attention_mask": ignored, "prompt_groups": packed.groups}
     else:

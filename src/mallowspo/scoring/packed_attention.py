@@ -25,6 +25,7 @@ __all__ = [
     "PackedSupport",
     "dense_masks",
     "packed_support",
+    "plain_attention",
     "register_packed_attention",
 ]
 
@@ -111,6 +112,24 @@ def _refusal(model: Any, config: Any) -> str | None:
         (head is not None and not torch.is_floating_point(head.weight), "the output head is quantised"),
     )
     return next((reason for refused, reason in checks if refused), None)
+
+
+def plain_attention(config: Any) -> str:
+    """The attention implementation under transformers' own name, whether or not the model can pack rows.
+
+    Args:
+        config: A transformers configuration.
+
+    Returns:
+        Such as `sdpa`.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> plain_attention(SimpleNamespace(_attn_implementation=PACKED_ATTENTION))
+        'sdpa'
+    """
+    name = str(getattr(config, "_attn_implementation", None))
+    return "sdpa" if name == PACKED_ATTENTION else name
 
 
 def register_packed_attention() -> None:

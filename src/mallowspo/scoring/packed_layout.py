@@ -171,11 +171,11 @@ def _sequences(batch: Mapping[str, Any]) -> list[_Sequence]:
 
 
 def split_by_tokens(batch: Mapping[str, Any], budget: int, *, responses: int = 2) -> list[dict[str, Any]]:
-    """Cut a padded batch into pieces of at most `budget` tokens; a prompt with its responses is never cut.
+    """Cut a padded batch into pieces of at most `budget` tokens in the row; a prompt is never cut from its responses.
 
     Args:
         batch: Rows of tokens, shape (K * B, T), in K blocks of B rows, and other tensors of B entries.
-        budget: Real tokens in a piece, at least 1; a single prompt with longer responses is a piece of its own.
+        budget: Tokens in a piece, prompts counted once; a prompt and responses of more are a piece of their own.
         responses: K.
 
     Returns:
@@ -183,12 +183,13 @@ def split_by_tokens(batch: Mapping[str, Any], budget: int, *, responses: int = 2
 
     Example:
         >>> ids = torch.arange(1, 9).view(4, 2)
-        >>> ones = torch.ones_like(ids)
-        >>> batch = {"input_ids": ids, "attention_mask": ones, "completion_mask": ones}
-        >>> [piece["input_ids"].tolist() for piece in split_by_tokens(batch, budget=4)]
+        >>> masks = {"attention_mask": torch.ones_like(ids), "completion_mask": torch.tensor([[0, 1]] * 4)}
+        >>> [piece["input_ids"].tolist() for piece in split_by_tokens({"input_ids": ids, **masks}, budget=3)]
         [[[1, 2], [5, 6]], [[3, 4], [7, 8]]]
     """
-    tokens_b = batch["attention_mask"].sum(1).view(responses, -1).sum(0).tolist()
+    response_kb = batch["completion_mask"].sum(1).view(responses, -1)
+    prompt_kb = batch["attention_mask"].sum(1).view(responses, -1) - response_kb
+    tokens_b = (prompt_kb.amax(0) + response_kb.sum(0)).tolist()
     edges, filled = [0], 0
     for b, tokens in enumerate(tokens_b):
         if filled and filled + tokens > budget:

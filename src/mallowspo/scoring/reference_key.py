@@ -162,10 +162,12 @@ def model_fields(model: Any, *, adapter: str | None = None, weights: bool = True
     Returns:
         Values by field of `ReferenceKey`.
     """
+    from mallowspo.scoring.packed_attention import plain_attention
+
     base = _base_model(model)
     return {
         "dtype": _dtypes(_own_tensors(model)),
-        "attn_implementation": str(getattr(base.config, "_attn_implementation", None)),
+        "attn_implementation": plain_attention(base.config),
         "vocab_size": vocabulary_size(base),
         "config": config_digest(base.config),
         "adapter": NO_ADAPTER if adapter is None else adapter_digest(model, adapter),
