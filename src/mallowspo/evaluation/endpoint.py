@@ -1,0 +1,354 @@
+"""One OpenAI-compatible endpoint: requests that are retried, limited and counted.
+
+The `openai` package speaks the protocol. Its own retries are switched off, since an attempt that it makes on its own
+would be neither counted nor held back by the limit on requests per minute.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from mallowspo.errors import InputError
+
+__all__ = [
+    "Endpoint",
+    "EndpointAddress",
+    "EndpointUnavailable",
+    "Reply",
+    "RequestLimits",
+    "RequestRefused",
+    "work_through",
+]
+
+Task = TypeVar("Task")
+
+
+class EndpointUnavailable(RuntimeError):
+    """No usable reply after all attempts; the message names the address and the last failure."""
+
+
+class RequestRefused(RuntimeError):
+    """The server will not answer this request, however often it is sent, such as one that is too long."""
+
+
+class _Stopped(RuntimeError):
+    """Another request has ended the run."""
+
+
+@dataclass(frozen=True)
+class EndpointAddress:
+    """Where a model answers, written as `http://host:port/v1#model-name`."""
+
+    url: str
+    model: str
+
+    @classmethod
+    def parse(cls, text: str, option: str) -> EndpointAddress:
+        """Read an address.
+
+        Args:
+            text: As the user wrote it.
+            option: The option that it was given to, for the message.
+
+        Returns:
+            The address.
+
+        Raises:
+            InputError: The model's name is missing, or there is no host.
+
+        Example:
+            >>> EndpointAddress.parse("http://127.0.0.1:8000/v1#my/model", "judge").model
+            'my/model'
+        """
+        url, _, model = text.partition("#")
+        if not model or not urlsplit(url).hostname:
+            raise InputError(
+                f"{option}: got {text!r}, expected an address such as http://localhost:8000/v1#model-name"
+            )
+        return cls(url.rstrip("/"), model)
+
+    def __str__(self) -> str:
+        return f"{self.url}#{self.model}"
+
+
+@dataclass(frozen=True)
+class RequestLimits:
+    """How hard an endpoint is pressed.
+
+    Attributes:
+        concurrency: Requests under way at a time.
+        requests_per_minute: Attempts that may start in a minute; None for no limit.
+        timeout: Seconds until an attempt is given up.
+        max_retries: Attempts after the first one.
+        first_wait: Seconds before the first retry; each further one waits twice as long.
+        longest_wait: Seconds, the most that is waited, whatever the server asks for.
+
+    Raises:
+        InputError: A value is out of range.
+    """
+
+    concurrency: int = 8
+    requests_per_minute: float | None = None
+    timeout: float = 120.0
+    max_retries: int = 6
+    first_wait: float = 1.0
+    longest_wait: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("concurrency", 1), ("max_retries", 0)):
+            if getattr(self, name) < lowest:
+                raise InputError(f"{name}: got {getattr(self, name)}, expected at least {lowest}")
+        for name in ("requests_per_minute", "timeout"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"{name}: got {value}, expected a number above 0")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model said.
+
+    Attributes:
+        text: The reply.
+        prompt_tokens: As the server counts; None where it does not say.
+        completion_tokens: As the server counts; None where it does not say.
+        finish_reason: `stop`, `length`, or what the server says.
+        attempts: Requests that it took.
+    """
+
+    text: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    finish_reason: str
+    attempts: int
+
+
+class _Pace:
+    """Slots in time, one a request."""
+
+    def __init__(self, per_minute: float | None) -> None:
+        self._gap = 60.0 / per_minute if per_minute else 0.0
+        self._next = 0.0
+        self._lock = threading.Lock()
+
+    def seconds_to_wait(self) -> float:
+        with self._lock:
+            now = time.monotonic()
+            start = max(now, self._next)
+            self._next = start + self._gap
+            return start - now
+
+
+class Endpoint:
+    """A model behind an address.
+
+    Args:
+        address: Where.
+        limits: How hard to press it.
+        api_key: Sent as the bearer token; None sends a placeholder, as local servers want.
+        option: The option that named the address, for messages.
+
+    Attributes:
+        failures: Kind of failure -> attempts that ended so: `timeout`, `connection`, `rate_limit`, `server_error`,
+            `malformed`.
+        requests: Attempts sent.
+
+    Raises:
+        InputError: The `openai` package is not installed.
+    """
+
+    def __init__(
+        self, address: EndpointAddress, limits: RequestLimits, *, api_key: str | None = None, option: str = "judge"
+    ) -> None:
+        try:
+            import openai
+        except ImportError as error:
+            raise InputError(
+                f"{option}: {address} needs the openai package; pip install 'mallowspo[judge]'"
+            ) from error
+        self.address = address
+        self.limits = limits
+        self.option = option
+        self.failures: Counter[str] = Counter()
+        self.requests = 0
+        self.stop = threading.Event()
+        self._pace = _Pace(limits.requests_per_minute)
+        self._lock = threading.Lock()
+        self._openai = openai
+        self._client = openai.OpenAI(
+            base_url=address.url, api_key=api_key or "none", max_retries=0, timeout=limits.timeout
+        )
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._client.close()
+
+    def check(self) -> None:
+        """Ask for the list of models; any answer shows that somebody is there.
+
+        Raises:
+            InputError: The key is refused.
+            EndpointUnavailable: Nobody answers.
+        """
+
+        def ask() -> None:
+            try:
+                self._client.models.with_raw_response.list()
+            except self._openai.APIStatusError as error:
+                if error.status_code in (401, 403):
+                    raise
+
+        self._with_retries(ask)
+
+    def chat(self, messages: list[dict[str, str]], parameters: dict[str, Any]) -> Reply:
+        """Send a conversation.
+
+        Args:
+            messages: `role` and `content` of each.
+            parameters: Further fields of the request, such as `temperature`.
+
+        Returns:
+            The reply.
+
+        Raises:
+            InputError: The key, the address or the model is refused.
+            RequestRefused: This one request is refused.
+            EndpointUnavailable: No usable reply after all attempts.
+        """
+        create: Any = self._client.chat.completions.with_raw_response.create
+
+        def send() -> tuple[str, str, dict[str, Any]]:
+            raw = create(model=self.address.model, messages=messages, extra_body=parameters)
+            return _read_reply(raw.text, lambda choice: choice["message"]["content"])
+
+        return self._reply(send)
+
+    def complete(self, prompt: str, parameters: dict[str, Any]) -> Reply:
+        """Let the model continue a text, without a chat template; otherwise as `chat`."""
+        create: Any = self._client.completions.with_raw_response.create
+
+        def send() -> tuple[str, str, dict[str, Any]]:
+            raw = create(model=self.address.model, prompt=prompt, extra_body=parameters)
+            return _read_reply(raw.text, lambda choice: choice["text"])
+
+        return self._reply(send)
+
+    def _reply(self, send: Callable[[], tuple[str, str, dict[str, Any]]]) -> Reply:
+        (text, finish_reason, usage), attempts = self._with_retries(send)
+        return Reply(text, usage.get("prompt_tokens"), usage.get("completion_tokens"), finish_reason, attempts)
+
+    def _with_retries(self, send: Callable[[], Any]) -> tuple[Any, int]:
+        last = ""
+        for attempt in range(1, self.limits.max_retries + 2):
+            self._wait(self._pace.seconds_to_wait())
+            with self._lock:
+                self.requests += 1
+            try:
+                return send(), attempt
+            except (self._openai.OpenAIError, _Malformed) as error:
+                kind, asked_wait = self._kind_of(error)
+                last = str(error)
+                with self._lock:
+                    self.failures[kind] += 1
+            if attempt <= self.limits.max_retries:
+                # Jitter keeps the threads from coming back all at once.
+                doubled = self.limits.first_wait * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
+                self._wait(min(max(doubled, asked_wait), self.limits.longest_wait))
+        tries = self.limits.max_retries + 1
+        raise EndpointUnavailable(f"{self.address} gave no usable reply in {tries} attempts; the last one: {last}")
+
+    def _wait(self, seconds: float) -> None:
+        if self.stop.wait(seconds) if seconds > 0 else self.stop.is_set():
+            raise _Stopped
+
+    def _kind_of(self, error: Exception) -> tuple[str, float]:
+        """Sort a failure: what is worth another attempt, and after how many seconds; raise for what is not."""
+        openai = self._openai
+        if isinstance(error, _Malformed):
+            return "malformed", 0.0
+        if isinstance(error, openai.APITimeoutError):
+            return "timeout", 0.0
+        if isinstance(error, openai.APIConnectionError):
+            return "connection", 0.0
+        if not isinstance(error, openai.APIStatusError):
+            return "malformed", 0.0
+        code = error.status_code
+        if code in (400, 413, 422):
+            raise RequestRefused(f"{self.address} refused the request with {code}: {error.message}") from error
+        if code < 500 and code not in (408, 409, 425, 429):
+            hint = "; check the API key and the variable that holds it" if code in (401, 403) else ""
+            raise InputError(f"{self.option}: {self.address} answered with {code}: {error.message}{hint}") from error
+        return "rate_limit" if code == 429 else "server_error", _retry_after(error.response.headers)
+
+
+class _Malformed(ValueError):
+    """A reply with status 200 that is no reply."""
+
+
+def _read_reply(body: str, content: Callable[[dict[str, Any]], Any]) -> tuple[str, str, dict[str, Any]]:
+    try:
+        reply = json.loads(body)
+        choice = reply["choices"][0]
+        text = content(choice)
+        usage = reply.get("usage") or {}
+        finish_reason = str(choice.get("finish_reason") or "")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise _Malformed(f"a malformed reply ({body[:80]!r})") from error
+    if text is None and finish_reason:
+        text = ""  # a model that spent all its tokens on thinking says nothing
+    if not isinstance(text, str) or not isinstance(usage, dict):
+        raise _Malformed(f"a malformed reply ({body[:80]!r})")
+    return text, finish_reason, {name: value for name, value in usage.items() if isinstance(value, int)}
+
+
+def _retry_after(headers: Any) -> float:
+    try:
+        return max(0.0, float(headers.get("retry-after", "")))
+    except ValueError:
+        return 0.0  # absent, or a date, which servers of models do not send
+
+
+def api_key_from(variable: str | None, option: str) -> str | None:
+    """Read an API key from the environment variable that the user named; None where none was named."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable)
+    if not key:
+        raise InputError(f"{option}: the environment variable {variable} is not set")
+    return key
+
+
+def work_through(tasks: Iterable[Task], work: Callable[[Task], None], endpoint: Endpoint) -> None:
+    """Do tasks side by side; after the first failure start no more, and let those under way end.
+
+    Args:
+        tasks: What to do; in order, as far as threads allow.
+        work: Does one task and stores its result itself, so that nothing that was paid for is lost.
+        endpoint: Gives the concurrency; its waits end at once when a task fails.
+
+    Raises:
+        Exception: The first failure of a task.
+    """
+    endpoint.stop.clear()
+    with ThreadPoolExecutor(max_workers=endpoint.limits.concurrency) as pool:
+        futures = [pool.submit(work, task) for task in tasks]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            endpoint.stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            endpoint.stop.clear()
+    failures = [future.exception() for future in futures if not future.cancelled() and future.exception()]
+    # The one that ended the run is no echo of it.
+    for failure in sorted(failures, key=lambda error: isinstance(error, _Stopped)):
+        raise failure  # type: ignore[misc]

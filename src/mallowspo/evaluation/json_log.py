@@ -1,0 +1,124 @@
+"""An append-only file of JSON lines that survives a kill: what is in it was paid for, and is never asked again."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mallowspo.errors import InputError
+
+__all__ = ["JsonLog", "key_of"]
+
+
+def key_of(**parts: Any) -> str:
+    """Name a piece of work by everything that its result depends on.
+
+    Args:
+        **parts: Values that JSON can hold.
+
+    Returns:
+        32 hexadecimal digits; the same parts give the same key on every machine.
+
+    Example:
+        >>> key_of(prompt="Hi", order=0) == key_of(order=0, prompt="Hi")
+        True
+    """
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class JsonLog:
+    """Records of a run in the order in which they were made; open it with `with`.
+
+    A record that was cut off by a kill is taken away on opening; the work behind it is done again. Only one process
+    holds the file at a time. Threads may append side by side.
+
+    Args:
+        path: The file; made where it is missing.
+
+    Raises:
+        InputError: The file cannot be written, another process holds it, or a line in it is no JSON object.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "log.jsonl"
+        >>> with JsonLog(path) as log:
+        ...     log.append({"key": "a"})
+        >>> with JsonLog(path) as log:
+        ...     log.records
+        [{'key': 'a'}]
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: list[dict[str, Any]] = []
+        self._lock = threading.Lock()
+        self._file = -1
+
+    def __enter__(self) -> JsonLog:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written ({error.strerror})") from error
+        try:
+            self._take_lock()
+            self._read()
+        except BaseException:
+            os.close(self._file)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+        self._file = -1
+
+    def _take_lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"{self.path}: another process is writing to it; wait for it, or give another output_dir"
+            ) from error
+        except OSError:
+            pass  # a file system without locks, as some network mounts are
+
+    def _read(self) -> None:
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.ftruncate(self._file, whole)
+        for number, line in enumerate(content[:whole].splitlines(), start=1):
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise InputError(
+                    f"{self.path}: line {number} is not JSON ({error}); take the line out, or give another output_dir"
+                ) from error
+            if not isinstance(record, dict):
+                raise InputError(f"{self.path}: line {number} is not a JSON object; take the line out")
+            self.records.append(record)
+
+    def append(self, *records: dict[str, Any]) -> None:
+        """Write records and wait until they are on the disk.
+
+        Args:
+            *records: JSON objects.
+        """
+        lines = b"".join(
+            json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n" for record in records
+        )
+        with self._lock:
+            left = memoryview(lines)
+            while left:
+                left = left[os.write(self._file, left) :]
+            os.fsync(self._file)
+            self.records.extend(records)
