@@ -121,8 +121,9 @@ def analyse_reference(
 
     Returns:
         The table has `row_index`, `prompt_id`, `index` with `index_low` and `index_high` (NaN where there is no
-        interval), `dispersion` (phi such that training on this column gives back the weight) and
-        `dispersion_weight`.
+        interval), `dispersion` (phi such that training on this column gives back the weight),
+        `dispersion_weight`, `response_length` (mean over the row's responses, tokens) and `reference_margin`
+        (log-probability of the first response less the mean of the others, nats).
 
     Raises:
         InputError: No rows, an index that a map cannot take, or `isotonic` without people's opinions.
@@ -164,6 +165,8 @@ def analyse_reference(
         "index_high": high_n,
         "dispersion": implied_phi(weight_n),
         "dispersion_weight": weight_n,
+        "response_length": np.asarray(statistics.length_nk, np.float64).mean(axis=1),
+        "reference_margin": _margin(statistics),
     }
     summary = {
         "source": "reference",
@@ -298,12 +301,11 @@ def _correlations(
     rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
     """Rank correlation of the index with what it should not follow (length) and with what it may (margins)."""
-    logp = np.asarray(statistics.logp_nk, np.float64)
-    length = np.asarray(statistics.length_nk, np.float64)
+    margin = _margin(statistics)
     beside: dict[str, Floats] = {
-        "response length (tokens)": length.mean(axis=1),
-        "reference margin, chosen over rejected (nats)": logp[:, 0] - logp[:, 1:].mean(axis=1),
-        "size of the reference margin (nats)": np.abs(logp[:, 0] - logp[:, 1:].mean(axis=1)),
+        "response length (tokens)": np.asarray(statistics.length_nk, np.float64).mean(axis=1),
+        "reference margin, chosen over rejected (nats)": margin,
+        "size of the reference margin (nats)": np.abs(margin),
     }
     if texts is not None and texts.reward_margin is not None:
         beside["reward margin in the data"] = texts.reward_margin
@@ -317,6 +319,12 @@ def _correlations(
         )
         found.append({"with": label, **estimate.to_dict()})
     return found
+
+
+def _margin(statistics: ReferenceStatistics) -> Floats:
+    """How much likelier the reference holds the first response of a row than the others, in nats."""
+    logp = np.asarray(statistics.logp_nk, np.float64)
+    return np.asarray(logp[:, 0] - logp[:, 1:].mean(axis=1), np.float64)
 
 
 def _extremes(columns: dict[str, Any], texts: RowTexts | None) -> dict[str, Any]:

@@ -103,6 +103,7 @@ def _vote_flips(
         "contradicted": int((decided & (rows.votes[:, :2].min(axis=1) > 0)).sum()),
         "decided": int(decided.sum()),
         "unanimous": int(unanimous.sum()),
+        "all_tied": int(((rows.votes[:, :2].sum(axis=1) == 0) & (rows.votes[:, 2] > 0)).sum()),
     }
     if rows.form in VOTE_FORMS[:2]:
         facts["label_against_votes"] = int((rows.votes[:, 1] > rows.votes[:, 0]).sum())
@@ -151,10 +152,11 @@ def _vote_extremes(rows: VoteRows, index: VotesIndex, columns: dict[str, Any]) -
     names, group = np.unique([rows.prompt_ids[row] for row in asked], return_inverse=True)
     mean = np.bincount(group, weights=index.neg_log_phi_n[asked]) / np.bincount(group)
     votes = np.bincount(group, weights=index.votes_n[asked])
-    # Ties are no contest between people: of equally dispersed pairs, opposed votes come first.
-    opposed = rows.votes[asked, :2].min(axis=1)
-    clashes = np.bincount(group, weights=opposed)
-    contested = np.lexsort((-votes, -clashes, mean))
+    # A tie weighs as little as a split vote, but it is no contest between people: those come first who contradict
+    # each other.
+    opposed = rows.votes[asked, :2].min(axis=1) / rows.votes[asked].sum(axis=1)
+    clashes = np.bincount(group, weights=opposed) / np.bincount(group)
+    contested = np.lexsort((-votes, mean, -clashes))
     agreed = np.lexsort((-votes, -mean))
     count = min(SHOWN, max(1, len(names) // 2))
 

@@ -21,7 +21,7 @@ from mallowspo.errors import InputError
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["VOTE_FORMS", "VoteRows", "load_votes"]
+__all__ = ["VOTE_FORMS", "VoteRows", "as_text", "distinct_outputs", "load_votes"]
 
 Floats = NDArray[np.float64]
 
@@ -113,7 +113,7 @@ def _general(dataset: datasets.Dataset, column: str, source: str, invalid_rows: 
         for position, value in enumerate(values)
     }
     if not {"chosen", "rejected"} <= set(dataset.column_names):
-        texts = [_text(value) for value in dataset["prompt"][:]] if "prompt" in dataset.column_names else None
+        texts = [as_text(value) for value in dataset["prompt"][:]] if "prompt" in dataset.column_names else None
         ids = [prompt_id_of_text(value) for value in dataset["prompt"][:]] if texts else [str(i) for i in number]
         return VoteRows(
             votes=np.array([votes[i] for i in number]),
@@ -128,8 +128,8 @@ def _general(dataset: datasets.Dataset, column: str, source: str, invalid_rows: 
         votes=np.array([votes[i] for i in pairs["row_index"]]),
         prompt_ids=[prompt_id_of_text(row["prompt"], _context(row)) for row in pairs],
         row_index=np.array(pairs["row_index"][:], np.int64),
-        prompts=[_text(value) for value in pairs["prompt"]],
-        responses=[(_text(a), _text(b)) for a, b in zip(pairs["chosen"], pairs["rejected"], strict=True)],
+        prompts=[as_text(value) for value in pairs["prompt"]],
+        responses=[(as_text(a), as_text(b)) for a, b in zip(pairs["chosen"], pairs["rejected"], strict=True)],
         form=form,
     )
 
@@ -166,8 +166,8 @@ def _pandalm(dataset: datasets.Dataset, source: str) -> VoteRows:
         if any(verdict not in (0, 1, 2) for verdict in given):
             raise InputError(f"{source}: row {number + 1:,} has the verdicts {given}, expected 1, 2 or 0 for a tie")
         votes.append([given.count(1), given.count(2), given.count(0)])
-        prompts.append("\n\n".join(text for text in map(_text, (row.get("instruction"), row.get("input"))) if text))
-        responses.append((_text(row.get("response1")), _text(row.get("response2"))))
+        prompts.append("\n\n".join(text for text in map(as_text, (row.get("instruction"), row.get("input"))) if text))
+        responses.append((as_text(row.get("response1")), as_text(row.get("response2"))))
     return VoteRows(
         votes=np.array(votes, np.float64),
         prompt_ids=[prompt_id_of_text(text) if text else str(i) for i, text in enumerate(prompts)],
@@ -231,8 +231,13 @@ def distinct_outputs(row: Mapping[str, Any], where: str) -> tuple[list[str], Flo
     return systems, np.array([[penalty[name][rater] for name in systems] for rater in raters], np.float64)
 
 
-def _text(value: Any) -> str:
-    """Show a prompt or a response as text: chat messages one after the other, each with its role."""
+def as_text(value: Any) -> str:
+    """Show a prompt or a response as text: chat messages one after the other, each with its role.
+
+    Example:
+        >>> as_text([{"role": "user", "content": "Hi"}])
+        'user: Hi'
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, Sequence):

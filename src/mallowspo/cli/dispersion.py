@@ -1,0 +1,162 @@
+"""`mallowspo dispersion`: how much people agree on each prompt, from a reference, from votes or from rankings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["dispersion"]
+
+_ESTIMATORS = "mean_entropy, answer_entropy, first_token, divergent_token or reference_margin"
+
+
+def dispersion(  # noqa: PLR0913
+    *,
+    output_dir: Annotated[
+        Path, typer.Option("--output_dir", help="Where dispersion.parquet, summary.json and report.html go.")
+    ] = Path("output/dispersion"),
+    reference: Annotated[
+        Path | None, typer.Option("--reference", help="A store written by `mallowspo reference`.")
+    ] = None,
+    votes: Annotated[
+        str | None, typer.Option("--votes", help="A file of people's votes on pairs; may be the data set itself.")
+    ] = None,
+    rankings: Annotated[
+        list[str] | None, typer.Option("--rankings", help="A file of people's rankings; may be given several times.")
+    ] = None,
+    truth: Annotated[
+        str | None, typer.Option("--truth", help="A file with the true ranking, to measure the centres by.")
+    ] = None,
+    dataset_name: Annotated[
+        str | None, typer.Option("--dataset_name", help="The data that the store was made from, to show its words.")
+    ] = None,
+    dataset_config: Annotated[
+        str | None, typer.Option("--dataset_config", help="Configuration of a hub data set.")
+    ] = None,
+    dataset_train_split: Annotated[
+        str, typer.Option("--dataset_train_split", help="Split of the data and of the votes.")
+    ] = "train",
+    votes_column: Annotated[str, typer.Option("--votes_column", help="Column of the votes.")] = "votes",
+    rankings_column: Annotated[str, typer.Option("--rankings_column", help="Column of the rankings.")] = "rankings",
+    invalid_rows: Annotated[
+        str, typer.Option("--invalid_rows", help="error, or drop: rows that cannot be used.")
+    ] = "error",
+    dispersion_estimator: Annotated[
+        str, typer.Option("--dispersion_estimator", help=f"The index that is read off the reference: {_ESTIMATORS}.")
+    ] = "mean_entropy",
+    dispersion_map: Annotated[
+        str,
+        typer.Option(
+            "--dispersion_map",
+            help="How it becomes a weight: neglog, quantile, mallows (with --alternatives) or isotonic (with people).",
+        ),
+    ] = "neglog",
+    dispersion_scale: Annotated[
+        str, typer.Option("--dispersion_scale", help="phi*: auto (mean weight 1) or a number.")
+    ] = "auto",
+    dispersion_clip: Annotated[
+        tuple[float, float], typer.Option("--dispersion_clip", help="Lowest and highest weight.")
+    ] = (0.0, 10.0),
+    dispersion_per: Annotated[str, typer.Option("--dispersion_per", help="One index per prompt or pair.")] = "prompt",
+    alternatives: Annotated[
+        int | None, typer.Option("--alternatives", help="mallows: among how many answers people choose.")
+    ] = None,
+    spread: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--spread", help="quantile: -log phi of the most contested and the most agreed prompt."),
+    ] = None,
+    distance: Annotated[str, typer.Option("--distance", help="Of the rankings: kendall or spearman.")] = "kendall",
+    vote_prior: Annotated[float, typer.Option("--vote_prior", help="Pseudo-votes added to each side.")] = 0.5,
+    ranking_prior: Annotated[
+        float, typer.Option("--ranking_prior", help="Pseudo-rankings drawn at random; 0 is maximum likelihood.")
+    ] = 0.0,
+    fit_draws: Annotated[
+        int, typer.Option("--fit_draws", help="Samples of the test of fit of rankings; 0 leaves it out.")
+    ] = 99,
+    beta: Annotated[float, typer.Option("--beta", help="The beta that you will train with.")] = 0.1,
+    level: Annotated[float, typer.Option("--level", help="Coverage of the intervals.")] = 0.95,
+    seed: Annotated[int, typer.Option("--seed", help="Of every random draw.")] = 0,
+) -> None:
+    """Say how much people agree on each prompt, what the weights will do, and whether model and people agree.
+
+    Give --reference, --votes or --rankings; with the first and one of the others they are compared. Files of votes
+    hold a column `votes` ([chosen, rejected] or with ties), or the layouts of PandaLM and of WMT's side-by-side
+    scores; files of rankings hold a column `rankings`, or one row a ranking and one column an item.
+    """
+    from mallowspo.cli.dispersion_run import DispersionRequest, run_dispersion
+    from mallowspo.dispersion.settings import DispersionSettings
+    from mallowspo.experiments.quickstart import progress_bar
+
+    chosen: dict[str, Any] = {} if spread is None else {"spread": spread}
+    settings = DispersionSettings(
+        estimator=dispersion_estimator,
+        map=dispersion_map,
+        scale=dispersion_scale,
+        clip=dispersion_clip,
+        per=dispersion_per,
+        alternatives=alternatives,
+        distance=distance,
+        vote_prior=vote_prior,
+        ranking_prior=ranking_prior,
+        fit_draws=fit_draws,
+        beta=beta,
+        level=level,
+        seed=seed,
+        **chosen,
+    )
+    request = DispersionRequest(
+        output_dir=output_dir,
+        reference=reference,
+        votes=votes,
+        rankings=tuple(rankings or ()),
+        truth=truth,
+        dataset_name=dataset_name,
+        dataset_config=dataset_config,
+        dataset_train_split=dataset_train_split,
+        votes_column=votes_column,
+        rankings_column=rankings_column,
+        invalid_rows=invalid_rows,
+    )
+    with progress_bar() as progress:
+        summary = run_dispersion(request, settings, progress=progress)
+    _show(summary, output_dir)
+
+
+def _show(summary: dict[str, Any], folder: Path) -> None:
+    """Print what was found, in a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mallowspo.reports.dispersion_words import interval
+
+    table = Table(title="Dispersion", title_justify="left")
+    for heading in ("", "rows", "prompts", "phi 5%", "50%", "95%", "w 5%", "95%", "worth"):
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    for name in ("reference", "votes", "rankings"):
+        if name not in summary:
+            continue
+        facts = summary[name]
+        phi, weight = facts["phi"]["quantiles"], facts["weight"]["quantiles"]
+        numbers = [phi["0.05"], phi["0.5"], phi["0.95"], weight["0.05"], weight["0.95"]]
+        table.add_row(
+            name,
+            f"{facts['rows']:,}",
+            f"{facts['prompts']:,}",
+            *(f"{number:.3f}" for number in numbers),
+            f"{100 * facts['effective_share']:.0f}%",
+        )
+    console = Console(soft_wrap=True)
+    console.print(table)
+    for item in summary.get("rankings", {}).get("detail", []):
+        fit = item[summary["rankings"]["distance"]]
+        end = f", centre {item['truth']['center_distance']} pairs from the truth" if "truth" in item else ""
+        console.print(
+            f"{item['prompt']}: phi {fit['phi']:.3f} [{fit['low']:.3f}, {fit['high']:.3f}]{end}", markup=False
+        )
+    for facts in summary["side_by_side"]:
+        console.print(
+            f"index against {facts['people']}: rank correlation {interval(facts['correlation'])}", markup=False
+        )
+    console.print(f"Open {folder}/report.html in a browser; the table is {folder}/dispersion.parquet.", markup=False)

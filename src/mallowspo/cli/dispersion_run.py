@@ -1,0 +1,313 @@
+"""What `mallowspo dispersion` does: read the sources, analyse them, write the table, the summary and the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mallowspo.dispersion.reference_analysis import (
+    Analysis,
+    PromptOpinion,
+    RowTexts,
+    analyse_reference,
+    statistics_of,
+)
+from mallowspo.dispersion.settings import DispersionSettings
+from mallowspo.dispersion.side_by_side import SideBySide, side_by_side
+from mallowspo.errors import InputError
+from mallowspo.files import atomic_path, write_json
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+    from mallowspo.dispersion.rankings_file import RankingRows
+    from mallowspo.scoring import StoredRows
+
+__all__ = ["DispersionRequest", "run_dispersion"]
+
+Progress = Callable[[str, int, int], None]
+
+# Columns in which data sets keep the scores of a reward model or of a judge.
+_SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DispersionRequest:
+    """What to analyse and where to write; the fields are the command's options.
+
+    Attributes:
+        output_dir: Where to write.
+        reference: A store of `mallowspo reference`.
+        votes: A file of votes.
+        rankings: Files of rankings.
+        truth: A file with the true ranking of the items.
+        dataset_name: The data that the store was made from, for its words.
+        dataset_config: Configuration of a hub data set.
+        dataset_train_split: Split of the data and of the votes.
+        votes_column: Column of the votes.
+        rankings_column: Column of the rankings.
+        invalid_rows: `error` or `drop`.
+    """
+
+    output_dir: Path
+    reference: Path | None = None
+    votes: str | None = None
+    rankings: tuple[str, ...] = ()
+    truth: str | None = None
+    dataset_name: str | None = None
+    dataset_config: str | None = None
+    dataset_train_split: str = "train"
+    votes_column: str = "votes"
+    rankings_column: str = "rankings"
+    invalid_rows: str = "error"
+
+    def check(self) -> None:
+        """Raise `InputError` for options that cannot work together."""
+        if self.reference is None and self.votes is None and not self.rankings:
+            raise InputError("dispersion: nothing to read; give --reference, --votes or --rankings")
+        if self.output_dir.exists() and not self.output_dir.is_dir():
+            raise InputError(f"output_dir: {self.output_dir} is a file; name a folder")
+        if self.truth is not None and not self.rankings:
+            raise InputError("truth: only rankings are compared with a true ranking; add --rankings")
+        if self.dataset_name is not None and self.reference is None:
+            raise InputError("dataset_name: only a reference store needs the data beside it; add --reference")
+
+
+def run_dispersion(
+    request: DispersionRequest, settings: DispersionSettings, *, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Analyse the sources and write `dispersion.parquet`, `summary.json` and `report.html`.
+
+    Args:
+        request: What to read and where to write.
+        settings: How to analyse it.
+        progress: Called with what is being done, steps done and steps in all.
+
+    Returns:
+        What `summary.json` says.
+
+    Raises:
+        InputError: A file, a column or a value that cannot be used.
+    """
+    from mallowspo.reports.dispersion_report import write_dispersion_report
+
+    started = time.perf_counter()
+    report = progress or (lambda stage, done, total: None)
+    request.check()
+    steps = [name for name in ("votes", "rankings", "reference") if getattr(request, name)]
+    found: dict[str, Analysis] = {}
+    opinions: list[PromptOpinion] = []
+    for done, name in enumerate(steps):
+        report("Reading and analysing", done, len(steps) + 1)
+        if name == "votes":
+            found[name] = _votes(request, settings, opinions)
+        elif name == "rankings":
+            found[name] = _rankings(request, settings, opinions, report)
+    summary: dict[str, Any] = {"settings": asdict(settings)}
+    sides: list[SideBySide] = []
+    pairs: datasets.Dataset | None = None
+    if request.reference is not None:
+        found["reference"], pairs, made_with = _reference(request, settings, opinions)
+        summary["made_with"] = made_with
+        columns = found["reference"].columns
+        rng = np.random.default_rng(settings.seed + 1)
+        sides = [
+            side_by_side(
+                columns["index"],
+                columns["prompt_id"],
+                opinion,
+                rng=rng,
+                resamples=settings.resamples,
+                level=settings.level,
+            )
+            for opinion in opinions
+        ]
+    summary |= {name: analysis.summary for name, analysis in found.items()}
+    summary["side_by_side"] = [side.summary for side in sides]
+    summary["files"] = _sources(request)
+    main = next(name for name in ("reference", "votes", "rankings") if name in found)
+    _write_table(request.output_dir / "dispersion.parquet", found[main].columns, pairs, opinions, main)
+    report("Reading and analysing", len(steps), len(steps) + 1)
+    summary["seconds"] = time.perf_counter() - started
+    write_json(request.output_dir / "summary.json", summary)
+    write_dispersion_report(request.output_dir, {name: found[name].columns for name in found}, sides)
+    report("Reading and analysing", len(steps) + 1, len(steps) + 1)
+    return summary
+
+
+def _sources(request: DispersionRequest) -> dict[str, Any]:
+    named = {"reference": request.reference, "votes": request.votes, "dataset": request.dataset_name}
+    sources: dict[str, Any] = {name: str(value) for name, value in named.items() if value is not None}
+    if request.rankings:
+        sources["rankings"] = [str(path) for path in request.rankings]
+    if request.truth:
+        sources["truth"] = str(request.truth)
+    return sources
+
+
+def _votes(request: DispersionRequest, settings: DispersionSettings, opinions: list[PromptOpinion]) -> Analysis:
+    from mallowspo.dispersion.votes_analysis import analyse_votes, opinion_of_votes
+    from mallowspo.dispersion.votes_file import load_votes
+
+    assert request.votes is not None
+    rows = load_votes(
+        request.votes,
+        column=request.votes_column,
+        split=request.dataset_train_split,
+        invalid_rows=request.invalid_rows,
+    )
+    opinions.append(opinion_of_votes(rows, settings=settings))
+    return analyse_votes(rows, settings=settings)
+
+
+def _rankings(
+    request: DispersionRequest, settings: DispersionSettings, opinions: list[PromptOpinion], report: Progress
+) -> Analysis:
+    from mallowspo.dispersion.rankings_analysis import analyse_rankings, opinion_of_rankings
+    from mallowspo.dispersion.rankings_file import load_rankings, load_truth
+
+    parts = [
+        load_rankings(path, column=request.rankings_column, split=request.dataset_train_split)
+        for path in request.rankings
+    ]
+    rows = _joined(parts)
+    truth = None
+    if request.truth is not None:
+        sizes = {ranks.shape[1] for ranks in rows.ranks}
+        if len(sizes) > 1:
+            raise InputError(f"truth: the rankings are of {min(sizes)} to {max(sizes)} items, one truth fits one size")
+        truth = load_truth(request.truth, items=sizes.pop())
+    opinions.append(opinion_of_rankings(rows, settings=settings))
+    return analyse_rankings(rows, settings=settings, truth=truth, progress=report)
+
+
+def _joined(parts: list[RankingRows]) -> RankingRows:
+    from mallowspo.dispersion.rankings_file import RankingRows
+
+    return RankingRows(
+        ranks=[ranks for part in parts for ranks in part.ranks],
+        prompt_ids=[name for part in parts for name in part.prompt_ids],
+        prompts=[text for part in parts for text in part.prompts],
+        items=[items for part in parts for items in part.items],
+        form="; ".join(dict.fromkeys(part.form for part in parts)),
+    )
+
+
+def _reference(
+    request: DispersionRequest, settings: DispersionSettings, opinions: list[PromptOpinion]
+) -> tuple[Analysis, datasets.Dataset | None, dict[str, str]]:
+    from mallowspo.scoring import ReferenceStore
+
+    assert request.reference is not None
+    try:
+        store = ReferenceStore.open(request.reference)
+        rows = store.read() if store.manifest.rows else None
+    except InputError as error:
+        raise InputError(f"reference: {error}") from error
+    if rows is None:
+        raise InputError(f"reference: {request.reference} has no rows")
+    pairs = None if request.dataset_name is None else _data_of(request, rows)
+    analysis = analyse_reference(
+        statistics_of(rows.scores, vocab_size=rows.vocab_size),
+        rows.prompt_ids,
+        settings=settings,
+        row_index=rows.row_index.tolist(),
+        texts=None if pairs is None else _texts(pairs),
+        people=opinions[0] if opinions else None,
+    )
+    return analysis, pairs, dict(store.manifest.made_with)
+
+
+def _data_of(request: DispersionRequest, rows: StoredRows) -> datasets.Dataset:
+    """The rows of the store as they stand in the data, in the store's order."""
+    from mallowspo.data import load_preferences, validate_rows
+    from mallowspo.data.records import prompt_id_of_text
+
+    assert request.dataset_name is not None
+    loaded = load_preferences(
+        request.dataset_name,
+        split=request.dataset_train_split,
+        name=request.dataset_config,
+        invalid_rows=request.invalid_rows,
+    )
+    pairs = validate_rows(
+        loaded.dataset, columns=(), invalid_rows=request.invalid_rows, source=request.dataset_name
+    ).dataset
+    places = {key: place for place, key in enumerate(_numbered(pairs["row_index"][:]))}
+    wanted = _numbered(rows.row_index.tolist())
+    missing = next((key for key in wanted if key not in places), None)
+    if missing is None:
+        chosen = pairs.select([places[key] for key in wanted])
+        context = [name for name in ("tools", "chat_template_kwargs") if name in chosen.column_names]
+        differs = next(
+            (
+                place
+                for place, row in enumerate(chosen.select_columns(["prompt", *context]))
+                if prompt_id_of_text(row["prompt"], {name: row[name] for name in context}) != rows.prompt_ids[place]
+            ),
+            None,
+        )
+        if differs is None:
+            return chosen
+        missing = wanted[differs]
+    raise InputError(
+        f"dataset_name: row {missing[0] + 1:,} of {request.dataset_name} is not the one that the store "
+        f"{request.reference} was made from; give the data and the split of `mallowspo reference`"
+    )
+
+
+def _numbered(row_index: list[int]) -> list[tuple[int, int]]:
+    """Tell apart the pairs that come from one row of more than two responses: (row, which of its pairs)."""
+    seen: dict[int, int] = {}
+    found = []
+    for number in row_index:
+        found.append((number, seen.get(number, 0)))
+        seen[number] = seen.get(number, 0) + 1
+    return found
+
+
+def _texts(pairs: datasets.Dataset) -> RowTexts:
+    from mallowspo.dispersion.votes_file import as_text
+
+    margin = None
+    for chosen, rejected in _SCORES:
+        if {chosen, rejected} <= set(pairs.column_names):
+            margin = np.asarray(pairs[chosen][:], np.float64) - np.asarray(pairs[rejected][:], np.float64)
+            break
+    return RowTexts(
+        prompts=[as_text(value) for value in pairs["prompt"]],
+        responses=[(as_text(a), as_text(b)) for a, b in zip(pairs["chosen"], pairs["rejected"], strict=True)],
+        reward_margin=margin,
+    )
+
+
+def _write_table(
+    path: Path,
+    columns: dict[str, Any],
+    pairs: datasets.Dataset | None,
+    opinions: list[PromptOpinion],
+    main: str,
+) -> None:
+    """Write the table; with the data's own columns where they are known, so that it can be trained on as it is."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table: pa.Table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    if main == "reference":
+        for opinion in opinions:
+            nan = float("nan")
+            phi = np.exp(-np.array([opinion.neg_log_phi.get(name, nan) for name in columns["prompt_id"]]))
+            table = table.append_column(f"{opinion.source}_dispersion", pa.array(phi))
+    if pairs is not None:
+        kept = [name for name in pairs.column_names if name not in table.column_names]
+        words: pa.Table = pairs.select_columns(kept).with_format("arrow")[:]
+        for name in words.column_names:
+            table = table.append_column(name, words.column(name))
+    with atomic_path(path) as beside:
+        pq.write_table(table, beside, compression="zstd")
