@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,72 +13,87 @@ __all__ = ["dispersion"]
 _ESTIMATORS = "mean_entropy, answer_entropy, first_token, divergent_token or reference_margin"
 
 
+_OutputDir = Annotated[
+    Path, typer.Option("--output_dir", help="Where dispersion.parquet, summary.json and report.html go.")
+]
+_Reference = Annotated[Path | None, typer.Option("--reference", help="A store written by `mallowspo reference`.")]
+_Votes = Annotated[
+    str | None, typer.Option("--votes", help="A file of people's votes on pairs; may be the data set itself.")
+]
+_Rankings = Annotated[
+    list[str] | None, typer.Option("--rankings", help="A file of people's rankings; may be given several times.")
+]
+_Truth = Annotated[
+    str | None, typer.Option("--truth", help="A file with the true ranking, to measure the centres by.")
+]
+_DatasetName = Annotated[
+    str | None, typer.Option("--dataset_name", help="The data that the store was made from, to show its words.")
+]
+_DatasetConfig = Annotated[str | None, typer.Option("--dataset_config", help="Configuration of a hub data set.")]
+_DatasetTrainSplit = Annotated[str, typer.Option("--dataset_train_split", help="Split of the data and of the votes.")]
+_VotesColumn = Annotated[str, typer.Option("--votes_column", help="Column of the votes.")]
+_RankingsColumn = Annotated[str, typer.Option("--rankings_column", help="Column of the rankings.")]
+_InvalidRows = Annotated[str, typer.Option("--invalid_rows", help="error, or drop: rows that cannot be used.")]
+_DispersionEstimator = Annotated[
+    str, typer.Option("--dispersion_estimator", help=f"The index that is read off the reference: {_ESTIMATORS}.")
+]
+_DispersionMap = Annotated[
+    str,
+    typer.Option(
+        "--dispersion_map",
+        help="How it becomes a weight: neglog, quantile, mallows (with --alternatives) or isotonic (with people).",
+    ),
+]
+_DispersionScale = Annotated[str, typer.Option("--dispersion_scale", help="phi*: auto (mean weight 1) or a number.")]
+_DispersionClip = Annotated[tuple[float, float], typer.Option("--dispersion_clip", help="Lowest and highest weight.")]
+_DispersionPer = Annotated[str, typer.Option("--dispersion_per", help="One index per prompt or pair.")]
+_Alternatives = Annotated[
+    int | None, typer.Option("--alternatives", help="mallows: among how many answers people choose.")
+]
+_Spread = Annotated[
+    tuple[float, float] | None,
+    typer.Option("--spread", help="quantile: -log phi of the most contested and the most agreed prompt."),
+]
+_Distance = Annotated[str, typer.Option("--distance", help="Of the rankings: kendall or spearman.")]
+_VotePrior = Annotated[float, typer.Option("--vote_prior", help="Pseudo-votes added to each side.")]
+_RankingPrior = Annotated[
+    float, typer.Option("--ranking_prior", help="Pseudo-rankings drawn at random; 0 is maximum likelihood.")
+]
+_FitDraws = Annotated[
+    int, typer.Option("--fit_draws", help="Samples of the test of fit of rankings; 0 leaves it out.")
+]
+_Beta = Annotated[float, typer.Option("--beta", help="The beta that you will train with.")]
+_Level = Annotated[float, typer.Option("--level", help="Coverage of the intervals.")]
+_Seed = Annotated[int, typer.Option("--seed", help="Of every random draw.")]
+
+
 def dispersion(  # noqa: PLR0913
     *,
-    output_dir: Annotated[
-        Path, typer.Option("--output_dir", help="Where dispersion.parquet, summary.json and report.html go.")
-    ] = Path("output/dispersion"),
-    reference: Annotated[
-        Path | None, typer.Option("--reference", help="A store written by `mallowspo reference`.")
-    ] = None,
-    votes: Annotated[
-        str | None, typer.Option("--votes", help="A file of people's votes on pairs; may be the data set itself.")
-    ] = None,
-    rankings: Annotated[
-        list[str] | None, typer.Option("--rankings", help="A file of people's rankings; may be given several times.")
-    ] = None,
-    truth: Annotated[
-        str | None, typer.Option("--truth", help="A file with the true ranking, to measure the centres by.")
-    ] = None,
-    dataset_name: Annotated[
-        str | None, typer.Option("--dataset_name", help="The data that the store was made from, to show its words.")
-    ] = None,
-    dataset_config: Annotated[
-        str | None, typer.Option("--dataset_config", help="Configuration of a hub data set.")
-    ] = None,
-    dataset_train_split: Annotated[
-        str, typer.Option("--dataset_train_split", help="Split of the data and of the votes.")
-    ] = "train",
-    votes_column: Annotated[str, typer.Option("--votes_column", help="Column of the votes.")] = "votes",
-    rankings_column: Annotated[str, typer.Option("--rankings_column", help="Column of the rankings.")] = "rankings",
-    invalid_rows: Annotated[
-        str, typer.Option("--invalid_rows", help="error, or drop: rows that cannot be used.")
-    ] = "error",
-    dispersion_estimator: Annotated[
-        str, typer.Option("--dispersion_estimator", help=f"The index that is read off the reference: {_ESTIMATORS}.")
-    ] = "mean_entropy",
-    dispersion_map: Annotated[
-        str,
-        typer.Option(
-            "--dispersion_map",
-            help="How it becomes a weight: neglog, quantile, mallows (with --alternatives) or isotonic (with people).",
-        ),
-    ] = "neglog",
-    dispersion_scale: Annotated[
-        str, typer.Option("--dispersion_scale", help="phi*: auto (mean weight 1) or a number.")
-    ] = "auto",
-    dispersion_clip: Annotated[
-        tuple[float, float], typer.Option("--dispersion_clip", help="Lowest and highest weight.")
-    ] = (0.0, 10.0),
-    dispersion_per: Annotated[str, typer.Option("--dispersion_per", help="One index per prompt or pair.")] = "prompt",
-    alternatives: Annotated[
-        int | None, typer.Option("--alternatives", help="mallows: among how many answers people choose.")
-    ] = None,
-    spread: Annotated[
-        tuple[float, float] | None,
-        typer.Option("--spread", help="quantile: -log phi of the most contested and the most agreed prompt."),
-    ] = None,
-    distance: Annotated[str, typer.Option("--distance", help="Of the rankings: kendall or spearman.")] = "kendall",
-    vote_prior: Annotated[float, typer.Option("--vote_prior", help="Pseudo-votes added to each side.")] = 0.5,
-    ranking_prior: Annotated[
-        float, typer.Option("--ranking_prior", help="Pseudo-rankings drawn at random; 0 is maximum likelihood.")
-    ] = 0.0,
-    fit_draws: Annotated[
-        int, typer.Option("--fit_draws", help="Samples of the test of fit of rankings; 0 leaves it out.")
-    ] = 99,
-    beta: Annotated[float, typer.Option("--beta", help="The beta that you will train with.")] = 0.1,
-    level: Annotated[float, typer.Option("--level", help="Coverage of the intervals.")] = 0.95,
-    seed: Annotated[int, typer.Option("--seed", help="Of every random draw.")] = 0,
+    output_dir: _OutputDir = Path("output/dispersion"),
+    reference: _Reference = None,
+    votes: _Votes = None,
+    rankings: _Rankings = None,
+    truth: _Truth = None,
+    dataset_name: _DatasetName = None,
+    dataset_config: _DatasetConfig = None,
+    dataset_train_split: _DatasetTrainSplit = "train",
+    votes_column: _VotesColumn = "votes",
+    rankings_column: _RankingsColumn = "rankings",
+    invalid_rows: _InvalidRows = "error",
+    dispersion_estimator: _DispersionEstimator = "mean_entropy",
+    dispersion_map: _DispersionMap = "neglog",
+    dispersion_scale: _DispersionScale = "auto",
+    dispersion_clip: _DispersionClip = (0.0, 10.0),
+    dispersion_per: _DispersionPer = "prompt",
+    alternatives: _Alternatives = None,
+    spread: _Spread = None,
+    distance: _Distance = "kendall",
+    vote_prior: _VotePrior = 0.5,
+    ranking_prior: _RankingPrior = 0.0,
+    fit_draws: _FitDraws = 99,
+    beta: _Beta = 0.1,
+    level: _Level = 0.95,
+    seed: _Seed = 0,
 ) -> None:
     """Say how much people agree on each prompt, what the weights will do, and whether model and people agree.
 
@@ -85,40 +101,17 @@ def dispersion(  # noqa: PLR0913
     hold a column `votes` ([chosen, rejected] or with ties), or the layouts of PandaLM and of WMT's side-by-side
     scores; files of rankings hold a column `rankings`, or one row a ranking and one column an item.
     """
+    given = dict(locals())
     from mallowspo.cli.dispersion_run import DispersionRequest, run_dispersion
     from mallowspo.dispersion.settings import DispersionSettings
     from mallowspo.experiments.quickstart import progress_bar
 
-    chosen: dict[str, Any] = {} if spread is None else {"spread": spread}
+    given |= {name.removeprefix("dispersion_"): value for name, value in given.items()}
+    given |= {"rankings": tuple(rankings or ())}
     settings = DispersionSettings(
-        estimator=dispersion_estimator,
-        map=dispersion_map,
-        scale=dispersion_scale,
-        clip=dispersion_clip,
-        per=dispersion_per,
-        alternatives=alternatives,
-        distance=distance,
-        vote_prior=vote_prior,
-        ranking_prior=ranking_prior,
-        fit_draws=fit_draws,
-        beta=beta,
-        level=level,
-        seed=seed,
-        **chosen,
+        **{item.name: given[item.name] for item in fields(DispersionSettings) if given.get(item.name) is not None}
     )
-    request = DispersionRequest(
-        output_dir=output_dir,
-        reference=reference,
-        votes=votes,
-        rankings=tuple(rankings or ()),
-        truth=truth,
-        dataset_name=dataset_name,
-        dataset_config=dataset_config,
-        dataset_train_split=dataset_train_split,
-        votes_column=votes_column,
-        rankings_column=rankings_column,
-        invalid_rows=invalid_rows,
-    )
+    request = DispersionRequest(**{item.name: given[item.name] for item in fields(DispersionRequest)})
     with progress_bar() as progress:
         summary = run_dispersion(request, settings, progress=progress)
     _show(summary, output_dir)

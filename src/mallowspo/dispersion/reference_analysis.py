@@ -30,7 +30,7 @@ __all__ = ["Analysis", "PromptOpinion", "RowTexts", "analyse_reference", "statis
 
 Floats = NDArray[np.float64]
 
-SHOWN = 8
+SHOWN = 5
 """Prompts that are shown at either end of the index."""
 
 

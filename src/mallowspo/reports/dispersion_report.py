@@ -36,6 +36,7 @@ from mallowspo.reports.html import (
     Section,
     Table,
     current_meta,
+    literal,
     write_report,
 )
 
@@ -44,7 +45,7 @@ __all__ = ["write_dispersion_report"]
 Summary = Mapping[str, Any]
 Figures = Mapping[str, FigurePaths]
 
-_ANSWER = 600
+_ANSWER = 400
 """Characters of a prompt or a response that are shown."""
 
 
@@ -89,7 +90,7 @@ def _meaning(summary: Summary) -> Section:
         (
             "Dispersion φ",
             "Between 0 and 1. At 0 everybody ranks the responses alike; at 1 people choose as if at random. Two "
-            "neighbouring responses are put the other way round with probability φ/(1 + φ).",
+            "neighbouring responses are put the other way round with probability φ/(1+φ).",
         ),
         (
             "Weight w",
@@ -151,7 +152,11 @@ def _flips(facts: Summary) -> Section:
 
 def _follows(facts: Summary, figures: Figures) -> Section:
     table = Table(
-        ["the index against", "rank correlation", "prompts" if facts["source"] == "reference" else "pairs"],
+        [
+            "the index against" if facts["source"] == "reference" else "φ against",
+            "rank correlation",
+            "prompts" if facts["source"] == "reference" else "pairs",
+        ],
         [[item["with"], interval(item), f"{item['count']:,}"] for item in facts["correlations"]],
         "Spearman's rank correlation with its interval; positive: dispersion rises with it.",
     )
@@ -187,16 +192,12 @@ def _reference(facts: Summary, figures: Figures) -> list[Section]:
         *_picture(figures, "index", "Histogram of the index over prompts."),
         Paragraph(trust),
     ]
-    return [
-        Section("The model's index", body),
-        _weights(facts, figures, "weight", "row"),
-        _follows(facts, figures),
-        _flips(facts),
-        _extremes(facts, "index"),
-    ]
+    parts = [_weights(facts, figures, "weight", "row"), _follows(facts, figures), _flips(facts)]
+    return [Section("The model's index", body, parts), _extremes(facts, "index", "by the model")]
 
 
-def _extremes(facts: Summary, value: str) -> Section:
+def _extremes(facts: Summary, value: str, by: str) -> Section:
+    title = f"Most agreed and most contested, {by}"
     parts = []
     for side, heading in (("agreed", "Most agreed"), ("contested", "Most contested")):
         items = [_example(item, value) for item in facts[side] if item.get("prompt") and item.get("responses")]
@@ -210,8 +211,8 @@ def _extremes(facts: Summary, value: str) -> Section:
         ]
         note = "The source has no words; give the data set beside it (`--dataset_name`) to read the prompts here."
         table = Table(["prompt", "row", value], rows, "The most agreed prompts, then the most contested ones.")
-        return Section("Most agreed and most contested", [Paragraph(note), table])
-    return Section("Most agreed and most contested", subsections=parts)
+        return Section(title, [Paragraph(note), table])
+    return Section(title, subsections=parts)
 
 
 def _example(item: Summary, value: str) -> Example:
@@ -266,14 +267,14 @@ def _votes(facts: Summary, figures: Figures) -> list[Section]:
         "is rough, as its interval says; the weights of many pairs together are not."
     )
     body: list[Block] = [
-        Table(["", "people"], rows, "What was read."),
+        Table(["", "people"], rows, "What was read.", align="lr"),
         Paragraph(smoothing),
         *_picture(figures, "votes_phi", "Histogram of phi over pairs, from votes."),
     ]
-    sections = [Section("The people's votes", body), _weights(facts, figures, "votes_weight", "pair"), _flips(facts)]
+    parts = [_weights(facts, figures, "votes_weight", "pair"), _flips(facts)]
     if facts["correlations"]:
-        sections.append(_follows(facts, figures))
-    return [*sections, _extremes(facts, "dispersion")]
+        parts.append(_follows(facts, figures))
+    return [Section("The people's votes", body, parts), _extremes(facts, "dispersion", "by the votes")]
 
 
 def _rankings(facts: Summary, figures: Figures) -> list[Section]:
@@ -290,23 +291,26 @@ def _rankings(facts: Summary, figures: Figures) -> list[Section]:
         body += _detail(facts)
     body += _picture(figures, "rankings_detail", "phi of each set of rankings with its interval, for both distances.")
     body += _picture(figures, "rankings_phi", "Histogram of phi over prompts, from rankings.")
-    sections = [Section("The people's rankings", body)]
+    parts = []
     if facts["prompts"] > 3:
-        sections += [_weights(facts, figures, "rankings_weight", "prompt"), _flips(facts)]
-    return [*sections, _extremes(facts, "dispersion")]
+        parts = [_weights(facts, figures, "rankings_weight", "prompt"), _flips(facts)]
+    section = Section("The people's rankings", body, parts)
+    if facts["prompts"] <= 3:
+        return [section]
+    return [section, _extremes(facts, "dispersion", "by the rankings")]
 
 
 def _detail(facts: Summary) -> list[Block]:
-    both = all("spearman" in item and "kendall" in item for item in facts["detail"])
+    main, other = facts["distance"], "spearman" if facts["distance"] == "kendall" else "kendall"
+    both = all(other in item for item in facts["detail"])
     tested = any(item["fit_p"] is not None for item in facts["detail"])
     true = any("truth" in item for item in facts["detail"])
-    header = ["rankings of", "people", "items", "φ, Kendall" if "kendall" in facts["detail"][0] else "φ, Spearman"]
-    header += ["φ, Spearman"] * both + ["mean distance"] + ["fit, p"] * tested + ["centre to truth"] * true
+    header = ["rankings of", f"φ, {main.capitalize()}", *[f"φ, {other.capitalize()}"] * both]
+    header += ["fit, p"] * tested + ["centre to truth"] * true
     rows = []
     for item in facts["detail"]:
-        main = item.get("kendall") or item["spearman"]
-        row = [item["prompt"], f"{item['people']}", f"{item['items']}", _phi(main)]
-        row += [_phi(item["spearman"])] * both + [format_number(main["mean_distance"])]
+        row = [f"{item['prompt']} ({item['people']} people)", _phi(item[main])]
+        row += [_phi(item[other])] if both else []
         if tested:
             row.append("–" if item["fit_p"] is None else format_p(item["fit_p"], name=""))
         if true:
@@ -316,7 +320,8 @@ def _detail(facts: Summary) -> list[Block]:
     caption = "φ with its interval. A small p of the fit says that one φ does not describe these people."
     if true:
         caption += " The last column counts pairs of items that the centre orders against the truth."
-    blocks: list[Block] = [Table(header, rows, caption)]
+    orders = [(literal(item["prompt"]), literal(" › ".join(item["order"]))) for item in facts["detail"]]
+    blocks: list[Block] = [Table(header, rows, caption, align="l" + "r" * (len(header) - 1))]
     equal = facts["equal_phi"]
     if equal is not None:
         blocks.append(
@@ -327,6 +332,8 @@ def _detail(facts: Summary) -> list[Block]:
                 + ("they differ in how much they agree." if equal["p"] < 0.05 else "no difference is shown."),
             )
         )
+    if sum(len(order) for _, order in orders) < 4_000:
+        blocks += [Paragraph("The centres, best first:"), Definitions(orders)]
     return blocks
 
 
@@ -348,7 +355,7 @@ def _side(facts: Summary, figures: Figures) -> Section:
         rows.append(
             ["Prompts on which people contradicted each other", f"{facts['diverging']:,} of {facts['judged']:,}"]
         )
-    table = Table(["", facts["people"]], rows, "½ is chance for the AUROC, 0 for the correlation.")
+    table = Table(["", facts["people"]], rows, "½ is chance for the AUROC, 0 for the correlation.", align="lr")
     return Section(
         f"Model and people side by side: {facts['people']}",
         [Callout("result", side_sentence(facts)), table, *_picture(figures, name, alt)],

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mallowspo.reports.formatting import MISSING, format_interval, format_number
+from mallowspo.reports.blocks import literal
+from mallowspo.reports.formatting import MISSING, format_interval, format_number, format_p
 
 __all__ = [
     "ESTIMATOR_WORDS",
@@ -65,8 +66,10 @@ def interval(item: Summary, digits: int = 2) -> str:
 
 
 def _percent_interval(item: Summary) -> str:
-    scaled = {key: None if item[key] is None else 100 * item[key] for key in ("value", "low", "high")}
-    return f"{interval(scaled, 1)} %"
+    if item["value"] is None:
+        return MISSING
+    ends = "" if item["low"] is None else f" [{percent(item['low'])}, {percent(item['high'])}]"
+    return percent(item["value"]) + ends
 
 
 def summary_words(summary: Summary) -> str:
@@ -133,24 +136,24 @@ def flip_sentences(facts: Summary) -> list[str]:
             )
         sentences.append(
             f"The minority's share among the votes is {_percent_interval(flip['minority'])}; with few votes a pair it "
-            f"is too low. The smoothed φ/(1 + φ) averages {_percent_interval(flip['rate'])}; with few votes a pair "
+            f"is too low. The smoothed φ/(1+φ) averages {_percent_interval(flip['rate'])}; with few votes a pair "
             "the smoothing makes it too high."
         )
         return sentences
     if facts["source"] == "rankings":
         return [
             "One person's order of two responses that are neighbours in the centre is the other way round in "
-            f"{_percent_interval(flip['rate'])} of the cases: φ/(1 + φ), mean over prompts."
+            f"{_percent_interval(flip['rate'])} of the cases: φ/(1+φ), mean over prompts."
         ]
     if flip["scale_measured"]:
         return [
             "If the index is right, one person's label goes against the consensus in "
-            f"{_percent_interval(flip['rate'])} of the cases: φ/(1 + φ), mean over rows. The scale "
+            f"{_percent_interval(flip['rate'])} of the cases: φ/(1+φ), mean over rows. The scale "
             "of φ comes from the map, so it is as good as what the map was told."
         ]
     return [
         "The index orders the prompts; it does not measure φ. The scale φ* is set so that the mean weight is 1, and "
-        f"at that scale φ/(1 + φ) averages {_percent_interval(flip['rate'])}: use it to compare prompts, not as the "
+        f"at that scale φ/(1+φ) averages {_percent_interval(flip['rate'])}: use it to compare prompts, not as the "
         "label-flip rate of the data. For that, give votes (`--votes`), or a map that knows the scale (`isotonic`, or "
         "`mallows` with the number of answers)."
     ]
@@ -217,6 +220,26 @@ def conclusions(summary: Summary) -> list[str]:
             f"{count(summary['votes']['label_against_votes'], 'pair')} call the response *chosen* that lost the vote: "
             "look at them before training."
         )
+    if "rankings" in summary and summary["rankings"]["detail"]:
+        points += _ranking_points(summary["rankings"])
     if not points:
         points.append("Nothing stands against training with these weights.")
+    return points
+
+
+def _ranking_points(facts: Summary) -> list[str]:
+    points = []
+    equal = facts["equal_phi"]
+    if equal is not None:
+        which = "the same amount of agreement" if len(facts["detail"]) > 2 else "equal agreement in both"
+        points.append(
+            f"The rankings speak {'against' if equal['p'] < 0.05 else 'neither for nor against'} {which}: "
+            f"{format_p(equal['p'])} for one common φ."
+        )
+    poor = [item["prompt"] for item in facts["detail"] if item["fit_p"] is not None and item["fit_p"] < 0.05]
+    if poor:
+        points.append(
+            f"One φ does not describe the people behind {literal(', '.join(poor))}: look for groups among them before "
+            "reading φ as disagreement between alike people."
+        )
     return points
