@@ -1,4 +1,9 @@
-"""What must come out the same, on a random model and on a real one."""
+"""What must come out the same, on a random model and on a real one.
+
+Against TRL both sides run padded rows (`share_prompts: false`): a reward is a small difference of large float32 sums,
+and another layout moves it by 1e-6, which is more than 1e-5 of a reward near 0. `test_scoring_path.py` holds the
+packed rows against the padded ones.
+"""
 
 import math
 
@@ -37,7 +42,7 @@ def assert_same_history(first, second, names=SAME, rel=1e-5, atol=1e-7):
 
 def test_objective_dpo_reproduces_trl_step_by_step(setting, tmp_path):
     theirs = train(setting, tmp_path, DPOTrainer, DPOConfig)
-    ours = train(setting, tmp_path, objective="dpo")
+    ours = train(setting, tmp_path, objective="dpo", share_prompts=False)
     assert len(history(ours, "loss")) == 20
     assert_same_history(theirs, ours, (*SAME, "entropy", "logits/chosen", "num_tokens", "mean_token_accuracy"))
 
@@ -45,7 +50,7 @@ def test_objective_dpo_reproduces_trl_step_by_step(setting, tmp_path):
 @pytest.mark.parametrize("objective", ["ipo", "hinge"])
 def test_other_presets_reproduce_trl(random_setting, tmp_path, objective):
     theirs = train(random_setting, tmp_path, DPOTrainer, DPOConfig, loss_type=[objective], max_steps=6)
-    ours = train(random_setting, tmp_path, objective=objective, max_steps=6)
+    ours = train(random_setting, tmp_path, objective=objective, max_steps=6, share_prompts=False)
     assert_same_history(theirs, ours, ("loss", "grad_norm", "logps/chosen"))
 
 
@@ -77,7 +82,7 @@ def test_every_layout_trains_as_with_trl(random_setting, tmp_path, layout):
     rows, losses = Dataset.from_list(layouts()[layout]), []
     for trainer, config, extra in (
         (DPOTrainer, DPOConfig, {}),
-        (MallowsPOTrainer, MallowsPOConfig, {"objective": "dpo"}),
+        (MallowsPOTrainer, MallowsPOConfig, {"objective": "dpo", "share_prompts": False}),
     ):
         args = config(**options(tmp_path, max_steps=3, **extra))
         tokenizer = tiny_tokenizer(chat=layout.startswith("conv"))
@@ -112,7 +117,7 @@ def test_lora_dpo_reproduces_trl(setting, tmp_path):
         return LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
 
     theirs = train(setting, tmp_path, DPOTrainer, DPOConfig, peft=lora(), max_steps=8)
-    ours = train(setting, tmp_path, objective="dpo", peft=lora(), max_steps=8)
+    ours = train(setting, tmp_path, objective="dpo", peft=lora(), max_steps=8, share_prompts=False)
     assert_same_history(theirs, ours)
     assert ours.ref_model is None
 
@@ -139,7 +144,8 @@ def test_batch_of_four_equals_accumulation_of_four(setting, tmp_path, objective)
     # Against a stored reference a reward of 0 is a difference of sums, of which float32 leaves 1e-5.
     assert_same_history(whole, parts, rel=2e-4, atol=1e-5)
     for name, value in weights(whole).items():
-        torch.testing.assert_close(value, weights(parts)[name], rtol=1e-3, atol=2e-5)
+        # By norm: where a gradient is all rounding, Adam makes a whole step of its sign.
+        assert (value - weights(parts)[name]).norm() <= 1e-4 * value.norm(), name
 
 
 @pytest.mark.parametrize("objective", ["dpo", "mallows_theta"])

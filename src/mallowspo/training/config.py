@@ -60,7 +60,7 @@ class MallowsPOConfig(DPOConfig):
         dispersion_clip: Lowest and highest weight.
         kendall_smoothing: Half-width of the blend around a gap of 0 in the Kendall link; 0 is the exact function.
         reference_store: A folder written by `mallowspo reference`.
-        share_prompts: One copy of the prompt for all of its responses.
+        share_prompts: One copy of the prompt for all of its responses; None: where the model and the run support it.
         invalid_rows: What to do with rows that cannot be trained on: stop (`error`), or count, name and `drop` them.
 
     Example:
@@ -211,7 +211,3 @@ class MallowsPOConfig(DPOConfig):
     def _refuse_later_options(self) -> None:
         if self.reference_store is not None:
             raise InputError("reference_store: reading a store is not available in this version; leave it out")
-        if self.share_prompts:
-            raise InputError(
-                "share_prompts: packing is not available in this version; leave it out or set it to false"
-            )

@@ -11,7 +11,6 @@ from accelerate.utils import tqdm
 from torch.utils.data import DataLoader
 
 from mallowspo.compat import add_score_head, reference_model
-from mallowspo.scoring import score_padded
 
 __all__ = ["reference_columns", "vocabulary_size"]
 
@@ -67,7 +66,7 @@ def reference_columns(trainer: Any, dataset: Any, name: str, batch_size: int) ->
     hide = trainer.args.disable_tqdm or bool(os.environ.get("TQDM_DISABLE", ""))
     for batch in tqdm(iterable=loader, desc=f"Reference scores of {name}", disable=hide):
         with reference_model(trainer, before_training=True) as model, trainer.accelerator.autocast():
-            scores = score_padded(model, batch)
+            scores = trainer.scoring.score_all(model, batch)
         if scores.entropy_sum_bk is None:
             raise RuntimeError("the reference's head returned no entropies; the fused head of TRL has changed")
         batch_values = torch.cat([scores.logp_bk, scores.entropy_sum_bk, scores.length_bk.to(scores.logp_bk)], dim=1)

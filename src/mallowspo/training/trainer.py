@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import textwrap
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate.logging import get_logger
-from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch import Tensor
 from transformers.trainer_utils import get_last_checkpoint
@@ -17,12 +17,13 @@ from mallowspo.compat import TRLPreferenceTrainer, reference_model
 from mallowspo.dispersion import Calibration
 from mallowspo.errors import InputError
 from mallowspo.objectives import Objective, objective_loss, response_scores
-from mallowspo.scoring import ResponseScores, score_padded
 from mallowspo.training.checks import require_finite
 from mallowspo.training.config import MallowsPOConfig
+from mallowspo.training.description import log_run
 from mallowspo.training.metrics import MetricStore, pair_metrics, token_metrics
 from mallowspo.training.reference_pass import reference_columns, vocabulary_size
 from mallowspo.training.row_weights import RAW_COLUMN, calibrate_rows, raw_from_reference
+from mallowspo.training.scoring_path import ScoredPairs, ScoringPath, choose_scoring_path
 from mallowspo.training.splits import PreparedSplit, prepare_split, preparing_tokenizer
 from mallowspo.training.state_file import TrainingState, read_state, write_state
 
@@ -61,6 +62,8 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     calibration: Calibration | None
     splits: dict[str, PreparedSplit]
     settings: MallowsPOConfig
+    _scoring: ScoringPath | None = None
+    _in_training_step = False
 
     _tag_names = ["trl", "mallowspo"]
     _name = "MallowsPO"
@@ -137,7 +140,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
-        self._log_what_is_trained()
+        log_run(self)
 
     # Data
 
@@ -197,11 +200,50 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         Returns:
             The loss, or the loss and the model's outputs.
         """
-        policy = score_padded(model, inputs, router_logits=self.aux_loss_enabled, sum_dtype=self._sum_dtype)
+        pieces = self.scoring.pieces(inputs)
+        pairs = sum(len(piece["input_ids"]) for piece in pieces) // 2
+        parts: list[ScoredPairs] = []
+        loss: Any = 0.0
+        for piece in pieces:
+            # The graph of all but the last piece is spent at once, and only the last one's gradients are synchronised.
+            early = self._in_training_step and piece is not pieces[-1]
+            with self.accelerator.no_sync(model) if early else nullcontext():
+                part = self._score_pairs(model, piece)
+                share = part.loss_b.sum() / pairs
+                if part.policy.aux_loss is not None:
+                    share = share + self.router_aux_loss_coef * part.policy.aux_loss
+                if early:
+                    self.accelerator.backward(share / self.current_gradient_accumulation_steps)
+            loss = loss + (share.detach() if early else share)
+            parts.append(part)
+        with torch.no_grad():
+            self._record(inputs, ScoredPairs.join(parts, inputs))
+        if not return_outputs:
+            return loss
+        with torch.no_grad():
+            outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+        return loss, outputs
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One forward and backward pass over a batch, in pieces where the scoring path has them."""
+        self._in_training_step = True
+        try:
+            return cast(Tensor, super().training_step(*args, **kwargs))
+        finally:
+            self._in_training_step = False
+
+    @property
+    def scoring(self) -> ScoringPath:
+        """How responses are scored; decided when the first score is asked for."""
+        if self._scoring is None:
+            self._scoring = choose_scoring_path(self)
+        return self._scoring
+
+    def _score_pairs(self, model: Any, inputs: Any) -> ScoredPairs:
+        """Scores and losses of one piece of a batch."""
+        policy = self.scoring.score(model, inputs, router_logits=self.aux_loss_enabled, sum_dtype=self._sum_dtype)
         reference_bk = self._reference_logps(inputs)
-        raw_b = inputs.get(RAW_COLUMN)
-        weight_b = None if self.calibration is None else self._weights(raw_b, policy.logp_bk)
-        lengths = {"chosen_lengths": policy.length_bk[:, 0], "rejected_lengths": policy.length_bk[:, 1]}
+        weight_b = None if self.calibration is None else self._weights(inputs.get(RAW_COLUMN), policy.logp_bk)
         reference = (None, None) if reference_bk is None else reference_bk.unbind(1)
         loss_b = objective_loss(
             self.objective,
@@ -210,7 +252,8 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             beta=self.beta,
             weight=weight_b,
             margin=inputs.get("margin"),
-            **lengths,
+            chosen_lengths=policy.length_bk[:, 0],
+            rejected_lengths=policy.length_bk[:, 1],
         )
         require_finite(
             loss_b.detach(),
@@ -219,16 +262,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             step=self.state.global_step,
             output_dir=str(self.args.output_dir),
         )
-        loss = loss_b.mean()
-        if policy.aux_loss is not None:
-            loss = loss + self.router_aux_loss_coef * policy.aux_loss
-        with torch.no_grad():
-            self._record(inputs, policy, reference_bk, weight_b)
-        if not return_outputs:
-            return loss
-        with torch.no_grad():
-            outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
-        return loss, outputs
+        return ScoredPairs(policy, reference_bk, weight_b, loss_b)
 
     def _reference_logps(self, inputs: Any) -> Tensor | None:
         """Reference log-probabilities, shape (B, 2): from the batch, or from a live pass."""
@@ -237,12 +271,12 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         if self.precompute_ref_logps:
             return torch.stack([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]], dim=1)
         with reference_model(self) as model:
-            return score_padded(model, inputs, sum_dtype=self._sum_dtype).logp_bk
+            return cast(Tensor, self.scoring.score(model, inputs, sum_dtype=self._sum_dtype).logp_bk)
 
     @property
     def _sum_dtype(self) -> torch.dtype:
-        """Float64 against a stored reference, whose sums are; TRL's float32 where both are live and cancel alike."""
-        exact = self.precompute_ref_logps and self.accelerator.device.type != "mps"
+        """Float64, as the order of addition must not count; TRL's float32 where both models run live in its rows."""
+        exact = (self.precompute_ref_logps or self.scoring.shares_prompts) and self.accelerator.device.type != "mps"
         return torch.float64 if exact else torch.float32
 
     def _weights(self, raw_b: Tensor | None, like: Tensor) -> Tensor:
@@ -257,10 +291,8 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
 
     # Metrics
 
-    def _record(
-        self, inputs: Any, policy: ResponseScores, reference_bk: Tensor | None, weight_b: Tensor | None
-    ) -> None:
-        mode = self.mode
+    def _record(self, inputs: Any, scored: ScoredPairs) -> None:
+        mode, policy, reference_bk, weight_b = self.mode, scored.policy, scored.reference_bk, scored.weight_b
         chosen_b, rejected_b = response_scores(
             self.objective, policy.logp_bk.detach(), reference_bk, policy.length_bk
         ).unbind(1)
@@ -345,23 +377,3 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         if self.calibration is not None and state.calibration is not None:
             self.calibration = state.calibration
         self.total_train_tokens = state.num_tokens
-
-    def _log_what_is_trained(self) -> None:
-        if self.ref_model is not None:
-            reference = "a separate model"
-        elif is_peft_model(self.model):
-            reference = "the policy with its adapter off"
-        else:
-            reference = "the policy before training"
-        if not (self.objective.needs_reference or self.settings.reads_entropy):
-            reference = "none"
-        how = "scored once before training" if self.precompute_ref_logps else "scored at every step"
-        logger.info(
-            f"objective = {self.settings.objective} ({self.objective.link} link); reference = {reference}, {how}"
-        )
-        if self.calibration is not None:
-            c = self.calibration
-            logger.info(
-                f"dispersion = {c.source}: scale {c.scale:.4g}, weight mean {c.weight_mean:.3f}, std "
-                f"{c.weight_std:.3f}, {c.floored} rows floored, {c.clipped} clipped, of {c.rows}"
-            )

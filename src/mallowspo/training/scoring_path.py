@@ -1,0 +1,145 @@
+"""How a run scores its responses: in packed rows that share prompts, or in padded rows; and a batch in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from torch import Tensor
+
+from mallowspo.errors import InputError
+from mallowspo.scoring import PackedSupport, ResponseScores, add_packed_head, score_packed, score_padded
+from mallowspo.scoring.packed_attention import packed_support
+from mallowspo.scoring.packed_layout import split_by_tokens
+
+__all__ = ["ScoredPairs", "ScoringPath", "choose_scoring_path"]
+
+# Tokens in one packed row, so in one forward and backward pass. A processor works best on rows that its caches hold;
+# an accelerator wants them long. A mask of the whole row grows with its square.
+_ROW_TOKENS = {"cpu": 1536, "accelerator": 8192, "dense_mask": 1024}
+
+
+@dataclass(frozen=True)
+class ScoringPath:
+    """The path of a run.
+
+    Attributes:
+        path: `packed`, `dense_mask` or `padded`.
+        reason: Why.
+        row_tokens: Most tokens of a row, unless one prompt with its responses is longer; None for whole batches.
+    """
+
+    path: str
+    reason: str
+    row_tokens: int | None = None
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether a prompt is computed once for its responses."""
+        return self.path != "padded"
+
+    def pieces(self, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Cut a batch of pairs so that each piece is one row."""
+        return [dict(batch)] if self.row_tokens is None else split_by_tokens(batch, self.row_tokens)
+
+    def score(self, model: Any, batch: Mapping[str, Any], *, router_logits: bool = False, **options: Any) -> Any:
+        """Score one piece; `options` are those that `score_packed` and `score_padded` share."""
+        if self.shares_prompts:
+            return score_packed(model, batch, **options)
+        return score_padded(model, batch, router_logits=router_logits, **options)
+
+    def score_all(self, model: Any, batch: Mapping[str, Any], **options: Any) -> ResponseScores:
+        """Score a batch piece by piece; without gradient, as the graphs of all pieces would be kept."""
+        with torch.no_grad():
+            return joined([self.score(model, piece, **options) for piece in self.pieces(batch)], batch)
+
+
+@dataclass(frozen=True)
+class ScoredPairs:
+    """One piece of a batch after its loss; `B` pairs.
+
+    Attributes:
+        policy: Scores of the policy.
+        reference_bk: Log-probabilities of the reference, shape (B, 2), nats; None without a reference.
+        weight_b: Dispersion weights, shape (B,); None without an index.
+        loss_b: Losses, shape (B,), nats.
+    """
+
+    policy: ResponseScores
+    reference_bk: Tensor | None
+    weight_b: Tensor | None
+    loss_b: Tensor
+
+    @classmethod
+    def join(cls, parts: list[ScoredPairs], batch: Mapping[str, Any]) -> ScoredPairs:
+        """The pieces of a batch as one, without gradient, for the metrics."""
+        references = [part.reference_bk for part in parts if part.reference_bk is not None]
+        weights = [part.weight_b for part in parts if part.weight_b is not None]
+        return cls(
+            joined([part.policy for part in parts], batch),
+            torch.cat(references) if references else None,
+            torch.cat(weights) if weights else None,
+            torch.cat([part.loss_b.detach() for part in parts]),
+        )
+
+
+def joined(parts: list[ResponseScores], batch: Mapping[str, Any]) -> ResponseScores:
+    """Put the scores of a batch's pieces together again."""
+    if len(parts) == 1:
+        return parts[0]
+    values: dict[str, Any] = {}
+    for item in fields(ResponseScores):
+        tensors = [getattr(part, item.name) for part in parts]
+        values[item.name] = None if tensors[0] is None else torch.cat([tensor.detach() for tensor in tensors])
+    return ResponseScores(**values)
+
+
+def choose_scoring_path(trainer: Any) -> ScoringPath:
+    """Decide how a run scores responses, and prepare its models for it.
+
+    Args:
+        trainer: A `MallowsPOTrainer` whose model and reference are there.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: `share_prompts` is on, and this run cannot share them.
+    """
+    wanted = trainer.settings.share_prompts
+    models = [
+        trainer.accelerator.unwrap_model(model) for model in (trainer.model, trainer.ref_model) if model is not None
+    ]
+    refusal = "share_prompts: false" if wanted is False else _refusal(trainer)
+    supports = [PackedSupport("padded", refusal)] if refusal else [packed_support(model) for model in models]
+    padded = next((support for support in supports if support.path == "padded"), None)
+    if padded is not None:
+        if wanted:
+            raise InputError(
+                f"share_prompts: this run cannot share prompts: {padded.reason}. Leave share_prompts out, and prompts "
+                "are shared where they can be, or set it to false"
+            )
+        return ScoringPath("padded", padded.reason)
+    policy, *_ = [add_packed_head(model) for model in models]
+    kind = "cpu" if trainer.accelerator.device.type == "cpu" else "accelerator"
+    return ScoringPath(policy.path, policy.reason, _ROW_TOKENS[policy.path if policy.path in _ROW_TOKENS else kind])
+
+
+def _refusal(trainer: Any) -> str | None:
+    """What of the run, and not of the model, stands against packed rows."""
+    engine = trainer.accelerator.distributed_type
+    plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+    args = trainer.args
+    checks = (
+        (engine not in plain, f"the engine {engine.value} has not been verified with packed rows"),
+        (trainer.tensor_parallel_size > 1, "tensor parallelism has not been verified with packed rows"),
+        (trainer.aux_loss_enabled, "the balance loss of a mixture of experts counts every token of every row"),
+        (not args.disable_dropout, "with dropout, responses would share the noise on their prompt"),
+        (args.torch_compile, "torch_compile would compile every batch anew"),
+        # These optimizers step inside the backward pass, so a batch must have only one.
+        ("lomo" in str(args.optim), f"optimizer {args.optim} allows one backward pass a batch"),
+    )
+    return next((reason for refused, reason in checks if refused), None)

@@ -1,0 +1,219 @@
+"""Packed rows in the trainer: chosen with a reason, equal to padded rows, and in pieces that change nothing."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from pairs import history, options, small_pairs
+from peft import LoraConfig
+from transformers import BloomConfig, BloomForCausalLM
+
+from mallowspo import MallowsPOConfig, MallowsPOTrainer
+from mallowspo.errors import InputError
+from mallowspo.training import scoring_path as file
+from mallowspo.training.description import run_lines
+from tiny import tiny_llama, tiny_tokenizer
+
+LOGGED = ("loss", "grad_norm", "entropy", "mean_token_accuracy", "logits/chosen", "logits/rejected", "logps/chosen")
+
+
+def build(setting, tmp_path, rows=None, peft=None, model=None, **changes):
+    args = MallowsPOConfig(**options(tmp_path, **changes))
+    data = setting.rows if rows is None else rows
+    extra = {} if model is None else {"processing_class": tiny_tokenizer()}
+    return MallowsPOTrainer(model or setting.path, args=args, train_dataset=data, peft_config=peft, **extra)
+
+
+def assert_same_run(first, second, rel=1e-4, atol=2e-5):
+    """The layouts round differently: 1e-6 in a reward at the first step, and training spreads it."""
+    for name in LOGGED:
+        assert history(first, name) == pytest.approx(history(second, name), rel=rel, abs=atol), name
+    assert history(first, "num_tokens") == history(second, "num_tokens")
+    # At the first step policy and stored reference differ by rounding alone, and which way is chance.
+    assert history(first, "rewards/accuracies")[1:] == history(second, "rewards/accuracies")[1:]
+    for name, value in first.model.named_parameters():
+        other = dict(second.model.named_parameters())[name]
+        assert (value - other).norm() <= 1e-3 * value.norm(), name
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": "dpo"},
+        {"objective": "mallows_theta"},
+        {"objective": "mallows_phi", "gradient_accumulation_steps": 2, "max_steps": 6},
+        {"objective": "simpo", "gradient_checkpointing": True, "max_steps": 6},
+    ],
+    ids=lambda changes: changes["objective"],
+)
+def test_packed_rows_train_as_padded_rows(setting, tmp_path, changes):
+    packed = build(setting, tmp_path, **changes)
+    padded = build(setting, tmp_path, **changes, share_prompts=False)
+    packed.train()
+    padded.train()
+    assert (packed.scoring.path, padded.scoring.path) == ("packed", "padded")
+    assert_same_run(packed, padded)
+
+
+@pytest.mark.parametrize("precompute", [True, False])
+def test_packed_rows_train_an_adapter_as_padded_rows(random_setting, tmp_path, precompute):
+    runs = []
+    for share in (True, False):
+        lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+        run = build(
+            random_setting, tmp_path, peft=lora, objective="dpo", share_prompts=share, max_steps=8,
+            precompute_ref_log_probs=precompute, learning_rate=1e-2,
+        )  # fmt: skip
+        run.train()
+        runs.append(run)
+    assert_same_run(*runs)
+    assert history(runs[0], "loss")[-1] < 0.69
+
+
+@pytest.mark.parametrize("changes", [{}, {"gradient_accumulation_steps": 2}, {"truncation_mode": "keep_end"}], ids=str)
+def test_pieces_of_a_batch_are_the_batch(random_setting, tmp_path, monkeypatch, changes):
+    changes = {"objective": "dpo", "max_steps": 6, "max_length": 40, **changes}
+    whole = build(random_setting, tmp_path, **changes)
+    whole.train()
+    monkeypatch.setattr(file, "_ROW_TOKENS", {"cpu": 60, "accelerator": 60, "dense_mask": 60})
+    pieces = build(random_setting, tmp_path, **changes)
+    batch = pieces.data_collator([pieces.train_dataset[i] for i in range(4)])
+    assert len(pieces.scoring.pieces(batch)) > 1 == len(whole.scoring.pieces(batch))
+    pieces.train()
+    assert_same_run(whole, pieces)
+
+
+def test_loss_outside_of_a_step_leaves_no_gradient_behind(random_setting, tmp_path, monkeypatch):
+    monkeypatch.setattr(file, "_ROW_TOKENS", {"cpu": 1})
+    run = build(random_setting, tmp_path, objective="dpo")
+    batch = run.data_collator([run.train_dataset[i] for i in range(3)])
+    loss = run.compute_loss(run.model, batch)
+    assert all(value.grad is None for value in run.model.parameters())
+    loss.backward()
+    monkeypatch.setattr(file, "_ROW_TOKENS", {"cpu": 10**6})
+    other = build(random_setting, tmp_path, objective="dpo")
+    other.compute_loss(other.model, batch).backward()
+    for ours, theirs in zip(run.model.parameters(), other.model.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_evaluation_and_reference_pass_share_too(random_setting, tmp_path):
+    rows, results = random_setting.rows, []
+    for share in (True, False):
+        args = MallowsPOConfig(
+            **options(tmp_path, share_prompts=share, max_steps=3, eval_strategy="steps", eval_steps=3),
+            per_device_eval_batch_size=5,
+        )
+        run = MallowsPOTrainer(
+            random_setting.path, args=args, train_dataset=rows.select(range(20)),
+            eval_dataset=rows.select(range(20, 30)),
+        )  # fmt: skip
+        run.train()
+        evaluated = next(entry for entry in run.state.log_history if "eval_loss" in entry)
+        results.append((run.train_dataset[:], evaluated))
+    for name in ("ref_chosen_logps", "ref_rejected_logps", "dispersion_index", "dispersion_raw"):
+        assert results[0][0][name] == pytest.approx(results[1][0][name], rel=1e-5)
+    for name, value in results[1][1].items():
+        if name.startswith("eval_") and not name.endswith(("_runtime", "_per_second")):
+            assert results[0][1][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+
+
+def test_a_separate_reference_is_packed_too(random_setting, tmp_path):
+    runs = []
+    for share in (None, False):
+        args = MallowsPOConfig(**options(tmp_path, objective="dpo", max_steps=4, share_prompts=share))
+        other = tiny_llama(vocab_size=len(tiny_tokenizer()), seed=9)
+        run = MallowsPOTrainer(random_setting.path, ref_model=other, args=args, train_dataset=random_setting.rows)
+        run.train()
+        runs.append(run)
+    assert_same_run(*runs)
+    assert abs(history(runs[0], "loss")[0] - 0.6931472) > 1e-3
+
+
+def bloom():
+    torch.manual_seed(0)
+    return BloomForCausalLM(BloomConfig(vocab_size=len(tiny_tokenizer()), hidden_size=32, n_head=4, n_layer=1))
+
+
+def test_a_model_that_cannot_share_trains_in_padded_rows_and_says_why(random_setting, tmp_path):
+    run = build(random_setting, tmp_path, small_pairs(8), model=bloom(), objective="simpo", max_steps=1)
+    run.train()
+    assert run.scoring.path == "padded"
+    assert "responses are scored in padded rows (padded): bloom: ALiBi derives distances" in " ".join(run_lines(run))
+
+
+def test_asking_for_what_cannot_be_is_refused(random_setting, tmp_path):
+    with pytest.raises(InputError, match="this run cannot share prompts: bloom: ALiBi"):
+        build(random_setting, tmp_path, small_pairs(8), model=bloom(), objective="simpo", share_prompts=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"disable_dropout": False}, "with dropout"), ({"share_prompts": False}, "share_prompts: false")],
+)
+def test_what_of_the_run_stands_against_it(random_setting, tmp_path, changes, said):
+    run = build(random_setting, tmp_path, objective="dpo", **changes)
+    assert run.scoring.path == "padded" and said in run.scoring.reason
+
+
+def test_the_log_says_which_path_and_why(random_setting, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="mallowspo"):
+        build(random_setting, tmp_path, objective="dpo")
+    assert "responses are scored in packed rows that share prompts (packed): llama with sdpa attention" in caplog.text
+
+
+def test_identical_responses_tie_exactly(random_setting, tmp_path):
+    """A pair whose responses differ only after the cut has a margin of exactly 0 in both layouts."""
+    run = build(random_setting, tmp_path, objective="dpo")
+    row = dict(run.train_dataset[0])
+    row["rejected_ids"] = row["chosen_ids"]
+    with torch.no_grad():
+        scores = run.scoring.score(run.model, run.data_collator([row]))
+    assert scores.logp_bk[0, 0] == scores.logp_bk[0, 1]
+
+
+def test_long_prompts_are_cut_as_before(random_setting, tmp_path):
+    """Right truncation that leaves the two responses different prompts trains like padded rows."""
+    words = " ".join(["one two three four five six seven eight"] * 4)
+    rows = Dataset.from_list(
+        [{"prompt": f"{words} {i}?", "chosen": " yes one", "rejected": f" no {words[: 20 + i]}"} for i in range(8)]
+    )
+    runs = [
+        build(
+            random_setting, tmp_path, rows, objective="dpo", max_steps=4, max_length=30, truncation_mode="keep_end",
+            share_prompts=share,
+        )
+        for share in (True, False)
+    ]  # fmt: skip
+    for run in runs:
+        run.train()
+    assert_same_run(*runs)
+
+
+def test_two_processes_synchronise_once_a_step_and_train_as_one(random_setting, tmp_path):
+    """Batches of 2 on each of two processes, cut in pieces, are batches of 4 on one."""
+    script = Path(__file__).with_name("two_processes.py")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    found = []
+    for name, command, size in (("two", launcher, 4), ("one", [sys.executable], 8)):
+        folder = tmp_path / name
+        folder.mkdir()
+        done = subprocess.run(
+            [*command, script, random_setting.path, folder, str(size)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append((json.loads((folder / "found.json").read_text()), torch.load(folder / "weights.pt")))
+    (two, two_weights), (one, one_weights) = found
+    assert (two["world"], one["world"], two["path"]) == (2, 1, "packed")
+    assert two["pieces"] > 1 and two["calls"] == 4  # steps, whatever accumulation and pieces
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+    for name, value in one_weights.items():
+        assert (value - two_weights[name]).norm() <= 1e-3 * value.norm(), name

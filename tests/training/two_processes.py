@@ -1,0 +1,58 @@
+"""Run by `test_scoring_path.py` under torch's launcher: train in small pieces and count the synchronisations."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from transformers import TrainerCallback
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+torch.set_num_threads(1)
+
+from pairs import history, options, small_pairs  # noqa: E402
+
+from mallowspo import MallowsPOConfig, MallowsPOTrainer  # noqa: E402
+from mallowspo.training import scoring_path  # noqa: E402
+
+
+class CountSynchronisations(TrainerCallback):
+    """Counts the gradient buckets that data parallelism exchanges; a model this small has one bucket."""
+
+    def __init__(self):
+        self.trainer, self.calls = None, 0
+
+    def hook(self, group, bucket):
+        self.calls += 1
+        return allreduce_hook(group, bucket)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        wrapped = self.trainer.model_wrapped
+        if state.global_step == 0 and hasattr(wrapped, "register_comm_hook"):
+            wrapped.register_comm_hook(None, self.hook)
+
+
+def main(model, folder, batch_size):
+    scoring_path._ROW_TOKENS.update(cpu=60)
+    counter = CountSynchronisations()
+    args = MallowsPOConfig(
+        **options(folder, objective="dpo", max_steps=4, gradient_accumulation_steps=2) | {
+            "per_device_train_batch_size": int(batch_size)
+        }
+    )  # fmt: skip
+    run = MallowsPOTrainer(model, args=args, train_dataset=small_pairs(16), callbacks=[counter])
+    counter.trainer = run
+    run.train()
+    if run.accelerator.is_main_process:
+        pieces = len(run.scoring.pieces(run.data_collator([run.train_dataset[i] for i in range(int(batch_size))])))
+        found = {
+            "world": run.accelerator.num_processes, "calls": counter.calls, "pieces": pieces,
+            "loss": history(run, "loss"), "grad_norm": history(run, "grad_norm"), "path": run.scoring.path,
+        }  # fmt: skip
+        (Path(folder) / "found.json").write_text(json.dumps(found))
+        torch.save(run.accelerator.unwrap_model(run.model).state_dict(), Path(folder) / "weights.pt")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
