@@ -16,7 +16,7 @@ from mallowspo.errors import InputError
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["LoadedData", "load_preferences"]
+__all__ = ["READERS", "LoadedData", "as_path", "from_saved", "load_preferences", "split_files", "suffix"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def load_preferences(
     check_invalid_rows(invalid_rows)
     if streaming:
         raise InputError("streaming: not supported, since the dispersion is calibrated on the whole data set")
-    path = _as_path(source)
+    path = as_path(source)
     if path is None:
         return _from_hub(str(source), split=split, name=name)
     if name is not None:
@@ -80,15 +80,28 @@ def load_preferences(
     if split != "train":
         raise InputError(
             f"split: got {split!r}, but {path} is a single file, which only has 'train'; "
-            f"give a folder with train{_suffix(path)} and {split}{_suffix(path)} to have both"
+            f"give a folder with train{suffix(path)} and {split}{suffix(path)} to have both"
         )
     return _from_file(path, invalid_rows)
 
 
-def _as_path(source: str | os.PathLike[str]) -> Path | None:
+def as_path(source: str | os.PathLike[str]) -> Path | None:
     """Decide between a path, which must exist, and a hub name (None).
 
     A mistyped file name must not become a question to the hub, which may take minutes to fail.
+
+    Args:
+        source: A path, or a hub name such as `owner/name`.
+
+    Returns:
+        The path of a file or folder that exists, or None for a hub name.
+
+    Raises:
+        InputError: It looks like a path and nothing is there, or it is an address.
+
+    Example:
+        >>> as_path("owner/name") is None
+        True
     """
     text = os.fspath(source)
     path = Path(text).expanduser()
@@ -97,7 +110,7 @@ def _as_path(source: str | os.PathLike[str]) -> Path | None:
     looks_local = (
         not isinstance(source, str)
         or text.startswith((".", "~", os.sep))
-        or _suffix(path) in _READERS
+        or suffix(path) in READERS
         or text.count("/") > 1
         or "\\" in text
         or ("/" in text and Path(text.split("/")[0]).is_dir())
@@ -120,16 +133,21 @@ def _listed(names: list[str], limit: int = 8) -> str:
     return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
 
 
-def _suffix(path: Path) -> str:
-    """Give the ending that names the format, `.gz` included."""
-    endings = [suffix.lower() for suffix in path.suffixes]
+def suffix(path: Path) -> str:
+    """Give the ending that names the format, one of `READERS` where it is supported; `.gz` is included.
+
+    Example:
+        >>> suffix(Path("data.v2/Train.JSONL.gz"))
+        '.jsonl.gz'
+    """
+    endings = [ending.lower() for ending in path.suffixes]
     return "".join(endings[-2:]) if endings[-1:] == [".gz"] else "".join(endings[-1:])
 
 
 def _from_file(path: Path, invalid_rows: str) -> LoadedData:
-    reader = _READERS.get(_suffix(path))
+    reader = READERS.get(suffix(path))
     if reader is None:
-        raise InputError(f"dataset: {path} ends in {_suffix(path)!r}, expected one of {', '.join(_READERS)}")
+        raise InputError(f"dataset: {path} ends in {suffix(path)!r}, expected one of {', '.join(READERS)}")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty")
     dataset, dropped = reader(path, invalid_rows=invalid_rows)
@@ -191,7 +209,7 @@ def _read_csv(path: Path, *, invalid_rows: str) -> tuple[datasets.Dataset, tuple
 
 
 _Reader = Callable[..., "tuple[datasets.Dataset, tuple[RowProblem, ...]]"]
-_READERS: dict[str, _Reader] = {
+READERS: dict[str, _Reader] = {
     ".jsonl": read_json_lines,
     ".jsonl.gz": read_json_lines,
     ".ndjson": read_json_lines,
@@ -202,12 +220,13 @@ _READERS: dict[str, _Reader] = {
     ".csv.gz": _read_csv,
     ".parquet": _read_parquet,
 }
+"""The formats: file ending to a function of the path and `invalid_rows`, which gives rows and dropped lines."""
 
 
 def _from_directory(path: Path, split: str, invalid_rows: str) -> LoadedData:
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        return LoadedData(_from_saved(path, split))
-    files = _split_files(path)
+        return LoadedData(from_saved(path, split))
+    files = split_files(path)
     if split not in files:
         found = _listed(sorted(entry.name for entry in path.iterdir())) if not files else ""
         exists = f"it has {_listed(sorted(files))}" if files else f"it holds {found or 'nothing'}"
@@ -215,7 +234,7 @@ def _from_directory(path: Path, split: str, invalid_rows: str) -> LoadedData:
             f"split: got {split!r}, but the folder {path} has no file for it ({exists}); "
             f"expected a directory saved by `datasets`, or files such as {split}.jsonl or {split}.parquet"
         )
-    if len({_suffix(file) for file in files[split]}) > 1:
+    if len({suffix(file) for file in files[split]}) > 1:
         raise InputError(f"split: {split!r} is ambiguous, {path} has {_listed([f.name for f in files[split]])}")
     parts = [_from_file(file, invalid_rows) for file in files[split]]
     if len(parts) == 1:
@@ -233,21 +252,48 @@ def _numbering(dataset: datasets.Dataset) -> list[str]:
     return [name for name in dataset.column_names if name == "row_index"]
 
 
-def _split_files(path: Path) -> dict[str, list[Path]]:
-    """Group the data files of a folder, or of its `data` folder, by the split that their names give."""
+def split_files(path: Path) -> dict[str, list[Path]]:
+    """Group the data files of a folder, or of its `data` folder, by the split that their names give.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        Split to its files in the order of their names; empty where the folder holds no data file.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "test.csv", "notes.txt"):
+        ...     (folder / name).touch()
+        >>> {split: len(files) for split, files in split_files(folder).items()}
+        {'test': 1, 'train': 2}
+    """
     files: dict[str, list[Path]] = {}
     for folder in (path, path / "data"):
         if not folder.is_dir() or files:
             continue
         for file in sorted(folder.iterdir()):
-            if _suffix(file) in _READERS and file.is_file():
-                stem = file.name.lower().removesuffix(_suffix(file))
+            if suffix(file) in READERS and file.is_file():
+                stem = file.name.lower().removesuffix(suffix(file))
                 found = re.fullmatch(r"(.+?)(-\d+-of-\d+)?", stem)
                 files.setdefault(found[1] if found else stem, []).append(file)
     return files
 
 
-def _from_saved(path: Path, split: str) -> datasets.Dataset:
+def from_saved(path: Path, split: str) -> datasets.Dataset:
+    """Load one split of a directory that `datasets` saved; a single data set counts as `train`.
+
+    Args:
+        path: The directory.
+        split: The split.
+
+    Returns:
+        The rows, mapped from the disk where it can be written and read into memory where it cannot.
+
+    Raises:
+        InputError: The directory cannot be read or lacks the split.
+    """
     import datasets
 
     try:

@@ -15,7 +15,7 @@ from mallowspo.errors import InputError, not_one_of
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["ValidatedData", "validate_rows"]
+__all__ = ["ValidatedData", "check_columns", "validate_rows"]
 
 _BATCH = 2_000
 _LAYOUTS = (
@@ -93,7 +93,7 @@ def validate_rows(
     if set(TOKEN_COLUMNS) <= set(dataset.column_names):
         return ValidatedData(dataset)
     dataset = dataset.with_format(None)
-    _check_columns(dataset.column_names, source)
+    check_columns(dataset.column_names, source)
     numbers = _row_numbers(dataset)
     wanted = frozenset(columns)
     rebuild = _needs_rebuilding(dataset, wanted)
@@ -104,7 +104,13 @@ def validate_rows(
     return ValidatedData(_assemble(dataset, check, numbers, wanted), problems)
 
 
-def _check_columns(names: list[str], source: str) -> None:
+def check_columns(names: list[str], source: str) -> None:
+    """Raise `InputError` where a data set's columns hold no preference in an accepted layout.
+
+    Args:
+        names: The columns.
+        source: What the rows came from, for messages.
+    """
     vision = sorted({"image", "images"} & set(names))
     if vision:
         raise InputError(f"{source}: the column {vision[0]!r} holds images; only text is supported")

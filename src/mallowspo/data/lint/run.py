@@ -22,7 +22,7 @@ from mallowspo.data.lint.text import ScriptCount, check_text
 from mallowspo.data.lint.tokens import TokenChecks, TokenisedRow
 from mallowspo.data.problems import RowError
 from mallowspo.data.records import TOKEN_COLUMNS, row_from_columns
-from mallowspo.data.validation import _check_columns
+from mallowspo.data.validation import check_columns
 from mallowspo.errors import InputError
 
 __all__ = ["CheckReport", "CheckSettings", "check_preferences"]
@@ -169,7 +169,7 @@ def _require_columns(chunk: list[SourceRow], source: str) -> None:
     if set(TOKEN_COLUMNS) <= set(names) and "chosen" not in names:
         raise InputError(f"{source}: the rows are token ids already; check the text that they were made of")
     if names:
-        _check_columns(list(names), source)
+        check_columns(list(names), source)
 
 
 class _Checks:

@@ -15,7 +15,7 @@ from typing import Any
 
 from mallowspo.data.json_files import open_bytes, unreadable_as_input_error
 from mallowspo.data.problems import RowProblem
-from mallowspo.data.sources import _READERS, _as_path, _from_saved, _split_files, _suffix, load_preferences
+from mallowspo.data.sources import READERS, as_path, from_saved, load_preferences, split_files, suffix
 from mallowspo.errors import InputError
 
 __all__ = ["SourceRow", "stream_rows"]
@@ -61,7 +61,7 @@ def stream_rows(source: str | os.PathLike[str], *, split: str = "train") -> Iter
         >>> [(row.index, row.values is None) for row in stream_rows(path)]
         [(0, False), (1, True)]
     """
-    path = _as_path(source)
+    path = as_path(source)
     if path is None:
         yield from _from_dataset(load_preferences(source, split=split).dataset)
     elif not path.is_dir():
@@ -69,9 +69,9 @@ def stream_rows(source: str | os.PathLike[str], *, split: str = "train") -> Iter
             raise InputError(f"split: got {split!r}, but {path} is a single file, which only has 'train'")
         yield from _from_file(path, 0)
     elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        yield from _from_dataset(_from_saved(path, split))
+        yield from _from_dataset(from_saved(path, split))
     else:
-        files = _split_files(path)
+        files = split_files(path)
         if split not in files:
             raise InputError(
                 f"split: got {split!r}, but the folder {path} has no file for it "
@@ -87,12 +87,12 @@ def stream_rows(source: str | os.PathLike[str], *, split: str = "train") -> Iter
 
 
 def _from_file(path: Path, first: int) -> Iterator[SourceRow]:
-    suffix = _suffix(path)
-    if suffix not in _READERS:
-        raise InputError(f"dataset: {path} ends in {suffix!r}, expected one of {', '.join(_READERS)}")
+    ending = suffix(path)
+    if ending not in READERS:
+        raise InputError(f"dataset: {path} ends in {ending!r}, expected one of {', '.join(READERS)}")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty")
-    kind = suffix.removesuffix(".gz")
+    kind = ending.removesuffix(".gz")
     if kind == ".parquet":
         return _parquet(path, first)
     if kind == ".csv":
