@@ -250,7 +250,7 @@ class Endpoint:
     def _with_retries(self, send: Callable[[], Any]) -> tuple[Any, int]:
         last = ""
         for attempt in range(1, self.limits.max_retries + 2):
-            self._wait(self._pace.seconds_to_wait())
+            self.wait_or_stop(self._pace.seconds_to_wait())
             with self._lock:
                 self.requests += 1
             try:
@@ -263,11 +263,12 @@ class Endpoint:
             if attempt <= self.limits.max_retries:
                 # Jitter keeps the threads from coming back all at once.
                 doubled = self.limits.first_wait * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
-                self._wait(min(max(doubled, asked_wait), self.limits.longest_wait))
+                self.wait_or_stop(min(max(doubled, asked_wait), self.limits.longest_wait))
         tries = self.limits.max_retries + 1
         raise EndpointUnavailable(f"{self.address} gave no usable reply in {tries} attempts; the last one: {last}")
 
-    def _wait(self, seconds: float) -> None:
+    def wait_or_stop(self, seconds: float) -> None:
+        """Wait, unless another request has ended the run."""
         if self.stop.wait(seconds) if seconds > 0 else self.stop.is_set():
             raise _Stopped
 
@@ -339,9 +340,18 @@ def work_through(tasks: Iterable[Task], work: Callable[[Task], None], endpoint: 
     Raises:
         Exception: The first failure of a task.
     """
+
+    def guarded(task: Task) -> None:
+        endpoint.wait_or_stop(0.0)
+        try:
+            work(task)
+        except BaseException:
+            endpoint.stop.set()  # here, before this thread can take up another task
+            raise
+
     endpoint.stop.clear()
     with ThreadPoolExecutor(max_workers=endpoint.limits.concurrency) as pool:
-        futures = [pool.submit(work, task) for task in tasks]
+        futures = [pool.submit(guarded, task) for task in tasks]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from mallowspo.errors import InputError
-from mallowspo.evaluation.json_log import JsonLog
+from mallowspo.evaluation.json_log import JsonLog, key_of
+from mallowspo.evaluation.local_model import context_length, inference_device, load_tokenizer, model_stamp
 from mallowspo.evaluation.verdicts import (
     FIRST_WINS,
     AnswerPair,
@@ -24,7 +29,10 @@ from mallowspo.evaluation.verdicts import (
     tasks_for,
 )
 
-__all__ = ["JudgeCallable", "judge_with_callable", "load_judge_callable"]
+if TYPE_CHECKING:
+    from mallowspo.evaluation.prompts import EvaluationPrompt
+
+__all__ = ["JudgeCallable", "RewardModel", "judge_with_callable", "judge_with_reward_model", "load_judge_callable"]
 
 
 @dataclass(frozen=True)
@@ -122,3 +130,133 @@ def _call(judge: JudgeCallable, task: Task) -> str | float:
     except (TypeError, ValueError):
         pass
     raise InputError(f"judge: {judge.name} returned {verdict!r}, expected 'A', 'B', 'tie' or a number in [0, 1]")
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """A sequence classifier with one output, and how it is run.
+
+    Attributes:
+        name_or_path: A folder or a hub name.
+        dtype: Of the weights.
+        batch_size: Answers at a time.
+        use_cpu: Leave an accelerator alone.
+        trust_remote_code: Run code that comes with the model.
+    """
+
+    name_or_path: str
+    dtype: str = "auto"
+    batch_size: int = 8
+    use_cpu: bool = False
+    trust_remote_code: bool = False
+
+
+def judge_with_reward_model(
+    prompts: Sequence[EvaluationPrompt],
+    pairs: Sequence[AnswerPair],
+    reward: RewardModel,
+    log_path: Path,
+    *,
+    progress: Progress | None = None,
+) -> Judgement:
+    """Let a reward model score every answer alone; the higher reward wins, equal rewards are a tie.
+
+    Args:
+        prompts: What was asked; rendered by the model's chat template where it has one, else put before the answer.
+        pairs: The answers, one pair per prompt.
+        reward: The model.
+        log_path: The log of rewards (JSON lines); what stands in it is not computed again.
+        progress: Called with rewards done, rewards in all, and None.
+
+    Returns:
+        The verdicts; the mean rewards are among the details.
+
+    Raises:
+        InputError: The model cannot be loaded, has more than one output, or an answer does not fit into it.
+    """
+    tokenizer = load_tokenizer(reward.name_or_path, option="judge", trust_remote_code=reward.trust_remote_code)
+    ids = [
+        [_reward_ids(tokenizer, prompt, text) for text in (pair.answer, pair.baseline)]
+        for prompt, pair in zip(prompts, pairs, strict=True)
+    ]
+    stamp = model_stamp(reward.name_or_path)
+    keys = [[key_of(ids=row, model=stamp, dtype=reward.dtype) for row in both] for both in ids]
+    rows = {key: row for both in zip(keys, ids, strict=True) for key, row in zip(*both, strict=True)}
+    with JsonLog(log_path) as log:
+        rewards = {str(record.get("key")): float(record["reward"]) for record in log.records}
+        waiting = sorted((key for key in rows if key not in rewards), key=lambda key: len(rows[key]))
+        _score(rows, waiting, reward, log, rewards, progress)
+    table = np.asarray([[rewards[key] for key in both] for both in keys])
+    preference = 0.5 + 0.5 * np.sign(table[:, 0] - table[:, 1])
+    return Judgement(
+        model_first_n=preference,
+        model_second_n=preference,
+        both_orders=False,
+        identical=sum(pair.answer == pair.baseline for pair in pairs),
+        asked=len(waiting),
+        details={"mean_reward_model": float(table[:, 0].mean()), "mean_reward_baseline": float(table[:, 1].mean())},
+    )
+
+
+def _reward_ids(tokenizer: Any, prompt: EvaluationPrompt, answer: str) -> list[int]:
+    if getattr(tokenizer, "chat_template", None) is None:
+        if prompt.messages is not None:
+            raise InputError(
+                f"judge: prompt {prompt.index} is a conversation, and the reward model has no chat template"
+            )
+        return list(tokenizer(prompt.text + answer)["input_ids"])
+    messages = [*prompt.conversation(), {"role": "assistant", "content": answer}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _score(
+    rows: Mapping[str, list[int]],
+    waiting: Sequence[str],
+    reward: RewardModel,
+    log: JsonLog,
+    rewards: dict[str, float],
+    progress: Progress | None,
+) -> None:
+    """Compute the rewards that are missing, into the log and into `rewards`."""
+    if not waiting:
+        return
+    import torch
+
+    model = _load_reward_model(reward)
+    room = context_length(model.config)
+    longest = len(rows[waiting[-1]])
+    if room is not None and longest > room:
+        raise InputError(f"judge: an answer with its prompt has {longest} tokens, {reward.name_or_path} takes {room}")
+    for batch in _equal_lengths(waiting, rows, reward.batch_size if model.config.pad_token_id is not None else 1):
+        # Without padding: a classifier finds the last token by the padding token's value, which may be a real one.
+        ids = torch.tensor([rows[key] for key in batch], device=model.device)
+        with torch.no_grad():
+            values = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, 0].float().tolist()
+        log.append(*({"key": key, "reward": value} for key, value in zip(batch, values, strict=True)))
+        rewards.update(zip(batch, values, strict=True))
+        if progress is not None:
+            progress(sum(key in rewards for key in rows), len(rows), None)
+
+
+def _equal_lengths(keys: Sequence[str], rows: Mapping[str, list[int]], size: int) -> Iterator[list[str]]:
+    for _, group in itertools.groupby(keys, key=lambda key: len(rows[key])):
+        members = list(group)
+        for start in range(0, len(members), size):
+            yield members[start : start + size]
+
+
+def _load_reward_model(reward: RewardModel) -> Any:
+    from transformers import AutoModelForSequenceClassification
+
+    try:
+        model: Any = AutoModelForSequenceClassification.from_pretrained(
+            reward.name_or_path, dtype=reward.dtype, trust_remote_code=reward.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"judge: the reward model {reward.name_or_path} cannot be loaded ({error})") from error
+    if model.config.num_labels != 1:
+        raise InputError(
+            f"judge: {reward.name_or_path} has {model.config.num_labels} outputs, expected a reward model with one"
+        )
+    return model.to(inference_device(reward.use_cpu)).eval()

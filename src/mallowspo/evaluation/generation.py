@@ -1,0 +1,315 @@
+"""Answers to the prompts: from a model on this machine, an endpoint, a file, or a column of the data.
+
+Answers that are generated go into a log as they come, each under a digest of the prompt, the model and the settings;
+a run that was cut off, or that is repeated, takes from there what it finds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mallowspo.errors import InputError
+from mallowspo.evaluation.endpoint import Endpoint, EndpointUnavailable, RequestRefused, work_through
+from mallowspo.evaluation.json_log import JsonLog, key_of
+from mallowspo.evaluation.local_model import (
+    Sampling,
+    context_length,
+    end_token_ids,
+    load_causal_model,
+    load_tokenizer,
+    model_stamp,
+    prompt_ids,
+    prompt_uniforms,
+    sample_batch,
+    uses_chat,
+)
+from mallowspo.evaluation.prompts import EvaluationPrompt
+
+__all__ = [
+    "Answers",
+    "LocalModel",
+    "answers_from_file",
+    "generate_at_endpoint",
+    "generate_locally",
+]
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One answer per prompt.
+
+    Attributes:
+        texts: The answers.
+        tokens: Tokens of each; None where not known.
+        finished: Whether each ended by itself; None where not known.
+        generated: How many this run generated.
+        chat: Whether prompts were sent as conversations; None where not known.
+    """
+
+    texts: tuple[str, ...]
+    tokens: tuple[int | None, ...]
+    finished: tuple[bool | None, ...]
+    generated: int = 0
+    chat: bool | None = None
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model on this machine and how it is run.
+
+    Attributes:
+        name_or_path: A folder or a hub name.
+        option: The option that named it: `model` or `baseline`. It is part of the seed, so that two models that
+            answer the same prompt do so independently.
+        dtype: Of the weights.
+        prompt_format: `auto`, `chat` or `text`.
+        batch_size: Prompts at a time; changes no answer but for rounding.
+        use_cpu: Leave an accelerator alone.
+        trust_remote_code: Run code that comes with the model.
+    """
+
+    name_or_path: str
+    option: str = "model"
+    dtype: str = "auto"
+    prompt_format: str = "auto"
+    batch_size: int = 8
+    use_cpu: bool = False
+    trust_remote_code: bool = False
+
+    def load_tokenizer(self) -> Any:
+        """Its tokenizer."""
+        return load_tokenizer(self.name_or_path, option=self.option, trust_remote_code=self.trust_remote_code)
+
+    def load(self) -> Any:
+        """The model itself."""
+        return load_causal_model(
+            self.name_or_path,
+            option=self.option,
+            dtype=self.dtype,
+            use_cpu=self.use_cpu,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+def _record(prompt: EvaluationPrompt, key: str, source: str, **answer: Any) -> dict[str, Any]:
+    return {"key": key, "prompt_index": prompt.index, "prompt": prompt.text, "source": source, **answer}
+
+
+def _gather(keys: Sequence[str], records: Sequence[Mapping[str, Any]], generated: int, chat: bool) -> Answers:
+    by_key: dict[str, Mapping[str, Any]] = {}
+    for record in records:
+        by_key.setdefault(str(record.get("key")), record)  # the first one stands
+    found = [by_key[key] for key in keys]
+    return Answers(
+        texts=tuple(str(record["answer"]) for record in found),
+        tokens=tuple(record.get("tokens") for record in found),
+        finished=tuple(record.get("finished") for record in found),
+        generated=generated,
+        chat=chat,
+    )
+
+
+def generate_locally(
+    prompts: Sequence[EvaluationPrompt],
+    local: LocalModel,
+    sampling: Sampling,
+    log_path: Path,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Answers:
+    """Let a model on this machine answer; the model is loaded only if an answer is missing.
+
+    Args:
+        prompts: To answer.
+        local: The model.
+        sampling: How answers are drawn.
+        log_path: The log of answers (JSON lines).
+        seed: Of the answers; each prompt draws from a generator of its own.
+        progress: Called with answers done and answers in all.
+
+    Returns:
+        The answers.
+
+    Raises:
+        InputError: The model cannot be loaded, or a prompt with its answer does not fit into it.
+    """
+    tokenizer = local.load_tokenizer()
+    ids = [prompt_ids(prompt, tokenizer, local.prompt_format) for prompt in prompts]
+    _check_lengths(ids, local, sampling)
+    stamp = model_stamp(local.name_or_path)
+    settings = [sampling.max_new_tokens, sampling.temperature, sampling.top_p, sampling.top_k, seed, local.dtype]
+    names = [f"{local.option}\x00{prompt.text}\x00{prompt.repeat}" for prompt in prompts]
+    keys = [key_of(name=name, ids=row, model=stamp, settings=settings) for name, row in zip(names, ids, strict=True)]
+    with JsonLog(log_path) as log:
+        there = {record.get("key") for record in log.records}
+        # Neighbours in a batch need little padding, and memory is at its worst at once.
+        waiting = sorted((n for n, key in enumerate(keys) if key not in there), key=lambda n: -len(ids[n]))
+        done = len(prompts) - len(waiting)
+        if progress is not None:
+            progress(done, len(prompts))
+        model = local.load() if waiting else None
+        ends = end_token_ids(model, tokenizer) if waiting else ()
+        for start in range(0, len(waiting), local.batch_size):
+            batch = waiting[start : start + local.batch_size]
+            uniform = np.stack([prompt_uniforms(seed, names[n], sampling.max_new_tokens) for n in batch])
+            responses = sample_batch(model, [ids[n] for n in batch], uniform, sampling, end_ids=ends)
+            log.append(
+                *(
+                    _record(
+                        prompts[n],
+                        keys[n],
+                        local.name_or_path,
+                        answer=tokenizer.decode(response, skip_special_tokens=True).strip(),
+                        tokens=len(response),
+                        finished=response[-1] in ends,
+                    )
+                    for n, response in zip(batch, responses, strict=True)
+                )
+            )
+            if progress is not None:
+                progress(done + start + len(batch), len(prompts))
+        has_template = getattr(tokenizer, "chat_template", None) is not None
+        chat = uses_chat(prompts[0], local.prompt_format, has_template=has_template)
+        return _gather(keys, log.records, len(waiting), chat)
+
+
+def _check_lengths(ids: Sequence[Sequence[int]], local: LocalModel, sampling: Sampling) -> None:
+    from transformers import AutoConfig
+
+    empty = [n for n, row in enumerate(ids) if not row]
+    if empty:
+        raise InputError(f"prompts: row {empty[0]} has no tokens for {local.name_or_path}")
+    try:
+        config = AutoConfig.from_pretrained(local.name_or_path, trust_remote_code=local.trust_remote_code)
+    except (OSError, ValueError):
+        return  # an adapter has no configuration of its own
+    room = context_length(config)
+    longest = max(range(len(ids)), key=lambda n: len(ids[n]))
+    if room is not None and len(ids[longest]) + sampling.max_new_tokens > room:
+        raise InputError(
+            f"{local.option}: row {longest} of the prompts has {len(ids[longest])} tokens, which with "
+            f"{sampling.max_new_tokens} new ones do not fit into the {room} positions of {local.name_or_path}; "
+            "lower max_new_tokens, or take the row out"
+        )
+
+
+def generate_at_endpoint(
+    prompts: Sequence[EvaluationPrompt],
+    endpoint: Endpoint,
+    sampling: Sampling,
+    log_path: Path,
+    *,
+    seed: int = 0,
+    prompt_format: str = "auto",
+    parameters: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Answers:
+    """Let a model behind an OpenAI-compatible endpoint answer.
+
+    Args:
+        prompts: To answer.
+        endpoint: The model.
+        sampling: How answers are drawn; `top_p` and `top_k` are sent where they are not at their defaults.
+        log_path: The log of answers (JSON lines).
+        seed: Sent with each request, one number per prompt; whether it has an effect is the server's business.
+        prompt_format: `text` asks for a completion of the prompt, `auto` and `chat` send a conversation.
+        parameters: Fields of the request to add or replace; None takes a field out.
+        progress: Called with answers done and answers in all.
+
+    Returns:
+        The answers.
+
+    Raises:
+        InputError: The endpoint gives no usable reply, or refuses a request; the message says how much is saved.
+    """
+    chat = uses_chat(prompts[0], prompt_format, has_template=True)
+    names = [f"{endpoint.option}\x00{prompt.text}\x00{prompt.repeat}" for prompt in prompts]
+    requests = [_request(name, sampling, seed, parameters or {}) for name in names]
+    keys = [
+        key_of(name=name, prompt=prompt.conversation(), model=str(endpoint.address), request=request, chat=chat)
+        for name, prompt, request in zip(names, prompts, requests, strict=True)
+    ]
+    with JsonLog(log_path) as log:
+        there = {record.get("key") for record in log.records}
+        waiting = [n for n, key in enumerate(keys) if key not in there]
+        before = len(log.records) - (len(prompts) - len(waiting))
+
+        def answer(n: int) -> None:
+            prompt = prompts[n]
+            if chat:
+                reply = endpoint.chat(prompt.conversation(), requests[n])
+            else:
+                reply = endpoint.complete(prompt.text, requests[n])
+            finished = {"stop": True, "length": False}.get(reply.finish_reason)
+            fields = {"answer": reply.text.strip(), "tokens": reply.completion_tokens, "finished": finished}
+            log.append(_record(prompt, keys[n], str(endpoint.address), **fields))
+            if progress is not None:
+                progress(len(log.records) - before, len(prompts))
+
+        if progress is not None:
+            progress(len(prompts) - len(waiting), len(prompts))
+        try:
+            work_through(waiting, answer, endpoint)
+        except (EndpointUnavailable, RequestRefused) as error:
+            saved = len(set(keys) & {record.get("key") for record in log.records})
+            raise InputError(
+                f"{endpoint.option}: {error}. {saved} of {len(prompts)} answers are saved in {log_path}; "
+                "run the same command again to go on"
+            ) from error
+        return _gather(keys, log.records, len(waiting), chat)
+
+
+def _request(name: str, sampling: Sampling, seed: int, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    request: dict[str, Any] = {"max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
+    request |= {"top_p": sampling.top_p} if sampling.top_p < 1.0 else {}
+    request |= {"top_k": sampling.top_k} if sampling.top_k else {}
+    request["seed"] = int(prompt_uniforms(seed, name, 1)[0] * 2**31)
+    return {field: value for field, value in (request | dict(parameters)).items() if value is not None}
+
+
+def answers_from_file(path: Path, prompts: Sequence[EvaluationPrompt], *, option: str) -> Answers:
+    """Take answers from a file in AlpacaEval's format.
+
+    Args:
+        path: A JSON list, or JSON lines, of objects with `instruction` and `output`.
+        prompts: To find answers for, by their text; equal prompts take equal instructions in order.
+        option: The option that named the file, for messages.
+
+    Returns:
+        The answers.
+
+    Raises:
+        InputError: The file cannot be read, or has no answer to a prompt.
+    """
+    try:
+        content = path.read_text(encoding="utf-8")
+        lines = path.suffix == ".jsonl"
+        rows = [json.loads(line) for line in content.split("\n") if line.strip()] if lines else json.loads(content)
+        pairs = [(str(row["instruction"]), str(row["output"])) for row in rows]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{option}: {path} cannot be read ({error})") from error
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{option}: {path} needs objects with 'instruction' and 'output' ({error!r})") from error
+    by_prompt: dict[str, list[str]] = {}
+    for instruction, output in pairs:
+        by_prompt.setdefault(instruction, []).append(output)
+    missing = [p.index for p in prompts if len(by_prompt.get(p.text, [])) <= p.repeat]
+    if missing:
+        raise InputError(
+            f"{option}: {path} has no answer to {len(missing)} of {len(prompts)} prompts; the first: row {missing[0]}"
+        )
+    return known_answers([by_prompt[prompt.text][prompt.repeat] for prompt in prompts])
+
+
+def known_answers(texts: Sequence[str]) -> Answers:
+    """Answers that are there already, of which only the text is known."""
+    return Answers(tuple(texts), (None,) * len(texts), (None,) * len(texts))

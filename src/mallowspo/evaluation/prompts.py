@@ -1,0 +1,205 @@
+"""The prompts of an evaluation, and what belongs to each: its dispersion, its difficulty, an answer in the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mallowspo.errors import InputError
+
+__all__ = ["EvaluationPrompt", "PromptSet", "as_text", "load_prompts", "read_dispersion"]
+
+
+@dataclass(frozen=True)
+class EvaluationPrompt:
+    """One prompt.
+
+    Attributes:
+        index: Its place in the set, from 0.
+        text: As a judge sees it.
+        messages: The conversation, where the data holds one.
+        repeat: How many equal prompts stand before it.
+    """
+
+    index: int
+    text: str
+    messages: tuple[dict[str, str], ...] | None = None
+    repeat: int = 0
+
+    def conversation(self) -> list[dict[str, str]]:
+        """The prompt as messages; a plain one is the user's turn."""
+        return list(self.messages) if self.messages is not None else [{"role": "user", "content": self.text}]
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The prompts, and the rows of the data that they came from.
+
+    Attributes:
+        prompts: In order.
+        rows: The rows, as `datasets` holds them; a column of it may hold answers, difficulties or dispersions.
+        source: Where they came from.
+    """
+
+    prompts: tuple[EvaluationPrompt, ...]
+    rows: Any
+    source: str
+
+    def column(self, name: str, option: str) -> list[Any]:
+        """One value per prompt.
+
+        Args:
+            name: The column.
+            option: The option that named it, for the message.
+
+        Raises:
+            InputError: There is no such column.
+        """
+        if name not in self.rows.column_names:
+            raise InputError(
+                f"{option}: {self.source} has no column {name!r}; it has {', '.join(self.rows.column_names)}"
+            )
+        return list(self.rows[name])
+
+    def numbers(self, name: str, option: str) -> NDArray[np.float64]:
+        """One finite number per prompt, shape (N,); otherwise as `column`."""
+        try:
+            values = np.asarray(self.column(name, option), dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{option}: the column {name!r} of {self.source} is not all numbers") from error
+        return _finite(values, f"{option}: the column {name!r} of {self.source}")
+
+
+def as_text(value: Any) -> str:
+    r"""Show a text or a conversation as one text.
+
+    Args:
+        value: A string, or messages with `role` and `content`.
+
+    Returns:
+        The string; a conversation of one turn is its content, of several has the roles before them.
+
+    Example:
+        >>> as_text([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}])
+        'User: Hi\n\nAssistant: Yes?'
+    """
+    if isinstance(value, str):
+        return value
+    if len(value) == 1:
+        return str(value[0]["content"])
+    return "\n\n".join(f"{str(turn['role']).capitalize()}: {turn['content']}" for turn in value)
+
+
+def _is_conversation(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(turn, dict) and isinstance(turn.get("content"), str) and turn.get("role") for turn in value)
+    )
+
+
+def load_prompts(source: str, *, column: str = "prompt", split: str = "train", limit: int | None = None) -> PromptSet:
+    """Read the prompts of an evaluation.
+
+    Args:
+        source: Whatever `mallowspo.data.load_preferences` reads.
+        column: The column that holds a text or a conversation.
+        split: The split.
+        limit: Take only the first so many; None for all.
+
+    Returns:
+        The prompts.
+
+    Raises:
+        InputError: The data cannot be read, lacks the column, or holds a value that is no prompt.
+    """
+    from mallowspo.data.sources import load_preferences
+
+    if limit is not None and limit < 1:
+        raise InputError(f"max_prompts: got {limit}, expected at least 1")
+    rows = load_preferences(source, split=split).dataset
+    if column not in rows.column_names:
+        other = next((name for name in ("prompt", "instruction", "question") if name in rows.column_names), None)
+        advice = f"; give --prompt_column {other}" if other else ""
+        raise InputError(
+            f"prompt_column: {source} has no column {column!r}; it has {', '.join(rows.column_names)}{advice}"
+        )
+    rows = rows.select(range(min(limit, len(rows)))) if limit is not None else rows
+    seen: dict[str, int] = {}
+    prompts = []
+    for index, value in enumerate(rows[column]):
+        conversation = _is_conversation(value)
+        if not conversation and not (isinstance(value, str) and value.strip()):
+            raise InputError(
+                f"prompt_column: row {index} of {source} holds {str(value)[:60]!r} as {column!r}, expected a text "
+                "or a list of messages with role and content"
+            )
+        messages = (
+            tuple({"role": str(t["role"]), "content": str(t["content"])} for t in value) if conversation else None
+        )
+        text = as_text(value)
+        prompts.append(EvaluationPrompt(index, text, messages or None, seen.get(text, 0)))
+        seen[text] = seen.get(text, 0) + 1
+    if not prompts:
+        raise InputError(f"prompts: {source} holds no rows")
+    return PromptSet(tuple(prompts), rows, source)
+
+
+def read_dispersion(path: Path, prompts: PromptSet, *, column: str) -> NDArray[np.float64]:
+    """Read a dispersion index from a table beside the prompts.
+
+    Args:
+        path: A parquet file with one row per prompt: joined by `prompt` where both have it, else by position.
+        prompts: The prompts.
+        column: The column with the index.
+
+    Returns:
+        One number per prompt, shape (N,).
+
+    Raises:
+        InputError: The file cannot be read, lacks the column, or does not fit the prompts.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"dispersion: {path} cannot be read as parquet ({error})") from error
+    if column not in table.column_names:
+        raise InputError(f"dispersion_column: {path} has no column {column!r}; it has {', '.join(table.column_names)}")
+    try:
+        values = np.asarray(table[column].to_pylist(), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"dispersion: the column {column!r} of {path} is not all numbers") from error
+    if "prompt" in table.column_names:
+        values = _joined(table["prompt"].to_pylist(), values, prompts.prompts, path)
+    elif len(values) < len(prompts.prompts):
+        raise InputError(
+            f"dispersion: {path} has {len(values)} rows for {len(prompts.prompts)} prompts and no column 'prompt' "
+            "to join them by"
+        )
+    return _finite(values[: len(prompts.prompts)], f"dispersion: the column {column!r} of {path}")
+
+
+def _joined(
+    texts: Sequence[Any], values: NDArray[np.float64], prompts: Sequence[EvaluationPrompt], path: Path
+) -> NDArray[np.float64]:
+    by_text = {as_text(text): value for text, value in zip(texts, values, strict=True)}
+    missing = [prompt.index for prompt in prompts if prompt.text not in by_text]
+    if missing:
+        raise InputError(f"dispersion: {path} has no row for {len(missing)} of the prompts, the first is {missing[0]}")
+    return np.asarray([by_text[prompt.text] for prompt in prompts])
+
+
+def _finite(values: NDArray[np.float64], what: str) -> NDArray[np.float64]:
+    if not np.all(np.isfinite(values)):
+        raise InputError(
+            f"{what} has a value that is not a finite number, in row {int(np.argmin(np.isfinite(values)))}"
+        )
+    return values

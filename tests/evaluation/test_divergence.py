@@ -1,0 +1,79 @@
+"""The sampled KL of two tiny models against the sum over all responses."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from mallowspo.errors import InputError
+from mallowspo.evaluation.divergence import sequence_kl
+from tiny import tiny_llama
+
+END, VOCABULARY, LENGTH = 2, 5, 3
+PROMPTS = [[1, 3], [1, 4, 4]]
+
+
+def models():
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 16, "initializer_range": 0.6}
+    return [tiny_llama(seed=seed, eos_token_id=END, **sizes) for seed in (1, 2)]
+
+
+def responses():
+    """Every response: it ends with the end token, or is cut at the third token."""
+    for length in range(1, LENGTH + 1):
+        for row in itertools.product(range(VOCABULARY), repeat=length):
+            if END not in row[:-1] and (row[-1] == END or length == LENGTH):
+                yield list(row)
+
+
+def log_prob(model, prompt, response):
+    with torch.no_grad():
+        logps = model(input_ids=torch.tensor([prompt + response])).logits[0].double().log_softmax(-1)
+    return sum(float(logps[len(prompt) - 1 + t, token]) for t, token in enumerate(response))
+
+
+def enumerated(prompt, policy, reference):
+    rows = list(responses())
+    p = np.asarray([log_prob(policy, prompt, row) for row in rows])
+    q = np.asarray([log_prob(reference, prompt, row) for row in rows])
+    assert np.exp(p).sum() == pytest.approx(1.0, abs=1e-6)
+    return float(np.exp(p) @ (p - q)), float(np.exp(p) @ np.asarray([len(row) for row in rows]))
+
+
+def test_it_is_the_sum_over_all_responses():
+    policy, reference = models()
+    for prompt in PROMPTS:
+        truth, length = enumerated(prompt, policy, reference)
+        found = sequence_kl(policy, reference, [prompt], samples=600, max_new_tokens=LENGTH, batch_size=300)
+        # Four standard errors, with a seed that is fixed.
+        assert found.kl == pytest.approx(truth, abs=4 * found.kl_standard_error)
+        assert found.kl_plain == pytest.approx(truth, abs=4 * found.kl_plain_standard_error)
+        assert found.kl_per_token == pytest.approx(truth / length, abs=4 * found.kl_per_token_standard_error)
+        assert 0 < found.kl_standard_error < found.kl_plain_standard_error < 0.2 * truth
+        assert found.tokens_per_response == pytest.approx(length, rel=0.05)
+
+
+def test_the_batch_size_changes_nothing():
+    policy, reference = models()
+    one, many = (
+        sequence_kl(policy, reference, PROMPTS, samples=6, max_new_tokens=LENGTH, batch_size=size) for size in (1, 5)
+    )
+    assert one.kl == pytest.approx(many.kl, rel=1e-5) and one.tokens_per_response == many.tokens_per_response
+    assert one != sequence_kl(policy, reference, PROMPTS, samples=6, max_new_tokens=LENGTH, seed=1)
+
+
+def test_a_model_is_at_no_distance_from_itself():
+    policy, _ = models()
+    found = sequence_kl(policy, policy, PROMPTS, samples=4, max_new_tokens=LENGTH)
+    assert found.kl == found.kl_plain == found.kl_per_token == 0.0
+    assert 0 <= found.cut <= 1 and found.prompts == 2
+
+
+def test_other_vocabularies_and_no_prompts_are_refused():
+    policy, _ = models()
+    with pytest.raises(InputError, match="5 and 7 tokens"):
+        sequence_kl(policy, tiny_llama(vocab_size=7), PROMPTS, max_new_tokens=2)
+    for prompts in ([], [[]]):
+        with pytest.raises(InputError, match="at least one prompt"):
+            sequence_kl(policy, policy, prompts)
