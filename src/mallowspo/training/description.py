@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 
-__all__ = ["run_lines", "run_table_rows"]
+__all__ = ["log_run", "run_lines", "run_table_rows"]
+
+logger = get_logger(__name__)
+
+
+def log_run(trainer: Any) -> None:
+    """Write `run_lines` to the log."""
+    for line in run_lines(trainer):
+        logger.info(line)
 
 
 def run_lines(trainer: Any) -> list[str]:
