@@ -175,7 +175,7 @@ def test_votes(given_votes, expected):
 
 @pytest.mark.parametrize(
     "votes",
-    [None, 3, [3], [1, 2, 3, 4], [-1, 2], [math.nan, 1], [math.inf, 1], ["3", 1], [True, 1], {"chosen": 1},
+    [None, 3, [3], [1, 2, 3, 4], [-1, 2], [10**400, 1], [math.nan, 1], [math.inf, 1], ["3", 1], [True, 1], {"chosen": 1},
      {"chosen": 1, "rejected": 1, "other": 1}, "many"],
 )  # fmt: skip
 def test_bad_votes(votes):
@@ -204,11 +204,20 @@ def test_rankings():
         ("weight", 0, True),
         ("weight", -0.1, False),
         ("weight", math.inf, False),
-        ("weight", "1", False),
+        ("weight", "many", False),
+        ("weight", "", False),
+        ("weight", "true", False),
+        ("weight", "NaN", False),
+        ("weight", "1" + "0" * 400, False),
+        ("weight", 10**400, False),
         ("weight", True, False),
         ("weight", None, False),
-        ("margin", -3, True),
+        ("margin", 0, True),
+        ("margin", 0.5, True),
+        ("margin", -0.1, False),
         ("margin", math.nan, False),
+        ("margin", math.inf, False),
+        ("margin", "-0.1", False),
         ("dispersion", 1, True),
         ("dispersion", 1e-9, True),
         ("dispersion", 0, False),
@@ -223,6 +232,14 @@ def test_numbers(name, value, good):
         with pytest.raises(RowError, match=f"bad_{name}"):
             row_from_columns(mapping, 0)
     assert getattr(row_from_columns(mapping, 0, columns=()), name) is None
+
+
+@pytest.mark.parametrize("name", ["weight", "margin", "dispersion"])
+def test_numbers_may_be_text_as_votes_may(name):
+    for text in ("1.0", " 1 ", "1e0"):
+        row = row_from_columns({"prompt": "p", "chosen": "a", "rejected": "b", name: text, "votes": "[2, 1]"}, 0)
+        assert getattr(row, name) == 1.0 and isinstance(getattr(row, name), float)
+        assert row.votes == (2, 1, 0)
 
 
 def test_ranked_rows_take_rankings_but_no_votes():

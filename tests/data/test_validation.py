@@ -175,7 +175,7 @@ def test_wrong_arguments():
 def test_optional_columns_are_checked_or_left_out():
     rows = [{**GOOD, "weight": 1, "votes": [3, 1]}, {**GOOD, "weight": -1, "votes": [2, 2]}]
     dataset = Dataset.from_list(rows)
-    with pytest.raises(InputError, match="row 2: weight must be a number >= 0, found -1"):
+    with pytest.raises(InputError, match="row 2: weight must be a finite number >= 0, found -1"):
         validate_rows(dataset)
     out = validate_rows(dataset, columns=["votes"]).dataset
     assert out["votes"][:] == [[3.0, 1.0, 0.0], [2.0, 2.0, 0.0]]

@@ -51,13 +51,22 @@ def read_annotations(mapping: Mapping[str, Any], k: int, *, pair: bool, columns:
 
 
 def _number(value: Any, name: str) -> float:
-    ranges = {"weight": "a number >= 0", "margin": "a finite number", "dispersion": "a number in (0, 1]"}
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if good:
-        good = {"weight": value >= 0, "margin": True, "dispersion": 0 < value <= 1}[name]
+    ranges = {"weight": "a finite number >= 0", "margin": "a finite number >= 0", "dispersion": "a number in (0, 1]"}
+    number = _from_json(value)
+    good = _is_finite(number) and (0 < number <= 1 if name == "dispersion" else number >= 0)
     if not good:
         raise RowError(f"bad_{name}", f"{name} must be {ranges[name]}, found {_named(value)}")
-    return float(value)
+    return float(number)
+
+
+def _is_finite(value: Any) -> bool:
+    """Say whether this is a number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # JSON text may spell an integer of any length
+        return False
 
 
 def _named(value: Any) -> str:
@@ -65,7 +74,7 @@ def _named(value: Any) -> str:
 
 
 def _from_json(value: Any) -> Any:
-    """Read a cell of a CSV file, which can only hold a list as text."""
+    """Read a cell of a CSV file, in which a list, and at times a number, is text."""
     if isinstance(value, str):
         try:
             return json.loads(value)
@@ -101,8 +110,7 @@ def read_votes(value: Any) -> tuple[float, float, float]:
     if (
         counts is None
         or len(counts) not in (2, 3)
-        or any(isinstance(c, bool) or not isinstance(c, int | float) for c in counts)
-        or not all(math.isfinite(c) and c >= 0 for c in counts)
+        or not all(_is_finite(c) and c >= 0 for c in counts)
     ):
         raise RowError(
             "bad_votes",

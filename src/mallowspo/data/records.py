@@ -48,7 +48,7 @@ class PreferenceRow:
         rankings: m >= 2 people's rankings of the K responses; entry i of one is the rank (1..K) of response i.
             A pair taken from a longer row keeps the rankings of all K, for they belong to the prompt.
         weight: Dispersion weight w(x) >= 0.
-        margin: Margin in the gap's own unit (nats, or nats per token where length-normalised).
+        margin: Margin >= 0 in the gap's own unit (nats, or nats per token where length-normalised).
         dispersion: Dispersion index phi in (0, 1]; 1 is annotators at random.
         other: The remaining columns of the source.
     """
