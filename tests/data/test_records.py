@@ -167,6 +167,9 @@ def test_pairs_are_all_strict_preferences(ranks):
         ({"chosen": 3, "rejected": 1, "tie": 2}, (3, 1, 2)),
         ({"chosen": 3, "rejected": 1, "ties": None}, (3, 1, 0)),
         ("[2.5, 1]", (2.5, 1, 0)),
+        (None, (0, 0, 0)),
+        ("null", (0, 0, 0)),
+        (" ", (0, 0, 0)),
     ],
 )
 def test_votes(given_votes, expected):
@@ -175,8 +178,8 @@ def test_votes(given_votes, expected):
 
 @pytest.mark.parametrize(
     "votes",
-    [None, 3, [3], [1, 2, 3, 4], [-1, 2], [10**400, 1], [math.nan, 1], [math.inf, 1], ["3", 1], [True, 1], {"chosen": 1},
-     {"chosen": 1, "rejected": 1, "other": 1}, "many"],
+    [3, [3], [1, 2, 3, 4], [-1, 2], [10**400, 1], [math.nan, 1], [None, 1], [math.inf, 1], ["3", 1], [True, 1],
+     {"chosen": 1}, {"chosen": 1, "rejected": 1, "other": 1}, "many"],
 )  # fmt: skip
 def test_bad_votes(votes):
     with pytest.raises(RowError, match="bad_votes"):
@@ -248,6 +251,7 @@ def test_ranked_rows_take_rankings_but_no_votes():
     assert all(pair.rankings == ((2, 1, 3), (1, 2, 3)) for pair in row.to_pairs())
     with pytest.raises(RowError, match="votes need chosen and rejected"):
         row_from_columns({**mapping, "votes": [1, 2]}, 0)
+    assert row_from_columns({**mapping, "votes": None}, 0).votes == (0, 0, 0)
 
 
 # Names of prompts

@@ -172,15 +172,44 @@ def test_wrong_arguments():
         validate_rows(IterableDataset.from_generator(lambda: iter([GOOD])))
 
 
-def test_optional_columns_are_checked_or_left_out():
+def test_optional_columns_are_checked_or_handed_on():
     rows = [{**GOOD, "weight": 1, "votes": [3, 1]}, {**GOOD, "weight": -1, "votes": [2, 2]}]
     dataset = Dataset.from_list(rows)
     with pytest.raises(InputError, match="row 2: weight must be a finite number >= 0, found -1"):
         validate_rows(dataset)
     out = validate_rows(dataset, columns=["votes"]).dataset
     assert out["votes"][:] == [[3.0, 1.0, 0.0], [2.0, 2.0, 0.0]]
-    assert "weight" not in out.column_names
-    assert "votes" not in validate_rows(dataset, columns=()).dataset.column_names
+    assert out["weight"][:] == [1, -1]
+    out = validate_rows(dataset, columns=()).dataset
+    assert (out["weight"][:], out["votes"][:]) == ([1, -1], [[3, 1], [2, 2]])
+
+
+def test_columns_that_are_not_read_cost_no_row():
+    unread = {
+        "votes": [[1, 2]] + [None] * 11,
+        "rankings": [[[1, 1]]] + [None] * 11,
+        "weight": ["a lot"] + [None] * 11,
+        "margin": [-1.0] + [None] * 11,
+        "dispersion": [7.0] + [None] * 11,
+    }
+    rows = {name: [value] * 12 for name, value in GOOD.items()}
+    found = validate_rows(Dataset.from_dict({**rows, **unread}), columns=())
+    assert found.problems == ()
+    assert {name: found.dataset[name][:] for name in unread} == unread
+    found = validate_rows(Dataset.from_dict({**rows, **unread}), columns=["votes"])
+    assert found.dataset["votes"][:] == [[1.0, 2.0, 0.0]] + [[0.0, 0.0, 0.0]] * 11
+    assert found.dataset["margin"][:] == unread["margin"]
+
+
+@pytest.mark.parametrize("name", ["v.jsonl", "v.csv"])
+def test_rows_without_votes_are_rows_on_which_nobody_voted(tmp_path, name):
+    path = tmp_path / name
+    if name.endswith("csv"):
+        path.write_text('prompt,chosen,rejected,votes\np,a,b,"[2, 1]"\np,c,d,\n')
+    else:
+        path.write_text("".join(json.dumps({**GOOD, **more}) + "\n" for more in ({"votes": [2, 1]}, {})))
+    found = validate_rows(load_preferences(path).dataset)
+    assert found.dataset["votes"][:] == [[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
 
 
 def test_ranked_rows_become_pairs():

@@ -28,7 +28,7 @@ def read_annotations(mapping: Mapping[str, Any], k: int, *, pair: bool, columns:
         Column name to value, in the forms that `PreferenceRow` documents.
 
     Raises:
-        RowError: A value is missing or out of its range.
+        RowError: A value is out of its range, or missing; votes may be missing, which are then zeros.
 
     Example:
         >>> read_annotations({"votes": [3, 1], "weight": 1}, 2, pair=True, columns=OPTIONAL_COLUMNS)
@@ -40,7 +40,7 @@ def read_annotations(mapping: Mapping[str, Any], k: int, *, pair: bool, columns:
             continue
         value = mapping[name]
         if name == "votes":
-            if not pair:
+            if not pair and value is not None:
                 raise RowError("bad_votes", "votes need chosen and rejected; give rankings beside ranks")
             found[name] = read_votes(value)
         elif name == "rankings":
@@ -89,29 +89,30 @@ def read_votes(value: Any) -> tuple[float, float, float]:
     Args:
         value: `[chosen, rejected]`, `[chosen, rejected, ties]`, a mapping with `chosen`, `rejected` and perhaps
             `tie` (or `ties`), or one of these as JSON text. Counts may be weighted: any finite number >= 0.
+            None, and a blank cell of a CSV file, say that nobody voted.
 
     Returns:
         Votes for the chosen response, for the rejected one, and for neither.
 
     Raises:
-        RowError: The votes have another form. Zeros are votes: they say that nobody voted.
+        RowError: The votes have another form.
 
     Example:
         >>> read_votes({"chosen": 2, "rejected": 0, "tie": 1})
         (2.0, 0.0, 1.0)
+        >>> read_votes(None)
+        (0.0, 0.0, 0.0)
     """
-    value = _from_json(value)
+    value = None if isinstance(value, str) and not value.strip() else _from_json(value)
+    if value is None:
+        return (0.0, 0.0, 0.0)
     counts: list[Any] | None = None
     if isinstance(value, Mapping) and {"chosen", "rejected"} <= set(value) <= {"chosen", "rejected", "tie", "ties"}:
         ties = [value[name] for name in ("tie", "ties") if value.get(name) is not None]
         counts = [value["chosen"], value["rejected"], *ties]
     elif isinstance(value, list | tuple):
         counts = list(value)
-    if (
-        counts is None
-        or len(counts) not in (2, 3)
-        or not all(_is_finite(c) and c >= 0 for c in counts)
-    ):
+    if counts is None or len(counts) not in (2, 3) or not all(_is_finite(c) and c >= 0 for c in counts):
         raise RowError(
             "bad_votes",
             "votes must be [chosen, rejected], [chosen, rejected, ties] or a mapping of these, "

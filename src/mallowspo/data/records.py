@@ -44,7 +44,7 @@ class PreferenceRow:
         responses: K responses, each text or chat messages as the prompt is.
         ranks: K ranks, 1 is best; equal ranks are ties.
         row_index: Position in the source, from 0.
-        votes: For a pair: how many people chose (`chosen`, `rejected`, neither), each >= 0.
+        votes: For a pair: how many people chose (`chosen`, `rejected`, neither), each >= 0; zeros where nobody voted.
         rankings: m >= 2 people's rankings of the K responses; entry i of one is the rank (1..K) of response i.
             A pair taken from a longer row keeps the rankings of all K, for they belong to the prompt.
         weight: Dispersion weight w(x) >= 0.

@@ -36,8 +36,8 @@ class ValidatedData:
 
     Attributes:
         dataset: Columns `prompt`, `chosen`, `rejected` (text or messages), `row_index` (int, position in the source
-            from 0), the optional columns that were asked for, and the source's other columns. A row of K > 2
-            ranked responses gives one pair per strict preference, all with its `row_index`.
+            from 0), the optional columns that were asked for, and the source's other columns, untouched. A row of
+            K > 2 ranked responses gives one pair per strict preference, all with its `row_index`. Where asked for,
             `votes` is [chosen, rejected, ties], `rankings` the rankings of all K responses.
         problems: The rows that were left out, and why.
     """
@@ -63,8 +63,8 @@ def validate_rows(
             numbers >= 0 (a file that was read, data that was validated before), rows keep these numbers.
             Rows that are token ids already have no text to check and pass through untouched.
         invalid_rows: `error` raises where any row cannot be used, `drop` leaves such rows out.
-        columns: Which of `OPTIONAL_COLUMNS` to check and keep; the others are left out, so that nothing
-            unchecked reaches a loss.
+        columns: Which of `OPTIONAL_COLUMNS` the caller will read. These are checked and brought into one form; the
+            others are handed on as they are, and no value of theirs costs a row. `votes` may be null: nobody voted.
         source: What the rows came from, for messages.
 
     Returns:
@@ -226,7 +226,7 @@ def _assemble(
 
     kept = [i for i, position in enumerate(check.positions) if numbers[position] not in check.odd]
     positions = [check.positions[i] for i in kept]
-    replaced = _SHADOWING | set(OPTIONAL_COLUMNS) | {"responses", "ranks", "row_index"}
+    replaced = _SHADOWING | wanted | {"responses", "ranks", "row_index"}
     if check.builder is not None:
         replaced |= set(_PAIR)
     others = dataset.remove_columns([name for name in dataset.column_names if name in replaced])
