@@ -86,28 +86,33 @@ def tokenize_pairs(
         return TokenizedPairs(dataset, (), *spans.truncated())
     if len(dataset) == 0:
         raise InputError(f"{dataset_name}: there are no rows")
-    check_tokenizer(tokenizer, dataset)
+    check_tokenizer(tokenizer, dataset, source=dataset_name)
     args = SimpleNamespace(dataset_num_proc=num_proc, max_length=max_length, truncation_mode=truncation_mode)
     return _tokenize(dataset, tokenizer, args, invalid_rows, dataset_name)
 
 
-def check_tokenizer(tokenizer: Any, dataset: datasets.Dataset) -> None:
+def check_tokenizer(tokenizer: Any, dataset: datasets.Dataset, *, source: str = "dataset") -> None:
     """Raise `InputError` where the tokenizer cannot serve these pairs.
 
     A text must end in EOS, a batch must be padded, messages need a template. A pad token equal to EOS is fine: what
     is padding is told by position, never by value.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        dataset: Pairs with an explicit prompt, at least one.
+        source: What the rows came from, for messages.
     """
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
         raise InputError("tokenizer: it has neither a pad nor an EOS token; set tokenizer.eos_token")
     conversational = isinstance(dataset[0]["prompt"], list)
     if not conversational and tokenizer.eos_token_id is None:
         raise InputError(
-            "tokenizer: it has no EOS token, so no response could be seen to end; set tokenizer.eos_token"
+            f"tokenizer: it has no EOS token, so no response of {source} could be seen to end; set tokenizer.eos_token"
         )
     if conversational and tokenizer.chat_template is None and "chat_template_kwargs" not in dataset.column_names:
         raise InputError(
-            "tokenizer: it has no chat template, but the prompts are lists of messages; take the tokenizer of a chat "
-            "model, set chat_template_path, or give the prompts as text"
+            f"tokenizer: it has no chat template, but the prompts of {source} are lists of messages; take the tokenizer "
+            "of a chat model, set tokenizer.chat_template, or give prompt, chosen and rejected as text"
         )
 
 
