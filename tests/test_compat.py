@@ -113,6 +113,14 @@ def test_shipped_accelerate_configurations_are_found():
         accelerate_launch_arguments(["--accelerate_config", "nowhere"])
 
 
+def test_launcher_options_are_found_though_its_help_hides_them():
+    from accelerate.commands.launch import launch_command_parser
+
+    from mallowspo.compat import option_names
+
+    assert {"--num_processes", "--multi_gpu", "--config_file"} <= option_names(launch_command_parser())
+
+
 def test_no_other_file_uses_a_private_name_of_trl():
     import mallowspo
 
@@ -120,7 +128,7 @@ def test_no_other_file_uses_a_private_name_of_trl():
     import pathlib
     import re
 
-    private = re.compile(r"from trl\S* import _|trl\.\S+\._[a-z]|DPOTrainer\._|self\._(metrics|tp_size|tokenizer)\b")
+    private = re.compile(r"from trl\S* import _|trl\.\S+\._[a-z]|DPOTrainer\._|self\._(metrics|tp_size)\b")
     for path in pathlib.Path(root).rglob("*.py"):
         if path.name != "compat.py":
             assert not private.search(path.read_text(encoding="utf-8")), path

@@ -213,3 +213,15 @@ def accelerate_launch_arguments(arguments: list[str]) -> list[str]:
     from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
     return resolve_accelerate_config_argument(arguments)
+
+
+def option_names(parser: Any) -> set[str]:
+    """Every option of an `argparse` parser; accelerate hides most of its own from its help.
+
+    Args:
+        parser: An `argparse.ArgumentParser`.
+
+    Returns:
+        Names with their dashes.
+    """
+    return {option for action in parser._actions for option in action.option_strings}

@@ -144,7 +144,14 @@ MISTAKES = {
     "no such split": (GOOD, ["--dataset_train_split", "dev"], "dev"),
     "no such model": (GOOD, ["--model_name_or_path", "./nowhere"], "there is no folder"),
     "no such config": (GOOD, ["--config", "no.yaml"], "there is no file no.yaml"),
-    "store too early": (GOOD, ["--reference_store", "x"], "reference_store"),
+    "no such store": (GOOD, ["--reference_store", "x"], "reference_store"),
+    "a path that belongs to nothing": (GOOD, ["base.yaml"], "did you mean --config"),
+    "no such checkpoint": (GOOD, ["--resume_from_checkpoint", "nope"], "is not a checkpoint"),
+    "nothing to resume": (GOOD, ["--resume_from_checkpoint", "true"], "there is no checkpoint in out"),
+    "metric that is never logged": (GOOD, ["--metric_for_best_model", "nope"], "metric_for_best_model"),
+    "lora on no module": (GOOD, ["--use_peft", "--lora_target_modules", "nope"], "nope"),
+    "output is a file": (GOOD, ["--output_dir", GOOD], "is a file"),
+    "four bits without the package": (GOOD, ["--load_in_4bit"], "bitsandbytes"),
 }
 
 
@@ -207,7 +214,7 @@ def test_dropping_what_is_malformed_goes_on(model, tmp_path):
     arguments = ["train", "--model_name_or_path", str(model), "--dataset_name", str(path), "--output_dir", "out"]
     done = run_in_process([*arguments, *COMMON, "--max_steps", "1", "--invalid_rows", "drop"], tmp_path)
     assert done.code == 0, done.err
-    assert "row 13" in done.err
+    assert "could not be read: line 13" in done.err
     assert json.loads((tmp_path / "out/run.json").read_text())["data"]["splits"]["train"]["rows_used"] == 12
 
 
@@ -221,3 +228,34 @@ def test_help_of_train_shows_trls_options_and_ours():
     assert done.returncode == 0
     for option in ("--objective", "--dispersion_scale", "--learning_rate", "--use_peft", "--dataset_name"):
         assert option in done.stdout
+
+
+def test_launch_options_in_the_yaml_do_not_start_it_again_and_again(model, tmp_path):
+    write_rows(tmp_path / GOOD)
+    (tmp_path / "one.yaml").write_text(
+        f"model_name_or_path: {model}\ndataset_name: {GOOD}\noutput_dir: out\nmax_steps: 1\nuse_cpu: true\n"
+        "bf16: false\ngradient_checkpointing: false\nnum_processes: 1\n"
+    )
+    done = mallowspo("train", "--config=one.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "out/run.json").exists()
+
+
+def test_a_model_without_weights_is_told_before_data_is_read(tmp_path):
+    tiny_tokenizer().save_pretrained(tmp_path / "m")
+    (tmp_path / "m/config.json").write_text("{}")
+    done = run_in_process(
+        ["train", "--model_name_or_path", str(tmp_path / "m"), "--dataset_name", "nowhere.jsonl", *COMMON], tmp_path
+    )
+    assert done.code == 2 and "has no weights" in done.err
+
+
+def test_resume_true_goes_on_from_the_last_checkpoint(model, tmp_path):
+    write_rows(tmp_path / GOOD)
+    common = ["train", "--model_name_or_path", str(model), "--dataset_name", GOOD, "--output_dir", "out", *COMMON]
+    common += ["--save_strategy", "steps", "--save_steps", "1", "--logging_steps", "1"]
+    assert run_in_process([*common, "--max_steps", "2"], tmp_path).code == 0
+    done = run_in_process([*common, "--max_steps", "3", "--resume_from_checkpoint", "true"], tmp_path)
+    assert done.code == 0, done.err
+    steps = [entry["step"] for entry in json.loads((tmp_path / "out/run.json").read_text())["log_history"]]
+    assert steps == sorted(steps) and steps[-1] == 3

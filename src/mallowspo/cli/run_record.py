@@ -23,7 +23,13 @@ def library_versions() -> dict[str, str]:
     }
 
 
-def write_run_record(trainer: Any, script_args: Any, model_args: Any, metrics: dict[str, Any]) -> Path:
+def write_run_record(
+    trainer: Any,
+    script_args: Any,
+    model_args: Any,
+    metrics: dict[str, Any],
+    unparsable: dict[str, tuple[Any, ...]],
+) -> Path:
     """Write `run.json` into the output folder.
 
     Args:
@@ -31,6 +37,7 @@ def write_run_record(trainer: Any, script_args: Any, model_args: Any, metrics: d
         script_args: TRL's `ScriptArguments`.
         model_args: TRL's `ModelConfig`.
         metrics: What `train` returned.
+        unparsable: Lines of each split that could not be read, as `RowProblem`.
 
     Returns:
         The file's path.
@@ -53,6 +60,9 @@ def write_run_record(trainer: Any, script_args: Any, model_args: Any, metrics: d
             "name": script_args.dataset_name,
             "fingerprint": rows_fingerprint(trainer.train_dataset, ["prompt_ids", "chosen_ids", "rejected_ids"]),
             "splits": {name: split.to_dict() for name, split in trainer.splits.items()},
+            "unparsable_lines": {
+                name: [problem.row_index + 1 for problem in lines[:1000]] for name, lines in unparsable.items()
+            },
         },
         "calibration": None if trainer.calibration is None else trainer.calibration.to_dict(),
         "steps": trainer.state.global_step,

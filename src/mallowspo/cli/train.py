@@ -12,6 +12,9 @@ from mallowspo.errors import InputError
 
 __all__ = ["make_parser", "train_command", "train_in_this_process"]
 
+_LAUNCHED = "MALLOWSPO_LAUNCHED"
+_MODULE = "mallowspo.cli.main"
+
 
 def make_parser() -> Any:
     """TRL's parser over TRL's argument groups, with our configuration in place of `DPOConfig`."""
@@ -35,7 +38,8 @@ def train_command(arguments: Sequence[str]) -> int:
     Raises:
         InputError: Arguments or data that cannot be used.
     """
-    arguments = list(arguments)
+    # `--config=x.yaml` is what people write for every other option; TRL's parser knows only `--config x.yaml`.
+    arguments = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--config=") else [a])]
     _check_config_file(arguments)
     parser = make_parser()
     try:
@@ -47,7 +51,8 @@ def train_command(arguments: Sequence[str]) -> int:
     except (ValueError, TypeError) as error:
         raise InputError(f"arguments: {error}") from error
     launch = [*from_yaml, *from_line]
-    if not launch or "LOCAL_RANK" in os.environ:
+    # A launched process reads the launcher's options from the same YAML again, and must not obey them again.
+    if not launch or _LAUNCHED in os.environ or "LOCAL_RANK" in os.environ:
         return train_in_this_process(*parsed)
     return _launch(launch, _without(arguments, from_line))
 
@@ -88,21 +93,25 @@ def _launch(launch: list[str], arguments: list[str]) -> int:
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    from mallowspo.compat import accelerate_launch_arguments
+    from mallowspo.compat import accelerate_launch_arguments, option_names
 
     try:
         launch = accelerate_launch_arguments(launch)
     except ValueError as error:
         raise InputError(str(error)) from error
     parser = launch_command_parser()
-    known = {option for action in parser._actions for option in action.option_strings}
+    known = option_names(parser)
     for argument in launch:
         if argument.startswith("--") and argument.split("=")[0] not in known:
             raise InputError(
                 f"{argument}: neither an option of `mallowspo train` nor of `accelerate launch`; see "
                 "`mallowspo train --help`"
             )
-    command = parser.parse_args([*launch, "--module", "mallowspo.cli.main", "train", *arguments])
+    command = parser.parse_args([*launch, "--module", _MODULE, "train", *arguments])
+    if command.training_script != _MODULE:
+        hint = "; did you mean --config before it?" if command.training_script.endswith((".yaml", ".yml")) else ""
+        raise InputError(f"{command.training_script}: it belongs to no option{hint}")
+    os.environ[_LAUNCHED] = "1"
     try:
         launch_command(command)
     except subprocess.CalledProcessError as error:
@@ -130,10 +139,12 @@ def train_in_this_process(script_args: Any, training_args: Any, model_args: Any,
     """
     from trl import get_peft_config, get_quantization_config
 
+    from mallowspo.cli.preflight import check_before_loading, resolved_resume
     from mallowspo.cli.run_record import write_run_record
     from mallowspo.training import MallowsPOTrainer
 
-    _check_model(model_args.model_name_or_path)
+    check_before_loading(training_args, model_args)
+    resume = resolved_resume(training_args)
     init = {
         "revision": model_args.model_revision,
         "trust_remote_code": training_args.trust_remote_code,
@@ -141,52 +152,59 @@ def train_in_this_process(script_args: Any, training_args: Any, model_args: Any,
         "dtype": model_args.dtype,
     }
     training_args.model_init_kwargs = init | (training_args.model_init_kwargs or {})
-    data = _load_splits(script_args, training_args, mixture_args)
-    trainer = MallowsPOTrainer(
-        model=model_args.model_name_or_path,
-        args=training_args,
-        train_dataset=data["train"],
-        eval_dataset=data.get("eval"),
-        quantization_config=get_quantization_config(model_args),
-        peft_config=get_peft_config(model_args),
-    )
-    _summarise(trainer)
-    result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    data, unparsable = _load_splits(script_args, training_args, mixture_args)
+    try:
+        trainer = MallowsPOTrainer(
+            model=model_args.model_name_or_path,
+            args=training_args,
+            train_dataset=data["train"],
+            eval_dataset=data.get("eval"),
+            quantization_config=get_quantization_config(model_args),
+            peft_config=get_peft_config(model_args),
+        )
+    except (OSError, ValueError, ImportError) as error:
+        # What TRL, transformers and PEFT refuse of the user's options; InputError is a ValueError and stays itself.
+        raise error if isinstance(error, InputError) else InputError(f"{type(error).__name__}: {error}") from error
+    if script_args.ignore_bias_buffers:
+        model: Any = trainer.model
+        model._ddp_params_and_buffers_to_ignore = [
+            name for name, buffer in model.named_buffers() if str(buffer.dtype) == "torch.bool"
+        ]
+    _summarise(trainer, unparsable)
+    result = trainer.train(resume_from_checkpoint=resume)
     trainer.save_model(training_args.output_dir)
     metrics = dict(result.metrics)
     if trainer.accelerator.is_main_process:
-        path = write_run_record(trainer, script_args, model_args, metrics)
+        path = write_run_record(trainer, script_args, model_args, metrics, unparsable)
         sys.stderr.write(f"Model and {path.name} written to {training_args.output_dir}\n")
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)
-    trainer.end()
+    _finish(trainer)
     return 0
 
 
-def _check_model(name: str | None) -> None:
-    if not name:
-        raise InputError("model_name_or_path: it is missing; give the path of a saved model or a hub name")
-    path = Path(name)
-    looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    if looks_local and not path.expanduser().is_dir():
-        raise InputError(f"model_name_or_path: there is no folder {name}")
-    if path.is_dir() and not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
-        raise InputError(f"model_name_or_path: {name} has no config.json; it is not a saved model")
+def _finish(trainer: Any) -> None:
+    """Close the trackers and the process group.
+
+    DDP's reducer must let go of the group first. As its last owner it would destroy the group while it holds the
+    interpreter's lock, and wait for a Gloo thread that waits for that lock: ranks were seen to hang so.
+    """
+    import gc
+
+    trainer.accelerator.wait_for_everyone()
+    trainer.model_wrapped = trainer.model
+    trainer.accelerator.free_memory()
+    gc.collect()
+    trainer.end()
 
 
-def _load_splits(script_args: Any, training_args: Any, mixture_args: Any) -> dict[str, Any]:
-    """The training split, and the evaluation split where evaluation is on."""
+def _load_splits(
+    script_args: Any, training_args: Any, mixture_args: Any
+) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
+    """The training split, the evaluation split where evaluation is on, and the lines that could not be read."""
     evaluating = training_args.eval_strategy != "no"
     if mixture_args.datasets:
-        from trl import get_dataset
-
-        if script_args.dataset_name:
-            raise InputError("datasets and dataset_name: give one of them")
-        loaded = get_dataset(mixture_args)
-        if evaluating and script_args.dataset_test_split not in loaded:
-            raise InputError("eval_strategy: the mixture has no test split; set test_split_size, or eval_strategy: no")
-        data = {"train": loaded[script_args.dataset_train_split]}
-        return data | ({"eval": loaded[script_args.dataset_test_split]} if evaluating else {})
+        return _load_mixture(script_args, mixture_args, evaluating), {}
     if not script_args.dataset_name:
         raise InputError(
             "dataset_name: it is missing; give a .jsonl, .json, .csv or .parquet file, a folder saved by datasets, or "
@@ -194,45 +212,51 @@ def _load_splits(script_args: Any, training_args: Any, mixture_args: Any) -> dic
         )
     from mallowspo.data.sources import load_preferences
 
-    def load(split: str) -> Any:
-        return load_preferences(
+    splits = {"train": script_args.dataset_train_split}
+    if evaluating:
+        splits["eval"] = script_args.dataset_test_split
+    loaded = {
+        name: load_preferences(
             script_args.dataset_name,
             split=split,
             name=script_args.dataset_config,
             streaming=script_args.dataset_streaming,
             invalid_rows=training_args.invalid_rows,
         )
-
-    loaded_train = load(script_args.dataset_train_split)
-    for problem in loaded_train.dropped[:10]:
-        sys.stderr.write(f"left out: row {problem.row_index + 1:,}: {problem.detail}\n")
-    data = {"train": loaded_train.dataset}
-    return data | ({"eval": load(script_args.dataset_test_split).dataset} if evaluating else {})
+        for name, split in splits.items()
+    }
+    return {name: one.dataset for name, one in loaded.items()}, {name: one.dropped for name, one in loaded.items()}
 
 
-def _summarise(trainer: Any) -> None:
+def _load_mixture(script_args: Any, mixture_args: Any, evaluating: bool) -> dict[str, Any]:
+    from trl import get_dataset
+
+    if script_args.dataset_name:
+        raise InputError("datasets and dataset_name: give one of them")
+    try:
+        loaded: Any = get_dataset(mixture_args)
+    except (OSError, ValueError) as error:
+        raise InputError(f"datasets: {error}") from error
+    if evaluating and script_args.dataset_test_split not in loaded:
+        raise InputError("eval_strategy: the mixture has no test split; set test_split_size, or eval_strategy: no")
+    data = {"train": loaded[script_args.dataset_train_split]}
+    return data | ({"eval": loaded[script_args.dataset_test_split]} if evaluating else {})
+
+
+def _summarise(trainer: Any, unparsable: dict[str, tuple[Any, ...]]) -> None:
     """A table of what is about to be trained, on the main process."""
     if not trainer.accelerator.is_main_process:
         return
     from rich.console import Console
     from rich.table import Table
 
+    from mallowspo.training.description import run_table_rows
+
     table = Table(title="mallowspo train", show_header=False, title_justify="left")
-    objective, calibration = trainer.objective, trainer.calibration
-    table.add_row("objective", f"{trainer.args.objective} ({objective.link} link), beta {trainer.beta:g}")
-    for name, split in trainer.splits.items():
-        used, dropped = split.to_dict()["rows_used"], sum(split.dropped.values())
-        reasons = ", ".join(f"{count:,} {kind}" for kind, count in sorted(split.dropped.items()))
-        cut = f"; cut at max_length: {split.truncated['chosen']:,} chosen, {split.truncated['rejected']:,} rejected"
-        table.add_row(f"{name} rows", f"{used:,}" + (f" (dropped {dropped:,}: {reasons})" if dropped else "") + cut)
-    if calibration is None:
-        table.add_row("dispersion", "none: every prompt has weight 1")
-    else:
-        low, high = calibration.weight_quantiles[0], calibration.weight_quantiles[-1]
-        table.add_row(
-            "dispersion",
-            f"{calibration.source}, per {calibration.per}; scale {calibration.scale:.4g}; weight mean "
-            f"{calibration.weight_mean:.3f}, 5-95% {low:.2f} to {high:.2f}; {calibration.floored:,} floored, "
-            f"{calibration.clipped:,} clipped",
-        )
+    for name, lines in unparsable.items():
+        if lines:
+            rows = ", ".join(f"{line.row_index + 1:,}" for line in lines[:5]) + (", …" if len(lines) > 5 else "")
+            table.add_row(f"{name} lines", f"{len(lines):,} could not be read: line {rows}")
+    for label, text in run_table_rows(trainer):
+        table.add_row(label, text)
     Console(stderr=True).print(table)

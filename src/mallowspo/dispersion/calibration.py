@@ -209,6 +209,11 @@ def calibrate(
         raise InputError(f"dispersion_clip: got [{low}, {high}], expected 0 <= low < high")
     phi_star = _fit_scale(raw, low, high) if scale == "auto" else _given_scale(scale)
     weight = np.clip(phi_star * raw, low, high)
+    if not weight.any():
+        raise InputError(
+            "dispersion: every training row has weight 0, so nothing would be learnt; look at the weight column, at "
+            "dispersion_scale and at dispersion_clip"
+        )
     return Calibration(
         source=source,
         scale=phi_star,

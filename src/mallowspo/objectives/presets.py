@@ -160,7 +160,9 @@ OBJECTIVES = MappingProxyType(
             equation="Eq. 6",
             summary="no reference, mean log-probability, margin (in units of the gap: SimPO's gamma/beta)",
         ),
-        "hinge": Objective(link="hinge", paper=_HINGE, equation="rank calibration loss", summary="TRL's loss_type hinge"),
+        "hinge": Objective(
+            link="hinge", paper=_HINGE, equation="rank calibration loss", summary="TRL's loss_type hinge"
+        ),
     }
 )
 

@@ -9,6 +9,7 @@ from trl import DPOConfig
 
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.objectives import LINKS, OBJECTIVES, Objective, resolve_objective
+from mallowspo.training.selection import DISPERSION_ORDERS, check_filter
 
 __all__ = ["DISPERSION_SOURCES", "MallowsPOConfig"]
 
@@ -58,6 +59,8 @@ class MallowsPOConfig(DPOConfig):
         dispersion_scale: phi*: `auto` for a mean training weight of 1, or a number > 0.
         dispersion_per: One index per `prompt` (mean over its pairs) or per `pair`.
         dispersion_clip: Lowest and highest weight.
+        dispersion_filter: Quantiles of the dispersion between which a training row is kept.
+        dispersion_order: Rows as the sampler draws them (`none`), or the most agreed or most contested prompts first.
         kendall_smoothing: Half-width of the blend around a gap of 0 in the Kendall link; 0 is the exact function.
         reference_store: A folder written by `mallowspo reference`.
         share_prompts: One copy of the prompt for all of its responses; None: where the model and the run support it.
@@ -89,6 +92,13 @@ class MallowsPOConfig(DPOConfig):
     dispersion_clip: list[float] = field(
         default_factory=lambda: [0.0, 10.0], metadata=_help("Lowest and highest weight.")
     )
+    dispersion_filter: list[float] = field(
+        default_factory=lambda: [0.0, 1.0],
+        metadata=_help("Quantiles of the dispersion to train on; 0 is the most agreed prompt, 1 the most contested."),
+    )
+    dispersion_order: str = field(
+        default="none", metadata=_help("Order of the training rows by dispersion.", DISPERSION_ORDERS)
+    )
     kendall_smoothing: float | None = field(
         default=None, metadata=_help("Half-width of the Kendall link's blend around a gap of 0; 0 is exact.")
     )
@@ -107,23 +117,32 @@ class MallowsPOConfig(DPOConfig):
             ("dispersion_estimator", DISPERSION_ESTIMATORS),
             ("dispersion_map", DISPERSION_MAPS),
             ("dispersion_per", DISPERSION_PER),
+            ("dispersion_order", DISPERSION_ORDERS),
             ("invalid_rows", INVALID_ROWS),
         ):
             if getattr(self, name) not in allowed:
                 raise not_one_of(name, getattr(self, name), allowed)
+        if self.label_smoothing_factor:
+            raise InputError(
+                f"label_smoothing_factor: got {self.label_smoothing_factor}, which is for losses over tokens; the "
+                "probability that a preference is flipped is label_smoothing"
+            )
+        if not isinstance(self.beta, int | float):
+            raise InputError(f"beta: got {self.beta!r}, expected a finite number > 0")
         if not 0 < self.beta < float("inf"):
             raise InputError(f"beta: got {self.beta}, expected a finite number > 0")
         objective = self.resolved_objective
         self._check_dispersion(objective)
-        self._refuse_later_options()
         if self.sync_ref_model and (self.reads_entropy or not objective.needs_reference):
             raise InputError(
                 "sync_ref_model: the dispersion index is fitted once on the reference, and an objective without a "
                 "reference has none to move; set sync_ref_model: false, or objective: dpo with dispersion: none"
             )
+        if self.reference_store is not None:
+            self._check_store(objective)
         # The index needs the reference's entropies on every training row before the first step, and the same pass
         # gives the log-probabilities. An objective without a reference needs no second model in memory either.
-        if self.reads_entropy or not objective.needs_reference:
+        if self.reads_entropy or not objective.needs_reference or self.reference_store is not None:
             self.precompute_ref_log_probs = True
         super().__post_init__()
 
@@ -179,7 +198,10 @@ class MallowsPOConfig(DPOConfig):
             usable = False
         if not usable:
             raise InputError(f"dispersion_scale: got {self.dispersion_scale!r}, expected 'auto' or a number > 0")
-        unread = {"none": ("scale", "clip", "per", "estimator", "map"), "entropy": ()}
+        check_filter(self.dispersion_filter)
+        if self.dispersion_order != "none":
+            self._keep_order()
+        unread = {"none": ("scale", "clip", "per", "estimator", "map", "filter", "order"), "entropy": ()}
         defaults = {item.name: item for item in fields(MallowsPOConfig)}
         for suffix in unread.get(source, ("estimator", "map")):
             item = defaults[f"dispersion_{suffix}"]
@@ -208,6 +230,23 @@ class MallowsPOConfig(DPOConfig):
             if getattr(self, name) != off:
                 raise InputError(f"{name}: got {getattr(self, name)!r}, which no objective here reads; {advice}")
 
-    def _refuse_later_options(self) -> None:
-        if self.reference_store is not None:
-            raise InputError("reference_store: reading a store is not available in this version; leave it out")
+    def _keep_order(self) -> None:
+        """The rows are sorted once; the sampler must then take them as they stand."""
+        if self.train_sampling_strategy not in ("random", "sequential"):
+            raise InputError(
+                f"dispersion_order: got {self.dispersion_order!r} with train_sampling_strategy "
+                f"{self.train_sampling_strategy!r}, which sorts the rows anew; leave one of the two out"
+            )
+        self.train_sampling_strategy = "sequential"
+
+    def _check_store(self, objective: Objective) -> None:
+        if not (self.reads_entropy or objective.needs_reference):
+            raise InputError(
+                f"reference_store: objective {self.objective!r} with dispersion {self.resolved_dispersion!r} reads "
+                "nothing of a reference; leave it out"
+            )
+        if self.sync_ref_model:
+            raise InputError(
+                "reference_store: its scores belong to a reference that stays as it is, and sync_ref_model moves the "
+                "reference; leave one of the two out"
+            )

@@ -12,7 +12,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-__all__ = ["MetricStore", "pair_metrics", "token_metrics"]
+__all__ = ["METRICS", "MetricStore", "pair_metrics", "token_metrics"]
+
+METRICS = (
+    "entropy", "num_tokens", "mean_token_accuracy", "logits/chosen", "logits/rejected", "logps/chosen",
+    "logps/rejected", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins",
+    "rewards/margins_weighted", "logps_delta/chosen", "logps_delta/rejected", "dispersion/weight_mean",
+    "dispersion/weight_std", "dispersion/weight_p10", "dispersion/weight_p90", "dispersion/weight_clipped",
+    "dispersion/weight_floored", "dispersion/entropy_mean", "aux_loss",
+)  # fmt: skip
+"""Every metric that is logged beside the loss."""
+
+# Relative rounding of a float32 sum of log-probabilities: a smaller gap than this is the order of addition.
+_ROUNDING = 1e-6
 
 # Metrics that are a ratio of two sums over pairs: name, numerator, denominator.
 _RATIOS = (
@@ -31,6 +43,7 @@ def pair_metrics(
     weight_b: Tensor | None,
     policy_logp_bk: Tensor,
     reference_logp_bk: Tensor | None,
+    length_bk: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """What is known of each pair after its loss.
 
@@ -41,9 +54,11 @@ def pair_metrics(
         weight_b: Dispersion weights, shape (B,); None without an index.
         policy_logp_bk: Summed log-probabilities, shape (B, 2), nats.
         reference_logp_bk: Likewise of the reference; None where there is none.
+        length_bk: Tokens, shape (B, 2), where scores are means over them.
 
     Returns:
-        Values by metric name, each of shape (B,).
+        Values by metric name, each of shape (B,). In `rewards/accuracies` a margin within the rounding of the
+        log-probabilities is a tie, so that before training every pair is one, whatever was padded with it.
 
     Example:
         >>> values = pair_metrics(beta=0.1, chosen_score_b=torch.zeros(1), rejected_score_b=torch.zeros(1),
@@ -53,10 +68,12 @@ def pair_metrics(
     """
     chosen, rejected = beta * chosen_score_b, beta * rejected_score_b
     margin = chosen - rejected
+    scale_bk = policy_logp_bk.abs() if length_bk is None else policy_logp_bk.abs() / length_bk.clamp(min=1)
+    tie = margin.abs() <= _ROUNDING * beta * scale_bk.sum(1)
     values = {
         "rewards/chosen": chosen,
         "rewards/rejected": rejected,
-        "rewards/accuracies": (chosen > rejected).float() + 0.5 * (chosen == rejected).float(),
+        "rewards/accuracies": torch.where(tie, 0.5, (margin > 0).float()),
         "rewards/margins": margin,
         "logps/chosen": policy_logp_bk[:, 0],
         "logps/rejected": policy_logp_bk[:, 1],

@@ -11,22 +11,27 @@ from accelerate.utils import tqdm
 from torch.utils.data import DataLoader
 
 from mallowspo.compat import add_score_head, reference_model
+from mallowspo.scoring import landmark_entropies
 
-__all__ = ["reference_columns", "vocabulary_size"]
+__all__ = ["COLUMN_KINDS", "prepare_reference", "reference_columns"]
+
+# What the pass keeps of each response, in the names of its columns: `ref_chosen_logps`, `ref_rejected_logps`, ...
+COLUMN_KINDS = ("logps", "entropy", "length", "first_entropy", "divergent_entropy")
+
+_MARK = "_mallowspo_score_head"
 
 
-def vocabulary_size(model: Any) -> int:
-    """Last axis of a model's logits, padding rows included; it normalises entropies.
+def prepare_reference(trainer: Any) -> None:
+    """Give a separate reference model the head that computes entropies; TRL's own patch of it does not.
 
     Args:
-        model: A causal language model, wrapped or not.
-
-    Returns:
-        |V|.
+        trainer: A `TRLPreferenceTrainer`.
     """
-    head = model.get_output_embeddings()
-    # Sharded engines leave an empty weight behind, but the layer still knows its size.
-    return int(getattr(head, "out_features", 0) or head.weight.shape[0])
+    if trainer.ref_model is not None:
+        model = trainer.accelerator.unwrap_model(trainer.ref_model)
+        if not getattr(model, _MARK, False):
+            add_score_head(model)
+            setattr(model, _MARK, True)
 
 
 def reference_columns(trainer: Any, dataset: Any, name: str, batch_size: int) -> dict[str, np.ndarray]:
@@ -39,11 +44,9 @@ def reference_columns(trainer: Any, dataset: Any, name: str, batch_size: int) ->
         batch_size: Pairs a batch on each process.
 
     Returns:
-        `ref_{chosen,rejected}_{logps,entropy,length}`: float64 arrays of shape (N,); nats, nats, tokens.
+        `ref_{chosen,rejected}_` and each of `COLUMN_KINDS`: float64 arrays of shape (N,); nats, and tokens for length.
     """
-    if trainer.ref_model is not None:
-        # TRL's own patch of a separate reference computes log-probabilities only.
-        add_score_head(trainer.accelerator.unwrap_model(trainer.ref_model))
+    prepare_reference(trainer)
     # Longest first: little padding, and a batch that does not fit fails at once instead of after an hour.
     longest_n = [
         len(prompt) + max(len(chosen), len(rejected))
@@ -66,13 +69,15 @@ def reference_columns(trainer: Any, dataset: Any, name: str, batch_size: int) ->
     hide = trainer.args.disable_tqdm or bool(os.environ.get("TQDM_DISABLE", ""))
     for batch in tqdm(iterable=loader, desc=f"Reference scores of {name}", disable=hide):
         with reference_model(trainer, before_training=True) as model, trainer.accelerator.autocast():
-            scores = trainer.scoring.score_all(model, batch)
+            scores = trainer.scoring.score_all(model, batch, per_token=True)
         if scores.entropy_sum_bk is None:
             raise RuntimeError("the reference's head returned no entropies; the fused head of TRL has changed")
-        batch_values = torch.cat([scores.logp_bk, scores.entropy_sum_bk, scores.length_bk.to(scores.logp_bk)], dim=1)
+        landmarks = landmark_entropies(scores, batch["input_ids"])
+        kinds = (scores.logp_bk, scores.entropy_sum_bk, scores.length_bk, *landmarks)
+        batch_values = torch.cat([values.to(scores.logp_bk) for values in kinds], dim=1)
         parts.append(trainer.accelerator.gather_for_metrics(batch_values).cpu())
     sorted_values = torch.cat(parts).double().numpy()
     values = np.empty_like(sorted_values)
     values[order_n] = sorted_values
-    names = [f"ref_{side}_{what}" for what in ("logps", "entropy", "length") for side in ("chosen", "rejected")]
+    names = [f"ref_{side}_{what}" for what in COLUMN_KINDS for side in ("chosen", "rejected")]
     return {column: values[:, i].copy() for i, column in enumerate(names)}

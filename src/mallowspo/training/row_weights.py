@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mallowspo.dispersion import (
     ESTIMATORS,
@@ -22,7 +23,16 @@ from mallowspo.dispersion import (
 from mallowspo.errors import InputError
 from mallowspo.training.config import MallowsPOConfig
 
-__all__ = ["RAW_COLUMN", "calibrate_rows", "raw_from_columns", "raw_from_reference", "unread_columns"]
+__all__ = [
+    "RAW_COLUMN",
+    "batch_weights",
+    "calibrate_rows",
+    "columns_read",
+    "lost_column",
+    "raw_from_columns",
+    "raw_from_reference",
+    "unread_columns",
+]
 
 # Column of the raw weight, before phi* and the clip: those belong to the calibration, which a resumed run restores.
 RAW_COLUMN = "dispersion_raw"
@@ -136,8 +146,44 @@ def calibrate_rows(raw_n: Floats, args: MallowsPOConfig, *, weights_given: bool,
     )
 
 
+def batch_weights(calibration: Calibration, inputs: Any, like: Tensor) -> Tensor:
+    """Dispersion weights of a batch, without gradient.
+
+    Args:
+        calibration: Scale and clip.
+        inputs: The batch, with the column of raw weights.
+        like: Gives device and dtype.
+
+    Returns:
+        Weights, shape (B,).
+
+    Raises:
+        InputError: The batch has no raw weights.
+    """
+    raw_b = inputs.get(RAW_COLUMN)
+    if raw_b is None:
+        raise lost_column(RAW_COLUMN)
+    low, high = calibration.clip
+    return (calibration.scale * raw_b.to(like)).clamp(low, high).detach()
+
+
+def lost_column(name: str) -> InputError:
+    """The error for a column that a user's own collator has not passed on."""
+    return InputError(
+        f"the batch has no column {name!r}: a custom data_collator must pass our columns on; build it on "
+        "mallowspo.data.collation.PreferenceCollator"
+    )
+
+
+_READ = {"column": ("weight", "dispersion"), "votes": ("votes",), "rankings": ("rankings",)}
+
+
+def columns_read(args: MallowsPOConfig) -> tuple[str, ...]:
+    """Columns about people's agreement that this configuration reads."""
+    return _READ.get(args.resolved_dispersion, ())
+
+
 def unread_columns(dataset: Any, args: MallowsPOConfig) -> list[str]:
-    """Columns that say something of people's agreement and that this configuration does not read."""
-    reads = {"column": {"weight", "dispersion"}, "votes": {"votes"}, "rankings": {"rankings"}}
-    used = reads.get(args.resolved_dispersion, set())
-    return sorted(({"weight", "dispersion", "votes", "rankings"} - used) & set(dataset.column_names or ()))
+    """Columns about people's agreement that are there and that this configuration does not read."""
+    every = {name for names in _READ.values() for name in names}
+    return sorted((every - set(columns_read(args))) & set(dataset.column_names or ()))

@@ -11,11 +11,12 @@ from accelerate.logging import get_logger
 from numpy.typing import NDArray
 from transformers import AutoProcessor, PreTrainedTokenizerBase
 
+from mallowspo.data.problems import RowProblem
 from mallowspo.data.tokenization import tokenize_pairs
 from mallowspo.data.validation import validate_rows
 from mallowspo.errors import InputError
 from mallowspo.training.config import MallowsPOConfig
-from mallowspo.training.row_weights import raw_from_columns, unread_columns
+from mallowspo.training.row_weights import columns_read, raw_from_columns, unread_columns
 
 __all__ = ["PreparedSplit", "prepare_split", "preparing_tokenizer"]
 
@@ -29,25 +30,37 @@ class PreparedSplit:
     Attributes:
         dataset: Tokenised rows.
         raw_n: Raw dispersion weights from people or from a column, shape (N,); None where the reference gives them.
+        weights_given: The raw weights are weights that the user gave, which `auto` leaves as they are.
         rows_read: Rows before validation.
-        dropped: Rows left out, by reason.
+        problems: Rows left out, each with its reason.
         truncated: Responses cut at `max_length`, by side.
         unread: Columns about people's agreement that the configuration does not read.
     """
 
     dataset: Any
     raw_n: NDArray[np.float64] | None
+    weights_given: bool
     rows_read: int
-    dropped: dict[str, int]
+    problems: tuple[RowProblem, ...]
     truncated: dict[str, int]
     unread: tuple[str, ...]
 
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Rows left out, counted by reason."""
+        return dict(sorted(Counter(problem.kind for problem in self.problems).items()))
+
+    def dropped_rows(self, kind: str) -> list[int]:
+        """Rows left out for one reason, counted from 1 as an editor counts lines."""
+        return [problem.row_index + 1 for problem in self.problems if problem.kind == kind]
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for `run.json`."""
+        """Plain values for `run.json`; of each reason the first thousand rows are named."""
         return {
             "rows_read": self.rows_read,
-            "rows_used": len(self.dataset) if hasattr(self.dataset, "__len__") else None,
+            "rows_used": len(self.dataset),
             "dropped": self.dropped,
+            "dropped_rows": {kind: self.dropped_rows(kind)[:1000] for kind in self.dropped},
             "truncated": self.truncated,
             "unread_columns": list(self.unread),
         }
@@ -112,7 +125,13 @@ def prepare_split(dataset: Any, tokenizer: Any, args: MallowsPOConfig, name: str
             "step. Load it whole (streaming=False, dataset_streaming: false)"
         )
     rows_read = len(dataset)
-    validated = validate_rows(dataset, invalid_rows=args.invalid_rows)
+    reads = columns_read(args)
+    # A column that this run does not read must neither stop it nor cost it a row.
+    validated = validate_rows(
+        dataset, invalid_rows=args.invalid_rows, columns=(*reads, "margin"), source=f"{name} data"
+    )
+    if "margin" in dataset.column_names:
+        _check_margin(args, name)
     tokenized = tokenize_pairs(
         validated.dataset,
         tokenizer,
@@ -123,28 +142,41 @@ def prepare_split(dataset: Any, tokenizer: Any, args: MallowsPOConfig, name: str
         dataset_name=name,
     )
     rows = tokenized.dataset
+    by_row = args.resolved_dispersion in ("votes", "rankings", "column")
+    split = PreparedSplit(
+        dataset=rows,
+        raw_n=raw_from_columns(rows, args, name=name) if by_row else None,
+        weights_given=args.resolved_dispersion == "column" and "weight" in rows.column_names,
+        rows_read=rows_read,
+        problems=(*validated.problems, *tokenized.problems),
+        truncated={"chosen": tokenized.truncated_chosen, "rejected": tokenized.truncated_rejected},
+        unread=tuple(unread_columns(dataset, args)),
+    )
+    _tell(split, args, name)
+    return split
+
+
+def _check_margin(args: MallowsPOConfig, name: str) -> None:
     objective = args.resolved_objective
-    if "margin" in rows.column_names and not objective.accepts_margin:
+    if not objective.accepts_margin:
         raise InputError(
             f"column 'margin' in the {name} data: objective {args.objective!r} has no margin (link {objective.link}, "
             f"reference_weight {objective.reference_weight:g}; the gap subtracts (1 - reference_weight) * margin). "
             "Rename or remove the column, or choose an objective with a margin such as mallows_simpo or rainbow"
         )
-    dropped = Counter(problem.kind for problem in (*validated.problems, *tokenized.problems))
-    unread = tuple(unread_columns(rows, args))
-    if dropped:
-        counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(dropped.items()))
-        logger.warning(f"{name} data: dropped {sum(dropped.values()):,} of {rows_read:,} rows ({counts})")
-    if unread:
-        logger.warning(
-            f"{name} data: dispersion is {args.resolved_dispersion!r}, so these columns are not read: {list(unread)}"
+    if args.margin is not None:
+        raise InputError(
+            f"margin: got {args.margin}, and a column 'margin' in the {name} data; leave one of the two out"
         )
-    by_row = args.resolved_dispersion in ("votes", "rankings", "column")
-    return PreparedSplit(
-        dataset=rows,
-        raw_n=raw_from_columns(rows, args, name=name) if by_row else None,
-        rows_read=rows_read,
-        dropped=dict(dropped),
-        truncated={"chosen": tokenized.truncated_chosen, "rejected": tokenized.truncated_rejected},
-        unread=unread,
-    )
+
+
+def _tell(split: PreparedSplit, args: MallowsPOConfig, name: str) -> None:
+    """Name in the log what is left out and what is not read."""
+    for kind, count in split.dropped.items():
+        rows = ", ".join(f"{row:,}" for row in split.dropped_rows(kind)[:5]) + (", …" if count > 5 else "")
+        logger.warning(f"{name} data: {count:,} of {split.rows_read:,} rows left out, {kind}: row {rows}")
+    if split.unread:
+        logger.warning(
+            f"{name} data: dispersion is {args.resolved_dispersion!r}, so these columns are not read: "
+            f"{list(split.unread)}"
+        )

@@ -11,7 +11,7 @@ from mallowspo.errors import InputError
 from mallowspo.files import write_json
 from mallowspo.objectives import Objective
 
-__all__ = ["STATE_FILE", "TrainingState", "read_state", "write_state"]
+__all__ = ["STATE_FILE", "TrainingState", "read_state", "resumed_calibration", "write_state"]
 
 STATE_FILE = "mallowspo.json"
 
@@ -80,3 +80,36 @@ def read_state(folder: Path) -> TrainingState | None:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); delete the checkpoint, or restore the file") from error
+
+
+def resumed_calibration(saved: Calibration | None, fresh: Calibration | None, folder: Path) -> Calibration | None:
+    """The calibration that a resumed run goes on with: that of its checkpoint.
+
+    Args:
+        saved: From the checkpoint.
+        fresh: From this run's options and data.
+        folder: The checkpoint, for messages.
+
+    Returns:
+        `saved`, whose scale belongs to the weights that the checkpoint was trained with.
+
+    Raises:
+        InputError: This run asks for another index or another treatment of it.
+    """
+    if (saved is None) != (fresh is None):
+        had, has = ("none", "one") if saved is None else ("one", "none")
+        raise InputError(
+            f"resume_from_checkpoint: {folder} was trained with {had} of a dispersion index and this run has {has}; "
+            "resume with the same dispersion, or begin anew"
+        )
+    if saved is None or fresh is None:
+        return None
+    names = ["source", "estimator", "map", "per", "clip", "automatic"] + ([] if fresh.automatic else ["scale"])
+    for name in names:
+        before, now = getattr(saved, name), getattr(fresh, name)
+        if before != now:
+            raise InputError(
+                f"resume_from_checkpoint: {folder} was trained with dispersion {name} {before!r} and this run has "
+                f"{now!r}; resume with the same, or begin anew"
+            )
+    return saved

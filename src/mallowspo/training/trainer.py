@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import textwrap
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from accelerate.logging import get_logger
+from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch import Tensor
 from transformers.trainer_utils import get_last_checkpoint
@@ -16,16 +17,25 @@ from transformers.trainer_utils import get_last_checkpoint
 from mallowspo.compat import TRLPreferenceTrainer, reference_model
 from mallowspo.dispersion import Calibration
 from mallowspo.errors import InputError
-from mallowspo.objectives import Objective, objective_loss, response_scores
+from mallowspo.objectives import Objective, objective_loss
+from mallowspo.scoring import vocabulary_size
 from mallowspo.training.checks import require_finite
 from mallowspo.training.config import MallowsPOConfig
 from mallowspo.training.description import log_run
-from mallowspo.training.metrics import MetricStore, pair_metrics, token_metrics
-from mallowspo.training.reference_pass import reference_columns, vocabulary_size
-from mallowspo.training.row_weights import RAW_COLUMN, calibrate_rows, raw_from_reference
+from mallowspo.training.model_card import PAPER
+from mallowspo.training.recording import Recorder
+from mallowspo.training.reference_source import refuse_other_store, split_columns
+from mallowspo.training.row_weights import (
+    RAW_COLUMN,
+    batch_weights,
+    calibrate_rows,
+    lost_column,
+    raw_from_reference,
+)
 from mallowspo.training.scoring_path import ScoredPairs, ScoringPath, choose_scoring_path
+from mallowspo.training.selection import selected_rows
 from mallowspo.training.splits import PreparedSplit, prepare_split, preparing_tokenizer
-from mallowspo.training.state_file import TrainingState, read_state, write_state
+from mallowspo.training.state_file import TrainingState, read_state, resumed_calibration, write_state
 
 __all__ = ["MallowsPOTrainer"]
 
@@ -42,6 +52,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         objective: The point on the objective's axes that is trained.
         calibration: How an index becomes a weight; None with `dispersion: none`. Saved in every checkpoint.
         splits: What was read, dropped and truncated of each split, by name.
+        reference_sources: Where the reference's scores of each split came from, by name.
 
     Raises:
         InputError: Options or rows that cannot be trained on; where `model` is a name, before it is loaded.
@@ -61,25 +72,14 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     objective: Objective
     calibration: Calibration | None
     splits: dict[str, PreparedSplit]
+    reference_sources: dict[str, str]
     settings: MallowsPOConfig
     _scoring: ScoringPath | None = None
     _in_training_step = False
 
     _tag_names = ["trl", "mallowspo"]
     _name = "MallowsPO"
-    _paper = {
-        "title": "MallowsPO: Fine-Tune Your LLM with Preference Dispersions",
-        "id": "2405.14953",
-        "citation": textwrap.dedent("""\
-            @inproceedings{chen2025mallowspo,
-                title        = {{MallowsPO: Fine-Tune Your LLM with Preference Dispersions}},
-                author       = {Haoxian Chen and Hanyang Zhao and Henry Lam and David Yao and Wenpin Tang},
-                year         = 2025,
-                booktitle    = {International Conference on Learning Representations},
-                eprint       = {2405.14953},
-                archivePrefix= {arXiv},
-            }"""),
-    }
+    _paper = PAPER
 
     def __init__(
         self,
@@ -107,14 +107,18 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         if train_dataset is None:
             raise InputError("train_dataset: it is missing; give a datasets.Dataset of preference rows")
         self.objective = args.resolved_objective
+        if ref_model is not None and not (self.objective.needs_reference or args.reads_entropy):
+            raise InputError(
+                f"ref_model: objective {args.objective!r} without an index reads no reference; leave it out"
+            )
         self.calibration = None
-        self.splits = {}
-        self._stores = {"train": MetricStore(), "eval": MetricStore()}
+        self.splits, self.reference_sources = {}, {}
+        self._recorder = Recorder()
         self.settings = args  # typed as ours, and there before the parent's constructor sets `args`
         processing_class = preparing_tokenizer(model, processing_class, args)
         train_dataset = self._prepared(train_dataset, processing_class, "train")
         if isinstance(eval_dataset, dict):
-            eval_dataset = {k: self._prepared(v, processing_class, k) for k, v in eval_dataset.items()}
+            eval_dataset = {k: self._prepared(v, processing_class, f"eval_{k}") for k, v in eval_dataset.items()}
         elif eval_dataset is not None:
             eval_dataset = self._prepared(eval_dataset, processing_class, "eval")
         if data_collator is None:
@@ -140,6 +144,9 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
+        if not (self.objective.needs_reference or args.reads_entropy):
+            self.precompute_ref_logps = False  # the option kept TRL from loading a reference; there are no scores
+        self._select_rows()
         log_run(self)
 
     # Data
@@ -148,12 +155,27 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         """Validate, tokenise and weigh one split; the first one fits the calibration."""
         split = prepare_split(dataset, tokenizer, self.settings, name)
         self.splits[name] = split
+        if name == "train":
+            refuse_other_store(split.dataset, tokenizer, self.settings)
         if split.raw_n is None:
             return split.dataset
         if self.calibration is None:
-            given = "weight" in split.dataset.column_names and self.settings.resolved_dispersion == "column"
-            self.calibration = calibrate_rows(split.raw_n, self.settings, weights_given=given)
+            self.calibration = calibrate_rows(split.raw_n, self.settings, weights_given=split.weights_given)
         return split.dataset.add_column(RAW_COLUMN, split.raw_n)
+
+    def _select_rows(self) -> None:
+        """Filter and order the training rows by dispersion; the weights of those that stay have mean 1."""
+        keep, order = self.settings.dispersion_filter, self.settings.dispersion_order
+        if self.calibration is None or (list(keep) == [0.0, 1.0] and order == "none"):
+            return
+        rows: Any = self.train_dataset
+        raw_n = np.asarray(rows[RAW_COLUMN], np.float64)
+        places = selected_rows(raw_n, keep=keep, order=order)
+        if len(places) < len(raw_n):
+            given = self.splits["train"].weights_given
+            self.calibration = calibrate_rows(raw_n[places], self.settings, weights_given=given)
+        logger.info(f"dispersion_filter {keep} and dispersion_order {order}: {len(places)} of {len(raw_n)} rows")
+        self.train_dataset = rows.select(places)
 
     def tokenize_dataset(self, dataset: Any, tokenizer: Any, name: str) -> Any:
         """Prepare a split that was given to `evaluate`; the constructor's own are ready by now."""
@@ -167,14 +189,14 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         return tuple(EXTRA_COLUMNS)
 
     def add_reference_columns(self, dataset: Any, name: str, batch_size: int) -> Any:
-        """One reference pass over a split, and the index from it; TRL calls this once per split."""
+        """The reference's scores of a split, and the index from them; TRL calls this once per split."""
         if not isinstance(dataset, Dataset):
             raise InputError(
                 "streaming: the reference must see every row before the first step; load the dataset whole"
             )
         if not (self.objective.needs_reference or self.settings.reads_entropy):
             return dataset
-        for column, values in reference_columns(self, dataset, name, batch_size).items():
+        for column, values in split_columns(self, dataset, name, batch_size).items():
             dataset = dataset.add_column(column, values)
         if self.settings.reads_entropy:
             model = self.accelerator.unwrap_model(self.ref_model if self.ref_model is not None else self.model)
@@ -217,7 +239,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             loss = loss + (share.detach() if early else share)
             parts.append(part)
         with torch.no_grad():
-            self._record(inputs, ScoredPairs.join(parts, inputs))
+            self._recorder.add(self, inputs, ScoredPairs.join(parts, inputs))
         if not return_outputs:
             return loss
         with torch.no_grad():
@@ -243,7 +265,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         """Scores and losses of one piece of a batch."""
         policy = self.scoring.score(model, inputs, router_logits=self.aux_loss_enabled, sum_dtype=self._sum_dtype)
         reference_bk = self._reference_logps(inputs)
-        weight_b = None if self.calibration is None else self._weights(inputs.get(RAW_COLUMN), policy.logp_bk)
+        weight_b = None if self.calibration is None else batch_weights(self.calibration, inputs, policy.logp_bk)
         reference = (None, None) if reference_bk is None else reference_bk.unbind(1)
         loss_b = objective_loss(
             self.objective,
@@ -251,7 +273,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             *reference,
             beta=self.beta,
             weight=weight_b,
-            margin=inputs.get("margin"),
+            margin=self._margins(inputs),
             chosen_lengths=policy.length_bk[:, 0],
             rejected_lengths=policy.length_bk[:, 1],
         )
@@ -279,66 +301,67 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         exact = (self.precompute_ref_logps or self.scoring.shares_prompts) and self.accelerator.device.type != "mps"
         return torch.float64 if exact else torch.float32
 
-    def _weights(self, raw_b: Tensor | None, like: Tensor) -> Tensor:
-        if raw_b is None:
-            raise InputError(
-                f"the batch has no column {RAW_COLUMN!r}: a custom data_collator must pass our columns on; build it "
-                "on mallowspo.data.collation.PreferenceCollator"
-            )
-        assert self.calibration is not None
-        low, high = self.calibration.clip
-        return (self.calibration.scale * raw_b.to(like.device, torch.float64)).clamp(low, high).to(like.dtype).detach()
+    def _margins(self, inputs: Any) -> Tensor | None:
+        margin_b = inputs.get("margin")
+        if margin_b is None and self.mode == "train" and "margin" in (cast(Any, self.train_dataset).column_names):
+            raise lost_column("margin")
+        return cast(Tensor | None, margin_b)
 
     # Metrics
 
-    def _record(self, inputs: Any, scored: ScoredPairs) -> None:
-        mode, policy, reference_bk, weight_b = self.mode, scored.policy, scored.reference_bk, scored.weight_b
-        chosen_b, rejected_b = response_scores(
-            self.objective, policy.logp_bk.detach(), reference_bk, policy.length_bk
-        ).unbind(1)
-        values = pair_metrics(
-            beta=self.beta,
-            chosen_score_b=chosen_b,
-            rejected_score_b=rejected_b,
-            weight_b=weight_b,
-            policy_logp_bk=policy.logp_bk.detach(),
-            reference_logp_bk=reference_bk,
-        ) | token_metrics(
-            entropy_sum_bk=policy.entropy_sum_bk,
-            length_bk=policy.length_bk,
-            logit_sum_bk=policy.logit_sum_bk,
-            top1_bk=policy.top1_bk,
-        )
-        if weight_b is not None and self.calibration is not None:
-            low, high = self.calibration.clip
-            scaled_b = self.calibration.scale * inputs[RAW_COLUMN].double()
-            values["dispersion/weight"] = weight_b
-            values["dispersion/weight_clipped"] = (scaled_b < low) | (scaled_b > high)
-        if "dispersion_index" in inputs:
-            values["dispersion/entropy_mean"] = inputs["dispersion_index"]
-        if policy.aux_loss is not None:
-            values["aux_loss"] = policy.aux_loss.detach().expand(len(policy.logp_bk))
-        values["_rows"] = inputs["attention_mask"].view(2, -1, inputs["attention_mask"].size(1)).sum(dim=(0, 2))
-        # One gather for all metrics. It drops the rows with which accelerate fills up an uneven last batch.
-        dtype = torch.float32 if self.accelerator.device.type == "mps" else torch.float64
-        table = torch.stack([v.to(self.accelerator.device, dtype) for v in values.values()], dim=1)
-        gathered = self.accelerator.gather_for_metrics(table)
-        columns = dict(zip(values, gathered.unbind(1), strict=True))
-        tokens = int(columns.pop("_rows").sum().item()) // self.tensor_parallel_size
-        if mode == "train":
-            self.total_train_tokens += tokens
-        self._stores[mode].add(columns)
-        self._stores[mode].set("num_tokens", float(self.total_train_tokens))
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the metrics since the last log, then log as TRL does; a named split gets them under its own name too."""
-        mode = self.mode
-        values = self._stores[mode].drain()
+        mode, prefix = self.mode, self._recorder.eval_prefix
+        values = self._recorder.drain(mode)
         self.record_metrics(mode, values)
-        split = next((name.removesuffix("_loss") for name in logs if name.endswith("_loss")), "eval")
-        if mode == "eval" and split != "eval":
-            logs.update({f"{split}_{name}": value for name, value in values.items()})
+        if mode == "eval" and prefix != "eval":
+            logs.update({f"{prefix}_{name}": value for name, value in values.items()})
         super().log(logs, start_time)
+
+    # Evaluation
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate one split; its metrics are its own."""
+        self._recorder.begin_evaluation(kwargs.get("metric_key_prefix", args[4] if len(args) > 4 else "eval"))
+        return super().evaluation_loop(*args, **kwargs)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluate as TRL does; see `trl.DPOTrainer.evaluate`.
+
+        Args:
+            eval_dataset: A dataset, a mapping of datasets, or None for those of the constructor.
+            ignore_keys: Passed on.
+            metric_key_prefix: Before every metric's name.
+
+        Returns:
+            The metrics.
+
+        Raises:
+            InputError: A new dataset after full fine-tuning has begun, whose reference is gone by then.
+        """
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            self._require_reference("evaluate")
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """Losses and metrics of a dataset that may be new; see `transformers.Trainer.predict`."""
+        if "prompt_ids" not in (test_dataset.column_names or ()):
+            self._require_reference("predict")
+            test_dataset = self.tokenize_dataset(test_dataset, self.processing_class, "test")
+            if self.precompute_ref_logps:
+                test_dataset = self.add_reference_columns(test_dataset, "test", self.args.per_device_eval_batch_size)
+        return super().predict(test_dataset, *args, **kwargs)
+
+    def _require_reference(self, what: str) -> None:
+        """New rows need the reference, and full fine-tuning keeps none once it has begun."""
+        gone = self.ref_model is None and not is_peft_model(self.model) and self.state.global_step > 0
+        if gone and self.precompute_ref_logps:
+            raise InputError(
+                f"{what}: these rows are new, and after full fine-tuning the reference that must score them is gone. "
+                "Give them as eval_dataset when the trainer is built, or give the trainer a ref_model"
+            )
 
     # Checkpoints
 
@@ -374,6 +397,5 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             return
         if state.objective != self.objective or state.beta != self.beta:
             logger.warning(f"{folder} was trained with another objective or beta; going on with the ones given now")
-        if self.calibration is not None and state.calibration is not None:
-            self.calibration = state.calibration
+        self.calibration = resumed_calibration(state.calibration, self.calibration, folder)
         self.total_train_tokens = state.num_tokens

@@ -1,0 +1,292 @@
+"""Where the reference's scores of a split come from: the store that the user named, the cache, or a pass now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.logging import get_logger
+from numpy.typing import NDArray
+
+from mallowspo.compat import reference_model
+from mallowspo.data.collation import PreferenceCollator
+from mallowspo.errors import InputError
+from mallowspo.scoring import (
+    Processes,
+    ReferenceKey,
+    ReferenceScores,
+    ReferenceStore,
+    StoreSettings,
+    model_fields,
+    rows_key,
+    score_padded,
+    tokenizer_fields,
+    write_store,
+)
+from mallowspo.scoring.reference_cache import cache_folder
+from mallowspo.scoring.store_format import MANIFEST
+from mallowspo.training.reference_pass import COLUMN_KINDS, prepare_reference, reference_columns
+
+__all__ = ["VERIFIED_ROWS", "live_tolerance", "refuse_other_store", "split_columns"]
+
+logger = get_logger(__name__)
+
+Columns = dict[str, NDArray[np.float64]]
+
+VERIFIED_ROWS = 8
+"""Rows of a store that are scored again before the first step."""
+
+_FIELD_OF_KIND = {
+    "logps": "logp_nk",
+    "entropy": "entropy_sum_nk",
+    "length": "length_nk",
+    "first_entropy": "first_entropy_nk",
+    "divergent_entropy": "divergent_entropy_nk",
+}
+_SIDES = ("chosen", "rejected")
+_POSITION = "__position__"
+
+
+def refuse_other_store(dataset: Any, tokenizer: Any, args: Any) -> None:
+    """Refuse a store that cannot be the one of this run by what is known before a model is loaded.
+
+    Args:
+        dataset: The tokenised training rows.
+        tokenizer: Of the run.
+        args: A `MallowsPOConfig`.
+
+    Raises:
+        InputError: There is no store, or it was made from other tokens or with another tokenizer or truncation.
+    """
+    if args.reference_store is None:
+        return
+    store = _open(args.reference_store)
+    key = ReferenceKey(**_data_fields(dataset, tokenizer, args))
+    _refuse(store, key, dataset)
+
+
+def split_columns(trainer: Any, dataset: Any, name: str, batch_size: int) -> Columns:
+    """The reference's scores of a split, from wherever they are.
+
+    The training split must be in `reference_store` where one is named. Other splits are taken from it if they are
+    in it. Everything else comes from the cache, or from a pass over the split whose result is then cached. What comes
+    from disk is compared with a live pass over 8 random rows.
+
+    Args:
+        trainer: A `MallowsPOTrainer` whose model and reference are set up.
+        dataset: Tokenised rows.
+        name: The split.
+        batch_size: Pairs a batch on each process.
+
+    Returns:
+        As of `reference_columns`.
+
+    Raises:
+        InputError: The store was made for another run, is damaged, or does not give what the model gives.
+    """
+    processes = Processes.of_accelerate(trainer.accelerator)
+    key = _run_key(trainer, dataset, processes)
+    found = processes.share(_lookup(trainer, dataset, name, key) if processes.is_first else None)
+    if isinstance(found, InputError):
+        raise found
+    if found is not None:
+        folder, columns, named = found
+        # One answer for all: at the edge of the tolerance, two processes might differ.
+        complaint = processes.share(_compare_live(trainer, dataset, columns, key, batch_size))
+        if complaint is None:
+            trainer.reference_sources[name] = f"reused from {folder}, key {key.digest[:12]}"
+            logger.info(f"{name}: reference scores reused from {folder}, key {key.digest[:12]}")
+            return columns
+        if named:
+            raise InputError(
+                f"reference_store: {folder} does not say what the reference says: {complaint}. Write the store again "
+                "on this machine, with these versions"
+            )
+        logger.warning(f"{name}: the cached reference scores in {folder} are not used: {complaint}")
+    columns = reference_columns(trainer, dataset, name, batch_size)
+    trainer.reference_sources[name] = "a pass of the reference before training"
+    if processes.is_first and found is None:
+        _save(trainer, dataset, name, key, columns, batch_size)
+    processes.wait()
+    return columns
+
+
+def live_tolerance(key: ReferenceKey, lengths: Any) -> NDArray[np.float64]:
+    """How far a stored sum may be from a live one, for responses of these lengths.
+
+    Padding and batch size move each token's value by rounding, so sums drift with the root of their length.
+
+    Args:
+        key: Tells the precision.
+        lengths: Tokens of each response.
+
+    Returns:
+        Nats, in the shape of `lengths`: per root of a token 0.002 in float32, 0.05 in float16, 0.3 in bfloat16.
+    """
+    precision = f"{key.dtype} {key.mixed_precision}"
+    unit = 0.3 if "bf" in precision else 0.05 if "16" in precision else 0.002
+    return unit * np.sqrt(np.maximum(np.asarray(lengths, np.float64), 1.0))
+
+
+def _open(folder: str) -> ReferenceStore:
+    try:
+        return ReferenceStore.open(folder)
+    except InputError as error:
+        raise InputError(f"reference_store: {error}") from error
+
+
+def _data_fields(dataset: Any, tokenizer: Any, args: Any) -> dict[str, Any]:
+    return {
+        "max_length": args.max_length or "unlimited",
+        "truncation_mode": args.truncation_mode,
+        **tokenizer_fields(tokenizer),
+        **rows_key(dataset),
+    }
+
+
+def _run_key(trainer: Any, dataset: Any, processes: Processes) -> ReferenceKey:
+    """The key of this run's reference; the weights are read by the first process alone."""
+    own = trainer.ref_model is None
+    model = trainer.accelerator.unwrap_model(trainer.model if own else trainer.ref_model)
+    adapters = list(getattr(model, "peft_config", None) or ())
+    # The policy's reference is its frozen copy of a pretrained adapter, or the bare model; see `reference_model`.
+    adapter = ("ref" if "ref" in adapters else None) if own else next(iter(adapters), None)
+    fields = None
+    if processes.is_first:
+        fields = model_fields(model, adapter=adapter) | {"mixed_precision": str(trainer.accelerator.mixed_precision)}
+        if fields["weights"] is None:
+            logger.warning(
+                "the reference's weights are spread over processes, so their name cannot be computed: scores are not "
+                "cached, and a reference_store is compared with 8 live rows only"
+            )
+    fields = processes.share(fields)
+    return ReferenceKey(**(fields | _data_fields(dataset, trainer.processing_class, trainer.settings)))
+
+
+def _lookup(trainer: Any, dataset: Any, name: str, key: ReferenceKey) -> Any:
+    """In the first process: folder, columns and whether the user named the folder; None, or what is wrong with it."""
+    named = trainer.settings.reference_store
+    if named is not None:
+        try:
+            store = _open(named)
+            differences = {difference.field for difference in store.manifest.key.differences(key)}
+            if name == "train" or not differences:
+                _refuse(store, key, dataset)
+                return str(store.folder), _columns(store), True
+            logger.info(f"{name}: not in {named}, whose {', '.join(sorted(differences))} differ")
+        except InputError as error:
+            prefixed = str(error).startswith("reference_store")
+            return error if prefixed else InputError(f"reference_store: {error}")
+    folder = _cache_of(trainer, key)
+    if folder is None or not (folder / MANIFEST).is_file():
+        return None
+    try:
+        store = ReferenceStore.open(folder)
+        return None if store.manifest.key != key else (str(folder), _columns(store), False)
+    except InputError as error:
+        logger.warning(f"{name}: the cached reference scores are not used: {error}")
+        return None
+
+
+def _cache_of(trainer: Any, key: ReferenceKey) -> Path | None:
+    """The cache's folder for a key; None where caching is off or the key is not all that counts."""
+    root = cache_folder()
+    whole = key.weights is not None and type(trainer.data_collator) is PreferenceCollator
+    return root / key.digest if root is not None and whole else None
+
+
+def _refuse(store: ReferenceStore, key: ReferenceKey, dataset: Any) -> None:
+    differences = store.manifest.key.differences(key)
+    if not differences:
+        return
+    advice = "Change this run's options, or write a store for it with `mallowspo reference`"
+    if {difference.field for difference in differences} == {"row_count"} and len(dataset) > store.manifest.rows:
+        first = dataset.select(range(store.manifest.rows))
+        if rows_key(first)["rows"] == store.manifest.key.rows:
+            advice = (
+                "The store has the first of them: run `mallowspo reference` again with this data and the same "
+                "output_dir, and it computes the new rows only"
+            )
+    found = "; ".join(map(str, differences))
+    raise InputError(f"reference_store: {store.folder} was not made for this run: {found}. {advice}")
+
+
+def _columns(store: ReferenceStore) -> Columns:
+    scores = store.read().scores
+    return {
+        f"ref_{side}_{kind}": np.asarray(getattr(scores, _FIELD_OF_KIND[kind])[:, k], np.float64).copy()
+        for kind in COLUMN_KINDS
+        for k, side in enumerate(_SIDES)
+    }
+
+
+def _compare_live(trainer: Any, dataset: Any, columns: Columns, key: ReferenceKey, batch_size: int) -> str | None:
+    """Score some rows now; every process does the same, since a sharded model answers only to all of them.
+
+    Returns:
+        What differs, or None.
+    """
+    prepare_reference(trainer)
+    draw = np.random.default_rng(trainer.args.seed)
+    places = np.sort(draw.choice(len(dataset), size=min(VERIFIED_ROWS, len(dataset)), replace=False))
+    for start in range(0, len(places), batch_size):
+        some = places[start : start + batch_size]
+        batch = trainer.data_collator(list(dataset.select(some)))
+        device = trainer.accelerator.device
+        batch = {k: v.to(device) for k, v in batch.items() if isinstance(v, torch.Tensor)}
+        with reference_model(trainer, before_training=True) as model, trainer.accelerator.autocast():
+            scores = score_padded(model, batch)
+        assert scores.entropy_sum_bk is not None
+        lengths = scores.length_bk.cpu().numpy()
+        allowed = live_tolerance(key, lengths)
+        live = {"logps": scores.logp_bk, "entropy": scores.entropy_sum_bk, "length": scores.length_bk}
+        for kind, values in live.items():
+            stored = np.stack([columns[f"ref_{side}_{kind}"][some] for side in _SIDES], axis=1)
+            wrong = ~(np.abs(stored - values.cpu().double().numpy()) <= allowed)
+            if wrong.any():
+                row, side = np.argwhere(wrong)[0]
+                return (
+                    f"{kind} of row {dataset['row_index'][int(some[row])] + 1:,} ({_SIDES[side]}) is "
+                    f"{stored[row, side]:.6g} in it and {values[row, side].item():.6g} live"
+                )
+    return None
+
+
+def _save(trainer: Any, dataset: Any, name: str, key: ReferenceKey, columns: Columns, batch_size: int) -> None:
+    """Keep the scores of a pass under their key; a run does not fail because they cannot be kept."""
+    folder = _cache_of(trainer, key)
+    if folder is None:
+        return
+    import transformers
+
+    from mallowspo import __version__
+
+    def looked_up(rows: Any) -> ReferenceScores:
+        at = np.asarray(rows[_POSITION][:])
+        arrays: dict[str, Any] = {
+            field: np.stack([columns[f"ref_{side}_{kind}"][at] for side in _SIDES], axis=1)
+            for kind, field in _FIELD_OF_KIND.items()
+        }
+        arrays["length_nk"] = arrays["length_nk"].astype(np.int64)
+        return ReferenceScores(**arrays)
+
+    try:
+        write_store(
+            folder,
+            dataset.add_column(_POSITION, np.arange(len(dataset))),
+            key=key,
+            score=looked_up,
+            settings=StoreSettings(batch_size=batch_size),
+            made_with={
+                "model": str(getattr(trainer.model.config, "_name_or_path", "")),
+                "split": name,
+                "mallowspo": __version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+        )
+        logger.info(f"{name}: reference scores kept in {folder}")
+    except InputError as error:
+        logger.warning(f"{name}: reference scores are not cached: {error}")
