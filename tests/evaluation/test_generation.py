@@ -7,6 +7,7 @@ import pytest
 import torch
 from judge_server import JudgeServer
 
+from mallowspo.data.records import prompt_id_of_text
 from mallowspo.errors import InputError
 from mallowspo.evaluation.endpoint import Endpoint, EndpointAddress, RequestLimits
 from mallowspo.evaluation.generation import LocalModel, answers_from_file, generate_at_endpoint, generate_locally
@@ -190,8 +191,11 @@ def test_prompts_and_what_belongs_to_them(tmp_path):
     assert read_dispersion(tmp_path / "d.parquet", load_prompts(str(path)), column="index").tolist() == [1.0, 2.0]
     with pytest.raises(InputError, match="no column 'phi'; it has prompt, index"):
         read_dispersion(tmp_path / "d.parquet", load_prompts(str(path)), column="phi")
+    ids = [prompt_id_of_text(text) for text in "bab"]
+    pq.write_table(pa.table({"prompt_id": ids, "dispersion": [0.2, 0.5, 0.4]}), tmp_path / "e.parquet")
+    assert read_dispersion(tmp_path / "e.parquet", load_prompts(str(path))) == pytest.approx([0.5, 0.3])
     path.write_text('{"prompt": "a"}\n{"prompt": "c"}')
-    with pytest.raises(InputError, match="no row for 1 of the prompts, the first is 1"):
+    with pytest.raises(InputError, match="no row for 1 of the prompts; the first: row 1"):
         read_dispersion(tmp_path / "d.parquet", load_prompts(str(path)), column="index")
 
 

@@ -10,6 +10,7 @@ import typer
 from mallowspo import __version__
 from mallowspo.cli.check import check
 from mallowspo.cli.dispersion import dispersion
+from mallowspo.cli.evaluate import evaluate
 from mallowspo.cli.exits import exit_code_of
 from mallowspo.cli.quickstart import quickstart
 from mallowspo.cli.reference import reference
@@ -26,6 +27,7 @@ app.command()(quickstart)
 app.command()(reference)
 app.command()(check)
 app.command()(dispersion)
+app.command()(evaluate)
 
 
 @app.command(

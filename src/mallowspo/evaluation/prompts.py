@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,13 @@ class PromptSet:
         prompts: In order.
         rows: The rows, as `datasets` holds them; a column of it may hold answers, difficulties or dispersions.
         source: Where they came from.
+        prompt_column: The column of the rows that holds the prompt.
     """
 
     prompts: tuple[EvaluationPrompt, ...]
     rows: Any
     source: str
+    prompt_column: str = "prompt"
 
     def column(self, name: str, option: str) -> list[Any]:
         """One value per prompt.
@@ -147,16 +149,17 @@ def load_prompts(source: str, *, column: str = "prompt", split: str = "train", l
         seen[text] = seen.get(text, 0) + 1
     if not prompts:
         raise InputError(f"prompts: {source} holds no rows")
-    return PromptSet(tuple(prompts), rows, source)
+    return PromptSet(tuple(prompts), rows, source, column)
 
 
-def read_dispersion(path: Path, prompts: PromptSet, *, column: str) -> NDArray[np.float64]:
+def read_dispersion(path: Path, prompts: PromptSet, *, column: str = "dispersion") -> NDArray[np.float64]:
     """Read a dispersion index from a table beside the prompts.
 
     Args:
-        path: A parquet file with one row per prompt: joined by `prompt` where both have it, else by position.
+        path: A parquet file, such as `mallowspo dispersion` writes: joined by `prompt_id`, else by `prompt`, else by
+            position. Several rows of one prompt are averaged.
         prompts: The prompts.
-        column: The column with the index.
+        column: The column with the index; `dispersion` holds φ, of which 1 means that people choose at random.
 
     Returns:
         One number per prompt, shape (N,).
@@ -166,6 +169,8 @@ def read_dispersion(path: Path, prompts: PromptSet, *, column: str) -> NDArray[n
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+    from mallowspo.data.records import prompt_id_of_text
 
     try:
         table = pq.read_table(path)
@@ -177,24 +182,31 @@ def read_dispersion(path: Path, prompts: PromptSet, *, column: str) -> NDArray[n
         values = np.asarray(table[column].to_pylist(), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"dispersion: the column {column!r} of {path} is not all numbers") from error
-    if "prompt" in table.column_names:
-        values = _joined(table["prompt"].to_pylist(), values, prompts.prompts, path)
+    if "prompt_id" in table.column_names:
+        names = [prompt_id_of_text(value) for value in prompts.rows[prompts.prompt_column]]
+        values = _joined(names, table["prompt_id"].to_pylist(), values, path)
+    elif "prompt" in table.column_names:
+        values = _joined([p.text for p in prompts.prompts], map(as_text, table["prompt"].to_pylist()), values, path)
     elif len(values) < len(prompts.prompts):
         raise InputError(
-            f"dispersion: {path} has {len(values)} rows for {len(prompts.prompts)} prompts and no column 'prompt' "
-            "to join them by"
+            f"dispersion: {path} has {len(values)} rows for {len(prompts.prompts)} prompts, and neither 'prompt_id' "
+            "nor 'prompt' to join them by"
         )
     return _finite(values[: len(prompts.prompts)], f"dispersion: the column {column!r} of {path}")
 
 
 def _joined(
-    texts: Sequence[Any], values: NDArray[np.float64], prompts: Sequence[EvaluationPrompt], path: Path
+    wanted: Sequence[str], names: Iterable[Any], values: NDArray[np.float64], path: Path
 ) -> NDArray[np.float64]:
-    by_text = {as_text(text): value for text, value in zip(texts, values, strict=True)}
-    missing = [prompt.index for prompt in prompts if prompt.text not in by_text]
+    by_name: dict[Any, list[float]] = {}
+    for name, value in zip(names, values, strict=True):
+        by_name.setdefault(name, []).append(value)
+    missing = [row for row, name in enumerate(wanted) if name not in by_name]
     if missing:
-        raise InputError(f"dispersion: {path} has no row for {len(missing)} of the prompts, the first is {missing[0]}")
-    return np.asarray([by_text[prompt.text] for prompt in prompts])
+        raise InputError(
+            f"dispersion: {path} has no row for {len(missing)} of the prompts; the first: row {missing[0]}"
+        )
+    return np.asarray([np.mean(by_name[name]) for name in wanted])
 
 
 def _finite(values: NDArray[np.float64], what: str) -> NDArray[np.float64]:

@@ -1,0 +1,177 @@
+"""`mallowspo evaluate`: which of two models answers better, by how much, and how sure that is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from mallowspo.evaluation.verdicts import Usage
+
+__all__ = ["evaluate"]
+
+_SOURCE = "a folder or hub name, an address http://host:port/v1#name, a .json of answers, or column:NAME"
+
+
+def _option(name: str, text: str, **settings: Any) -> Any:
+    return typer.Option(f"--{name}", help=text, **settings)
+
+
+def evaluate(  # noqa: PLR0913
+    context: typer.Context,
+    *,
+    model: Annotated[str, _option("model", f"Whose answers are judged: {_SOURCE}.")],
+    baseline: Annotated[str, _option("baseline", "Against whose: as --model.")],
+    prompts: Annotated[str, _option("prompts", "A .jsonl, .json, .csv or .parquet file, a folder, or a hub name.")],
+    judge: Annotated[
+        str,
+        _option("judge", "An address http://host:port/v1#name, reward:MODEL, or module:function of Python."),
+    ],
+    output_dir: Annotated[Path, _option("output_dir", "Where everything goes; the same folder goes on.")],
+    prompt_column: Annotated[str, _option("prompt_column", "The column with a text or a conversation.")] = "prompt",
+    split: Annotated[str, _option("split", "The split of the prompts.")] = "train",
+    max_prompts: Annotated[int | None, _option("max_prompts", "Take only the first so many.")] = None,
+    prompt_format: Annotated[
+        str,
+        _option("prompt_format", "chat, text, or auto: chat wherever the model has a chat template."),
+    ] = "auto",
+    max_new_tokens: Annotated[int, _option("max_new_tokens", "Tokens after which an answer is cut.")] = 256,
+    temperature: Annotated[float, _option("temperature", "Of the answers; 0 takes the most likely token.")] = 0.7,
+    top_p: Annotated[float, _option("top_p", "Smallest set of tokens with this probability.")] = 1.0,
+    top_k: Annotated[int, _option("top_k", "Most likely tokens kept; 0 keeps all.")] = 0,
+    batch_size: Annotated[int, _option("batch_size", "Prompts at a time on this machine.")] = 8,
+    seed: Annotated[int, _option("seed", "Of the answers and the bootstrap.")] = 0,
+    dtype: Annotated[str, _option("dtype", "Of local weights: auto, float32, bfloat16 or float16.")] = "auto",
+    use_cpu: Annotated[bool, _option("use_cpu", "Leave an accelerator alone.")] = False,
+    trust_remote_code: Annotated[bool, _option("trust_remote_code", "Run code that comes with a model.")] = False,
+    generation_parameters: Annotated[
+        str | None,
+        _option("generation_parameters", "JSON added to requests for answers, such as '{\"seed\": null}'."),
+    ] = None,
+    api_key_env: Annotated[
+        str | None,
+        _option("api_key_env", "Environment variable with the key for --model and --baseline; none is sent without."),
+    ] = None,
+    judge_template: Annotated[
+        Path | None,
+        _option("judge_template", "Your own question, with {prompt}, {answer_a} and {answer_b}."),
+    ] = None,
+    judge_parameters: Annotated[
+        str | None,
+        _option("judge_parameters", 'JSON over {"temperature": 0, "max_tokens": 1024}; null takes a field out.'),
+    ] = None,
+    judge_attempts: Annotated[int, _option("judge_attempts", "Replies asked for while none can be read.")] = 3,
+    judge_prices: Annotated[
+        str | None,
+        _option("judge_prices", "IN,OUT: price per million tokens, for the cost."),
+    ] = None,
+    judge_api_key_env: Annotated[
+        str | None,
+        _option("judge_api_key_env", "Environment variable with the judge's key; none is sent without."),
+    ] = None,
+    concurrency: Annotated[int, _option("concurrency", "Requests under way at a time.")] = 8,
+    requests_per_minute: Annotated[
+        float | None,
+        _option("requests_per_minute", "Requests that may start in a minute, retries included."),
+    ] = None,
+    timeout: Annotated[float, _option("timeout", "Seconds until a request is given up.")] = 120.0,
+    max_retries: Annotated[int, _option("max_retries", "Attempts after the first, with growing waits.")] = 6,
+    dispersion: Annotated[
+        Path | None,
+        _option("dispersion", "dispersion.parquet, to split the win rate by terciles."),
+    ] = None,
+    dispersion_column: Annotated[
+        str | None,
+        _option("dispersion_column", "Its column [dispersion]; without --dispersion, a column of the prompts."),
+    ] = None,
+    alpaca_tables: Annotated[
+        Path | None,
+        _option("alpaca_tables", "For AlpacaEval's 805 prompts: folder with what its length control needs."),
+    ] = None,
+    resamples: Annotated[int, _option("resamples", "Of the bootstrap.")] = 2000,
+    kl_samples: Annotated[
+        int,
+        _option("kl_samples", "Responses per prompt for the KL of --model from --baseline; 0 for none."),
+    ] = 0,
+) -> None:
+    """Generate with two models, judge every pair in both orders, and report win rates with their errors.
+
+    What was generated and judged is kept in OUTPUT_DIR; the same command goes on where an interrupted one stopped.
+    """
+    from rich.console import Console
+
+    from mallowspo.cli.evaluate_options import EvaluateOptions
+    from mallowspo.cli.evaluate_run import run_evaluation
+
+    options = EvaluateOptions(**context.params)
+    with _Bars() as bars:
+        results = run_evaluation(options, bars.show)
+    console = Console()
+    for line in _lines(results):
+        console.print(line, markup=False, highlight=False)
+    console.print(f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.")
+
+
+class _Bars:
+    """One progress bar a stage, on the terminal's error stream; the judge's carries tokens and cost."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[usage]}"),
+            console=Console(stderr=True),
+        )
+        self._stages: dict[str, Any] = {}
+
+    def __enter__(self) -> _Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, stage: str, done: int, total: int, usage: Usage | None) -> None:
+        """Show how far a stage has come."""
+        if stage not in self._stages:
+            self._stages[stage] = self._progress.add_task(stage, usage="")
+        text = ""
+        if usage is not None:
+            text = f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens"
+            text += "" if usage.cost is None else f", cost {usage.cost:.2f}"
+        self._progress.update(self._stages[stage], completed=done, total=total, usage=text)
+
+
+def _lines(results: dict[str, Any]) -> list[str]:
+    """What the terminal says at the end."""
+    rate = results["win_rate"]
+    found = f"win rate {rate['win_rate']:.1f}% [{rate['low']:.1f}, {rate['high']:.1f}]"
+    lines = [
+        f"{found}, s.e. {rate['standard_error']:.2f}: "
+        f"{rate['wins']} wins, {rate['ties']} ties, {rate['losses']} losses"
+    ]
+    control = results["length_controlled"]
+    if control is not None:
+        lines.append(f"length-controlled {control['win_rate']:.1f}%, s.e. {control['standard_error']:.2f}")
+        if control["note"]:
+            lines.append(f"  {control['note']}")
+    judge, usage = results["judge"], results["judge"]["usage"]
+    if usage is not None:
+        cost = "" if usage["cost"] is None else f", cost {usage['cost']:.4f}"
+        lines.append(
+            f"judge: {usage['replies']} replies, {usage['prompt_tokens']:,} + {usage['completion_tokens']:,} tokens"
+            f"{cost}; {judge['undecided']} verdicts undecided, {judge['refused']} refused (counted as ties)"
+        )
+    kl = results["kl"]
+    if kl is not None:
+        lines.append(
+            f"KL {kl['kl']:.3f} nats a response (s.e. {kl['kl_standard_error']:.3f}), {kl['kl_per_token']:.4f} a token"
+        )
+    return lines

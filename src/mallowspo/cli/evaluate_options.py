@@ -1,0 +1,215 @@
+"""The options of `mallowspo evaluate`, read and checked before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mallowspo.errors import InputError, not_one_of
+
+if TYPE_CHECKING:
+    from mallowspo.evaluation.endpoint import RequestLimits
+    from mallowspo.evaluation.local_model import Sampling
+
+__all__ = ["EvaluateOptions", "Source", "judge_kind", "source_of"]
+
+DEFAULT_JUDGE_PARAMETERS: dict[str, Any] = {"temperature": 0, "max_tokens": 1024}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where answers come from.
+
+    Attributes:
+        kind: `local`, `endpoint`, `file` or `column`.
+        name: A folder or hub name, an address, a path, or a column of the prompts' data.
+    """
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What to compare, on what, and who judges; the fields are the command's options, described by its help."""
+
+    model: str
+    baseline: str
+    prompts: str
+    judge: str
+    output_dir: Path
+    prompt_column: str = "prompt"
+    split: str = "train"
+    max_prompts: int | None = None
+    prompt_format: str = "auto"
+    max_new_tokens: int = 256
+    temperature: float = 0.7
+    top_p: float = 1.0
+    top_k: int = 0
+    batch_size: int = 8
+    seed: int = 0
+    dtype: str = "auto"
+    use_cpu: bool = False
+    trust_remote_code: bool = False
+    generation_parameters: str | None = None
+    api_key_env: str | None = None
+    judge_template: Path | None = None
+    judge_parameters: str | None = None
+    judge_attempts: int = 3
+    judge_prices: str | None = None
+    judge_api_key_env: str | None = None
+    concurrency: int = 8
+    requests_per_minute: float | None = None
+    timeout: float = 120.0
+    max_retries: int = 6
+    dispersion: Path | None = None
+    dispersion_column: str | None = None
+    alpaca_tables: Path | None = None
+    resamples: int = 2000
+    kl_samples: int = 0
+
+    def sampling(self) -> Sampling:
+        """How answers are drawn."""
+        from mallowspo.evaluation.local_model import Sampling
+
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.top_k)
+
+    def limits(self) -> RequestLimits:
+        """How hard endpoints are pressed."""
+        from mallowspo.evaluation.endpoint import RequestLimits
+
+        return RequestLimits(
+            concurrency=self.concurrency,
+            requests_per_minute=self.requests_per_minute,
+            timeout=self.timeout,
+            max_retries=self.max_retries,
+        )
+
+    def check(self) -> None:
+        """Raise `InputError` for what can be seen to be wrong before anything is read."""
+        if self.output_dir.exists() and not self.output_dir.is_dir():
+            raise InputError(f"output_dir: {self.output_dir} is a file, expected a folder")
+        for name in ("batch_size", "judge_attempts", "resamples"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        if self.kl_samples < 0:
+            raise InputError(f"kl_samples: got {self.kl_samples}, expected 0 for none, or a number of responses")
+        for name, allowed in (
+            ("prompt_format", ("auto", "chat", "text")),
+            ("dtype", ("auto", "float32", "bfloat16", "float16")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise not_one_of(name, getattr(self, name), allowed)
+        kinds = {source_of(getattr(self, name), name).kind for name in ("model", "baseline")}
+        if self.kl_samples and kinds != {"local"}:
+            raise InputError("kl_samples: KL needs both models on this machine; got an endpoint, a file or a column")
+        self.sampling()
+        self.limits()
+        for name in ("generation_parameters", "judge_parameters"):
+            self.json_object(name)
+        self._check_unused(judge_kind(self.judge), kinds)
+
+    def _check_unused(self, kind: str, sources: set[str]) -> None:
+        """An option that could have no effect is a mistake, not a wish."""
+        for name in ("judge_template", "judge_parameters", "judge_prices", "judge_api_key_env"):
+            if getattr(self, name) is not None and kind != "endpoint":
+                raise InputError(f"{name}: it is for a judge behind an address, got the judge {self.judge!r}")
+        for name in ("generation_parameters", "api_key_env"):
+            if getattr(self, name) is not None and "endpoint" not in sources:
+                raise InputError(f"{name}: it is for a model behind an address, and neither model nor baseline is one")
+
+    def merged(self, name: str, defaults: dict[str, Any]) -> dict[str, Any]:
+        """Read an option that holds a JSON object, over defaults; null takes a field out."""
+        given = _json_object(name, getattr(self, name))
+        return {key: value for key, value in (defaults | given).items() if value is not None}
+
+    def json_object(self, name: str) -> dict[str, Any]:
+        """Read an option that holds a JSON object; empty where it was not given."""
+        return _json_object(name, getattr(self, name))
+
+
+def _json_object(name: str, text: str | None) -> dict[str, Any]:
+    try:
+        value = json.loads(text) if text is not None else {}
+    except ValueError as error:
+        raise InputError(f"{name}: got {text!r}, which is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f'{name}: got {text!r}, expected a JSON object such as {{"temperature": 1}}')
+    return value
+
+
+def source_of(text: str, option: str) -> Source:
+    """Tell where answers come from.
+
+    Args:
+        text: As the user wrote it.
+        option: `model` or `baseline`, for messages.
+
+    Returns:
+        The source; a file, folder or address that it names has been checked for being one.
+
+    Raises:
+        InputError: It names nothing that is there.
+    """
+    from mallowspo.evaluation.endpoint import EndpointAddress
+
+    if text.startswith(("http://", "https://")):
+        EndpointAddress.parse(text, option)
+        return Source("endpoint", text)
+    if text.startswith("column:"):
+        return Source("column", text.removeprefix("column:"))
+    path = Path(text).expanduser()
+    if path.suffix in (".json", ".jsonl"):
+        if not path.is_file():
+            raise InputError(f"{option}: there is no file {text}")
+        return Source("file", str(path))
+    _check_model_folder(text, option)
+    return Source("local", text)
+
+
+def _check_model_folder(name: str, option: str) -> None:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not any((path / needed).is_file() for needed in ("config.json", "adapter_config.json")):
+            raise InputError(f"{option}: {name} has no config.json; it is not a saved model")
+    elif path.exists():
+        raise InputError(
+            f"{option}: {name} is a file; expected a folder, a hub name, an address or a .json of answers"
+        )
+    elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise InputError(f"{option}: there is no folder {name}")
+
+
+def judge_kind(judge: str) -> str:
+    """Tell what kind of judge a name means.
+
+    Args:
+        judge: As the user wrote it.
+
+    Returns:
+        `endpoint`, `reward` or `callable`.
+
+    Raises:
+        InputError: It is none of them.
+
+    Example:
+        >>> judge_kind("reward:my/model"), judge_kind("my_judges:longer")
+        ('reward', 'callable')
+    """
+    from mallowspo.evaluation.endpoint import EndpointAddress
+
+    if judge.startswith(("http://", "https://")):
+        EndpointAddress.parse(judge, "judge")
+        return "endpoint"
+    if judge.startswith("reward:"):
+        _check_model_folder(judge.removeprefix("reward:"), "judge")
+        return "reward"
+    module, colon, function = judge.partition(":")
+    if colon and function.isidentifier() and all(part.isidentifier() for part in module.split(".")):
+        return "callable"
+    raise InputError(
+        f"judge: got {judge!r}, expected an address such as http://localhost:8000/v1#model-name, "
+        "reward:MODEL for a reward model, or module:function for a Python function"
+    )

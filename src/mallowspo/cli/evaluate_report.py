@@ -1,0 +1,282 @@
+"""The page of one comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mallowspo.reports.estimates import Estimates
+from mallowspo.reports.figures import MethodStyle, grouped_interval_figure, save_figure
+from mallowspo.reports.formatting import format_interval, format_number
+from mallowspo.reports.html import (
+    Block,
+    Callout,
+    Definitions,
+    Example,
+    Examples,
+    Figure,
+    Paragraph,
+    Report,
+    Section,
+    Table,
+    current_meta,
+    literal,
+    write_report,
+)
+from mallowspo.reports.palette import BLUE, INK
+
+if TYPE_CHECKING:
+    from mallowspo.evaluation.verdicts import AnswerPair
+
+__all__ = ["tercile_names", "write_evaluation_report"]
+
+_STYLES = {
+    "raw": MethodStyle("Raw", BLUE, "o"),
+    "length_controlled": MethodStyle("Length-controlled", INK, "s", filled=False),
+}
+_SHOWN = 600  # characters of a prompt or an answer among the examples
+
+
+def write_evaluation_report(folder: Path, results: dict[str, Any], pairs: Sequence[AnswerPair]) -> None:
+    """Write `report.html` with its figure.
+
+    Args:
+        folder: Where to write; the figure goes into its folder `figures`.
+        results: What `results.json` holds.
+        pairs: The answers, for the examples.
+    """
+    sections = [
+        Section("Win rate", [_rates(results), _figure(folder, results), *_length_note(results)]),
+        Section("The judge", _judge(results)),
+        Section("The answers", [_answers(results), *_divergence(results)]),
+        Section("Examples", [_examples(results, pairs)]),
+        Section("Words", [_words(results)]),
+    ]
+    settings = results["settings"]
+    meta = current_meta(seeds=[settings["seed"]], run_time=results["seconds"])
+    title = f"{_short(results['model']['name'])} against {_short(results['baseline']['name'])}"
+    write_report(folder / "report.html", Report(literal(title), _summary(results), sections, meta))
+
+
+def _short(name: str) -> str:
+    return name.rsplit("#", maxsplit=1)[-1].rstrip("/").rsplit("/", 1)[-1]
+
+
+def _interval(rate: dict[str, Any]) -> str:
+    return format_interval(rate["win_rate"], rate["low"], rate["high"], 1)
+
+
+def _summary(results: dict[str, Any]) -> str:
+    rate = results["win_rate"]
+    if rate["low"] > 50:
+        verdict = "The model is preferred to the baseline."
+    elif rate["high"] < 50:
+        verdict = "The baseline is preferred to the model."
+    else:
+        verdict = "These prompts do not tell the two apart: the interval holds 50%."
+    text = (
+        f"{verdict} It wins {_interval(rate)}% of {rate['prompts']:,} prompts: {rate['wins']:,} wins, "
+        f"{rate['ties']:,} ties, {rate['losses']:,} losses."
+    )
+    control = results["length_controlled"]
+    if control is not None:
+        text += f" With the effect of length taken out, {format_number(control['win_rate'], 1)}%."
+    return text
+
+
+def tercile_names(column: str) -> tuple[str, str, str]:
+    """What the thirds are called; φ is large where people disagree."""
+    if column in ("dispersion", "phi"):
+        return ("Most agreed third", "Middle third", "Most contested third")
+    return (f"Lowest third of {column}", "Middle third", f"Highest third of {column}")
+
+
+def _rates(results: dict[str, Any]) -> Table:
+    groups = [("All prompts", results["win_rate"])]
+    if results["terciles"] is not None:
+        groups += list(zip(tercile_names(results["terciles_by"]), results["terciles"], strict=True))
+    rows = [
+        [name, _interval(g), format_number(g["standard_error"], 2), g["wins"], g["ties"], g["losses"], g["prompts"]]
+        for name, g in groups
+    ]
+    control = results["length_controlled"]
+    if control is not None:
+        error = control["standard_error"]
+        rate = control["win_rate"]
+        spread = format_interval(rate, rate - 1.96 * error, rate + 1.96 * error, 1)
+        rows.append(
+            [
+                "All prompts, length-controlled",
+                spread,
+                format_number(error, 2),
+                "",
+                "",
+                "",
+                len(results["preferences"]),
+            ]
+        )
+    return Table(
+        ["Prompts", "Win rate, % [95%]", "s.e.", "Wins", "Ties", "Losses", "Prompts in all"],
+        rows,
+        caption="A tie counts half. Intervals are bootstrap percentiles over prompts; the length-controlled one is "
+        "±1.96 standard errors from refits.",
+        align="lrrrrrr",
+    )
+
+
+def _figure(folder: Path, results: dict[str, Any]) -> Figure:
+    names = ["All prompts"]
+    rates = [results["win_rate"]]
+    if results["terciles"] is not None:
+        names += tercile_names(results["terciles_by"])
+        rates += results["terciles"]
+    values = {
+        "raw": Estimates(*(np.asarray([rate[end] for rate in rates]) - 50 for end in ("win_rate", "low", "high")))
+    }
+    control = results["length_controlled"]
+    if control is not None and np.isfinite(control["standard_error"]):
+        blank = np.full(len(rates) - 1, np.nan)
+        middle, error = control["win_rate"] - 50, 1.96 * control["standard_error"]
+        ends = (np.concatenate([[value], blank]) for value in (middle, middle - error, middle + error))
+        values["length_controlled"] = Estimates(*ends)
+    drawn = grouped_interval_figure(
+        values, names, x_label="Win rate above 50% (points)", better="right", styles=_STYLES
+    )
+    path = save_figure(drawn, folder / "figures", "win_rate")
+    return Figure(
+        path.svg, alt="Win rates of the model with their intervals, as points above an even match", caption=""
+    )
+
+
+def _length_note(results: dict[str, Any]) -> list[Block]:
+    control = results["length_controlled"]
+    if control is None:
+        return []
+    blocks: list[Block] = []
+    if not control["lengths_vary"]:
+        blocks.append(Paragraph("All answers differ in length by the same amount, so there is no effect to take out."))
+    if control["note"]:
+        blocks.append(Callout("warning", control["note"]))
+    return blocks
+
+
+def _judge(results: dict[str, Any]) -> list[Block]:
+    judge = results["judge"]
+    rows: list[list[str | float]] = [["Judge", judge["name"]]]
+    if "template" in judge:
+        rows.append(["Template", judge["template"]])
+    orders = results["orders"]
+    if orders is not None:
+        rows += [
+            ["Both orders agree", f"{100 * orders['consistent']:.1f}%"],
+            ["Preference for the answer shown first", f"{100 * orders['first_preferred']:.1f}%"],
+            ["Win rate with the model's answer first", f"{orders['win_rate_shown_first']:.1f}%"],
+            ["Win rate with the model's answer second", f"{orders['win_rate_shown_second']:.1f}%"],
+        ]
+    rows += [
+        [f"Mean reward, {side}", format_number(judge[f"mean_reward_{side}"], 3)]
+        for side in ("model", "baseline")
+        if f"mean_reward_{side}" in judge
+    ]
+    rows.append(["Pairs of identical answers, ties unasked", judge["identical"]])
+    usage = judge["usage"]
+    if usage is not None:
+        rows += [
+            ["Verdicts undecided after all attempts, counted as ties", judge["undecided"]],
+            ["Verdicts refused by the server, counted as ties", judge["refused"]],
+            ["Replies paid for", usage["replies"]],
+            ["Tokens in, out", f"{usage['prompt_tokens']:,}, {usage['completion_tokens']:,}"],
+        ]
+        if usage["without_count"]:
+            rows.append(["Replies without a token count", usage["without_count"]])
+        if usage["cost"] is not None:
+            rows.append(["Cost", f"{usage['cost']:.4f}"])
+    blocks: list[Block] = [Table(["What", "Value"], rows, align="lr")]
+    if orders is not None and orders["consistent"] < 0.7:
+        blocks.append(
+            Callout(
+                "warning",
+                "The judge changes its mind in more than three pairs of ten when the answers swap places: "
+                "much of what it says is about places.",
+            )
+        )
+    if judge["undecided"] + judge["refused"] > 0.05 * 2 * len(results["preferences"]):
+        blocks.append(Callout("warning", "More than one verdict in twenty is missing and counted as a tie."))
+    return blocks
+
+
+def _answers(results: dict[str, Any]) -> Table:
+    rows = []
+    for side in ("model", "baseline"):
+        facts = results[side]
+        cut = facts["cut"]
+        rows.append(
+            [
+                side,
+                facts["name"],
+                format_number(facts["mean_characters"], 0),
+                "–" if facts["mean_tokens"] is None else format_number(facts["mean_tokens"], 1),
+                "–" if cut is None else f"{100 * cut:.1f}%",
+                facts["empty"],
+            ]
+        )
+    return Table(
+        ["Side", "Answers from", "Characters", "Tokens", "Cut at the limit", "Empty"],
+        rows,
+        align="llrrrr",
+        caption="Means over the prompts.",
+    )
+
+
+def _divergence(results: dict[str, Any]) -> list[Block]:
+    kl = results["kl"]
+    if kl is None:
+        return []
+    rows = [
+        ["Per response", format_number(kl["kl"], 3), format_number(kl["kl_standard_error"], 3)],
+        [
+            "Per response, from log-ratios alone",
+            format_number(kl["kl_plain"], 3),
+            format_number(kl["kl_plain_standard_error"], 3),
+        ],
+        ["Per token", format_number(kl["kl_per_token"], 4), format_number(kl["kl_per_token_standard_error"], 4)],
+    ]
+    return [
+        Table(
+            ["KL of the model from the baseline", "Nats", "s.e."],
+            rows,
+            caption=f"{kl['samples']} responses to each of {kl['prompts']:,} prompts at temperature 1; "
+            f"{100 * kl['cut']:.1f}% were cut at the limit and count up to there.",
+        )
+    ]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + " …"
+
+
+def _examples(results: dict[str, Any], pairs: Sequence[AnswerPair]) -> Examples:
+    """The first win, tie and loss; chosen by place, so that nobody picks what pleases."""
+    preferences = results["preferences"]
+    items = []
+    for name, holds in (("A win", lambda y: y > 0.5), ("A tie", lambda y: y == 0.5), ("A loss", lambda y: y < 0.5)):
+        place = next((n for n, y in enumerate(preferences) if holds(y)), None)
+        if place is not None:
+            pair = pairs[place]
+            answers = [("model", _cut(pair.answer)), ("baseline", _cut(pair.baseline))]
+            items.append(Example(_cut(pair.prompt), answers, note=f"{name} (prompt {place})."))
+    return Examples(items, caption="The first prompt of each kind.")
+
+
+def _words(results: dict[str, Any]) -> Definitions:
+    items = [
+        ("Win rate", "share of prompts on which the model's answer was preferred, a tie counted as half"),
+        ("Tie", "the two orders named different winners, or the judge said so, or gave no verdict"),
+        ("Length-controlled", "win rate predicted by AlpacaEval 2's regression for answers of equal length"),
+    ]
+    if results["terciles"] is not None:
+        items.append(("Third", f"prompts sorted by `{results['terciles_by']}` and cut in three"))
+    return Definitions(items)

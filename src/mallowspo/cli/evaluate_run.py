@@ -1,0 +1,378 @@
+"""One comparison: answers, verdicts, win rates, and what is written about them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mallowspo.cli.evaluate_options import DEFAULT_JUDGE_PARAMETERS, EvaluateOptions, Source, judge_kind, source_of
+from mallowspo.cli.run_record import library_versions
+from mallowspo.errors import InputError
+from mallowspo.files import write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mallowspo.evaluation.endpoint import Endpoint
+    from mallowspo.evaluation.generation import Answers
+    from mallowspo.evaluation.length_control import GamedBaseline
+    from mallowspo.evaluation.prompts import PromptSet
+    from mallowspo.evaluation.verdicts import AnswerPair, Judgement, Usage
+
+__all__ = ["run_evaluation"]
+
+# What is under way, steps done, steps in all, and the judge's usage so far where there is one.
+Progress = Callable[[str, int, int, "Usage | None"], None]
+
+SIDES = ("model", "baseline")
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """All that the options name, read before any model is loaded."""
+
+    prompts: PromptSet
+    dispersion: NDArray[np.float64] | None
+    difficulty: NDArray[np.float64] | None
+    gamed: GamedBaseline | None
+    sources: dict[str, Source]
+    known: dict[str, Answers]
+    endpoints: dict[str, Endpoint]
+    judge: Callable[[list[AnswerPair], Progress], Judgement]
+    judge_facts: dict[str, Any]
+
+
+def run_evaluation(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
+    """Compare two models and write everything about it.
+
+    Args:
+        options: What to compare.
+        progress: Called as the work goes on.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        InputError: Something that was given cannot be used, or an endpoint is lost; what was done is kept.
+    """
+    started = time.perf_counter()
+    options.check()
+    inputs = _read_inputs(options)
+    try:
+        answers = {side: _answers(side, options, inputs, progress) for side in SIDES}
+        pairs = _pairs(inputs.prompts, answers)
+        judgement = inputs.judge(pairs, progress)
+    finally:
+        for endpoint in inputs.endpoints.values():
+            endpoint.close()
+    kl = _kl(options, inputs.prompts, progress) if options.kl_samples else None
+    results = _results(options, inputs, answers, judgement)
+    results |= {"kl": kl, "seconds": time.perf_counter() - started}
+    _write(options.output_dir, inputs.prompts, answers, pairs, results)
+    return results
+
+
+def _read_inputs(options: EvaluateOptions) -> _Inputs:
+    from mallowspo.evaluation.length_control import read_alpaca_tables
+    from mallowspo.evaluation.prompts import load_prompts, read_dispersion
+
+    sources = {side: source_of(getattr(options, side), side) for side in SIDES}
+    prompts = load_prompts(
+        options.prompts, column=options.prompt_column, split=options.split, limit=options.max_prompts
+    )
+    dispersion = None
+    if options.dispersion is not None:
+        column = options.dispersion_column or "dispersion"
+        dispersion = read_dispersion(options.dispersion, prompts, column=column)
+    elif options.dispersion_column is not None:
+        dispersion = prompts.numbers(options.dispersion_column, "dispersion_column")
+    if dispersion is not None and len(dispersion) < 3:
+        raise InputError(f"dispersion: terciles need at least 3 prompts, got {len(dispersion)}")
+    difficulty, gamed = None, None
+    if options.alpaca_tables is not None:
+        difficulty, gamed = read_alpaca_tables(options.alpaca_tables)
+        if len(difficulty) != len(prompts.prompts):
+            raise InputError(
+                f"alpaca_tables: {options.alpaca_tables} is about {len(difficulty)} instructions, "
+                f"{options.prompts} holds {len(prompts.prompts)} prompts; it is for AlpacaEval's set, in its order"
+            )
+    known = {
+        side: _known(source, prompts, side) for side, source in sources.items() if source.kind in ("file", "column")
+    }
+    if options.kl_samples:
+        _check_same_tokens(options)
+    endpoints: dict[str, Endpoint] = {}
+    judge, facts = _judge(options, prompts, endpoints)
+    for side, source in sources.items():
+        if source.kind == "endpoint":
+            endpoints[side] = _endpoint(source.name, options, side, options.api_key_env, "api_key_env")
+    _check_reachable(endpoints, options.output_dir)
+    return _Inputs(prompts, dispersion, difficulty, gamed, sources, known, endpoints, judge, facts)
+
+
+def _known(source: Source, prompts: PromptSet, side: str) -> Answers:
+    from mallowspo.evaluation.generation import answers_from_file, known_answers
+    from mallowspo.evaluation.prompts import as_text
+
+    if source.kind == "file":
+        return answers_from_file(Path(source.name), prompts.prompts, option=side)
+    return known_answers([as_text(value) for value in prompts.column(source.name, side)])
+
+
+def _check_same_tokens(options: EvaluateOptions) -> None:
+    from mallowspo.evaluation.local_model import load_tokenizer
+
+    vocabularies = [
+        load_tokenizer(getattr(options, side), option=side, trust_remote_code=options.trust_remote_code).get_vocab()
+        for side in SIDES
+    ]
+    if vocabularies[0] != vocabularies[1]:
+        raise InputError("kl_samples: the tokenizers differ; KL is defined between models over the same tokens only")
+
+
+def _endpoint(address: str, options: EvaluateOptions, option: str, variable: str | None, key_option: str) -> Endpoint:
+    from mallowspo.evaluation.endpoint import Endpoint, EndpointAddress, api_key_from
+
+    key = api_key_from(variable, key_option)
+    return Endpoint(EndpointAddress.parse(address, option), options.limits(), api_key=key, option=option)
+
+
+def _check_reachable(endpoints: dict[str, Endpoint], folder: Path) -> None:
+    """Find out that nobody is there before hours of generating, not after."""
+    from mallowspo.evaluation.endpoint import EndpointUnavailable
+
+    for option, endpoint in endpoints.items():
+        try:
+            endpoint.check()
+        except EndpointUnavailable as error:
+            saved = [f"{path.name} ({_lines(path)} lines)" for path in sorted(folder.glob("*.jsonl"))]
+            kept = f"saved in {folder} so far: {', '.join(saved)}" if saved else "nothing was generated yet"
+            raise InputError(f"{option}: {error}; {kept}") from error
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def _judge(
+    options: EvaluateOptions, prompts: PromptSet, endpoints: dict[str, Endpoint]
+) -> tuple[Callable[[list[AnswerPair], Progress], Judgement], dict[str, Any]]:
+    """Make the judge ready, so that only the pairs are missing."""
+    from mallowspo.evaluation.reward_judge import (
+        RewardModel,
+        judge_with_callable,
+        judge_with_reward_model,
+        load_judge_callable,
+    )
+
+    kind = judge_kind(options.judge)
+    facts: dict[str, Any] = {"name": options.judge, "kind": kind}
+    if kind == "endpoint":
+        return _endpoint_judge(options, endpoints, facts), facts
+    if kind == "reward":
+        reward = RewardModel(
+            options.judge.removeprefix("reward:"),
+            dtype=options.dtype,
+            batch_size=options.batch_size,
+            use_cpu=options.use_cpu,
+            trust_remote_code=options.trust_remote_code,
+        )
+        log = options.output_dir / "rewards.jsonl"
+
+        def by_reward(pairs: list[AnswerPair], progress: Progress) -> Judgement:
+            return judge_with_reward_model(prompts.prompts, pairs, reward, log, progress=_named("Scoring", progress))
+
+        return by_reward, facts
+    function = load_judge_callable(options.judge)
+
+    def by_function(pairs: list[AnswerPair], progress: Progress) -> Judgement:
+        log = options.output_dir / "verdicts.jsonl"
+        return judge_with_callable(pairs, function, log, progress=_named("Judging", progress))
+
+    return by_function, facts
+
+
+def _endpoint_judge(
+    options: EvaluateOptions, endpoints: dict[str, Endpoint], facts: dict[str, Any]
+) -> Callable[[list[AnswerPair], Progress], Judgement]:
+    from mallowspo.evaluation.judge_prompt import DEFAULT_TEMPLATE, read_template
+    from mallowspo.evaluation.judging import judge_with_endpoint
+    from mallowspo.evaluation.verdicts import Prices
+
+    template = read_template(options.judge_template) if options.judge_template is not None else DEFAULT_TEMPLATE
+    parameters = options.merged("judge_parameters", DEFAULT_JUDGE_PARAMETERS)
+    prices = Prices.parse(options.judge_prices) if options.judge_prices is not None else None
+    endpoint = _endpoint(options.judge, options, "judge", options.judge_api_key_env, "judge_api_key_env")
+    endpoints["judge"] = endpoint
+    facts |= {
+        "template": template.version,
+        "parameters": parameters,
+        "prices": None if prices is None else asdict(prices),
+    }
+
+    def by_endpoint(pairs: list[AnswerPair], progress: Progress) -> Judgement:
+        return judge_with_endpoint(
+            pairs,
+            endpoint,
+            options.output_dir / "verdicts.jsonl",
+            template=template,
+            parameters=parameters,
+            attempts=options.judge_attempts,
+            prices=prices,
+            progress=_named("Judging", progress),
+        )
+
+    return by_endpoint
+
+
+def _named(stage: str, progress: Progress) -> Callable[[int, int, Usage | None], None]:
+    return lambda done, total, usage: progress(stage, done, total, usage)
+
+
+def _answers(side: str, options: EvaluateOptions, inputs: _Inputs, progress: Progress) -> Answers:
+    from mallowspo.evaluation.generation import LocalModel, generate_at_endpoint, generate_locally
+
+    if side in inputs.known:
+        return inputs.known[side]
+    sampling = options.sampling()
+    log = options.output_dir / f"generations.{side}.jsonl"
+
+    def report(done: int, total: int) -> None:
+        progress(f"Generating ({side})", done, total, None)
+
+    if inputs.sources[side].kind == "endpoint":
+        return generate_at_endpoint(
+            inputs.prompts.prompts,
+            inputs.endpoints[side],
+            sampling,
+            log,
+            seed=options.seed,
+            prompt_format=options.prompt_format,
+            parameters=options.json_object("generation_parameters"),
+            progress=report,
+        )
+    local = LocalModel(
+        inputs.sources[side].name,
+        option=side,
+        dtype=options.dtype,
+        prompt_format=options.prompt_format,
+        batch_size=options.batch_size,
+        use_cpu=options.use_cpu,
+        trust_remote_code=options.trust_remote_code,
+    )
+    return generate_locally(inputs.prompts.prompts, local, sampling, log, seed=options.seed, progress=report)
+
+
+def _pairs(prompts: PromptSet, answers: dict[str, Answers]) -> list[AnswerPair]:
+    from mallowspo.evaluation.verdicts import AnswerPair
+
+    rows = zip(prompts.prompts, answers["model"].texts, answers["baseline"].texts, strict=True)
+    return [AnswerPair(prompt.text, answer, baseline) for prompt, answer, baseline in rows]
+
+
+def _kl(options: EvaluateOptions, prompts: PromptSet, progress: Progress) -> dict[str, Any]:
+    from mallowspo.evaluation.divergence import sequence_kl
+    from mallowspo.evaluation.local_model import end_token_ids, load_causal_model, load_tokenizer, prompt_ids
+
+    loading: dict[str, Any] = {"use_cpu": options.use_cpu, "trust_remote_code": options.trust_remote_code}
+    policy, reference = (
+        load_causal_model(getattr(options, side), option=side, dtype=options.dtype, **loading) for side in SIDES
+    )
+    tokenizer = load_tokenizer(options.model, option="model", trust_remote_code=options.trust_remote_code)
+    found = sequence_kl(
+        policy,
+        reference,
+        [prompt_ids(prompt, tokenizer, options.prompt_format) for prompt in prompts.prompts],
+        samples=options.kl_samples,
+        max_new_tokens=options.max_new_tokens,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        end_ids=end_token_ids(policy, tokenizer),
+        progress=lambda done, total: progress("Measuring KL", done, total, None),
+    )
+    return asdict(found)
+
+
+def _side(source: Source, answers: Answers) -> dict[str, Any]:
+    """What is known of one model's answers; lengths in characters, as AlpacaEval counts."""
+    tokens = [count for count in answers.tokens if count is not None]
+    ended = [done for done in answers.finished if done is not None]
+    return {
+        "kind": source.kind,
+        "name": source.name,
+        "mean_characters": sum(map(len, answers.texts)) / len(answers.texts),
+        "mean_tokens": sum(tokens) / len(tokens) if tokens else None,
+        "cut": 1 - sum(ended) / len(ended) if ended else None,
+        "empty": sum(not text.strip() for text in answers.texts),
+        "generated_now": answers.generated,
+        "prompt_format": None if answers.chat is None else "chat" if answers.chat else "text",
+    }
+
+
+def _results(
+    options: EvaluateOptions, inputs: _Inputs, answers: dict[str, Answers], judgement: Judgement
+) -> dict[str, Any]:
+    from mallowspo.evaluation.length_control import length_controlled_win_rate
+    from mallowspo.evaluation.win_rates import both_orders, check_orders, win_rate, win_rate_by_tercile
+
+    first, second = judgement.model_first_n, judgement.model_second_n
+    preference = both_orders(first, second) if judgement.both_orders else first
+    lengths = {side: [len(text) for text in answers[side].texts] for side in SIDES}
+    bootstrap = {"resamples": options.resamples, "seed": options.seed}
+    control = terciles = None
+    if len(preference) > 1:
+        control = length_controlled_win_rate(
+            preference,
+            lengths["model"],
+            lengths["baseline"],
+            difficulty_n=inputs.difficulty,
+            gamed=inputs.gamed,
+            seed=options.seed,
+        )
+    if inputs.dispersion is not None:
+        terciles = [asdict(group) for group in win_rate_by_tercile(preference, inputs.dispersion, **bootstrap)]
+    return {
+        "format": 1,
+        "model": _side(inputs.sources["model"], answers["model"]),
+        "baseline": _side(inputs.sources["baseline"], answers["baseline"]),
+        "prompts": {"source": options.prompts, "count": len(preference)},
+        "win_rate": asdict(win_rate(preference, **bootstrap)),
+        "length_controlled": None if control is None else asdict(control),
+        "terciles": terciles,
+        "terciles_by": None if terciles is None else options.dispersion_column or "dispersion",
+        "orders": asdict(check_orders(first, second)) if judgement.both_orders else None,
+        "judge": inputs.judge_facts
+        | {
+            "identical": judgement.identical,
+            "undecided": judgement.undecided,
+            "refused": judgement.refused,
+            "asked_now": judgement.asked,
+            "usage": None if judgement.usage is None else asdict(judgement.usage),
+            **judgement.details,
+        },
+        "requests_now": {
+            option: {"requests": endpoint.requests, "failed": dict(endpoint.failures)}
+            for option, endpoint in inputs.endpoints.items()
+        },
+        "preferences": preference.tolist(),
+        "settings": {name: value for name, value in asdict(options).items() if name != "output_dir"},
+        "versions": library_versions(),
+    }
+
+
+def _write(
+    folder: Path, prompts: PromptSet, answers: dict[str, Answers], pairs: list[AnswerPair], results: dict[str, Any]
+) -> None:
+    from mallowspo.cli.evaluate_report import write_evaluation_report
+    from mallowspo.evaluation.alpaca_export import alpaca_outputs
+
+    for side in SIDES:
+        name = results[side]["name"]
+        write_json(folder / f"{side}_outputs.json", alpaca_outputs(prompts.prompts, answers[side].texts, name))
+    write_json(folder / "results.json", results)
+    write_evaluation_report(folder, results, pairs)
