@@ -88,6 +88,22 @@ def test_two_processes_kill_and_one_process_give_the_same_bytes(model, data, tmp
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
+def test_two_processes_train_from_a_store(model, data, tmp_path):
+    common = ["--model_name_or_path", str(model), "--dataset_name", str(data)]
+    assert call(*common, "--output_dir", tmp_path / "r")[0] == 0
+    command = [
+        Path(sys.executable).with_name("mallowspo"), "train", *common, "--reference_store", tmp_path / "r",
+        "--output_dir", tmp_path / "out", "--use_cpu", "--bf16", "false", "--gradient_checkpointing", "false",
+        "--report_to", "none", "--max_steps", "2", "--per_device_train_batch_size", "2", "--logging_steps", "1",
+        "--num_processes", "2", "--mixed_precision", "no", "--num_machines", "1", "--dynamo_backend", "no",
+        "--multi_gpu", "--main_process_port", "0",
+    ]  # fmt: skip
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert record["processes"] == 2 and record["final_metrics"]["dispersion/weight_mean"] > 0
+
+
 def test_log_probabilities_are_those_of_plain_logits(model, data, tmp_path):
     code, _, err = call("--model_name_or_path", model, "--dataset_name", data, "--output_dir", tmp_path / "r")
     assert code == 0, err

@@ -65,7 +65,7 @@ class ReferenceStore:
         path = Path(folder).expanduser()
         if not path.is_dir():
             raise InputError(
-                f"reference store: there is no folder {folder}; write it with "
+                f"there is no folder {folder}; write a reference store with "
                 f"`mallowspo reference --output_dir {folder} --model_name_or_path ... --dataset_name ...`"
             )
         manifest = read_manifest(path / MANIFEST)
@@ -76,7 +76,7 @@ class ReferenceStore:
                 if half
                 else (f"holds no {MANIFEST}; it was not written by `mallowspo reference`")
             )
-            raise InputError(f"reference store: {folder} {why}")
+            raise InputError(f"{folder} {why}")
         return cls(path, manifest)
 
     def damaged(self) -> list[str]:
@@ -109,13 +109,13 @@ class ReferenceStore:
         damaged = self.damaged()
         if damaged:
             raise InputError(
-                f"reference store {self.folder}: {'; '.join(damaged[:5])}"
+                f"{self.folder}: {'; '.join(damaged[:5])}"
                 f"{f' and {len(damaged) - 5} more' if len(damaged) > 5 else ''}. Run `mallowspo reference` again with "
                 "the same arguments: it computes these shards again and keeps the others"
             )
         if token_entropies and not self.manifest.settings.per_token:
             raise InputError(
-                f"reference store {self.folder}: it was made without --per_token, so it has no entropies of single "
+                f"{self.folder}: it was made without --per_token, so it has no entropies of single "
                 "tokens; write another one with --per_token"
             )
         table = pa.concat_tables([pq.read_table(self.folder / shard.file) for shard in self.manifest.shards])
