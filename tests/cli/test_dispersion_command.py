@@ -1,0 +1,181 @@
+"""`mallowspo dispersion` from end to end: files in, table, summary and report out; one message for each mistake."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mallowspo.cli.main import main
+from mallowspo.dispersion import entropy_index, raw_from_phi, votes_index
+from tiny import tiny_llama, tiny_tokenizer
+
+PROMPTS = ["The quick fox", "Once upon a time", "Question: what?", "Human: hello", "good bad", "one two three"]
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+def rows():
+    found = []
+    for number, prompt in enumerate(PROMPTS):
+        for pair in range(2):
+            found.append(
+                {
+                    "prompt": prompt,
+                    "chosen": " jumps over the dog" + " and waits" * number,
+                    "rejected": f" cooks rice {'twice ' * pair}then",
+                    "votes": [5 - number % 3, number % 3, pair],
+                    "score_chosen": 2.0 + number,
+                    "score_rejected": 1.0,
+                }
+            )
+    return found
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A model, its data and its store."""
+    folder = tmp_path_factory.mktemp("dispersion")
+    tokenizer = tiny_tokenizer()
+    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    data = folder / "pairs.jsonl"
+    data.write_text("\n".join(json.dumps(row) for row in rows()))
+    store = folder / "store"
+    options = ("--model_name_or_path", folder / "model", "--dataset_name", data, "--output_dir", store)
+    assert run("reference", *options, "--use_cpu", "--shard_rows", 5) == 0
+    return SimpleNamespace(data=data, store=store, vocab_size=len(tokenizer))
+
+
+def test_reference_with_votes_side_by_side(made, tmp_path, capsys):
+    out = tmp_path / "out"
+    options = ("--reference", made.store, "--dataset_name", made.data, "--votes", made.data, "--output_dir", out)
+    assert run("dispersion", *options) == 0
+    said = capsys.readouterr().out
+    assert "reference" in said and "rank correlation" in said and "report.html" in said
+    table = pq.read_table(out / "dispersion.parquet").to_pydict()
+    assert table["row_index"] == list(range(12)) and table["chosen"] == [row["chosen"] for row in rows()]
+    stored = [pq.read_table(path) for path in sorted(made.store.glob("*.parquet"))]
+    entropy = np.concatenate([part["entropy_sum"].to_numpy() for part in stored]).reshape(-1, 2)
+    length = np.concatenate([part["length"].to_numpy() for part in stored]).reshape(-1, 2)
+    names = [row["prompt"] for row in rows()]
+    index = entropy_index(entropy, length, vocab_size=made.vocab_size, prompt_ids=names)
+    assert table["index"] == pytest.approx(index)
+    raw = raw_from_phi(table["dispersion"])
+    assert raw / raw.mean() == pytest.approx(-np.log(index) / -np.log(index).mean())
+    summary = json.loads((out / "summary.json").read_text())
+    side = summary["side_by_side"][0]
+    assert side["prompts"] == 6 and side["diverging"] == 4 and side["judged"] == 6
+    followed = {item["with"]: item["count"] for item in summary["reference"]["correlations"]}
+    assert followed["reward margin in the data"] == 6
+    page = (out / "report.html").read_text()
+    assert "The quick fox" in page and "The people&#39;s votes" in page and "Content-Security-Policy" in page
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--dispersion_estimator", "divergent_token", "--dispersion_map", "quantile", "--spread", 0.1, 1.5),
+        ("--dispersion_estimator", "first_token", "--dispersion_map", "mallows", "--alternatives", 1000),
+        ("--dispersion_estimator", "answer_entropy", "--dispersion_map", "quantile", "--dispersion_per", "pair"),
+        ("--dispersion_estimator", "reference_margin", "--dispersion_clip", 0.5, 1.5, "--dispersion_scale", 0.5),
+    ],
+)
+def test_every_index_and_map_reads_the_same_store(made, tmp_path, options):
+    assert run("dispersion", "--reference", made.store, "--output_dir", tmp_path, *options) == 0
+    facts = json.loads((tmp_path / "summary.json").read_text())["reference"]
+    assert facts["estimator"] == options[1] and facts["rows"] == 12
+    assert "--dispersion_estimator" in (tmp_path / "report.html").read_text()
+
+
+def test_the_table_trains(made, tmp_path):
+    """`dispersion: column` on the table gives the weights that the table shows."""
+    from mallowspo.data import load_preferences, validate_rows
+    from mallowspo.training import MallowsPOConfig
+    from mallowspo.training.row_weights import calibrate_rows, raw_from_columns
+
+    assert run("dispersion", "--reference", made.store, "--dataset_name", made.data, "--output_dir", tmp_path) == 0
+    loaded = load_preferences(tmp_path / "dispersion.parquet").dataset
+    config = MallowsPOConfig(str(tmp_path), dispersion="column", use_cpu=True, bf16=False)
+    checked = validate_rows(loaded, columns=("dispersion",)).dataset
+    raw = raw_from_columns(checked, config, name="train")
+    weight = calibrate_rows(raw, config, weights_given=False).weight(raw)
+    assert weight == pytest.approx(np.array(loaded["dispersion_weight"]))
+
+
+def test_votes_alone(made, tmp_path):
+    assert run("dispersion", "--votes", made.data, "--output_dir", tmp_path) == 0
+    table = pq.read_table(tmp_path / "dispersion.parquet").to_pydict()
+    assert table["dispersion"] == pytest.approx(votes_index([row["votes"] for row in rows()]).phi_n)
+
+
+def test_rankings_with_a_truth(tmp_path, capsys):
+    for name, lines in (("sight", "1,2,3\n2,1,3\n1,3,2\n3,2,1"), ("hand", "1,2,3\n1,2,3\n2,1,3\n1,2,3")):
+        (tmp_path / f"{name}.csv").write_text(f"a,b,c\n{lines}\n")
+    (tmp_path / "truth.csv").write_text("a,b,c\n1,2,3\n")
+    files = [word for name in ("sight", "hand") for word in ("--rankings", tmp_path / f"{name}.csv")]
+    out = tmp_path / "out"
+    assert run("dispersion", *files, "--truth", tmp_path / "truth.csv", "--fit_draws", 9, "--output_dir", out) == 0
+    detail = json.loads((out / "summary.json").read_text())["rankings"]["detail"]
+    assert [item["prompt"] for item in detail] == ["sight", "hand"]
+    assert detail[1]["kendall"]["phi"] < detail[0]["kendall"]["phi"]
+    assert [item["truth"]["center_distance"] for item in detail] == [0, 0] and detail[0]["fit_p"] >= 0.1
+    assert "hand: phi" in capsys.readouterr().out
+
+
+@pytest.mark.shared
+def test_wmt_votes_and_rankings(shared, tmp_path):
+    path = shared / "data/votes/wmt23_sxs_mqm_ende.jsonl.gz"
+    assert run("dispersion", "--votes", path, "--rankings", path, "--output_dir", tmp_path) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["votes"]["prompts"] == summary["rankings"]["prompts"] == 104
+
+
+def refused(capsys, *arguments):
+    assert run("dispersion", *arguments) == 2
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err and said.err.count("mallowspo:") == 1
+    return said.err.split("mallowspo: ")[1]
+
+
+def test_mistakes_give_one_message(made, tmp_path, capsys):
+    out = ("--output_dir", tmp_path / "out")
+    (tmp_path / "one.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "negative.jsonl").write_text('{"votes": [3, -1]}')
+    (tmp_path / "other.jsonl").write_text(json.dumps(rows()[0] | {"prompt": "Else"}))
+    for arguments, match in (
+        ((), "nothing to read"),
+        (("--votes", tmp_path / "none.jsonl"), "there is no file"),
+        (("--votes", made.data, "--votes_column", "ballots"), "no column 'ballots'"),
+        (("--votes", tmp_path / "negative.jsonl"), "row 1: votes must be"),
+        (("--rankings", tmp_path / "one.csv"), "at least 2"),
+        (("--reference", tmp_path), "reference: "),
+        (("--reference", tmp_path / "none"), "reference: there is no folder"),
+        (("--reference", made.store, "--dispersion_map", "log"), "dispersion_map"),
+        (("--reference", made.store, "--dispersion_map", "isotonic"), "--votes or --rankings"),
+        (("--reference", made.store, "--dataset_name", tmp_path / "other.jsonl"), "is not the one"),
+        (("--votes", made.data, "--truth", made.data), "only rankings"),
+        (("--votes", made.data, "--dataset_name", made.data), "add --reference"),
+        (("--votes", made.data, "--level", "2"), "level: got 2.0"),
+    ):
+        assert match in refused(capsys, *arguments, *out), arguments
+        assert not (tmp_path / "out/summary.json").exists()
+    assert "is a file" in refused(capsys, "--votes", made.data, "--output_dir", made.data)
+
+
+def test_a_damaged_store_is_named(made, tmp_path, capsys):
+    import shutil
+
+    store = tmp_path / "store"
+    shutil.copytree(made.store, store)
+    shard = sorted(store.glob("*.parquet"))[1]
+    raw = bytearray(shard.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    shard.write_bytes(raw)
+    said = refused(capsys, "--reference", store, "--output_dir", tmp_path / "out")
+    assert shard.name in said and "checksum" in said
