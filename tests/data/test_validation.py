@@ -248,9 +248,54 @@ def test_ranked_rows_become_pairs():
     assert [(p.row_index, p.kind) for p in found.problems] == [(2, "no_preference")]
 
 
-def test_tokenised_rows_pass_untouched():
-    dataset = Dataset.from_dict({"prompt_ids": [[1]], "chosen_ids": [[2]], "rejected_ids": [[3]]})
-    assert validate_rows(dataset).dataset is dataset
+IDS = {"prompt_ids": [[1]] * 4, "chosen_ids": [[2]] * 4, "rejected_ids": [[3]] * 4}
+
+
+def test_sound_tokenised_rows_pass_untouched():
+    sound = {
+        "row_index": [4, 4, 5, 6],
+        "votes": [[2.0, 1.0, 0.0]] * 4,
+        "rankings": [[[1, 2, 3], [2, 1, 3]]] * 4,  # of all three responses of a ranked row
+        "weight": [1.0] * 4,
+        "margin": [0.0] * 4,
+        "dispersion": [0.5] * 4,
+    }
+    for columns in ({}, sound):
+        dataset = Dataset.from_dict({**IDS, **columns})
+        assert validate_rows(dataset).dataset is dataset
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "bad"),
+    [
+        ("votes", [[2, 1], None, [-1, 2], [0, 0, 3]], [2]),
+        ("rankings", [[[1, 2], [2, 1]], None, [[1, 2]], [[1, 2], [1, 1]]], [1, 2, 3]),
+        ("weight", [1.0, None, -1.0, float("inf")], [1, 2, 3]),
+        ("margin", ["0.5", "-1", "x", "1"], [1, 2]),
+        ("dispersion", [0.5, 1.0, 0.0, 2.0], [2, 3]),
+    ],
+)
+def test_columns_beside_tokens_are_checked(name, values, bad):
+    dataset = Dataset.from_dict({**IDS, name: values})
+    with pytest.raises(InputError, match=rf"^train data: {len(bad)} of 4 rows cannot be used\n  bad_{name}"):
+        validate_rows(dataset, source="train data")
+    found = validate_rows(dataset, invalid_rows="drop")
+    assert [(p.row_index, p.kind) for p in found.problems] == [(i, f"bad_{name}") for i in bad]
+    assert found.dataset["row_index"][:] == [i for i in range(4) if i not in bad]
+    assert validate_rows(dataset, columns=()).dataset is dataset
+    again = validate_rows(found.dataset)
+    assert again.dataset is found.dataset
+    if name == "votes":
+        assert found.dataset["votes"][:] == [[2.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 3.0]]
+    if name == "margin":
+        assert found.dataset["margin"][:] == [0.5, 1.0]
+
+
+def test_numbers_of_tokenised_rows_that_number_nothing_are_replaced():
+    dataset = Dataset.from_dict({**IDS, "row_index": ["a", "b", "c", "d"]})
+    assert validate_rows(dataset).dataset["row_index"][:] == [0, 1, 2, 3]
+    with pytest.raises(InputError, match="none of the 4 rows"):
+        validate_rows(Dataset.from_dict({**IDS, "weight": [-1.0] * 4}), invalid_rows="drop")
 
 
 def test_saved_data_sets_stay_on_disk(tmp_path):

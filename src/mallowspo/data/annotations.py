@@ -15,12 +15,15 @@ OPTIONAL_COLUMNS = ("votes", "rankings", "weight", "margin", "dispersion")
 """Columns that a source may carry: people's votes or rankings, or numbers to use as they stand."""
 
 
-def read_annotations(mapping: Mapping[str, Any], k: int, *, pair: bool, columns: Collection[str]) -> dict[str, Any]:
+def read_annotations(
+    mapping: Mapping[str, Any], k: int | None, *, pair: bool, columns: Collection[str]
+) -> dict[str, Any]:
     """Read and check the optional columns of one row.
 
     Args:
         mapping: The row.
-        k: How many responses it has.
+        k: How many responses it has; None where the rankings alone can tell, as for a pair that was taken from more
+            responses.
         pair: Whether it names one response chosen and one rejected, as votes need.
         columns: The columns to read; one that the row lacks is left out.
 
@@ -122,13 +125,14 @@ def read_votes(value: Any) -> tuple[float, float, float]:
     return float(chosen), float(rejected), float(ties_count)
 
 
-def read_rankings(value: Any, k: int) -> tuple[tuple[int, ...], ...]:
+def read_rankings(value: Any, k: int | None) -> tuple[tuple[int, ...], ...]:
     """Read several people's rankings of the same k responses.
 
     Args:
         value: A list of m >= 2 rankings, or the same as JSON text. Entry i of a ranking is the rank of response i:
             1 is best, each of 1..k once.
-        k: How many responses there are; those of a pair are chosen and rejected, in this order.
+        k: How many responses there are; those of a pair are chosen and rejected, in this order. None takes it from
+            the first ranking.
 
     Returns:
         m tuples of k ranks.
@@ -143,6 +147,8 @@ def read_rankings(value: Any, k: int) -> tuple[tuple[int, ...], ...]:
     value = _from_json(value)
     if not isinstance(value, list | tuple) or len(value) < 2:
         raise RowError("bad_rankings", f"rankings must be a list of two or more, found {_named(value)}")
+    if k is None:
+        k = max(len(value[0]), 2) if isinstance(value[0], list | tuple) else 2
     expected = list(range(1, k + 1))
     for ranking in value:
         if (

@@ -61,7 +61,8 @@ def tokenize_pairs(
 
     Args:
         dataset: Pairs with an explicit prompt, from `validate_rows`; or rows that have `TOKEN_COLUMNS` already, which
-            pass through untouched (given a `prompt_id` and a `row_index` where they lack one).
+            are checked like any others and otherwise left as they are (given a `prompt_id` and a `row_index` where
+            they lack one).
         tokenizer: A Hugging Face tokenizer, with a chat template where the prompts are messages.
         max_length: Tokens to keep of prompt and response together, or None for all.
         invalid_rows: `error` raises where any row is lost, `drop` leaves such rows out.
@@ -80,14 +81,14 @@ def tokenize_pairs(
         raise not_one_of("truncation_mode", truncation_mode, _TRUNCATION)
     if max_length is not None and max_length < 2:
         raise InputError(f"max_length: got {max_length}, expected at least 2 (a token of prompt, one of response)")
-    if set(TOKEN_COLUMNS) <= set(dataset.column_names):
-        dataset = _named(dataset)
-        spans = _Spans(dataset, max_length, truncation_mode)
-        return TokenizedPairs(dataset, (), *spans.truncated())
     if len(dataset) == 0:
         raise InputError(f"{dataset_name}: there are no rows")
-    check_tokenizer(tokenizer, dataset, source=dataset_name)
     args = SimpleNamespace(dataset_num_proc=num_proc, max_length=max_length, truncation_mode=truncation_mode)
+    if set(TOKEN_COLUMNS) <= set(dataset.column_names):
+        _check_token_columns(dataset, dataset_name)
+        numbers = _positions(dataset := _named(dataset), "row_index")
+        return _account(dataset, numbers, [], len(dataset), args, invalid_rows, dataset_name, given=True)
+    check_tokenizer(tokenizer, dataset, source=dataset_name)
     return _tokenize(dataset, tokenizer, args, invalid_rows, dataset_name)
 
 
@@ -111,37 +112,65 @@ def check_tokenizer(tokenizer: Any, dataset: datasets.Dataset, *, source: str = 
         )
     if conversational and tokenizer.chat_template is None and "chat_template_kwargs" not in dataset.column_names:
         raise InputError(
-            f"tokenizer: it has no chat template, but the prompts of {source} are lists of messages; take the tokenizer "
-            "of a chat model, set tokenizer.chat_template, or give prompt, chosen and rejected as text"
+            f"tokenizer: it has no chat template, but the prompts of {source} are lists of messages; take the "
+            "tokenizer of a chat model, set tokenizer.chat_template, or give prompt, chosen and rejected as text"
         )
 
 
+def _check_token_columns(dataset: datasets.Dataset, source: str) -> None:
+    import datasets
+
+    for name in TOKEN_COLUMNS:
+        feature = dataset.features[name]
+        inner = feature.feature if isinstance(feature, datasets.List | datasets.LargeList) else None
+        if not isinstance(inner, datasets.Value) or not (
+            inner.dtype.startswith(("int", "uint")) or inner.dtype == "null"
+        ):
+            raise InputError(f"{source}: the column {name!r} must hold lists of token ids, found {feature}")
+
+
 def _tokenize(dataset: datasets.Dataset, tokenizer: Any, args: Any, invalid_rows: str, name: str) -> TokenizedPairs:
-    total = len(dataset)
     given = _named(dataset)
-    numbers = np.asarray(given.with_format("numpy")["row_index"][:], dtype=np.int64)
-    given = given.add_column(_POSITION, np.arange(total))
+    numbers = _positions(given, "row_index")
+    given = given.add_column(_POSITION, np.arange(len(dataset)))
     tokens, problems = _through_trl(given, tokenizer, args, name, numbers)
-    if len(tokens):
-        spans = _Spans(tokens, args.max_length, args.truncation_mode)
-        kept = np.asarray(tokens.with_format("numpy")[_POSITION][:], dtype=np.int64)
-        lost = spans.problems(numbers[kept])
-        problems += list(lost.values())
-        good = [i for i in range(len(tokens)) if i not in lost]
-        cut = spans.truncated(good)
-        tokens = tokens if not lost else tokens.select(good)
-    else:
-        cut = (0, 0)
-    problems.sort(key=lambda problem: problem.row_index)
+    kept = numbers[_positions(tokens, _POSITION)]
+    return _account(tokens.remove_columns(_POSITION), kept, problems, len(dataset), args, invalid_rows, name)
+
+
+def _positions(dataset: datasets.Dataset, column: str) -> np.ndarray:
+    return np.asarray(dataset.with_format("numpy")[column][:], dtype=np.int64)
+
+
+def _account(
+    tokens: datasets.Dataset,
+    numbers: np.ndarray,
+    problems: list[RowProblem],
+    total: int,
+    args: Any,
+    invalid_rows: str,
+    name: str,
+    *,
+    given: bool = False,
+) -> TokenizedPairs:
+    """Leave out the rows that cannot be trained on as tokens, and settle the account with those lost before.
+
+    Token ids that were `given` have not been through TRL's filter or the checks of text.
+    """
+    spans = _Spans(tokens, args.max_length, args.truncation_mode)
+    lost = spans.problems(numbers, given=given)
+    good = [i for i in range(len(tokens)) if i not in lost] if lost else None
+    kept = tokens if good is None else tokens.select(good)
+    every = sorted((*problems, *lost.values()), key=lambda problem: problem.row_index)
     settle(
-        problems,
+        every,
         total,
-        len(tokens),
+        len(kept),
         invalid_rows=invalid_rows,
         source=f"{name} (as tokens, max_length {args.max_length})",
-        remedy=_remedy(problems),
+        remedy=_remedy(every),
     )
-    return TokenizedPairs(tokens.remove_columns(_POSITION), tuple(problems), *cut)
+    return TokenizedPairs(kept, tuple(every), *spans.truncated(good))
 
 
 def _remedy(problems: list[RowProblem]) -> str:
@@ -172,7 +201,7 @@ def _prompt_ids_as_names(dataset: datasets.Dataset, is_tokens: bool) -> list[str
         for values in zip(*batch.values(), strict=True):
             row = dict(zip(batch, values, strict=True))
             if is_tokens:
-                names.append(prompt_id_of_ids(row["prompt_ids"]))
+                names.append(prompt_id_of_ids(row["prompt_ids"] or ()))
             else:
                 prompt = row.pop("prompt")
                 names.append(prompt_id_of_text(prompt, row))
@@ -208,14 +237,13 @@ def _through_trl(
         whole = SimpleNamespace(dataset_num_proc=None, max_length=None, truncation_mode=args.truncation_mode)
         again = trl_tokenize(dataset.select(gone), tokenizer, whole, f"{name} (too long)")
         for row in again.select_columns([_POSITION, "prompt_ids"]):
-            problems.append(
-                RowProblem(
-                    int(numbers[row[_POSITION]]),
-                    "prompt_too_long",
-                    f"the prompt alone has {len(row['prompt_ids']):,} tokens, max_length is {args.max_length:,}",
-                )
-            )
+            problems.append(_too_long(numbers[row[_POSITION]], len(row["prompt_ids"]), args.max_length))
     return tokens, problems
+
+
+def _too_long(number: Any, length: int, max_length: int) -> RowProblem:
+    detail = f"the prompt alone has {length:,} tokens, max_length is {max_length:,}"
+    return RowProblem(int(number), "prompt_too_long", detail)
 
 
 def _refused_by_template(dataset: datasets.Dataset, tokenizer: Any) -> dict[int, str]:
@@ -260,10 +288,15 @@ class _Spans:
         chosen, rejected = (cut if rows is None else cut[rows]).sum(axis=0)
         return int(chosen), int(rejected)
 
-    def problems(self, numbers: np.ndarray) -> dict[int, RowProblem]:
-        """Find responses of which nothing is left, and pairs of which the same is left; by position in the data."""
-        found: dict[int, RowProblem] = {}
+    def problems(self, numbers: np.ndarray, *, given: bool) -> dict[int, RowProblem]:
+        """Find responses of which nothing is left, and pairs of which the same is left; by position in the data.
+
+        Of ids that were `given`, also prompts that are empty or that TRL's filter would have dropped.
+        """
+        found: dict[int, RowProblem] = self._bad_prompts(numbers) if given else {}
         for i in np.flatnonzero((self.kept_n2 == 0).any(axis=1)):
+            if int(i) in found:
+                continue
             side = "chosen" if self.kept_n2[i, 0] == 0 else "rejected"
             found[int(i)] = RowProblem(int(numbers[i]), "empty_as_tokens", f"{side} has no tokens")
         equal = np.flatnonzero(self.kept_n2[:, 0] == self.kept_n2[:, 1])
@@ -273,6 +306,16 @@ class _Spans:
             for i, prompt, chosen, rejected in zip(batch, *columns.values(), strict=True):
                 if int(i) not in found and self._kept(prompt, chosen) == self._kept(prompt, rejected):
                     found[int(i)] = self._identical(int(i), int(numbers[i]))
+        return found
+
+    def _bad_prompts(self, numbers: np.ndarray) -> dict[int, RowProblem]:
+        found = {
+            int(i): RowProblem(int(numbers[i]), "empty_prompt", "prompt has no tokens")
+            for i in np.flatnonzero(self.prompt_n == 0)
+        }
+        if self._max_length is not None and self._keep_start:
+            for i in np.flatnonzero(self.prompt_n >= self._max_length):
+                found[int(i)] = _too_long(numbers[i], int(self.prompt_n[i]), self._max_length)
         return found
 
     def _kept(self, prompt: list[int], response: list[int]) -> list[int]:
@@ -298,7 +341,7 @@ def _lengths(dataset: datasets.Dataset, column: str) -> np.ndarray:
     import pyarrow.compute as pc
 
     counts = [
-        pc.list_value_length(batch[column]).to_numpy()
+        pc.list_value_length(batch[column]).fill_null(0).to_numpy()
         for batch in dataset.select_columns([column]).with_format("arrow").iter(10 * _BATCH)
         if isinstance(batch, pa.Table)
     ]

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mallowspo.data.annotations import OPTIONAL_COLUMNS
+from mallowspo.data.annotations import OPTIONAL_COLUMNS, read_annotations
 from mallowspo.data.problems import RowError, RowProblem, check_invalid_rows, settle
 from mallowspo.data.records import TOKEN_COLUMNS, PreferenceRow, row_from_columns
 from mallowspo.data.tables import TableBuilder, is_json_feature
@@ -61,7 +61,8 @@ def validate_rows(
     Args:
         dataset: Rows in a layout that `row_from_columns` reads. Where it has a column `row_index` of whole
             numbers >= 0 (a file that was read, data that was validated before), rows keep these numbers.
-            Rows that are token ids already have no text to check and pass through untouched.
+            Rows that are token ids already have no text to check: only `columns` are, and `tokenize_pairs` checks
+            the ids.
         invalid_rows: `error` raises where any row cannot be used, `drop` leaves such rows out.
         columns: Which of `OPTIONAL_COLUMNS` the caller will read. These are checked and brought into one form; the
             others are handed on as they are, and no value of theirs costs a row. `votes` may be null: nobody voted.
@@ -90,12 +91,12 @@ def validate_rows(
         raise InputError(f"{source}: expected a datasets.Dataset with a length, got {type(dataset).__name__}")
     if len(dataset) == 0:
         raise InputError(f"{source}: there are no rows")
+    wanted = frozenset(columns)
     if set(TOKEN_COLUMNS) <= set(dataset.column_names):
-        return ValidatedData(dataset)
+        return _check_beside_tokens(dataset, wanted, invalid_rows=invalid_rows, source=source)
     dataset = dataset.with_format(None)
     check_columns(dataset.column_names, source)
     numbers = _row_numbers(dataset)
-    wanted = frozenset(columns)
     rebuild = _needs_rebuilding(dataset, wanted)
     check = _check_all(dataset, numbers, wanted, keep_rows=rebuild)
     problems = tuple(sorted(check.problems, key=lambda problem: problem.row_index))
@@ -131,6 +132,46 @@ def _row_numbers(dataset: datasets.Dataset) -> list[int]:
         if all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in found):
             return found
     return list(range(len(dataset)))
+
+
+def _check_beside_tokens(
+    dataset: datasets.Dataset, wanted: frozenset[str], *, invalid_rows: str, source: str
+) -> ValidatedData:
+    """Check the optional columns of rows that are tokens; where all is well they are the very rows that were given."""
+    numbers = _row_numbers(dataset)
+    names = [name for name in OPTIONAL_COLUMNS if name in wanted and name in dataset.column_names]
+    read = dataset.select_columns(names).with_format(None)[:] if names else {}
+    rows: list[dict[str, Any]] = []
+    problems = []
+    bad = set()
+    for position, values in enumerate(zip(*read.values(), strict=True)):
+        try:
+            rows.append(read_annotations(dict(zip(read, values, strict=True)), None, pair=True, columns=names))
+        except RowError as error:
+            problems.append(RowProblem(numbers[position], error.kind, error.detail))
+            bad.add(position)
+    good = [position for position in range(len(dataset)) if position not in bad]
+    settle(problems, len(dataset), len(good), invalid_rows=invalid_rows, source=source)
+    columns = {name: [_as_lists(row[name]) for row in rows] for name in names}
+    if problems or "row_index" in dataset.column_names:
+        columns["row_index"] = [numbers[position] for position in good]
+    return ValidatedData(_with_columns(dataset.select(good) if problems else dataset, columns), tuple(problems))
+
+
+def _with_columns(dataset: datasets.Dataset, columns: dict[str, list[Any]]) -> datasets.Dataset:
+    """Set columns; one that has these very values is left alone, so that sound data stay what they are."""
+    for name, values in columns.items():
+        if name in dataset.column_names:
+            if dataset.with_format(None)[name][:] == values:
+                continue
+            dataset = dataset.remove_columns(name)
+        dataset = dataset.add_column(name, values)
+    return dataset
+
+
+def _as_lists(value: Any) -> Any:
+    """Give nested tuples as the lists that a column holds."""
+    return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _needs_rebuilding(dataset: datasets.Dataset, wanted: frozenset[str]) -> bool:
