@@ -19,82 +19,118 @@ def _option(name: str, text: str, **settings: Any) -> Any:
     return typer.Option(f"--{name}", help=text, **settings)
 
 
+_Model = Annotated[str, _option("model", f"Whose answers are judged: {_SOURCE}.")]
+_Baseline = Annotated[str, _option("baseline", "Against whose: as --model.")]
+_Prompts = Annotated[str, _option("prompts", "A .jsonl, .json, .csv or .parquet file, a folder, or a hub name.")]
+_Judge = Annotated[
+    str,
+    _option("judge", "An address http://host:port/v1#name, reward:MODEL, or module:function of Python."),
+]
+_OutputDir = Annotated[Path, _option("output_dir", "Where everything goes; the same folder goes on.")]
+_PromptColumn = Annotated[str, _option("prompt_column", "The column with a text or a conversation.")]
+_Split = Annotated[str, _option("split", "The split of the prompts.")]
+_MaxPrompts = Annotated[int | None, _option("max_prompts", "Take only the first so many.")]
+_PromptFormat = Annotated[
+    str,
+    _option("prompt_format", "chat, text, or auto: chat wherever the model has a chat template."),
+]
+_MaxNewTokens = Annotated[int, _option("max_new_tokens", "Tokens after which an answer is cut.")]
+_Temperature = Annotated[float, _option("temperature", "Of the answers; 0 takes the most likely token.")]
+_TopP = Annotated[float, _option("top_p", "Smallest set of tokens with this probability.")]
+_TopK = Annotated[int, _option("top_k", "Most likely tokens kept; 0 keeps all.")]
+_BatchSize = Annotated[int, _option("batch_size", "Prompts at a time on this machine.")]
+_Seed = Annotated[int, _option("seed", "Of the answers and the bootstrap.")]
+_Dtype = Annotated[str, _option("dtype", "Of local weights: auto, float32, bfloat16 or float16.")]
+_UseCpu = Annotated[bool, _option("use_cpu", "Leave an accelerator alone.")]
+_TrustRemoteCode = Annotated[bool, _option("trust_remote_code", "Run code that comes with a model.")]
+_GenerationParameters = Annotated[
+    str | None,
+    _option("generation_parameters", "JSON added to requests for answers, such as '{\"seed\": null}'."),
+]
+_ApiKeyEnv = Annotated[
+    str | None,
+    _option("api_key_env", "Environment variable with the key for --model and --baseline; none is sent without."),
+]
+_JudgeTemplate = Annotated[
+    Path | None,
+    _option("judge_template", "Your own question, with {prompt}, {answer_a} and {answer_b}."),
+]
+_JudgeParameters = Annotated[
+    str | None,
+    _option("judge_parameters", 'JSON over {"temperature": 0, "max_tokens": 1024}; null takes a field out.'),
+]
+_JudgeAttempts = Annotated[int, _option("judge_attempts", "Replies asked for while none can be read.")]
+_JudgePrices = Annotated[
+    str | None,
+    _option("judge_prices", "IN,OUT: price per million tokens, for the cost."),
+]
+_JudgeApiKeyEnv = Annotated[
+    str | None,
+    _option("judge_api_key_env", "Environment variable with the judge's key; none is sent without."),
+]
+_Concurrency = Annotated[int, _option("concurrency", "Requests under way at a time.")]
+_RequestsPerMinute = Annotated[
+    float | None,
+    _option("requests_per_minute", "Requests that may start in a minute, retries included."),
+]
+_Timeout = Annotated[float, _option("timeout", "Seconds until a request is given up.")]
+_MaxRetries = Annotated[int, _option("max_retries", "Attempts after the first, with growing waits.")]
+_Dispersion = Annotated[
+    Path | None,
+    _option("dispersion", "dispersion.parquet, to split the win rate by terciles."),
+]
+_DispersionColumn = Annotated[
+    str | None,
+    _option("dispersion_column", "Its column [dispersion]; without --dispersion, a column of the prompts."),
+]
+_AlpacaTables = Annotated[
+    Path | None,
+    _option("alpaca_tables", "For AlpacaEval's 805 prompts: folder with what its length control needs."),
+]
+_Resamples = Annotated[int, _option("resamples", "Of the bootstrap.")]
+_KlSamples = Annotated[
+    int,
+    _option("kl_samples", "Responses per prompt for the KL of --model from --baseline; 0 for none."),
+]
+
+
 def evaluate(  # noqa: PLR0913
     context: typer.Context,
     *,
-    model: Annotated[str, _option("model", f"Whose answers are judged: {_SOURCE}.")],
-    baseline: Annotated[str, _option("baseline", "Against whose: as --model.")],
-    prompts: Annotated[str, _option("prompts", "A .jsonl, .json, .csv or .parquet file, a folder, or a hub name.")],
-    judge: Annotated[
-        str,
-        _option("judge", "An address http://host:port/v1#name, reward:MODEL, or module:function of Python."),
-    ],
-    output_dir: Annotated[Path, _option("output_dir", "Where everything goes; the same folder goes on.")],
-    prompt_column: Annotated[str, _option("prompt_column", "The column with a text or a conversation.")] = "prompt",
-    split: Annotated[str, _option("split", "The split of the prompts.")] = "train",
-    max_prompts: Annotated[int | None, _option("max_prompts", "Take only the first so many.")] = None,
-    prompt_format: Annotated[
-        str,
-        _option("prompt_format", "chat, text, or auto: chat wherever the model has a chat template."),
-    ] = "auto",
-    max_new_tokens: Annotated[int, _option("max_new_tokens", "Tokens after which an answer is cut.")] = 256,
-    temperature: Annotated[float, _option("temperature", "Of the answers; 0 takes the most likely token.")] = 0.7,
-    top_p: Annotated[float, _option("top_p", "Smallest set of tokens with this probability.")] = 1.0,
-    top_k: Annotated[int, _option("top_k", "Most likely tokens kept; 0 keeps all.")] = 0,
-    batch_size: Annotated[int, _option("batch_size", "Prompts at a time on this machine.")] = 8,
-    seed: Annotated[int, _option("seed", "Of the answers and the bootstrap.")] = 0,
-    dtype: Annotated[str, _option("dtype", "Of local weights: auto, float32, bfloat16 or float16.")] = "auto",
-    use_cpu: Annotated[bool, _option("use_cpu", "Leave an accelerator alone.")] = False,
-    trust_remote_code: Annotated[bool, _option("trust_remote_code", "Run code that comes with a model.")] = False,
-    generation_parameters: Annotated[
-        str | None,
-        _option("generation_parameters", "JSON added to requests for answers, such as '{\"seed\": null}'."),
-    ] = None,
-    api_key_env: Annotated[
-        str | None,
-        _option("api_key_env", "Environment variable with the key for --model and --baseline; none is sent without."),
-    ] = None,
-    judge_template: Annotated[
-        Path | None,
-        _option("judge_template", "Your own question, with {prompt}, {answer_a} and {answer_b}."),
-    ] = None,
-    judge_parameters: Annotated[
-        str | None,
-        _option("judge_parameters", 'JSON over {"temperature": 0, "max_tokens": 1024}; null takes a field out.'),
-    ] = None,
-    judge_attempts: Annotated[int, _option("judge_attempts", "Replies asked for while none can be read.")] = 3,
-    judge_prices: Annotated[
-        str | None,
-        _option("judge_prices", "IN,OUT: price per million tokens, for the cost."),
-    ] = None,
-    judge_api_key_env: Annotated[
-        str | None,
-        _option("judge_api_key_env", "Environment variable with the judge's key; none is sent without."),
-    ] = None,
-    concurrency: Annotated[int, _option("concurrency", "Requests under way at a time.")] = 8,
-    requests_per_minute: Annotated[
-        float | None,
-        _option("requests_per_minute", "Requests that may start in a minute, retries included."),
-    ] = None,
-    timeout: Annotated[float, _option("timeout", "Seconds until a request is given up.")] = 120.0,
-    max_retries: Annotated[int, _option("max_retries", "Attempts after the first, with growing waits.")] = 6,
-    dispersion: Annotated[
-        Path | None,
-        _option("dispersion", "dispersion.parquet, to split the win rate by terciles."),
-    ] = None,
-    dispersion_column: Annotated[
-        str | None,
-        _option("dispersion_column", "Its column [dispersion]; without --dispersion, a column of the prompts."),
-    ] = None,
-    alpaca_tables: Annotated[
-        Path | None,
-        _option("alpaca_tables", "For AlpacaEval's 805 prompts: folder with what its length control needs."),
-    ] = None,
-    resamples: Annotated[int, _option("resamples", "Of the bootstrap.")] = 2000,
-    kl_samples: Annotated[
-        int,
-        _option("kl_samples", "Responses per prompt for the KL of --model from --baseline; 0 for none."),
-    ] = 0,
+    model: _Model,
+    baseline: _Baseline,
+    prompts: _Prompts,
+    judge: _Judge,
+    output_dir: _OutputDir,
+    prompt_column: _PromptColumn = "prompt",
+    split: _Split = "train",
+    max_prompts: _MaxPrompts = None,
+    prompt_format: _PromptFormat = "auto",
+    max_new_tokens: _MaxNewTokens = 256,
+    temperature: _Temperature = 0.7,
+    top_p: _TopP = 1.0,
+    top_k: _TopK = 0,
+    batch_size: _BatchSize = 8,
+    seed: _Seed = 0,
+    dtype: _Dtype = "auto",
+    use_cpu: _UseCpu = False,
+    trust_remote_code: _TrustRemoteCode = False,
+    generation_parameters: _GenerationParameters = None,
+    api_key_env: _ApiKeyEnv = None,
+    judge_template: _JudgeTemplate = None,
+    judge_parameters: _JudgeParameters = None,
+    judge_attempts: _JudgeAttempts = 3,
+    judge_prices: _JudgePrices = None,
+    judge_api_key_env: _JudgeApiKeyEnv = None,
+    concurrency: _Concurrency = 8,
+    requests_per_minute: _RequestsPerMinute = None,
+    timeout: _Timeout = 120.0,
+    max_retries: _MaxRetries = 6,
+    dispersion: _Dispersion = None,
+    dispersion_column: _DispersionColumn = None,
+    alpaca_tables: _AlpacaTables = None,
+    resamples: _Resamples = 2000,
+    kl_samples: _KlSamples = 0,
 ) -> None:
     """Generate with two models, judge every pair in both orders, and report win rates with their errors.
 
@@ -110,8 +146,9 @@ def evaluate(  # noqa: PLR0913
         results = run_evaluation(options, bars.show)
     console = Console()
     for line in _lines(results):
-        console.print(line, markup=False, highlight=False)
-    console.print(f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.")
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    end = f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json."
+    console.print(end, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Bars:

@@ -78,7 +78,7 @@ def _summary(results: dict[str, Any]) -> str:
     else:
         verdict = "These prompts do not tell the two apart: the interval holds 50%."
     text = (
-        f"{verdict} It wins {_interval(rate)}% of {rate['prompts']:,} prompts: {rate['wins']:,} wins, "
+        f"{verdict} Its win rate over {rate['prompts']:,} prompts is {_interval(rate)}%: {rate['wins']:,} wins, "
         f"{rate['ties']:,} ties, {rate['losses']:,} losses."
     )
     control = results["length_controlled"]

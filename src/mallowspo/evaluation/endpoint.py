@@ -201,14 +201,16 @@ class Endpoint:
             EndpointUnavailable: Nobody answers.
         """
 
+        client = self._client.with_options(timeout=min(self.limits.timeout, 10.0))
+
         def ask() -> None:
             try:
-                self._client.models.with_raw_response.list()
+                client.models.with_raw_response.list()
             except self._openai.APIStatusError as error:
                 if error.status_code in (401, 403):
                     raise
 
-        self._with_retries(ask)
+        self._with_retries(ask, min(self.limits.max_retries, 3))
 
     def chat(self, messages: list[dict[str, str]], parameters: dict[str, Any]) -> Reply:
         """Send a conversation.
@@ -244,12 +246,12 @@ class Endpoint:
         return self._reply(send)
 
     def _reply(self, send: Callable[[], tuple[str, str, dict[str, Any]]]) -> Reply:
-        (text, finish_reason, usage), attempts = self._with_retries(send)
+        (text, finish_reason, usage), attempts = self._with_retries(send, self.limits.max_retries)
         return Reply(text, usage.get("prompt_tokens"), usage.get("completion_tokens"), finish_reason, attempts)
 
-    def _with_retries(self, send: Callable[[], Any]) -> tuple[Any, int]:
+    def _with_retries(self, send: Callable[[], Any], retries: int) -> tuple[Any, int]:
         last = ""
-        for attempt in range(1, self.limits.max_retries + 2):
+        for attempt in range(1, retries + 2):
             self.wait_or_stop(self._pace.seconds_to_wait())
             with self._lock:
                 self.requests += 1
@@ -260,12 +262,13 @@ class Endpoint:
                 last = str(error)
                 with self._lock:
                     self.failures[kind] += 1
-            if attempt <= self.limits.max_retries:
+            if attempt <= retries:
                 # Jitter keeps the threads from coming back all at once.
                 doubled = self.limits.first_wait * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
                 self.wait_or_stop(min(max(doubled, asked_wait), self.limits.longest_wait))
-        tries = self.limits.max_retries + 1
-        raise EndpointUnavailable(f"{self.address} gave no usable reply in {tries} attempts; the last one: {last}")
+        raise EndpointUnavailable(
+            f"{self.address} gave no usable reply in {retries + 1} attempts; the last one: {last}"
+        )
 
     def wait_or_stop(self, seconds: float) -> None:
         """Wait, unless another request has ended the run."""
@@ -287,7 +290,10 @@ class Endpoint:
         if code in (400, 413, 422):
             raise RequestRefused(f"{self.address} refused the request with {code}: {error.message}") from error
         if code < 500 and code not in (408, 409, 425, 429):
-            hint = "; check the API key and the variable that holds it" if code in (401, 403) else ""
+            variable = "judge_api_key_env" if self.option == "judge" else "api_key_env"
+            hint = (
+                f"; name the environment variable that holds the key with --{variable}" if code in (401, 403) else ""
+            )
             raise InputError(f"{self.option}: {self.address} answered with {code}: {error.message}{hint}") from error
         return "rate_limit" if code == 429 else "server_error", _retry_after(error.response.headers)
 

@@ -1,0 +1,213 @@
+"""`mallowspo evaluate` as its users call it."""
+
+import csv
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from mallowspo.cli.main import main
+from tiny import tiny_llama, tiny_tokenizer
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "evaluation"))
+
+from judge_server import JudgeServer  # noqa: E402
+
+TEXTS = ["The quick brown fox", "Once upon a time", "good bad", "What is the best way to cook rice?", "yes no maybe"]
+LONGER = "def longer(prompt, a, b):\n    return 'A' if len(a) > len(b) else 'B' if len(b) > len(a) else 'tie'\n"
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(list(map(str, arguments)))
+    return stop.value.code
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = tiny_tokenizer()
+    for seed, name in enumerate(("a", "b")):
+        tiny_llama(vocab_size=len(tokenizer), seed=seed).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, models):
+    """A folder with prompts, a judge and a model that nobody may try to load."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": text, "phi": 0.1 * (i + 1), "chosen": "c" * 30} for i, text in enumerate(TEXTS)]
+    Path("p.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    Path("judges_here.py").write_text(LONGER)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "judges_here", raising=False)
+    Path("broken").mkdir()
+    Path("broken/config.json").write_text((models / "a/config.json").read_text())
+    return tmp_path
+
+
+def results(folder="out"):
+    return json.loads(Path(folder, "results.json").read_text())
+
+
+LOCAL = ["--use_cpu", "--max_new_tokens", "8", "--temperature", "1"]
+
+
+def test_local_models_and_an_endpoint_as_the_judge(here, models, capsys):
+    with JudgeServer(lambda question, n: "429" if n == 0 else None) as server:
+        arguments = [
+            "evaluate", "--model", models / "a", "--baseline", models / "b", "--prompts", "p.jsonl",
+            "--judge", f"{server.url}#judge", "--output_dir", "out", "--judge_prices", "2,10", *LOCAL,
+            "--dispersion_column", "phi", "--kl_samples", "2", "--resamples", "50",
+        ]  # fmt: skip
+        assert run(*arguments) == 0
+        found = results()
+        asked = len(server.requests)
+        assert run(*arguments) == 0
+        assert len(server.requests) == asked  # everything was in the logs
+    again = results()
+    for name in ("win_rate", "length_controlled", "terciles", "preferences", "kl", "orders"):
+        assert again[name] == found[name]
+    assert found["model"]["generated_now"] == 5 and again["model"]["generated_now"] == 0
+    rate = found["win_rate"]
+    assert rate["prompts"] == 5 and rate["wins"] + rate["ties"] + rate["losses"] == 5
+    answers = [json.loads(Path(f"out/{side}_outputs.json").read_text()) for side in ("model", "baseline")]
+    expected = [
+        1.0 if len(a["output"]) > len(b["output"]) else 0.0 if len(a["output"]) < len(b["output"]) else 0.5
+        for a, b in zip(*answers, strict=True)
+    ]
+    assert found["preferences"] == expected and rate["win_rate"] == pytest.approx(20 * sum(expected))
+    assert [row["instruction"] for row in answers[0]] == TEXTS
+    assert set(answers[0][0]) == {"instruction", "output", "generator"}
+    assert [group["prompts"] for group in found["terciles"]] == [2, 2, 1]
+    assert found["orders"]["consistent"] == 1.0 and found["kl"]["kl"] > 0
+    usage = found["judge"]["usage"]
+    assert usage["prompt_tokens"] == 100 * usage["replies"] and usage["cost"] > 0
+    assert found["requests_now"]["judge"]["failed"]["rate_limit"] == asked // 2
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert "told to be concise and verbose" in page and "Most contested third" in page
+    said = capsys.readouterr().out
+    assert "win rate" in said and "report.html" in said and "KL" in said
+
+
+def test_a_column_against_an_endpoint_and_a_file(here):
+    with JudgeServer() as server:
+        code = run(
+            "evaluate", "--model", f"{server.url}#m", "--baseline", "column:chosen", "--prompts", "p.jsonl",
+            "--judge", "judges_here:longer", "--output_dir", "out", "--resamples", "20",
+        )  # fmt: skip
+    assert code == 0
+    assert results()["preferences"] == [0.0, 0.0, 0.0, 1.0, 0.0]  # "echo " and the prompt, against 30 letters
+    assert results()["baseline"]["kind"] == "column" and results()["model"]["prompt_format"] == "chat"
+    code = run(
+        "evaluate", "--model", "out/model_outputs.json", "--baseline", "out/baseline_outputs.json",
+        "--prompts", "p.jsonl", "--judge", "judges_here:longer", "--output_dir", "again", "--resamples", "20",
+    )  # fmt: skip
+    assert code == 0 and results("again")["win_rate"] == results()["win_rate"]
+
+
+def test_a_reward_model_judges(here, models):
+    import torch
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    config = LlamaConfig.from_pretrained(models / "a", num_labels=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        LlamaForSequenceClassification(config).save_pretrained("rm")
+    tiny_tokenizer().save_pretrained("rm")
+    code = run(
+        "evaluate", "--model", models / "a", "--baseline", "column:chosen", "--prompts", "p.jsonl",
+        "--judge", "reward:rm", "--output_dir", "out", *LOCAL,
+    )  # fmt: skip
+    found = results()
+    assert code == 0 and found["orders"] is None and found["judge"]["asked_now"] == 10
+    rewards = [json.loads(line)["reward"] for line in Path("out/rewards.jsonl").read_text().splitlines()]
+    means = [found["judge"][f"mean_reward_{side}"] for side in ("model", "baseline")]
+    assert sum(means) * 5 == pytest.approx(sum(rewards), rel=1e-6)
+
+
+FINE = {
+    "--model": "broken", "--baseline": "broken", "--prompts": "p.jsonl", "--judge": "judges_here:longer",
+    "--output_dir": "out",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"--prompts": "none.jsonl"}, "there is no file or folder none.jsonl"),
+        ({"--prompt_column": "question"}, "no column 'question'; it has prompt, phi, chosen"),
+        ({"--model": "./nowhere"}, "model: there is no folder ./nowhere"),
+        ({"--baseline": "none.json"}, "baseline: there is no file none.json"),
+        ({"--baseline": "column:rejected"}, "no column 'rejected'"),
+        ({"--model": "http://localhost:1/v1"}, "expected an address such as"),
+        ({"--judge": "gpt"}, "judge: got 'gpt', expected an address such as"),
+        ({"--judge": "judges_here:shorter"}, "no function 'shorter'; it has longer"),
+        ({"--judge": "not_there:f"}, "'not_there'"),
+        ({"--judge": "reward:./nowhere"}, "judge: there is no folder ./nowhere"),
+        ({"--judge": "http://127.0.0.1:9/v1#m", "--judge_prices": "cheap"}, "judge_prices: got 'cheap'"),
+        ({"--judge": "http://127.0.0.1:9/v1#m", "--judge_prices": "1,-2"}, "judge_prices: got '1,-2'"),
+        ({"--judge": "http://127.0.0.1:9/v1#m", "--judge_parameters": "{"}, "judge_parameters: got '{', which is not"),
+        (
+            {"--judge": "http://127.0.0.1:9/v1#m", "--judge_template": "p.jsonl"},
+            "judge_template: p.jsonl lacks {prompt}",
+        ),
+        ({"--judge": "http://127.0.0.1:9/v1#m", "--judge_api_key_env": "NO_KEY_HERE"}, "NO_KEY_HERE is not set"),
+        ({"--judge_prices": "1,2"}, "judge_prices: it is for a judge behind an address"),
+        ({"--generation_parameters": "{}"}, "generation_parameters: it is for a model behind an address"),
+        ({"--temperature": "-1"}, "temperature: got -1.0"),
+        ({"--concurrency": "0"}, "concurrency: got 0, expected at least 1"),
+        ({"--dtype": "float8"}, "dtype: got 'float8'"),
+        ({"--dispersion": "none.parquet"}, "dispersion: none.parquet cannot be read"),
+        ({"--dispersion_column": "chosen"}, "'chosen' of p.jsonl is not all numbers"),
+        ({"--alpaca_tables": "."}, "instructions.csv cannot be read"),
+        ({"--max_prompts": "0"}, "max_prompts: got 0"),
+        ({"--output_dir": "p.jsonl"}, "p.jsonl is a file"),
+        ({"--kl_samples": "1", "--baseline": "column:chosen"}, "kl_samples: KL needs both models"),
+    ],
+)
+def test_a_mistake_is_answered_before_a_model_is_loaded(here, capsys, changes, said):
+    assert run("evaluate", *[word for pair in (FINE | changes).items() for word in pair]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("mallowspo:") == 1 and "Traceback" not in error
+
+
+def test_a_judge_that_is_not_there_is_found_out_first(here, capsys):
+    judge = {"--judge": "http://127.0.0.1:9/v1#m", "--max_retries": "1"}
+    assert run("evaluate", *[word for pair in (FINE | judge).items() for word in pair]) == 2
+    error = capsys.readouterr().err
+    assert "http://127.0.0.1:9/v1#m gave no usable reply in 2 attempts" in error and "nothing was generated" in error
+
+
+@pytest.mark.shared
+def test_alpacaeval_figures_come_out_of_the_command(shared, here):
+    folder = shared / "data/alpaca_eval"
+    name = "claude-2.1"
+    with (folder / "leaderboard.csv").open() as file:
+        published = next(row for row in csv.DictReader(file) if row["model"] == name)
+    with gzip.open(folder / "preferences.csv.gz", "rt") as file:
+        rows = sorted((int(r["index"]), r) for r in csv.DictReader(file) if r["model"] == name)
+    # Prompts and answers of the published lengths, and a judge that says what the published one said.
+    Path("p.jsonl").write_text("\n".join(json.dumps({"prompt": f"{i}"}) for i, _ in rows))
+    for side, letter, column in (("model", "m", "len_2"), ("baseline", "b", "len_1")):
+        outputs = [{"instruction": f"{i}", "output": letter * int(r[column])} for i, r in rows]
+        Path(f"{side}.json").write_text(json.dumps(outputs))
+    said = {str(i): 0.5 if float(r["preference"]) == 0 else float(r["preference"]) - 1 for i, r in rows}
+    Path("judges_here.py").write_text(
+        f"SAID = {said!r}\n"
+        "def published(prompt, a, b):\n    return SAID[prompt] if a[0] == 'm' else 1 - SAID[prompt]\n"
+    )
+    code = run(
+        "evaluate", "--model", "model.json", "--baseline", "baseline.json", "--prompts", "p.jsonl",
+        "--judge", "judges_here:published", "--output_dir", "out", "--alpaca_tables", folder, "--resamples", "100",
+    )  # fmt: skip
+    found = results()
+    assert code == 0
+    assert found["win_rate"]["win_rate"] == pytest.approx(float(published["win_rate"]), abs=1e-6)
+    assert found["win_rate"]["standard_error"] == pytest.approx(float(published["standard_error"]), abs=1e-6)
+    lc = found["length_controlled"]
+    assert lc["win_rate"] == pytest.approx(float(published["length_controlled_winrate"]), abs=0.1)
+    assert lc["note"] == ""
