@@ -71,8 +71,31 @@ def options() -> str:
     return "\n".join(rows)
 
 
+def quickstart() -> str:
+    """What the committed run of the quick start found, in its report's own sentences."""
+    import json
+
+    from mallowspo.experiments.quickstart_words import index_sentences, overall_sentence, tercile_sentence
+
+    results = json.loads((ROOT / "docs/quickstart/results.json").read_text(encoding="utf-8"))
+    config, seconds = results["config"], results["seconds"]["total"]
+    methods = ("mallows_theta", "mallows_phi", "mallows_theta_true")
+    said = [*(f"{overall_sentence(results, m)} {tercile_sentence(results, m)}" for m in methods)]
+    said += index_sentences(results)[:2]
+    lines = [
+        f"`make quickstart`: {len(config['seeds'])} seeds, β {', '.join(f'{b:g}' for b in config['betas'])}, learning "
+        f"rates {' and '.join(f'{r:g}' for r in config['learning_rates'])}, {len(results['runs'])} training runs, "
+        f"{seconds / 60:.1f} minutes, at most {results['peak_memory_gb']:.1f} GB. A point is 0.01 of the probability "
+        "that a random member of the population prefers the policy's answer to the reference's, at equal KL; brackets "
+        "are 95% intervals over seeds:",
+        "",
+        *(f"- {line.replace('*', '')}" for line in said),
+    ]
+    return "\n".join(lines)
+
+
 PAGES = {
-    "README.md": {"presets": presets},
+    "README.md": {"presets": presets, "quickstart": quickstart},
     "docs/paper-index.md": {"paper-index": paper_index},
     "docs/training.md": {"options": options},
 }

@@ -97,6 +97,8 @@ class Calibration:
         per: `prompt` or `pair`.
         estimator: Which index (source `entropy` only).
         map: How the index became a raw weight (source `entropy` only).
+        index_map: That map as it was fitted, `IndexMap.to_dict()` (source `entropy` only); it serves evaluation sets
+            and resumed runs.
         rows: Training rows that it was fitted on.
         floored: Rows whose index the floor raised.
         clipped: Rows whose weight the clip changed.
@@ -112,6 +114,7 @@ class Calibration:
     per: str
     estimator: str | None = None
     map: str | None = None
+    index_map: Mapping[str, Any] | None = None
     rows: int = 0
     floored: int = 0
     clipped: int = 0
@@ -168,6 +171,7 @@ def calibrate(
     per: str = "prompt",
     estimator: str | None = None,
     map: str | None = None,
+    index_map: Mapping[str, Any] | None = None,
     floored: int = 0,
 ) -> Calibration:
     """Fit phi* on the training rows.
@@ -180,6 +184,7 @@ def calibrate(
         per: `prompt` or `pair`; recorded.
         estimator: Recorded.
         map: Recorded.
+        index_map: Recorded.
         floored: Rows whose index was floored; recorded.
 
     Returns:
@@ -222,6 +227,7 @@ def calibrate(
         per=per,
         estimator=estimator,
         map=map,
+        index_map=index_map,
         rows=int(raw.size),
         floored=floored,
         clipped=int(((phi_star * raw < low) | (phi_star * raw > high)).sum()),

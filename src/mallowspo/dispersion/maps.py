@@ -9,6 +9,7 @@ people said on some of the prompts (`isotonic`).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -77,6 +78,7 @@ class IndexMap:
         name: One of `MAPS`.
         floor: `neglog`: the smallest index that is told apart from 0.
         alternatives: `mallows`: N.
+        spread: `quantile`: -log phi of the most contested and of the most agreed prompt.
         unit: `mallows`: nats in one unit of the index, log |V|.
         index_knots: `quantile`, `isotonic`: increasing values of the index.
         raw_knots: Their raw weights, which never rise; between knots the map is linear, outside constant.
@@ -85,6 +87,7 @@ class IndexMap:
     name: str
     floor: float = ENTROPY_FLOOR
     alternatives: int | None = None
+    spread: tuple[float, float] | None = None
     unit: float = 1.0
     index_knots: tuple[float, ...] = ()
     raw_knots: tuple[float, ...] = ()
@@ -116,8 +119,21 @@ class IndexMap:
         return np.interp(index, self.index_knots, self.raw_knots), 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values, as JSON gives them back."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> IndexMap:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            InputError: Fields that are missing or unknown.
+        """
+        try:
+            plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+            return cls(**plain)
+        except TypeError as error:
+            raise InputError(f"index map: cannot be read ({error}); was it written by another version?") from error
 
 
 def fit_map(
@@ -256,7 +272,12 @@ def _quantile_map(index: Floats, spread: tuple[float, float]) -> IndexMap:
         at = np.unique(np.linspace(0, len(knots) - 1, _MAX_KNOTS).round().astype(int))
         knots, rank = knots[at], rank[at]
     raw = 2 * (high - (high - low) * rank)
-    return IndexMap(name="quantile", index_knots=tuple(knots.tolist()), raw_knots=tuple(raw.tolist()))
+    return IndexMap(
+        name="quantile",
+        spread=(float(low), float(high)),
+        index_knots=tuple(knots.tolist()),
+        raw_knots=tuple(raw.tolist()),
+    )
 
 
 def _isotonic_map(index: Floats, people: ArrayLike | None, votes: ArrayLike | None) -> IndexMap:

@@ -7,16 +7,19 @@ from typing import Any
 
 from trl import DPOConfig
 
+from mallowspo.dispersion import ESTIMATORS
+from mallowspo.dispersion.maps import DEFAULT_SPREAD, check_alternatives, check_map
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.objectives import LINKS, OBJECTIVES, Objective, resolve_objective
 from mallowspo.training.selection import DISPERSION_ORDERS, check_filter
 
-__all__ = ["DISPERSION_SOURCES", "MallowsPOConfig"]
+__all__ = ["DISPERSION_SOURCES", "MallowsPOConfig", "checked_settings"]
 
 DISPERSION_SOURCES = ("entropy", "votes", "rankings", "column", "none")
-DISPERSION_ESTIMATORS = ("mean_entropy", "reference_margin")
-DISPERSION_MAPS = ("neglog",)
+# `isotonic` fits people's opinions, which `mallowspo dispersion` reads; its table is trained on with `column`.
+DISPERSION_MAPS = ("neglog", "mallows", "quantile")
 DISPERSION_PER = ("prompt", "pair")
+_INDEX_OPTIONS = ("estimator", "map", "alternatives", "spread")
 INVALID_ROWS = ("error", "drop")
 
 # TRL's losses by the preset that computes the same numbers, for the message to people who bring TRL's YAML.
@@ -56,6 +59,8 @@ class MallowsPOConfig(DPOConfig):
         dispersion: Where the index comes from.
         dispersion_estimator: Which index, with `dispersion: entropy`.
         dispersion_map: How that index becomes a weight.
+        dispersion_alternatives: With the map `mallows`: among how many answers people choose.
+        dispersion_spread: With the map `quantile`: -log phi of the most contested and of the most agreed prompt.
         dispersion_scale: phi*: `auto` for a mean training weight of 1, or a number > 0.
         dispersion_per: One index per `prompt` (mean over its pairs) or per `pair`.
         dispersion_clip: Lowest and highest weight.
@@ -82,9 +87,16 @@ class MallowsPOConfig(DPOConfig):
         default=None, metadata=_help("Where the dispersion index comes from.", DISPERSION_SOURCES)
     )
     dispersion_estimator: str = field(
-        default="mean_entropy", metadata=_help("Index read off the reference model.", DISPERSION_ESTIMATORS)
+        default="mean_entropy", metadata=_help("Index read off the reference model.", ESTIMATORS)
     )
     dispersion_map: str = field(default="neglog", metadata=_help("How the index becomes a weight.", DISPERSION_MAPS))
+    dispersion_alternatives: int | None = field(
+        default=None, metadata=_help("dispersion_map mallows: among how many answers people choose.")
+    )
+    dispersion_spread: list[float] = field(
+        default_factory=lambda: list(DEFAULT_SPREAD),
+        metadata=_help("dispersion_map quantile: -log phi of the most contested and of the most agreed prompt."),
+    )
     dispersion_scale: str = field(
         default="auto", metadata=_help("phi*: auto (mean training weight 1) or a number > 0.")
     )
@@ -114,7 +126,7 @@ class MallowsPOConfig(DPOConfig):
         """Check our options against each other, then let TRL and transformers check theirs."""
         self._refuse_foreign_losses()
         for name, allowed in (
-            ("dispersion_estimator", DISPERSION_ESTIMATORS),
+            ("dispersion_estimator", ESTIMATORS),
             ("dispersion_map", DISPERSION_MAPS),
             ("dispersion_per", DISPERSION_PER),
             ("dispersion_order", DISPERSION_ORDERS),
@@ -177,6 +189,12 @@ class MallowsPOConfig(DPOConfig):
         return float(low), float(high)
 
     @property
+    def resolved_spread(self) -> tuple[float, float]:
+        """-log phi of the most contested and of the most agreed prompt, for the map `quantile`."""
+        low, high = self.dispersion_spread
+        return float(low), float(high)
+
+    @property
     def resolved_scale(self) -> float | str:
         """phi* as a number, or `auto`."""
         return "auto" if self.dispersion_scale == "auto" else float(self.dispersion_scale)
@@ -198,12 +216,13 @@ class MallowsPOConfig(DPOConfig):
             usable = False
         if not usable:
             raise InputError(f"dispersion_scale: got {self.dispersion_scale!r}, expected 'auto' or a number > 0")
+        self._check_map()
         check_filter(self.dispersion_filter)
         if self.dispersion_order != "none":
             self._keep_order()
-        unread = {"none": ("scale", "clip", "per", "estimator", "map", "filter", "order"), "entropy": ()}
+        unread = {"none": ("scale", "clip", "per", *_INDEX_OPTIONS, "filter", "order"), "entropy": ()}
         defaults = {item.name: item for item in fields(MallowsPOConfig)}
-        for suffix in unread.get(source, ("estimator", "map")):
+        for suffix in unread.get(source, _INDEX_OPTIONS):
             item = defaults[f"dispersion_{suffix}"]
             default = item.default_factory() if callable(item.default_factory) else item.default
             given = getattr(self, item.name)
@@ -212,6 +231,24 @@ class MallowsPOConfig(DPOConfig):
                     f"{item.name}: got {given!r} with dispersion {source!r}, where it has no effect; leave it out, "
                     "or choose another dispersion"
                 )
+
+    def _check_map(self) -> None:
+        check_map(self.dispersion_map, self.dispersion_estimator)
+        if self.dispersion_map == "mallows":
+            if self.dispersion_alternatives is None:
+                raise InputError(
+                    "dispersion_map: 'mallows' needs dispersion_alternatives, among how many answers people choose"
+                )
+            check_alternatives(self.dispersion_alternatives)
+        elif self.dispersion_alternatives is not None:
+            raise InputError(
+                f"dispersion_alternatives: only dispersion_map: mallows reads it, got {self.dispersion_map!r}"
+            )
+        spread = list(self.dispersion_spread)
+        if len(spread) != 2 or not 0 <= spread[0] < spread[1] < float("inf"):
+            raise InputError(f"dispersion_spread: got {spread}, expected two numbers 0 <= low < high")
+        if spread != list(DEFAULT_SPREAD) and self.dispersion_map != "quantile":
+            raise InputError(f"dispersion_spread: only dispersion_map: quantile reads it, got {self.dispersion_map!r}")
 
     def _refuse_foreign_losses(self) -> None:
         types = [self.loss_type] if isinstance(self.loss_type, str) else list(self.loss_type)
@@ -250,3 +287,33 @@ class MallowsPOConfig(DPOConfig):
                 "reference_store: its scores belong to a reference that stays as it is, and sync_ref_model moves the "
                 "reference; leave one of the two out"
             )
+
+
+def checked_settings(args: Any, model: Any, ref_model: Any, train_dataset: Any) -> MallowsPOConfig:
+    """The trainer's configuration, checked against what else the trainer was given.
+
+    Args:
+        args: What the user gave, or None for the defaults in a folder named after the model.
+        model: A name, a path or a model.
+        ref_model: A separate reference, or None.
+        train_dataset: The training data.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        InputError: Another class of configuration, no data, or a reference that the objective does not read.
+    """
+    if args is None:
+        name = model if isinstance(model, str) else model.config._name_or_path
+        args = MallowsPOConfig(f"{name.rstrip('/').split('/')[-1]}-MallowsPO")
+    if not isinstance(args, MallowsPOConfig):
+        raise InputError(
+            f"args: got {type(args).__name__}, expected MallowsPOConfig, which takes the same fields; "
+            "MallowsPOConfig(objective='dpo', ...) trains plain DPO"
+        )
+    if train_dataset is None:
+        raise InputError("train_dataset: it is missing; give a datasets.Dataset of preference rows")
+    if ref_model is not None and not (args.resolved_objective.needs_reference or args.reads_entropy):
+        raise InputError(f"ref_model: objective {args.objective!r} without an index reads none; leave it out")
+    return args

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import Tensor
 from mallowspo.dispersion import (
     ESTIMATORS,
     Calibration,
+    IndexMap,
     ReferenceStatistics,
     calibrate,
     fit_map,
@@ -25,6 +28,7 @@ from mallowspo.training.config import MallowsPOConfig
 
 __all__ = [
     "RAW_COLUMN",
+    "RawWeights",
     "batch_weights",
     "calibrate_rows",
     "columns_read",
@@ -40,16 +44,42 @@ RAW_COLUMN = "dispersion_raw"
 Floats = NDArray[np.float64]
 
 
-def raw_from_reference(dataset: Any, args: MallowsPOConfig, *, vocab_size: int) -> tuple[Floats, Floats, int]:
+@dataclass(frozen=True)
+class RawWeights:
+    """What a reference pass says of the rows of a split.
+
+    Attributes:
+        index_n: The index u, shape (N,).
+        raw_n: The raw weights, shape (N,).
+        floored: Rows that stood at the end of the map.
+        index_map: The map from u to raw weights, as it was fitted on the training rows.
+    """
+
+    index_n: Floats
+    raw_n: Floats
+    floored: int
+    index_map: IndexMap
+
+    def calibrated(self, args: MallowsPOConfig) -> Calibration:
+        """The calibration that these rows, the training rows, give."""
+        return calibrate_rows(
+            self.raw_n, args, weights_given=False, floored=self.floored, index_map=self.index_map.to_dict()
+        )
+
+
+def raw_from_reference(
+    dataset: Any, args: MallowsPOConfig, *, vocab_size: int, calibration: Calibration | None = None
+) -> RawWeights:
     """Raw weights from the columns that the reference pass wrote.
 
     Args:
-        dataset: Tokenised rows with `ref_{chosen,rejected}_{logps,entropy,length}`.
+        dataset: Tokenised rows with `ref_{chosen,rejected}_` and each of `COLUMN_KINDS`.
         args: Estimator, map, and whether pairs of one prompt share an index.
         vocab_size: Last axis of the reference's logits.
+        calibration: Of the training rows, whose map serves this split too; None where these are the training rows.
 
     Returns:
-        The index u, shape (N,), the raw weights, shape (N,), and how many rows the floor raised.
+        Index and raw weights.
     """
 
     def stacked(name: str) -> Floats:
@@ -60,13 +90,24 @@ def raw_from_reference(dataset: Any, args: MallowsPOConfig, *, vocab_size: int) 
         entropy_sum_nk=stacked("entropy"),
         length_nk=stacked("length"),
         vocab_size=vocab_size,
+        first_entropy_nk=stacked("first_entropy"),
+        divergent_entropy_nk=stacked("divergent_entropy"),
     )
     index_n = ESTIMATORS[args.dispersion_estimator](statistics)
     if args.dispersion_per == "prompt":
         index_n = prompt_index(args.dispersion_estimator, index_n, dataset["prompt_id"])
-    fitted = fit_map(args.dispersion_map, index_n, estimator=args.dispersion_estimator)
-    raw_n, floored = fitted.raw(index_n)
-    return index_n, raw_n, floored
+    if calibration is not None and calibration.index_map is not None:
+        fitted = IndexMap.from_dict(calibration.index_map)
+    else:
+        fitted = fit_map(
+            args.dispersion_map,
+            index_n,
+            estimator=args.dispersion_estimator,
+            vocab_size=vocab_size,
+            alternatives=args.dispersion_alternatives,
+            spread=args.resolved_spread,
+        )
+    return RawWeights(index_n, *fitted.raw(index_n), fitted)
 
 
 def raw_from_columns(dataset: Any, args: MallowsPOConfig, *, name: str) -> Floats:
@@ -120,7 +161,14 @@ def vote_counts(votes: Any) -> Floats:
     return np.asarray(rows, np.float64)
 
 
-def calibrate_rows(raw_n: Floats, args: MallowsPOConfig, *, weights_given: bool, floored: int = 0) -> Calibration:
+def calibrate_rows(
+    raw_n: Floats,
+    args: MallowsPOConfig,
+    *,
+    weights_given: bool,
+    floored: int = 0,
+    index_map: Mapping[str, Any] | None = None,
+) -> Calibration:
     """Fit phi* on the training rows as the configuration says.
 
     Args:
@@ -128,6 +176,7 @@ def calibrate_rows(raw_n: Floats, args: MallowsPOConfig, *, weights_given: bool,
         args: Scale, clip and what to record.
         weights_given: The user gave weights, not an index: `auto` leaves them as they are.
         floored: Rows whose index was floored.
+        index_map: How the index became raw weights, as `IndexMap.to_dict()`.
 
     Returns:
         The calibration.
@@ -142,6 +191,7 @@ def calibrate_rows(raw_n: Floats, args: MallowsPOConfig, *, weights_given: bool,
         per=args.dispersion_per,
         estimator=args.dispersion_estimator if entropy else None,
         map=args.dispersion_map if entropy else None,
+        index_map=index_map,
         floored=floored,
     )
 

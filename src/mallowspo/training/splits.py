@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from accelerate.logging import get_logger
 from numpy.typing import NDArray
 from transformers import AutoProcessor, PreTrainedTokenizerBase
 
+from mallowspo.data.collation import PreferenceCollator
 from mallowspo.data.problems import RowProblem
 from mallowspo.data.tokenization import tokenize_pairs
 from mallowspo.data.validation import validate_rows
@@ -18,7 +19,7 @@ from mallowspo.errors import InputError
 from mallowspo.training.config import MallowsPOConfig
 from mallowspo.training.row_weights import columns_read, raw_from_columns, unread_columns
 
-__all__ = ["PreparedSplit", "prepare_split", "preparing_tokenizer"]
+__all__ = ["PreparedSplit", "pair_collator", "prepare_split", "preparing_tokenizer"]
 
 logger = get_logger(__name__)
 
@@ -101,6 +102,16 @@ def preparing_tokenizer(model: Any, processing_class: Any, args: MallowsPOConfig
             raise InputError("tokenizer: it has neither a pad nor an EOS token; set tokenizer.eos_token")
         processing_class.pad_token = processing_class.eos_token
     return processing_class
+
+
+def pair_collator(tokenizer: Any, args: MallowsPOConfig) -> PreferenceCollator:
+    """The collator of a run, from its options."""
+    return PreferenceCollator(
+        pad_token_id=tokenizer.pad_token_id,
+        max_length=args.max_length,
+        truncation_mode=args.truncation_mode,
+        pad_to_multiple_of=cast(int | None, args.pad_to_multiple_of),
+    )
 
 
 def prepare_split(dataset: Any, tokenizer: Any, args: MallowsPOConfig, name: str) -> PreparedSplit:

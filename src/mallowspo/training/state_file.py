@@ -112,4 +112,11 @@ def resumed_calibration(saved: Calibration | None, fresh: Calibration | None, fo
                 f"resume_from_checkpoint: {folder} was trained with dispersion {name} {before!r} and this run has "
                 f"{now!r}; resume with the same, or begin anew"
             )
+    for name in ("alternatives", "spread"):
+        before, now = ((c.index_map or {}).get(name) for c in (saved, fresh))
+        if before is not None and now is not None and before != now:
+            raise InputError(
+                f"resume_from_checkpoint: {folder} was trained with dispersion_{name} {before} and this run has "
+                f"{now}; resume with the same, or begin anew"
+            )
     return saved

@@ -20,7 +20,7 @@ from mallowspo.errors import InputError
 from mallowspo.objectives import Objective, objective_loss
 from mallowspo.scoring import vocabulary_size
 from mallowspo.training.checks import require_finite
-from mallowspo.training.config import MallowsPOConfig
+from mallowspo.training.config import MallowsPOConfig, checked_settings
 from mallowspo.training.description import log_run
 from mallowspo.training.model_card import PAPER
 from mallowspo.training.recording import Recorder
@@ -34,7 +34,7 @@ from mallowspo.training.row_weights import (
 )
 from mallowspo.training.scoring_path import ScoredPairs, ScoringPath, choose_scoring_path
 from mallowspo.training.selection import selected_rows
-from mallowspo.training.splits import PreparedSplit, prepare_split, preparing_tokenizer
+from mallowspo.training.splits import PreparedSplit, pair_collator, prepare_split, preparing_tokenizer
 from mallowspo.training.state_file import TrainingState, read_state, resumed_calibration, write_state
 
 __all__ = ["MallowsPOTrainer"]
@@ -96,45 +96,22 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         quantization_config: Any = None,
         peft_config: Any = None,
     ) -> None:
-        if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
-            args = MallowsPOConfig(f"{name.rstrip('/').split('/')[-1]}-MallowsPO")
-        if not isinstance(args, MallowsPOConfig):
-            raise InputError(
-                f"args: got {type(args).__name__}, expected MallowsPOConfig, which takes the same fields; "
-                "MallowsPOConfig(objective='dpo', ...) trains plain DPO"
-            )
-        if train_dataset is None:
-            raise InputError("train_dataset: it is missing; give a datasets.Dataset of preference rows")
+        self.settings = args = checked_settings(args, model, ref_model, train_dataset)
         self.objective = args.resolved_objective
-        if ref_model is not None and not (self.objective.needs_reference or args.reads_entropy):
-            raise InputError(
-                f"ref_model: objective {args.objective!r} without an index reads no reference; leave it out"
-            )
         self.calibration = None
         self.splits, self.reference_sources = {}, {}
         self._recorder = Recorder()
-        self.settings = args  # typed as ours, and there before the parent's constructor sets `args`
         processing_class = preparing_tokenizer(model, processing_class, args)
         train_dataset = self._prepared(train_dataset, processing_class, "train")
         if isinstance(eval_dataset, dict):
             eval_dataset = {k: self._prepared(v, processing_class, f"eval_{k}") for k, v in eval_dataset.items()}
         elif eval_dataset is not None:
             eval_dataset = self._prepared(eval_dataset, processing_class, "eval")
-        if data_collator is None:
-            from mallowspo.data.collation import PreferenceCollator
-
-            data_collator = PreferenceCollator(
-                pad_token_id=processing_class.pad_token_id,
-                max_length=args.max_length,
-                truncation_mode=args.truncation_mode,
-                pad_to_multiple_of=cast(int | None, args.pad_to_multiple_of),
-            )
         super().__init__(
             model=model,
             ref_model=ref_model,
             args=args,
-            data_collator=data_collator,
+            data_collator=data_collator or pair_collator(processing_class, args),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -172,8 +149,8 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         raw_n = np.asarray(rows[RAW_COLUMN], np.float64)
         places = selected_rows(raw_n, keep=keep, order=order)
         if len(places) < len(raw_n):
-            given = self.splits["train"].weights_given
-            self.calibration = calibrate_rows(raw_n[places], self.settings, weights_given=given)
+            given, fitted = self.splits["train"].weights_given, self.calibration.index_map
+            self.calibration = calibrate_rows(raw_n[places], self.settings, weights_given=given, index_map=fitted)
         logger.info(f"dispersion_filter {keep} and dispersion_order {order}: {len(places)} of {len(raw_n)} rows")
         self.train_dataset = rows.select(places)
 
@@ -200,10 +177,10 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             dataset = dataset.add_column(column, values)
         if self.settings.reads_entropy:
             model = self.accelerator.unwrap_model(self.ref_model if self.ref_model is not None else self.model)
-            index_n, raw_n, floored = raw_from_reference(dataset, self.settings, vocab_size=vocabulary_size(model))
-            if self.calibration is None:
-                self.calibration = calibrate_rows(raw_n, self.settings, weights_given=False, floored=floored)
-            dataset = dataset.add_column(RAW_COLUMN, raw_n).add_column("dispersion_index", index_n)
+            size = vocabulary_size(model)
+            found = raw_from_reference(dataset, self.settings, vocab_size=size, calibration=self.calibration)
+            self.calibration = self.calibration or found.calibrated(self.settings)
+            dataset = dataset.add_column(RAW_COLUMN, found.raw_n).add_column("dispersion_index", found.index_n)
         return dataset
 
     # Loss
