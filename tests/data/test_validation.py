@@ -156,6 +156,31 @@ def test_columns_that_cannot_be_used(columns, reason):
             validate_rows(Dataset.from_dict(columns), invalid_rows=mode)
 
 
+@pytest.mark.parametrize("name", ["question", "Instruction", "INPUT", "query", "context", "prompt_text", "Prompt"])
+def test_a_prompt_of_another_name_is_named(name, tmp_path):
+    """Without it the prompt would be "The", which both responses happen to begin with."""
+    row = {"system": "s", name: "What is the sky?", "chosen": "The sky is blue.", "rejected": "The sky? Green."}
+    rows = loaded(tmp_path, [row])
+    with pytest.raises(InputError) as caught:
+        validate_rows(rows, source="train data", invalid_rows="drop")
+    assert str(caught.value) == (
+        f"train data: there is no column 'prompt', but there is {name!r}; rename it to 'prompt'. "
+        f"If both responses begin with the prompt, remove the column {name!r} instead"
+    )
+    assert validate_rows(rows.rename_column(name, "prompt")).dataset["prompt"][:] == ["What is the sky?"]
+    assert validate_rows(rows.remove_columns(name)).dataset["prompt"][:] == ["The sky"]
+    assert validate_rows(rows.add_column("prompt", ["p"])).dataset["prompt"][:] == ["p"]
+
+
+def test_two_names_for_a_prompt_and_conversations_beside_one():
+    texts = Dataset.from_list([{"instruction": "i", "input": "j", "chosen": "a b", "rejected": "a c"}])
+    with pytest.raises(InputError, match="there is 'instruction' and 'input'; rename the one with the prompt"):
+        validate_rows(texts)
+    whole = [user("p")]
+    chats = [{"question": "p", "chosen": [*whole, assistant("a")], "rejected": [*whole, assistant("b")]}]
+    assert validate_rows(Dataset.from_list(chats)).dataset["prompt"][:] == [whole]
+
+
 def test_nothing_left_is_an_error_in_both_modes():
     dataset = Dataset.from_list([{**GOOD, "chosen": ""}] * 3)
     with pytest.raises(InputError, match=r"(?s)none of the 3 rows.*empty_response  3 rows \(100.00 %\)"):

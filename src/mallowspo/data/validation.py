@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ _LAYOUTS = (
 # Columns that other tools write beside a preference; TRL would take them for the conversation itself.
 _SHADOWING = frozenset({"messages", "completion"})
 _PAIR = ("prompt", "chosen", "rejected")
+# What public data sets call the prompt. Without a prompt the words that both responses happen to begin with are one.
+_PROMPT_NAMES = frozenset({"prompt", "prompt_text", "question", "instruction", "input", "query", "context"})
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def validate_rows(
     if set(TOKEN_COLUMNS) <= set(dataset.column_names):
         return _check_beside_tokens(dataset, wanted, invalid_rows=invalid_rows, source=source)
     dataset = dataset.with_format(None)
-    check_columns(dataset.column_names, source)
+    messages = isinstance(dataset.features.get("chosen"), datasets.List | datasets.LargeList)
+    check_columns(dataset.column_names, source, messages=messages)
     numbers = _row_numbers(dataset)
     rebuild = _needs_rebuilding(dataset, wanted)
     check = _check_all(dataset, numbers, wanted, keep_rows=rebuild)
@@ -105,12 +108,23 @@ def validate_rows(
     return ValidatedData(_assemble(dataset, check, numbers, wanted), problems)
 
 
-def check_columns(names: list[str], source: str) -> None:
+def check_columns(names: Sequence[str], source: str, *, messages: bool = False) -> None:
     """Raise `InputError` where a data set's columns hold no preference in an accepted layout.
 
     Args:
         names: The columns.
         source: What the rows came from, for messages.
+        messages: Whether the responses are lists of messages. Only texts share a beginning by accident, so only
+            there a column such as `question` beside no `prompt` is taken for a prompt of another name.
+
+    Raises:
+        InputError: A column is missing, unsupported or misnamed; the message lists what is accepted.
+
+    Example:
+        >>> check_columns(["Question", "chosen", "rejected"], "pairs.csv")
+        Traceback (most recent call last):
+        ...
+        mallowspo.errors.InputError: pairs.csv: there is no column 'prompt', but there is 'Question'; rename it ...
     """
     vision = sorted({"image", "images"} & set(names))
     if vision:
@@ -123,6 +137,14 @@ def check_columns(names: list[str], source: str) -> None:
         )
     if "responses" in names and {"chosen", "rejected"} <= set(names):
         raise InputError(f"{source}: has both responses and chosen/rejected; leave one of the two out")
+    prompts = [name for name in names if name.lower() in _PROMPT_NAMES]
+    if prompts and "prompt" not in names and not messages:
+        found = " and ".join(repr(name) for name in prompts)
+        which, columns = ("it", "column") if len(prompts) == 1 else ("the one with the prompt", "columns")
+        raise InputError(
+            f"{source}: there is no column 'prompt', but there is {found}; rename {which} to 'prompt'. "
+            f"If both responses begin with the prompt, remove the {columns} {found} instead"
+        )
 
 
 def _row_numbers(dataset: datasets.Dataset) -> list[int]:

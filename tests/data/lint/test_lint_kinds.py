@@ -190,6 +190,8 @@ def test_every_kind_of_the_catalogue_is_planted_somewhere():
 def test_wrong_columns_and_options_are_the_users_mistakes(linted):
     with pytest.raises(InputError, match="rename yours"):
         linted([{"question": "a", "answer": "b"}])
+    with pytest.raises(InputError, match="there is no column 'prompt', but there is 'question'"):
+        linted([{"question": "a", "chosen": "The sky", "rejected": "The sea"}])
     with pytest.raises(InputError, match="near_duplicate_threshold"):
         linted(clean_rows(), near_duplicate_threshold=0.0)
     with pytest.raises(InputError, match="max_length"):

@@ -169,7 +169,8 @@ def _require_columns(chunk: list[SourceRow], source: str) -> None:
     if set(TOKEN_COLUMNS) <= set(names) and "chosen" not in names:
         raise InputError(f"{source}: the rows are token ids already; check the text that they were made of")
     if names:
-        check_columns(list(names), source)
+        messages = any(isinstance((row.values or {}).get("chosen"), list) for row in chunk)
+        check_columns(list(names), source, messages=messages)
 
 
 class _Checks:
