@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from itertools import product
 
@@ -134,6 +135,27 @@ def test_rows_that_cannot_be_used(mapping, kind):
         row_from_columns(mapping, 0)
     assert caught.value.kind == kind
     assert caught.value.detail
+
+
+@pytest.mark.parametrize("write", [json.dumps, str, lambda value: " " + json.dumps(value, indent=1) + "\n"])
+def test_conversations_written_as_text_are_named(write):
+    prompt, good, bad = ([user("p")], [assistant("a")], [{"content": "b", "role": "assistant"}])
+    for mapping in (
+        {"prompt": write(prompt), "chosen": write(good), "rejected": write(bad)},
+        {"prompt": "p", "chosen": write(prompt + good), "rejected": write(prompt + bad)},
+        {"chosen": write(prompt + good), "rejected": write(prompt + bad)},
+        {"prompt": write(prompt), "chosen": "a", "rejected": "b"},
+        {"prompt": write(prompt), "responses": ["a", "b"], "ranks": [1, 2]},
+        {"prompt": "p", "responses": [write(good), write(bad)], "ranks": [1, 2]},
+    ):
+        with pytest.raises(RowError, match=r"messages_as_text: .*keep conversations in JSON lines or parquet"):
+            row_from_columns(mapping, 0)
+
+
+def test_text_about_messages_is_fine():
+    written = json.dumps([user("p")])
+    row = row_from_columns({"prompt": f"{written} What is this?", "chosen": written, "rejected": "A list."}, 0)
+    assert row.responses == (written, "A list.")
 
 
 def test_text_parts_and_tool_calls_are_fine():

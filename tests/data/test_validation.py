@@ -128,6 +128,20 @@ def test_ragged_messages_keep_their_fields(tmp_path):
     assert [row["prompt"] for row in out] == [row["prompt"] for row in rows]
 
 
+def test_conversations_in_a_csv_file_are_refused(tmp_path):
+    import csv
+
+    path = tmp_path / "chat.csv"
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([GOOD, *([str(value) for value in chat(i).values()] for i in range(3))])
+    with pytest.raises(InputError) as caught:
+        validate_rows(load_preferences(path).dataset, source="chat.csv")
+    first, second, third, _ = str(caught.value).splitlines()
+    assert first == "chat.csv: 3 of 3 rows cannot be used"
+    assert second.startswith("  messages_as_text  3 rows")
+    assert "keep conversations in JSON lines or parquet" in third
+
+
 def test_text_among_conversations_is_named(tmp_path):
     dataset = loaded(tmp_path, [GOOD, chat(), chat()])
     with pytest.raises(InputError, match="row 1: the row is text, most rows are lists of messages"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -30,6 +31,9 @@ TOKEN_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 Text = str | list[dict[str, Any]]
 """A prompt or a response: text, or a list of chat messages."""
+
+# How a list of messages begins that was written out as JSON, or by Python.
+_WRITTEN_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""")
 
 # What the layouts are made of; every other column of a row is carried along untouched.
 _LAYOUT_COLUMNS = frozenset({"prompt", "chosen", "rejected", "responses", "ranks", "row_index"})
@@ -196,6 +200,7 @@ def _pair(mapping: Mapping[str, Any]) -> tuple[Text, tuple[Text, ...], tuple[int
     chosen, rejected = (_text(mapping.get(name), name) for name in ("chosen", "rejected"))
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise RowError("mixed_layout", "one of chosen and rejected is text, the other a list of messages")
+    _refuse_written_messages((chosen, rejected), "chosen")
     if chosen == rejected:
         raise RowError("identical_responses", f"chosen and rejected are the same: {_excerpt(chosen)}")
     # TRL takes the prompt out of the responses also where a text prompt stands beside whole conversations.
@@ -248,6 +253,7 @@ def _ranked(mapping: Mapping[str, Any]) -> tuple[Text, tuple[Text, ...], tuple[i
         raise RowError("no_preference", "all responses have the same rank")
     names = tuple(f"response {number}" for number in range(1, len(given) + 1))
     responses = tuple(_text(value, name) for value, name in zip(given, names, strict=True))
+    _refuse_written_messages(responses, names[0])
     for i, j in combinations(range(len(given)), 2):
         if responses[i] == responses[j] and ranks[i] != ranks[j]:
             raise RowError("identical_responses", f"{names[i]} and {names[j]} are the same but rank differently")
@@ -259,12 +265,23 @@ def _checked(
 ) -> tuple[Text, tuple[Text, ...], tuple[int, ...]]:
     if _is_blank(prompt):
         raise RowError("empty_prompt", "prompt is empty")
+    _refuse_written_messages((prompt,), "prompt")
     for response, name in zip(responses, names, strict=True):
         if isinstance(response, str) != isinstance(prompt, str):
             raise RowError("mixed_layout", f"one of prompt and {name} is text, the other a list of messages")
         if _is_blank(response):
             raise RowError("empty_response", f"{name} is empty")
     return prompt, responses, ranks
+
+
+def _refuse_written_messages(texts: Sequence[Text], name: str) -> None:
+    """Raise where all of these are lists of messages that were written into cells of text."""
+    if all(isinstance(text, str) and _WRITTEN_MESSAGES.match(text) and text.rstrip().endswith("]") for text in texts):
+        raise RowError(
+            "messages_as_text",
+            f"{name} is a list of messages written as text, as in a cell of a CSV file, and would be trained on as "
+            f"text; keep conversations in JSON lines or parquet: {_excerpt(texts[0])}",
+        )
 
 
 def _is_blank(text: Text) -> bool:
