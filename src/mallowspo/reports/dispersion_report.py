@@ -9,6 +9,7 @@ from typing import Any
 
 from mallowspo.dispersion.side_by_side import SideBySide
 from mallowspo.reports.dispersion_figures import draw_dispersion_figures
+from mallowspo.reports.dispersion_next import next_section
 from mallowspo.reports.dispersion_words import (
     ESTIMATOR_WORDS,
     MAP_WORDS,
@@ -26,7 +27,6 @@ from mallowspo.reports.html import (
     Block,
     BulletList,
     Callout,
-    CodeBlock,
     Definitions,
     Example,
     Examples,
@@ -69,7 +69,7 @@ def write_dispersion_report(
     if "rankings" in summary:
         sections += _rankings(summary["rankings"], figures)
     sections += [_side(facts, figures) for facts in summary["side_by_side"]]
-    sections += [Section("What to conclude", [BulletList(conclusions(summary))]), _next(summary)]
+    sections += [Section("What to conclude", [BulletList(conclusions(summary))]), next_section(summary)]
     made_with = summary.get("made_with", {})
     extra = {key.capitalize(): value for key, value in made_with.items() if key in ("model", "dataset", "adapter")}
     extra |= {f"Read: {key}": ", ".join(value) if isinstance(value, list) else value
@@ -360,36 +360,3 @@ def _side(facts: Summary, figures: Figures) -> Section:
         f"Model and people side by side: {facts['people']}",
         [Callout("result", side_sentence(facts)), table, *_picture(figures, name, alt)],
     )
-
-
-def _next(summary: Summary) -> Section:
-    blocks: list[Block] = []
-    if "reference" in summary:
-        words = "Train with this index, or with another read off the same store without another pass:"
-        settings = summary["settings"]
-        given = [f"--dispersion_estimator {settings['estimator']}"] if settings["estimator"] != "mean_entropy" else []
-        given += [f"--dispersion_map {settings['map']}"] if settings["map"] != "neglog" else []
-        line = " ".join(["mallowspo train --reference_store", summary["files"]["reference"], *given, "..."])
-        blocks += [Paragraph(words), CodeBlock(line)]
-        if "dataset" in summary["files"]:
-            blocks.append(
-                CodeBlock(
-                    "mallowspo train --dataset_name dispersion.parquet --dispersion column ...",
-                    "The table holds the data with a column `dispersion`; training on it gives these weights.",
-                )
-            )
-    elif "votes" in summary:
-        blocks.append(
-            CodeBlock(
-                "mallowspo train --dataset_name DATA --dispersion votes ...",
-                "Where the data has a column of votes. In Python: `votes_index` and `calibrate`.",
-            )
-        )
-    else:
-        blocks.append(
-            CodeBlock(
-                "mallowspo train --dataset_name DATA --dispersion rankings ...",
-                "Where the data has a column of rankings. In Python: `rankings_index` and `calibrate`.",
-            )
-        )
-    return Section("Where to go from here", blocks)
