@@ -176,6 +176,8 @@ def _train(bench: Bench, job: Job, pairs: list[PreferencePair]) -> Any:
         # The reference is frozen: scoring it once gives the same loss as scoring it at every step, for every method.
         precompute_ref_log_probs=True,
         precompute_ref_batch_size=4 * config.batch_size,
+        # A prompt of six tokens is cheaper computed twice than shared: padded rows took a quarter less time here.
+        share_prompts=False,
         seed=job.seed,
         use_cpu=True,
         bf16=False,
