@@ -6,11 +6,11 @@ import json
 import time
 
 import pytest
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from trl import extract_prompt
 
 from mallowspo.data.sources import load_preferences
-from mallowspo.data.validation import validate_rows
+from mallowspo.data.validation import require_dataset, validate_rows
 from mallowspo.errors import InputError
 
 GOOD = {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}
@@ -193,6 +193,34 @@ def test_two_names_for_a_prompt_and_conversations_beside_one():
     whole = [user("p")]
     chats = [{"question": "p", "chosen": [*whole, assistant("a")], "rejected": [*whole, assistant("b")]}]
     assert validate_rows(Dataset.from_list(chats)).dataset["prompt"][:] == [whole]
+
+
+ROWS = Dataset.from_list([GOOD])
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([GOOD], "got list; pass datasets.Dataset.from_list(rows)"),
+        ({"prompt": ["p"]}, "got dict; pass datasets.Dataset.from_dict(columns)"),
+        (DatasetDict({"test": ROWS, "train": ROWS}), "dataset['train']; it has test, train"),
+        (DatasetDict({"test": ROWS}), "got DatasetDict; pass one of its splits, such as dataset['test']; it has test"),
+        ({"a": ROWS, "b": ROWS}, "got dict; pass one of its splits, such as dataset['a']; it has a, b"),
+        (IterableDataset.from_generator(lambda: iter([GOOD])), "got IterableDataset; load it whole (streaming=False"),
+        (IterableDatasetDict(), "got IterableDatasetDict; load it whole (streaming=False"),
+        ("pairs.jsonl", "got str; load it first: mallowspo.data.load_preferences('pairs.jsonl').dataset"),
+        (ROWS.to_pandas(), "got DataFrame; pass datasets.Dataset.from_pandas(frame)"),
+        (None, "it is missing; pass a datasets.Dataset"),
+        (7, "got int; expected a datasets.Dataset"),
+    ],
+)
+def test_what_is_no_dataset_is_told_how_to_become_one(value, said):
+    with pytest.raises(InputError) as caught:
+        require_dataset(value, "train_dataset")
+    assert str(caught.value).startswith("train_dataset: ") and said in str(caught.value)
+    assert require_dataset(ROWS, "train_dataset") is ROWS
+    with pytest.raises(InputError, match="^train data: "):
+        validate_rows(value, source="train data")
 
 
 def test_nothing_left_is_an_error_in_both_modes():

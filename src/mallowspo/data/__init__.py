@@ -13,7 +13,7 @@ from mallowspo.data.problems import RowProblem
 from mallowspo.data.records import PreferenceRow, TokenizedRow, row_from_columns
 from mallowspo.data.sources import LoadedData, load_preferences
 from mallowspo.data.tokenization import TokenizedPairs, tokenize_pairs
-from mallowspo.data.validation import ValidatedData, validate_rows
+from mallowspo.data.validation import ValidatedData, require_dataset, validate_rows
 
 __all__ = [
     "EXTRA_COLUMNS",
@@ -26,6 +26,7 @@ __all__ = [
     "TokenizedRow",
     "ValidatedData",
     "load_preferences",
+    "require_dataset",
     "row_from_columns",
     "rows_fingerprint",
     "tokenize_pairs",

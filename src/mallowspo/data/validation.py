@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from mallowspo.data.annotations import OPTIONAL_COLUMNS, read_annotations
@@ -15,7 +16,7 @@ from mallowspo.errors import InputError, not_one_of
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["ValidatedData", "check_columns", "validate_rows"]
+__all__ = ["ValidatedData", "check_columns", "require_dataset", "validate_rows"]
 
 _BATCH = 2_000
 _LAYOUTS = (
@@ -89,8 +90,7 @@ def validate_rows(
             raise not_one_of("columns", name, OPTIONAL_COLUMNS)
     import datasets
 
-    if not isinstance(dataset, datasets.Dataset):
-        raise InputError(f"{source}: expected a datasets.Dataset with a length, got {type(dataset).__name__}")
+    require_dataset(dataset, source)
     if len(dataset) == 0:
         raise InputError(f"{source}: there are no rows")
     wanted = frozenset(columns)
@@ -106,6 +106,57 @@ def validate_rows(
     left = len({position for position in check.positions if numbers[position] not in check.odd})
     settle(problems, len(dataset), left, invalid_rows=invalid_rows, source=source)
     return ValidatedData(_assemble(dataset, check, numbers, wanted), problems)
+
+
+def require_dataset(value: Any, name: str) -> datasets.Dataset:
+    """Raise `InputError` unless this is a `datasets.Dataset`, and say how to make one of it.
+
+    Args:
+        value: What was given as a data set.
+        name: What to call it in messages, such as `train_dataset`.
+
+    Returns:
+        The value itself.
+
+    Raises:
+        InputError: It is something else.
+
+    Example:
+        >>> require_dataset([{"prompt": "1+1=", "chosen": "2", "rejected": "3"}], "train_dataset")
+        Traceback (most recent call last):
+        ...
+        mallowspo.errors.InputError: train_dataset: got list; pass datasets.Dataset.from_list(rows)
+    """
+    import datasets
+
+    if isinstance(value, datasets.Dataset):
+        return value
+    if value is None:
+        raise InputError(f"{name}: it is missing; pass a datasets.Dataset of preference rows")
+    raise InputError(f"{name}: got {type(value).__name__}; {_remedy(value)}")
+
+
+def _remedy(value: Any) -> str:
+    """Say how to make a `datasets.Dataset` of what was given for one."""
+    import datasets
+
+    if isinstance(value, datasets.IterableDataset | datasets.IterableDatasetDict):
+        return (
+            "load it whole (streaming=False, dataset_streaming: false), since the dispersion index and its "
+            "calibration need every row before the first step"
+        )
+    if isinstance(value, Mapping):
+        splits = [key for key, part in value.items() if isinstance(part, datasets.Dataset | datasets.IterableDataset)]
+        if splits or isinstance(value, datasets.DatasetDict):
+            first = "train" if "train" in splits or not splits else splits[0]
+            return (
+                f"pass one of its splits, such as dataset[{first!r}]; it has {', '.join(map(str, splits)) or 'none'}"
+            )
+    if isinstance(value, str | PathLike):
+        return f"load it first: mallowspo.data.load_preferences({str(value)!r}).dataset"
+    makers = {"list": "from_list(rows)", "dict": "from_dict(columns)", "DataFrame": "from_pandas(frame)"}
+    maker = makers.get(type(value).__name__)
+    return f"pass datasets.Dataset.{maker}" if maker else "expected a datasets.Dataset of preference rows"
 
 
 def check_columns(names: Sequence[str], source: str, *, messages: bool = False) -> None:
