@@ -272,6 +272,13 @@ def test_folder_without_data(tmp_path):
         load_preferences(tmp_path)
 
 
+def test_files_of_a_split_that_do_not_fit_together(tmp_path):
+    for number, chosen in enumerate(("a", 3)):
+        write(tmp_path / f"train-0000{number}-of-00002.jsonl", [{"prompt": "p", "chosen": chosen, "rejected": "b"}])
+    with pytest.raises(InputError, match=r"the files of split 'train' differ .*train-00000-of-00002\.jsonl, train"):
+        load_preferences(tmp_path)
+
+
 def test_saved_dataset_dict(tmp_path):
     made = {"train": datasets.Dataset.from_list(ROWS), "test": datasets.Dataset.from_list(ROWS[:1])}
     datasets.DatasetDict(made).save_to_disk(tmp_path / "saved")

@@ -223,6 +223,24 @@ def test_what_is_no_dataset_is_told_how_to_become_one(value, said):
         validate_rows(value, source="train data")
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{**GOOD, "chosen": ""}],
+        [{**GOOD, "weight": -1}],
+        [{**GOOD, "images": "x"}],
+        [{"question": "q", "chosen": "a b", "rejected": "a c"}],
+        [{"question": "q"}],
+        [{"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3], "weight": -1}],
+        [],
+    ],
+)
+def test_the_first_line_says_which_data(rows):
+    for mode in ("error", "drop"):
+        with pytest.raises(InputError, match="^eval data: "):
+            validate_rows(Dataset.from_list(rows), source="eval data", invalid_rows=mode)
+
+
 def test_nothing_left_is_an_error_in_both_modes():
     dataset = Dataset.from_list([{**GOOD, "chosen": ""}] * 3)
     with pytest.raises(InputError, match=r"(?s)none of the 3 rows.*empty_response  3 rows \(100.00 %\)"):

@@ -243,9 +243,14 @@ def _from_directory(path: Path, split: str, invalid_rows: str) -> LoadedData:
 
     # A line number would name one line in each of the files, so the rows are numbered as joined.
     whole = [part.dataset.remove_columns(_numbering(part.dataset)) for part in parts]
-    return LoadedData(
-        datasets.concatenate_datasets(whole), tuple(problem for part in parts for problem in part.dropped)
-    )
+    try:
+        joined = datasets.concatenate_datasets(whole)
+    except ValueError as error:
+        raise InputError(
+            f"{path}: the files of split {split!r} differ in the type of a column "
+            f"({_listed([file.name for file in files[split]])}); write them alike ({error})"
+        ) from error
+    return LoadedData(joined, tuple(problem for part in parts for problem in part.dropped))
 
 
 def _numbering(dataset: datasets.Dataset) -> list[str]:
