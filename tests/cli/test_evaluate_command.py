@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -211,3 +212,15 @@ def test_alpacaeval_figures_come_out_of_the_command(shared, here):
     lc = found["length_controlled"]
     assert lc["win_rate"] == pytest.approx(float(published["length_controlled_winrate"]), abs=0.1)
     assert lc["note"] == ""
+
+
+def test_the_page_names_options_that_exist_and_figures_that_came_out(capsys):
+    root = Path(__file__).resolve().parents[2]
+    page = (root / "docs/evaluate.md").read_text(encoding="utf-8")
+    assert run("evaluate", "--help") == 0
+    options = set(re.findall(r"--[a-z_]+", capsys.readouterr().out))
+    assert set(re.findall(r"--[a-z_]+", page)) <= options
+    found = json.loads((root / "docs/evaluate/results.json").read_text(encoding="utf-8"))
+    printed = (root / "docs/evaluate/output.txt").read_text(encoding="utf-8")
+    assert all(line in page for line in printed.splitlines() if line.startswith(("win rate", "length-", "KL")))
+    assert f"win rate {found['win_rate']['win_rate']:.1f}%" in printed and f"KL {found['kl']['kl']:.3f}" in printed

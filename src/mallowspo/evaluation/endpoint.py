@@ -200,7 +200,6 @@ class Endpoint:
             InputError: The key is refused.
             EndpointUnavailable: Nobody answers.
         """
-
         client = self._client.with_options(timeout=min(self.limits.timeout, 10.0))
 
         def ask() -> None:
@@ -266,9 +265,7 @@ class Endpoint:
                 # Jitter keeps the threads from coming back all at once.
                 doubled = self.limits.first_wait * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
                 self.wait_or_stop(min(max(doubled, asked_wait), self.limits.longest_wait))
-        raise EndpointUnavailable(
-            f"{self.address} gave no usable reply in {retries + 1} attempts; the last one: {last}"
-        )
+        raise EndpointUnavailable(f"{self.address} gave no usable reply in {retries + 1} attempts; the last: {last}")
 
     def wait_or_stop(self, seconds: float) -> None:
         """Wait, unless another request has ended the run."""
