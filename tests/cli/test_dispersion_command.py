@@ -1,6 +1,8 @@
 """`mallowspo dispersion` from end to end: files in, table, summary and report out; one message for each mistake."""
 
 import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -179,3 +181,9 @@ def test_a_damaged_store_is_named(made, tmp_path, capsys):
     shard.write_bytes(raw)
     said = refused(capsys, "--reference", store, "--output_dir", tmp_path / "out")
     assert shard.name in said and "checksum" in said
+
+
+def test_the_pages_example_runs():
+    page = Path(__file__).resolve().parent.parent.parent / "docs/dispersion.md"
+    found = re.search(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    exec(compile(found[1], page.name, "exec"), {})
