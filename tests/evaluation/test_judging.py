@@ -229,3 +229,15 @@ def test_a_damaged_log_is_named(tmp_path):
     (tmp_path / "v.jsonl").write_text('{"key": "a"}\nnonsense\n')
     with JudgeServer() as server, pytest.raises(InputError, match="line 2 is not JSON"):
         judge_with_endpoint(pairs(1), endpoint(server), tmp_path / "v.jsonl")
+
+
+def test_a_verdict_that_stands_twice_in_the_log_counts_once_and_the_first_stands(tmp_path):
+    log = tmp_path / "v.jsonl"
+    with JudgeServer() as server:
+        judge_with_endpoint(pairs(4), endpoint(server), log)
+        first = lines(log)
+        opposite = {"A": "B", "B": "A"}
+        with log.open("a") as file:
+            file.writelines(json.dumps(line | {"verdict": opposite[line["verdict"]]}) + "\n" for line in first)
+        found = judge_with_endpoint(pairs(4), endpoint(server), log)
+    assert found.asked == 0 and found.model_first_n.tolist() == found.model_second_n.tolist() == truth(4)
