@@ -166,18 +166,20 @@ def _attention(
         # Rotary positions leave queries and keys in float32; the causal bias wants one type before autocast casts.
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    spans = [span for group in prompt_groups for span in (group.prompt, *group.responses)]
+    sizes = [stop - start for start, stop in spans]
+    # Split, not sliced: the gradient of a slice is a whole row of zeros for each segment.
+    pieces = zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
     parts = []
     for group in prompt_groups:
-        prompt = slice(*group.prompt)
-        prompt_key, prompt_value = key[:, :, prompt], value[:, :, prompt]
-        parts.append(_attend(query[:, :, prompt], prompt_key, prompt_value, sliding_window, dropout, scaling))
-        for span in group.responses:
-            own = slice(*span)
-            if own.start == own.stop:
-                continue
-            keys = torch.cat([prompt_key, key[:, :, own]], dim=2)
-            values = torch.cat([prompt_value, value[:, :, own]], dim=2)
-            parts.append(_attend(query[:, :, own], keys, values, sliding_window, dropout, scaling))
+        queries, prompt_keys, prompt_values = next(pieces)
+        parts.append(_attend(queries, prompt_keys, prompt_values, sliding_window, dropout, scaling))
+        for _ in group.responses:
+            queries, own_keys, own_values = next(pieces)
+            if queries.size(2):
+                keys = torch.cat([prompt_keys, own_keys], dim=2)
+                values = torch.cat([prompt_values, own_values], dim=2)
+                parts.append(_attend(queries, keys, values, sliding_window, dropout, scaling))
     return torch.cat([part.transpose(1, 2) for part in parts], dim=1), None
 
 

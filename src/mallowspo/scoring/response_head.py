@@ -142,7 +142,7 @@ def _chunk(
     total = p.sum(dim=-1, keepdim=True)
     p /= total
     log_total = total.log()
-    expected = torch.bmm(p.unsqueeze(1), z.unsqueeze(2)).view(-1)
+    expected = torch.linalg.vecdot(p, z)
     values = HeadValues(
         log_prob_n=(z.gather(-1, column) - log_total).squeeze(-1),
         entropy_n=log_total.squeeze(-1) - expected,

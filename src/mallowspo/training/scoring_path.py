@@ -19,7 +19,7 @@ __all__ = ["ScoredPairs", "ScoringPath", "choose_scoring_path"]
 
 # Tokens in one packed row, so in one forward and backward pass. A processor works best on rows that its caches hold;
 # an accelerator wants them long. A mask of the whole row grows with its square.
-_ROW_TOKENS = {"cpu": 1536, "accelerator": 8192, "dense_mask": 1024}
+_ROW_TOKENS = {"cpu": 1024, "accelerator": 8192, "dense_mask": 1024}
 
 
 @dataclass(frozen=True)
