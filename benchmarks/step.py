@@ -1,6 +1,6 @@
 """Seconds and memory of one optimiser step, against TRL, on the same pairs.
 
-    python benchmarks/step.py --quick                                # a few minutes: does it run, which way does it point
+    python benchmarks/step.py --quick                                # a few minutes: it runs, and a direction
     python benchmarks/step.py --output benchmarks/results/step.csv   # all models, regimes and arms
 
 Every arm runs in its own process; arms take turns, round by round, so that a busy minute of the machine hits them all.
