@@ -169,7 +169,7 @@ def _attention(
     spans = [span for group in prompt_groups for span in (group.prompt, *group.responses)]
     sizes = [stop - start for start, stop in spans]
     # Split, not sliced: the gradient of a slice is a whole row of zeros for each segment.
-    pieces = zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
+    pieces = zip(*(torch.split(states, sizes, 2) for states in (query, key, value)), strict=True)
     parts = []
     for group in prompt_groups:
         queries, prompt_keys, prompt_values = next(pieces)
