@@ -14,7 +14,7 @@ from transformers import AutoProcessor, PreTrainedTokenizerBase
 from mallowspo.data.collation import PreferenceCollator
 from mallowspo.data.problems import RowProblem
 from mallowspo.data.tokenization import tokenize_pairs
-from mallowspo.data.validation import validate_rows
+from mallowspo.data.validation import require_dataset, validate_rows
 from mallowspo.errors import InputError
 from mallowspo.training.config import MallowsPOConfig
 from mallowspo.training.row_weights import columns_read, raw_from_columns, unread_columns
@@ -130,11 +130,7 @@ def prepare_split(dataset: Any, tokenizer: Any, args: MallowsPOConfig, name: str
         InputError: Rows that cannot be trained on, with `invalid_rows: error`; none left; a column that is missing or
             that the objective cannot use.
     """
-    if not hasattr(dataset, "__len__"):
-        raise InputError(
-            f"{name} data: got a stream; the dispersion index and its calibration need every row before the first "
-            "step. Load it whole (streaming=False, dataset_streaming: false)"
-        )
+    dataset = require_dataset(dataset, f"{name} data")
     rows_read = len(dataset)
     reads = columns_read(args)
     # A column that this run does not read must neither stop it nor cost it a row.

@@ -62,7 +62,7 @@ PLANTED = [
     ),
     ("empty_as_tokens", edited((5, "chosen", "</s>")), {"empty_as_tokens": 1}),
     ("votes", edited((5, "votes", [-1, 2]), votes=[2, 1]), {"bad_votes": 1}),
-    ("votes_missing", edited((5, "votes", None), votes=[2, 1]), {"bad_votes": 1}),
+    ("weight_missing", edited((5, "weight", None), weight=1.0), {"bad_weight": 1}),
     ("votes_against_label", edited((5, "votes", [1, 2, 5]), votes=[2, 1]), {"votes_against_label": 1}),
     ("rankings", edited((5, "rankings", [[1, 1], [2, 1]]), rankings=[[1, 2], [2, 1]]), {"bad_rankings": 1}),
     ("weight", edited((5, "weight", -0.5), (6, "weight", "x"), weight=1.0), {"bad_weight": 2}),

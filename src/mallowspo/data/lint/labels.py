@@ -55,6 +55,8 @@ class ColumnChecks:
         positions = np.frombuffer(self._positions, dtype=np.int64)
         present = np.frombuffer(self._present, dtype=np.uint8)
         for bit, name in enumerate(OPTIONAL_COLUMNS):
+            if name == "votes":
+                continue  # nobody voted on that row, which training takes as it is
             lacking = (present & (1 << bit)) == 0
             if lacking.any() and not lacking.all():
                 rows = int((~lacking).sum())
