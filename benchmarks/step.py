@@ -5,7 +5,8 @@
 
 Every arm runs in its own process; arms take turns, round by round, so that a busy minute of the machine hits them all.
 A process makes its warm-up steps, forgets its peak of memory, and times the steps that follow. The table has medians
-over all rounds. `floor` is the time of the matrix products that no layout can avoid (prompts shared, no padding,
+over all rounds. Threads wait passively unless OMP_WAIT_POLICY says otherwise: spinning, they make whatever has many
+small products many times slower as soon as another program wants a core. `floor` is the time of the matrix products that no layout can avoid (prompts shared, no padding,
 reference stored) at the speed of one large product on the same machine.
 """
 
@@ -226,7 +227,9 @@ def measure(arm: str, folder: Path, model: str, regime: str, args: argparse.Name
         [sys.executable, __file__, "--child", arm, "--folder", folder, "--model", model, "--regime", regime,
          "--pairs", str(args.pairs), "--warm", str(args.warm), "--steps", str(args.steps)],
         # No cache of the reference's scores: a pass before training is part of what is compared.
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "MALLOWSPO_CACHE": "", **environment},
+        env={
+            "OMP_WAIT_POLICY": "PASSIVE", **os.environ, "HF_HUB_OFFLINE": "1", "MALLOWSPO_CACHE": "", **environment
+        },
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
