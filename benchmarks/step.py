@@ -5,9 +5,11 @@
 
 Every arm runs in its own process; arms take turns, round by round, so that a busy minute of the machine hits them all.
 A process makes its warm-up steps, forgets its peak of memory, and times the steps that follow. The table has medians
-over all rounds. Threads wait passively unless OMP_WAIT_POLICY says otherwise: spinning, they make whatever has many
-small products many times slower as soon as another program wants a core. `floor` is the time of the matrix products that no layout can avoid (prompts shared, no padding,
+over all rounds. `floor` is the time of the matrix products that no layout can avoid (prompts shared, no padding,
 reference stored) at the speed of one large product on the same machine.
+
+Threads wait passively unless OMP_WAIT_POLICY says otherwise: spinning, they make whatever has many small products many
+times slower as soon as another program wants a core.
 """
 
 from __future__ import annotations
