@@ -73,7 +73,7 @@ def run_quickstart(config: QuickstartConfig | None = None, *, progress: Progress
     `if __name__ == "__main__":`.
 
     Args:
-        config: The settings; the defaults, about three minutes on two cores, where None.
+        config: The settings; the defaults, about four minutes on two cores, where None.
         progress: Called as the work goes on; see `progress_bar`.
 
     Returns:

@@ -53,7 +53,7 @@ class QuickstartConfig:
     pairs_per_prompt: int = 2
     reference: ReferenceTraining = field(default_factory=ReferenceTraining)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    betas: tuple[float, ...] = (0.5, 1.4, 4.0)
+    betas: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
     learning_rates: tuple[float, ...] = (2e-4, 4e-4)
     epochs: int = 2
     batch_size: int = 32
