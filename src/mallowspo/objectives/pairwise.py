@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mallowspo.errors import InputError
-from mallowspo.maths.links import kendall_log_prob, sigmoid_log_prob
+from mallowspo.maths.links import hinge_loss, kendall_log_prob, sigmoid_log_prob, squared_loss
 from mallowspo.objectives.presets import Objective, resolve_objective
 
 __all__ = ["implicit_gap", "objective_loss", "pairwise_loss", "response_scores"]
@@ -279,9 +279,9 @@ def _link_loss(objective: Objective, gap_b: Tensor, weight_b: Tensor | None, bet
     if objective.link == "sigmoid":
         return -sigmoid_log_prob(beta * gap_b, weight_b)
     if objective.link == "hinge":
-        return torch.relu(1 - weight_b * beta * gap_b)
+        return hinge_loss(weight_b * beta * gap_b)
     # Eq. 17 of the IPO paper with the weight on the gap; beta is its tau.
-    return (weight_b * gap_b - 1 / (2 * beta)) ** 2
+    return squared_loss(weight_b * gap_b, 1 / (2 * beta))
 
 
 def _as_float(values: Tensor) -> Tensor:

@@ -72,6 +72,11 @@ def run_table_rows(trainer: Any) -> list[tuple[str, str]]:
     rows.append(("scoring", f"{trainer.scoring.path}: {trainer.scoring.reason}"))
     if calibration is None:
         return [*rows, ("dispersion", "none: every prompt has weight 1")]
+    low, high = trainer.settings.dispersion_filter
+    if trainer.settings.dispersion_order != "none" or (low, high) != (0.0, 1.0):
+        order = trainer.settings.dispersion_order.replace("_", " ")
+        text = f"{len(trainer.train_dataset):,} rows, quantiles {low:g} to {high:g} of the dispersion, order {order}"
+        rows.append(("trained on", text))
     low, high = calibration.weight_quantiles[0], calibration.weight_quantiles[-1]
     text = (
         f"{calibration.source}, per {calibration.per}; scale {calibration.scale:.4g}; weight mean "
