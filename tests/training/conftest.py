@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
+# Two conftest.py of one name cannot both be imported as modules with doctests.
+collect_ignore = ["conftest.py"]
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 from pairs import real_pairs, small_pairs  # noqa: E402

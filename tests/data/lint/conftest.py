@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Two conftest.py of one name cannot both be imported as modules with doctests.
+collect_ignore = ["conftest.py"]
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 from lint_rows import write_lines  # noqa: E402
