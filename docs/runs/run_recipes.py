@@ -7,6 +7,7 @@ python docs/runs/run_recipes.py stories-260k/dpo # one recipe, then the page fro
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -34,6 +35,9 @@ def run(recipe: str) -> None:
     kept = [line for line in (done.stderr + done.stdout).splitlines() if not re.search(r"\d+%\|", line)]
     # Warnings name the file they come from; its folder is this machine's business.
     kept = [re.sub(r"\S*/site-packages/", "", line) for line in kept]
+    # So is the cache's folder; the table's column is kept straight.
+    cache = os.environ.get("MALLOWSPO_CACHE", "")
+    kept = [line.replace(cache, "$MALLOWSPO_CACHE".ljust(len(cache))) if cache else line for line in kept]
     (HERE / f"{name}.txt").write_text(f"$ {' '.join(command)}\n" + "\n".join(kept) + "\n", encoding="utf-8")
     done.check_returncode()
     output = ROOT / "output" / recipe
