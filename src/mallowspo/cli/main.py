@@ -12,6 +12,7 @@ from mallowspo.cli.check import check
 from mallowspo.cli.dispersion import dispersion
 from mallowspo.cli.evaluate import evaluate
 from mallowspo.cli.exits import exit_code_of
+from mallowspo.cli.experiment import experiment
 from mallowspo.cli.quickstart import quickstart
 from mallowspo.cli.reference import reference
 
@@ -28,6 +29,7 @@ app.command()(reference)
 app.command()(check)
 app.command()(dispersion)
 app.command()(evaluate)
+app.add_typer(experiment)
 
 
 @app.command(

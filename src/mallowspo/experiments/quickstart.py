@@ -14,7 +14,7 @@ import multiprocessing
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
@@ -23,47 +23,11 @@ from typing import Any
 import numpy as np
 
 from mallowspo.errors import InputError
+from mallowspo.experiments.progress import Progress, progress_bar, silent
 from mallowspo.experiments.quickstart_config import METHODS, Job, QuickstartConfig, fast_config
 from mallowspo.files import write_json, write_text
 
 __all__ = ["METHODS", "QuickstartConfig", "fast_config", "progress_bar", "run_quickstart"]
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, steps done, steps in all)."""
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Report nothing."""
-
-
-@contextlib.contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """Show progress on the standard error stream.
-
-    Yields:
-        What to pass to `run_quickstart` as `progress`; each stage gets one bar with the time gone and to go.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    tasks: dict[str, Any] = {}
-    with Bars(*columns, console=Console(stderr=True)) as bars:
-
-        def update(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield update
 
 
 def run_quickstart(config: QuickstartConfig | None = None, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -87,7 +51,7 @@ def run_quickstart(config: QuickstartConfig | None = None, *, progress: Progress
     from mallowspo.experiments.quickstart_summary import summarise
 
     config = config or QuickstartConfig()
-    report = progress or _silent
+    report = progress or silent
     folder = Path(config.output_dir)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output_dir: {str(folder)!r} is a file; name a folder, or a path where none exists yet")

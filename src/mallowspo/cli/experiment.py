@@ -1,0 +1,14 @@
+"""`mallowspo experiment NAME`: the paper's studies, one command each; their options live in `experiment_NAME.py`."""
+
+from __future__ import annotations
+
+import typer
+
+__all__ = ["experiment"]
+
+experiment = typer.Typer(
+    name="experiment",
+    help="Run one of the paper's studies: results.json, figures and a report.html, whichever way it goes.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)

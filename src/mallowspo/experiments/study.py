@@ -1,0 +1,70 @@
+"""What every study does at its two ends: take a folder, and leave `results.json` that says where it came from."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mallowspo import __version__
+from mallowspo.errors import InputError
+from mallowspo.files import write_json
+
+__all__ = ["open_folder", "provenance", "write_results"]
+
+_LIBRARIES = ("torch", "transformers", "trl", "numpy", "scipy")
+
+
+def open_folder(output_dir: str) -> Path:
+    """Check that a study can write where it was told to, before any work.
+
+    Args:
+        output_dir: The folder; made where it is missing.
+
+    Returns:
+        Its path.
+
+    Raises:
+        InputError: It is a file, or it cannot be made.
+    """
+    folder = Path(output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"output_dir: {output_dir!r} is a file, or lies in one; name a folder") from error
+    except OSError as error:
+        raise InputError(f"output_dir: {output_dir!r} cannot be made ({error.strerror}); name another") from error
+    return folder
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, machine and date of a run.
+
+    Example:
+        >>> sorted(provenance())
+        ['date', 'machine', 'versions']
+    """
+    return {
+        "versions": {"python": platform.python_version(), "mallowspo": __version__}
+        | {name: version(name) for name in _LIBRARIES},
+        "machine": platform.platform(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def write_results(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """Write `results.json`, whole or not at all.
+
+    Args:
+        folder: The study's folder.
+        results: The findings; `provenance` is added.
+
+    Returns:
+        What the file holds: a report is made from this, so that it can be made again from the file.
+    """
+    write_json(folder / "results.json", {**results, "provenance": provenance()})
+    stored: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return stored
