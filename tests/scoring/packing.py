@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mallowspo.data.collation import PreferenceCollator
+from mallowspo.scoring.packed import add_packed_head, score_packed
 
 VOCABULARY = 61
 
@@ -120,3 +121,40 @@ def assert_as_good_as(ours: torch.Tensor, same_precision: torch.Tensor, truth: t
     error = (ours.double() - truth.double()).abs().max()
     allowed = (same_precision.double() - truth.double()).abs().max() + 1e-5 * size
     assert error <= allowed, f"{name}: error {error:.2e}, allowed {allowed:.2e}, size {size:.2e}"
+
+
+def check(
+    model: Any, batch: dict[str, torch.Tensor], responses: int = 2, path: str | None = None, plain: Any = None
+) -> Any:
+    """Hold log-probability, entropy, metrics and every gradient against float64, next to naive float32.
+
+    Args:
+        model: Gets the packed head.
+        batch: A padded batch.
+        responses: K.
+        path: What the model's path must be.
+        plain: The model of the naive computation, where the model's own attention is not to be trusted with it.
+
+    Returns:
+        The scores.
+    """
+    plain = model if plain is None else plain
+    truth = naive(plain, batch, responses, torch.float64)
+    single = naive(plain, batch, responses, torch.float32)
+    support = add_packed_head(model)
+    assert path is None or support.path == path
+    scores = score_packed(model, batch, responses=responses)
+    gradients = gradients_of(model, scores)
+    assert scores.logp_bk.dtype == torch.float64
+    assert_as_good_as(scores.logp_bk, single["logp"], truth["logp"], "log-probability")
+    assert_as_good_as(scores.entropy_sum_bk, single["entropy"], truth["entropy"], "entropy")
+    assert_as_good_as(scores.logit_sum_bk, single["logit"], truth["logit"], "mean logit")
+    assert torch.equal(scores.top1_bk.long(), truth["top1"]) and torch.equal(scores.length_bk, truth["length"])
+    assert gradients.keys() == truth["gradients"].keys()
+    # Over all parameters at once: the least of many small errors is a matter of luck.
+    flat = [
+        torch.cat([g[name].double().flatten() for name in gradients])
+        for g in (gradients, single["gradients"], truth["gradients"])
+    ]
+    assert_as_good_as(*flat, "gradients")
+    return scores

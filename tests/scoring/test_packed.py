@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packing import VOCABULARY, assert_as_good_as, collate, gradients_of, naive, rows, tiny_model
+from packing import VOCABULARY, assert_as_good_as, check, collate, gradients_of, naive, rows, tiny_model
 from peft import LoraConfig, get_peft_model
 
 from mallowspo.compat import add_score_head
@@ -16,29 +16,6 @@ from mallowspo.scoring.packed_attention import VERIFIED_ARCHITECTURES
 from tiny import tiny_llama
 
 SHAPES = [(7, 5, 3), (1, 1, 9), (11, 2, 2)]
-
-
-def check(model, batch, responses=2, path=None):
-    """Hold log-probability, entropy, metrics and every gradient against float64, next to naive float32."""
-    truth = naive(model, batch, responses, torch.float64)
-    plain = naive(model, batch, responses, torch.float32)
-    support = add_packed_head(model)
-    assert path is None or support.path == path
-    scores = score_packed(model, batch, responses=responses)
-    gradients = gradients_of(model, scores)
-    assert scores.logp_bk.dtype == torch.float64
-    assert_as_good_as(scores.logp_bk, plain["logp"], truth["logp"], "log-probability")
-    assert_as_good_as(scores.entropy_sum_bk, plain["entropy"], truth["entropy"], "entropy")
-    assert_as_good_as(scores.logit_sum_bk, plain["logit"], truth["logit"], "mean logit")
-    assert torch.equal(scores.top1_bk.long(), truth["top1"]) and torch.equal(scores.length_bk, truth["length"])
-    assert gradients.keys() == truth["gradients"].keys()
-    # Over all parameters at once: the least of many small errors is a matter of luck.
-    flat = [
-        torch.cat([g[name].double().flatten() for name in gradients])
-        for g in (gradients, plain["gradients"], truth["gradients"])
-    ]
-    assert_as_good_as(*flat, "gradients")
-    return scores
 
 
 @pytest.mark.parametrize("model_type", VERIFIED_ARCHITECTURES)

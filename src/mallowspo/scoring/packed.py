@@ -10,13 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mallowspo.scoring.packed_attention import (
-    PACKED_ATTENTION,
-    PackedSupport,
-    dense_masks,
-    packed_support,
-    register_packed_attention,
-)
+from mallowspo.scoring.flex_attention import PACKED_FLEX, flex_inputs
+from mallowspo.scoring.packed_attention import PackedSupport, dense_masks, pack_attention, packed_support
 from mallowspo.scoring.packed_layout import PackedBatch, pack
 from mallowspo.scoring.padded import ResponseScores
 from mallowspo.scoring.response_head import logit_transform, response_head
@@ -42,8 +37,7 @@ def add_packed_head(model: Any) -> PackedSupport:
         return support
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     if support.path == "packed":
-        register_packed_attention()
-        base.set_attn_implementation(PACKED_ATTENTION)
+        pack_attention(base)
     inner = base.forward
 
     @functools.wraps(type(base).forward)  # `generate` reads the names of the arguments
@@ -58,11 +52,14 @@ def _forward(model: Any, packed: PackedBatch, path: str) -> dict[str, Tensor]:
     """Backbone over the row, then the head at the places that predict a response token."""
     from mallowspo.compat import gathered_parameters
 
-    if path == "packed":
+    inputs: dict[str, Any]
+    if path == "packed" and model.config._attn_implementation == PACKED_FLEX:
+        packed, inputs = flex_inputs(packed, model.config)
+    elif path == "packed":
         # A mask of four dimensions is passed through as it is. With none, transformers would take the restarting
         # positions for separate sequences and build a mask of the whole row, wrong and, here, unread.
         ignored = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=packed.input_ids.device)
-        inputs: dict[str, Any] = {"attention_mask": ignored, "prompt_groups": packed.groups}
+        inputs = {"attention_mask": ignored, "prompt_groups": packed.groups}
     else:
         inputs = {"attention_mask": dense_masks(packed, model.config, model.dtype)}
     hidden = model.base_model(

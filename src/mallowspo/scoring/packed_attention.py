@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
+from mallowspo.scoring.flex_attention import PACKED_FLEX, register_packed_flex
 from mallowspo.scoring.packed_layout import PackedBatch, PromptGroup
 
 __all__ = [
@@ -24,9 +25,9 @@ __all__ = [
     "VERIFIED_ARCHITECTURES",
     "PackedSupport",
     "dense_masks",
+    "pack_attention",
     "packed_support",
     "plain_attention",
-    "register_packed_attention",
 ]
 
 PACKED_ATTENTION = "mallowspo_packed"
@@ -85,10 +86,16 @@ def packed_support(model: Any) -> PackedSupport:
     attention = config._attn_implementation
     if attention in ("sdpa", PACKED_ATTENTION):
         return PackedSupport("packed", f"{name} with sdpa attention")
+    if attention in ("flex_attention", PACKED_FLEX):
+        devices = set((getattr(model, "hf_device_map", None) or {}).values())
+        if len(devices) > 1:
+            return PackedSupport("padded", "the model lies on several devices, and a block mask on one")
+        return PackedSupport("packed", f"{name} with flex attention")
     if attention == "eager":
         softcap = getattr(config, "attn_logit_softcapping", None) is not None
         return PackedSupport("dense_mask", f"{name} with {'softcapped' if softcap else 'eager'} attention")
-    return PackedSupport("padded", f"attention implementation is {attention!r}, not 'sdpa' or 'eager'")
+    known = "'sdpa', 'flex_attention' or 'eager'"
+    return PackedSupport("padded", f"attention implementation is {attention!r}, not {known}")
 
 
 def _refusal(model: Any, config: Any) -> str | None:
@@ -129,16 +136,25 @@ def plain_attention(config: Any) -> str:
         'sdpa'
     """
     name = str(getattr(config, "_attn_implementation", None))
-    return "sdpa" if name == PACKED_ATTENTION else name
+    return {PACKED_ATTENTION: "sdpa", PACKED_FLEX: "flex_attention"}.get(name, name)
 
 
-def register_packed_attention() -> None:
-    """Make `PACKED_ATTENTION` known to transformers."""
+def pack_attention(model: Any) -> None:
+    """Let the layers of a model whose path is `packed` take a packed row; transformers learns the name on the way.
+
+    Args:
+        model: A transformers model without a PEFT wrapper, under `sdpa` or `flex_attention`.
+    """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
+    if plain_attention(model.config) == "flex_attention":
+        register_packed_flex()
+        model.set_attn_implementation(PACKED_FLEX)
+        return
     AttentionInterface.register(PACKED_ATTENTION, _attention)
     AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
+    model.set_attn_implementation(PACKED_ATTENTION)
 
 
 def _attention(
