@@ -92,14 +92,13 @@ def visible_runs(groups: Sequence[PromptGroup], window: int | None = None) -> Te
         >>> visible_runs([PromptGroup((0, 3), ((3, 5), (5, 6)))], window=2).tolist()
         [[0, 0, 1, 3, 3, 5], [0, 0, 0, 2, 3, 2], [0, 0, 0, 3, 3, 3]]
     """
-    segments = []  # start, stop, and start and stop of the prompt
+    segments = []  # first place and the place after the last, then those of the prompt
     for group in groups:
-        begin, end = group.prompt
-        segments.append((begin, end, begin, begin))
-        segments += [(start, stop, begin, end) for start, stop in group.responses]
-    start_s, stop_s, begin_s, end_s = torch.tensor(segments, dtype=torch.int32).unbind(1)
-    size_s = stop_s - start_s
-    start, begin, end = (value_s.repeat_interleave(size_s) for value_s in (start_s, begin_s, end_s))
+        first, last = group.prompt
+        segments.append((first, last, first, first))
+        segments += [(*response, first, last) for response in group.responses]
+    start_s, stop_s, first_s, last_s = torch.tensor(segments, dtype=torch.int32).unbind(1)
+    start, begin, end = (value_s.repeat_interleave(stop_s - start_s) for value_s in (start_s, first_s, last_s))
     if window is None:
         return torch.stack([start, begin, end])
     place = torch.arange(len(start), dtype=torch.int32)

@@ -205,11 +205,18 @@ def _attend(
     """Causal attention of the last queries over all keys; with `window`, over the last `window` keys only."""
     rows, columns = query.size(2), key.size(2)
     mask: Any = None
+    windowed = False
     if window is not None and columns > window:
+        windowed = True
         reach = torch.ones(rows, columns, dtype=torch.bool, device=query.device)
         mask = reach.tril(columns - rows).triu(columns - rows - window + 1)
     elif rows != columns:
         mask = causal_lower_right(rows, columns)
+    heads = query.size(1) // key.size(1)
+    if heads > 1 and query.is_cuda and (windowed or query.dtype == torch.float32):
+        # Only the flash kernel lets heads share keys, and it knows neither windows nor float32. The other fused
+        # kernel wants keys for every head; without either, the scores of all pairs would be formed.
+        key, value = key.repeat_interleave(heads, dim=1), value.repeat_interleave(heads, dim=1)
     output: Tensor = scaled_dot_product_attention(
         query,
         key,

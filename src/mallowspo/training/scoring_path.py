@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mallowspo.errors import InputError
 from mallowspo.scoring import PackedSupport, ResponseScores, add_packed_head, score_packed, score_padded
-from mallowspo.scoring.packed_attention import packed_support
+from mallowspo.scoring.packed_attention import packed_support, plain_attention
 from mallowspo.scoring.packed_layout import split_by_tokens
 
 __all__ = ["ScoredPairs", "ScoringPath", "choose_scoring_path"]
@@ -107,12 +107,18 @@ def choose_scoring_path(trainer: Any) -> ScoringPath:
         The path.
 
     Raises:
-        InputError: `share_prompts` is on, and this run cannot share them.
+        InputError: `share_prompts` is on, and this run cannot share them; or the attention cannot be trained here.
     """
     wanted = trainer.settings.share_prompts
     models = [
         trainer.accelerator.unwrap_model(model) for model in (trainer.model, trainer.ref_model) if model is not None
     ]
+    device = trainer.accelerator.device.type
+    if device in ("cpu", "mps") and plain_attention(models[0].config) == "flex_attention":
+        # In padded rows too: the first step would fail.
+        raise InputError(
+            f"attn_implementation: flex_attention has no backward pass on a {device}; leave it out, or set it to sdpa"
+        )
     refusal = "share_prompts: false" if wanted is False else _refusal(trainer)
     supports = [PackedSupport("padded", refusal)] if refusal else [packed_support(model) for model in models]
     padded = next((support for support in supports if support.path == "padded"), None)
@@ -124,7 +130,7 @@ def choose_scoring_path(trainer: Any) -> ScoringPath:
             )
         return ScoringPath("padded", padded.reason)
     policy, *_ = [add_packed_head(model) for model in models]
-    kind = "cpu" if trainer.accelerator.device.type == "cpu" else "accelerator"
+    kind = "cpu" if device == "cpu" else "accelerator"
     return ScoringPath(policy.path, policy.reason, _ROW_TOKENS[policy.path if policy.path in _ROW_TOKENS else kind])
 
 
