@@ -39,7 +39,9 @@ def plain(h, w, b, target, transform):
 @pytest.fixture(params=["one chunk", "chunks", "chunks computed again"])
 def chunks(request, monkeypatch):
     if request.param != "one chunk":
-        monkeypatch.setattr(file, "_CHUNK_ELEMENTS", 22)  # two tokens
+        monkeypatch.setattr(file, "_PRODUCT_ELEMENTS", 33)
+        monkeypatch.setattr(file, "_PRODUCT_TOKENS", 3)
+        monkeypatch.setattr(file, "_ELEMENTS_AFTER", 22)  # two tokens
     if request.param == "chunks computed again":
         monkeypatch.setattr(file, "_KEPT_ELEMENTS", 0)
 

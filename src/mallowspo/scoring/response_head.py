@@ -21,7 +21,9 @@ from torch import Tensor
 
 __all__ = ["HeadValues", "LogitTransform", "logit_transform", "response_head"]
 
-_CHUNK_ELEMENTS = 2**22  # logits at a time: 16 MB in float32
+_PRODUCT_ELEMENTS = 2**23  # logits of a product that are not kept: 32 MB in float32 ...
+_PRODUCT_TOKENS = 128  # ... but never fewer tokens: with few, a product reads the weight for little work
+_ELEMENTS_AFTER = 2**21  # logits at a time in what follows the product: 8 MB
 _KEPT_ELEMENTS = 2**26  # slopes kept for the weight's gradient: 256 MB in float32; above, they are computed again
 
 
@@ -115,48 +117,70 @@ def response_head(
     return HeadValues(*function.apply(hidden_nh, weight_vh, bias_v, target_n, transform, torch.is_grad_enabled()))
 
 
+def _fill_logits(hidden_nh: Tensor, weight_vh: Tensor, bias_v: Tensor | None, out_nv: Tensor) -> None:
+    """Write the raw logits into `out_nv`, which is wider than the product where that has half precision."""
+    if out_nv.dtype == hidden_nh.dtype:
+        torch.mm(hidden_nh, weight_vh.T, out=out_nv)
+    else:
+        out_nv.copy_(hidden_nh @ weight_vh.T)
+    if bias_v is not None:
+        out_nv += bias_v.to(out_nv.dtype)
+
+
+def _few(
+    z_mv: Tensor, target_m: Tensor, transform: LogitTransform, with_slope: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Values of some tokens whose raw logits are `z_mv`; these become the slopes in place, where they are wanted.
+
+    Returns:
+        Log-probability, entropy, mean logit, first choice; each of shape (m,).
+    """
+    if transform.scale != 1.0:
+        z_mv *= transform.scale
+    steepness = None
+    if transform.softcap is not None:
+        bent = torch.tanh(z_mv / transform.softcap)
+        steepness = 1 - bent.square() if with_slope else None
+        torch.mul(bent, transform.softcap, out=z_mv)
+    column = target_m.unsqueeze(-1)
+    mean_logit = z_mv.mean(dim=-1)
+    top = z_mv.amax(dim=-1, keepdim=True)
+    z_mv -= top  # before the sums: what is left of a large common logit would be rounding error
+    z_target = z_mv.gather(-1, column).squeeze(-1)
+    # Of equal logits the first counts. An argmax is slow, so only where the target is among the largest.
+    top1 = z_target == 0
+    if top1.any():
+        top1[top1.clone()] = z_mv[top1].argmax(dim=-1) == target_m[top1]
+    p = torch.softmax(z_mv, dim=-1)
+    log_total = p.amax(dim=-1).log().neg()  # the largest logit is 0 now, so its probability is 1 / total
+    entropy = log_total - z_mv.mul_(p).sum(dim=-1)  # two terms >= 0: nothing cancels
+    if with_slope:
+        slope = torch.neg(p, out=z_mv).scatter_add_(-1, column, torch.ones_like(column, dtype=p.dtype))
+        if steepness is not None:
+            slope *= steepness
+        if transform.scale != 1.0:
+            slope *= transform.scale
+    return z_target - log_total, entropy, mean_logit, top1
+
+
 def _chunk(
     hidden_nh: Tensor,
     weight_vh: Tensor,
     bias_v: Tensor | None,
     target_n: Tensor,
     transform: LogitTransform,
+    out_nv: Tensor,
     with_slope: bool,
-) -> tuple[HeadValues, Tensor | None]:
-    """Values of a few tokens, and the slopes of their log-probabilities along the raw logits, shape (n, V)."""
-    product = hidden_nh @ weight_vh.T
-    z = product.float() if product.dtype in (torch.bfloat16, torch.float16) else product
-    if bias_v is not None:
-        z = z + bias_v.to(z.dtype)
-    if transform.scale != 1.0:
-        z = z * transform.scale
-    steepness = None
-    if transform.softcap is not None:
-        bent = torch.tanh(z / transform.softcap)
-        z = bent * transform.softcap
-        steepness = 1 - bent.square() if with_slope else None
-    top, best = z.max(dim=-1, keepdim=True)
-    z = z - top  # before the sums: what is left of a large common logit would be rounding error
-    column = target_n.unsqueeze(-1)
-    p = z.exp()
-    total = p.sum(dim=-1, keepdim=True)
-    p /= total
-    log_total = total.log()
-    expected = torch.linalg.vecdot(p, z)
-    values = HeadValues(
-        log_prob_n=(z.gather(-1, column) - log_total).squeeze(-1),
-        entropy_n=log_total.squeeze(-1) - expected,
-        mean_logit_n=z.mean(dim=-1) + top.squeeze(-1),
-        top1_n=(best == column).squeeze(-1),
-    )
-    if not with_slope:
-        return values, None
-    slope = p.neg_().scatter_add_(-1, column, torch.ones_like(top))
-    if steepness is not None:
-        slope *= steepness
-    if transform.scale != 1.0:
-        slope *= transform.scale
-    return values, slope
+) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """One product, which wants many tokens, then all that follows it, which wants few: the caches should hold them.
+
+    `out_nv`, of shape (n, V), is overwritten: with `with_slope` by the slopes of the log-probabilities along the raw
+    logits, else by nothing of use.
+    """
+    _fill_logits(hidden_nh, weight_vh, bias_v, out_nv)
+    size = max(1, _ELEMENTS_AFTER // out_nv.size(1))
+    pieces = zip(out_nv.split(size), target_n.split(size), strict=True)
+    return [_few(z_mv, target_m, transform, with_slope) for z_mv, target_m in pieces]
 
 
 class _ResponseHead(torch.autograd.Function):
@@ -175,35 +199,33 @@ class _ResponseHead(torch.autograd.Function):
         n, vocabulary = hidden_nh.size(0), weight_vh.size(0)
         device = hidden_nh.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_nh.dtype
+        # Values and slopes stay in float32 or better: rounded to bfloat16, slopes would add an error that plain
+        # logits do not have.
+        wide = torch.promote_types(dtype, torch.float32)
         keep = (weight_grad or bias_grad) and n * vocabulary <= _KEPT_ELEMENTS
-        step = max(1, _CHUNK_ELEMENTS // vocabulary)
+        step = max(n, 1) if keep else max(_PRODUCT_TOKENS, _PRODUCT_ELEMENTS // vocabulary)
+        # Slopes that are kept come out of one product; else every chunk writes over the last one's.
+        room = hidden_nh.new_empty((min(n, step), vocabulary), dtype=wide)
+        pull = hidden_nh.new_empty((n, hidden_nh.size(1)), dtype=wide) if hidden_grad else None
         parts: list[tuple[Tensor, ...]] = []
-        pulls: list[Tensor] = []
-        slopes: list[Tensor] = []
         weight = weight_vh.to(dtype)
-        # Slopes stay in float32 or better: rounded to bfloat16, they would add an error that plain logits do not have.
-        wide = weight.to(torch.promote_types(dtype, torch.float32)) if hidden_grad else weight
+        wide_weight = weight.to(wide) if hidden_grad else weight
         for start in range(0, max(n, 1), step):
-            chunk = slice(start, start + step)
-            values, slope = _chunk(
-                hidden_nh[chunk].to(dtype), weight, bias_v, target_n[chunk], transform, hidden_grad or keep
-            )
-            parts.append((values.log_prob_n, values.entropy_n, values.mean_logit_n, values.top1_n))
-            if slope is not None and hidden_grad:
-                pulls.append(slope @ wide)
-            if slope is not None and keep:
-                slopes.append(slope)
+            hidden = hidden_nh[start : start + step].to(dtype)
+            out = room[: hidden.size(0)]
+            target = target_n[start : start + step]
+            parts += _chunk(hidden, weight, bias_v, target, transform, out, hidden_grad or keep)
+            if pull is not None:
+                torch.mm(out, wide_weight, out=pull[start : start + step])
         log_prob_n, entropy_n, mean_logit_n, top1_n = (torch.cat(part) for part in zip(*parts, strict=True))
-        ctx.save_for_backward(
-            hidden_nh, weight_vh, bias_v, target_n, torch.cat(pulls) if pulls else None, *(slopes if keep else ())
-        )
+        ctx.save_for_backward(hidden_nh, weight_vh, bias_v, target_n, pull, room if keep else None)
         ctx.transform, ctx.step, ctx.dtype = transform, step, dtype
         ctx.mark_non_differentiable(entropy_n, mean_logit_n, top1_n)
         return log_prob_n, entropy_n, mean_logit_n, top1_n
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_nh, weight_vh, bias_v, target_n, pull_nh, *slopes = ctx.saved_tensors
+        hidden_nh, weight_vh, bias_v, _, pull_nh, _ = ctx.saved_tensors
         grad_n1 = grads[0].unsqueeze(-1)
         hidden_grad = None if pull_nh is None else (pull_nh * grad_n1).to(hidden_nh.dtype)
         _, need_weight, need_bias = ctx.needs_input_grad[:3]
@@ -211,26 +233,8 @@ class _ResponseHead(torch.autograd.Function):
             return hidden_grad, None, None, None, None, None
         from mallowspo.compat import gathered_parameters
 
-        device = hidden_nh.device.type
-        wide = torch.promote_types(ctx.dtype, torch.float32)
-        with gathered_parameters(weight_vh, bias_v), torch.autocast(device, enabled=False):
-            weight_grad = torch.zeros(weight_vh.shape, dtype=wide, device=weight_vh.device) if need_weight else None
-            bias_grad = torch.zeros(weight_vh.size(0), dtype=wide, device=weight_vh.device) if need_bias else None
-            for i, start in enumerate(range(0, max(hidden_nh.size(0), 1), ctx.step)):
-                chunk = slice(start, start + ctx.step)
-                hidden = hidden_nh[chunk].to(ctx.dtype)
-                if slopes:
-                    slope = slopes[i]
-                else:
-                    weight = weight_vh.to(ctx.dtype)
-                    _, again = _chunk(hidden, weight, bias_v, target_n[chunk], ctx.transform, True)
-                    assert again is not None
-                    slope = again
-                if weight_grad is not None:
-                    # In the wide type: chunks rounded to bfloat16 one by one would add up to a bias.
-                    weight_grad.addmm_(slope.T, hidden.to(wide) * grad_n1[chunk])
-                if bias_grad is not None:
-                    bias_grad += slope.T @ grad_n1[chunk, 0]
+        with gathered_parameters(weight_vh, bias_v), torch.autocast(hidden_nh.device.type, enabled=False):
+            weight_grad, bias_grad = _parameter_gradients(ctx, grad_n1, need_weight, need_bias)
         return (
             hidden_grad,
             None if weight_grad is None else weight_grad.to(weight_vh.dtype),
@@ -239,3 +243,29 @@ class _ResponseHead(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _parameter_gradients(
+    ctx: Any, grad_n1: Tensor, need_weight: bool, need_bias: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of the head's weight and bias: in one product from kept slopes, else chunk by chunk."""
+    hidden_nh, weight_vh, bias_v, target_n, _, slope_nv = ctx.saved_tensors
+    wide = torch.promote_types(ctx.dtype, torch.float32)
+    n, vocabulary = hidden_nh.size(0), weight_vh.size(0)
+    weight_grad = bias_grad = None
+    step = ctx.step  # all of them, where the slopes were kept
+    room = hidden_nh.new_empty((min(n, step), vocabulary), dtype=wide) if slope_nv is None else slope_nv
+    weight = weight_vh.to(ctx.dtype) if slope_nv is None else None
+    for start in range(0, max(n, 1), step):
+        hidden = hidden_nh[start : start + step].to(ctx.dtype)
+        slope = room[: hidden.size(0)]
+        if weight is not None:
+            _chunk(hidden, weight, bias_v, target_n[start : start + step], ctx.transform, slope, True)
+        pulled = hidden.to(wide) * grad_n1[start : start + step]
+        if need_weight:
+            # In the wide type: chunks rounded to bfloat16 one by one would add up to a bias.
+            weight_grad = slope.T @ pulled if weight_grad is None else weight_grad.addmm_(slope.T, pulled)
+        if need_bias:
+            own = slope.T @ grad_n1[start : start + step, 0]
+            bias_grad = own if bias_grad is None else bias_grad.add_(own)
+    return weight_grad, bias_grad
