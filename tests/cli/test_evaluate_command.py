@@ -85,6 +85,9 @@ def test_local_models_and_an_endpoint_as_the_judge(here, models, capsys):
     assert set(answers[0][0]) == {"instruction", "output", "generator"}
     assert [group["prompts"] for group in found["terciles"]] == [2, 2, 1]
     assert found["orders"]["consistent"] == 1.0 and found["kl"]["kl"] > 0
+    assert found["kl"]["kl_standard_error"] > 0 and found["kl"]["kl_per_token_standard_error"] > 0
+    ratio = found["kl"]["kl"] / found["kl"]["tokens_per_response"]
+    assert found["kl"]["kl_per_token"] == pytest.approx(ratio)
     usage = found["judge"]["usage"]
     assert usage["prompt_tokens"] == 100 * usage["replies"] and usage["cost"] > 0
     assert found["requests_now"]["judge"]["failed"]["rate_limit"] == asked // 2

@@ -58,6 +58,7 @@ def test_yaml_and_flags_together_train_and_leave_a_record(model, tmp_path):
     record = json.loads((tmp_path / "out/run.json").read_text())
     assert record["config"]["beta"] == 0.3 and record["objective"]["preset"] == "mallows_theta"
     assert record["calibration"]["scale"] == 0.5 and record["steps"] == 2
+    assert record["displacement"] == {"threshold": 0.01, "alarms": []}
     assert record["data"]["splits"]["train"]["rows_used"] == 12
     assert len(record["data"]["fingerprint"]) == 64
     assert record["versions"]["trl"] and record["final_metrics"]["eval_loss"] > 0
@@ -90,6 +91,19 @@ def test_two_processes_train_as_one(model, tmp_path):
     for name in ("loss", "grad_norm", "rewards/accuracies", "dispersion/weight_p90", "entropy",
                  "eval_rewards/accuracies", "eval_rewards/margins", "eval_dispersion/weight_mean"):  # fmt: skip
         assert left["final_metrics"][name] == pytest.approx(right["final_metrics"][name], rel=1e-3, abs=1e-5), name
+
+
+def test_displacement_is_said_and_recorded(model, tmp_path):
+    data = write_rows(tmp_path / "train.jsonl", [row | {"rejected": f"{row['chosen']} fine"} for row in ROWS])
+    done = mallowspo(
+        "train", "--model_name_or_path", model, "--dataset_name", data, *COMMON, "--output_dir", "out",
+        "--objective", "dpo", "--learning_rate", "3e-2", "--max_steps", 16, "--logging_steps", 4,
+        "--per_device_train_batch_size", 12, "--displacement_alarm", "0.02", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out/run.json").read_text())["displacement"]
+    assert record["threshold"] == 0.02 and record["alarms"][0]["chosen_per_token_upper"] < -0.02
+    assert f"step {record['alarms'][0]['step']}: likelihood displacement" in done.stderr
 
 
 def malformed(tmp_path):

@@ -54,6 +54,31 @@ def test_it_is_the_sum_over_all_responses():
         assert found.tokens_per_response == pytest.approx(length, rel=0.05)
 
 
+def test_over_several_prompts_tokens_not_prompts_share_the_nats():
+    policy, reference = models()
+    prompts = [[4], [1, 3, 3]]  # whose responses differ in length
+    truths, lengths = map(np.asarray, zip(*(enumerated(prompt, policy, reference) for prompt in prompts), strict=True))
+    found = sequence_kl(policy, reference, prompts, samples=1000, max_new_tokens=LENGTH, batch_size=500)
+    assert found.kl == pytest.approx(truths.mean(), rel=0.02)
+    pooled, mean_of_ratios = truths.sum() / lengths.sum(), (truths / lengths).mean()
+    assert found.kl_per_token == pytest.approx(pooled, rel=0.01)
+    assert abs(found.kl_per_token - pooled) < abs(found.kl_per_token - mean_of_ratios)
+
+
+def test_the_standard_errors_are_those_of_another_draw():
+    """30 seeds: their spread is the error that each of them states."""
+    policy, reference = models()
+    draws = [
+        sequence_kl(policy, reference, PROMPTS[:1], samples=40, max_new_tokens=LENGTH, batch_size=40, seed=seed)
+        for seed in range(30)
+    ]
+    for name in ("kl", "kl_plain", "kl_per_token"):
+        spread = np.std([getattr(one, name) for one in draws], ddof=1)
+        stated = np.sqrt(np.mean([getattr(one, f"{name}_standard_error") ** 2 for one in draws]))
+        # The spread of 30 draws lies within 0.6 and 1.4 of the truth all but once in a thousand times.
+        assert 0.6 < spread / stated < 1.4, name
+
+
 def test_the_batch_size_changes_nothing():
     policy, reference = models()
     one, many = (

@@ -215,5 +215,7 @@ def test_two_processes_synchronise_once_a_step_and_train_as_one(random_setting, 
     assert two["pieces"] > 1 and two["calls"] == 4  # steps, whatever accumulation and pieces
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
     assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+    # The alarm of displacement sees every pair of both processes, once.
+    assert two["drift"] == pytest.approx(one["drift"], rel=1e-2, abs=1e-4) and len(one["drift"]) == 32
     for name, value in one_weights.items():
         assert (value - two_weights[name]).norm() <= 1e-3 * value.norm(), name

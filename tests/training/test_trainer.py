@@ -146,7 +146,8 @@ def test_our_metrics_stand_beside_trls(random_setting, tmp_path):
         "logits/rejected", "logps/chosen", "logps/rejected", "rewards/chosen", "rewards/rejected",
         "rewards/accuracies", "rewards/margins", "dispersion/weight_mean", "dispersion/weight_std",
         "dispersion/weight_p10", "dispersion/weight_p90", "dispersion/weight_clipped", "dispersion/entropy_mean",
-        "rewards/margins_weighted", "logps_delta/chosen", "logps_delta/rejected",
+        "rewards/margins_weighted", "logps_delta/chosen", "logps_delta/rejected", "logps_delta/chosen_per_token",
+        "logps_delta/displaced",
     } <= logged  # fmt: skip
 
 

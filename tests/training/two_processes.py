@@ -49,6 +49,7 @@ def main(model, folder, batch_size):
         found = {
             "world": run.accelerator.num_processes, "calls": counter.calls, "pieces": pieces,
             "loss": history(run, "loss"), "grad_norm": history(run, "grad_norm"), "path": run.scoring.path,
+            "drift": sorted(run.displacement.pairs[:, 0].tolist()),
         }  # fmt: skip
         (Path(folder) / "found.json").write_text(json.dumps(found))
         torch.save(run.accelerator.unwrap_model(run.model).state_dict(), Path(folder) / "weights.pt")

@@ -65,6 +65,7 @@ def write_run_record(
             },
         },
         "calibration": None if trainer.calibration is None else trainer.calibration.to_dict(),
+        "displacement": trainer.displacement.to_dict() if trainer.objective.needs_reference else None,
         "steps": trainer.state.global_step,
         "train_metrics": metrics,
         "final_metrics": last,

@@ -11,6 +11,7 @@ from mallowspo.dispersion import ESTIMATORS
 from mallowspo.dispersion.maps import DEFAULT_SPREAD, check_alternatives, check_map
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.objectives import LINKS, OBJECTIVES, Objective, resolve_objective
+from mallowspo.training.displacement import check_threshold
 from mallowspo.training.selection import DISPERSION_ORDERS, check_filter
 
 __all__ = ["DISPERSION_SOURCES", "MallowsPOConfig", "checked_settings"]
@@ -69,6 +70,7 @@ class MallowsPOConfig(DPOConfig):
         kendall_smoothing: Half-width of the blend around a gap of 0 in the Kendall link; 0 is the exact function.
         reference_store: A folder written by `mallowspo reference`.
         share_prompts: One copy of the prompt for all of its responses; None: where the model and the run support it.
+        displacement_alarm: Nats per token that chosen responses may lose on the reference before the log warns.
         invalid_rows: What to do with rows that cannot be trained on: stop (`error`), or count, name and `drop` them.
 
     Example:
@@ -118,6 +120,12 @@ class MallowsPOConfig(DPOConfig):
     share_prompts: bool | None = field(
         default=None, metadata=_help("One copy of the prompt for all of its responses.")
     )
+    displacement_alarm: float = field(
+        default=0.01,
+        metadata=_help(
+            "Nats per token that chosen responses may lose on the reference before the log warns; inf: never."
+        ),
+    )
     invalid_rows: str = field(
         default="error", metadata=_help("What to do with rows that cannot be trained on.", INVALID_ROWS)
     )
@@ -144,6 +152,7 @@ class MallowsPOConfig(DPOConfig):
         if not 0 < self.beta < float("inf"):
             raise InputError(f"beta: got {self.beta}, expected a finite number > 0")
         objective = self.resolved_objective
+        self._check_displacement(objective)
         self._check_dispersion(objective)
         if self.sync_ref_model and (self.reads_entropy or not objective.needs_reference):
             raise InputError(
@@ -198,6 +207,15 @@ class MallowsPOConfig(DPOConfig):
     def resolved_scale(self) -> float | str:
         """phi* as a number, or `auto`."""
         return "auto" if self.dispersion_scale == "auto" else float(self.dispersion_scale)
+
+    def _check_displacement(self, objective: Objective) -> None:
+        check_threshold(self.displacement_alarm)
+        default = MallowsPOConfig.displacement_alarm
+        if not objective.needs_reference and self.displacement_alarm != default:
+            raise InputError(
+                f"displacement_alarm: got {self.displacement_alarm:g}, but objective {self.objective!r} has no "
+                "reference to hold the chosen responses against; leave it out"
+            )
 
     def _check_dispersion(self, objective: Objective) -> None:
         source = self.resolved_dispersion

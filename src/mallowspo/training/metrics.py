@@ -17,9 +17,10 @@ __all__ = ["METRICS", "MetricStore", "pair_metrics", "token_metrics"]
 METRICS = (
     "entropy", "num_tokens", "mean_token_accuracy", "logits/chosen", "logits/rejected", "logps/chosen",
     "logps/rejected", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins",
-    "rewards/margins_weighted", "logps_delta/chosen", "logps_delta/rejected", "dispersion/weight_mean",
-    "dispersion/weight_std", "dispersion/weight_p10", "dispersion/weight_p90", "dispersion/weight_clipped",
-    "dispersion/weight_floored", "dispersion/entropy_mean", "aux_loss",
+    "rewards/margins_weighted", "logps_delta/chosen", "logps_delta/rejected", "logps_delta/chosen_per_token",
+    "logps_delta/displaced", "dispersion/weight_mean", "dispersion/weight_std", "dispersion/weight_p10",
+    "dispersion/weight_p90", "dispersion/weight_clipped", "dispersion/weight_floored", "dispersion/entropy_mean",
+    "aux_loss",
 )  # fmt: skip
 """Every metric that is logged beside the loss."""
 
@@ -43,7 +44,8 @@ def pair_metrics(
     weight_b: Tensor | None,
     policy_logp_bk: Tensor,
     reference_logp_bk: Tensor | None,
-    length_bk: Tensor | None = None,
+    length_bk: Tensor,
+    length_normalized: bool = False,
 ) -> dict[str, Tensor]:
     """What is known of each pair after its loss.
 
@@ -54,21 +56,24 @@ def pair_metrics(
         weight_b: Dispersion weights, shape (B,); None without an index.
         policy_logp_bk: Summed log-probabilities, shape (B, 2), nats.
         reference_logp_bk: Likewise of the reference; None where there is none.
-        length_bk: Tokens, shape (B, 2), where scores are means over them.
+        length_bk: Tokens of the responses, shape (B, 2).
+        length_normalized: Scores are means over the tokens.
 
     Returns:
         Values by metric name, each of shape (B,). In `rewards/accuracies` a margin within the rounding of the
-        log-probabilities is a tie, so that before training every pair is one, whatever was padded with it.
+        log-probabilities is a tie, so that before training every pair is one, whatever was padded with it. Nor is a
+        response displaced whose log-probability fell within it.
 
     Example:
         >>> values = pair_metrics(beta=0.1, chosen_score_b=torch.zeros(1), rejected_score_b=torch.zeros(1),
-        ...                       weight_b=None, policy_logp_bk=torch.zeros(1, 2), reference_logp_bk=None)
+        ...                       weight_b=None, policy_logp_bk=torch.zeros(1, 2), reference_logp_bk=None,
+        ...                       length_bk=torch.ones(1, 2))
         >>> values["rewards/accuracies"].item()  # a tie is half a hit
         0.5
     """
     chosen, rejected = beta * chosen_score_b, beta * rejected_score_b
     margin = chosen - rejected
-    scale_bk = policy_logp_bk.abs() if length_bk is None else policy_logp_bk.abs() / length_bk.clamp(min=1)
+    scale_bk = policy_logp_bk.abs() / (length_bk.clamp(min=1) if length_normalized else 1)
     tie = margin.abs() <= _ROUNDING * beta * scale_bk.sum(1)
     values = {
         "rewards/chosen": chosen,
@@ -79,8 +84,10 @@ def pair_metrics(
         "logps/rejected": policy_logp_bk[:, 1],
     }
     if reference_logp_bk is not None:
-        values["logps_delta/chosen"] = policy_logp_bk[:, 0] - reference_logp_bk[:, 0]
-        values["logps_delta/rejected"] = policy_logp_bk[:, 1] - reference_logp_bk[:, 1]
+        delta_bk = policy_logp_bk - reference_logp_bk
+        values["logps_delta/chosen"], values["logps_delta/rejected"] = delta_bk.unbind(1)
+        values["logps_delta/chosen_per_token"] = delta_bk[:, 0] / length_bk[:, 0].clamp(min=1)
+        values["logps_delta/displaced"] = (delta_bk[:, 0] < -_ROUNDING * policy_logp_bk[:, 0].abs()).float()
     if weight_b is not None:
         values["rewards/margins_weighted"] = weight_b * margin
     return values

@@ -57,6 +57,7 @@ class Recorder:
         tokens = int(columns.pop("_rows").sum().item()) // trainer.tensor_parallel_size
         if mode == "train":
             trainer.total_train_tokens += tokens
+            trainer.displacement.add(columns)
         self._stores[mode].add(columns)
         self._stores[mode].set("num_tokens", float(trainer.total_train_tokens))
 
@@ -73,7 +74,8 @@ class Recorder:
             weight_b=scored.weight_b,
             policy_logp_bk=logp_bk,
             reference_logp_bk=scored.reference_bk,
-            length_bk=policy.length_bk if trainer.objective.length_normalized else None,
+            length_bk=policy.length_bk,
+            length_normalized=trainer.objective.length_normalized,
         ) | token_metrics(
             entropy_sum_bk=policy.entropy_sum_bk,
             length_bk=policy.length_bk,

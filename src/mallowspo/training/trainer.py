@@ -22,6 +22,7 @@ from mallowspo.scoring import vocabulary_size
 from mallowspo.training.checks import require_finite
 from mallowspo.training.config import MallowsPOConfig, checked_settings
 from mallowspo.training.description import log_run
+from mallowspo.training.displacement import DisplacementMonitor
 from mallowspo.training.model_card import PAPER
 from mallowspo.training.recording import Recorder
 from mallowspo.training.reference_source import refuse_other_store, split_columns
@@ -53,6 +54,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         calibration: How an index becomes a weight; None with `dispersion: none`. Saved in every checkpoint.
         splits: What was read, dropped and truncated of each split, by name.
         reference_sources: Where the reference's scores of each split came from, by name.
+        displacement: Watches whether chosen responses lose probability, and what it has warned of.
 
     Raises:
         InputError: Options or rows that cannot be trained on; where `model` is a name, before it is loaded.
@@ -73,6 +75,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     calibration: Calibration | None
     splits: dict[str, PreparedSplit]
     reference_sources: dict[str, str]
+    displacement: DisplacementMonitor
     settings: MallowsPOConfig
     _scoring: ScoringPath | None = None
     _in_training_step = False
@@ -100,6 +103,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         self.objective = args.resolved_objective
         self.calibration = None
         self.splits, self.reference_sources = {}, {}
+        self.displacement = DisplacementMonitor(args.displacement_alarm)
         self._recorder = Recorder()
         processing_class = preparing_tokenizer(model, processing_class, args)
         train_dataset = self._prepared(train_dataset, processing_class, "train")
@@ -291,9 +295,17 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         mode, prefix = self.mode, self._recorder.eval_prefix
         values = self._recorder.drain(mode)
         self.record_metrics(mode, values)
+        if mode == "train":
+            self._warn_of_displacement()
         if mode == "eval" and prefix != "eval":
             logs.update({f"{prefix}_{name}": value for name, value in values.items()})
         super().log(logs, start_time)
+
+    def _warn_of_displacement(self) -> None:
+        alarm = self.displacement.check(self.state.global_step)
+        if alarm is not None:
+            rate, sft = float(self.args.learning_rate), self.objective.sft_weight
+            logger.warning(alarm.message(learning_rate=rate, beta=self.beta, sft_weight=sft))
 
     # Evaluation
 
