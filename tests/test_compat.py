@@ -26,6 +26,7 @@ def test_hooks_have_the_arguments_that_we_override():
     assert parameters(DPOTrainer._prepare_dataset) == ["self", "dataset", "processing_class", "args", "dataset_name"]
     assert parameters(DPOTrainer._precompute_ref_logps) == ["self", "dataset", "name", "batch_size"]
     assert parameters(DPOTrainer._set_signature_columns_if_needed) == ["self"]
+    assert parameters(DPOTrainer._get_train_sampler) == ["self", "train_dataset"]
     assert parameters(DPOTrainer.compute_loss) == ["self", "model", "inputs", "return_outputs", "num_items_in_batch"]
 
 

@@ -161,6 +161,10 @@ class TRLPreferenceTrainer(DPOTrainer):
         """Dataset columns, beside TRL's own, that reach the collator."""
         return ()
 
+    def train_sampler(self) -> Any:
+        """The order of the training rows; None leaves it to transformers."""
+        return None
+
     def record_metrics(self, mode: str, values: dict[str, float]) -> None:
         """Put finished metrics where TRL's `log` picks them up; `mode` is `train` or `eval`."""
         for name, value in values.items():
@@ -190,6 +194,9 @@ class TRLPreferenceTrainer(DPOTrainer):
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         return self.add_reference_columns(dataset, name, batch_size)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.train_sampler() or super()._get_train_sampler(train_dataset)
 
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:

@@ -77,6 +77,17 @@ def collate(rows: list[dict[str, list[int]]], *, pad: int = 0, **options: Any) -
     }
 
 
+def ranked_pairs(
+    batch: dict[str, torch.Tensor], responses: int
+) -> tuple[dict[str, torch.Tensor], list[tuple[int, int, int]]]:
+    """All pairs of the first, second, ... response of every row of a batch, as TRL stacks pairs."""
+    prompts = len(batch["input_ids"]) // responses
+    pairs = [(b, i, j) for b in range(prompts) for i in range(responses) for j in range(i + 1, responses)]
+    first = torch.tensor([i * prompts + b for b, i, _ in pairs])
+    second = torch.tensor([j * prompts + b for b, _, j in pairs])
+    return {key: value[torch.cat([first, second])] for key, value in batch.items()}, pairs
+
+
 def naive(model: Any, batch: dict[str, torch.Tensor], responses: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Log-probability, entropy, mean logit and first choices by plain logits, one sequence at a time, no padding.
 

@@ -6,7 +6,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packing import VOCABULARY, assert_as_good_as, check, collate, gradients_of, naive, rows, tiny_model
+from packing import (
+    VOCABULARY,
+    assert_as_good_as,
+    check,
+    collate,
+    gradients_of,
+    naive,
+    ranked_pairs,
+    rows,
+    tiny_model,
+)
 from peft import LoraConfig, get_peft_model
 
 from mallowspo.compat import add_score_head
@@ -43,6 +53,23 @@ def test_lengths_of_real_work(shape):
 def test_any_number_of_responses_cut_in_any_way(lengths, options):
     data = [{key: [*ids[:-1], 2] for key, ids in row.items()} for row in rows(lengths)]  # all end in the eos token
     check(tiny_model("llama"), collate(data, **options), responses=len(lengths[0]) - 1)
+
+
+def test_pairs_of_ranked_lists_score_as_the_lists():
+    """Responses that stand in several pairs are computed once, and their gradients add up."""
+    model, batch = tiny_model("llama"), collate(rows([(5, 6, 4, 3, 1), (3, 4, 4, 2, 5)]))
+    pairs, places = ranked_pairs(batch, 4)
+    add_packed_head(model)
+    lists = score_packed(model, batch, responses=4, per_token=True)
+    scores = score_packed(model, pairs, per_token=True)
+    for name in ("logp_bk", "entropy_sum_bk", "length_bk", "token_entropy_bkt", "token_mask_bkt"):
+        whole = getattr(lists, name)
+        expected = torch.stack([torch.stack([whole[b, i], whole[b, j]]) for b, i, j in places])
+        assert torch.equal(getattr(scores, name), expected), name
+    truth = naive(tiny_model("llama"), pairs, 2, torch.float64)
+    torch.testing.assert_close(scores.logp_bk, truth["logp"], rtol=1e-5, atol=1e-5)
+    for name, gradient in gradients_of(model, scores).items():
+        torch.testing.assert_close(gradient.double(), truth["gradients"][name], rtol=1e-3, atol=1e-4)
 
 
 def test_equals_the_padded_layout():

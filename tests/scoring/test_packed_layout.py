@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packing import collate, rows
+from packing import collate, ranked_pairs, rows
 
 from mallowspo.errors import InputError
 from mallowspo.scoring.packed_layout import PromptGroup, pack, split_by_tokens
@@ -108,3 +108,25 @@ def test_pieces_hold_whole_prompts_within_the_budget(budget, sizes):
     parts = [pack(piece) for piece in pieces]
     assert torch.equal(torch.cat([part.input_ids for part in parts], dim=1), whole.input_ids)
     assert torch.equal(torch.cat([part.target_n for part in parts]), whole.target_n)
+
+
+def test_the_pairs_of_a_list_share_its_prompt_and_its_responses():
+    batch = collate(rows([(4, 3, 1, 2), (2, 2, 5, 4)]))
+    pairs, places = ranked_pairs(batch, 3)
+    row = pack(pairs)
+    assert torch.equal(row.input_ids, pack(batch, responses=3).input_ids)
+    assert [len(group.responses) for group in row.groups] == [3, 3]
+    # b * 2 + k of the pairs -> the first cell with that response
+    first = {}
+    cells = [
+        first.setdefault((b, side), 2 * n + k) for n, (b, i, j) in enumerate(places) for k, side in ((0, i), (1, j))
+    ]
+    assert row.carrier_c.tolist() == cells and set(row.response_n.tolist()) == set(cells)
+
+
+def test_a_piece_counts_what_its_pairs_share_once():
+    batch = collate(rows([(10, 3, 3, 3), (10, 3, 3, 3)]))
+    pairs, _ = ranked_pairs(batch, 3)
+    assert [len(piece["input_ids"]) // 2 for piece in split_by_tokens(pairs, 19)] == [3, 3]
+    assert [len(piece["input_ids"]) // 2 for piece in split_by_tokens(pairs, 18)] == [1, 1, 1, 1, 1, 1]
+    assert [len(piece["input_ids"]) // 2 for piece in split_by_tokens(pairs, 38)] == [6]

@@ -123,20 +123,21 @@ def score_packed(
     values = model(packed=packed)
     cells = packed.prompts * responses
     response_n = packed.response_n.to(values["log_prob"].device)
+    carrier_c = packed.carrier_c.to(response_n.device)
 
     def summed(value_n: Tensor) -> Tensor:
         total = torch.zeros(cells, dtype=sum_dtype, device=value_n.device)
-        return total.index_add(0, response_n, value_n.to(sum_dtype)).view(-1, responses)
+        return total.index_add(0, response_n, value_n.to(sum_dtype))[carrier_c].view(-1, responses)
 
     def table(value_n: Tensor) -> Tensor:
         padded = torch.zeros(cells, packed.columns, dtype=value_n.dtype, device=value_n.device)
         padded[response_n, packed.column_n.to(value_n.device)] = value_n
-        return padded.view(-1, responses, packed.columns)
+        return padded[carrier_c].view(-1, responses, packed.columns)
 
     return ResponseScores(
         logp_bk=summed(values["log_prob"]),
         entropy_sum_bk=summed(values["entropy"]),
-        length_bk=torch.bincount(response_n, minlength=cells).view(-1, responses),
+        length_bk=torch.bincount(response_n, minlength=cells)[carrier_c].view(-1, responses),
         logit_sum_bk=summed(values["mean_logit"]),
         top1_bk=summed(values["top1"]),
         token_entropy_bkt=table(values["entropy"]) if per_token else None,

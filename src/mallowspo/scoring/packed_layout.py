@@ -55,6 +55,8 @@ class PackedBatch:
         target_n: The scored tokens, shape (N,).
         response_n: The response of each scored token, b * K + k, shape (N,).
         column_n: Its column in a padded batch whose first column is dropped, shape (N,).
+        carrier_c: For every response b * K + k the one whose tokens stand for it, shape (B * K,): itself, or the first
+            that is equal to it, prompt and all.
         prompts: B.
         responses: K.
         columns: Columns of that padded batch, after the first is dropped.
@@ -67,6 +69,7 @@ class PackedBatch:
     target_n: Tensor
     response_n: Tensor
     column_n: Tensor
+    carrier_c: Tensor
     prompts: int
     responses: int
     columns: int
@@ -86,12 +89,24 @@ class _Sequence:
     scored: list[tuple[int, int]]
     prompt_length: int
 
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """What stands before the first scored token."""
+        return tuple(self.ids[: self.prompt_length])
+
+    @property
+    def response(self) -> tuple[int, ...]:
+        """The tokens from there on."""
+        return tuple(self.ids[self.prompt_length :])
+
 
 def pack(batch: Mapping[str, Any], *, responses: int = 2) -> PackedBatch:
     """Lay a padded batch out as one row.
 
-    Reading a finished batch keeps truncation where it already is, in the collator. Where it cut the prompts of one
-    row differently (`keep_end`), there is nothing to share: each response gets a prompt of its own.
+    Rows of the batch that have the same prompt share it too, and a response that stands in several rows (the pairs of
+    a ranked list) is computed once. Reading a finished batch keeps truncation where it already is, in the collator.
+    Where it cut the prompts of one row differently (`keep_end`), there is nothing to share: each response gets a
+    prompt of its own.
 
     Args:
         batch: `input_ids`, `attention_mask`, `completion_mask`, each of shape (K * B, T), in K blocks of B rows.
@@ -117,31 +132,36 @@ def pack(batch: Mapping[str, Any], *, responses: int = 2) -> PackedBatch:
             raise InputError(f"share_prompts: the batch brings its own {name!r}; set share_prompts: false")
     sequences = _sequences(batch)
     prompts = len(sequences) // responses
+    # Prompt -> (tokens after it, where they are scored) -> the cells that ask for this response.
+    by_prompt: dict[tuple[int, ...], dict[Any, list[int]]] = {}
+    for b in range(prompts):
+        for k in range(responses):
+            sequence = sequences[k * prompts + b]
+            own = (sequence.response, tuple(sequence.scored))
+            members = by_prompt.setdefault(sequence.prompt, {})
+            members.setdefault(own, []).append(b * responses + k)
     ids: list[int] = []
     positions: list[int] = []
     groups: list[PromptGroup] = []
     scored: list[tuple[int, int, int, int]] = []  # predictor, target, response, column
-    for b in range(prompts):
-        by_prompt: dict[tuple[int, ...], list[int]] = {}
-        for k in range(responses):
-            sequence = sequences[k * prompts + b]
-            by_prompt.setdefault(tuple(sequence.ids[: sequence.prompt_length]), []).append(k)
-        for prompt, members in by_prompt.items():
-            length = len(prompt)
-            start = len(ids)
-            ids += prompt
-            positions += range(length)
-            spans = []
-            for k in members:
-                sequence, first = sequences[k * prompts + b], len(ids)
-                inputs = sequence.ids[length : sequence.scored[-1][0]] if sequence.scored else []
-                for index, column in sequence.scored:
-                    predictor = start + length - 1 if index == length else first + index - length - 1
-                    scored.append((predictor, sequence.ids[index], b * responses + k, column))
-                ids += inputs
-                positions += range(length, length + len(inputs))
-                spans.append((first, len(ids)))
-            groups.append(PromptGroup((start, start + length), tuple(spans)))
+    carrier_c = [0] * (prompts * responses)
+    for prompt, members in by_prompt.items():
+        length, start = len(prompt), len(ids)
+        ids += prompt
+        positions += range(length)
+        spans = []
+        for (own, places), cells in members.items():
+            first = len(ids)
+            inputs = own[: places[-1][0] - length] if places else ()
+            for index, column in places:
+                predictor = start + length - 1 if index == length else first + index - length - 1
+                scored.append((predictor, own[index - length], cells[0], column))
+            ids += inputs
+            positions += range(length, length + len(inputs))
+            spans.append((first, len(ids)))
+            for cell in cells:
+                carrier_c[cell] = cells[0]
+        groups.append(PromptGroup((start, start + length), tuple(spans)))
     table = torch.tensor(scored, dtype=torch.long).view(-1, 4)
     predictor_n, target_n, response_n, column_n = (column.contiguous() for column in table.unbind(1))
     return PackedBatch(
@@ -152,6 +172,7 @@ def pack(batch: Mapping[str, Any], *, responses: int = 2) -> PackedBatch:
         target_n=target_n,
         response_n=response_n,
         column_n=column_n,
+        carrier_c=torch.tensor(carrier_c, dtype=torch.long),
         prompts=prompts,
         responses=responses,
         columns=batch["input_ids"].size(1) - 1,
@@ -168,6 +189,14 @@ def _sequences(batch: Mapping[str, Any]) -> list[_Sequence]:
         scored = [(i, column - 1) for i, column in enumerate(columns) if completion[column] and i > 0]
         found.append(_Sequence(ids, scored, scored[0][0] if scored else len(ids)))
     return found
+
+
+def _new_tokens(members: list[_Sequence], seen: Mapping[tuple[int, ...], set[tuple[int, ...]]]) -> int:
+    """Tokens that some responses add to a row that holds `seen`, responses by prompt."""
+    prompts = {member.prompt for member in members} - set(seen)
+    own = {(member.prompt, member.response) for member in members}
+    added = [response for prompt, response in own if response not in seen.get(prompt, ())]
+    return sum(map(len, prompts)) + sum(map(len, added))
 
 
 def split_by_tokens(batch: Mapping[str, Any], budget: int, *, responses: int = 2) -> list[dict[str, Any]]:
@@ -187,16 +216,21 @@ def split_by_tokens(batch: Mapping[str, Any], budget: int, *, responses: int = 2
         >>> [piece["input_ids"].tolist() for piece in split_by_tokens({"input_ids": ids, **masks}, budget=3)]
         [[[1, 2], [5, 6]], [[3, 4], [7, 8]]]
     """
-    response_kb = batch["completion_mask"].sum(1).view(responses, -1)
-    prompt_kb = batch["attention_mask"].sum(1).view(responses, -1) - response_kb
-    tokens_b = (prompt_kb.amax(0) + response_kb.sum(0)).tolist()
+    sequences = _sequences(batch)
+    prompts = len(sequences) // responses
     edges, filled = [0], 0
-    for b, tokens in enumerate(tokens_b):
-        if filled and filled + tokens > budget:
+    seen: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
+    for b in range(prompts):
+        members = [sequences[k * prompts + b] for k in range(responses)]
+        new = _new_tokens(members, seen)
+        if filled and filled + new > budget:
             edges.append(b)
-            filled = 0
-        filled += tokens
-    edges.append(len(tokens_b))
+            filled, seen = 0, {}
+            new = _new_tokens(members, seen)
+        for member in members:
+            seen.setdefault(member.prompt, set()).add(member.response)
+        filled += new
+    edges.append(prompts)
     pieces = []
     for start, stop in zip(edges, edges[1:], strict=False):
         piece: dict[str, Any] = {}

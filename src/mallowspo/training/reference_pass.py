@@ -47,14 +47,7 @@ def reference_columns(trainer: Any, dataset: Any, name: str, batch_size: int) ->
         `ref_{chosen,rejected}_` and each of `COLUMN_KINDS`: float64 arrays of shape (N,); nats, and tokens for length.
     """
     prepare_reference(trainer)
-    # Longest first: little padding, and a batch that does not fit fails at once instead of after an hour.
-    longest_n = [
-        len(prompt) + max(len(chosen), len(rejected))
-        for prompt, chosen, rejected in zip(
-            dataset["prompt_ids"], dataset["chosen_ids"], dataset["rejected_ids"], strict=True
-        )
-    ]
-    order_n = np.argsort(np.negative(longest_n), kind="stable")
+    order_n = _longest_first(dataset)
     loader = trainer.accelerator.prepare(
         DataLoader(
             dataset.select(order_n),
@@ -81,3 +74,24 @@ def reference_columns(trainer: Any, dataset: Any, name: str, batch_size: int) ->
     values[order_n] = sorted_values
     names = [f"ref_{side}_{what}" for what in COLUMN_KINDS for side in ("chosen", "rejected")]
     return {column: values[:, i].copy() for i, column in enumerate(names)}
+
+
+def _longest_first(dataset: Any) -> np.ndarray:
+    """Places of the rows: little padding, and a batch that does not fit fails at once instead of after an hour.
+
+    The pairs of a ranked list share prompt and responses, so they stay together.
+    """
+    longest_n = np.array(
+        [
+            len(prompt) + max(len(chosen), len(rejected))
+            for prompt, chosen, rejected in zip(
+                dataset["prompt_ids"], dataset["chosen_ids"], dataset["rejected_ids"], strict=True
+            )
+        ]
+    )
+    if "row_index" not in dataset.column_names or len(longest_n) == 0:
+        return np.argsort(-longest_n, kind="stable")
+    _, list_n = np.unique(np.asarray(dataset["row_index"]), return_inverse=True)
+    longest_l = np.zeros(list_n.max() + 1, dtype=longest_n.dtype)
+    np.maximum.at(longest_l, list_n, longest_n)
+    return np.lexsort((np.arange(len(longest_n)), list_n, -longest_l[list_n]))

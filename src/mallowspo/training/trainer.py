@@ -24,6 +24,7 @@ from mallowspo.training.config import MallowsPOConfig, checked_settings
 from mallowspo.training.description import log_run
 from mallowspo.training.displacement import DisplacementMonitor
 from mallowspo.training.model_card import PAPER
+from mallowspo.training.prompt_sampler import ListSampler
 from mallowspo.training.recording import Recorder
 from mallowspo.training.reference_source import refuse_other_store, split_columns
 from mallowspo.training.row_weights import (
@@ -168,6 +169,15 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         from mallowspo.data.collation import EXTRA_COLUMNS
 
         return tuple(EXTRA_COLUMNS)
+
+    def train_sampler(self) -> Any:
+        """Keep the pairs of a ranked list together; rows that are pairs already are drawn as TRL draws them."""
+        rows = cast(Any, self.train_dataset)
+        if self.args.train_sampling_strategy != "random" or "row_index" not in rows.column_names:
+            return None
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        sampler = ListSampler(rows["row_index"], seed=seed)
+        return sampler if sampler.has_lists else None
 
     def add_reference_columns(self, dataset: Any, name: str, batch_size: int) -> Any:
         """The reference's scores of a split, and the index from them; TRL calls this once per split."""
