@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mallowspo.evaluation.endpoint import RequestLimits
     from mallowspo.evaluation.local_model import Sampling
 
-__all__ = ["EvaluateOptions", "Source", "judge_kind", "source_of"]
+__all__ = ["EvaluateOptions", "Source", "source_of"]
 
 DEFAULT_JUDGE_PARAMETERS: dict[str, Any] = {"temperature": 0, "max_tokens": 1024}
 
@@ -109,6 +109,8 @@ class EvaluateOptions:
         self.limits()
         for name in ("generation_parameters", "judge_parameters"):
             self.json_object(name)
+        from mallowspo.evaluation.judges import judge_kind
+
         self._check_unused(judge_kind(self.judge), kinds)
 
     def _check_unused(self, kind: str, sources: set[str]) -> None:
@@ -154,6 +156,7 @@ def source_of(text: str, option: str) -> Source:
         InputError: It names nothing that is there.
     """
     from mallowspo.evaluation.endpoint import EndpointAddress
+    from mallowspo.evaluation.judges import check_model_folder
 
     if text.startswith(("http://", "https://")):
         EndpointAddress.parse(text, option)
@@ -165,51 +168,5 @@ def source_of(text: str, option: str) -> Source:
         if not path.is_file():
             raise InputError(f"{option}: there is no file {text}")
         return Source("file", str(path))
-    _check_model_folder(text, option)
+    check_model_folder(text, option)
     return Source("local", text)
-
-
-def _check_model_folder(name: str, option: str) -> None:
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not any((path / needed).is_file() for needed in ("config.json", "adapter_config.json")):
-            raise InputError(f"{option}: {name} has no config.json; it is not a saved model")
-    elif path.exists():
-        raise InputError(
-            f"{option}: {name} is a file; expected a folder, a hub name, an address or a .json of answers"
-        )
-    elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise InputError(f"{option}: there is no folder {name}")
-
-
-def judge_kind(judge: str) -> str:
-    """Tell what kind of judge a name means.
-
-    Args:
-        judge: As the user wrote it.
-
-    Returns:
-        `endpoint`, `reward` or `callable`.
-
-    Raises:
-        InputError: It is none of them.
-
-    Example:
-        >>> judge_kind("reward:my/model"), judge_kind("my_judges:longer")
-        ('reward', 'callable')
-    """
-    from mallowspo.evaluation.endpoint import EndpointAddress
-
-    if judge.startswith(("http://", "https://")):
-        EndpointAddress.parse(judge, "judge")
-        return "endpoint"
-    if judge.startswith("reward:"):
-        _check_model_folder(judge.removeprefix("reward:"), "judge")
-        return "reward"
-    module, colon, function = judge.partition(":")
-    if colon and function.isidentifier() and all(part.isidentifier() for part in module.split(".")):
-        return "callable"
-    raise InputError(
-        f"judge: got {judge!r}, expected an address such as http://localhost:8000/v1#model-name, "
-        "reward:MODEL for a reward model, or module:function for a Python function"
-    )

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mallowspo.cli.evaluate_options import DEFAULT_JUDGE_PARAMETERS, EvaluateOptions, Source, judge_kind, source_of
+from mallowspo.cli.evaluate_options import DEFAULT_JUDGE_PARAMETERS, EvaluateOptions, Source, source_of
 from mallowspo.cli.run_record import library_versions
 from mallowspo.errors import InputError
 from mallowspo.files import write_json
@@ -163,6 +163,7 @@ def _judge(
     options: EvaluateOptions, prompts: PromptSet, endpoints: dict[str, Endpoint]
 ) -> tuple[Callable[[list[AnswerPair], Progress], Judgement], dict[str, Any]]:
     """Make the judge ready, so that only the pairs are missing."""
+    from mallowspo.evaluation.judges import judge_kind
     from mallowspo.evaluation.reward_judge import (
         RewardModel,
         judge_with_callable,
