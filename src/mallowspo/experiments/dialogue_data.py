@@ -1,0 +1,243 @@
+"""The dialogues of the study: read, kept where they fit whole, and split so that no judge saw what a policy saw."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mallowspo.data.problems import RowProblem
+from mallowspo.data.sources import load_preferences
+from mallowspo.data.tokenization import tokenize_pairs
+from mallowspo.data.validation import validate_rows
+from mallowspo.dispersion.votes_file import load_votes
+from mallowspo.errors import InputError
+from mallowspo.evaluation.json_log import key_of
+from mallowspo.experiments.dialogue_config import DialogueSetup
+
+__all__ = ["DialogueData", "PairSet", "first_turn", "read_dialogues", "split_text"]
+
+TURN = "\n\nHuman:"
+REPLY = "\n\nAssistant:"
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Pairs that fit whole, as tokens and as text.
+
+    Attributes:
+        name: `policy`, `judge`, `test`, `ood` or `votes`.
+        source: Where they came from.
+        rows: `datasets.Dataset` with `prompt_ids`, `chosen_ids`, `rejected_ids`, `prompt_id`, `row_index`, and the
+            texts `prompt`, `chosen`, `rejected`.
+        groups: What tells dialogues apart: rows of one dialogue share their first human turn.
+        account: What became of the rows that were read: reason -> rows.
+        unanimous_n: With votes: whether all who voted said the same, shape (N,); else None.
+    """
+
+    name: str
+    source: str
+    rows: Any
+    groups: tuple[str, ...]
+    account: dict[str, int]
+    unanimous_n: NDArray[np.bool_] | None = None
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.rows)
+
+    def take(self, name: str, places: NDArray[np.int64], account: dict[str, int]) -> PairSet:
+        """Some of the rows, under another name."""
+        return PairSet(
+            name,
+            self.source,
+            self.rows.select(places),
+            tuple(self.groups[place] for place in places),
+            account,
+            None if self.unanimous_n is None else self.unanimous_n[places],
+        )
+
+    @property
+    def key(self) -> str:
+        """A digest of the rows, for telling whether what was made from them still holds."""
+        return key_of(prompts=self.rows["prompt_ids"][:], chosen=self.rows["chosen_ids"][:],
+                      rejected=self.rows["rejected_ids"][:])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DialogueData:
+    """All the data of the study.
+
+    Attributes:
+        policy: What SFT and preference training see.
+        judge: What only the held-out judge sees; it shares no dialogue with `policy`.
+        tests: In distribution first.
+    """
+
+    policy: PairSet
+    judge: PairSet
+    tests: tuple[PairSet, ...]
+
+
+def first_turn(prompt: str) -> str:
+    r"""What a dialogue begins with: the text before the first reply.
+
+    Example:
+        >>> first_turn("\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Why?\n\nAssistant:")
+        'Human: Hi'
+    """
+    return prompt.split(REPLY, 1)[0].strip()
+
+
+def split_text(text: str) -> tuple[str, str]:
+    r"""Split a whole dialogue of HH into what was there before the last reply, and that reply.
+
+    Example:
+        >>> split_text("\n\nHuman: Hi\n\nAssistant: Yes?")
+        ('\n\nHuman: Hi\n\nAssistant:', ' Yes?')
+    """
+    before, mark, reply = text.rpartition(REPLY)
+    return (before + mark, reply) if mark else ("", text)
+
+
+def read_dialogues(setup: DialogueSetup, tokenizer: Any) -> DialogueData:
+    """Read and split everything.
+
+    Args:
+        setup: Where the data lies, and the sizes.
+        tokenizer: The base model's.
+
+    Returns:
+        The data.
+
+    Raises:
+        InputError: A source cannot be used, or too few rows fit.
+    """
+    train = _preferences(setup, "train", tokenizer)
+    policy, judge = _halves(train, setup.data_seed)
+    if len(policy) < setup.train_pairs:
+        raise InputError(
+            f"train_pairs: got {setup.train_pairs}, but the policies' half of {setup.train_data} has {len(policy)} "
+            f"rows that fit whole into max_length {setup.max_length}; lower train_pairs or raise max_length"
+        )
+    tests = [_preferences(setup, "test", tokenizer), _preferences(setup, "ood", tokenizer)]
+    if setup.votes_data:
+        tests.append(_votes(setup, tokenizer))
+    return DialogueData(policy, judge, tuple(_sample(test, setup) for test in tests))
+
+
+def _preferences(setup: DialogueSetup, name: str, tokenizer: Any) -> PairSet:
+    source, split = getattr(setup, f"{name}_data"), getattr(setup, f"{name}_split")
+    loaded = load_preferences(source, split=split, invalid_rows="drop")
+    rows = loaded.dataset
+    if "prompt" not in rows.column_names and {"chosen", "rejected"} <= set(rows.column_names):
+        rows = _with_prompts(rows, source)
+    return _pair_set(rows, name, str(source), setup, tokenizer, read=len(rows) + len(loaded.dropped))
+
+
+def _with_prompts(rows: Any, source: str) -> Any:
+    """HH as it is published has two whole dialogues a row: the prompt is all before the last reply."""
+    if not isinstance(rows[0]["chosen"], str):
+        raise InputError(f"{source}: the dialogue study reads raw text, found chat messages; render them first")
+    columns: dict[str, list[str]] = {"prompt": [], "chosen": [], "rejected": []}
+    for row in rows:
+        (prompt, chosen), (other, rejected) = split_text(row["chosen"]), split_text(row["rejected"])
+        if prompt and prompt == other:
+            for column, value in zip(columns, (prompt, chosen, rejected), strict=True):
+                columns[column].append(value)
+    if not columns["prompt"]:
+        raise InputError(f"{source}: no row has two dialogues that differ in their last reply alone")
+    return _dataset(columns)
+
+
+def _dataset(columns: dict[str, list[Any]]) -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_dict(columns)
+
+
+def _votes(setup: DialogueSetup, tokenizer: Any) -> PairSet:
+    """Pairs on which more people voted for one answer than for the other, put into the form of a dialogue."""
+    votes = load_votes(setup.votes_data)
+    first, second, tie = votes.votes.T
+    places = np.flatnonzero((first != second) & np.asarray([all(pair) for pair in votes.responses]))
+    if len(places) == 0:
+        raise InputError(f"votes_data: {setup.votes_data} has no pair of answers with a majority for one of them")
+    rows: dict[str, list[Any]] = {"prompt": [], "chosen": [], "rejected": [], "unanimous": []}
+    for place in places:
+        best = int(second[place] > first[place])
+        rows["prompt"].append(f"{TURN} {votes.prompts[place]}{REPLY}")
+        rows["chosen"].append(f" {votes.responses[place][best]}")
+        rows["rejected"].append(f" {votes.responses[place][1 - best]}")
+        rows["unanimous"].append(bool(min(first[place], second[place]) == 0 and tie[place] == 0))
+    return _pair_set(_dataset(rows), "votes", setup.votes_data, setup, tokenizer, read=len(votes.votes))
+
+
+def _pair_set(rows: Any, name: str, source: str, setup: DialogueSetup, tokenizer: Any, *, read: int) -> PairSet:
+    """Keep the rows that fit whole, and count the others."""
+    account = {"read": read, "no majority or two prompts": read - len(rows)}
+    pairs = validate_rows(rows, invalid_rows="drop", columns=(), source=source)
+    if not isinstance(pairs.dataset[0]["prompt"], str):
+        raise InputError(f"{source}: the dialogue study reads raw text, found chat messages; render them first")
+    dataset = pairs.dataset
+    if setup.single_turn:
+        single = [i for i, prompt in enumerate(dataset["prompt"]) if prompt.count(TURN) == 1]
+        account["several turns"] = len(dataset) - len(single)
+        if not single:
+            raise InputError(f"single_turn: no row of {source} has one human turn, marked {TURN.strip()!r}")
+        dataset = dataset.select(single)
+    texts = {column: dataset[column][:] for column in ("prompt", "chosen", "rejected")}
+    place_of = {int(number): place for place, number in enumerate(dataset["row_index"])}
+    unanimous = dataset["unanimous"][:] if "unanimous" in dataset.column_names else None
+    tokens = tokenize_pairs(dataset, tokenizer, max_length=None, invalid_rows="drop", dataset_name=name)
+    kept = tokens.dataset
+    length_n2 = np.asarray(
+        [[len(row["prompt_ids"]) + len(row[side]) for side in ("chosen_ids", "rejected_ids")] for row in kept]
+    )
+    whole = np.flatnonzero((length_n2 <= setup.max_length).all(axis=1))
+    account |= _kinds([*pairs.problems, *tokens.problems])
+    account["longer than max_length"] = len(kept) - len(whole)
+    account["fit whole"] = len(whole)
+    if len(whole) < 2:
+        raise InputError(f"{source}: {len(whole)} rows fit whole into max_length {setup.max_length}; raise it")
+    kept = kept.select(whole)
+    places = [place_of[int(number)] for number in kept["row_index"]]
+    for column, values in texts.items():
+        if column in kept.column_names:
+            kept = kept.remove_columns(column)
+        kept = kept.add_column(column, [values[place] for place in places])
+    return PairSet(
+        name,
+        source,
+        kept,
+        tuple(first_turn(texts["prompt"][place]) for place in places),
+        {reason: count for reason, count in account.items() if count or reason in ("read", "fit whole")},
+        None if unanimous is None else np.asarray([unanimous[place] for place in places]),
+    )
+
+
+def _kinds(problems: list[RowProblem]) -> dict[str, int]:
+    return {kind.replace("_", " "): count for kind, count in Counter(p.kind for p in problems).items()}
+
+
+def _halves(train: PairSet, seed: int) -> tuple[PairSet, PairSet]:
+    """Split by dialogue, not by row: rows of one dialogue repeat its turns."""
+    dialogues = sorted(set(train.groups))
+    chosen = np.random.default_rng([seed, 1]).permutation(len(dialogues))[: (len(dialogues) + 1) // 2]
+    first = {dialogues[place] for place in chosen}
+    inside = np.asarray([group in first for group in train.groups])
+    parts = [
+        train.take(name, np.flatnonzero(here), train.account)
+        for name, here in (("policy", inside), ("judge", ~inside))
+    ]
+    if not all(len(part) for part in parts):
+        raise InputError(f"train_data: {train.source} holds one dialogue only; the held-out half would be empty")
+    return parts[0], parts[1]
+
+
+def _sample(test: PairSet, setup: DialogueSetup) -> PairSet:
+    order = np.random.default_rng([setup.data_seed, 2]).permutation(len(test))[: setup.test_pairs]
+    return test.take(test.name, np.sort(order), test.account)
