@@ -102,3 +102,21 @@ def test_other_vocabularies_and_no_prompts_are_refused():
     for prompts in ([], [[]]):
         with pytest.raises(InputError, match="at least one prompt"):
             sequence_kl(policy, policy, prompts)
+
+
+def test_the_responses_that_were_measured_can_be_had():
+    policy, reference = models()
+    had = {}
+    found = sequence_kl(
+        policy,
+        reference,
+        PROMPTS,
+        samples=4,
+        max_new_tokens=LENGTH,
+        batch_size=3,
+        on_response=lambda p, s, response: had.update({(p, s): response}),
+    )
+    assert sorted(had) == [(p, s) for p in range(2) for s in range(4)]
+    assert np.mean([len(row) for row in had.values()]) == found.tokens_per_response
+    plain = [log_prob(policy, PROMPTS[p], row) - log_prob(reference, PROMPTS[p], row) for (p, _), row in had.items()]
+    assert np.mean(plain) == pytest.approx(found.kl_plain, rel=1e-4)

@@ -69,6 +69,7 @@ def sequence_kl(
     batch_size: int = 8,
     end_ids: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    on_response: Callable[[int, int, list[int]], None] | None = None,
 ) -> Divergence:
     """Estimate the KL of a policy from a reference over whole responses, at temperature 1.
 
@@ -82,6 +83,8 @@ def sequence_kl(
         batch_size: Responses at a time.
         end_ids: Tokens that end a response; None takes the policy's.
         progress: Called with responses done and responses in all.
+        on_response: Called with prompt, sample and token ids of every response, so that something else can be
+            measured on the same ones.
 
     Returns:
         The estimates.
@@ -109,6 +112,8 @@ def sequence_kl(
         for item, response, (exact, plain) in zip(batch, responses, scored, strict=True):
             exact_ps[item], plain_ps[item], length_ps[item] = exact, plain, len(response)
             cut += response[-1] not in ends
+            if on_response is not None:
+                on_response(*item, response)
         if progress is not None:
             progress(min(start + batch_size, len(work)), len(work))
     ratio = float(exact_ps.sum() / length_ps.sum())
