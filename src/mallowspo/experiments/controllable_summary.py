@@ -1,0 +1,265 @@
+"""From the runs of the controllable-generation study to its findings: every number that the report shows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from mallowspo.experiments.comparison import (
+    EqualKL,
+    SeedFrontier,
+    equal_kl_differences,
+    interpolate_frontier,
+    mean_interval,
+    verdict,
+)
+from mallowspo.experiments.controllable_config import BASELINE, METHODS, ControllableConfig
+
+__all__ = ["area", "choose_rate", "compare_methods", "holm", "summarise"]
+
+Floats = NDArray[np.float64]
+Run = Mapping[str, Any]
+
+GRID = 41  # points at which frontiers are read
+LEVELS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # nats at which differences are shown one by one
+_SCALARS = (
+    "reward",
+    "reward_standard_error",
+    "kl",
+    "kl_standard_error",
+    "kl_plain",
+    "tokens_per_response",
+    "cut",
+    "distinct_responses",
+    "train_loss",
+    "cpu_seconds",
+)
+
+
+def _frontier(runs: Sequence[Run]) -> SeedFrontier:
+    # A policy that has not moved at all has a KL of 0, which has no logarithm.
+    kl_b = [max(float(run["kl"]), 1e-9) for run in runs]
+    reward_b = [float(run["reward"]) for run in runs]
+    return SeedFrontier(kl_b=kl_b, agreement_b=reward_b, value_b=reward_b)
+
+
+def _of(runs: Sequence[Run], **wanted: Any) -> list[Run]:
+    return [run for run in runs if all(run[key] == value for key, value in wanted.items())]
+
+
+def _shared_range(frontiers: Sequence[SeedFrontier]) -> tuple[float, float]:
+    low = max(float(np.min(line.kl_b)) for line in frontiers)
+    return low, min(float(np.max(line.kl_b)) for line in frontiers)
+
+
+def area(frontier: SeedFrontier, low: float, high: float) -> float:
+    """Area under a frontier between two KLs, divided by the width: its mean height.
+
+    Args:
+        frontier: Of one seed.
+        low: Nats, > 0.
+        high: Nats.
+
+    Returns:
+        The mean reward over a grid even in log KL; NaN where the frontier does not reach over the range.
+
+    Example:
+        >>> area(SeedFrontier([0.1, 0.4], [0.5, 0.7], [0.5, 0.7]), 0.1, 0.4).__round__(4)
+        0.6
+    """
+    if not low < high:
+        return float("nan")
+    return float(interpolate_frontier(frontier.kl_b, frontier.value_b, np.geomspace(low, high, GRID)).mean())
+
+
+def choose_rate(rates: Sequence[float], runs: Sequence[Run]) -> dict[str, Any]:
+    """Choose the learning rate by DPO's runs alone.
+
+    Args:
+        rates: The candidates.
+        runs: DPO at every β and candidate, on the pairs of one seed.
+
+    Returns:
+        `chosen`; `rule`: `area`, the largest area under the frontier over the KL that all candidates reach, or
+        `mean reward` where they reach none together, or `given` for a single candidate; and `candidates`.
+
+    Example:
+        >>> runs = [{"learning_rate": r, "kl": k, "reward": v} for r, k, v in
+        ...         [(1e-4, 0.1, 0.5), (1e-4, 0.4, 0.6), (3e-4, 0.2, 0.7), (3e-4, 0.8, 0.7)]]
+        >>> choose_rate([1e-4, 3e-4], runs)["chosen"]
+        0.0003
+    """
+    if len(rates) == 1:
+        return {"chosen": rates[0], "rule": "given", "candidates": []}
+    lines = {rate: _frontier(_of(runs, learning_rate=rate)) for rate in rates}
+    low, high = _shared_range(list(lines.values()))
+    rows = [
+        {
+            "learning_rate": rate,
+            "area": area(line, low, high),
+            "mean_reward": float(np.mean(line.value_b)),
+            "kl": sorted(np.asarray(line.kl_b).tolist()),
+        }
+        for rate, line in lines.items()
+    ]
+    rule = "area" if low < high else "mean reward"
+    best = max(rows, key=lambda row: row["area"] if rule == "area" else row["mean_reward"])
+    return {
+        "chosen": best["learning_rate"],
+        "rule": rule,
+        "kl_low": low,
+        "kl_high": high,
+        "candidates": rows,
+        "runs": [dict(run) for run in runs],
+    }
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for their number by Holm's method; NaN stays and counts for nothing.
+
+    Args:
+        p_values: One per comparison.
+
+    Returns:
+        Adjusted p-values, in the same order.
+
+    Example:
+        >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
+    """
+    order = sorted((i for i, p in enumerate(p_values) if np.isfinite(p)), key=lambda i: p_values[i])
+    adjusted = [float("nan")] * len(p_values)
+    worst = 0.0
+    for place, index in enumerate(order):
+        worst = max(worst, min(1.0, p_values[index] * (len(order) - place)))
+        adjusted[index] = worst
+    return adjusted
+
+
+def _settings(config: ControllableConfig, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Means over seeds, one entry per method and β."""
+    rows = []
+    for method in METHODS:
+        for beta in config.betas_of(method):
+            here = _of(runs, method=method, beta=beta)
+            row: dict[str, Any] = {"method": method, "beta": beta, "seeds": len(here)}
+            row |= {name: asdict(mean_interval([run[name] for run in here])) for name in _SCALARS}
+            rows.append(row)
+    return rows
+
+
+def compare_methods(per_method: Mapping[str, Sequence[SeedFrontier]]) -> list[dict[str, Any]]:
+    """Compare every two methods at equal KL, seed by seed.
+
+    Args:
+        per_method: Method -> its frontiers, one per seed; the first method is the baseline.
+
+    Returns:
+        One row per pair: the mean difference over the KL that both reach with its 95% interval, the p-value of the
+        paired t test, the same after Holm's method over all pairs, the range, and the verdict of the interval.
+    """
+    rows = []
+    for second, first in itertools.combinations(per_method, 2):
+        found: EqualKL = equal_kl_differences(
+            [[line] for line in per_method[first]], [[line] for line in per_method[second]], points=GRID
+        )
+        differences = found.difference_s[np.isfinite(found.difference_s)]
+        varied = differences.size > 1 and float(differences.std()) > 0
+        interval = mean_interval(found.difference_s)
+        rows.append(
+            {
+                "method": first,
+                "baseline": second,
+                "difference": asdict(interval),
+                "per_seed": found.difference_s.tolist(),
+                "p": float(stats.ttest_1samp(differences, 0.0).pvalue) if varied else float("nan"),
+                "kl_low": _mean(found.low_s),
+                "kl_high": _mean(found.high_s),
+                "verdict": verdict(interval),
+            }
+        )
+    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = adjusted
+    return rows
+
+
+def _mean(values: Floats) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")
+
+
+def _areas(per_method: Mapping[str, Sequence[SeedFrontier]]) -> dict[str, Any]:
+    """Area under every method's frontier, seed by seed over the KL that all methods reach under that seed."""
+    ranges = [_shared_range(lines) for lines in zip(*per_method.values(), strict=True)]
+    areas = {
+        method: [area(line, low, high) for line, (low, high) in zip(lines, ranges, strict=True)]
+        for method, lines in per_method.items()
+    }
+    usable = np.asarray([r if r[0] < r[1] else (np.nan, np.nan) for r in ranges])
+    return {
+        "kl_low": _mean(usable[:, 0]),
+        "kl_high": _mean(usable[:, 1]),
+        "methods": {
+            method: {"interval": asdict(mean_interval(values)), "per_seed": values} for method, values in areas.items()
+        },
+    }
+
+
+def _by_kl(per_method: Mapping[str, Sequence[SeedFrontier]]) -> list[dict[str, Any]]:
+    """Differences from the baseline at single KLs, where every method has a value under at least two seeds."""
+    rows = []
+    read = {
+        method: np.stack([interpolate_frontier(line.kl_b, line.value_b, LEVELS) for line in lines])
+        for method, lines in per_method.items()
+    }
+    for place, level in enumerate(LEVELS):
+        differences = {m: read[m][:, place] - read[BASELINE][:, place] for m in read if m != BASELINE}
+        if all(np.isfinite(values).sum() >= min(2, len(values)) for values in differences.values()):
+            rows.append(
+                {"kl": level, "differences": {m: asdict(mean_interval(values)) for m, values in differences.items()}}
+            )
+    return rows
+
+
+def _weights(runs: Sequence[Run]) -> dict[str, list[float]]:
+    """Quantiles of the weights, 5%, 50% and 95%, mean over runs."""
+    return {
+        method: np.mean([run["weight_quantiles"] for run in here], axis=0).tolist()
+        for method in METHODS
+        if (here := [run for run in _of(runs, method=method) if "weight_quantiles" in run])
+    }
+
+
+def summarise(config: ControllableConfig, runs: Sequence[Run], references: Sequence[Run]) -> dict[str, Any]:
+    """Turn runs into findings.
+
+    Args:
+        config: The settings.
+        runs: Results of `run_job` at the chosen learning rate.
+        references: Measurements of the reference itself, one per seed.
+
+    Returns:
+        `settings` (means over seeds), `areas`, `comparisons` (every two methods at equal KL), `by_kl`, `weights` and
+        `reference`. An interval is a mapping with `mean`, `low` and `high`.
+    """
+    per_method = {
+        method: [_frontier(_of(runs, method=method, seed=seed)) for seed in config.seeds] for method in METHODS
+    }
+    return {
+        "settings": _settings(config, runs),
+        "areas": _areas(per_method),
+        "comparisons": compare_methods(per_method),
+        "by_kl": _by_kl(per_method),
+        "weights": _weights(runs),
+        "reference": {
+            "reward": asdict(mean_interval([row["reward"] for row in references])),
+            "reward_standard_error": _mean(np.asarray([row["reward_standard_error"] for row in references])),
+        },
+        "cpu_seconds": float(sum(run["cpu_seconds"] for run in runs)),
+    }

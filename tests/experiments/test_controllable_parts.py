@@ -1,0 +1,233 @@
+"""Prompts, rewards, pairs and the optimum of the controllable-generation study, each on its own."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from scipy import optimize
+
+from experiments.controllable_inputs import write_classifier, write_policy, write_texts
+from mallowspo.errors import InputError
+from mallowspo.evaluation.local_model import load_causal_model
+from mallowspo.experiments.controllable_config import ControllableConfig, ControllableDesign
+from mallowspo.experiments.controllable_optimum import tilted_reference
+from mallowspo.experiments.controllable_pairs import compare, make_pairs, text_of
+from mallowspo.experiments.controllable_prompts import first_words, read_prompts, read_texts
+from mallowspo.experiments.controllable_rewards import Reward, load_reward, vader_reward
+from tiny import tiny_tokenizer
+
+
+def design(**changes):
+    given = {"model_name_or_path": "m", "dataset_name": "texts.txt", "use_cpu": True, "eval_prompts": 8}
+    return ControllableDesign(**(given | changes))
+
+
+# Prompts
+
+
+@pytest.mark.parametrize("longest", [3, 6, 10])
+def test_a_prompt_is_the_longest_start_of_whole_words_that_fits(longest):
+    tokenizer = tiny_tokenizer()
+    text = "Once upon a time there was a little girl who lived in a small house"
+    ids = first_words(text, tokenizer, longest)
+    words = tokenizer.decode(ids, skip_special_tokens=True).split(" ")
+    assert text.startswith(" ".join(words) + " ")
+    assert len(ids) <= longest < len(tokenizer(" ".join(text.split(" ")[: len(words) + 1]))["input_ids"])
+
+
+def test_a_text_without_a_second_word_gives_no_prompt():
+    assert first_words("Once", tiny_tokenizer(), 8) == []
+    assert first_words("antidisestablishmentarianism is", tiny_tokenizer(), 3) == []
+
+
+def test_prompts_differ_and_are_held_out(tmp_path):
+    source = str(write_texts(tmp_path / "texts.txt"))
+    found = read_prompts(design(dataset_name=source, opening="Once"), tiny_tokenizer())
+    every = [*found.train, *found.heldout]
+    assert len(found.heldout) == 8 and len(set(every)) == len(every) == found.available > 20
+    assert all(tiny_tokenizer().decode(ids, skip_special_tokens=True).startswith("Once") for ids in every)
+    again = read_prompts(design(dataset_name=source, opening="Once", train_prompts=5), tiny_tokenizer())
+    assert again.heldout == found.heldout and again.train == found.train[:5]
+    assert read_prompts(design(dataset_name=source, prompt_seed=1), tiny_tokenizer()).heldout != found.heldout
+
+
+def test_a_data_set_gives_its_column(tmp_path):
+    path = tmp_path / "reviews.jsonl"
+    path.write_text('{"review": "good film"}\n{"review": "bad film"}\n', encoding="utf-8")
+    assert read_texts(design(dataset_name=str(path), text_column="review")) == ["good film", "bad film"]
+    with pytest.raises(InputError, match="text_column.*'text'.*review"):
+        read_texts(design(dataset_name=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"opening": "Never"}, "no text that begins with 'Never'"),
+        ({"eval_prompts": 500}, "lower eval_prompts"),
+        ({"dataset_name": "absent.txt"}, "cannot be read"),
+    ],
+)
+def test_texts_that_cannot_be_used_are_named(tmp_path, changes, says):
+    source = str(write_texts(tmp_path / "texts.txt"))
+    with pytest.raises(InputError, match=says):
+        read_prompts(design(**({"dataset_name": source} | changes)), tiny_tokenizer())
+
+
+# Rewards
+
+
+def test_vader_gives_the_score_that_its_authors_print():
+    pytest.importorskip("vaderSentiment")
+    # From the examples of its own README.
+    texts = ["VADER is smart, handsome, and funny.", "VADER is not smart, handsome, nor funny.", "The book was good."]
+    assert vader_reward().score(texts).tolist() == [0.8316, -0.7424, 0.4404]
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", None)
+    with pytest.raises(InputError, match=r"pip install 'mallowspo\[experiments\]'"):
+        load_reward(design())
+
+
+def test_a_classifier_gives_what_transformers_pipeline_gives(tmp_path):
+    from transformers import pipeline
+
+    folder = str(write_classifier(tmp_path / "classifier"))
+    texts = ["the lazy dog", "a little girl lived in a house", "the quick brown fox", "good"]
+    peer = pipeline("text-classification", model=folder, top_k=None, device="cpu", batch_size=1)
+    wanted = {
+        label: [next(s["score"] for s in row if s["label"] == label) for row in peer(texts)]
+        for label in ("POSITIVE", "NEGATIVE")
+    }
+    found = load_reward(design(reward_model=folder, generation_batch_size=2)).score(texts)
+    np.testing.assert_allclose(found, wanted["POSITIVE"], rtol=1e-5)
+    other = load_reward(design(reward_model=folder, reward_label="negative")).score(texts)
+    np.testing.assert_allclose(other, wanted["NEGATIVE"], rtol=1e-5)
+    assert len(set(found.round(4))) == 4
+
+
+def test_a_single_output_is_the_reward_itself(tmp_path):
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    folder = str(write_classifier(tmp_path / "classifier", ("LABEL_0",)))
+    ids = tiny_tokenizer()("the lazy dog", return_tensors="pt")
+    with torch.no_grad():
+        logit = AutoModelForSequenceClassification.from_pretrained(folder)(**ids).logits.item()
+    assert load_reward(design(reward_model=folder)).score(["the lazy dog"])[0] == pytest.approx(logit, rel=1e-5)
+    with pytest.raises(InputError, match="single output"):
+        load_reward(design(reward_model=folder, reward_label="positive"))
+
+
+def test_an_unknown_label_is_answered_with_those_there_are(tmp_path):
+    folder = str(write_classifier(tmp_path / "classifier", ("joy", "anger")))
+    with pytest.raises(InputError, match="none was given.*'joy', 'anger'"):
+        load_reward(design(reward_model=folder))
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_reward(design(reward_model=str(tmp_path)))
+
+
+# Pairs
+
+
+def test_bradley_terry_prefers_as_often_as_it_says(rng):
+    draws = 4000
+    first = sum(
+        next(compare([0.5, 0.2], preferences="bradley_terry", scale=3.0, rng=rng)) == (0, 1) for _ in range(draws)
+    )
+    wanted = 1 / (1 + np.exp(-0.9))
+    assert first / draws == pytest.approx(wanted, abs=4 * np.sqrt(wanted * (1 - wanted) / draws))
+
+
+def test_pairs_are_the_policys_own_responses_in_the_order_of_the_reward(tmp_path):
+    model = load_causal_model(str(write_policy(tmp_path)), option="model_name_or_path", use_cpu=True)
+    tokenizer, prompts = tiny_tokenizer(), [tiny_tokenizer()(text)["input_ids"] for text in ("Once", "the lazy dog")]
+    length = Reward("length of the text", lambda texts: np.asarray([float(len(text)) for text in texts]))
+    settings = {"design": design(response_tokens=6, samples_per_prompt=4), "end_ids": (2,)}
+    found = make_pairs(model, tokenizer, prompts, length, seed=0, **settings)
+    assert found.compared == 12 and found.equal == 12 - len(found.pairs) < 12
+    for pair in found.pairs:
+        chosen, rejected = (
+            len(text_of(tokenizer, [*prompts[pair.prompt], *ids])) for ids in (pair.chosen, pair.rejected)
+        )
+        assert chosen == pair.chosen_reward > pair.rejected_reward == rejected
+    assert found.pairs == make_pairs(model, tokenizer, prompts, length, seed=0, **settings).pairs
+    assert found.pairs != make_pairs(model, tokenizer, prompts, length, seed=1, **settings).pairs
+
+
+def test_a_reward_that_tells_nothing_apart_is_refused(tmp_path):
+    model = load_causal_model(str(write_policy(tmp_path)), option="model_name_or_path", use_cpu=True)
+    flat = Reward("nothing", lambda texts: np.zeros(len(texts)))
+    with pytest.raises(InputError, match="nothing to learn"):
+        make_pairs(model, tiny_tokenizer(), [[1, 50]], flat, design=design(), end_ids=(2,), seed=0)
+
+
+# The optimum
+
+
+def test_the_tilted_reference_is_the_constrained_optimum():
+    reward_ps = np.asarray([[0.0, 0.2, 0.9, 0.4, 0.4], [0.1, -0.5, 0.3, 0.8, 0.0]])
+    samples = reward_ps.shape[1]
+    found = tilted_reference(reward_ps, points=400)
+    for budget in (0.05, 0.3):
+        # Peer: SciPy maximises the mean reward over all pairs of distributions with this mean KL from uniform ones.
+        best = optimize.minimize(
+            lambda p: -(p.reshape(2, samples) * reward_ps).sum() / 2,
+            np.full(2 * samples, 1 / samples),
+            jac=lambda _: -reward_ps.ravel() / 2,
+            bounds=[(1e-9, 1)] * (2 * samples),
+            constraints=[
+                {"type": "eq", "fun": lambda p: p.reshape(2, samples).sum(axis=1) - 1},
+                {"type": "ineq", "fun": lambda p, b=budget: b - (p * np.log(p * samples)).sum() / 2},
+            ],
+            options={"ftol": 1e-12, "maxiter": 500},
+        )
+        assert np.interp(budget, found.kl, found.reward) == pytest.approx(-best.fun, abs=2e-4)
+
+
+def test_the_tilted_reference_starts_at_the_reference_and_ends_before_few_draws_decide(rng):
+    reward_ps = rng.normal(size=(5, 40))
+    found = tilted_reference(reward_ps)
+    assert (found.kl[0], found.reward[0]) == pytest.approx((0.0, reward_ps.mean()))
+    assert np.all(np.diff(found.kl) > 0) and np.all(np.diff(found.reward) > 0)
+    # With e^KL a rough count of how much fewer draws carry the weight, ten of forty are left at log 4.
+    assert 0.5 < found.kl[-1] < np.log(40 / 5)
+    with pytest.raises(InputError, match="S >= 2"):
+        tilted_reference(reward_ps[:, :1])
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"opening": "("}, "not a regular expression"),
+        ({"preferences": "coin"}, "'sign', 'bradley_terry'"),
+        ({"preference_scale": 0.0}, "finite number > 0"),
+        ({"eval_prompts": 1}, "eval_prompts: got 1, expected at least 2"),
+        ({"min_prompt_tokens": 30}, "at most prompt_tokens"),
+        ({"reward_label": "joy"}, "VADER's reward is its compound score"),
+        ({"dtype": "int8"}, "dtype"),
+    ],
+)
+def test_a_design_that_cannot_be_used_is_refused(changes, says):
+    with pytest.raises(InputError, match=says):
+        design(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"betas": (0.1,)}, "a frontier is a line"),
+        ({"betas": (0.1, -1.0)}, "finite numbers > 0"),
+        ({"learning_rates": (1e-4, 1e-4)}, "none twice"),
+        ({"pilot_seed": 2}, "pilot_seed"),
+        ({"workers": -1}, "0 or more"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(changes, says):
+    with pytest.raises(InputError, match=says):
+        ControllableConfig(design=design(), **changes)
