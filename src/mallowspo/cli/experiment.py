@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from mallowspo.cli.experiment_controllable import controllable
+
 __all__ = ["experiment"]
 
 experiment = typer.Typer(
@@ -12,3 +14,4 @@ experiment = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+experiment.command()(controllable)
