@@ -116,7 +116,7 @@ def naive(model: Any, batch: dict[str, torch.Tensor], responses: int, dtype: tor
 
 def coefficients(logp_bk: torch.Tensor) -> torch.Tensor:
     """Different weights for every response, as a loss gives them."""
-    return torch.linspace(-1, 1.5, logp_bk.numel(), dtype=logp_bk.dtype).view_as(logp_bk)
+    return torch.linspace(-1, 1.5, logp_bk.numel(), dtype=logp_bk.dtype, device=logp_bk.device).view_as(logp_bk)
 
 
 def gradients_of(model: Any, scores: Any) -> dict[str, torch.Tensor]:
