@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from mallowspo.cli.experiment_bandit import bandit
 from mallowspo.cli.experiment_controllable import controllable
+from mallowspo.cli.experiment_dialogue import dialogue
 
 __all__ = ["experiment"]
 
@@ -15,3 +17,5 @@ experiment = typer.Typer(
     rich_markup_mode=None,
 )
 experiment.command()(controllable)
+experiment.command()(bandit)
+experiment.command()(dialogue)

@@ -1,0 +1,52 @@
+"""`mallowspo experiment bandit`: reward collapse where everything can be computed exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+__all__ = ["bandit"]
+
+
+def bandit(
+    output_dir: Path = typer.Option(
+        Path("output/bandit"), "--output_dir", help="Where report.html and results.json go."
+    ),
+    seeds: int = typer.Option(None, min=2, help="Data sets at the exact minimiser.", show_default="200"),
+    training_seeds: int = typer.Option(
+        None, "--training_seeds", min=2, help="Data sets that are trained on.", show_default="120"
+    ),
+    seed: int = typer.Option(0, min=0, help="The first seed; the others follow it."),
+    arms: int = typer.Option(5, help="Arms of every state, 3 to 6."),
+    phi: list[float] = typer.Option(
+        None, help="Dispersion of a study with one state; give it once for each.", show_default="0.3, 0.5, 0.8"
+    ),
+    pairs: list[int] = typer.Option(
+        None, help="Pairs of a state at the exact minimiser; give it once for each.", show_default="16, 64, 256, 1024"
+    ),
+    workers: int = typer.Option(0, min=0, help="Processes side by side; changes no result."),
+    fast: bool = typer.Option(False, help="A run of seconds that shows every part and resolves nothing."),
+) -> None:
+    """Compare DPO, IPO and MallowsPO on bandits whose people are known: do they collapse, and when?"""
+    from dataclasses import replace
+    from typing import Any
+
+    from rich.console import Console
+
+    from mallowspo.experiments.bandit import BanditConfig, fast_config, run_bandit_study
+    from mallowspo.experiments.progress import progress_bar
+
+    base = fast_config(str(output_dir)) if fast else BanditConfig(output_dir=str(output_dir))
+    changes: dict[str, Any] = {"first_seed": seed, "arms": arms}
+    changes |= {name: value for name, value in (("seeds", seeds), ("training_seeds", training_seeds)) if value}
+    if phi:
+        # The training runs follow, where they would train on a dispersion that is no longer there.
+        kept = tuple(value for value in base.design.training_single_phis if value in phi)
+        changes |= {"single_phis": tuple(phi), "training_single_phis": kept or tuple(phi[:2])}
+    if pairs:
+        changes["pairs"] = tuple(pairs)
+    config = replace(base, workers=workers, design=replace(base.design, **changes))
+    with progress_bar() as progress:
+        run_bandit_study(config, progress=progress)
+    Console().print(f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.")

@@ -1,0 +1,123 @@
+"""What is measured of a policy of the bandit study, and how methods are compared over seeds.
+
+Suffixes: s seeds, p states, k arms, and any leading axes in place of `...`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mallowspo.evaluation.exact import terciles
+from mallowspo.experiments.bandit_population import Population
+from mallowspo.experiments.comparison import Interval, SeedFrontier, equal_kl_differences, mean_interval
+
+__all__ = ["COLLAPSED", "Measures", "compare_at_equal_kl", "interval_of", "measure", "paired"]
+
+Floats = NDArray[np.float64]
+Measures = dict[str, Floats]
+
+COLLAPSED = 0.99
+"""Largest probability above which a policy counts as collapsed."""
+
+# Differences of this size are rounding, or the interpolation between two values of β: the two are the same function.
+_ROUNDING = 1e-9
+
+# Below this KL (nats) policies differ from the reference, and from each other, by next to nothing: not compared.
+_LEAST_KL = 0.02
+
+
+def measure(log_prob_pk: Floats, population: Population) -> Measures:
+    """Measure policies against their population, exactly; means over the states.
+
+    Args:
+        log_prob_pk: Log-probabilities, nats, shape (..., P, K); -inf is allowed.
+        population: The people.
+
+    Returns:
+        Each of shape (...): `kl` to the uniform reference and `entropy` (nats), `top` (largest probability),
+        `collapsed` (share of states whose largest probability is above `COLLAPSED`), `agreement` (a random person
+        prefers the policy's answer to the reference's), `regret` (a random person prefers the best arm to the policy's
+        answer, less ½). With three states or more also `entropy_` and `agreement_` of the states on which people
+        `agreed` most and of the most `contested` ones (lowest and highest third of φ).
+
+    Example:
+        >>> population = Population(np.array([0.5]), 3)
+        >>> found = measure(np.log(np.full((1, 3), 1 / 3)), population)
+        >>> {name: round(float(value), 6) for name, value in found.items()}["agreement"]
+        0.5
+    """
+    probability = np.exp(log_prob_pk)
+    entropy = -(probability * np.where(probability > 0, log_prob_pk, 0.0)).sum(axis=-1)
+    top = probability.max(axis=-1)
+    agreement = (probability * population.value_pk).sum(axis=-1)
+    regret = (probability * population.regret_pk).sum(axis=-1)
+    found = {
+        # From a uniform reference KL is what the entropy lacks.
+        "kl": np.maximum(np.log(population.arms) - entropy.mean(axis=-1), 1e-12),
+        "entropy": entropy.mean(axis=-1),
+        "top": top.mean(axis=-1),
+        "collapsed": (top > COLLAPSED).mean(axis=-1),
+        "agreement": agreement.mean(axis=-1),
+        "regret": regret.mean(axis=-1),
+    }
+    if len(population.phi_p) >= 3:
+        third = terciles(population.phi_p)
+        for name, number in (("agreed", 0), ("contested", 2)):
+            found[f"entropy_{name}"] = entropy[..., third == number].mean(axis=-1)
+            found[f"agreement_{name}"] = agreement[..., third == number].mean(axis=-1)
+    return found
+
+
+def interval_of(values_s: Floats) -> list[float]:
+    """Mean, low and high end of the 95% interval over seeds, five digits each: what `results.json` holds.
+
+    Example:
+        >>> interval_of(np.array([1.0, 2.0, 3.0]))
+        [2.0, -0.48414, 4.4841]
+    """
+    found: Interval = mean_interval(values_s)
+    return [float(f"{value:.5g}") for value in (found.mean, found.low, found.high)]
+
+
+def paired(method_s: Floats, baseline_s: Floats) -> list[float]:
+    """Difference between a method and a baseline seed by seed, as `interval_of`; what is rounding counts as 0."""
+    difference = method_s - baseline_s
+    return interval_of(np.where(np.abs(difference) < _ROUNDING, 0.0, difference))
+
+
+def compare_at_equal_kl(
+    method: Mapping[str, Floats], baseline: Mapping[str, Floats], quantities: tuple[str, ...]
+) -> dict[str, object]:
+    """Compare a method with a baseline at equal KL: each seed's two lines, over the KL that both reach.
+
+    Args:
+        method: Measures along a line (over β, or over steps), each of shape (L, S).
+        baseline: The same for the baseline.
+        quantities: What to compare.
+
+    Returns:
+        For each quantity the mean paired difference with its interval; `seeds`, how many seeds could be compared;
+        `kl`, the mean ends of the ranges.
+    """
+    result: dict[str, object] = {}
+    for quantity in quantities:
+        sides = [
+            [[_frontier(kl, value)] for kl, value in zip(side["kl"].T, side[quantity].T, strict=True)]
+            for side in (method, baseline)
+        ]
+        found = equal_kl_differences(*sides, points=21)
+        result[quantity] = paired(found.difference_s, np.zeros_like(found.difference_s))
+        shared = np.isfinite(found.difference_s)
+        result["seeds"] = int(shared.sum())
+        ends = [found.low_s[shared], found.high_s[shared]]
+        result["kl"] = [float(f"{end.mean():.4g}") for end in ends] if shared.any() else None
+    return result
+
+
+def _frontier(kl_l: Floats, value_l: Floats) -> SeedFrontier:
+    keep = kl_l >= _LEAST_KL
+    keep[kl_l.argmax()] = True  # a line that never gets so far keeps its end, and shares no range with another
+    return SeedFrontier(kl_b=kl_l[keep], agreement_b=value_l[keep], value_b=value_l[keep])
