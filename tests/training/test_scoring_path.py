@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from pairs import history, options, small_pairs
 from peft import LoraConfig
-from transformers import BloomConfig, BloomForCausalLM
+from transformers import BloomConfig, BloomForCausalLM, LlamaConfig
 
 from mallowspo import MallowsPOConfig, MallowsPOTrainer
 from mallowspo.errors import InputError
@@ -81,7 +81,7 @@ def test_pieces_of_a_batch_are_the_batch(random_setting, tmp_path, monkeypatch, 
     changes = {"objective": "dpo", "max_steps": 6, "max_length": 40, **changes}
     whole = build(random_setting, tmp_path, **changes)
     whole.train()
-    monkeypatch.setattr(file, "_ROW_TOKENS", {"cpu": 60, "accelerator": 60, "dense_mask": 60})
+    monkeypatch.setattr(file, "_cpu_row_tokens", lambda config: 60)
     pieces = build(random_setting, tmp_path, **changes)
     batch = pieces.data_collator([pieces.train_dataset[i] for i in range(4)])
     assert len(pieces.scoring.pieces(batch)) > 1 == len(whole.scoring.pieces(batch))
@@ -89,14 +89,20 @@ def test_pieces_of_a_batch_are_the_batch(random_setting, tmp_path, monkeypatch, 
     assert_same_run(whole, pieces)
 
 
+@pytest.mark.parametrize(("hidden", "layers", "tokens"), [(64, 2, 1536), (512, 8, 880), (4096, 32, 512)])
+def test_a_row_on_a_processor_keeps_what_fits(hidden, layers, tokens):
+    config = LlamaConfig(hidden_size=hidden, intermediate_size=round(2.6875 * hidden), num_hidden_layers=layers)
+    assert file._cpu_row_tokens(config) == tokens
+
+
 def test_loss_outside_of_a_step_leaves_no_gradient_behind(random_setting, tmp_path, monkeypatch):
-    monkeypatch.setattr(file, "_ROW_TOKENS", {"cpu": 1})
+    monkeypatch.setattr(file, "_cpu_row_tokens", lambda config: 1)
     run = build(random_setting, tmp_path, objective="dpo")
     batch = run.data_collator([run.train_dataset[i] for i in range(3)])
     loss = run.compute_loss(run.model, batch)
     assert all(value.grad is None for value in run.model.parameters())
     loss.backward()
-    monkeypatch.setattr(file, "_ROW_TOKENS", {"cpu": 10**6})
+    monkeypatch.setattr(file, "_cpu_row_tokens", lambda config: 10**6)
     other = build(random_setting, tmp_path, objective="dpo")
     other.compute_loss(other.model, batch).backward()
     for ours, theirs in zip(run.model.parameters(), other.model.parameters(), strict=True):

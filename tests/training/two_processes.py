@@ -34,7 +34,7 @@ class CountSynchronisations(TrainerCallback):
 
 
 def main(model, folder, batch_size):
-    scoring_path._ROW_TOKENS.update(cpu=60)
+    scoring_path._cpu_row_tokens = lambda config: 60
     counter = CountSynchronisations()
     args = MallowsPOConfig(
         **options(folder, objective="dpo", max_steps=4, gradient_accumulation_steps=2) | {

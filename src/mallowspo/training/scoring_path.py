@@ -17,9 +17,20 @@ from mallowspo.scoring.packed_layout import split_by_tokens
 
 __all__ = ["ScoredPairs", "ScoringPath", "choose_scoring_path"]
 
-# Tokens in one packed row, so in one forward and backward pass. A processor works best on rows that its caches hold;
-# an accelerator wants them long. A mask of the whole row grows with its square.
-_ROW_TOKENS = {"cpu": 1024, "accelerator": 8192, "dense_mask": 1024}
+# Tokens in one packed row, so in one forward and backward pass: a row's fixed cost wants many, memory wants few. An
+# accelerator wants rows long; a mask of the whole row grows with its square.
+_ROW_TOKENS = {"accelerator": 8192, "dense_mask": 1024}
+_CPU_ROW_TOKENS = (512, 1536)  # between these; beyond, a longer row was measured to save nothing
+_CPU_ROW_BYTES = 640 * 2**20  # what a row's backward pass may keep
+
+
+def _cpu_row_tokens(config: Any) -> int:
+    """As many tokens as may be kept on a processor; a layer was measured to keep 25 hidden and 8 MLP vectors of each."""
+    hidden = getattr(config, "hidden_size", 1024)
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    kept = 4 * getattr(config, "num_hidden_layers", 12) * (25 * hidden + 8 * inner)
+    low, high = _CPU_ROW_TOKENS
+    return min(high, max(low, _CPU_ROW_BYTES // kept))
 
 
 @dataclass(frozen=True)
@@ -130,8 +141,13 @@ def choose_scoring_path(trainer: Any) -> ScoringPath:
             )
         return ScoringPath("padded", padded.reason)
     policy, *_ = [add_packed_head(model) for model in models]
-    kind = "cpu" if device == "cpu" else "accelerator"
-    return ScoringPath(policy.path, policy.reason, _ROW_TOKENS[policy.path if policy.path in _ROW_TOKENS else kind])
+    if policy.path in _ROW_TOKENS:
+        tokens = _ROW_TOKENS[policy.path]
+    elif device == "cpu":
+        tokens = _cpu_row_tokens(trainer.accelerator.unwrap_model(trainer.model).config)
+    else:
+        tokens = _ROW_TOKENS["accelerator"]
+    return ScoringPath(policy.path, policy.reason, tokens)
 
 
 def _refusal(trainer: Any) -> str | None:

@@ -1,0 +1,357 @@
+"""Tables and figures of the benchmarks, from the CSV files of their results.
+
+    python benchmarks/summary.py           # writes the tables of docs/performance.md and its figures
+    python benchmarks/summary.py --check   # exit code 1 if the page shows other tables
+
+A ratio is taken between steps on the same pairs in the same round, and the median of these is quoted with the 20% and
+80% quantiles. Memory is the peak while training above that of the process before a model was loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from measure import read_lines
+from workload import REAL_REGIME, REGIMES, ROOT
+
+RESULTS = ROOT / "benchmarks/results"
+PAGE = ROOT / "docs/performance.md"
+FIGURES = ROOT / "docs/performance"
+
+ARM_NAMES = {
+    "trl_live": "TRL, reference live",
+    "trl_stored": "TRL, reference precomputed",
+    "trl_compact_tuned": "TRL compact, allocator tuned",
+    "trl_compact_tuned_accumulated": "the same, 1 pair × 8",
+    "ours_live": "ours, reference live",
+    "ours_stored": "ours, reference stored",
+}
+# Who against whom, in which cells, what is at least to be reached, and the aim.
+GOALS = (
+    ("speed", "trl_stored", "ours_stored", ("A a", "A b", "A c"), 4.0, 8.0),
+    ("speed", "trl_compact_tuned", "ours_stored", ("A a", "C a"), 2.0, 2.8),
+    ("memory", "trl_stored", "ours_stored", ("A a", "A b", "A c", "C a", "C b", "C c"), 6.0, 10.0),
+    ("memory", "trl_compact_tuned", "ours_stored", ("A a", "A b", "A c", "C a", "C b", "C c"), 4.0, 6.0),
+)
+FLOOR_GOAL = (1.6, 1.3)
+Line = Mapping[str, str]
+
+
+def by_cell(lines: Iterable[Line]) -> dict[str, dict[str, list[Line]]]:
+    """Lines by cell (`A a`) and arm."""
+    found: dict[str, dict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
+    for line in lines:
+        found[f"{line['model']} {line['regime']}"][line["arm"]].append(line)
+    return found
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, 20% and 80% quantile."""
+    cuts = statistics.quantiles(values, n=5, method="inclusive") if len(values) > 1 else [values[0]] * 4
+    return statistics.median(values), cuts[0], cuts[-1]
+
+
+def paired(left: Sequence[Line], right: Sequence[Line], value: Callable[[Line], float]) -> list[float]:
+    """Ratios of the same step in the same round."""
+    others = {(line["round"], line["step"]): value(line) for line in right}
+    return [value(line) / others[key] for line in left if (key := (line["round"], line["step"])) in others]
+
+
+def seconds(line: Line) -> float:
+    """Wall-clock seconds of a step."""
+    return float(line["seconds"])
+
+
+def memory(line: Line) -> float:
+    """GB above the bare process."""
+    return float(line["peak_gb"]) - float(line["bare_gb"])
+
+
+def floor_of(arms: Mapping[str, Sequence[Line]]) -> dict[str, float]:
+    """Seconds of the floor, by round."""
+    return {line["round"]: seconds(line) for line in arms.get("floor", ())}
+
+
+def over_floor(arms: Mapping[str, Sequence[Line]], arm: str) -> list[float]:
+    """Each step's seconds over those of the floor of its round."""
+    floor = floor_of(arms)
+    return [seconds(line) / floor[line["round"]] for line in arms[arm] if line["round"] in floor]
+
+
+def print_steps(lines: Iterable[Line]) -> None:
+    """The medians of every cell, in the terminal."""
+    for cell, arms in by_cell(lines).items():
+        print(f"\n{cell}")
+        print(
+            f"{'arm':32s} {'s a step':>9s} {'20%':>7s} {'80%':>7s} {'GB above':>9s} {'before s':>9s} {'x floor':>8s}"
+        )
+        for arm, found in arms.items():
+            middle, low, high = spread([seconds(line) for line in found])
+            row = f"{arm:32s} {middle:9.3f} {low:7.3f} {high:7.3f}"
+            if arm != "floor":
+                before = statistics.median(float(line["before_training_s"]) for line in found)
+                ratios = over_floor(arms, arm)
+                times = f"{statistics.median(ratios):8.2f}" if ratios else ""
+                row += f" {statistics.median(map(memory, found)):9.2f} {before:9.1f} {times}"
+            print(row)
+
+
+def cells_in_order(cells: Iterable[str]) -> list[str]:
+    """Models in order of their names, regimes as they are listed."""
+    order = [*REGIMES, REAL_REGIME]
+    return sorted(cells, key=lambda cell: (cell.split()[0], order.index(cell.split()[1])))
+
+
+def step_table(cells: Mapping[str, Mapping[str, Sequence[Line]]]) -> list[str]:
+    """Seconds and memory of every arm in every cell."""
+    names = cells_in_order(cells)
+    rows = ["| | " + " | ".join(f"{name.replace(' ', '·')}" for name in names) + " |", "|---|" + "---|" * len(names)]
+    for arm, text in ARM_NAMES.items():
+        row = [f"| {text} "]
+        for name in names:
+            found = cells[name].get(arm)
+            if not found:
+                row.append("| ")
+                continue
+            middle, low, high = spread([seconds(line) for line in found])
+            row.append(f"| {middle:.2f} [{low:.2f}, {high:.2f}] s, {statistics.median(map(memory, found)):.2f} GB ")
+        rows.append("".join(row) + "|")
+    floors = [statistics.median(floor_of(cells[name]).values()) for name in names]
+    rows.append("| floor " + "".join(f"| {value:.2f} s " for value in floors) + "|")
+    rows.append(
+        "| ours, stored, over the floor "
+        + "".join(
+            "| {:.2f} [{:.2f}, {:.2f}] ".format(*spread(over_floor(cells[name], "ours_stored"))) for name in names
+        )
+        + "|"
+    )
+    return rows
+
+
+def _judged(value: float, least: float, aim: float, *, smaller: bool = False) -> str:
+    sign = -1 if smaller else 1
+    if sign * value >= sign * aim:
+        return "aim reached"
+    return "reached" if sign * value >= sign * least else "**missed**"
+
+
+def goal_table(cells: Mapping[str, Mapping[str, Sequence[Line]]]) -> list[str]:
+    """What was to be reached, and what was."""
+    rows = ["| goal | cell | median of paired ratios [20%, 80%] | at least | aim | |", "|---|---|---|---|---|---|"]
+    for what, left, right, names, least, aim in GOALS:
+        value = seconds if what == "speed" else memory
+        sense = "times faster than" if what == "speed" else "times less memory than"
+        for name in names:
+            if name in cells and cells[name].get(left) and cells[name].get(right):
+                middle, low, high = spread(paired(cells[name][left], cells[name][right], value))
+                rows.append(
+                    f"| {ARM_NAMES[right]}: {sense} {ARM_NAMES[left]} | {name.replace(' ', '·')} "
+                    f"| {middle:.2f} [{low:.2f}, {high:.2f}] | {least:g} | {aim:g} | {_judged(middle, least, aim)} |"
+                )
+    for name in cells_in_order(cells):
+        if name.split()[1] in REGIMES and cells[name].get("ours_stored"):
+            middle, low, high = spread(over_floor(cells[name], "ours_stored"))
+            least, aim = FLOOR_GOAL
+            rows.append(
+                f"| {ARM_NAMES['ours_stored']}: seconds over the floor | {name.replace(' ', '·')} "
+                f"| {middle:.2f} [{low:.2f}, {high:.2f}] | {least:g} | {aim:g} "
+                f"| {_judged(middle, least, aim, smaller=True)} |"
+            )
+    return rows
+
+
+def origin_line(lines: Sequence[Line]) -> str:
+    """Where the lines were measured."""
+    facts = {
+        key: sorted({line[key] for line in lines})
+        for key in ("machine", "threads", "torch", "transformers", "trl", "commit", "date")
+    }
+    shown = {key: ", ".join(value) for key, value in facts.items()}
+    return (
+        f"{shown['machine']}, {shown['threads']} threads; torch {shown['torch']}, "
+        f"transformers {shown['transformers']}, TRL {shown['trl']}; commit {shown['commit']}, {shown['date']}."
+    )
+
+
+def step_block() -> list[str]:
+    """The part of the page on a step."""
+    lines = read_lines(RESULTS / "step.csv")
+    if not lines:
+        return ["Not measured yet."]
+    cells = by_cell(lines)
+    measured = len(next(iter(cells.values()))["ours_stored"])
+    return [*goal_table(cells), "", f"Medians [20%, 80%] over {measured} steps of an arm and peak memory above the bare process:", "",
+            *step_table(cells), "", origin_line(lines)]  # fmt: skip
+
+
+def scaling_block() -> list[str]:
+    """The part of the page on how a step's cost grows."""
+    lines = read_lines(RESULTS / "scaling.csv")
+    if not lines:
+        return ["Not measured yet."]
+    rows = ["| what grows | from … to | arm | seconds a step | GB above the bare process |", "|---|---|---|---|---|"]
+    for axis in dict.fromkeys(line["axis"] for line in lines):
+        for arm in dict.fromkeys(line["arm"] for line in lines if line["axis"] == axis):
+            found: dict[str, list[Line]] = defaultdict(list)
+            for line in lines:
+                if (line["axis"], line["arm"]) == (axis, arm):
+                    found[line["value"]].append(line)
+            values = sorted(found, key=float)
+            times = ", ".join(f"{statistics.median(map(seconds, found[value])):.2f}" for value in values)
+            sizes = ", ".join(f"{statistics.median(map(memory, found[value])):.2f}" for value in values)
+            rows.append(f"| {axis} | {', '.join(values)} | {ARM_NAMES[arm]} | {times} | {sizes} |")
+    return [*rows, "", origin_line(lines)]
+
+
+def reference_block() -> list[str]:
+    """The part of the page on what entropies cost in the reference's pass."""
+    lines = read_lines(RESULTS / "reference.csv")
+    if not lines:
+        return ["Not measured yet."]
+    rows = [
+        "| model, regime | with entropies, s | without, s | ratio [20%, 80%] | at least | aim | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    cells: dict[str, dict[str, list[Line]]] = by_cell(lines)
+    for name in cells_in_order(cells):
+        with_, without = cells[name]["with"], cells[name]["without"]
+        middle, low, high = spread(paired(with_, without, seconds))
+        rows.append(
+            f"| {name.replace(' ', '·')} | {statistics.median(map(seconds, with_)):.2f} "
+            f"| {statistics.median(map(seconds, without)):.2f} | {middle:.3f} [{low:.3f}, {high:.3f}] | 1.05 | 1.01 "
+            f"| {_judged(middle, 1.05, 1.01, smaller=True)} |"
+        )
+    return [*rows, "", origin_line(lines)]
+
+
+BLOCKS = {"step": step_block, "scaling": scaling_block, "reference": reference_block}
+
+
+def page_with_blocks(text: str) -> str:
+    """The page with its tables written anew."""
+    for name, make in BLOCKS.items():
+        body = "\n".join(make())
+        text, count = re.subn(
+            rf"(<!-- begin {name}[^>]*-->\n).*?(<!-- end {name} -->)",
+            lambda found, body=body: f"{found[1]}{body}\n{found[2]}",
+            text,
+            flags=re.DOTALL,
+        )
+        if count != 1:
+            raise SystemExit(f"{PAGE} has no block {name!r}")
+    return text
+
+
+def draw() -> None:
+    """The figures of the page."""
+    from mallowspo.reports.figure_style import save_figure
+
+    lines = read_lines(RESULTS / "step.csv")
+    if lines:
+        save_figure(_bars(by_cell(lines)), FIGURES, "step")
+    lines = read_lines(RESULTS / "scaling.csv")
+    if lines:
+        save_figure(_growth(lines), FIGURES, "scaling")
+    for path in FIGURES.glob("*.svg"):
+        path.unlink()  # the page shows the PNG
+
+
+COLOURS = {
+    "trl_live": "#b9bec6", "trl_stored": "#8a919c", "trl_compact_tuned": "#E69F00",
+    "trl_compact_tuned_accumulated": "#f2cf7f", "ours_live": "#7fb8d9", "ours_stored": "#0072B2",
+}  # fmt: skip
+
+
+def _bars(cells: Mapping[str, Mapping[str, Sequence[Line]]]) -> object:
+    from matplotlib.figure import Figure
+
+    from mallowspo.reports.figure_style import house_style
+
+    names = cells_in_order(cells)
+    with house_style():
+        figure = Figure(figsize=(11, 7.2), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        width = 0.13
+        for i, arm in enumerate(ARM_NAMES):
+            places = [n for n, name in enumerate(names) if cells[name].get(arm)]
+            found = [spread([seconds(line) for line in cells[names[n]][arm]]) for n in places]
+            at = [n + (i - 2.5) * width for n in places]
+            middle = [value[0] for value in found]
+            bars = [[m - low for m, low, _ in found], [high - m for m, _, high in found]]
+            upper.bar(
+                at, middle, width, color=COLOURS[arm], label=ARM_NAMES[arm], yerr=bars, error_kw={"elinewidth": 0.8}
+            )
+            for x, value in zip(at, middle, strict=True):
+                upper.annotate(f"{value:.1f}", (x, value), (0, 4), textcoords="offset points", ha="center", fontsize=7)
+            sizes = [statistics.median(map(memory, cells[names[n]][arm])) for n in places]
+            lower.bar(at, sizes, width, color=COLOURS[arm])
+            for x, value in zip(at, sizes, strict=True):
+                lower.annotate(f"{value:.1f}", (x, value), (0, 2), textcoords="offset points", ha="center", fontsize=7)
+        for n, name in enumerate(names):
+            floor = statistics.median(floor_of(cells[name]).values())
+            upper.hlines(floor, n - 0.42, n + 0.42, colors="#222222", linewidth=1.2, label="floor" if n == 0 else None)
+        upper.set_yscale("log")
+        upper.set_ylabel("seconds a step (log scale)")
+        lower.set_ylabel("peak GB above the bare process")
+        lower.set_xticks(range(len(names)), [_cell_label(name) for name in names])
+        figure.legend(loc="outside upper center", ncols=4, fontsize=8.5, frameon=False)
+    return figure
+
+
+def _cell_label(name: str) -> str:
+    model, regime = name.split()
+    if regime in REGIMES:
+        prompt, response = REGIMES[regime]
+        return f"model {model}, {prompt}/{response}"
+    return f"{model}, HH dialogues"
+
+
+def _growth(lines: Sequence[Line]) -> object:
+    from matplotlib.figure import Figure
+
+    from mallowspo.reports.figure_style import house_style
+
+    axes_names = list(dict.fromkeys(line["axis"] for line in lines))
+    with house_style():
+        figure = Figure(figsize=(12, 3.4), layout="constrained")
+        for place, axis in zip(figure.subplots(1, len(axes_names)), axes_names, strict=True):
+            for arm in dict.fromkeys(line["arm"] for line in lines if line["axis"] == axis):
+                found: dict[float, list[float]] = defaultdict(list)
+                for line in lines:
+                    if (line["axis"], line["arm"]) == (axis, arm):
+                        found[float(line["value"])].append(seconds(line))
+                values = sorted(found)
+                place.plot(
+                    values,
+                    [statistics.median(found[v]) for v in values],
+                    marker="o",
+                    color=COLOURS[arm],
+                    label=ARM_NAMES[arm],
+                )
+            place.set_xlabel(axis)
+            place.set_ylim(bottom=0)
+        figure.axes[0].set_ylabel("seconds a step")
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def main() -> None:
+    """Write or check the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only compare; exit code 1 where the page differs")
+    args = parser.parse_args()
+    text = PAGE.read_text(encoding="utf-8")
+    made = page_with_blocks(text)
+    if args.check:
+        sys.exit(f"{PAGE.relative_to(ROOT)} shows other tables than the results give" if made != text else 0)
+    PAGE.write_text(made, encoding="utf-8")
+    draw()
+
+
+if __name__ == "__main__":
+    main()
