@@ -6,8 +6,8 @@
 
 Every arm runs in its own process; arms take turns, round by round, so that a busy minute of the machine hits them all.
 A process makes its warm-up steps, forgets its peak of memory, and times the steps that follow, on the same pairs as
-every other arm. `floor` is the time of the matrix products that no layout can avoid (prompts shared, no padding,
-reference stored) at the speed of one large product on the same machine.
+every other arm. The floor is the time of the matrix products that no layout can avoid (prompts shared, no padding,
+reference stored) at the speed of one large product, measured in the same process right after the steps.
 """
 
 from __future__ import annotations
@@ -55,7 +55,6 @@ ARMS = {
     "ours_live": Arm("ours", False),
     "ours_stored": Arm("ours", True),
 }
-FLOOR = "floor"
 
 
 def run_arm(arm: Arm, model: str, rows: Any, pairs: int, warm: int, timed: int, folder: str) -> list[dict[str, Any]]:
@@ -102,23 +101,23 @@ def run_arm(arm: Arm, model: str, rows: Any, pairs: int, warm: int, timed: int, 
     )
     built = time.perf_counter() - begun
     trainer.train()
-    peak = resident("VmHWM")
-    return [{**step, "peak_gb": peak, "bare_gb": bare, "before_training_s": built} for step in steps]
+    facts = {"peak_gb": resident("VmHWM"), "bare_gb": bare, "before_training_s": built}
+    return [{**step, **facts, "product_flops": speed_of_products()} for step in steps]
 
 
-def floor_seconds(model: str, sizes: list[tuple[int, int, int]], steps: int) -> float:
-    """Seconds a step of products that cannot be avoided, at the speed of one large product."""
+def floor_operations(model: str, sizes: list[tuple[int, int, int]], steps: int) -> float:
+    """Floating-point operations a step of the products that cannot be avoided."""
     m = _shape(model)
     hidden, layers, head = m["hidden_size"], m["num_hidden_layers"], m["hidden_size"] // m["num_attention_heads"]
     own = 2 * hidden**2 + 2 * hidden * head * m["num_key_value_heads"]
     per_token = 2 * layers * (own + 3 * hidden * m["intermediate_size"])
-    flops = 0.0
+    operations = 0.0
     for prompt, *responses in sizes:
-        flops += 3 * per_token * (prompt + sum(responses))
+        operations += 3 * per_token * (prompt + sum(responses))
         seen = prompt**2 / 2 + sum(prompt * r + r**2 / 2 for r in responses)
-        flops += 3 * layers * 4 * hidden * seen
-        flops += 3 * 2 * hidden * m["vocab_size"] * sum(responses)
-    return flops / speed_of_products() / steps
+        operations += 3 * layers * 4 * hidden * seen
+        operations += 3 * 2 * hidden * m["vocab_size"] * sum(responses)
+    return operations / steps
 
 
 def _shape(model: str) -> dict[str, Any]:
@@ -129,22 +128,11 @@ def _shape(model: str) -> dict[str, Any]:
 
 
 def child(task: dict[str, Any]) -> list[dict[str, Any]]:
-    """One arm or the floor, in this process."""
+    """One arm, in this process."""
     model, regime, pairs = task["model"], task["regime"], task["pairs"]
     count = pairs * (task["warm"] + task["timed"])
-    if task["arm"] == FLOOR:
-        sizes = real_lengths(count) if regime == REAL_REGIME else lengths(regime, count)
-        seconds = floor_seconds(model, sizes, task["warm"] + task["timed"])
-        return [
-            {
-                "step": 0,
-                "seconds": seconds,
-                "processor_seconds": "",
-                "peak_gb": "",
-                "bare_gb": "",
-                "before_training_s": "",
-            }
-        ]
+    sizes = real_lengths(count) if regime == REAL_REGIME else lengths(regime, count)
+    floor = floor_operations(model, sizes, task["warm"] + task["timed"])
     with tempfile.TemporaryDirectory() as name:
         if regime == REAL_REGIME:
             path = str(SHARED / "models" / model)
@@ -152,13 +140,14 @@ def child(task: dict[str, Any]) -> list[dict[str, Any]]:
             path = str(Path(name) / "model")
             prepare(Path(path), model)
         rows = dataset(regime, count)
-        return run_arm(ARMS[task["arm"]], path, rows, pairs, task["warm"], task["timed"], f"{name}/out")
+        lines = run_arm(ARMS[task["arm"]], path, rows, pairs, task["warm"], task["timed"], f"{name}/out")
+    return [{**line, "floor_operations": floor} for line in lines]
 
 
 def measure(task: dict[str, Any]) -> list[dict[str, Any]]:
     """Run one arm in a process of its own."""
-    environment = dict(ARMS[task["arm"]].environment) if task["arm"] in ARMS else {}
-    return run_child(__file__, task, environment)["lines"]
+    lines: list[dict[str, Any]] = run_child(__file__, task, dict(ARMS[task["arm"]].environment))["lines"]
+    return lines
 
 
 def tasks_of(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -166,7 +155,7 @@ def tasks_of(args: argparse.Namespace) -> list[dict[str, Any]]:
     cells = [(model, regime) for model in args.models if model in MODELS for regime in args.regimes]
     if REAL_MODEL in args.models:
         cells.append((REAL_MODEL, REAL_REGIME))
-    names, found = [FLOOR, *args.arms], []
+    names, found = list(args.arms), []
     for model, regime in cells:
         for number in range(args.rounds):
             shift = number % len(names)

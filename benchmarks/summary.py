@@ -72,15 +72,14 @@ def memory(line: Line) -> float:
     return float(line["peak_gb"]) - float(line["bare_gb"])
 
 
-def floor_of(arms: Mapping[str, Sequence[Line]]) -> dict[str, float]:
-    """Seconds of the floor, by round."""
-    return {line["round"]: seconds(line) for line in arms.get("floor", ())}
+def floor(line: Line) -> float:
+    """Seconds of the products that cannot be avoided, at the speed of a product in the same process."""
+    return float(line["floor_operations"]) / float(line["product_flops"])
 
 
-def over_floor(arms: Mapping[str, Sequence[Line]], arm: str) -> list[float]:
-    """Each step's seconds over those of the floor of its round."""
-    floor = floor_of(arms)
-    return [seconds(line) / floor[line["round"]] for line in arms[arm] if line["round"] in floor]
+def over_floor(lines: Iterable[Line]) -> list[float]:
+    """Each step's seconds over those of the floor."""
+    return [seconds(line) / floor(line) for line in lines]
 
 
 def print_steps(lines: Iterable[Line]) -> None:
@@ -92,13 +91,10 @@ def print_steps(lines: Iterable[Line]) -> None:
         )
         for arm, found in arms.items():
             middle, low, high = spread([seconds(line) for line in found])
-            row = f"{arm:32s} {middle:9.3f} {low:7.3f} {high:7.3f}"
-            if arm != "floor":
-                before = statistics.median(float(line["before_training_s"]) for line in found)
-                ratios = over_floor(arms, arm)
-                times = f"{statistics.median(ratios):8.2f}" if ratios else ""
-                row += f" {statistics.median(map(memory, found)):9.2f} {before:9.1f} {times}"
-            print(row)
+            before = statistics.median(float(line["before_training_s"]) for line in found)
+            times = statistics.median(over_floor(found))
+            above = statistics.median(map(memory, found))
+            print(f"{arm:32s} {middle:9.3f} {low:7.3f} {high:7.3f} {above:9.2f} {before:9.1f} {times:8.2f}")
 
 
 def cells_in_order(cells: Iterable[str]) -> list[str]:
@@ -121,15 +117,11 @@ def step_table(cells: Mapping[str, Mapping[str, Sequence[Line]]]) -> list[str]:
             middle, low, high = spread([seconds(line) for line in found])
             row.append(f"| {middle:.2f} [{low:.2f}, {high:.2f}] s, {statistics.median(map(memory, found)):.2f} GB ")
         rows.append("".join(row) + "|")
-    floors = [statistics.median(floor_of(cells[name]).values()) for name in names]
-    rows.append("| floor " + "".join(f"| {value:.2f} s " for value in floors) + "|")
-    rows.append(
-        "| ours, stored, over the floor "
-        + "".join(
-            "| {:.2f} [{:.2f}, {:.2f}] ".format(*spread(over_floor(cells[name], "ours_stored"))) for name in names
-        )
-        + "|"
-    )
+    ours = [cells[name].get("ours_stored", ()) for name in names]
+    floors = [f"{statistics.median(map(floor, found)):.2f} s" if found else "" for found in ours]
+    rows.append("| floor | " + " | ".join(floors) + " |")
+    over = ["{:.2f} [{:.2f}, {:.2f}]".format(*spread(over_floor(found))) if found else "" for found in ours]
+    rows.append("| ours, stored, over the floor | " + " | ".join(over) + " |")
     return rows
 
 
@@ -155,7 +147,7 @@ def goal_table(cells: Mapping[str, Mapping[str, Sequence[Line]]]) -> list[str]:
                 )
     for name in cells_in_order(cells):
         if name.split()[1] in REGIMES and cells[name].get("ours_stored"):
-            middle, low, high = spread(over_floor(cells[name], "ours_stored"))
+            middle, low, high = spread(over_floor(cells[name]["ours_stored"]))
             least, aim = FLOOR_GOAL
             rows.append(
                 f"| {ARM_NAMES['ours_stored']}: seconds over the floor | {name.replace(' ', '·')} "
@@ -185,8 +177,8 @@ def step_block() -> list[str]:
         return ["Not measured yet."]
     cells = by_cell(lines)
     measured = len(next(iter(cells.values()))["ours_stored"])
-    return [*goal_table(cells), "", f"Medians [20%, 80%] over {measured} steps of an arm and peak memory above the bare process:", "",
-            *step_table(cells), "", origin_line(lines)]  # fmt: skip
+    caption = f"Medians [20%, 80%] over {measured} steps of an arm, and peak memory above the bare process:"
+    return [*goal_table(cells), "", caption, "", *step_table(cells), "", origin_line(lines)]
 
 
 def scaling_block() -> list[str]:
@@ -229,7 +221,20 @@ def reference_block() -> list[str]:
     return [*rows, "", origin_line(lines)]
 
 
-BLOCKS = {"step": step_block, "scaling": scaling_block, "reference": reference_block}
+def profile_block() -> list[str]:
+    """The part of the page on where the time of a step goes."""
+    lines = read_lines(RESULTS / "profile.csv")
+    if not lines:
+        return ["Not measured yet."]
+    models = list(dict.fromkeys(line["model"] for line in lines))
+    rows = ["| | " + " | ".join(f"{model}·a" for model in models) + " |", "|---|" + "---|" * len(models)]
+    for kind in dict.fromkeys(line["kind"] for line in lines):
+        shares = [float(line["share"]) for line in lines if line["kind"] == kind]
+        rows.append(f"| {kind} | " + " | ".join(f"{share:.0%}" for share in shares) + " |")
+    return [*rows, "", origin_line(lines)]
+
+
+BLOCKS = {"step": step_block, "profile": profile_block, "scaling": scaling_block, "reference": reference_block}
 
 
 def page_with_blocks(text: str) -> str:
@@ -293,8 +298,8 @@ def _bars(cells: Mapping[str, Mapping[str, Sequence[Line]]]) -> object:
             for x, value in zip(at, sizes, strict=True):
                 lower.annotate(f"{value:.1f}", (x, value), (0, 2), textcoords="offset points", ha="center", fontsize=7)
         for n, name in enumerate(names):
-            floor = statistics.median(floor_of(cells[name]).values())
-            upper.hlines(floor, n - 0.42, n + 0.42, colors="#222222", linewidth=1.2, label="floor" if n == 0 else None)
+            least = statistics.median(map(floor, cells[name]["ours_stored"]))
+            upper.hlines(least, n - 0.42, n + 0.42, colors="#222222", linewidth=1.2, label="floor" if n == 0 else None)
         upper.set_yscale("log")
         upper.set_ylabel("seconds a step (log scale)")
         lower.set_ylabel("peak GB above the bare process")
