@@ -19,7 +19,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 """What each method sets in `MallowsPOConfig`; everything else is the same for all. DPO is the baseline."""
 
 HELDOUT_JUDGE = "heldout"
-"""The judge that needs nothing from outside: a reward model trained on the half of the data that no policy saw."""
+"""The judge that needs nothing from outside: a reward model trained on the part of the data that no policy saw."""
 
 _SHARED = "../shared"
 
@@ -40,11 +40,11 @@ class DialogueSetup:
         votes_data: Out of distribution: several people's votes on two answers to an instruction; empty for none.
         single_turn: Keep only dialogues with one human turn.
         max_length: Tokens of prompt and response; only rows that fit whole are used, in training and in tests.
-        data_seed: Of the split into halves, of SFT and judge, and of what is sampled for evaluation.
+        data_seed: Of the split into parts, of SFT and judge, and of what is sampled for evaluation.
         test_pairs: Rows of each test set at most.
         sft_steps: Optimiser steps of the SFT of the base model on chosen responses; 0 takes the base model as it is.
         sft_learning_rate: Of these.
-        train_pairs: Pairs that each seed draws from the policies' half.
+        train_pairs: Pairs that each seed draws from the policies' part.
         epochs: Passes over them.
         batch_size: Pairs in a step.
         learning_rate: Peak learning rate of the preference training.
@@ -65,14 +65,14 @@ class DialogueSetup:
     single_turn: bool = False
     max_length: int = 384
     data_seed: int = 0
-    test_pairs: int = 300
-    sft_steps: int = 120
+    test_pairs: int = 250
+    sft_steps: int = 80
     sft_learning_rate: float = 1e-3
-    train_pairs: int = 320
+    train_pairs: int = 256
     epochs: int = 1
     batch_size: int = 16
-    learning_rate: float = 2e-4
-    kl_prompts: int = 100
+    learning_rate: float = 1e-4
+    kl_prompts: int = 60
     max_new_tokens: int = 80
     use_cpu: bool = False
 
@@ -126,7 +126,7 @@ class DialogueConfig:
         setup: What every job depends on.
         methods: Of `METHODS`; DPO among them.
         betas: Values of β. With two or more, methods are also compared at equal KL.
-        seeds: Each draws its own pairs from the policies' half, and its own order; the same for all methods.
+        seeds: Each draws its own pairs from the policies' part, and its own order; the same for all methods.
         judge: `heldout`, an address `http://host:port/v1#model`, `reward:MODEL`, or `module:function`.
         judge_base: Model that the held-out judge starts from; empty for the base model.
         judge_steps: Optimiser steps of the held-out judge.
@@ -144,10 +144,10 @@ class DialogueConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     judge: str = HELDOUT_JUDGE
     judge_base: str = ""
-    judge_steps: int = 100
+    judge_steps: int = 50
     judge_learning_rate: float = 1e-3
     judge_api_key_env: str | None = None
-    judged_prompts: int = 100
+    judged_prompts: int = 80
     judged_beta: float | None = None
     temperatures: tuple[float, ...] = (0.25, 0.7, 1.0)
     workers: int = 0
@@ -212,7 +212,7 @@ def fast_config(config: DialogueConfig) -> DialogueConfig:
         config: Whose data, model, judge and folder to keep.
 
     Returns:
-        The settings: one seed, two values of β, 48 pairs, a few steps.
+        The settings: one seed, two values of β, 16 pairs, a few steps.
 
     Example:
         >>> len(fast_config(DialogueConfig()).jobs)

@@ -29,7 +29,7 @@ class PairSet:
     """Pairs that fit whole, as tokens and as text.
 
     Attributes:
-        name: `policy`, `judge`, `test`, `ood` or `votes`.
+        name: `sft`, `policy`, `judge`, `test`, `ood` or `votes`.
         source: Where they came from.
         rows: `datasets.Dataset` with `prompt_ids`, `chosen_ids`, `rejected_ids`, `prompt_id`, `row_index`, and the
             texts `prompt`, `chosen`, `rejected`.
@@ -72,11 +72,14 @@ class DialogueData:
     """All the data of the study.
 
     Attributes:
-        policy: What SFT and preference training see.
-        judge: What only the held-out judge sees; it shares no dialogue with `policy`.
+        sft: Whose chosen responses the reference is trained on. Pairs of which it had learnt one side already would
+            teach the policies that alone: their gradient falls on the other side.
+        policy: Whose pairs the policies are trained on.
+        judge: What only the held-out judge sees. No dialogue is in two of these.
         tests: In distribution first.
     """
 
+    sft: PairSet
     policy: PairSet
     judge: PairSet
     tests: tuple[PairSet, ...]
@@ -117,25 +120,25 @@ def read_dialogues(setup: DialogueSetup, tokenizer: Any) -> DialogueData:
         InputError: A source cannot be used, or too few rows fit.
     """
     train = _preferences(setup, "train", tokenizer)
-    policy, judge = _halves(train, setup.data_seed)
+    sft, policy, judge = _parts(train, setup.data_seed)
     if len(policy) < setup.train_pairs:
         raise InputError(
-            f"train_pairs: got {setup.train_pairs}, but the policies' half of {setup.train_data} has {len(policy)} "
+            f"train_pairs: got {setup.train_pairs}, but the policies' part of {setup.train_data} has {len(policy)} "
             f"rows that fit whole into max_length {setup.max_length}; lower train_pairs or raise max_length"
         )
     tests = [_preferences(setup, "test", tokenizer), _preferences(setup, "ood", tokenizer)]
     if setup.votes_data:
         tests.append(_votes(setup, tokenizer))
-    return DialogueData(policy, judge, tuple(_sample(test, setup) for test in tests))
+    return DialogueData(sft, policy, judge, tuple(_sample(test, setup) for test in tests))
 
 
 def _preferences(setup: DialogueSetup, name: str, tokenizer: Any) -> PairSet:
     source, split = getattr(setup, f"{name}_data"), getattr(setup, f"{name}_split")
     loaded = load_preferences(source, split=split, invalid_rows="drop")
-    rows = loaded.dataset
+    rows, read = loaded.dataset, len(loaded.dataset) + len(loaded.dropped)
     if "prompt" not in rows.column_names and {"chosen", "rejected"} <= set(rows.column_names):
         rows = _with_prompts(rows, source)
-    return _pair_set(rows, name, str(source), setup, tokenizer, read=len(rows) + len(loaded.dropped))
+    return _pair_set(rows, name, str(source), setup, tokenizer, read=read)
 
 
 def _with_prompts(rows: Any, source: str) -> Any:
@@ -223,19 +226,20 @@ def _kinds(problems: list[RowProblem]) -> dict[str, int]:
     return {kind.replace("_", " "): count for kind, count in Counter(p.kind for p in problems).items()}
 
 
-def _halves(train: PairSet, seed: int) -> tuple[PairSet, PairSet]:
-    """Split by dialogue, not by row: rows of one dialogue repeat its turns."""
+def _parts(train: PairSet, seed: int) -> tuple[PairSet, ...]:
+    """Three parts, split by dialogue, not by row: rows of one dialogue repeat its turns."""
     dialogues = sorted(set(train.groups))
-    chosen = np.random.default_rng([seed, 1]).permutation(len(dialogues))[: (len(dialogues) + 1) // 2]
-    first = {dialogues[place] for place in chosen}
-    inside = np.asarray([group in first for group in train.groups])
-    parts = [
-        train.take(name, np.flatnonzero(here), train.account)
-        for name, here in (("policy", inside), ("judge", ~inside))
-    ]
-    if not all(len(part) for part in parts):
-        raise InputError(f"train_data: {train.source} holds one dialogue only; the held-out half would be empty")
-    return parts[0], parts[1]
+    order = np.random.default_rng([seed, 1]).permutation(len(dialogues))
+    part_of = {dialogues[place]: part for part, some in enumerate(np.array_split(order, 3)) for place in some}
+    part_n = np.asarray([part_of[group] for group in train.groups])
+    if len(dialogues) < 3:
+        raise InputError(
+            f"train_data: {train.source} holds {len(dialogues)} dialogues; SFT, policies and judge need one each"
+        )
+    return tuple(
+        train.take(name, np.flatnonzero(part_n == part), train.account)
+        for part, name in enumerate(("sft", "policy", "judge"))
+    )
 
 
 def _sample(test: PairSet, setup: DialogueSetup) -> PairSet:

@@ -51,12 +51,12 @@ def _save(model: Any, tokenizer: Any, folder: Path, key: str) -> None:
     write_json(folder / _NOTE, {"key": key})
 
 
-def make_reference(setup: DialogueSetup, policy: PairSet, tokenizer: Any, on_step: OnStep) -> str:
-    """Fine-tune the base model on the chosen responses of the policies' half, and save it.
+def make_reference(setup: DialogueSetup, sft: PairSet, tokenizer: Any, on_step: OnStep) -> str:
+    """Fine-tune the base model on chosen responses, and save it.
 
     Args:
         setup: Base model, steps and rate.
-        policy: The policies' half.
+        sft: Whose chosen responses.
         tokenizer: The base model's.
         on_step: Called with steps done and steps in all.
 
@@ -64,7 +64,7 @@ def make_reference(setup: DialogueSetup, policy: PairSet, tokenizer: Any, on_ste
         The key of what it was made from.
     """
     key = key_of(
-        base=model_stamp(setup.model_name_or_path), rows=policy.key, steps=setup.sft_steps, batch=setup.batch_size,
+        base=model_stamp(setup.model_name_or_path), rows=sft.key, steps=setup.sft_steps, batch=setup.batch_size,
         rate=setup.sft_learning_rate, seed=setup.data_seed,
     )  # fmt: skip
     on_step(0, setup.sft_steps)
@@ -74,8 +74,8 @@ def make_reference(setup: DialogueSetup, policy: PairSet, tokenizer: Any, on_ste
         )
         _fit(
             model,
-            len(policy),
-            lambda places: _response_loss(model, [_row(policy, place) for place in places]),
+            len(sft),
+            lambda places: _response_loss(model, [_row(sft, place) for place in places]),
             steps=setup.sft_steps,
             batch_size=setup.batch_size,
             learning_rate=setup.sft_learning_rate,
@@ -112,13 +112,13 @@ def _response_loss(model: Any, rows: Sequence[tuple[list[int], list[int]]]) -> A
 
 
 def make_judge(config: DialogueConfig, judge: PairSet, on_step: OnStep) -> Path:
-    """Train a reward model on the half of the data that no policy saw (Bradley-Terry, one score an answer).
+    """Train a reward model on the part of the data that no policy saw (Bradley-Terry, one score an answer).
 
     It reads what `mallowspo.evaluation` will show it: the prompt with the stripped answer, without an end token.
 
     Args:
         config: Base model, steps and rate.
-        judge: The judge's half.
+        judge: The judge's part.
         on_step: Called with steps done and steps in all.
 
     Returns:

@@ -71,13 +71,12 @@ def write_dialogue_report(folder: Path, results: Results) -> None:
         _wins(results, figures),
         Section("What to conclude", [BulletList(conclusions(results)), BulletList(limits(results))]),
     ]
-    seconds = results["seconds"]
     extra = {
-        "Processor time": format_duration(seconds["processor"]),
+        "Processor time of the training runs": format_duration(results["seconds"]["jobs"]),
         "Machine": results["provenance"]["machine"],
         "Base model": str(results["config"]["setup"]["model_name_or_path"]).rsplit("/", 1)[-1],
     }
-    meta = current_meta(seeds=results["config"]["seeds"], run_time=seconds["wall"], extra=extra)
+    meta = current_meta(seeds=results["config"]["seeds"], extra=extra)
     title = "Dialogue: does a dispersion index help on real preferences?"
     write_report(folder / "report.html", Report(title, _summary(results), sections, meta))
 
@@ -99,10 +98,10 @@ def _summary(results: Results) -> str:
 def _question() -> Section:
     text = (
         "MallowsPO weighs each prompt by how much people are thought to agree on it; the estimate comes from the "
-        "entropy of the reference model. The paper reports that this helps on dialogues, and more so out of "
-        "distribution. Asked here: does the trained policy's implicit reward side with people more often than DPO's, "
-        "is the probability that it gives to people's choice better calibrated, does either change with the "
-        "dispersion of the prompt, and does a judge prefer its answers?"
+        "entropy of the reference model. The paper reports that this improves on DPO in dialogue and generalises "
+        "well. Asked here: does the trained policy's implicit reward side with people more often than DPO's, in and "
+        "out of distribution, is the probability that it gives to people's choice better calibrated, does either "
+        "change with the dispersion of the prompt, and does a judge prefer its answers?"
     )
     terms = [
         ("Margin", "β times the log-ratio gap between the chosen and the rejected response, policy to reference."),
@@ -128,15 +127,16 @@ def _method(results: Results) -> Section:
     setup, data = results["config"]["setup"], results["data"]
     config = results["config"]
     text = (
-        f"The data was split by dialogue into two halves. On the policies' half ({data['policy']['rows']:,} rows) the "
-        f"base model was fine-tuned on the chosen responses for {setup['sft_steps']} steps of {setup['batch_size']}: "
-        f"the reference. Each seed draws {setup['train_pairs']:,} pairs of that half, the same for every method, and "
-        f"trains {setup['epochs']} pass(es) at learning rate {setup['learning_rate']:g} through `MallowsPOTrainer`. "
-        "Learning rate and β were fixed on DPO alone, with another seed."
+        f"The data was split by dialogue into three parts. On the first ({data['sft']['rows']:,} rows) the base model "
+        f"was fine-tuned on the chosen responses for {setup['sft_steps']} steps of {setup['batch_size']}: the "
+        f"reference. Each seed draws {setup['train_pairs']:,} pairs of the second ({data['policy']['rows']:,} rows), "
+        f"the same for every method, and trains {setup['epochs']} pass(es) at learning rate "
+        f"{setup['learning_rate']:g} through `MallowsPOTrainer`. The parts are kept apart because a reference that "
+        "has learnt the chosen responses of the very pairs leaves only their rejected ones to learn from."
     )
     if config["judge"] == HELDOUT_JUDGE:
         text += (
-            f" The other half ({data['judge']['rows']:,} rows) trained the judge, a reward model, for "
+            f" The third ({data['judge']['rows']:,} rows) trained the judge, a reward model, for "
             f"{config['judge_steps']} steps; it shares no dialogue with what the policies saw."
         )
     rows = []
@@ -213,7 +213,8 @@ def _wins(results: Results, figures: Figures) -> Section:
         Paragraph(
             f"Every policy with β {shown_beta(results):g} and the reference answered {judge['prompts']} prompts of "
             f"the in-distribution test set, at most {setup['max_new_tokens']} tokens, at each temperature. "
-            f"{judge['pairs']:,} pairs were judged, {judge['identical']:,} of them equal texts, which are ties."
+            f"With the {judge['human_pairs']:,} human pairs below, {judge['pairs']:,} pairs were judged; "
+            f"{judge['identical']:,} were equal texts, which are ties."
         ),
         Callout("warning", " ".join(judge_sentences(results))),
         *(

@@ -95,7 +95,7 @@ def summarise(
     reference, trained = runs[0], list(runs[1:])
     tests = [_test(pairs, reference) for pairs in data.tests]
     return {
-        "data": {pairs.name: _account(pairs) for pairs in (data.policy, data.judge, *data.tests)},
+        "data": {pairs.name: _account(pairs) for pairs in (data.sft, data.policy, data.judge, *data.tests)},
         "reference": {test.pairs.name: _reference(test) for test in tests},
         "policies": _policies(config, trained),
         "tests": {test.pairs.name: _findings(config, test, trained) for test in tests},
