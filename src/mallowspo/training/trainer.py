@@ -283,7 +283,8 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             return None
         if self.precompute_ref_logps:
             return torch.stack([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]], dim=1)
-        with reference_model(self) as model:
+        # A separate reference was prepared for mixed precision before it learnt packed rows, which go past that.
+        with reference_model(self) as model, self.accelerator.autocast():
             return cast(Tensor, self.scoring.score(model, inputs, sum_dtype=self._sum_dtype).logp_bk)
 
     @property
