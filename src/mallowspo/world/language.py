@@ -13,6 +13,7 @@ has learnt how the parts combine.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,17 @@ from mallowspo.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["Family", "World", "WorldPrompt", "build_world", "vocabulary", "word_tokenizer"]
+__all__ = [
+    "FAMILY_NAMES",
+    "GROUP_NAMES",
+    "LARGEST_LOGIT",
+    "Family",
+    "World",
+    "WorldPrompt",
+    "build_world",
+    "vocabulary",
+    "word_tokenizer",
+]
 
 
 @dataclass(frozen=True)
@@ -145,6 +156,15 @@ _GROUPS = (
 
 # Half-widths of the three effects on logit φ. Their sum, 3.5, puts φ between .029 and .971.
 _FAMILY_SPREAD, _GROUP_SPREAD, _CONTEXT_SPREAD = 2.4, 0.7, 0.4
+
+FAMILY_NAMES = tuple(family.name for family in _FAMILIES)
+"""Names of the families, from the most agreed to the most contested."""
+
+GROUP_NAMES = _GROUPS
+"""Names of the groups of people."""
+
+LARGEST_LOGIT = _FAMILY_SPREAD + _GROUP_SPREAD + _CONTEXT_SPREAD
+"""The largest |logit φ| that a prompt can have."""
 
 _SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 
@@ -291,11 +311,15 @@ def build_world(seed: int = 0, *, train_prompts: int = 456, heldout_prompts: int
     return World(seed=seed, train=tuple(rest[i] for i in chosen), heldout=tuple(heldout))
 
 
-def word_tokenizer() -> PreTrainedTokenizerFast:
+def word_tokenizer(extra_words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """Build the tokenizer of the language: one token a word, `<bos>` before every text.
 
     It is an ordinary fast tokenizer of transformers, so that the whole pipeline treats the world as it would treat
     any other data. `<eos>` is not added: trainers do that at the end of a response.
+
+    Args:
+        extra_words: Words to add behind `vocabulary`, such as those of `mallowspo.world.conditions`; words that it
+            has already are left out.
 
     Returns:
         The tokenizer.
@@ -308,7 +332,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    ids = {word: index for index, word in enumerate(vocabulary())}
+    ids = {word: index for index, word in enumerate(dict.fromkeys((*vocabulary(), *extra_words)))}
     backend = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", ids["<bos>"])])

@@ -89,20 +89,25 @@ def preference_matrix(prompt: WorldPrompt) -> NDArray[np.float64]:
 
 
 def write_corpus(
-    prompts: Sequence[WorldPrompt], *, answers_per_prompt: int = 200, rng: np.random.Generator
+    prompts: Sequence[WorldPrompt],
+    *,
+    answers_per_prompt: int = 200,
+    careless: float = 0.0,
+    rng: np.random.Generator,
 ) -> NDArray[np.int64]:
     """Let people write the corpus: each answers one prompt with the candidate that he or she ranks first.
 
     Args:
         prompts: The prompts, P of them, each with K candidates.
         answers_per_prompt: How many people answer each prompt, at least 1.
+        careless: Share of them, in [0, 1], who write down any of the candidates, each as likely.
         rng: Source of randomness.
 
     Returns:
         How often each candidate was written, shape (P, K); rows sum to `answers_per_prompt`.
 
     Raises:
-        InputError: Nobody is to answer.
+        InputError: Nobody is to answer, or `careless` is no share.
 
     Example:
         >>> prompt = WorldPrompt("?", "f", "c", "g", ("a", "b"), (2, 1), 0.25)
@@ -111,7 +116,11 @@ def write_corpus(
     """
     if answers_per_prompt < 1:
         raise InputError(f"answers_per_prompt: got {answers_per_prompt}, expected at least 1")
+    if not 0 <= careless <= 1:
+        raise InputError(f"careless: got {careless}, expected a share from 0 to 1")
     probabilities_pk = np.stack([top_choice_probabilities(prompt) for prompt in prompts])
+    if careless:
+        probabilities_pk = (1 - careless) * probabilities_pk + careless / probabilities_pk.shape[1]
     return np.asarray(rng.multinomial(answers_per_prompt, probabilities_pk), dtype=np.int64)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-__all__ = ["ReferenceTraining", "TokenizedPrompts", "tokenize_prompts", "train_reference"]
+__all__ = ["ReferenceTraining", "TokenizedPrompts", "tokenize_forms", "tokenize_prompts", "train_reference"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,28 @@ def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[World
     )
 
 
+def tokenize_forms(
+    tokenizer: PreTrainedTokenizerBase, forms: Sequence[Sequence[Sequence[str]]]
+) -> tuple[tuple[tuple[tuple[int, ...], ...], ...], ...]:
+    """Turn the ways in which answers are written into ids, each ending in `<eos>`.
+
+    Args:
+        tokenizer: The tokenizer of the language.
+        forms: For each prompt and candidate the texts, as `mallowspo.world.conditions` writes them.
+
+    Returns:
+        Ids, nested in the same way.
+    """
+    end = int(tokenizer.eos_token_id)
+    return tuple(
+        tuple(
+            tuple((*tokenizer(text, add_special_tokens=False)["input_ids"], end) for text in texts)
+            for texts in candidates
+        )
+        for candidates in forms
+    )
+
+
 def _new_model(tokenizer: PreTrainedTokenizerBase, training: ReferenceTraining) -> LlamaForCausalLM:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -110,15 +132,62 @@ def _new_model(tokenizer: PreTrainedTokenizerBase, training: ReferenceTraining) 
         return model
 
 
-def _pad(tokens: TokenizedPrompts, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad on the right: ids and labels of shape (P, K, T), labels −100 except on the answer and its `<eos>`."""
+class _Written:
+    """The corpus as padded tensors, from which each step takes some prompts with one form of every candidate."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        tokens: TokenizedPrompts,
+        forms: Sequence[Sequence[Sequence[str]]] | None,
+        seed: int,
+    ) -> None:
+        import torch
+
+        pad = int(tokenizer.pad_token_id)
+        if forms is None:
+            self._counts_pk, layers = None, [tokens.candidate_ids]
+        else:
+            ids = tokenize_forms(tokenizer, forms)
+            if [len(candidates) for candidates in ids] != [len(answers) for answers in tokens.candidate_ids]:
+                raise InputError("forms: expected at least one text for every candidate of every prompt")
+            self._counts_pk = np.array([[len(texts) for texts in candidates] for candidates in ids])
+            if not (self._counts_pk > 0).all():
+                raise InputError("forms: expected at least one text for every candidate of every prompt")
+            layers = [
+                tuple(tuple(texts[s % len(texts)] for texts in candidates) for candidates in ids)
+                for s in range(int(self._counts_pk.max()))
+            ]
+        size = max(
+            len(prompt) + len(answer)
+            for layer in layers
+            for prompt, answers in zip(tokens.prompt_ids, layer, strict=True)
+            for answer in answers
+        )
+        padded = [_pad(TokenizedPrompts(tokens.prompt_ids, layer), pad, size) for layer in layers]
+        self._ids_spkt, self._labels_spkt = (torch.stack(parts) for parts in zip(*padded, strict=True))
+        self._draws = np.random.default_rng([seed, 1])
+
+    def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and labels of some prompts, shape (rows · K, T)."""
+        import torch
+
+        if self._counts_pk is None:
+            return self._ids_spkt[0, rows].flatten(0, 1), self._labels_spkt[0, rows].flatten(0, 1)
+        counts_bk = self._counts_pk[rows.numpy()]
+        form_bk = torch.as_tensor((self._draws.random(counts_bk.shape) * counts_bk).astype(np.int64))
+        candidate_k = torch.arange(counts_bk.shape[1])[None]
+        ids, labels = (
+            self._ids_spkt[form_bk, rows[:, None], candidate_k],
+            self._labels_spkt[form_bk, rows[:, None], candidate_k],
+        )
+        return ids.flatten(0, 1), labels.flatten(0, 1)
+
+
+def _pad(tokens: TokenizedPrompts, pad: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad on the right to `size`: ids and labels (P, K, T); labels −100 except on the answer and its `<eos>`."""
     import torch
 
-    size = max(
-        len(prompt) + len(answer)
-        for prompt, answers in zip(tokens.prompt_ids, tokens.candidate_ids, strict=True)
-        for answer in answers
-    )
     shape = (len(tokens.prompt_ids), len(tokens.candidate_ids[0]), size)
     ids_pkt = torch.full(shape, pad, dtype=torch.long)
     labels_pkt = torch.full(shape, -100, dtype=torch.long)
@@ -135,6 +204,7 @@ def train_reference(
     prompts: Sequence[WorldPrompt],
     corpus_pk: NDArray[np.int64],
     *,
+    forms: Sequence[Sequence[Sequence[str]]] | None = None,
     training: ReferenceTraining | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> LlamaForCausalLM:
@@ -144,6 +214,8 @@ def train_reference(
         tokenizer: The tokenizer of the language.
         prompts: The training prompts, P of them.
         corpus_pk: How often each candidate was written, shape (P, K); see `write_corpus`.
+        forms: For each prompt and candidate the texts in which it is written, each as often; each step sees one of
+            them, drawn anew. Where None, every candidate is written in one way, its own text.
         training: Size and schedule; the defaults where None.
         on_step: Called with (steps done, steps in all) after each step.
 
@@ -161,7 +233,7 @@ def train_reference(
     expected = (len(prompts), len(prompts[0].candidates) if prompts else 0)
     if corpus_pk.shape != expected or 0 in expected:
         raise InputError(f"corpus_pk: got shape {corpus_pk.shape}, expected {expected}, one row of counts per prompt")
-    ids_pkt, labels_pkt = _pad(tokens, int(tokenizer.pad_token_id))
+    written = _Written(tokenizer, tokens, forms, training.seed)
     weight_pk = torch.tensor(corpus_pk / corpus_pk.sum(axis=1, keepdims=True), dtype=torch.float32)
     model: Any = _new_model(tokenizer, training)
     model.train()
@@ -171,7 +243,7 @@ def train_reference(
     batch = min(training.prompts_per_step, len(prompts))
     for step in range(training.steps):
         rows = torch.as_tensor(order.permutation(len(prompts))[:batch])
-        ids_bt, labels_bt = ids_pkt[rows].flatten(0, 1), labels_pkt[rows].flatten(0, 1)
+        ids_bt, labels_bt = written.batch(rows)
         # Padding is on the right and attention is causal, so that no answer can see it: no mask is needed.
         logits_btv = model(input_ids=ids_bt, use_cache=False).logits[:, :-1]
         loss_bt = cross_entropy(logits_btv.transpose(1, 2), labels_bt[:, 1:], reduction="none")
