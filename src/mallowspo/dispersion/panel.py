@@ -1,0 +1,102 @@
+"""Several indexes asked together: each is read as an estimate of −log φ, and the middle one counts.
+
+Every index of the family is misled by something (length, style, common openings), but hardly ever by the same thing:
+the median follows the ones that are not. For that all must speak in one unit. People are taken to choose among N
+answers, the one of rank r with probability ∝ φ^r, and the reference to answer as they do; then an entropy of that
+choice and a margin between two answers both have one −log φ that they would come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mallowspo.dispersion.maps import check_alternatives, neg_log_phi_from_choice_entropy
+from mallowspo.errors import InputError
+from mallowspo.maths import MAX_NEG_LOG_PHI
+
+__all__ = ["expected_margin", "neg_log_phi_from_margin", "panel_neg_log_phi"]
+
+Floats = NDArray[np.float64]
+
+
+def expected_margin(neg_log_phi_n: ArrayLike, *, alternatives: int) -> Floats:
+    """Mean |log p(y) − log p(y')| of two different answers, each drawn with its own probability p ∝ φ^rank.
+
+    Args:
+        neg_log_phi_n: −log φ >= 0, shape (N,).
+        alternatives: Number of answers, >= 2.
+
+    Returns:
+        Nats, shape (N,): −log φ times the mean gap in rank, which falls from (alternatives + 1)/3 to 1 with agreement.
+
+    Example:
+        >>> expected_margin([1.0], alternatives=2).tolist()  # the only two answers are neighbours
+        [1.0]
+    """
+    check_alternatives(alternatives)
+    values = np.asarray(neg_log_phi_n, np.float64)
+    # A gap of g in rank comes up with weight Σ_i φ^(2i + g), of which the sum over i is geometric.
+    gap_g = np.arange(1, alternatives)
+    steps = np.exp(-2 * values[:, None] * np.arange(alternatives - 1))
+    weight_ng = np.exp(-values[:, None] * gap_g) * np.cumsum(steps, axis=1)[:, ::-1]
+    return np.asarray(values * (weight_ng * gap_g).sum(axis=1) / weight_ng.sum(axis=1), np.float64)
+
+
+@cache
+def _margin_table(alternatives: int) -> tuple[Floats, Floats]:
+    grid = np.concatenate([[0.0], np.geomspace(1e-4, MAX_NEG_LOG_PHI, 2000)])
+    return np.maximum.accumulate(expected_margin(grid, alternatives=alternatives)), grid
+
+
+def neg_log_phi_from_margin(margin_n: ArrayLike, *, alternatives: int) -> Floats:
+    """Invert `expected_margin`, to about three digits.
+
+    Args:
+        margin_n: Nats, >= 0, shape (N,).
+        alternatives: Number of answers, >= 2.
+
+    Returns:
+        −log φ in [0, `MAX_NEG_LOG_PHI`], shape (N,).
+
+    Example:
+        >>> neg_log_phi_from_margin(expected_margin([0.3, 2.0], alternatives=5), alternatives=5).round(3).tolist()
+        [0.3, 2.0]
+    """
+    margin, grid = _margin_table(alternatives)
+    return np.asarray(np.interp(np.asarray(margin_n, np.float64), margin, grid), np.float64)
+
+
+def panel_neg_log_phi(
+    entropies: Mapping[str, ArrayLike], margin_n: ArrayLike | None = None, *, alternatives: int
+) -> Floats:
+    """The middle one of several estimates of −log φ.
+
+    Args:
+        entropies: Name → entropy of the choice of an answer as this index has it, nats, shape (N,).
+        margin_n: Mean margin between two answers, nats, shape (N,); None to do without.
+        alternatives: Among how many answers people choose, >= 2. Too few cuts the contested prompts off, which costs
+            the order; too many only compresses the spread.
+
+    Returns:
+        −log φ, shape (N,); of an even number of estimates the mean of the middle two.
+
+    Raises:
+        InputError: There is nothing to take the median of, or N is out of range.
+
+    Source: our choice.
+
+    Example:
+        >>> entropies = {"right": [0.636514], "misled by style": [3.0]}  # φ = ½ between two answers
+        >>> panel_neg_log_phi(entropies, [np.log(2)], alternatives=2).round(4).tolist()
+        [0.6931]
+    """
+    estimates = [neg_log_phi_from_choice_entropy(values, alternatives=alternatives) for values in entropies.values()]
+    if margin_n is not None:
+        estimates.append(neg_log_phi_from_margin(margin_n, alternatives=alternatives))
+    if not estimates:
+        raise InputError("panel: expected at least one index")
+    return np.asarray(np.median(estimates, axis=0), np.float64)
