@@ -17,8 +17,8 @@ from typing import Any
 from workload import ROOT
 
 # No cache of the reference's scores: a pass before training is part of what is compared. Threads wait as they do by
-# default, spinning for a while: on a machine with other work that makes small products many times slower, so measure on
-# a quiet one, or set OMP_WAIT_POLICY=PASSIVE, which slows the arms with many small operations by a tenth.
+# default, spinning for a while: on a machine with other work that makes small products many times slower, so measure
+# on a quiet one, or set OMP_WAIT_POLICY=PASSIVE, which slows the arms with many small operations by a tenth.
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "MALLOWSPO_CACHE": "", "TOKENIZERS_PARALLELISM": "false"}
 
 
