@@ -63,17 +63,17 @@ class DialogueSetup:
     ood_split: str = "train"
     votes_data: str = f"{_SHARED}/data/votes/pandalm.json"
     single_turn: bool = False
-    max_length: int = 384
+    max_length: int = 256
     data_seed: int = 0
-    test_pairs: int = 250
-    sft_steps: int = 80
+    test_pairs: int = 160
+    sft_steps: int = 50
     sft_learning_rate: float = 1e-3
-    train_pairs: int = 256
+    train_pairs: int = 160
     epochs: int = 1
     batch_size: int = 16
     learning_rate: float = 1e-4
-    kl_prompts: int = 60
-    max_new_tokens: int = 80
+    kl_prompts: int = 48
+    max_new_tokens: int = 64
     use_cpu: bool = False
 
     def __post_init__(self) -> None:
@@ -144,10 +144,10 @@ class DialogueConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     judge: str = HELDOUT_JUDGE
     judge_base: str = ""
-    judge_steps: int = 50
+    judge_steps: int = 40
     judge_learning_rate: float = 1e-3
     judge_api_key_env: str | None = None
-    judged_prompts: int = 80
+    judged_prompts: int = 48
     judged_beta: float | None = None
     temperatures: tuple[float, ...] = (0.25, 0.7, 1.0)
     workers: int = 0

@@ -19,6 +19,7 @@ __all__ = [
     "judge_sentences",
     "label",
     "overview_rows",
+    "spread_sentence",
     "test_label",
     "weight_sentences",
     "win_rate_rows",
@@ -152,6 +153,21 @@ def index_sentences(results: Row) -> list[str]:
             )
         texts.append(f"{test_label(results, test)}: {'; '.join(parts)}.")
     return texts
+
+
+def spread_sentence(results: Row) -> str:
+    """How far the training weights lie from DPO's, which are all 1."""
+    parts = [
+        f"{label(row['method'])} at β {row['beta']:g}: {format_number(row['weight_std'])}"
+        for row in results["policies"]
+        if row["weight_std"] is not None
+    ]
+    if not parts:
+        return "No method here has weights."
+    return (
+        f"Standard deviation of the training weights, whose mean is 1 as DPO's all are: {joined(parts)}. The smaller, "
+        "the less there is that could tell the methods apart."
+    )
 
 
 def weight_sentences(results: Row) -> list[str]:
