@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mallowspo.dispersion import ESTIMATORS, ReferenceStatistics, sampled_entropy
+from mallowspo.dispersion.maps import neg_log_phi_from_choice_entropy
 from mallowspo.errors import InputError
 from tiny import tiny_llama
 
@@ -30,6 +31,7 @@ def statistics(tokens_nk, logp_nk=None):
 
 def test_each_reads_what_it_says():
     one = statistics([[[0.1, 0.6], [0.1, 0.6, 0.2, 0.3]]])
+    middle = neg_log_phi_from_choice_entropy([0.6 * LOG_V], alternatives=10)[0]  # of three estimates of -log phi
     found = {name: float(estimator(one)[0]) for name, estimator in ESTIMATORS.items()}
     assert found == pytest.approx(
         {
@@ -38,6 +40,7 @@ def test_each_reads_what_it_says():
             "first_token": 0.1,
             "divergent_token": 0.6,
             "reference_margin": 1.0,  # equally likely responses: nothing tells them apart
+            "panel": np.exp(-middle),
         }
     )
 
@@ -54,6 +57,8 @@ def test_confounders_move_the_one_that_they_should():
     assert moved["answer_entropy"] == [False, True]
     assert moved["first_token"] == [False, True]
     assert moved["divergent_token"] == [False, False]
+    # Margin and divergent token stay where they are, and with them the median.
+    assert moved["panel"] == [False, False]
 
 
 def test_the_margin_is_minus_log_phi_times_the_gap():
@@ -76,7 +81,7 @@ def test_a_row_without_a_divergent_token_gets_the_median_of_the_others():
 
 def test_a_pass_that_kept_no_landmarks_is_refused():
     one = np.ones((1, 2))
-    for name in ("first_token", "divergent_token"):
+    for name in ("first_token", "divergent_token", "panel"):
         with pytest.raises(InputError, match="mallowspo reference"):
             ESTIMATORS[name](ReferenceStatistics(one, one, one, vocab_size=16))
 

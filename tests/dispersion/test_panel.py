@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from mallowspo.dispersion.maps import choice_entropy
-from mallowspo.dispersion.panel import expected_margin, neg_log_phi_from_margin, panel_neg_log_phi
+from mallowspo.dispersion.panel import (
+    expected_margin,
+    neg_log_phi_from_margin,
+    panel_neg_log_phi,
+    vote_log_likelihood,
+)
 from mallowspo.errors import InputError
+from mallowspo.maths import MallowsModel
 
 TRUE = np.array([0.03, 0.4, 1.0, 3.5])
 
@@ -38,6 +44,22 @@ def test_too_large_a_number_keeps_the_order_and_shrinks_nothing_below_zero():
     entropies = {"a": choice_entropy(TRUE, alternatives=5)}
     found = panel_neg_log_phi(entropies, alternatives=20)
     assert (np.diff(found) > 0).all() and (found > 0).all()
+
+
+def test_votes_are_weighed_over_every_gap_and_both_directions():
+    # By enumeration of all pairs of three answers, p the chance of one vote from all rankings of three.
+    phi, votes, members = 0.4, 4, 5
+    center = np.arange(1, 4)
+    preference = MallowsModel(center, phi).pairwise_matrix()
+    p = phi ** np.arange(3)
+    total, weight = 0.0, 0.0
+    for i, j in combinations(range(3), 2):
+        share = preference[i, j]
+        both = [share**n * (1 - share) ** (members - n) for n in (votes, members - votes)]
+        total += p[i] * p[j] * sum(both) / 2
+        weight += p[i] * p[j]
+    found = vote_log_likelihood([-np.log(phi)], [votes], [members], alternatives=3)
+    assert found == pytest.approx(np.log(total / weight), rel=1e-9)
 
 
 def test_an_empty_panel_is_refused():

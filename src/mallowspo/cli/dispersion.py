@@ -10,7 +10,7 @@ import typer
 
 __all__ = ["dispersion"]
 
-_ESTIMATORS = "mean_entropy, answer_entropy, first_token, divergent_token or reference_margin"
+_ESTIMATORS = "mean_entropy, answer_entropy, first_token, divergent_token, reference_margin or panel"
 
 
 _OutputDir = Annotated[

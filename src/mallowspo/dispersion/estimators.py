@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mallowspo.dispersion.entropy import ReferenceStatistics, entropy_index, mean_by_prompt
+from mallowspo.dispersion.panel import PANEL_ALTERNATIVES, panel_neg_log_phi
 from mallowspo.errors import InputError
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "divergent_token",
     "first_token",
     "mean_entropy",
+    "panel",
     "prompt_index",
     "reference_margin",
     "sampled_entropy",
@@ -124,11 +126,43 @@ def reference_margin(statistics: ReferenceStatistics) -> Floats:
         >>> reference_margin(ReferenceStatistics(logp, one, one, vocab_size=16)).round(4).tolist()
         [0.3333]
     """
+    # Beyond, exp(-margin) is no longer a normal number.
+    return np.asarray(np.exp(-np.minimum(_mean_margin(statistics), 700.0)), np.float64)
+
+
+def panel(statistics: ReferenceStatistics) -> Floats:
+    """First token, divergent token and margin together: the middle one of what they say of -log phi.
+
+    Each of the three is misled by something, but hardly two of them by the same thing: see
+    `mallowspo.dispersion.panel`. People are taken to choose among `PANEL_ALTERNATIVES` answers.
+
+    Args:
+        statistics: Of N rows, with `first_entropy_nk` and `divergent_entropy_nk`.
+
+    Returns:
+        u in (0, 1], shape (N,): e to the minus that estimate, so that the map `neglog` gives it back.
+
+    Raises:
+        InputError: The pass did not keep these entropies, or no row has responses that differ.
+
+    Source: our choice; the evidence is in docs/experiments/estimator.md.
+
+    Example:
+        >>> one, entropy = np.ones((1, 2)), np.full((1, 2), 1.4)  # a margin that says the same as the two entropies
+        >>> statistics = ReferenceStatistics(np.array([[0.0, 1.5]]), one, one, 100, entropy, entropy)
+        >>> panel(statistics).round(2).tolist()
+        [0.53]
+    """
+    unit = float(np.log(statistics.vocab_size))
+    entropies = {"first": unit * first_token(statistics), "divergent": unit * divergent_token(statistics)}
+    return np.exp(-panel_neg_log_phi(entropies, _mean_margin(statistics), alternatives=PANEL_ALTERNATIVES))
+
+
+def _mean_margin(statistics: ReferenceStatistics) -> Floats:
+    """Mean |log pi_ref(y) - log pi_ref(y')| over the pairs of each row's responses, nats."""
     logp = np.asarray(statistics.logp_nk, np.float64)
     first, second = np.triu_indices(logp.shape[1], k=1)
-    margin = np.abs(logp[:, first] - logp[:, second]).mean(axis=1)
-    # Beyond, exp(-margin) is no longer a normal number.
-    return np.asarray(np.exp(-np.minimum(margin, 700.0)), np.float64)
+    return np.asarray(np.abs(logp[:, first] - logp[:, second]).mean(axis=1), np.float64)
 
 
 def sampled_entropy(
@@ -173,7 +207,7 @@ def sampled_entropy(
 
 
 def prompt_index(estimator: str, index_n: ArrayLike, prompt_ids: Sequence[object]) -> Floats:
-    """Give all rows of a prompt one index: their mean; for margins the mean margin.
+    """Give all rows of a prompt one index: their mean; for margins and panels the mean of -log u.
 
     Args:
         estimator: A name in `ESTIMATORS`.
@@ -189,7 +223,7 @@ def prompt_index(estimator: str, index_n: ArrayLike, prompt_ids: Sequence[object
         >>> prompt_index("reference_margin", np.exp([-1.0, -3.0, -5.0]), ["a", "a", "b"]).round(4).tolist()
         [0.1353, 0.1353, 0.0067]
     """
-    if estimator == "reference_margin":
+    if estimator in ("reference_margin", "panel"):
         # The mean of exp(-margin) would be that of the smallest margin.
         return np.exp(mean_by_prompt(np.log(np.asarray(index_n, np.float64)), prompt_ids))
     return mean_by_prompt(index_n, prompt_ids)
@@ -226,5 +260,6 @@ ESTIMATORS: Mapping[str, Callable[[ReferenceStatistics], Floats]] = MappingProxy
         "first_token": first_token,
         "divergent_token": divergent_token,
         "reference_margin": reference_margin,
+        "panel": panel,
     }
 )

@@ -38,6 +38,7 @@ MAPS = ("neglog", "mallows", "quantile", "isotonic")
 DEFAULT_SPREAD = (0.05, 2.0)
 """-log phi of the most contested and of the most agreed prompt under the map `quantile`: phi from .95 to .14."""
 
+_NO_ENTROPY = ("reference_margin", "panel")
 _MARGIN_FLOOR = math.exp(-700.0)
 _MAX_KNOTS = 1_001
 _MAX_ALTERNATIVES = 10_000
@@ -63,10 +64,10 @@ def check_map(name: str, estimator: str) -> None:
             "dispersion_map: 'neglog' needs an index in [0, 1], but the entropy summed over an answer exceeds 1; "
             "choose dispersion_map: quantile, mallows or isotonic, or dispersion_estimator: mean_entropy"
         )
-    if name == "mallows" and estimator == "reference_margin":
+    if name == "mallows" and estimator in _NO_ENTROPY:
         raise InputError(
-            "dispersion_map: 'mallows' inverts an entropy, and 'reference_margin' is none; its 'neglog' is the margin "
-            "in nats already: choose dispersion_map: neglog, quantile or isotonic"
+            f"dispersion_map: 'mallows' inverts an entropy, and {estimator!r} is none; its 'neglog' is in nats of "
+            "-log phi already: choose dispersion_map: neglog, quantile or isotonic"
         )
 
 
@@ -176,7 +177,7 @@ def fit_map(
     check_map(name, estimator)
     index = np.asarray(index_n, np.float64)
     if name == "neglog":
-        return IndexMap(name=name, floor=_MARGIN_FLOOR if estimator == "reference_margin" else ENTROPY_FLOOR)
+        return IndexMap(name=name, floor=_MARGIN_FLOOR if estimator in _NO_ENTROPY else ENTROPY_FLOOR)
     _check_index(index)
     if name == "mallows":
         if alternatives is None or vocab_size is None:

@@ -18,9 +18,18 @@ from mallowspo.dispersion.maps import check_alternatives, neg_log_phi_from_choic
 from mallowspo.errors import InputError
 from mallowspo.maths import MAX_NEG_LOG_PHI
 
-__all__ = ["expected_margin", "neg_log_phi_from_margin", "panel_neg_log_phi"]
+__all__ = [
+    "PANEL_ALTERNATIVES",
+    "expected_margin",
+    "neg_log_phi_from_margin",
+    "panel_neg_log_phi",
+    "vote_log_likelihood",
+]
 
 Floats = NDArray[np.float64]
+
+PANEL_ALTERNATIVES = 10
+"""N of the estimator `panel`: rather too large than too small, which would cut the contested prompts off."""
 
 
 def expected_margin(neg_log_phi_n: ArrayLike, *, alternatives: int) -> Floats:
@@ -39,11 +48,63 @@ def expected_margin(neg_log_phi_n: ArrayLike, *, alternatives: int) -> Floats:
     """
     check_alternatives(alternatives)
     values = np.asarray(neg_log_phi_n, np.float64)
-    # A gap of g in rank comes up with weight Σ_i φ^(2i + g), of which the sum over i is geometric.
-    gap_g = np.arange(1, alternatives)
-    steps = np.exp(-2 * values[:, None] * np.arange(alternatives - 1))
-    weight_ng = np.exp(-values[:, None] * gap_g) * np.cumsum(steps, axis=1)[:, ::-1]
+    gap_g, weight_ng = np.arange(1, alternatives), _gap_weights(values, alternatives)
     return np.asarray(values * (weight_ng * gap_g).sum(axis=1) / weight_ng.sum(axis=1), np.float64)
+
+
+def vote_log_likelihood(
+    neg_log_phi_n: ArrayLike, votes_n: ArrayLike, members_n: ArrayLike, *, alternatives: int
+) -> float:
+    """How well estimates of −log φ explain people's votes on pairs whose ranks nobody knows.
+
+    The two answers of a pair are g ranks apart with the probability with which two of N answers, each drawn with its
+    own, are; which of them is the better one is unknown. Given both, the votes are binomial with the chance that one
+    person prefers the better one under Kendall's Mallows model.
+
+    Args:
+        neg_log_phi_n: −log φ of each pair's prompt, shape (N,).
+        votes_n: Votes for one of the two answers, shape (N,).
+        members_n: Votes in all, shape (N,).
+        alternatives: Number of answers, >= 2.
+
+    Returns:
+        Sum of the log-likelihoods, without the binomial coefficients.
+
+    Source: our choice.
+
+    Example:
+        >>> agree, split = [5, 0, 5, 0], [3, 2, 2, 3]
+        >>> vote_log_likelihood([3.0] * 4, agree, [5] * 4, alternatives=3) > vote_log_likelihood(
+        ...     [0.1] * 4, agree, [5] * 4, alternatives=3
+        ... )
+        True
+        >>> vote_log_likelihood([3.0] * 4, split, [5] * 4, alternatives=3) > vote_log_likelihood(
+        ...     [0.1] * 4, split, [5] * 4, alternatives=3
+        ... )
+        False
+    """
+    check_alternatives(alternatives)
+    # Below, φ is so near 1 that the closed form of the preference loses its digits, and every vote is a coin.
+    values = np.maximum(np.asarray(neg_log_phi_n, np.float64), 1e-3)[:, None]
+    votes, members = (np.asarray(counts, np.float64)[:, None] for counts in (votes_n, members_n))
+    gap_g = np.arange(1, alternatives)
+    log_gap_ng = np.log(_gap_weights(values[:, 0], alternatives))
+    log_gap_ng = log_gap_ng - np.logaddexp.reduce(log_gap_ng, axis=1, keepdims=True)
+    upper, lower = ((gap_g + step) / -np.expm1(-values * (gap_g + step)) for step in (1, 0))
+    better_ng = np.clip(upper - lower, 0.5, 1 - 1e-9)
+    log_yes, log_no = np.log(better_ng), np.log1p(-better_ng)
+    either = np.logaddexp(
+        votes * log_yes + (members - votes) * log_no, votes * log_no + (members - votes) * log_yes
+    ) - np.log(2)
+    return float(np.logaddexp.reduce(log_gap_ng + either, axis=1).sum())
+
+
+def _gap_weights(neg_log_phi_n: Floats, alternatives: int) -> Floats:
+    """How often two different answers, drawn with their own probabilities, are g = 1 … N − 1 ranks apart: (N, G)."""
+    # A gap of g comes up with weight Σ_i φ^(2i + g), i from 0 to N − 1 − g.
+    gap_g = np.arange(1, alternatives)
+    steps = np.exp(-2 * neg_log_phi_n[:, None] * np.arange(alternatives - 1))
+    return np.asarray(np.exp(-neg_log_phi_n[:, None] * gap_g) * np.cumsum(steps, axis=1)[:, ::-1], np.float64)
 
 
 @cache

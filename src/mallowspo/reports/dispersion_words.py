@@ -34,6 +34,8 @@ ESTIMATOR_WORDS = {
     "(`divergent_token`): what the pair really decides.",
     "reference_margin": "e to the minus the difference of the responses' log-probabilities under the reference "
     "(`reference_margin`). Between long responses it is mostly wording.",
+    "panel": "First token, divergent token and margin, each read as an estimate of −log φ; the middle one counts "
+    "(`panel`): hardly two of them are misled by the same thing.",
 }
 
 MAP_WORDS = {
