@@ -12,15 +12,28 @@ from numpy.typing import NDArray
 from mallowspo.dispersion.entropy import ReferenceStatistics
 from mallowspo.dispersion.votes_file import VoteRows
 
-__all__ = ["ScoredPairs", "divergent_place", "score_pairs"]
+__all__ = [
+    "ScoredPairs",
+    "ScoredResponse",
+    "divergent_place",
+    "pair_statistics",
+    "score_pairs",
+    "score_responses",
+]
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class _Response:
-    """One response as the model read it: its tokens, their entropies, and its log-probability."""
+class ScoredResponse:
+    """One response as the model read it.
+
+    Attributes:
+        tokens: Its token ids.
+        entropy: Entropy of the next-token distribution at each of them, nats, shape (T,).
+        logp: Log-probability of the whole, nats.
+    """
 
     tokens: tuple[int, ...]
     entropy: Floats
@@ -106,16 +119,25 @@ def score_pairs(
         room = max_length - len(before[name])
         cut += len(ids) > room
         sequences.append((before[name], ids[:room]))
-    scored = dict(zip(named, _score(model, sequences, batch_size, progress, stage), strict=True))
+    scored = dict(zip(named, score_responses(model, sequences, batch_size, progress, stage), strict=True))
     pairs = [
         (scored[name, first], scored[name, second])
         for name, (first, second) in zip(rows.prompt_ids, rows.responses, strict=True)
     ]
-    statistics = _statistics(pairs, int(model.get_output_embeddings().weight.shape[0]))
+    statistics = pair_statistics(pairs, int(model.get_output_embeddings().weight.shape[0]))
     return ScoredPairs(statistics, len(named), cut, cut_prompts, len(prompt_of))
 
 
-def _statistics(pairs: Sequence[tuple[_Response, _Response]], vocab_size: int) -> ReferenceStatistics:
+def pair_statistics(pairs: Sequence[tuple[ScoredResponse, ScoredResponse]], vocab_size: int) -> ReferenceStatistics:
+    """Lay scored responses out as pairs.
+
+    Args:
+        pairs: Two responses each, N of them.
+        vocab_size: Last axis of the model's logits.
+
+    Returns:
+        What the estimators read, K = 2.
+    """
     divergent = np.full((len(pairs), 2), np.nan)
     for row, (first, second) in enumerate(pairs):
         place = divergent_place(first.tokens, second.tokens)
@@ -123,7 +145,7 @@ def _statistics(pairs: Sequence[tuple[_Response, _Response]], vocab_size: int) -
             if place is not None and place < len(response.entropy):
                 divergent[row, side] = response.entropy[place]
 
-    def both(read: Callable[[_Response], float]) -> Floats:
+    def both(read: Callable[[ScoredResponse], float]) -> Floats:
         return np.array([[read(response) for response in pair] for pair in pairs])
 
     return ReferenceStatistics(
@@ -136,16 +158,28 @@ def _statistics(pairs: Sequence[tuple[_Response, _Response]], vocab_size: int) -
     )
 
 
-def _score(
+def score_responses(
     model: Any, sequences: Sequence[tuple[list[int], list[int]]], batch_size: int, progress: Progress, stage: str
-) -> list[_Response]:
+) -> list[ScoredResponse]:
+    """Score responses, each after its own prompt.
+
+    Args:
+        model: A causal language model with the score head.
+        sequences: (ids of the prompt, ids of the response), each at least one token.
+        batch_size: Responses a batch.
+        progress: Called with the stage, responses done and responses in all.
+        stage: What to call the work.
+
+    Returns:
+        One score per sequence, in their order.
+    """
     import torch
 
     from mallowspo.scoring import score_padded
 
     # Longest first: little padding.
     order = sorted(range(len(sequences)), key=lambda i: -sum(map(len, sequences[i])))
-    found: dict[int, _Response] = {}
+    found: dict[int, ScoredResponse] = {}
     for start in range(0, len(order), batch_size):
         progress(stage, start, len(order))
         chosen = order[start : start + batch_size]
@@ -166,6 +200,6 @@ def _score(
         for row, i in enumerate(chosen):
             mask = scores.token_mask_bkt[row, 0]
             entropy = scores.token_entropy_bkt[row, 0][mask].double().numpy()
-            found[i] = _Response(tuple(sequences[i][1]), entropy, float(scores.logp_bk[row, 0]))
+            found[i] = ScoredResponse(tuple(sequences[i][1]), entropy, float(scores.logp_bk[row, 0]))
     progress(stage, len(order), len(order))
     return [found[i] for i in range(len(sequences))]

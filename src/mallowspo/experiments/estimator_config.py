@@ -1,0 +1,131 @@
+"""What the study of the indexes runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mallowspo.errors import InputError
+from mallowspo.experiments.estimator_downstream import DownstreamSettings
+from mallowspo.experiments.estimator_worlds import WorldJob, WorldSettings
+from mallowspo.world.conditions import CONDITIONS, condition_named
+from mallowspo.world.reference import ReferenceTraining
+
+__all__ = ["COMBINATIONS", "IndexStudyConfig", "fast_config"]
+
+COMBINATIONS = (
+    "style_agreed+prefix_contested",
+    "style_agreed+shared_first_word",
+    "rare_style_agreed+one_word",
+    "style_agreed+contested_longer",
+    "careless+style_agreed",
+    "narrow_phi+style_agreed",
+    "rare_style_agreed+prefix_contested",
+)
+"""Two conditions at once: those that mislead different indexes."""
+
+# One layer and fewer steps than the quick start's reference: half the price, and as near to the population.
+_REFERENCE = ReferenceTraining(layers=1, steps=250, prompts_per_step=24)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexStudyConfig:
+    """The study's settings.
+
+    Attributes:
+        output_dir: Folder for everything that is written; the same folder goes on where a run stopped.
+        seeds: One world each. Seed 0 is left out: the indexes were designed on it.
+        conditions: Names in `mallowspo.world.conditions.CONDITIONS`, `a+b` for two at once.
+        world: World and reference.
+        voted_prompts: Training prompts on which people vote, for the map `isotonic` and for choosing among indexes.
+        members: Votes a pair.
+        alternatives: N, told to the maps and the panels; a world has 5 answers a prompt.
+        paper_sizes: Numbers of items of the paper's check.
+        downstream_conditions: Where θ is trained with the indexes; empty to leave that out.
+        downstream: How it is trained.
+        model: Folder or name of a causal language model whose indexes are held against people; None to leave that out.
+        data: Name of a data set → file of votes, for `model`.
+        workers: Processes that train side by side; 0 trains in the calling process. It changes no result.
+    """
+
+    output_dir: str = "estimator"
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
+    conditions: tuple[str, ...] = (*CONDITIONS, *COMBINATIONS)
+    world: WorldSettings = field(default_factory=lambda: WorldSettings(reference=_REFERENCE))
+    voted_prompts: int = 50
+    members: int = 5
+    alternatives: int = 5
+    paper_sizes: tuple[int, ...] = (3, 4, 5, 6, 7, 8, 9, 10)
+    downstream_conditions: tuple[str, ...] = ("contested_longer", "style_agreed")
+    downstream: DownstreamSettings = field(
+        default_factory=lambda: DownstreamSettings(world=WorldSettings(reference=_REFERENCE))
+    )
+    model: str | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "conditions", "paper_sizes"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise InputError(f"{name}: got {values}, expected at least one value and none twice")
+        for name in (*self.conditions, *self.downstream_conditions):
+            condition_named(name)
+        if not all(2 <= size <= 12 for size in self.paper_sizes):
+            raise InputError(f"paper_sizes: got {self.paper_sizes}, expected numbers of items from 2 to 12")
+        if not 2 <= self.voted_prompts <= self.world.scored_train_prompts:
+            raise InputError(
+                f"voted_prompts: got {self.voted_prompts}, expected 2 to {self.world.scored_train_prompts}, the "
+                f"training "
+                f"prompts that are scored"
+            )
+        if self.members < 1:
+            raise InputError(f"members: got {self.members}, expected at least 1 vote a pair")
+        if (self.model is None) != (not self.data):
+            raise InputError("model and data: give both, to hold a model's indexes against people, or neither")
+
+    @property
+    def jobs(self) -> list[WorldJob]:
+        """Every reference: single conditions first, then combinations, each seed after seed."""
+        singles = [name for name in self.conditions if "+" not in name]
+        pairs = [name for name in self.conditions if "+" in name]
+        return [
+            WorldJob(condition=name, seed=seed) for names in (singles, pairs) for seed in self.seeds for name in names
+        ]
+
+    @property
+    def downstream_jobs(self) -> list[WorldJob]:
+        """Every reference from which policies are trained."""
+        return [WorldJob(condition=name, seed=seed) for seed in self.seeds for name in self.downstream_conditions]
+
+
+def fast_config(output_dir: str) -> IndexStudyConfig:
+    """Settings that run every part within seconds, for a first look or a test; they resolve nothing.
+
+    Args:
+        output_dir: Folder for everything that is written.
+
+    Returns:
+        The settings: two conditions, two seeds, briefly trained references; nothing is held against people.
+
+    Example:
+        >>> len(fast_config("out").jobs)
+        4
+    """
+    world = WorldSettings(
+        train_prompts=96,
+        heldout_prompts=24,
+        scored_train_prompts=24,
+        samples=8,
+        reference=ReferenceTraining(hidden_size=32, layers=1, steps=30, prompts_per_step=24),
+    )
+    return IndexStudyConfig(
+        output_dir=output_dir,
+        seeds=(1, 2),
+        conditions=("mixed_length", "style_agreed"),
+        world=world,
+        voted_prompts=12,
+        paper_sizes=(3, 5),
+        downstream_conditions=("mixed_length",),
+        downstream=DownstreamSettings(world=world, betas=(0.5, 4.0), epochs=1),
+    )

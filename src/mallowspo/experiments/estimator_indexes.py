@@ -1,0 +1,254 @@
+"""From what a reference said of its prompts to every index, and from each index to −log φ by every map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from mallowspo.dispersion import fit_map, sampled_entropy, votes_index
+from mallowspo.dispersion.answer_samples import SampledAnswer
+from mallowspo.dispersion.panel import neg_log_phi_from_margin, panel_neg_log_phi, vote_log_likelihood
+from mallowspo.dispersion.topics import cluster_answers, estimate_alternatives, topic_entropy, weighted_clusters
+from mallowspo.world.language import WorldPrompt
+from mallowspo.world.population import collect_votes
+
+__all__ = [
+    "INDEXES",
+    "MAP_NAMES",
+    "N_BY_VOTES",
+    "Index",
+    "alternatives_by_votes",
+    "ask_people",
+    "mapped",
+    "panel_told",
+    "people_estimate",
+    "rank_agreement",
+    "read_indexes",
+]
+
+Floats = NDArray[np.float64]
+
+INDEXES = (
+    "mean_entropy",
+    "answer_entropy",
+    "first_token",
+    "divergent_token",
+    "reference_margin",
+    "sampled",
+    "sampled_clusters",
+    "weighted_clusters",
+    "topic_entropy",
+    "topic_entropy_auto",
+    "panel",
+    "panel_sampled",
+    "panel_topics",
+)
+"""All indexes: those of one pass, those of sampled answers, and the medians of several."""
+
+MAP_NAMES = ("neglog", "mallows", "quantile", "isotonic")
+
+N_BY_VOTES = "n_by_votes"
+"""Beside the maps, for the panels: `neglog`, with N chosen by the votes."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index of P prompts.
+
+    Attributes:
+        kind: `entropy` (of a choice), `margin` (between two answers) or `neg_log_phi` (an estimate of it).
+        u_p: The index as the maps take it: larger = more dispersed; entropies in units of log |V|, the others as e to
+            the minus the margin or estimate; shape (P,).
+    """
+
+    kind: str
+    u_p: Floats
+
+
+def read_indexes(result: Mapping[str, Any], *, vocab_size: int, alternatives: int) -> dict[str, Index]:
+    """Make every index of a reference's results.
+
+    Args:
+        result: What `run_world_job` returned.
+        vocab_size: |V|.
+        alternatives: N, among how many answers people choose.
+
+    Returns:
+        Name in `INDEXES` → index.
+    """
+    unit = math.log(vocab_size)
+    answers = [
+        [SampledAnswer(tuple(ids), count, (logp,), tuple(entropy)) for ids, count, logp, entropy in given]
+        for given in result["answers"]
+    ]
+    entropies = {name: np.array(values) for name, values in result["indexes"].items() if name != "reference_margin"}
+    margin = -np.log(np.array(result["indexes"]["reference_margin"]).clip(1e-6))
+    samples = sum(answer.count for answer in answers[0])
+    clusters = cluster_answers([[answer.ids for answer in given] for given in answers])
+    drawn = {
+        "sampled": [[answer.ids for answer in given for _ in range(answer.count)] for given in answers],
+        "sampled_clusters": [
+            [place for answer, place in zip(given, places, strict=True) for _ in range(answer.count)]
+            for given, places in zip(answers, clusters, strict=True)
+        ],
+    }
+    for name, prompts in drawn.items():
+        entropies[name] = sampled_entropy(prompts) * math.log(samples) / unit
+    entropies["weighted_clusters"] = weighted_clusters(answers) / unit
+    entropies["topic_entropy"] = topic_entropy(answers, alternatives=alternatives) / unit
+    entropies["topic_entropy_auto"] = topic_entropy(answers, alternatives=estimate_alternatives(answers)) / unit
+    found = {name: Index("entropy", u_p) for name, u_p in entropies.items()}
+    found["reference_margin"] = Index("margin", np.exp(-margin))
+    for name, members in _PANELS.items():
+        estimate = panel_neg_log_phi(
+            {member: unit * entropies[member] for member in members}, margin, alternatives=alternatives
+        )
+        found[name] = Index("neg_log_phi", np.exp(-estimate))
+    return {name: found[name] for name in INDEXES}
+
+
+def panel_told(result: Mapping[str, Any], told: int, *, vocab_size: int) -> Index:
+    """The panel of one pass, told another number of answers.
+
+    Args:
+        result: What `run_world_job` returned.
+        told: N.
+        vocab_size: |V|.
+
+    Returns:
+        The index.
+    """
+    unit = math.log(vocab_size)
+    estimate = panel_neg_log_phi(
+        {name: unit * np.array(result["indexes"][name]) for name in _PANELS["panel"]},
+        -np.log(np.array(result["indexes"]["reference_margin"]).clip(1e-6)),
+        alternatives=told,
+    )
+    return Index("neg_log_phi", np.exp(-estimate))
+
+
+# Each with the margin.
+_PANELS = {
+    "panel": ("first_token", "divergent_token"),
+    "panel_sampled": ("divergent_token", "weighted_clusters"),
+    "panel_topics": ("divergent_token", "weighted_clusters", "topic_entropy"),
+}
+
+
+def ask_people(
+    prompts: list[WorldPrompt],
+    pairs: list[list[int]],
+    first: int,
+    *,
+    voted: int,
+    members: int,
+    rng: np.random.Generator,
+) -> list[tuple[int, int]]:
+    """Ask people about the pairs of some prompts.
+
+    Args:
+        prompts: All prompts, P of them.
+        pairs: (prompt, candidate, candidate).
+        first: Only prompts from this position on are asked about.
+        voted: How many prompts.
+        members: Votes a pair.
+        rng: Source of randomness.
+
+    Returns:
+        (prompt, votes for the first of the two answers) of each pair that was asked about.
+    """
+    asked = set((first + rng.permutation(len(prompts) - first)[:voted]).tolist())
+    return [
+        (prompt, collect_votes(prompts[prompt], chosen, rejected, members=members, rng=rng))
+        for prompt, chosen, rejected in pairs
+        if prompt in asked
+    ]
+
+
+def people_estimate(asked: list[tuple[int, int]], prompts: int, *, members: int) -> Floats:
+    """Turn votes into −log φ̂.
+
+    Args:
+        asked: What `ask_people` returned.
+        prompts: Number of prompts, P.
+        members: Votes a pair.
+
+    Returns:
+        Mean −log φ̂ of each prompt's pairs, NaN where nobody was asked, shape (P,).
+    """
+    sums: dict[int, list[float]] = {}
+    for prompt, yes in asked:
+        phi = votes_index(np.array([[yes, members - yes, 0]], np.float64)).phi_n[0]
+        sums.setdefault(prompt, []).append(-math.log(phi))
+    estimate = np.full(prompts, np.nan)
+    for prompt, values in sums.items():
+        estimate[prompt] = np.mean(values)
+    return estimate
+
+
+def mapped(
+    index: Index, map_name: str, fit: slice, people_p: Floats, *, vocab_size: int, alternatives: int
+) -> Floats | None:
+    """−log φ by a map, up to a factor: training scales the mean weight to 1.
+
+    Args:
+        index: The index, P prompts.
+        map_name: One of `MAP_NAMES`.
+        fit: The prompts that the map is fitted on.
+        people_p: −log φ̂ from votes, NaN where nobody was asked, shape (P,).
+        vocab_size: |V|.
+        alternatives: N.
+
+    Returns:
+        Shape (P,); None where the map has no meaning for the index.
+    """
+    if map_name == "neglog":
+        if index.u_p.max() > 1:
+            return None  # an entropy summed over an answer may exceed log |V|
+        return -np.log(np.maximum(index.u_p, math.exp(-15)))
+    if map_name == "mallows":
+        if index.kind == "neg_log_phi":
+            return None
+        if index.kind == "margin":
+            return neg_log_phi_from_margin(-np.log(index.u_p), alternatives=alternatives)
+        fitted = fit_map("mallows", index.u_p[fit], vocab_size=vocab_size, alternatives=alternatives)
+    else:
+        fitted = fit_map(map_name, index.u_p[fit], people_neg_log_phi_n=people_p[fit])
+    return np.asarray(fitted.raw(index.u_p)[0] / 2, np.float64)
+
+
+def alternatives_by_votes(
+    result: Mapping[str, Any], asked: list[tuple[int, int]], *, vocab_size: int, members: int
+) -> int:
+    """The N with which the panel of one pass explains the votes best.
+
+    Args:
+        result: What `run_world_job` returned.
+        asked: What `ask_people` returned.
+        vocab_size: |V|.
+        members: Votes a pair.
+
+    Returns:
+        One of 3 to 12 or 20.
+    """
+    prompt_n, votes_n = (np.array(values) for values in zip(*asked, strict=True))
+    fits = {}
+    for told in (*range(3, 13), 20):
+        estimate_p = -np.log(panel_told(result, told, vocab_size=vocab_size).u_p)
+        fits[told] = vote_log_likelihood(
+            estimate_p[prompt_n], votes_n, np.full(len(votes_n), members), alternatives=told
+        )
+    return max(fits, key=lambda told: fits[told])
+
+
+def rank_agreement(estimate_p: Floats, truth_p: Floats) -> float:
+    """Spearman's correlation; 0 where one side has only one value: it then orders nothing."""
+    if np.ptp(estimate_p) == 0 or np.ptp(truth_p) == 0:
+        return 0.0
+    return float(spearmanr(estimate_p, truth_p).statistic)

@@ -1,0 +1,221 @@
+"""What the references' readings say of the indexes, and the runs of what an index is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mallowspo.experiments.comparison import SeedFrontier, equal_kl_differences, mean_interval, verdict
+from mallowspo.experiments.estimator_downstream import BASELINE, DOWNSTREAM_METHODS
+from mallowspo.experiments.estimator_indexes import (
+    INDEXES,
+    MAP_NAMES,
+    N_BY_VOTES,
+    alternatives_by_votes,
+    ask_people,
+    mapped,
+    panel_told,
+    people_estimate,
+    rank_agreement,
+    read_indexes,
+)
+from mallowspo.experiments.estimator_worlds import WorldJob, WorldSettings, scored_prompts, written_world
+from mallowspo.world.conditions import condition_named
+
+__all__ = ["VOTED", "downstream_summary", "judge_job", "stress_summary", "survival"]
+
+Floats = NDArray[np.float64]
+
+VOTED = "chosen_by_votes"
+"""Whichever index follows the votes on the voted prompts best."""
+
+AIM = 0.9
+SPREAD_AIM = (0.75, 1.25)
+WRONG_ALTERNATIVES = (3, 10, 20)
+
+
+def judge_job(
+    settings: WorldSettings,
+    job: WorldJob,
+    result: Mapping[str, Any],
+    *,
+    vocab_size: int,
+    alternatives: int,
+    voted: int,
+    members: int,
+) -> dict[str, Any]:
+    """Judge every index of one reference on its held-out prompts.
+
+    Args:
+        settings: World and reference.
+        job: Condition and seed.
+        result: What `run_world_job` returned.
+        vocab_size: |V|.
+        alternatives: N, given to the maps and panels.
+        voted: Training prompts on which votes are taken.
+        members: Votes a pair.
+
+    Returns:
+        `rank`: index → rank correlation with the true −log φ; `spread`: index → map → 5–95% range of the weights over
+        the truth's; `sensitivity`: both of the panel of one pass, told a wrong N; `picked` and `chosen_n`: the index
+        and the N that the votes chose.
+    """
+    written = written_world(settings, job)
+    rows = scored_prompts(settings, job, written)
+    prompts = [*written.world.heldout, *(written.world.train[row] for row in rows)]
+    held = len(written.world.heldout)
+    truth_p = np.array([prompt.neg_log_phi for prompt in prompts])
+    votes = ask_people(
+        prompts, result["pairs"], held, voted=voted, members=members, rng=np.random.default_rng([job.seed, 17])
+    )
+    people_p = people_estimate(votes, len(prompts), members=members)
+    asked = np.isfinite(people_p)
+    rank: dict[str, float] = {}
+    spread: dict[str, dict[str, float]] = {}
+    followed: dict[str, float] = {}
+    for name, index in read_indexes(result, vocab_size=vocab_size, alternatives=alternatives).items():
+        rank[name] = rank_agreement(-index.u_p[:held], truth_p[:held])
+        followed[name] = rank_agreement(-index.u_p[asked], people_p[asked])
+        spread[name] = {}
+        for map_name in MAP_NAMES:
+            estimate_p = mapped(
+                index, map_name, slice(held, None), people_p, vocab_size=vocab_size, alternatives=alternatives
+            )
+            if estimate_p is not None and estimate_p[:held].sum() > 0:
+                spread[name][map_name] = _range(estimate_p[:held]) / _range(truth_p[:held])
+    chosen_n = alternatives_by_votes(result, votes, vocab_size=vocab_size, members=members)
+    for name, index in read_indexes(result, vocab_size=vocab_size, alternatives=chosen_n).items():
+        if index.kind == "neg_log_phi" and index.u_p[:held].min() < 1:
+            spread[name][N_BY_VOTES] = _range(-np.log(index.u_p[:held])) / _range(truth_p[:held])
+    sensitivity = {}
+    for told in WRONG_ALTERNATIVES:
+        u_p = panel_told(result, told, vocab_size=vocab_size).u_p[:held]
+        # A panel that calls every prompt as contested as can be has no weights.
+        flat = u_p.min() == 1
+        sensitivity[str(told)] = {
+            "rank": rank_agreement(-u_p, truth_p[:held]),
+            "spread": 0.0 if flat else _range(-np.log(u_p)) / _range(truth_p[:held]),
+        }
+    picked = max(followed, key=lambda name: followed[name])
+    rank[VOTED], spread[VOTED] = rank[picked], spread[picked]
+    return {
+        "rank": rank,
+        "spread": spread,
+        "sensitivity": sensitivity,
+        "picked": picked,
+        "chosen_n": chosen_n,
+        "excess_nats": result["excess_nats"],
+    }
+
+
+def _range(neg_log_phi_p: Floats) -> float:
+    """5–95% range of the weights, whose mean is 1."""
+    weight = neg_log_phi_p / neg_log_phi_p.mean()
+    return float(np.quantile(weight, 0.95) - np.quantile(weight, 0.05))
+
+
+def stress_summary(jobs: Sequence[WorldJob], judged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Means over seeds with 95% intervals, one entry per condition."""
+    found = []
+    for condition in dict.fromkeys(job.condition for job in jobs):
+        rows = [row for job, row in zip(jobs, judged, strict=True) if job.condition == condition]
+        names = (*INDEXES, VOTED)
+        found.append(
+            {
+                "condition": condition,
+                "trained": condition_named(condition).training_share == 1,
+                "seeds": [job.seed for job in jobs if job.condition == condition],
+                "excess_nats": asdict(mean_interval([row["excess_nats"] for row in rows])),
+                "picked": [row["picked"] for row in rows],
+                "chosen_n": [row["chosen_n"] for row in rows],
+                "sensitivity": {
+                    told: {name: float(np.mean([row["sensitivity"][told][name] for row in rows])) for name in values}
+                    for told, values in rows[0]["sensitivity"].items()
+                },
+                "rank": {name: asdict(mean_interval([row["rank"][name] for row in rows])) for name in names},
+                "rank_by_seed": {name: [round(row["rank"][name], 4) for row in rows] for name in names},
+                "spread": {
+                    name: {
+                        map_name: asdict(mean_interval([row["spread"][name][map_name] for row in rows]))
+                        for map_name in (*MAP_NAMES, N_BY_VOTES)
+                        if all(map_name in row["spread"][name] for row in rows)
+                    }
+                    for name in names
+                },
+            }
+        )
+    return found
+
+
+def survival(stress: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """For each index: where it does worst, and how often it reaches the aims where the reference is trained.
+
+    Args:
+        stress: The entries of `stress_summary`.
+
+    Returns:
+        Index → `worst` (mean rank correlation in its worst condition), `worst_low` (the lowest lower end of an
+        interval), `worst_condition`, `reached` and `of` (conditions with a mean of at least .9), and `spread_reached`:
+        map → conditions in which the spread is within a quarter of the truth's.
+    """
+    trained = [row for row in stress if row["trained"]]
+    found = {}
+    for name in (*INDEXES, VOTED):
+        means = {row["condition"]: row["rank"][name]["mean"] for row in trained}
+        lows = [row["rank"][name]["low"] for row in trained if np.isfinite(row["rank"][name]["low"])]
+        worst = min(means, key=lambda condition: means[condition])
+        low, high = SPREAD_AIM
+        found[name] = {
+            "worst": means[worst],
+            "worst_low": min(lows, default=None),
+            "worst_condition": worst,
+            "reached": sum(mean >= AIM for mean in means.values()),
+            "of": len(means),
+            "spread_reached": {
+                map_name: sum(
+                    map_name in row["spread"][name] and low <= row["spread"][name][map_name]["mean"] <= high
+                    for row in trained
+                )
+                for map_name in (*MAP_NAMES, N_BY_VOTES)
+                if any(map_name in row["spread"][name] for row in trained)
+            },
+        }
+    return found
+
+
+def downstream_summary(jobs: Sequence[WorldJob], results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every method against DPO, and every θ against θ with the true index, at equal KL; one entry per comparison."""
+    found = []
+    for condition in dict.fromkeys(job.condition for job in jobs):
+        runs = [row["runs"] for job, row in zip(jobs, results, strict=True) if job.condition == condition]
+        for baseline in (BASELINE, "theta_true"):
+            for method in DOWNSTREAM_METHODS:
+                if method in (baseline, BASELINE):
+                    continue
+                compared = equal_kl_differences(
+                    [[_frontier(run, method)] for run in runs], [[_frontier(run, baseline)] for run in runs]
+                )
+                difference = mean_interval(compared.difference_s)
+                found.append(
+                    {
+                        "condition": condition,
+                        "method": method,
+                        "baseline": baseline,
+                        "seeds": len(runs),
+                        "difference": asdict(difference),
+                        "verdict": verdict(difference),
+                        "kl_low": float(np.nanmedian(compared.low_s)),
+                        "kl_high": float(np.nanmedian(compared.high_s)),
+                    }
+                )
+    return found
+
+
+def _frontier(runs: Sequence[Mapping[str, Any]], method: str) -> SeedFrontier:
+    rows = [run for run in runs if run["method"] == method]
+    agreement = [row["agreement"] for row in rows]
+    return SeedFrontier([row["kl"] for row in rows], agreement, agreement)
