@@ -7,6 +7,7 @@ import typer
 from mallowspo.cli.experiment_bandit import bandit
 from mallowspo.cli.experiment_controllable import controllable
 from mallowspo.cli.experiment_dialogue import dialogue
+from mallowspo.cli.experiment_estimator import estimator
 
 __all__ = ["experiment"]
 
@@ -19,3 +20,4 @@ experiment = typer.Typer(
 experiment.command()(controllable)
 experiment.command()(bandit)
 experiment.command()(dialogue)
+experiment.command()(estimator)
