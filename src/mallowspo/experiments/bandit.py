@@ -42,11 +42,13 @@ def run_bandit_study(config: BanditConfig | None = None, *, progress: Progress |
     folder = open_folder(config.output_dir)
     design, log = config.design, folder / "jobs.jsonl"
     done = []
-    for work, jobs, stage in (
-        (run_exact_job, design.exact_jobs, "Exact minimisers"),
-        (run_training_job, design.training_jobs, "Training step by step"),
+    exact = design.only("arms", "first_seed", "strengths", "seeds", "votes", "betas")
+    training = design.only("arms", "first_seed", "strengths", "training_seeds", "batch_size", "steps")
+    for work, shared, jobs, stage in (
+        (run_exact_job, exact, design.exact_jobs, "Exact minimisers"),
+        (run_training_job, training, design.training_jobs, "Training step by step"),
     ):
-        done.append(run_jobs(work, design, jobs, log, workers=config.workers, progress=report, stage=stage))
+        done.append(run_jobs(work, shared, jobs, log, workers=config.workers, progress=report, stage=stage))
     stored = write_results(folder, {"config": asdict(config), **summarise(design, *done)})
     write_bandit_report(folder, stored)
     report("Writing the report", 1, 1)

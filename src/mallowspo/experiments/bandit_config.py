@@ -89,7 +89,7 @@ class BanditDesign:
     training_seeds: int = 120
     first_seed: int = 0
     pairs: tuple[int, ...] = (16, 64, 256, 1024)
-    training_pairs: tuple[int, ...] = (16, 128, 1024)
+    training_pairs: tuple[int, ...] = (16, 1024)
     votes: int = 10
     betas: tuple[float, ...] = (0.5, 1.0, 2.0)
     strengths: tuple[float, ...] = (0.1, 0.3, 0.8)
@@ -121,6 +121,13 @@ class BanditDesign:
                 f"training_single_phis: got {self.training_single_phis}, expected some of single_phis, "
                 f"{self.single_phis}"
             )
+
+    def only(self, *names: str) -> BanditDesign:
+        """A design with these fields as they are here and all others at their defaults.
+
+        A finished job is found again by the design that it was given; a field that it does not read must not matter.
+        """
+        return replace(BanditDesign(), **{name: getattr(self, name) for name in names})
 
     @property
     def studies(self) -> tuple[tuple[float, ...], ...]:

@@ -30,7 +30,6 @@ __all__ = [
     "frontier_jobs",
     "kind_name",
     "population_name",
-    "training_kinds",
     "trajectory_jobs",
 ]
 
@@ -78,27 +77,19 @@ def draw_figures(folder: Path, results: dict[str, Any]) -> dict[str, FigurePaths
         results: The findings, as read from `results.json`.
 
     Returns:
-        Name -> paths: `collapse_<population>` at the exact minimiser, `collapse_steps_<i>` at the end of training on
-        many states, `frontier_<pairs>` and `steps_<i>`.
+        Name -> paths: `collapse_<population>` and `frontier_<pairs>` at the exact minimiser, `steps_<i>` in training
+        on many states.
     """
     figures = {}
     populations = list(dict.fromkeys(tuple(job["phis"]) for job in results["exact"]))
     for phis in populations:
         name = f"collapse_{phis[0]:g}" if len(phis) == 1 else "collapse_many"
         figures[name] = _collapse(results, phis)
-    for number, kind in enumerate(training_kinds(results)):
-        figures[f"collapse_steps_{number}"] = _collapse_after_training(results, kind)
     for job in frontier_jobs(results):
         figures[f"frontier_{job['pairs']}"] = _frontier(results, job)
     for number, job in enumerate(trajectory_jobs(results)):
         figures[f"steps_{number}"] = _trajectory(results, job)
     return {name: save_figure(figure, folder, name.replace(".", "")) for name, figure in figures.items()}
-
-
-def training_kinds(results: dict[str, Any]) -> list[tuple[float, bool]]:
-    """Learning rates and coordinates of the training runs on many states."""
-    many = [job for job in results["training"] if len(job["phis"]) > 1]
-    return list(dict.fromkeys((job["learning_rate"], job["shared"]) for job in many))
 
 
 def kind_name(rate: float, shared: bool) -> str:
@@ -132,33 +123,15 @@ def _collapse(results: dict[str, Any], phis: tuple[float, ...]) -> Any:
         name: LineCurve(pairs, estimates([job["methods"][name]["matched"]["entropy_lost"] for job in jobs]))
         for name in _drawn(list(METHODS))
     }
-    return _log_steps(_lost_figure(curves, f"{population_name(phis)}: exact minimiser"), pairs)
-
-
-def _lost_figure(curves: dict[str, LineCurve], title: str) -> Any:
-    return line_figure(
+    figure = line_figure(
         curves,
         x_label="Pairs of each state",
         y_label="Entropy below own optimum (nats)",
-        title=title,
+        title=f"{population_name(phis)}: exact minimiser",
         zero_line=True,
         styles=STYLES,
     )
-
-
-def _collapse_after_training(results: dict[str, Any], kind: tuple[float, bool]) -> Any:
-    jobs = [
-        job for job in results["training"] if len(job["phis"]) > 1 and (job["learning_rate"], job["shared"]) == kind
-    ]
-    design = design_of(results)
-    optimum = np.log(design.arms) - design.shown_strength
-    pairs = [job["pairs"] for job in jobs]
-    curves = {}
-    for name in TRAINED:
-        found = estimates([job["methods"][name]["at_steps"][-1]["entropy"] for job in jobs])
-        curves[name] = LineCurve(pairs, Estimates(optimum - found.mean, optimum - found.high, optimum - found.low))
-    title = f"{population_name(jobs[0]['phis'])}: after {design.steps[-1]} steps, {kind_name(*kind)}"
-    return _log_steps(_lost_figure(curves, title), pairs)
+    return _log_steps(figure, pairs)
 
 
 def _frontier(results: dict[str, Any], job: Job) -> Any:

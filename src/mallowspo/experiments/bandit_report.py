@@ -13,7 +13,6 @@ from mallowspo.experiments.bandit_figures import (
     frontier_jobs,
     kind_name,
     population_name,
-    training_kinds,
     trajectory_jobs,
 )
 from mallowspo.experiments.bandit_tables import (
@@ -31,6 +30,7 @@ from mallowspo.experiments.bandit_words import (
     overall,
     regime_sentences,
     scale_sentence,
+    thirds_sentences,
 )
 from mallowspo.reports.figures import FigurePaths
 from mallowspo.reports.html import (
@@ -57,6 +57,13 @@ QUESTION = (
     "differ: *reward collapse*. The paper claims that MallowsPO mitigates it, and shows so on bandits. Here the "
     "claim is taken apart: with one state or many, at the exact minimiser of the loss or after as many optimiser "
     "steps as people train, with the true dispersion or an estimated one, at the same scale and at equal KL."
+)
+
+WHY = (
+    "What the weight does to many states: agreement is a reward whose differences are large where people agree and "
+    "small where they differ, so that the best policy for a given KL spends it on the agreed states, and so does DPO. "
+    "With the true φ the optimum of φ lies equally far from the reference in every state, and that of θ nearly so: at "
+    "equal KL they spend more of it on the contested states."
 )
 
 LIMITS = [
@@ -93,10 +100,9 @@ def write_bandit_report(folder: Path, results: Results) -> None:
     ]
     design = results["config"]["design"]
     meta = current_meta(
-        seeds=[design["first_seed"]],
-        run_time=None,
         extra={
-            "Data sets": f"{design['seeds']} at the exact minimiser, {design['training_seeds']} trained on",
+            "Seeds": f"from {design['first_seed']}; {design['seeds']} at the exact minimiser, "
+            f"{design['training_seeds']} trained on",
             "Processor time": format_duration(results["processor_seconds"]),
         },
     )
@@ -126,8 +132,10 @@ def _question(results: Results) -> Section:
         "*One state.* θ multiplies the gap by w = −2 log φ, and so does β: with one state θ *is* DPO at another β. "
         "It is therefore compared at matched scale, where θ with the true φ and DPO are the same function, and at "
         "equal KL. With a uniform reference the KL of one state is log K less the entropy: there, more entropy and "
-        "less movement are the same thing, and at equal KL no method can be more collapsed than another. *Many "
-        "states* of different φ are where the weight does something of its own."
+        "less movement are the same thing, and at equal KL all methods have the same entropy. φ estimated from the "
+        "training pairs is another matter: it comes out smaller where the pairs happen to look unanimous, which "
+        "makes the weight larger and the policy move less just there. *Many states* of different φ are where the "
+        "weight does something of its own."
     )
     terms = [
         ("Matched scale", scale_sentence(results)),
@@ -186,6 +194,7 @@ def _exact(results: Results, figures: Figures, rows: Sequence[dict[str, Any]]) -
             index_table(jobs),
         ]
         if len(phis) > 1:
+            blocks += [Paragraph(WHY), BulletList(thirds_sentences(results))]
             blocks += [
                 _picture(
                     figures,
@@ -228,16 +237,6 @@ def _training(results: Results, figures: Figures, rows: Sequence[dict[str, Any]]
 
 def _training_pictures(results: Results, figures: Figures, shared: bool) -> list[Block]:
     found: list[Block] = []
-    for number, kind in enumerate(training_kinds(results)):
-        if kind[1] == shared:
-            found.append(
-                _picture(
-                    figures,
-                    f"collapse_steps_{number}",
-                    f"Entropy below own optimum after training against the number of pairs; {kind_name(*kind)}.",
-                    "Below zero: the policy has not yet moved as far as its optimum.",
-                )
-            )
     for number, job in enumerate(trajectory_jobs(results)):
         if job["shared"] == shared:
             found.append(

@@ -8,7 +8,7 @@ from typing import Any
 from mallowspo.experiments.bandit_config import METHODS, TRAINED
 from mallowspo.experiments.bandit_figures import population_name
 from mallowspo.experiments.bandit_verdicts import REGIMES, design_of, regime_of
-from mallowspo.experiments.bandit_words import counted, interval_text, label, percent, setting_name
+from mallowspo.experiments.bandit_words import counted, interval_text, label, percent, points, setting_name
 from mallowspo.reports.formatting import format_number
 from mallowspo.reports.html import Table
 
@@ -83,10 +83,10 @@ def settings_table(results: Results, rows: Sequence[dict[str, Any]]) -> Table:
         equal = row["equal_kl"]
         line = [setting_name(row), label(row["method"])]
         line += [interval_text(row["early"], 3, signed=True)] if trained else []
-        line += [interval_text(row["entropy"], 3, signed=True), _points(row["collapsed"], 1)]
-        line += [_points(equal["agreement"]), _points(equal["regret"])]
+        line += [interval_text(row["entropy"], 3, signed=True), points(row["collapsed"], 1)]
+        line += [points(equal["agreement"]), points(equal["regret"])]
         if many:
-            line += [_points(equal["agreement_agreed"]), _points(equal["agreement_contested"])]
+            line += [points(equal["agreement_agreed"]), points(equal["agreement_contested"])]
             line.append(interval_text(equal["entropy_contested"], 3, signed=True))
         cells.append([*line, str(equal["seeds"])])
     return Table(
@@ -95,10 +95,6 @@ def settings_table(results: Results, rows: Sequence[dict[str, Any]]) -> Table:
         caption="Method less DPO, mean of the paired differences with 95% intervals; a point is 0.01. Entropy and "
         "collapse at matched scale; more entropy is less collapse.",
     )
-
-
-def _points(interval: Sequence[float | None], digits: int = 2) -> str:
-    return interval_text([None if end is None else 100 * end for end in interval], digits, signed=True)
 
 
 def beta_table(results: Results, job: Job) -> Table:

@@ -23,6 +23,9 @@ REGIMES = {
 ENTROPY_WORDS = {"better": "less collapsed", "worse": "more collapsed", "open": "not told apart"}
 AGREEMENT_WORDS = {"better": "ahead", "worse": "behind", "open": "not told apart"}
 
+# Lines of one and the same function, measured at other values of β, differ this much when they are interpolated.
+INTERPOLATION = 2e-5
+
 
 def design_of(results: dict[str, Any]) -> BanditDesign:
     """The design of a run, from its `results.json`."""
@@ -77,7 +80,7 @@ def settings(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def word_of(interval: list[float | None], words: dict[str, str]) -> str:
-    """A difference as a word; one that is 0 for every seed is none, and where nothing was shared there is no word.
+    """A difference as a word; an interval within the error of the interpolation is none.
 
     Example:
         >>> word_of([0.2, 0.1, 0.3], AGREEMENT_WORDS), word_of([0.0, 0.0, 0.0], AGREEMENT_WORDS)
@@ -86,7 +89,7 @@ def word_of(interval: list[float | None], words: dict[str, str]) -> str:
     mean, low, high = interval
     if mean is None or low is None or high is None or not low <= high:
         return "no common KL"
-    if mean == low == high == 0.0:
+    if max(abs(low), abs(high)) <= INTERPOLATION:
         return "the same"
     return words[verdict(Interval(mean, low, high))]
 

@@ -22,6 +22,7 @@ __all__ = [
     "regime_sentences",
     "scale_sentence",
     "setting_name",
+    "thirds_sentences",
 ]
 
 Results = dict[str, Any]
@@ -117,24 +118,44 @@ def regime_sentences(results: Results, regime: str) -> list[str]:
 
 
 def overall(results: Results, regime: str) -> str:
-    """The verdict on the claim of mitigated collapse in one regime, in one sentence."""
-    rows = [row for row in results["verdicts"] if row["regime"] == regime and row["method"] in CHALLENGERS]
-    total, compared = (sum(sum(row[name].values()) for row in rows) for name in ("collapse", "agreement"))
-    less, more = (sum(row["collapse"].get(word, 0) for row in rows) for word in ("less collapsed", "more collapsed"))
-    same = sum(row["collapse"].get("the same", 0) for row in rows)
+    """The verdict on the claim of mitigated collapse in one regime: with the true φ, and with φ from the pairs."""
+    parts = [
+        _claim(
+            [
+                row
+                for row in results["verdicts"]
+                if row["regime"] == regime and row["method"] in CHALLENGERS and METHODS[row["method"]].index == index
+            ],
+            name,
+        )
+        for index, name in (("true", "the true φ"), ("pairs", "φ from the pairs"))
+    ]
+    return f"{REGIMES[regime]}: {' '.join(part for part in parts if part)}"
+
+
+def _claim(rows: Sequence[dict[str, Any]], name: str) -> str:
+    """What the counts of θ and φ say of the claim."""
+    total, compared = (sum(sum(row[key].values()) for row in rows) for key in ("collapse", "agreement"))
+    if not total:
+        return ""
+    less, more, same = (
+        sum(row["collapse"].get(word, 0) for row in rows) for word in ("less collapsed", "more collapsed", "the same")
+    )
     ahead, behind = (sum(row["agreement"].get(word, 0) for row in rows) for word in ("ahead", "behind"))
     if total in (less, more):
-        said = "holds throughout" if less else "is turned round throughout: MallowsPO collapses more"
+        said = (
+            "the claim holds throughout" if less else "the claim is turned round: MallowsPO collapses more throughout"
+        )
     elif less and more:
-        said = "holds in some settings and is turned round in others"
+        said = "the claim holds in some settings and is turned round in others"
     elif less or more:
-        said = "holds in part" if less else "does not hold: where a difference shows, MallowsPO collapses more"
+        said = "the claim holds in part" if less else "the claim does not hold: MallowsPO collapses as much or more"
     else:
-        said = "does not hold: no difference shows"
+        said = "the claim does not hold: no difference shows"
     return (
-        f"{REGIMES[regime]}: the claim {said}. Of {total} comparisons of θ and φ (true φ, φ from pairs) with "
-        f"DPO at matched scale, MallowsPO keeps more entropy in {less}, less in {more}, and is the same policy in "
-        f"{same}. At equal KL its agreement is ahead of DPO's in {ahead} of {compared} and behind in {behind}."
+        f"With {name} {said}. θ and φ keep more entropy than DPO in {less} of {total} comparisons at matched scale, "
+        f"less in {more}, and are the same policy in {same}; their agreement at equal KL is ahead in {ahead} of "
+        f"{compared} and behind in {behind}."
     )
 
 
@@ -151,3 +172,25 @@ def scale_sentence(results: Results) -> str:
         f"With many states that takes these values of β: {betas}. Verdicts are counted over all scales: "
         f"{', '.join(f'{one:g}' for one in design_of(results).strengths)} nats."
     )
+
+
+def points(interval: Sequence[float | None], digits: int = 2) -> str:
+    """A difference of probabilities in points (hundredths), with its sign."""
+    return interval_text([None if end is None else 100 * end for end in interval], digits, signed=True)
+
+
+def thirds_sentences(results: Results) -> list[str]:
+    """Where the KL of many states is spent at the exact minimiser: the agreed and the contested third, at equal KL."""
+    many = [job for job in results["exact"] if len(job["phis"]) > 1]
+    sentences = []
+    for job in dict.fromkeys((0, len(many) - 1)):
+        for method in ("mallows_theta_true", "mallows_phi_true"):
+            equal = many[job]["methods"][method]["equal_kl"]
+            sentences.append(
+                f"{many[job]['pairs']:,} pairs, {label(method)}: {points(equal['agreement'])} points of agreement "
+                f"against DPO at equal KL; {points(equal['agreement_agreed'])} on the most agreed third, "
+                f"{points(equal['agreement_contested'])} on the most contested third, where its entropy differs by "
+                f"{interval_text(equal['entropy_contested'], signed=True)} nats; collapsed states "
+                f"{points(equal['collapsed'], 1)} points."
+            )
+    return sentences
