@@ -20,8 +20,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mallowspo.errors import InputError
 from mallowspo.experiments.progress import Progress, progress_bar, silent
 from mallowspo.experiments.quickstart_config import METHODS, Job, QuickstartConfig, fast_config
@@ -47,7 +45,7 @@ def run_quickstart(config: QuickstartConfig | None = None, *, progress: Progress
         InputError: The settings cannot be used, or `output_dir` is a file.
     """
     from mallowspo.experiments.quickstart_report import write_quickstart_report
-    from mallowspo.experiments.quickstart_runs import open_bench
+    from mallowspo.experiments.quickstart_runs import make_reference, open_bench
     from mallowspo.experiments.quickstart_summary import summarise
 
     config = config or QuickstartConfig()
@@ -58,7 +56,7 @@ def run_quickstart(config: QuickstartConfig | None = None, *, progress: Progress
     started = time.perf_counter()
     seconds: dict[str, float] = {}
     with _pool(config) as pool:
-        _make_reference(config, report)
+        make_reference(config, report)
         seconds["reference"] = time.perf_counter() - started
         runs = _run_all(config, pool, report)
         seconds["runs"] = time.perf_counter() - started - seconds["reference"]
@@ -100,34 +98,6 @@ def _pool(config: QuickstartConfig) -> Iterator[ProcessPoolExecutor | None]:
 def _warm_up() -> None:
     """Import what the runs need."""
     import mallowspo.training  # noqa: F401
-
-
-def _make_reference(config: QuickstartConfig, report: Progress) -> None:
-    """Let the population write the corpus, train the reference on it and save it."""
-    from mallowspo.experiments.quickstart_runs import one_thread, quiet_libraries
-    from mallowspo.world.language import build_world, word_tokenizer
-    from mallowspo.world.population import write_corpus
-    from mallowspo.world.reference import train_reference
-
-    stage = "Training the reference"
-    report(stage, 0, config.reference.steps)
-    world = build_world(config.world_seed, train_prompts=config.train_prompts, heldout_prompts=config.heldout_prompts)
-    tokenizer = word_tokenizer()
-    corpus_pk = write_corpus(
-        world.train,
-        answers_per_prompt=config.answers_per_prompt,
-        rng=np.random.default_rng([config.world_seed, 2**20]),
-    )
-    with quiet_libraries(), one_thread():
-        model = train_reference(
-            tokenizer,
-            world.train,
-            corpus_pk,
-            training=config.reference,
-            on_step=lambda done, total: report(stage, done, total),
-        )
-        model.save_pretrained(config.reference_dir)
-        tokenizer.save_pretrained(config.reference_dir)
 
 
 _BENCHES: dict[QuickstartConfig, Any] = {}  # of this worker process: it opens its bench with its first job

@@ -10,15 +10,20 @@ from typing import Any
 from mallowspo.errors import InputError
 from mallowspo.world.reference import ReferenceTraining
 
-__all__ = ["METHODS", "Job", "QuickstartConfig", "fast_config"]
+__all__ = ["METHODS", "METHOD_OPTIONS", "Job", "QuickstartConfig", "fast_config"]
 
-METHODS: Mapping[str, Mapping[str, Any]] = {
+METHOD_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "dpo": {"objective": "dpo"},
+    "ipo": {"objective": "ipo"},
     "mallows_theta": {"objective": "mallows_theta", "dispersion": "entropy"},
     "mallows_phi": {"objective": "mallows_phi", "dispersion": "entropy"},
     "mallows_theta_true": {"objective": "mallows_theta", "dispersion": "column"},
+    "mallows_phi_true": {"objective": "mallows_phi", "dispersion": "column"},
 }
-"""What each method of the study sets in `MallowsPOConfig`; everything else is the same for all."""
+"""What each method sets in `MallowsPOConfig`; everything else is the same for all."""
+
+METHODS = ("dpo", "mallows_theta", "mallows_phi", "mallows_theta_true")
+"""The methods of the quick start; the study `world` runs them all."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from mallowspo.reports.figures import (
     save_figure,
 )
 
-__all__ = ["GROUPS", "draw_figures"]
+__all__ = ["GROUPS", "differences_figure", "draw_figures", "estimates"]
 
 # Quantity in the results -> how a reader calls the prompts behind it.
 GROUPS = {
@@ -52,7 +52,7 @@ def draw_figures(folder: Path, results: dict[str, Any]) -> dict[str, FigurePaths
     Returns:
         Name → paths: `index`, `differences`, and for each learning rate number i `frontier_i` and `diversity_i`.
     """
-    figures = {"index": _index(results), "differences": _differences(results)}
+    figures = {"index": _index(results), "differences": differences_figure(results, METHODS)}
     for number, rate in enumerate(results["config"]["learning_rates"]):
         figures[f"frontier_{number}"] = _frontier(results, rate)
         figures[f"diversity_{number}"] = _diversity(results, rate)
@@ -71,10 +71,19 @@ def _index(results: dict[str, Any]) -> Any:
     )
 
 
-def _differences(results: dict[str, Any]) -> Any:
+def differences_figure(results: dict[str, Any], methods: Sequence[str]) -> Any:
+    """Draw the differences of agreement from DPO at equal KL, by method and third of the prompts.
+
+    Args:
+        results: Findings with `comparisons`.
+        methods: In which order.
+
+    Returns:
+        The figure.
+    """
     rows = [row for row in results["comparisons"] if row["learning_rate"] is None]
     values = {}
-    for method in METHODS:
+    for method in methods:
         found = {row["quantity"]: row["difference"] for row in rows if row["method"] == method}
         if found:
             values[method] = estimates([found[quantity] for quantity in GROUPS], scale=100.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +25,64 @@ from mallowspo.evaluation.candidate_tree import (
     score_candidates,
     sequence_kl,
 )
-from mallowspo.evaluation.exact import Agreement, agreement, choice_entropy, outside_mass, terciles
-from mallowspo.experiments.quickstart_config import METHODS, Job, QuickstartConfig
-from mallowspo.world.language import World, build_world, word_tokenizer
-from mallowspo.world.population import PreferencePair, collect_preferences, preference_matrix
-from mallowspo.world.reference import TokenizedPrompts, tokenize_prompts
+from mallowspo.evaluation.exact import (
+    Agreement,
+    Frontier,
+    agreement,
+    choice_entropy,
+    optimal_frontier,
+    outside_mass,
+    terciles,
+)
+from mallowspo.experiments.progress import Progress, silent
+from mallowspo.experiments.quickstart_config import METHOD_OPTIONS, Job, QuickstartConfig
+from mallowspo.world.language import World, WorldPrompt, build_world, word_tokenizer
+from mallowspo.world.population import PreferencePair, collect_preferences, preference_matrix, write_corpus
+from mallowspo.world.reference import TokenizedPrompts, tokenize_prompts, train_reference
 
-__all__ = ["Bench", "one_thread", "open_bench", "pairs_of_seed", "quiet_libraries", "run_job", "score_prompts"]
+__all__ = [
+    "Bench",
+    "Split",
+    "agreement_facts",
+    "make_reference",
+    "one_thread",
+    "open_bench",
+    "open_split",
+    "pairs_of_seed",
+    "quiet_libraries",
+    "run_job",
+    "score_prompts",
+]
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Prompts on which policies are measured, and what is true of them.
+
+    Attributes:
+        prompts: The prompts.
+        tree: Their candidates, laid out for scoring.
+        reference_scores: What the reference says on them.
+        preference_pkk: The population's preferences.
+        tercile_p: 0, 1, 2: agreed, middle, contested third of the prompts by true φ.
+    """
+
+    prompts: tuple[WorldPrompt, ...]
+    tree: CandidateTree
+    reference_scores: CandidateScores
+    preference_pkk: Floats
+    tercile_p: NDArray[np.int64]
+
+    def by_tercile(self, values_p: Floats) -> list[float]:
+        """Means over the agreed, the middle and the contested third."""
+        return [float(values_p[self.tercile_p == tercile].mean()) for tercile in range(3)]
+
+    def optimum(self) -> Frontier:
+        """The most agreement that any policy reaches at each KL."""
+        temperatures = np.geomspace(5e-3, 1e3, 200)
+        return optimal_frontier(self.reference_scores.logp_pk, self.preference_pkk, temperatures)
 
 
 @dataclass(frozen=True)
@@ -47,10 +96,7 @@ class Bench:
         reference: The reference model, in eval mode.
         train_tokens: The training prompts as ids.
         train_probability_pk: The reference's probabilities of the candidates, training prompts.
-        tree: The held-out candidates, laid out for scoring.
-        reference_scores: What the reference says on them.
-        preference_pkk: The population's preferences, held-out prompts.
-        tercile_p: 0, 1, 2: agreed, middle, contested third of the held-out prompts by true φ.
+        heldout: The held-out prompts.
     """
 
     config: QuickstartConfig
@@ -59,10 +105,7 @@ class Bench:
     reference: Any
     train_tokens: TokenizedPrompts
     train_probability_pk: Floats
-    tree: CandidateTree
-    reference_scores: CandidateScores
-    preference_pkk: Floats
-    tercile_p: NDArray[np.int64]
+    heldout: Split
 
 
 @contextmanager
@@ -108,6 +151,41 @@ def score_prompts(model: Any, tokens: TokenizedPrompts) -> tuple[CandidateTree, 
     return tree, score_candidates(model, tree)
 
 
+def open_split(reference: Any, tokenizer: Any, prompts: Sequence[WorldPrompt]) -> Split:
+    """Lay prompts out for measuring, and let the reference score them."""
+    tree, scores = score_prompts(reference, tokenize_prompts(tokenizer, prompts))
+    return Split(
+        prompts=tuple(prompts),
+        tree=tree,
+        reference_scores=scores,
+        preference_pkk=np.stack([preference_matrix(prompt) for prompt in prompts]),
+        tercile_p=terciles([prompt.phi for prompt in prompts]),
+    )
+
+
+def make_reference(config: QuickstartConfig, report: Progress = silent) -> None:
+    """Let the population write the corpus, train the reference on it and save it."""
+    stage = "Training the reference"
+    report(stage, 0, config.reference.steps)
+    world = build_world(config.world_seed, train_prompts=config.train_prompts, heldout_prompts=config.heldout_prompts)
+    tokenizer = word_tokenizer()
+    corpus_pk = write_corpus(
+        world.train,
+        answers_per_prompt=config.answers_per_prompt,
+        rng=np.random.default_rng([config.world_seed, 2**20]),
+    )
+    with quiet_libraries(), one_thread():
+        model = train_reference(
+            tokenizer,
+            world.train,
+            corpus_pk,
+            training=config.reference,
+            on_step=lambda done, total: report(stage, done, total),
+        )
+        model.save_pretrained(config.reference_dir)
+        tokenizer.save_pretrained(config.reference_dir)
+
+
 def open_bench(config: QuickstartConfig) -> Bench:
     """Build the bench from the settings and the saved reference."""
     from transformers import AutoModelForCausalLM
@@ -120,7 +198,7 @@ def open_bench(config: QuickstartConfig) -> Bench:
         reference = AutoModelForCausalLM.from_pretrained(config.reference_dir).eval()
         train_tokens = tokenize_prompts(tokenizer, world.train)
         _, train_scores = score_prompts(reference, train_tokens)
-        tree, reference_scores = score_prompts(reference, tokenize_prompts(tokenizer, world.heldout))
+        heldout = open_split(reference, tokenizer, world.heldout)
     return Bench(
         config=config,
         world=world,
@@ -128,10 +206,7 @@ def open_bench(config: QuickstartConfig) -> Bench:
         reference=reference,
         train_tokens=train_tokens,
         train_probability_pk=np.exp(train_scores.logp_pk),
-        tree=tree,
-        reference_scores=reference_scores,
-        preference_pkk=np.stack([preference_matrix(prompt) for prompt in world.heldout]),
-        tercile_p=terciles([prompt.phi for prompt in world.heldout]),
+        heldout=heldout,
     )
 
 
@@ -165,7 +240,7 @@ def _train(bench: Bench, job: Job, pairs: list[PreferencePair]) -> Any:
 
     from mallowspo.training import MallowsPOConfig, MallowsPOTrainer
 
-    config, settings = bench.config, METHODS[job.method]
+    config, settings = bench.config, METHOD_OPTIONS[job.method]
     args = MallowsPOConfig(
         output_dir=str(Path(config.output_dir) / "runs"),
         **settings,
@@ -184,6 +259,7 @@ def _train(bench: Bench, job: Job, pairs: list[PreferencePair]) -> Any:
         gradient_checkpointing=False,
         save_strategy="no",
         logging_strategy="no",
+        displacement_alarm=float("inf"),  # every policy is measured exactly; a warning a run would drown the bar
         report_to="none",
         disable_tqdm=True,
     )
@@ -198,35 +274,39 @@ def _train(bench: Bench, job: Job, pairs: list[PreferencePair]) -> Any:
     return trainer
 
 
-def _by_tercile(bench: Bench, values_p: Floats) -> list[float]:
-    return [float(values_p[bench.tercile_p == tercile].mean()) for tercile in range(3)]
+def agreement_facts(split: Split, scores: CandidateScores) -> dict[str, Any]:
+    """What a policy reaches on a split, exactly; its KL aside."""
+    reached: Agreement = agreement(scores.logp_pk, split.reference_scores.logp_pk, split.preference_pkk)
+    outside_p = outside_mass(scores.logp_pk)
+    return {
+        "agreement": float(reached.counted_p.mean()),
+        "agreement_renormalised": float(reached.renormalised_p.mean()),
+        "outside": float(outside_p.mean()),
+        "agreement_by_tercile": split.by_tercile(reached.counted_p),
+        "agreement_renormalised_by_tercile": split.by_tercile(reached.renormalised_p),
+        "outside_by_tercile": split.by_tercile(outside_p),
+        "entropy_by_tercile": split.by_tercile(choice_entropy(scores.logp_pk)),
+    }
 
 
 def measure(bench: Bench, policy: Any, seed: int) -> dict[str, Any]:
     """Measure a policy on the held-out prompts, exactly but for the part of the KL beyond the candidates."""
-    scores = score_candidates(policy, bench.tree)
-    reached: Agreement = agreement(scores.logp_pk, bench.reference_scores.logp_pk, bench.preference_pkk)
+    split = bench.heldout
+    scores = score_candidates(policy, split.tree)
     kl = sequence_kl(
         policy,
         bench.reference,
-        bench.tree,
+        split.tree,
         scores,
-        bench.reference_scores,
+        split.reference_scores,
         end_id=bench.tokenizer.eos_token_id,
         seed=seed,
     )
-    return {
-        "agreement": float(reached.counted_p.mean()),
-        "agreement_renormalised": float(reached.renormalised_p.mean()),
-        "outside": float(outside_mass(scores.logp_pk).mean()),
+    return agreement_facts(split, scores) | {
         "kl": float(kl.total_p.mean()),
         "kl_on_candidates": float(kl.tree_p.mean()),
         "kl_standard_error": kl.standard_error,
-        "agreement_by_tercile": _by_tercile(bench, reached.counted_p),
-        "agreement_renormalised_by_tercile": _by_tercile(bench, reached.renormalised_p),
-        "outside_by_tercile": _by_tercile(bench, outside_mass(scores.logp_pk)),
-        "kl_by_tercile": _by_tercile(bench, kl.total_p),
-        "entropy_by_tercile": _by_tercile(bench, choice_entropy(scores.logp_pk)),
+        "kl_by_tercile": split.by_tercile(kl.total_p),
         "probability_pk": np.exp(scores.logp_pk),
     }
 
@@ -246,22 +326,27 @@ def _index_of_run(trainer: Any, pairs: list[PreferencePair], prompts: int) -> di
     }
 
 
-def run_job(bench: Bench, job: Job) -> dict[str, Any]:
+def run_job(bench: Bench, job: Job, *, selection: Split | None = None) -> dict[str, Any]:
     """Train one policy and measure it.
 
     Args:
         bench: What all runs share.
         job: The run.
+        selection: Further prompts, on which settings are to be chosen.
 
     Returns:
-        The job's fields, the measurements of `measure`, `train_loss` in nats, `seconds`, and for methods that read
-        a dispersion under `index` what the trainer made of it.
+        The job's fields, the measurements of `measure`, `train_loss` in nats, `seconds`, for methods that read a
+        dispersion under `index` what the trainer made of it, and under `selection` the measurements of
+        `agreement_facts` on those prompts.
     """
     started = time.perf_counter()
     pairs = pairs_of_seed(bench, job.seed)
     with quiet_libraries(), one_thread():
         trainer = _train(bench, job, pairs)
-        result = measure(bench, trainer.model.eval(), job.seed)
+        policy = trainer.model.eval()
+        result = measure(bench, policy, job.seed)
+        if selection is not None:
+            result["selection"] = agreement_facts(selection, score_candidates(policy, selection.tree))
     losses = [entry["train_loss"] for entry in trainer.state.log_history if "train_loss" in entry]
     result |= {
         "seed": job.seed,

@@ -13,12 +13,17 @@ from mallowspo.reports.formatting import format_interval, format_number, format_
 
 __all__ = [
     "conclusions",
+    "diversity_sentence",
     "found",
     "index_sentences",
     "interval_text",
+    "joined",
     "label",
+    "number",
     "overall_sentence",
     "points",
+    "rate_sentence",
+    "tercile_sentence",
     "verdict_word",
 ]
 
@@ -68,7 +73,8 @@ def verdict_word(row: Row) -> str:
     return _WORDS[row["verdict"]]
 
 
-def _joined(names: Iterable[str]) -> str:
+def joined(names: Iterable[str]) -> str:
+    """Names in a sentence: commas, and an "and" before the last."""
     names = list(names)
     if len(names) < 2:
         return "".join(names)
@@ -132,7 +138,7 @@ def tercile_sentence(results: Row, method: str) -> str:
             if row["verdict"] == verdict
         ]
         if groups:
-            parts.append(f"{_WORDS[verdict]} on the {_joined(groups)}")
+            parts.append(f"{_WORDS[verdict]} on the {joined(groups)}")
     return f"*{label(method)}*: {'; '.join(parts)}."
 
 
@@ -145,7 +151,7 @@ def rate_sentence(results: Row, method: str) -> str:
     for rate in rates:
         row = found(results, method, "agreement", rate)
         parts.append(f"{verdict_word(row)} at {rate:g} ({points(row['difference'])})")
-    return f"*{label(method)}*: {_joined(parts)}."
+    return f"*{label(method)}*: {joined(parts)}."
 
 
 def diversity_sentence(results: Row, method: str) -> str:
@@ -167,9 +173,9 @@ def conclusions(results: Row) -> list[str]:
     estimated = [method for method in ("mallows_theta", "mallows_phi") if verdicts[method] == "better"]
     behind = [method for method in ("mallows_theta", "mallows_phi") if verdicts[method] == "worse"]
     if estimated:
-        texts.append(f"With an index that anyone can have, {_joined(map(label, estimated))} did better than DPO here.")
+        texts.append(f"With an index that anyone can have, {joined(map(label, estimated))} did better than DPO here.")
     if behind:
-        texts.append(f"With the estimated index, {_joined(map(label, behind))} did worse than DPO here.")
+        texts.append(f"With the estimated index, {joined(map(label, behind))} did worse than DPO here.")
     if not estimated and not behind:
         texts.append("With the estimated index, neither MallowsPO method can be told apart from DPO here.")
     theta, true = verdicts["mallows_theta"], verdicts["mallows_theta_true"]
@@ -203,5 +209,5 @@ def _rate_conclusions(results: Row) -> list[str]:
         per_rate = [found(results, method, "agreement", rate)["verdict"] for rate in rates]
         if len(set(per_rate)) > 1 and set(per_rate) != {"open"}:
             said = [f"{_WORDS[word]} at learning rate {rate:g}" for word, rate in zip(per_rate, rates, strict=True)]
-            texts.append(f"{label(method)} is {_joined(said)}: how it compares depends on how hard both are driven.")
+            texts.append(f"{label(method)} is {joined(said)}: how it compares depends on how hard both are driven.")
     return texts

@@ -1,0 +1,69 @@
+"""`mallowspo experiment world`: the quick start's comparison in full, over worlds, methods and settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["world"]
+
+
+def world(
+    output_dir: Annotated[
+        Path, typer.Option("--output_dir", help="Where everything goes; the same folder goes on.")
+    ] = Path("output/world"),
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Worlds, each with its own reference and pairs [default: 12; with --fast 2]."),
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Methods with commas between them, dpo among them [default: all six].")
+    ] = None,
+    betas: Annotated[
+        str | None, typer.Option(help="Values of beta with commas between them [default: 0.25,0.5,1,2,4].")
+    ] = None,
+    learning_rates: Annotated[
+        str | None,
+        typer.Option("--learning_rates", help="Peak learning rates, likewise [default: 2e-4,4e-4,8e-4]."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that train side by side; changes no result.")] = 0,
+    fast: Annotated[bool, typer.Option(help="A run of seconds that shows every part and resolves nothing.")] = False,
+) -> None:
+    """Compare DPO, IPO and MallowsPO with estimated and true index in many small worlds, against the exact optimum."""
+    from dataclasses import replace
+    from typing import Any
+
+    from rich.console import Console
+
+    from mallowspo.experiments.progress import progress_bar
+    from mallowspo.experiments.world_study import run_world_study
+    from mallowspo.experiments.world_study_config import WorldSetup, WorldStudyConfig, fast_world_config
+
+    folder = str(output_dir)
+    base = fast_world_config(folder) if fast else WorldStudyConfig(setup=WorldSetup(output_dir=folder))
+    given: dict[str, Any] = {"workers": workers}
+    if seeds is not None:
+        given["seeds"] = tuple(range(base.seeds[0], base.seeds[0] + seeds))
+    if methods is not None:
+        given["methods"] = tuple(name.strip() for name in methods.split(","))
+    for name, text in (("betas", betas), ("learning_rates", learning_rates)):
+        if text is not None:
+            given[name] = _numbers(name, text)
+    config = replace(base, **given)
+    with progress_bar() as progress:
+        run_world_study(config, progress=progress)
+    Console().print(f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.")
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    """Numbers with commas between them."""
+    from mallowspo.errors import InputError
+
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(
+            f"{name}: got {text!r}, expected numbers with commas between them, such as 0.5,1,2"
+        ) from error
