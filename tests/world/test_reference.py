@@ -72,3 +72,30 @@ def test_a_corpus_of_other_prompts_is_refused(small):
     world, tokenizer, corpus = small
     with pytest.raises(InputError, match="one row of counts per prompt"):
         train_reference(tokenizer, world.train[:3], corpus)
+
+
+def test_one_form_of_each_answer_is_the_answer_itself(small):
+    world, tokenizer, corpus = small
+    forms = [[[text] for text in prompt.candidates] for prompt in world.train]
+    training = ReferenceTraining(hidden_size=16, layers=1, steps=3, prompts_per_step=8)
+    plain = train_reference(tokenizer, world.train, corpus, training=training)
+    formed = train_reference(tokenizer, world.train, corpus, forms=forms, training=training)
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), formed.parameters(), strict=True))
+    with pytest.raises(InputError, match="at least one text"):
+        train_reference(tokenizer, world.train, corpus, forms=[candidates[:4] for candidates in forms])
+
+
+def test_every_form_is_learnt_as_often(small):
+    world, tokenizer, _ = small
+    prompts = world.train[:4]
+    corpus = np.array([[1, 0, 0, 0, 0]] * 4)
+    # All that is written is one answer in one of two ways, two times to one.
+    ways = ["paris ask", "paris cooks", "paris ask"]
+    forms = [[ways, *([text] for text in prompt.candidates[1:])] for prompt in prompts]
+    training = ReferenceTraining(hidden_size=16, layers=1, steps=120, prompts_per_step=4)
+    model = train_reference(tokenizer, prompts, corpus, forms=forms, training=training)
+    tokens = tokenize_prompts(tokenizer, prompts)
+    answers = [[[*tokenizer(text, add_special_tokens=False)["input_ids"], 2] for text in ways[:2]]] * 4
+    logps = score_candidates(model, build_candidate_tree(tokens.prompt_ids, answers)).logp_pk
+    assert np.exp(logps).sum(axis=1).min() > 0.9
+    assert np.exp(logps).mean(axis=0) == pytest.approx([2 / 3, 1 / 3], abs=0.12)

@@ -165,15 +165,23 @@ def winner(results: Results) -> str:
     names = survivors(results)
     if len(results["stress"][0]["seeds"]) < 2:
         return "One seed recommends nothing."
+    one_pass = results["survival"]["panel"]
+    option = (
+        "From one pass, `dispersion_estimator: panel` (its N is 10; in Python `panel_neg_log_phi` takes any, and "
+        f"`vote_log_likelihood` weighs it against votes) reached "
+        f"{one_pass['reached']} of {one_pass['of']} conditions, "
+        f"{_worst(one_pass)}."
+    )
     if "panel" in names:
-        return (
-            "Where answers are short and the reference fits its data, take the panel of one pass: "
-            "`mallowspo.dispersion.panel.panel_neg_log_phi` on first token, divergent token and margin."
-        )
+        return f"Recommended where answers are short and the reference fits its data: the panel. {option}"
     if names:
         return (
-            f"Where answers are short and the reference fits its data, take the {label(names[0])} "
-            "(`mallowspo.dispersion.panel.panel_neg_log_phi`, with sampled answers from "
-            "`mallowspo.dispersion.answer_samples`)."
+            f"Recommended where answers are short and the reference fits its data: the {label(names[-1])}, which "
+            f"needs sampled answers (`mallowspo.dispersion.answer_samples`, `panel_neg_log_phi`). {option}"
         )
-    return "No index can be trusted blindly: take several, and votes to choose among them."
+    best = max(("panel", "panel_sampled", "panel_topics"), key=lambda name: results["survival"][name]["worst"])
+    return (
+        f"None can be trusted blindly. The safest of the panels is the {label(best)}: "
+        f"{results['survival'][best]['reached']} of {results['survival'][best]['of']} conditions, "
+        f"{_worst(results['survival'][best])}. {option}"
+    )
