@@ -41,8 +41,8 @@ COMMON = (
 )
 COMMANDS = {
     "stories-260k": (
-        "--model_name_or_path ../shared/models/stories-260k --learning_rates 1e-4,1.5e-4,2.2e-4 --seeds 6 "
-        "--eval_samples 8"
+        "--model_name_or_path ../shared/models/stories-260k --learning_rates 1e-4,2e-4 --seeds 5 "
+        "--train_prompts 100 --batch_size 4 --response_tokens 24 --eval_samples 3"
     ),
     "stories-3m": "--model_name_or_path ../shared/models/stories-3m --seeds 3",
 }

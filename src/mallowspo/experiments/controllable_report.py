@@ -90,7 +90,7 @@ def _question(results: Results) -> Section:
     text = (
         "A policy that is tuned towards a reward gains reward and moves away from where it began. A method is better "
         "than another if it gains more at the same distance. The MallowsPO paper draws this trade-off for sentiment "
-        "(GPT-2-large on openings of film reviews) and reports both MallowsPO methods above DPO. Is it so here?"
+        "(GPT-2-large on openings of film reviews) and reports MallowsPO above DPO. Is it so here?"
     )
     terms = [
         (

@@ -91,7 +91,9 @@ def _classifier_reward(design: ControllableDesign) -> Reward:
         raise InputError(f"reward_model: the classifier {name} cannot be loaded ({reason})") from error
     model = model.to(inference_device(design.use_cpu)).eval()
     label = _label_index(model.config, design)
-    room = context_length(model.config)
+    # RoBERTa counts two positions that it cannot use, and a tokenizer without a limit says 1e30.
+    limits = [value for value in (context_length(model.config), tokenizer.model_max_length) if value and value < 1e9]
+    room = min(limits, default=None)
 
     def score(texts: Sequence[str]) -> Floats:
         rows = tokenizer(list(texts), truncation=room is not None, max_length=room)["input_ids"]

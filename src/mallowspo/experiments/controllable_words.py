@@ -123,6 +123,8 @@ def optimum_sentence(results: Row) -> str:
     best = max(rows, key=lambda row: number(row["reward"]["mean"]))
     reward, kl = number(best["reward"]["mean"]), number(best["kl"]["mean"])
     curve = list(zip(results["optimum"]["reward"], results["optimum"]["kl"], strict=True))
+    if reward <= curve[0][0]:
+        return "DPO gains nothing on the reference."
     cheaper = next((cost for gain, cost in curve if gain >= reward), None)
     if cheaper is None:
         return ""
@@ -148,13 +150,11 @@ def conclusions(results: Row) -> list[str]:
             texts.append(f"{_joined(names)} {said} here.")
     mallows = [against_dpo[method]["verdict"] for method in (THETA, PHI) if method in against_dpo]
     if all(word == "better" for word in mallows):
-        texts.append("This agrees with the paper, which reports both MallowsPO methods above DPO on its frontier.")
+        texts.append("This agrees with the paper, which reports MallowsPO above DPO on its frontier.")
     elif "better" in mallows:
-        texts.append("The paper reports both MallowsPO methods above DPO on its frontier; here one of them is.")
+        texts.append("The paper reports MallowsPO above DPO on its frontier; here one of the two methods is.")
     else:
-        texts.append(
-            "The paper reports both MallowsPO methods above DPO on its frontier; at this size that is not seen."
-        )
+        texts.append("The paper reports MallowsPO above DPO on its frontier; at this size that is not seen.")
     texts.append(
         f"{len(results['config']['seeds'])} seeds resolve little: a difference that is not told apart may still exist."
     )
