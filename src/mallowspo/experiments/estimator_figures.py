@@ -18,8 +18,8 @@ __all__ = ["SHOWN", "draw_figures"]
 
 Results = dict[str, Any]
 
-SHOWN = ("mean_entropy", "answer_entropy", "divergent_token", "panel")
-"""The indexes of the figure of ranks: the two of the paper, the best single one of one pass, and the panel."""
+SHOWN = ("mean_entropy", "answer_entropy", "divergent_token", "panel", "panel_sampled")
+"""The indexes of the figure of ranks: the two of the paper, the best single one of one pass, and two panels."""
 
 
 def draw_figures(folder: Path, results: Results) -> dict[str, FigurePaths]:

@@ -226,7 +226,7 @@ def _ranks(results: Results, figures: Figures) -> Section:
         Callout("result", aim_sentence(results)),
         Figure(
             figures["ranks"].svg,
-            "Rank correlation of four indexes with the true −log φ under every condition, with 95% intervals.",
+            "Rank correlation of five indexes with the true −log φ under every condition, with 95% intervals.",
             "The dashed line is the aim.",
         ),
         Table(

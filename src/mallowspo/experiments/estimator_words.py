@@ -134,13 +134,20 @@ def spread_sentence(results: Results, name: str) -> str:
 
 def downstream_sentences(results: Results) -> list[str]:
     """What an index was worth in training."""
-    words = {"better": "ahead of", "worse": "behind", "open": "not told apart from"}
     return [
-        f"{label(row['condition']).capitalize()}: *{label(row['method'])}* is {words[row['verdict']]} "
+        f"{label(row['condition']).capitalize()}: *{label(row['method'])}* {_compared(row)} "
         f"{label(row['baseline'])}, {points(row['difference'])} points at equal KL "
         f"({row['seeds']} seed{'' if row['seeds'] == 1 else 's'})."
         for row in results["downstream"]
     ]
+
+
+def _compared(row: Results) -> str:
+    if row["difference"]["mean"] is None:
+        return "never came as far from the reference as"
+    if row["difference"]["low"] is None:
+        return "was compared in one seed, which decides nothing, with"
+    return {"better": "is ahead of", "worse": "is behind", "open": "is not told apart from"}[row["verdict"]]
 
 
 def people_sentence(results: Results) -> str:
