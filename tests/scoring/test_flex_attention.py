@@ -149,6 +149,7 @@ def test_a_change_in_one_response_changes_no_number_of_its_sibling(by_hand):
         assert torch.equal(one[0, 1], two[0, 1]) and torch.equal(one[1], two[1])
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's tracer looks there
 def test_few_compilations_whatever_the_layout(monkeypatch):
     """Twice with gradient and twice without: as the row first comes, and when its length first changes."""
     from torch._dynamo.testing import CompileCounter
