@@ -60,6 +60,7 @@ _JudgedBeta = Annotated[float | None, _option("judged_beta", "Whose policies are
 _Temperatures = Annotated[str, _option("temperatures", "Of the answers, comma-separated.")]
 _MaxNewTokens = Annotated[int, _option("max_new_tokens", "Tokens after which an answer is cut.")]
 _KlPrompts = Annotated[int, _option("kl_prompts", "Prompts for the KL, one sampled response each.")]
+_SampledAtATime = Annotated[int, _option("sampled_at_a_time", "Answers in a batch of sampling.")]
 _UseCpu = Annotated[bool, _option("use_cpu", "Leave an accelerator alone.")]
 _Workers = Annotated[int, _option("workers", "Processes that train side by side; changes no result.", min=0)]
 _Fast = Annotated[bool, _option("fast", "A run of seconds that shows every part and resolves nothing.")]
@@ -100,6 +101,7 @@ def dialogue(  # noqa: PLR0913
     temperatures: _Temperatures = "0.25,0.7,1",
     max_new_tokens: _MaxNewTokens = 64,
     kl_prompts: _KlPrompts = 48,
+    sampled_at_a_time: _SampledAtATime = 48,
     use_cpu: _UseCpu = False,
     workers: _Workers = 0,
     fast: _Fast = False,

@@ -50,6 +50,7 @@ class DialogueSetup:
         learning_rate: Peak learning rate of the preference training.
         kl_prompts: Prompts for the KL by sampling, one response each.
         max_new_tokens: Tokens after which a sampled answer is cut.
+        sampled_at_a_time: Answers in a batch of sampling; it changes no answer but for rounding.
         use_cpu: Leave an accelerator alone.
     """
 
@@ -74,10 +75,19 @@ class DialogueSetup:
     learning_rate: float = 1e-4
     kl_prompts: int = 48
     max_new_tokens: int = 64
+    sampled_at_a_time: int = 48
     use_cpu: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("test_pairs", "train_pairs", "epochs", "batch_size", "kl_prompts", "max_new_tokens"):
+        for name in (
+            "test_pairs",
+            "train_pairs",
+            "epochs",
+            "batch_size",
+            "kl_prompts",
+            "max_new_tokens",
+            "sampled_at_a_time",
+        ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: got {getattr(self, name)}, expected at least 1")
         for name in ("sft_learning_rate", "learning_rate"):

@@ -29,8 +29,6 @@ __all__ = ["Comparison", "JudgedAnswers", "generate_answers", "judge_everything"
 
 Floats = NDArray[np.float64]
 
-_AT_A_TIME = 50  # prompts in a batch of answers
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -100,7 +98,7 @@ def generate_answers(config: DialogueConfig, bench: Bench, progress: Progress) -
             )
         # The option is part of each answer's seed: two models answer independently.
         local = LocalModel(
-            str(folder), option=job.name, dtype="float32", prompt_format="text", batch_size=_AT_A_TIME,
+            str(folder), option=job.name, dtype="float32", prompt_format="text", batch_size=setup.sampled_at_a_time,
             use_cpu=setup.use_cpu,
         )  # fmt: skip
         for temperature in config.temperatures:

@@ -208,7 +208,7 @@ def _kl(policy: Any, bench: Bench, job: DialogueJob) -> dict[str, Any]:
         [ids for _, ids in prompts_that_fit(bench, setup.kl_prompts)],
         max_new_tokens=setup.max_new_tokens,
         seed=job.seed,
-        batch_size=50,
+        batch_size=setup.sampled_at_a_time,
         end_ids=end_token_ids(policy, bench.tokenizer),
     )
     return asdict(found)
