@@ -80,7 +80,8 @@ def test_one_form_of_each_answer_is_the_answer_itself(small):
     training = ReferenceTraining(hidden_size=16, layers=1, steps=3, prompts_per_step=8)
     plain = train_reference(tokenizer, world.train, corpus, training=training)
     formed = train_reference(tokenizer, world.train, corpus, forms=forms, training=training)
-    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), formed.parameters(), strict=True))
+    for one, other in zip(plain.parameters(), formed.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
     with pytest.raises(InputError, match="at least one text"):
         train_reference(tokenizer, world.train, corpus, forms=[candidates[:4] for candidates in forms])
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
+    from mallowspo.world.packed_corpus import PackedCorpus
+
 __all__ = ["ReferenceTraining", "TokenizedPrompts", "tokenize_forms", "tokenize_prompts", "train_reference"]
 
 
@@ -132,62 +134,33 @@ def _new_model(tokenizer: PreTrainedTokenizerBase, training: ReferenceTraining) 
         return model
 
 
-class _Written:
-    """The corpus as padded tensors, from which each step takes some prompts with one form of every candidate."""
+def _pack(
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: TokenizedPrompts,
+    forms: Sequence[Sequence[Sequence[str]]],
+    corpus_pk: NDArray[np.int64],
+    seed: int,
+) -> PackedCorpus:
+    """Lay out a corpus whose answers are written in several forms."""
+    from mallowspo.world.packed_corpus import PackedCorpus
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        tokens: TokenizedPrompts,
-        forms: Sequence[Sequence[Sequence[str]]] | None,
-        seed: int,
-    ) -> None:
-        import torch
-
-        pad = int(tokenizer.pad_token_id)
-        if forms is None:
-            self._counts_pk, layers = None, [tokens.candidate_ids]
-        else:
-            ids = tokenize_forms(tokenizer, forms)
-            if [len(candidates) for candidates in ids] != [len(answers) for answers in tokens.candidate_ids]:
-                raise InputError("forms: expected at least one text for every candidate of every prompt")
-            self._counts_pk = np.array([[len(texts) for texts in candidates] for candidates in ids])
-            if not (self._counts_pk > 0).all():
-                raise InputError("forms: expected at least one text for every candidate of every prompt")
-            layers = [
-                tuple(tuple(texts[s % len(texts)] for texts in candidates) for candidates in ids)
-                for s in range(int(self._counts_pk.max()))
-            ]
-        size = max(
-            len(prompt) + len(answer)
-            for layer in layers
-            for prompt, answers in zip(tokens.prompt_ids, layer, strict=True)
-            for answer in answers
-        )
-        padded = [_pad(TokenizedPrompts(tokens.prompt_ids, layer), pad, size) for layer in layers]
-        self._ids_spkt, self._labels_spkt = (torch.stack(parts) for parts in zip(*padded, strict=True))
-        self._draws = np.random.default_rng([seed, 1])
-
-    def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and labels of some prompts, shape (rows · K, T)."""
-        import torch
-
-        if self._counts_pk is None:
-            return self._ids_spkt[0, rows].flatten(0, 1), self._labels_spkt[0, rows].flatten(0, 1)
-        counts_bk = self._counts_pk[rows.numpy()]
-        form_bk = torch.as_tensor((self._draws.random(counts_bk.shape) * counts_bk).astype(np.int64))
-        candidate_k = torch.arange(counts_bk.shape[1])[None]
-        ids, labels = (
-            self._ids_spkt[form_bk, rows[:, None], candidate_k],
-            self._labels_spkt[form_bk, rows[:, None], candidate_k],
-        )
-        return ids.flatten(0, 1), labels.flatten(0, 1)
+    ids = tokenize_forms(tokenizer, forms)
+    sizes = [len(candidates) for candidates in ids]
+    if sizes != [len(answers) for answers in tokens.candidate_ids] or not all(map(all, ids)):
+        raise InputError("forms: expected at least one text for every candidate of every prompt")
+    share_pk = corpus_pk / corpus_pk.sum(axis=1, keepdims=True)
+    return PackedCorpus(tokens.prompt_ids, ids, share_pk, pad=int(tokenizer.pad_token_id), seed=seed)
 
 
-def _pad(tokens: TokenizedPrompts, pad: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad on the right to `size`: ids and labels (P, K, T); labels −100 except on the answer and its `<eos>`."""
+def _pad(tokens: TokenizedPrompts, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad on the right: ids and labels of shape (P, K, T), labels −100 except on the answer and its `<eos>`."""
     import torch
 
+    size = max(
+        len(prompt) + len(answer)
+        for prompt, answers in zip(tokens.prompt_ids, tokens.candidate_ids, strict=True)
+        for answer in answers
+    )
     shape = (len(tokens.prompt_ids), len(tokens.candidate_ids[0]), size)
     ids_pkt = torch.full(shape, pad, dtype=torch.long)
     labels_pkt = torch.full(shape, -100, dtype=torch.long)
@@ -215,7 +188,8 @@ def train_reference(
         prompts: The training prompts, P of them.
         corpus_pk: How often each candidate was written, shape (P, K); see `write_corpus`.
         forms: For each prompt and candidate the texts in which it is written, each as often; each step sees one of
-            them, drawn anew. Where None, every candidate is written in one way, its own text.
+            them, drawn anew, and a prompt only once for all its answers. Where None, every candidate is written in one
+            way, its own text.
         training: Size and schedule; the defaults where None.
         on_step: Called with (steps done, steps in all) after each step.
 
@@ -233,7 +207,8 @@ def train_reference(
     expected = (len(prompts), len(prompts[0].candidates) if prompts else 0)
     if corpus_pk.shape != expected or 0 in expected:
         raise InputError(f"corpus_pk: got shape {corpus_pk.shape}, expected {expected}, one row of counts per prompt")
-    written = _Written(tokenizer, tokens, forms, training.seed)
+    packed = None if forms is None else _pack(tokenizer, tokens, forms, corpus_pk, training.seed)
+    ids_pkt, labels_pkt = _pad(tokens, int(tokenizer.pad_token_id))
     weight_pk = torch.tensor(corpus_pk / corpus_pk.sum(axis=1, keepdims=True), dtype=torch.float32)
     model: Any = _new_model(tokenizer, training)
     model.train()
@@ -243,11 +218,15 @@ def train_reference(
     batch = min(training.prompts_per_step, len(prompts))
     for step in range(training.steps):
         rows = torch.as_tensor(order.permutation(len(prompts))[:batch])
-        ids_bt, labels_bt = written.batch(rows)
-        # Padding is on the right and attention is causal, so that no answer can see it: no mask is needed.
-        logits_btv = model(input_ids=ids_bt, use_cache=False).logits[:, :-1]
-        loss_bt = cross_entropy(logits_btv.transpose(1, 2), labels_bt[:, 1:], reduction="none")
-        loss: Any = (loss_bt.sum(dim=1) * weight_pk[rows].flatten()).sum() / batch
+        loss: Any
+        if packed is not None:
+            loss = packed.loss(model, rows)
+        else:
+            ids_bt, labels_bt = ids_pkt[rows].flatten(0, 1), labels_pkt[rows].flatten(0, 1)
+            # Padding is on the right and attention is causal, so that no answer can see it: no mask is needed.
+            logits_btv = model(input_ids=ids_bt, use_cache=False).logits[:, :-1]
+            loss_bt = cross_entropy(logits_btv.transpose(1, 2), labels_bt[:, 1:], reduction="none")
+            loss = (loss_bt.sum(dim=1) * weight_pk[rows].flatten()).sum() / batch
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
