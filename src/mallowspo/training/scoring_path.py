@@ -21,7 +21,7 @@ __all__ = ["ScoredPairs", "ScoringPath", "choose_scoring_path"]
 # accelerator wants rows long; a mask of the whole row grows with its square.
 _ROW_TOKENS = {"accelerator": 8192, "dense_mask": 1024}
 _CPU_ROW_TOKENS = (512, 1536)  # between these; beyond, a longer row was measured to save nothing
-_CPU_ROW_BYTES = 640 * 2**20  # what a row's backward pass may keep
+_CPU_ROW_BYTES = 480 * 2**20  # what a row's backward pass may keep
 
 
 def _cpu_row_tokens(config: Any) -> int:
