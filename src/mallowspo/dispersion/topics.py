@@ -140,10 +140,10 @@ def topics_of(answers: Answers, *, least: int = 2, exchange: float = 0.004) -> N
             flow[i, j] = sum(n for y, n in pools[i].items() if pools[j][y] >= 0.003 * size[j] and y in pools[j])
         flow = flow / size[:, None]
         flow = (flow + flow.T) / 2
-        i, j = np.unravel_index(int(flow.argmax()), flow.shape)
-        if flow[i, j] < exchange:
+        near, far = divmod(int(flow.argmax()), len(pools))
+        if flow[near, far] < exchange:
             break
-        topics = _numbered(np.where(topics == j, i, topics).tolist())
+        topics = _numbered(np.where(topics == far, near, topics).tolist())
     return topics
 
 
@@ -226,4 +226,4 @@ def topic_entropy(answers: Answers, *, alternatives: float) -> Floats:
             for given in answers
         ]
     )
-    return np.maximum(0.0, entropy - wording[topics])
+    return np.asarray(np.maximum(0.0, entropy - wording[topics]), np.float64)

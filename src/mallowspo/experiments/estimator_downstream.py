@@ -140,7 +140,9 @@ def _train(
 
     from mallowspo.training import MallowsPOConfig, MallowsPOTrainer
 
-    objective = {"objective": "dpo"} if method == BASELINE else {"objective": "mallows_theta", "dispersion": "column"}
+    objective: dict[str, Any] = (
+        {"objective": "dpo"} if method == BASELINE else {"objective": "mallows_theta", "dispersion": "column"}
+    )
     args = MallowsPOConfig(
         output_dir=folder,
         **objective,
@@ -166,7 +168,8 @@ def _train(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    return trainer.model.eval()
+    policy: Any = trainer.model
+    return policy.eval()
 
 
 class _Yardstick:
