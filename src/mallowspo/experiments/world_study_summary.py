@@ -180,7 +180,11 @@ def _value(run: Run, place: tuple[str, int | None]) -> float:
 def _choice(grid: Grid, runs: Sequence[Run]) -> list[Row]:
     """Each method at the settings that the selection prompts chose, and its difference from DPO at DPO's choice."""
     chosen = {method: chosen_runs(grid, runs, method) for method in grid.methods}
-    ends = {name: (min(getattr(grid, name)), max(getattr(grid, name))) for name in ("betas", "learning_rates")}
+    # With one or two values every choice lies at an end, and says nothing.
+    ends = {
+        name: {min(values), max(values)} if len(values) > 2 else set()
+        for name, values in (("betas", grid.betas), ("learning_rates", grid.learning_rates))
+    }
     rows = []
     for method, here in chosen.items():
         row: Row = {

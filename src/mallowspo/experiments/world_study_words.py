@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from typing import Any
 
@@ -79,7 +78,7 @@ def equal_kl_sentence(results: Row, method: str) -> str:
 def share_sentence(results: Row) -> str:
     """How much of what is possible each method reaches at its chosen settings."""
     parts = [
-        f"{label(row['method'])} {interval_text(row['values']['share_of_optimum'], 0, scale=100)}%"
+        f"*{label(row['method'])}* {interval_text(row['values']['share_of_optimum'], 0, scale=100)}%"
         for row in results["choice"]
     ]
     return (
@@ -128,16 +127,16 @@ def _index_conclusion(verdicts: dict[str, tuple[str, str]]) -> list[str]:
         own, true = verdicts[name][1], verdicts[f"{name}_true"][1]
         if true == "better" and own != "better":
             texts.append(
-                f"{label(name)} is ahead of DPO at equal KL with the true index and not with the estimated one: the "
+                f"*{label(name)}* is ahead of DPO at equal KL with the true index and not with the estimated one: the "
                 "index holds it back."
             )
         elif true == "better":
-            texts.append(f"{label(name)} is ahead of DPO at equal KL with either index.")
+            texts.append(f"*{label(name)}* is ahead of DPO at equal KL with either index.")
         elif true == "worse":
-            texts.append(f"Even with the true index {label(name)} is behind DPO at equal KL.")
+            texts.append(f"Even with the true index *{label(name)}* is behind DPO at equal KL.")
         else:
             texts.append(
-                f"Even with the true index {label(name)} is not told apart from DPO at equal KL: what knowing the "
+                f"Even with the true index *{label(name)}* is not told apart from DPO at equal KL: what knowing the "
                 "dispersion is worth here, if anything, is less than these seeds resolve."
             )
     return texts
@@ -151,7 +150,7 @@ def conclusions(results: Row) -> list[str]:
     texts = []
     for place, where in ((0, "each at the settings that the selection prompts chose"), (1, "at equal KL")):
         groups = {
-            verdict: [label(method) for method, said in verdicts.items() if said[place] == verdict]
+            verdict: [f"*{label(method)}*" for method, said in verdicts.items() if said[place] == verdict]
             for verdict in ("better", "worse", "open")
         }
         parts = [
@@ -161,11 +160,7 @@ def conclusions(results: Row) -> list[str]:
         ]
         texts.append(f"{where[0].upper()}{where[1:]}, {'; '.join(parts)}.")
     texts += _index_conclusion(verdicts)
-    edges = [
-        label(row["method"])
-        for row in results["choice"]
-        if max(number(share) for share in row["at_an_end"].values()) > 0.5 and not math.isnan(row["at_an_end"]["beta"])
-    ]
+    edges = [f"*{label(row['method'])}*" for row in results["choice"] if max(row["at_an_end"].values()) > 0.5]
     if edges:
         texts.append(
             f"More than half of the seeds chose a setting at an end of the grid for {joined(edges)}: a wider grid "
