@@ -106,22 +106,22 @@ def fast_config(output_dir: str) -> IndexStudyConfig:
         output_dir: Folder for everything that is written.
 
     Returns:
-        The settings: two conditions, two seeds, briefly trained references; nothing is held against people.
+        The settings: two conditions, one seed, briefly trained references; nothing is held against people.
 
     Example:
         >>> len(fast_config("out").jobs)
-        4
+        2
     """
     world = WorldSettings(
         train_prompts=96,
         heldout_prompts=24,
         scored_train_prompts=24,
         samples=8,
-        reference=ReferenceTraining(hidden_size=32, layers=1, steps=30, prompts_per_step=24),
+        reference=ReferenceTraining(hidden_size=32, layers=1, steps=80, prompts_per_step=24),
     )
     return IndexStudyConfig(
         output_dir=output_dir,
-        seeds=(1, 2),
+        seeds=(1,),
         conditions=("mixed_length", "style_agreed"),
         world=world,
         voted_prompts=12,

@@ -103,6 +103,9 @@ def _dispersions(settings: DownstreamSettings, prompts: Sequence[WorldPrompt], r
         -np.log(reading.indexes["reference_margin"]),
         alternatives=settings.alternatives,
     )
+    if not panel.any():
+        # A reference that knows nothing calls every prompt as contested as can be: all count alike.
+        panel = np.ones_like(panel)
     return {
         # The trainer takes −2 log φ for the raw weight; the released one is −log u.
         "theta_mean_entropy": np.sqrt(reading.indexes["mean_entropy"]),

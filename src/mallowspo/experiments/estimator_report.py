@@ -279,7 +279,7 @@ def _downstream(results: Results) -> Section:
             label(row["baseline"]),
             str(row["seeds"]),
             points(row["difference"]),
-            f"{format_number(row['kl_low'], 3)}–{format_number(row['kl_high'], 3)}",
+            "–" if row["kl_low"] is None else f"{format_number(row['kl_low'], 3)}–{format_number(row['kl_high'], 3)}",
         ]
         for row in results["downstream"]
     ]

@@ -208,11 +208,17 @@ def downstream_summary(jobs: Sequence[WorldJob], results: Sequence[Mapping[str, 
                         "seeds": len(runs),
                         "difference": asdict(difference),
                         "verdict": verdict(difference),
-                        "kl_low": float(np.nanmedian(compared.low_s)),
-                        "kl_high": float(np.nanmedian(compared.high_s)),
+                        "kl_low": _median(compared.low_s),
+                        "kl_high": _median(compared.high_s),
                     }
                 )
     return found
+
+
+def _median(values_s: Floats) -> float:
+    """Median of what is there; NaN where nothing is."""
+    known = values_s[np.isfinite(values_s)]
+    return float(np.median(known)) if known.size else float("nan")
 
 
 def _frontier(runs: Sequence[Mapping[str, Any]], method: str) -> SeedFrontier:
