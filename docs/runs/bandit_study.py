@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs/experiments/bandit.md"
 KEPT = ROOT / "docs/experiments/bandit"
 MARKS = r"(<!-- bandit: written by docs/runs/bandit_study.py -->\n).*?(<!-- end -->)"
-COMMAND = ("experiment", "bandit", "--seed", "0", "--output_dir", "output/bandit")
+COMMAND = ("experiment", "bandit", "--training_seeds", "60", "--output_dir", "output/bandit")
 
 SHOWN = ("dpo", "ipo", "mallows_theta_true", "mallows_theta_pairs", "mallows_phi_true", "mallows_phi_pairs")
 
