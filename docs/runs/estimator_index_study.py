@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mallowspo.experiments.estimator_config import IndexStudyConfig
 from mallowspo.experiments.estimator_report import (
     SURVIVAL_HEADER,
     limits,
@@ -41,7 +42,7 @@ PANELS = ("panel", "panel_sampled", "panel_topics", "chosen_by_votes")
 
 def run() -> None:
     """Run the study, or what is left of it, and keep its results, report and pictures."""
-    from mallowspo.experiments.estimator_study import IndexStudyConfig, run_index_study
+    from mallowspo.experiments.estimator_study import run_index_study
     from mallowspo.experiments.progress import progress_bar
 
     config = IndexStudyConfig(
@@ -72,12 +73,27 @@ def table(header: tuple[str, ...], rows: list[list[str]]) -> list[str]:
     return [*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows), ""]
 
 
+def extent(results: dict[str, Any]) -> str:
+    """What was run, and what of the whole study was not."""
+    whole = IndexStudyConfig()
+    seeds = sorted({seed for row in results["stress"] for seed in row["seeds"]})
+    done = {row["condition"] for row in results["stress"]}
+    missing = [label(name) for name in whole.conditions if name not in done]
+    parts = [
+        *([f"the conditions {', '.join(missing)}"] if missing else []),
+        *([f"seeds {seeds[-1] + 1} to {whole.seeds[-1]}"] if len(seeds) < len(whole.seeds) else []),
+        *([] if results["downstream"] else ["the worth in training"]),
+        *([] if results["people"] else ["people"]),
+    ]
+    text = f"Seeds {seeds[0]} to {seeds[-1]}, {sum(len(row['seeds']) for row in results['stress'])} references."
+    return text + (f" **This run is a part of the study; not run: {'; '.join(parts)}.**" if parts else "")
+
+
 def findings(results: dict[str, Any]) -> str:
     """Everything with a number in it, as Markdown."""
-    seeds = sorted({seed for row in results["stress"] for seed in row["seeds"]})
     first = ("condition", "seeds", "excess (nats)")
     lines = [
-        f"Seeds {seeds[0]} to {seeds[-1]}; {sum(len(row['seeds']) for row in results['stress'])} references.",
+        extent(results),
         "",
         f"**The paper's check.** {paper_sentence(results)}",
         "",

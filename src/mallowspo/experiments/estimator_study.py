@@ -6,15 +6,15 @@ run once; people's votes are compared by `mallowspo.experiments.estimator`.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mallowspo.experiments.estimator import EstimatorConfig, run_estimator_study
 from mallowspo.experiments.estimator_config import IndexStudyConfig, fast_config
 from mallowspo.experiments.progress import Progress, silent
 
-__all__ = ["IndexStudyConfig", "fast_config", "run_index_study"]
+__all__ = ["IndexStudyConfig", "PeopleJob", "fast_config", "run_index_study", "run_people_job"]
 
 
 def run_index_study(config: IndexStudyConfig | None = None, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -101,17 +101,36 @@ def _downstream(config: IndexStudyConfig, folder: Path, report: Progress) -> tup
     return downstream_summary(jobs, results), sum(result["seconds"] for result in results)
 
 
+@dataclass(frozen=True)
+class PeopleJob:
+    """One data set of people's votes."""
+
+    name: str
+
+
+def run_people_job(config: EstimatorConfig, job: PeopleJob) -> dict[str, Any]:
+    """Hold every index of a model against one data set.
+
+    Args:
+        config: Model and data sets.
+        job: Which of them.
+
+    Returns:
+        The data set's findings, as `run_estimator_study` has them.
+    """
+    own = replace(config, data={job.name: config.data[job.name]}, output_dir=str(Path(config.output_dir) / job.name))
+    found: dict[str, Any] = run_estimator_study(own)["data"][job.name]
+    return found
+
+
 def _people(config: IndexStudyConfig, folder: Path, report: Progress) -> dict[str, Any] | None:
-    from mallowspo.experiments.estimator import EstimatorConfig, run_estimator_study
+    from mallowspo.experiments.jobs import run_jobs
 
     if config.model is None:
         return None
-    people = EstimatorConfig(
-        model=config.model,
-        data=config.data,
-        output_dir=str(folder / "people"),
+    people = EstimatorConfig(model=config.model, data=config.data, output_dir=str(folder / "people"))
+    jobs = [PeopleJob(name) for name in config.data]
+    results = run_jobs(
+        run_people_job, people, jobs, folder / "people.jsonl", progress=report, stage="Comparing with people"
     )
-    found = run_estimator_study(people, progress=report)
-    # Where the files lie is this machine's own business; what they are called is not.
-    plain: dict[str, Any] = json.loads(json.dumps(found["data"]))
-    return {"model": Path(config.model).name, "data": plain}
+    return {"model": Path(config.model).name, "data": {job.name: row for job, row in zip(jobs, results, strict=True)}}
