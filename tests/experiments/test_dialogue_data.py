@@ -1,0 +1,137 @@
+"""The dialogues of the study: which rows are used, and who sees which."""
+
+import pytest
+from dialogue_world import dialogue_rows, dialogue_world, write_lines
+
+from mallowspo.errors import InputError
+from mallowspo.experiments.dialogue_config import DialogueConfig, DialogueSetup, fast_config
+from mallowspo.experiments.dialogue_data import first_turn, read_dialogues
+from mallowspo.experiments.dialogue_models import study_tokenizer
+
+
+@pytest.fixture
+def setup(tmp_path):
+    return DialogueSetup(output_dir=str(tmp_path / "out"), train_pairs=10, **dialogue_world(tmp_path))
+
+
+def read(setup, **changes):
+    from dataclasses import replace
+
+    setup = replace(setup, **changes)
+    return read_dialogues(setup, study_tokenizer(setup))
+
+
+def test_no_dialogue_is_in_two_parts(setup):
+    data = read(setup)
+    parts = (data.sft, data.policy, data.judge)
+    groups = [set(part.groups) for part in parts]
+    assert sum(map(len, parts)) == 90 and sum(map(len, groups)) == len(set.union(*groups))
+    assert max(map(len, groups)) - min(map(len, groups)) <= 1
+    for part, group in zip(parts, groups, strict=True):
+        assert {first_turn(prompt) for prompt in part.rows["prompt"]} == group
+
+
+def test_every_row_is_accounted_for_and_fits_whole(setup):
+    data = read(setup, max_length=60)
+    for pairs in (data.policy, *data.tests):
+        lost = sum(count for reason, count in pairs.account.items() if reason not in ("read", "fit whole"))
+        assert pairs.account["read"] == pairs.account["fit whole"] + lost
+        for row in pairs.rows:
+            assert len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= 60
+    assert data.policy.account["longer than max_length"] > 0
+
+
+def test_texts_belong_to_their_tokens(setup):
+    tokenizer = study_tokenizer(setup)
+    for pairs in read(setup, max_length=60).tests:
+        for row in pairs.rows:
+            assert tokenizer.decode(row["chosen_ids"], skip_special_tokens=True) == row["chosen"]
+            assert tokenizer.decode(row["prompt_ids"], skip_special_tokens=True) == row["prompt"]
+
+
+def test_one_human_turn(setup):
+    data = read(setup, single_turn=True)
+    assert all(prompt.count("Human:") == 1 for prompt in data.policy.rows["prompt"])
+    assert data.policy.account["several turns"] == 30
+
+
+def test_votes_become_pairs_by_majority(setup):
+    votes = read(setup).tests[2]
+    assert votes.account["read"] == 20 and votes.account["no majority or two prompts"] == 4
+    assert set(votes.rows["chosen"]) == {" good one"} and votes.rows["prompt"][0].startswith("\n\nHuman: what is")
+    number = [int(prompt.split("?")[0].split()[-1]) for prompt in votes.rows["prompt"]]
+    assert votes.unanimous_n.tolist() == [n % 2 == 0 for n in number]
+
+
+def test_hh_as_it_is_published(setup, tmp_path):
+    rows = dialogue_rows(60, seed=4)
+    whole = [{name: row["prompt"] + row[name] for name in ("chosen", "rejected")} for row in rows]
+    whole.append({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: other\n\nAssistant: c"})
+    data = read(setup, train_data=write_lines(tmp_path / "whole.jsonl", whole))
+    given = {(row["prompt"], row["chosen"], row["rejected"]) for row in rows}
+    used = {
+        (r["prompt"], r["chosen"], r["rejected"]) for part in (data.sft, data.policy, data.judge) for r in part.rows
+    }
+    assert used == given and data.policy.account["read"] == 61
+
+
+def test_chat_messages_are_refused(setup, tmp_path):
+    chat = [{"prompt": [{"role": "user", "content": "Hi"}], "chosen": [{"role": "assistant", "content": "a"}],
+             "rejected": [{"role": "assistant", "content": "b"}]}]  # fmt: skip
+    with pytest.raises(InputError, match="raw text"):
+        read(setup, train_data=write_lines(tmp_path / "chat.jsonl", chat))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train_pairs": 1000}, "train_pairs: got 1000"),
+        ({"max_length": 5}, "raise it"),
+        ({"test_data": "nowhere.jsonl"}, "nowhere.jsonl"),
+    ],
+)
+def test_what_cannot_be_used_is_named(setup, changes, said):
+    with pytest.raises(InputError, match=said):
+        read(setup, **changes)
+
+
+def test_one_dialogue_cannot_be_split(setup, tmp_path):
+    row = {"prompt": "\n\nHuman: a\n\nAssistant:", "chosen": " b", "rejected": " c"}
+    with pytest.raises(InputError, match="holds 1 dialogues"):
+        read(setup, train_data=write_lines(tmp_path / "one.jsonl", [row, row | {"chosen": " d"}]))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"methods": ("mallows_theta",)},
+        {"methods": ("dpo", "dppo")},
+        {"betas": ()},
+        {"betas": (0.0,)},
+        {"seeds": (0, 0)},
+        {"temperatures": (-1.0,)},
+        {"judged_beta": 7.0},
+        {"judge": "reward:x", "judge_steps": 7},
+        {"judge_api_key_env": "KEY"},
+        {"workers": -1},
+        {"judged_prompts": 0},
+        {"judge_learning_rate": 0.0},
+    ],
+)
+def test_settings_are_checked(changes):
+    with pytest.raises(InputError, match=list(changes)[-1]):
+        DialogueConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"train_pairs": 0}, {"learning_rate": -1.0}, {"sft_steps": -1}, {"max_length": 2}]
+)
+def test_the_setup_is_checked(changes):
+    with pytest.raises(InputError, match=next(iter(changes))):
+        DialogueSetup(**changes)
+
+
+def test_a_fast_run_keeps_what_was_asked(setup):
+    config = fast_config(DialogueConfig(setup=setup, judge="reward:x", seeds=(5, 6)))
+    assert config.judge == "reward:x" and config.seeds == (5,) and config.setup.train_data == setup.train_data
+    assert config.judge_steps == DialogueConfig.judge_steps
