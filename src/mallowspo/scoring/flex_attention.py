@@ -182,11 +182,14 @@ def flex_inputs(packed: PackedBatch, config: Any) -> tuple[PackedBatch, dict[str
 
 
 @functools.cache
-def _flex_attention() -> Any:
-    """The compiled function: without compilation the scores of all pairs of places would be formed."""
+def _flex_attention(device: str) -> Any:
+    """The compiled function: without compilation the scores of all pairs of places would be formed.
+
+    On a CPU they are: the code that torch 2.13 makes there of a mask which reads several tensors does not compile.
+    """
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention)
+    return flex_attention if device == "cpu" else torch.compile(flex_attention)
 
 
 @functools.cache
@@ -227,7 +230,7 @@ def _attention(
         # Rotary positions leave queries and keys in float32, and the kernel wants one type.
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    output = _flex_attention()(
+    output = _flex_attention(query.device.type)(
         query,
         key,
         value,

@@ -22,7 +22,7 @@ from mallowspo.scoring import vocabulary_size
 from mallowspo.training.checks import require_finite
 from mallowspo.training.config import MallowsPOConfig, checked_settings
 from mallowspo.training.description import log_run
-from mallowspo.training.displacement import DisplacementMonitor
+from mallowspo.training.displacement import DisplacementMonitor, warn_of_displacement
 from mallowspo.training.model_card import PAPER
 from mallowspo.training.prompt_sampler import ListSampler
 from mallowspo.training.recording import Recorder
@@ -283,8 +283,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             return None
         if self.precompute_ref_logps:
             return torch.stack([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]], dim=1)
-        # A separate reference was prepared for mixed precision before it learnt packed rows, which go past that.
-        with reference_model(self) as model, self.accelerator.autocast():
+        with reference_model(self) as model, self.accelerator.autocast():  # packed rows go past accelerate's wrapper
             return cast(Tensor, self.scoring.score(model, inputs, sum_dtype=self._sum_dtype).logp_bk)
 
     @property
@@ -307,16 +306,10 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         values = self._recorder.drain(mode)
         self.record_metrics(mode, values)
         if mode == "train":
-            self._warn_of_displacement()
+            warn_of_displacement(self)
         if mode == "eval" and prefix != "eval":
             logs.update({f"{prefix}_{name}": value for name, value in values.items()})
         super().log(logs, start_time)
-
-    def _warn_of_displacement(self) -> None:
-        alarm = self.displacement.check(self.state.global_step)
-        if alarm is not None:
-            rate, sft = float(self.args.learning_rate), self.objective.sft_weight
-            logger.warning(alarm.message(learning_rate=rate, beta=self.beta, sft_weight=sft))
 
     # Evaluation
 
