@@ -185,7 +185,7 @@ def flex_inputs(packed: PackedBatch, config: Any) -> tuple[PackedBatch, dict[str
 def _flex_attention(device: str) -> Any:
     """The compiled function: without compilation the scores of all pairs of places would be formed.
 
-    On a CPU they are: the code that torch 2.13 makes there of a mask which reads several tensors does not compile.
+    On a CPU they are: the C++ that torch 2.13 writes of this mask, once lengths change, does not compile there.
     """
     from torch.nn.attention.flex_attention import flex_attention
 
