@@ -233,7 +233,7 @@ def read_levels(grid: Grid, runs: Sequence[Run], place: tuple[str, int | None]) 
                 for lines_of_seed in frontiers(grid, runs, method, grid.learning_rates, place, chosen_by=CHOSEN_BY)
             ]
         )
-        reached_m = np.isfinite(read_sm).all(axis=0)
+        reached_m = np.asarray(np.isfinite(read_sm).all(axis=0))
         lines[method] = [
             asdict(mean_interval(read_sm[:, m]) if reached_m[m] else mean_interval([])) for m in range(len(kl))
         ]

@@ -13,13 +13,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.logging import get_logger
 from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
 from mallowspo.errors import InputError
 
-__all__ = ["CONFIDENCE", "MIN_PAIRS", "DisplacementAlarm", "DisplacementMonitor", "check_threshold"]
+__all__ = [
+    "CONFIDENCE",
+    "MIN_PAIRS",
+    "DisplacementAlarm",
+    "DisplacementMonitor",
+    "check_threshold",
+    "warn_of_displacement",
+]
+
+logger = get_logger(__name__)
 
 CONFIDENCE = 0.999
 """Of the one-sided interval. A run looks at every log, often a thousand times: at 95% some fifty would cry wolf."""
@@ -164,3 +174,19 @@ class DisplacementMonitor:
     def to_dict(self) -> dict[str, Any]:
         """For `run.json`: the threshold, and what every alarm saw."""
         return {"threshold": self.threshold, "alarms": [asdict(alarm) for alarm in self.alarms]}
+
+
+def warn_of_displacement(trainer: Any) -> None:
+    """Let a trainer's monitor judge the pairs since the last log, and write a warning where one is due.
+
+    Args:
+        trainer: A `MallowsPOTrainer`.
+    """
+    alarm = trainer.displacement.check(trainer.state.global_step)
+    if alarm is not None:
+        settings: dict[str, float] = {
+            "learning_rate": float(trainer.args.learning_rate),
+            "beta": trainer.beta,
+            "sft_weight": trainer.objective.sft_weight,
+        }
+        logger.warning(alarm.message(**settings))
