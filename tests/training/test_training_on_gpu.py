@@ -37,7 +37,7 @@ def train(folder, tmp_path, attention, **changes):
 
 
 def assert_alike(packed, padded):
-    """A reward of some hundredths has two digits in bfloat16; training spreads that, so the first steps are compared."""
+    """A reward of some hundredths has two digits in bfloat16, and training spreads that: the first steps count."""
     assert history(packed, "loss")[:3] == pytest.approx(history(padded, "loss")[:3], abs=0.02)
     assert history(packed, "grad_norm")[:3] == pytest.approx(history(padded, "grad_norm")[:3], rel=0.1)
 
