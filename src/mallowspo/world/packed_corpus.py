@@ -47,7 +47,7 @@ class PackedCorpus:
         forms = max(len(texts) for candidates in form_ids for texts in candidates)
         layers = [
             [
-                _row(prompt, [texts[s % len(texts)] for texts in candidates], share_k)
+                _row(prompt, [texts[(s + k) % len(texts)] for k, texts in enumerate(candidates)], share_k)
                 for prompt, candidates, share_k in zip(prompt_ids, form_ids, share_pk.tolist(), strict=True)
             ]
             for s in range(forms)
@@ -72,7 +72,8 @@ class PackedCorpus:
     def loss(self, model: Any, rows: torch.Tensor) -> torch.Tensor:
         """Mean over some prompts of the cross-entropy of their answers, each weighted by its share.
 
-        All answers of a prompt are in the same one of their forms, drawn anew at each call.
+        The form is drawn anew for each prompt at each call; its answers are in forms that follow one another, so that
+        all forms come up.
 
         Args:
             model: A causal language model of transformers.
