@@ -179,7 +179,7 @@ def _chunk(
     """
     _fill_logits(hidden_nh, weight_vh, bias_v, out_nv)
     size = max(1, _ELEMENTS_AFTER // out_nv.size(1))
-    pieces = zip(out_nv.split(size), target_n.split(size), strict=True)
+    pieces = zip(torch.split(out_nv, size), torch.split(target_n, size), strict=True)
     return [_few(z_mv, target_m, transform, with_slope) for z_mv, target_m in pieces]
 
 

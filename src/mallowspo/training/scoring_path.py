@@ -25,7 +25,7 @@ _CPU_ROW_BYTES = 480 * 2**20  # what a row's backward pass may keep
 
 
 def _cpu_row_tokens(config: Any) -> int:
-    """As many tokens as may be kept on a processor; a layer was measured to keep 25 hidden and 8 MLP vectors of each."""
+    """As many tokens as may be kept on a processor: of each, a layer keeps 25 hidden and 8 MLP vectors (measured)."""
     hidden = getattr(config, "hidden_size", 1024)
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
     kept = 4 * getattr(config, "num_hidden_layers", 12) * (25 * hidden + 8 * inner)
