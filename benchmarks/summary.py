@@ -252,15 +252,15 @@ def readme_block() -> list[str]:
 
     over = [statistics.median(over_floor(arms["ours_stored"])) for arms in cells.values()]
     stored, compact = "trl_stored", "trl_compact_tuned"
-    faster, leaner = ratios(compact, seconds), ratios(compact, memory)
-    return [
-        f"On two cores, in float32, a step of MallowsPO-θ is {ratios(stored, seconds)} times as fast as one of TRL's",
-        f"`DPOTrainer` with a precomputed reference, in {ratios(stored, memory)} times less memory. Where TRL's head is",
-        f"kept to response positions and its allocator tuned, it is {faster} times as fast, in {leaner} times less. It takes",
-        f"{min(over):.1f} to {max(over):.1f} times the products that no layout avoids. Medians over two random Llamas and",
-        "three shapes of data (the first over one): [docs/performance.md](docs/performance.md). Nothing has run on a GPU",
-        "yet: [docs/gpu.md](docs/gpu.md).",
-    ]
+    words = (
+        "On two cores, in float32, a step of MallowsPO-θ is {} times as fast as one of TRL's `DPOTrainer` with a",
+        "precomputed reference, in {} times less memory. Where TRL's head is kept to response positions and its",
+        "allocator tuned, it is {} times as fast, in {} times less. It takes {:.1f} to {:.1f} times the products that",
+        "no layout avoids. Medians over two random Llamas (the first two figures: over one) and three shapes of data:",
+        "[docs/performance.md](docs/performance.md). Nothing has run on a GPU yet: [docs/gpu.md](docs/gpu.md).",
+    )
+    figures = [ratios(left, value) for left in (stored, compact) for value in (seconds, memory)]
+    return "\n".join(words).format(*figures, min(over), max(over)).splitlines()
 
 
 BLOCKS = {"step": step_block, "profile": profile_block, "scaling": scaling_block, "reference": reference_block}
