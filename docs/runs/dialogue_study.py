@@ -12,20 +12,26 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs/experiments/dialogue.md"
 FOLDER = ROOT / "docs/experiments/dialogue"
-BETAS, SEEDS = "0.1", 3
-COMMAND = f"mallowspo experiment dialogue --output_dir output/dialogue --betas {BETAS} --seeds {SEEDS}"
+COMMAND = "mallowspo experiment dialogue --output_dir output/dialogue --betas {betas} --seeds {seeds}"
+BETAS, SEEDS = (0.1, 0.5), 3
+
+
+def command(betas: Iterable[float], seeds: int) -> str:
+    """The command line of a run."""
+    return COMMAND.format(betas=",".join(f"{beta:g}" for beta in betas), seeds=seeds)
 
 
 def run() -> None:
     """Run the study and keep what is committed of it: numbers, page and figures, not the models and logs."""
     program = Path(sys.executable).with_name("mallowspo")
-    subprocess.run([program, *COMMAND.split()[1:]], cwd=ROOT, check=True)
+    subprocess.run([program, *command(BETAS, SEEDS).split()[1:]], cwd=ROOT, check=True)
     keep()
 
 
@@ -79,7 +85,7 @@ def text(results: dict[str, Any]) -> str:
     ]  # fmt: skip
     minutes = results["seconds"]["jobs"] / 60
     lines = [
-        f"`{COMMAND}`: {len(results['config']['seeds'])} seeds, "
+        f"`{command(results['config']['betas'], len(results['config']['seeds']))}`: {len(results['config']['seeds'])} seeds, "
         f"{len(results['policies']) * len(results['config']['seeds'])} trained policies, {minutes:.0f} minutes of one "
         f"core for training and scoring them ({results['provenance']['date']}).",
         *rows(("set", "file", "rows used", "what became of the rows of the file"), data),

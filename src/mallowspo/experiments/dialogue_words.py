@@ -246,6 +246,22 @@ def win_rate_sentences(results: Row) -> list[str]:
     return texts
 
 
+def _coin_sentence(results: Row) -> list[str]:
+    """Where DPO's probabilities are worse than a coin's, a lower log loss may come from doubt alone."""
+    coin = [
+        f"{test_label(results, test)} ({format_number(loss, 3)})"
+        for test in results["tests"]
+        if (loss := number(_shown(results, test, "settings", BASELINE)["log_loss"]["all"]["rows"]["mean"]))
+        > math.log(2)
+    ]
+    if not coin:
+        return []
+    return [
+        f"DPO's log loss is above a coin's 0.693 nats on {joined(coin)}: to be ahead of it there takes less "
+        "confidence, not a better opinion."
+    ]
+
+
 def conclusions(results: Row) -> list[str]:
     """What to take away, each point decided by the intervals."""
     if len(results["config"]["seeds"]) < 2:
@@ -270,6 +286,7 @@ def conclusions(results: Row) -> list[str]:
             texts.append(
                 f"*{label(method)}* is not told apart from DPO on any test set, neither in accuracy nor in log loss."
             )
+    texts += _coin_sentence(results)
     apart = [
         f"{label(row['method'])} {'ahead of' if row['verdict'] == 'better' else 'behind'} {label(row['baseline'])} at "
         f"temperature {row['temperature']:g}"
