@@ -83,10 +83,10 @@ def text(results: dict[str, Any]) -> str:
          words.interval_text(found["longer_is_chosen"]), words.interval_text(found["likelier_is_chosen"])]
         for name, found in results["reference"].items()
     ]  # fmt: skip
-    minutes = results["seconds"]["jobs"] / 60
+    minutes, seeds = results["seconds"]["jobs"] / 60, len(results["config"]["seeds"])
     lines = [
-        f"`{command(results['config']['betas'], len(results['config']['seeds']))}`: {len(results['config']['seeds'])} seeds, "
-        f"{len(results['policies']) * len(results['config']['seeds'])} trained policies, {minutes:.0f} minutes of one "
+        f"`{command(results['config']['betas'], seeds)}`: {seeds} seeds, {len(results['policies']) * seeds} trained "
+        f"policies, {minutes:.0f} minutes of one "
         f"core for training and scoring them ({results['provenance']['date']}).",
         *rows(("set", "file", "rows used", "what became of the rows of the file"), data),
         "**What to conclude**",
