@@ -161,4 +161,4 @@ def _trajectory(results: dict[str, Any], job: Job) -> Any:
         title=f"{job['pairs']:,} pairs of each state, {kind_name(job['learning_rate'], job['shared'])}",
         styles=STYLES,
     )
-    return _log_steps(figure, steps)
+    return _log_steps(figure, [step for step in steps if step.bit_count() == 1])
