@@ -159,7 +159,8 @@ class BanditDesign:
     @property
     def shown_steps(self) -> tuple[int, int]:
         """The steps of the tables: an early one, and the end."""
-        return max(step for step in self.steps if step**2 <= 2 * self.steps[-1]), self.steps[-1]
+        early = [step for step in self.steps if step**2 <= 2 * self.steps[-1]]
+        return (early or self.steps)[-1], self.steps[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
