@@ -1,7 +1,10 @@
 """The study of the indexes: the paper's check against enumeration, the judge on indexes that are exact."""
 
+import subprocess
+import sys
 from itertools import permutations
 from math import factorial, log
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,3 +143,9 @@ def test_settings_that_cannot_be_used_are_refused(given, said):
 
 def test_the_fast_settings_are_the_same_study():
     assert [job.condition for job in fast_config("x").jobs] == ["mixed_length", "style_agreed"]
+
+
+def test_the_pages_show_the_committed_results():
+    root = Path(__file__).resolve().parent.parent.parent
+    command = [sys.executable, root / "docs/runs/estimator_index_study.py", "--check"]
+    assert subprocess.run(command, check=False, cwd=root).returncode == 0

@@ -43,6 +43,7 @@ class IndexStudyConfig:
         paper_sizes: Numbers of items of the paper's check.
         downstream_conditions: Where θ is trained with the indexes; empty to leave that out.
         downstream: How it is trained.
+        downstream_seeds: Under which seeds; all where None.
         model: Folder or name of a causal language model whose indexes are held against people; None to leave that out.
         data: Name of a data set → file of votes, for `model`.
         workers: Processes that train side by side; 0 trains in the calling process. It changes no result.
@@ -60,6 +61,7 @@ class IndexStudyConfig:
     downstream: DownstreamSettings = field(
         default_factory=lambda: DownstreamSettings(world=WorldSettings(reference=_REFERENCE))
     )
+    downstream_seeds: tuple[int, ...] | None = None
     model: str | None = None
     data: Mapping[str, str] = field(default_factory=dict)
     workers: int = 0
@@ -96,7 +98,8 @@ class IndexStudyConfig:
     @property
     def downstream_jobs(self) -> list[WorldJob]:
         """Every reference from which policies are trained."""
-        return [WorldJob(condition=name, seed=seed) for seed in self.seeds for name in self.downstream_conditions]
+        seeds = self.seeds if self.downstream_seeds is None else self.downstream_seeds
+        return [WorldJob(condition=name, seed=seed) for seed in seeds for name in self.downstream_conditions]
 
 
 def fast_config(output_dir: str) -> IndexStudyConfig:

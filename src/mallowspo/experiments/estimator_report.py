@@ -66,9 +66,22 @@ def write_estimator_report(folder: Path, results: Results) -> None:
         "References": str(sum(len(row["seeds"]) for row in results["stress"])),
         "Processor time": format_duration(results["cpu_seconds"]),
     }
-    meta = current_meta(seeds=config["seeds"], extra=extra)
+    meta = current_meta(command=_command(config), seeds=config["seeds"], extra=extra)
     title = "Is there a dispersion index that survives?"
     write_report(folder / "report.html", Report(title, _summary(results), sections, meta))
+
+
+def _command(config: Results) -> str:
+    """The command line that gives these settings."""
+    words = [
+        "mallowspo experiment estimator",
+        f"--seeds {len(config['seeds'])}",
+        f"--conditions {','.join(config['conditions'])}",
+        f"--downstream {','.join(config['downstream_conditions']) or 'none'}",
+        *([f"--model_name_or_path {config['model']}"] if config["model"] else []),
+        *(f"--votes {name}={path}" for name, path in config["data"].items()),
+    ]
+    return " ".join(words)
 
 
 def _summary(results: Results) -> str:

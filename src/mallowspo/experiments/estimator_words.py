@@ -173,22 +173,23 @@ def winner(results: Results) -> str:
     if len(results["stress"][0]["seeds"]) < 2:
         return "One seed recommends nothing."
     one_pass = results["survival"]["panel"]
-    option = (
-        "From one pass, `dispersion_estimator: panel` (its N is 10; in Python `panel_neg_log_phi` takes any, and "
-        f"`vote_log_likelihood` weighs it against votes) reached "
-        f"{one_pass['reached']} of {one_pass['of']} conditions, "
-        f"{_worst(one_pass)}."
+    option = [row["sensitivity"]["10"]["rank"] for row in results["stress"] if row["trained"]]
+    option_text = (
+        f"The panel of one pass, told N, reached {one_pass['reached']} of {one_pass['of']} conditions, "
+        f"{_worst(one_pass)}; it is the option `dispersion_estimator: panel`, whose N is 10 and which reached "
+        f"{sum(rank >= AIM for rank in option)} of them, worst {format_number(min(option))}. In Python "
+        "`panel_neg_log_phi` takes any N, and `vote_log_likelihood` weighs it against votes."
     )
     if "panel" in names:
-        return f"Recommended where answers are short and the reference fits its data: the panel. {option}"
+        return f"Recommended where answers are short and the reference fits its data: the panel. {option_text}"
     if names:
         return (
             f"Recommended where answers are short and the reference fits its data: the {label(names[-1])}, which "
-            f"needs sampled answers (`mallowspo.dispersion.answer_samples`, `panel_neg_log_phi`). {option}"
+            f"needs sampled answers (`mallowspo.dispersion.answer_samples`, `panel_neg_log_phi`). {option_text}"
         )
     best = max(("panel", "panel_sampled", "panel_topics"), key=lambda name: results["survival"][name]["worst"])
     return (
         f"None can be trusted blindly. The safest of the panels is the {label(best)}: "
         f"{results['survival'][best]['reached']} of {results['survival'][best]['of']} conditions, "
-        f"{_worst(results['survival'][best])}. {option}"
+        f"{_worst(results['survival'][best])}. {option_text}"
     )
