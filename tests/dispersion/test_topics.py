@@ -21,9 +21,7 @@ def answers_of(content, *, topic, wordings=1):
     """Answers "content, wording" with content's probabilities, each wording as likely."""
     entropy = -sum(p * math.log(p) for p in content if p > 0) + math.log(wordings)
     return [
-        SampledAnswer(
-            (10 * topic + k, 900 + s), round(SAMPLES * p / wordings), (math.log(p / wordings),), (entropy,)
-        )
+        SampledAnswer((10 * topic + k, 900 + s), round(SAMPLES * p / wordings), (math.log(p / wordings),), (entropy,))
         for k, p in enumerate(content)
         for s in range(wordings)
         if p > 0
