@@ -61,7 +61,7 @@ class BanditDesign:
     """Everything that determines the numbers of the study.
 
     Learning rates, batch size and steps were fixed on plain DPO with many states alone: at the lower rate its KL still
-    rises at the last step, at the higher one it has settled by then. Nothing was chosen by how MallowsPO did.
+    rises at the last step, at the higher one it has nearly settled by then. Nothing was chosen by how MallowsPO did.
 
     Attributes:
         arms: Arms of every state, 3 to 6.
