@@ -148,10 +148,10 @@ def panel(statistics: ReferenceStatistics) -> Floats:
     Source: our choice; the evidence is in docs/experiments/estimator.md.
 
     Example:
-        >>> one, entropy = np.ones((1, 2)), np.full((1, 2), 1.4)  # a margin that says the same as the two entropies
-        >>> statistics = ReferenceStatistics(np.array([[0.0, 1.5]]), one, one, 100, entropy, entropy)
-        >>> panel(statistics).round(2).tolist()
-        [0.53]
+        >>> one, entropy = np.ones((1, 2)), np.full((1, 2), 2 * np.log(2))  # of choices ∝ ½^rank, among many
+        >>> statistics = ReferenceStatistics(np.array([[0.0, 9.0]]), one, one, 100, entropy, entropy)
+        >>> panel(statistics).round(2).tolist()  # the margin is misled; the other two have it
+        [0.5]
     """
     unit = float(np.log(statistics.vocab_size))
     entropies = {"first": unit * first_token(statistics), "divergent": unit * divergent_token(statistics)}
