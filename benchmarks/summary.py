@@ -109,6 +109,8 @@ def step_table(cells: Mapping[str, Mapping[str, Sequence[Line]]]) -> list[str]:
     names = cells_in_order(cells)
     rows = ["| | " + " | ".join(f"{name.replace(' ', '·')}" for name in names) + " |", "|---|" + "---|" * len(names)]
     for arm, text in ARM_NAMES.items():
+        if not any(cells[name].get(arm) for name in names):
+            continue
         row = [f"| {text} "]
         for name in names:
             found = cells[name].get(arm)
@@ -160,14 +162,13 @@ def goal_table(cells: Mapping[str, Mapping[str, Sequence[Line]]]) -> list[str]:
 
 def origin_line(lines: Sequence[Line]) -> str:
     """Where the lines were measured."""
-    facts = {
-        key: sorted({line[key] for line in lines})
-        for key in ("machine", "threads", "torch", "transformers", "trl", "commit", "date")
-    }
-    shown = {key: ", ".join(value) for key, value in facts.items()}
+    names = ("machine", "threads", "torch", "transformers", "trl", "date")
+    shown = {name: ", ".join(sorted({line[name] for line in lines})) for name in names}
+    commits = list(dict.fromkeys(line["commit"] for line in lines))
+    commit = f"commit {commits[0]}" if len(commits) == 1 else f"{len(commits)} commits, the last {commits[-1]}"
     return (
         f"{shown['machine']}, {shown['threads']} threads; torch {shown['torch']}, "
-        f"transformers {shown['transformers']}, TRL {shown['trl']}; commit {shown['commit']}, {shown['date']}."
+        f"transformers {shown['transformers']}, TRL {shown['trl']}; {commit}, {shown['date']}."
     )
 
 
@@ -312,17 +313,18 @@ def _bars(cells: Mapping[str, Mapping[str, Sequence[Line]]]) -> object:
         figure = Figure(figsize=(11, 7.2), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True)
         width = 0.13
-        for i, arm in enumerate(ARM_NAMES):
+        present = [arm for arm in ARM_NAMES if any(cells[name].get(arm) for name in names)]
+        for i, arm in enumerate(present):
             places = [n for n, name in enumerate(names) if cells[name].get(arm)]
             found = [spread([seconds(line) for line in cells[names[n]][arm]]) for n in places]
-            at = [n + (i - 2.5) * width for n in places]
+            at = [n + (i - (len(present) - 1) / 2) * width for n in places]
             middle = [value[0] for value in found]
             bars = [[m - low for m, low, _ in found], [high - m for m, _, high in found]]
             upper.bar(
                 at, middle, width, color=COLOURS[arm], label=ARM_NAMES[arm], yerr=bars, error_kw={"elinewidth": 0.8}
             )
-            for x, value in zip(at, middle, strict=True):
-                upper.annotate(f"{value:.1f}", (x, value), (0, 4), textcoords="offset points", ha="center", fontsize=7)
+            for x, value, (_, _, high) in zip(at, middle, found, strict=True):
+                upper.annotate(f"{value:.1f}", (x, high), (0, 2), textcoords="offset points", ha="center", fontsize=7)
             sizes = [statistics.median(map(memory, cells[names[n]][arm])) for n in places]
             lower.bar(at, sizes, width, color=COLOURS[arm])
             for x, value in zip(at, sizes, strict=True):
@@ -331,6 +333,8 @@ def _bars(cells: Mapping[str, Mapping[str, Sequence[Line]]]) -> object:
             least = statistics.median(map(floor, cells[name]["ours_stored"]))
             upper.hlines(least, n - 0.42, n + 0.42, colors="#222222", linewidth=1.2, label="floor" if n == 0 else None)
         upper.set_yscale("log")
+        upper.set_yticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
+        upper.minorticks_off()
         upper.set_ylabel("seconds a step (log scale)")
         lower.set_ylabel("peak GB above the bare process")
         lower.set_xticks(range(len(names)), [_cell_label(name) for name in names])
@@ -342,8 +346,8 @@ def _cell_label(name: str) -> str:
     model, regime = name.split()
     if regime in REGIMES:
         prompt, response = REGIMES[regime]
-        return f"model {model}, {prompt}/{response}"
-    return f"{model}, HH dialogues"
+        return f"model {model}\n{prompt}/{response} tokens"
+    return f"{model}\nHH dialogues"
 
 
 def _growth(lines: Sequence[Line]) -> object:
