@@ -99,11 +99,11 @@ def choose_rate(rates: Sequence[float], runs: Sequence[Run]) -> dict[str, Any]:
         return {"chosen": rates[0], "rule": "given", "candidates": []}
     lines = {rate: _frontier(_of(runs, learning_rate=rate)) for rate in rates}
     low, high = _shared_range(list(lines.values()))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "learning_rate": rate,
             "area": area(line, low, high),
-            "mean_reward": float(np.mean(line.value_b)),
+            "mean_reward": float(np.mean(np.asarray(line.value_b))),
             "kl": sorted(np.asarray(line.kl_b).tolist()),
         }
         for rate, line in lines.items()

@@ -91,7 +91,7 @@ def read_indexes(result: Mapping[str, Any], *, vocab_size: int, alternatives: in
     margin = -np.log(np.array(result["indexes"]["reference_margin"]).clip(1e-6))
     samples = sum(answer.count for answer in answers[0])
     clusters = cluster_answers([[answer.ids for answer in given] for given in answers])
-    drawn = {
+    drawn: dict[str, list[list[Any]]] = {
         "sampled": [[answer.ids for answer in given for _ in range(answer.count)] for given in answers],
         "sampled_clusters": [
             [place for answer, place in zip(given, places, strict=True) for _ in range(answer.count)]

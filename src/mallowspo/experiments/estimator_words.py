@@ -61,8 +61,8 @@ def interval_text(interval: Results, digits: int = 2, *, scale: float = 1.0, sig
         return "–"
     if interval["low"] is None:
         return format_number(scale * interval["mean"], digits)
-    ends = (scale * interval[end] for end in ("mean", "low", "high"))
-    return format_interval(*ends, digits, signed=signed)
+    mean, low, high = (scale * interval[end] for end in ("mean", "low", "high"))
+    return format_interval(mean, low, high, digits, signed=signed)
 
 
 def points(interval: Results) -> str:
