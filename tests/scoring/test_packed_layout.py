@@ -52,6 +52,9 @@ def test_reading_the_row_back_gives_the_batch(lengths, cut):
         row.predictor_n.tolist(), row.target_n.tolist(), row.response_n.tolist(), row.column_n.tolist(), strict=True
     ):
         found[response, column] = (ids[context[predictor]].tolist(), target)
+    # Equal responses of a row are computed once; the others are handed the first one's values.
+    for cell, carrier in enumerate(row.carrier_c.tolist()):
+        found |= {(cell, column): value for (response, column), value in list(found.items()) if response == carrier}
     expected = {}
     for r, (sequence, completion) in enumerate(zip(batch["input_ids"], batch["completion_mask"], strict=True)):
         k, b = divmod(r, len(lengths))

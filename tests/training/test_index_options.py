@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pairs import options
+from pairs import options, real_pairs
 from scipy.stats import rankdata
 
 from mallowspo.dispersion import ESTIMATORS
@@ -19,7 +19,7 @@ def build(setting, folder, rows=None, eval_rows=None, **changes):
     return MallowsPOTrainer(setting.path, args=config, train_dataset=rows or setting.rows, eval_dataset=eval_rows)
 
 
-@pytest.mark.parametrize("estimator", [name for name in ESTIMATORS if name != "answer_entropy"])
+@pytest.mark.parametrize("estimator", sorted(set(ESTIMATORS) - {"answer_entropy", "panel"}))
 def test_every_estimator_feeds_the_weight(random_setting, tmp_path, estimator):
     run = build(random_setting, tmp_path, dispersion_estimator=estimator, max_steps=1)
     rows = run.train_dataset
@@ -30,6 +30,22 @@ def test_every_estimator_feeds_the_weight(random_setting, tmp_path, estimator):
         margin = np.abs(np.array(rows["ref_chosen_logps"]) - np.array(rows["ref_rejected_logps"]))
         _, group = np.unique(rows["prompt_id"], return_inverse=True)
         assert raw == pytest.approx((np.bincount(group, margin) / np.bincount(group))[group])
+    assert np.isfinite(run.train().training_loss)
+
+
+def test_a_panel_that_knows_nothing_is_refused(random_setting, tmp_path):
+    """A random model is as uncertain as it can be: to the middle member all prompts are contested alike."""
+    with pytest.raises(InputError, match="every row has raw weight 0"):
+        build(random_setting, tmp_path, dispersion_estimator="panel", max_steps=1)
+
+
+@pytest.mark.shared
+def test_a_panel_feeds_the_weight(shared, tmp_path):
+    config = MallowsPOConfig(**options(tmp_path, dispersion_estimator="panel", max_steps=1))
+    run = MallowsPOTrainer(str(shared / "models/stories-260k"), args=config, train_dataset=real_pairs(shared, 16))
+    assert run.calibration.estimator == "panel" and run.calibration.weight_mean == pytest.approx(1.0)
+    raw = np.array(run.train_dataset["dispersion_raw"])
+    assert len(np.unique(raw)) > 3 and (raw >= 0).all()
     assert np.isfinite(run.train().training_loss)
 
 

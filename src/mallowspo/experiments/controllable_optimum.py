@@ -54,7 +54,7 @@ def tilted_reference(reward_ps: ArrayLike, *, points: int = 60) -> TiltedReferen
 
         >>> found = tilted_reference([[0.0, 1.0]])
         >>> at = np.interp(0.75, found.reward, found.kl)
-        >>> round(float(at), 3), round(0.75 * np.log(1.5) + 0.25 * np.log(0.5), 3)
+        >>> round(float(at), 3), round(float(0.75 * np.log(1.5) + 0.25 * np.log(0.5)), 3)
         (0.131, 0.131)
     """
     reward = np.asarray(reward_ps, dtype=np.float64)
