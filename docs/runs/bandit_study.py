@@ -10,13 +10,14 @@ A study that was stopped goes on where it was.
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from study_page import page_with
 
 from mallowspo.experiments.bandit_figures import kind_name, population_name
 from mallowspo.experiments.bandit_verdicts import REGIMES, design_of, regime_of
@@ -37,7 +38,7 @@ from mallowspo.reports.formatting import format_duration
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs/experiments/bandit.md"
 KEPT = ROOT / "docs/experiments/bandit"
-MARKS = r"(<!-- bandit: written by docs/runs/bandit_study.py -->\n).*?(<!-- end -->)"
+MARK = "bandit: written by docs/runs/bandit_study.py"
 COMMAND = ("experiment", "bandit", "--training_seeds", "60", "--output_dir", "output/bandit")
 
 SHOWN = ("dpo", "ipo", "mallows_theta_true", "mallows_theta_pairs", "mallows_phi_true", "mallows_phi_pairs")
@@ -170,20 +171,12 @@ def steps_figures(results: dict[str, Any]) -> list[str]:
     return lines
 
 
-def page_with(text: str) -> str:
-    """The page with these numbers between its marks."""
-    page = PAGE.read_text(encoding="utf-8")
-    found, count = re.subn(MARKS, lambda match: match[1] + text + "\n" + match[2], page, flags=re.DOTALL)
-    if count != 1:
-        raise SystemExit(f"{PAGE.name} has no place for the numbers")
-    return found
-
-
 if __name__ == "__main__":
     if not sys.argv[1:]:
         run()
     results = KEPT / "results.json"
-    wanted = page_with(text_of(json.loads(results.read_text("utf-8"))) if results.exists() else "Not run yet.")
+    text = text_of(json.loads(results.read_text("utf-8"))) if results.exists() else "Not run yet."
+    wanted = page_with(PAGE.read_text(encoding="utf-8"), MARK, text)
     if sys.argv[1:] == ["--check"]:
         sys.exit(PAGE.read_text(encoding="utf-8") != wanted)
     PAGE.write_text(wanted, encoding="utf-8")

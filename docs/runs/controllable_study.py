@@ -11,13 +11,14 @@ A study that was stopped goes on where it was.
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from study_page import page_with
 
 from mallowspo.experiments.controllable_words import (
     comparison_sentence,
@@ -34,7 +35,6 @@ from mallowspo.reports.formatting import format_duration, format_number, format_
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs/experiments/controllable.md"
-MARKS = r"(<!-- controllable {model}: written by docs/runs/controllable_study.py -->\n).*?(<!-- end -->)"
 COMMON = (
     "--dataset_name ../shared/data/text/tinystories_200k.txt --opening 'Once|One|There was' "
     "--betas 0.02,0.07,0.2,0.6,2,8 --ipo_betas 0.1,0.5,1.5,4,10,30 --use_cpu"
@@ -124,10 +124,7 @@ def page_with_numbers() -> str:
     for model in COMMANDS:
         path = folder_of(model) / "results.json"
         text = text_of(model, json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else "Not run yet."
-        marks = MARKS.format(model=re.escape(model))
-        page, count = re.subn(marks, lambda match, t=text: match[1] + t + "\n" + match[2], page, flags=re.DOTALL)
-        if count != 1:
-            raise SystemExit(f"{PAGE.name} has no place for {model}")
+        page = page_with(page, f"controllable {model}: written by docs/runs/controllable_study.py", text)
     return page
 
 

@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from study_page import page_with
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs/experiments/dialogue.md"
 FOLDER = ROOT / "docs/experiments/dialogue"
@@ -117,22 +119,13 @@ def text(results: dict[str, Any]) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
-def page_with(new: str) -> str:
-    """The page with this text between its marks."""
-    page = PAGE.read_text(encoding="utf-8")
-    marks = r"(<!-- dialogue: written by docs/runs/dialogue_study.py -->\n).*?(<!-- end -->)"
-    found, count = re.subn(marks, lambda match: match[1] + new + "\n" + match[2], page, flags=re.DOTALL)
-    if count != 1:
-        raise SystemExit(f"{PAGE.name} has no place for the numbers")
-    return found
-
-
 if __name__ == "__main__":
     if not sys.argv[1:]:
         run()
     committed = FOLDER / "results.json"
     found = json.loads(committed.read_text(encoding="utf-8")) if committed.is_file() else None
-    wanted = page_with("Not run yet." if found is None else text(found))
+    new = "Not run yet." if found is None else text(found)
+    wanted = page_with(PAGE.read_text(encoding="utf-8"), "dialogue: written by docs/runs/dialogue_study.py", new)
     if sys.argv[1:] == ["--check"]:
         sys.exit(PAGE.read_text(encoding="utf-8") != wanted)
     PAGE.write_text(wanted, encoding="utf-8")

@@ -9,11 +9,12 @@ What is finished is not run again.
 """
 
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
+
+from study_page import page_with
 
 from mallowspo.experiments.estimator_config import IndexStudyConfig
 from mallowspo.experiments.estimator_report import (
@@ -35,6 +36,7 @@ from mallowspo.experiments.estimator_words import (
 SHARED = Path("../shared")
 OUTPUT = Path("output/estimator")
 ROOT = Path(__file__).resolve().parent.parent
+MARK = "estimator: written by docs/runs/estimator_index_study.py"
 PAGE, KEPT = ROOT / "experiments/estimator.md", ROOT / "experiments/estimator"
 RANKS = ("mean_entropy", "answer_entropy", "first_token", "divergent_token", "reference_margin", "weighted_clusters")
 PANELS = ("panel", "panel_sampled", "panel_topics", "chosen_by_votes")
@@ -122,16 +124,6 @@ def pointer(results: dict[str, Any]) -> str:
     return f"{aim_sentence(results)} {winner(results)}"
 
 
-def page_with(page: Path, text: str) -> str:
-    """A page with this text between its marks."""
-    marks = r"(<!-- estimator: written by docs/runs/estimator_index_study.py -->\n).*?(<!-- end -->)"
-    content = page.read_text(encoding="utf-8")
-    found, count = re.subn(marks, lambda match: match[1] + text + "\n" + match[2], content, flags=re.DOTALL)
-    if count != 1:
-        raise SystemExit(f"{page.name} has no place for the findings")
-    return found
-
-
 if __name__ == "__main__":
     if not sys.argv[1:]:
         run()
@@ -139,7 +131,7 @@ if __name__ == "__main__":
         keep()
     stored = json.loads((KEPT / "results.json").read_text(encoding="utf-8"))
     wanted = {PAGE: findings(stored), ROOT / "dispersion.md": pointer(stored)}
-    pages = {page: page_with(page, text) for page, text in wanted.items()}
+    pages = {page: page_with(page.read_text(encoding="utf-8"), MARK, text) for page, text in wanted.items()}
     if sys.argv[1:] == ["--check"]:
         sys.exit(any(page.read_text(encoding="utf-8") != text for page, text in pages.items()))
     for page, text in pages.items():

@@ -8,10 +8,11 @@ python docs/runs/estimator_study.py --check  # exit code 1 if the page shows ano
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
+
+from study_page import page_with
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHARED = Path("../shared")
@@ -72,20 +73,12 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines).strip()
 
 
-def page_with(text: str) -> str:
-    """The page with this table between its marks."""
-    page = PAGE.read_text(encoding="utf-8")
-    marks = r"(<!-- estimator study: written by docs/runs/estimator_study.py -->\n).*?(<!-- end -->)"
-    found, count = re.subn(marks, lambda match: match[1] + text + "\n" + match[2], page, flags=re.DOTALL)
-    if count != 1:
-        raise SystemExit(f"{PAGE.name} has no place for the table")
-    return found
-
-
 if __name__ == "__main__":
     if not sys.argv[1:]:
         run()
-    wanted = page_with(table(json.loads(RESULTS.read_text(encoding="utf-8"))))
+    new = table(json.loads(RESULTS.read_text(encoding="utf-8")))
+    mark = "estimator study: written by docs/runs/estimator_study.py"
+    wanted = page_with(PAGE.read_text(encoding="utf-8"), mark, new)
     if sys.argv[1:] == ["--check"]:
         sys.exit(PAGE.read_text(encoding="utf-8") != wanted)
     PAGE.write_text(wanted, encoding="utf-8")

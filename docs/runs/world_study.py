@@ -10,12 +10,13 @@ A study that was stopped goes on where it was.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from study_page import page_with
 
 from mallowspo.experiments.quickstart_config import METHOD_OPTIONS
 from mallowspo.experiments.quickstart_words import (
@@ -43,7 +44,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs/experiments/world.md"
 KEPT = ROOT / "docs/experiments/world"
 MADE = ROOT / "output/world"
-MARKS = r"(<!-- world: written by docs/runs/world_study.py -->\n).*?(<!-- end -->)"
+MARK = "world: written by docs/runs/world_study.py"
 
 
 def run() -> None:
@@ -95,8 +96,22 @@ def text_of(results: dict[str, Any]) -> str:
             f"{settings_text(row)} |"
         )
     lines += ["", *(f"- {choice_sentence(results, method)}" for method in challengers(results))]
-    lines += [f"- {share_sentence(results)}", "", "### At equal KL", ""]
-    lines += [
+    lines += [f"- {share_sentence(results)}", "", *_at_equal_kl(results)]
+    lines += ["### Against the exact optimum", ""]
+    lines += ["![Agreement against KL, with the exact optimum](world/figures/agreement.png)", ""]
+    lines += ["![Share of the optimum's gain against KL](world/figures/share.png)", ""]
+    lines += ["### Diversity and the index", ""]
+    lines += [f"- {diversity_sentence(results, method)}" for method in challengers(results)]
+    lines += [f"- {text}" for text in index_sentences(results)]
+    lines += ["", "[report.html](world/report.html), [results.json](world/results.json)"]
+    return "\n".join(lines)
+
+
+def _at_equal_kl(results: dict[str, Any]) -> list[str]:
+    """The comparison over all settings, and by third of the prompts."""
+    lines = [
+        "### At equal KL",
+        "",
         "| minus DPO at equal KL | agreement, points | renormalised, points | outside, points | share of optimum, % "
         "| entropy, contested third, nats |",
         "|" + "---|" * 6,
@@ -117,25 +132,14 @@ def text_of(results: dict[str, Any]) -> str:
     lines += [f"- {tercile_sentence(results, method)}" for method in challengers(results)]
     lines += ["", "At each learning rate on its own:", ""]
     lines += [f"- {rate_sentence(results, method)}" for method in challengers(results)]
-    lines += ["", "### Against the exact optimum", ""]
-    lines += ["![Agreement against KL, with the exact optimum](world/figures/agreement.png)", ""]
-    lines += ["![Share of the optimum's gain against KL](world/figures/share.png)", ""]
-    lines += ["### Diversity and the index", ""]
-    lines += [f"- {diversity_sentence(results, method)}" for method in challengers(results)]
-    lines += [f"- {text}" for text in index_sentences(results)]
-    lines += ["", "[report.html](world/report.html), [results.json](world/results.json)"]
-    return "\n".join(lines)
+    return [*lines, ""]
 
 
 def page_with_numbers() -> str:
     """The page with the numbers of the committed run between its marks."""
     path = KEPT / "results.json"
     text = text_of(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else "Not run yet."
-    page = PAGE.read_text(encoding="utf-8")
-    page, count = re.subn(MARKS, lambda match: match[1] + text + "\n" + match[2], page, flags=re.DOTALL)
-    if count != 1:
-        raise SystemExit(f"{PAGE.name} has no place for the numbers")
-    return page
+    return page_with(PAGE.read_text(encoding="utf-8"), MARK, text)
 
 
 if __name__ == "__main__":
