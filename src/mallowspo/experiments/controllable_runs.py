@@ -32,6 +32,7 @@ from mallowspo.experiments.controllable_config import METHODS, VADER, Controllab
 from mallowspo.experiments.controllable_pairs import SeedPairs, make_pairs, text_of
 from mallowspo.experiments.controllable_prompts import StudyPrompts, read_prompts
 from mallowspo.experiments.controllable_rewards import Reward, load_reward
+from mallowspo.experiments.policy_training import QUIET, final_loss, train_quietly
 from mallowspo.experiments.quickstart_runs import one_thread, quiet_libraries
 from mallowspo.scoring.reference_cache import CACHE_VARIABLE
 
@@ -204,8 +205,6 @@ def _dataset(bench: Bench, seed: int) -> Any:
 
 def _train(bench: Bench, job: Job, folder: str) -> Any:
     """Train the policy of a job; returns the trainer."""
-    from transformers import PrinterCallback
-
     from mallowspo.training import MallowsPOConfig, MallowsPOTrainer
 
     design = bench.design
@@ -217,18 +216,11 @@ def _train(bench: Bench, job: Job, folder: str) -> Any:
         num_train_epochs=design.epochs,
         per_device_train_batch_size=design.batch_size,
         max_length=design.prompt_tokens + design.response_tokens,
-        # The reference is frozen: it is scored once per set of pairs, for all methods.
-        precompute_ref_log_probs=True,
         precompute_ref_batch_size=4 * design.batch_size,
         seed=job.seed,
         use_cpu=design.use_cpu,
         bf16=design.bf16,
-        gradient_checkpointing=False,
-        save_strategy="no",
-        logging_strategy="no",
-        displacement_alarm=float("inf"),  # reward and KL of every policy are measured; a warning a run would be noise
-        report_to="none",
-        disable_tqdm=True,
+        **QUIET,
     )
     trainer = MallowsPOTrainer(
         model=copy.deepcopy(bench.reference),
@@ -236,9 +228,7 @@ def _train(bench: Bench, job: Job, folder: str) -> Any:
         train_dataset=_dataset(bench, job.seed),
         processing_class=bench.tokenizer,
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    return trainer
+    return train_quietly(trainer)
 
 
 def measure(bench: Bench, policy: Any, seed: int) -> dict[str, Any]:
@@ -299,14 +289,13 @@ def run_job(inputs: Inputs, job: Job) -> dict[str, Any]:
         started = time.process_time()
         trainer = _train(bench, job, folder)
         result = measure(bench, trainer.model.eval(), job.seed)
-    losses = [entry["train_loss"] for entry in trainer.state.log_history if "train_loss" in entry]
     result |= {
         "seed": job.seed,
         "method": job.method,
         "beta": job.beta,
         "learning_rate": job.learning_rate,
         "steps": int(trainer.state.global_step),
-        "train_loss": float(losses[-1]) if losses else float("nan"),
+        "train_loss": final_loss(trainer),
         "cpu_seconds": time.process_time() - started,
     }
     if trainer.calibration is not None:

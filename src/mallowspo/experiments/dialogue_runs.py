@@ -19,6 +19,7 @@ from mallowspo.evaluation.local_model import end_token_ids, load_causal_model
 from mallowspo.experiments.dialogue_config import METHODS, DialogueJob, DialogueSetup
 from mallowspo.experiments.dialogue_data import DialogueData, PairSet, read_dialogues
 from mallowspo.experiments.dialogue_models import study_tokenizer
+from mallowspo.experiments.policy_training import QUIET, final_loss, train_quietly
 from mallowspo.experiments.quickstart_runs import one_thread, quiet_libraries
 
 __all__ = ["Bench", "Reference", "open_bench", "policy_dir", "prompts_that_fit", "run_dialogue_job"]
@@ -124,8 +125,6 @@ def run_dialogue_job(reference: Reference, job: DialogueJob) -> dict[str, Any]:
 
 
 def _train(bench: Bench, job: DialogueJob, folder: Path) -> dict[str, Any]:
-    from transformers import PrinterCallback
-
     from mallowspo.training import MallowsPOConfig, MallowsPOTrainer
 
     setup, pool = bench.setup, bench.data.policy
@@ -142,18 +141,12 @@ def _train(bench: Bench, job: DialogueJob, folder: Path) -> dict[str, Any]:
         num_train_epochs=setup.epochs,
         per_device_train_batch_size=setup.batch_size,
         max_length=setup.max_length,
-        # The reference is frozen: scoring it once gives the same loss as scoring it at every step.
-        precompute_ref_log_probs=True,
         precompute_ref_batch_size=setup.batch_size,
         seed=job.seed,
         use_cpu=model.device.type == "cpu",
         dataloader_pin_memory=model.device.type != "cpu",
         bf16=model.device.type == "cuda",
-        gradient_checkpointing=False,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
+        **QUIET,
     )
     trainer = MallowsPOTrainer(
         model=model,
@@ -161,14 +154,12 @@ def _train(bench: Bench, job: DialogueJob, folder: Path) -> dict[str, Any]:
         train_dataset=pool.rows.select(np.sort(drawn)).select_columns(columns),
         processing_class=bench.tokenizer,
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    train_quietly(trainer)
     trainer.save_model(str(folder))
-    losses = [entry["train_loss"] for entry in trainer.state.log_history if "train_loss" in entry]
     calibration = None if trainer.calibration is None else trainer.calibration.to_dict()
     return {
         "train": {
-            "loss": float(losses[-1]) if losses else float("nan"),
+            "loss": final_loss(trainer),
             "steps": int(trainer.state.global_step),
             "pairs": len(drawn),
         },

@@ -26,6 +26,7 @@ from mallowspo.experiments.estimator_worlds import (
     train_world,
     written_world,
 )
+from mallowspo.experiments.policy_training import QUIET, train_quietly
 from mallowspo.world.conditions import EXTRA_WORDS, WrittenWorld
 from mallowspo.world.language import WorldPrompt, word_tokenizer
 from mallowspo.world.population import preference_matrix
@@ -139,8 +140,6 @@ def _train(
     beta: float,
     folder: str,
 ) -> Any:
-    from transformers import PrinterCallback
-
     from mallowspo.training import MallowsPOConfig, MallowsPOTrainer
 
     objective: dict[str, Any] = (
@@ -153,25 +152,18 @@ def _train(
         learning_rate=settings.learning_rate,
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
-        precompute_ref_log_probs=True,
         precompute_ref_batch_size=4 * settings.batch_size,
         # A prompt of six tokens is cheaper computed twice than shared.
         share_prompts=False,
         seed=job.seed,
         use_cpu=True,
         bf16=False,
-        gradient_checkpointing=False,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
+        **QUIET,
     )
     trainer = MallowsPOTrainer(
         model=copy.deepcopy(reference), args=args, train_dataset=data, processing_class=tokenizer
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    policy: Any = trainer.model
+    policy: Any = train_quietly(trainer).model
     return policy.eval()
 
 

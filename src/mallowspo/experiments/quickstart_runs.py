@@ -34,6 +34,7 @@ from mallowspo.evaluation.exact import (
     outside_mass,
     terciles,
 )
+from mallowspo.experiments.policy_training import QUIET, final_loss, train_quietly
 from mallowspo.experiments.progress import Progress, silent
 from mallowspo.experiments.quickstart_config import METHOD_OPTIONS, Job, QuickstartConfig
 from mallowspo.world.language import World, WorldPrompt, build_world, word_tokenizer
@@ -236,8 +237,6 @@ def _dataset(bench: Bench, pairs: list[PreferencePair], *, with_truth: bool) -> 
 
 def _train(bench: Bench, job: Job, pairs: list[PreferencePair]) -> Any:
     """Train the policy of a job; returns the trainer."""
-    from transformers import PrinterCallback
-
     from mallowspo.training import MallowsPOConfig, MallowsPOTrainer
 
     config, settings = bench.config, METHOD_OPTIONS[job.method]
@@ -248,20 +247,13 @@ def _train(bench: Bench, job: Job, pairs: list[PreferencePair]) -> Any:
         learning_rate=job.learning_rate,
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
-        # The reference is frozen: scoring it once gives the same loss as scoring it at every step, for every method.
-        precompute_ref_log_probs=True,
         precompute_ref_batch_size=4 * config.batch_size,
         # A prompt of six tokens is cheaper computed twice than shared: padded rows took a quarter less time here.
         share_prompts=False,
         seed=job.seed,
         use_cpu=True,
         bf16=False,
-        gradient_checkpointing=False,
-        save_strategy="no",
-        logging_strategy="no",
-        displacement_alarm=float("inf"),  # every policy is measured exactly; a warning a run would drown the bar
-        report_to="none",
-        disable_tqdm=True,
+        **QUIET,
     )
     trainer = MallowsPOTrainer(
         model=copy.deepcopy(bench.reference),
@@ -269,9 +261,7 @@ def _train(bench: Bench, job: Job, pairs: list[PreferencePair]) -> Any:
         train_dataset=_dataset(bench, pairs, with_truth=settings.get("dispersion") == "column"),
         processing_class=bench.tokenizer,
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    return trainer
+    return train_quietly(trainer)
 
 
 def agreement_facts(split: Split, scores: CandidateScores) -> dict[str, Any]:
@@ -347,14 +337,13 @@ def run_job(bench: Bench, job: Job, *, selection: Split | None = None) -> dict[s
         result = measure(bench, policy, job.seed)
         if selection is not None:
             result["selection"] = agreement_facts(selection, score_candidates(policy, selection.tree))
-    losses = [entry["train_loss"] for entry in trainer.state.log_history if "train_loss" in entry]
     result |= {
         "seed": job.seed,
         "method": job.method,
         "beta": job.beta,
         "learning_rate": job.learning_rate,
         "steps": int(trainer.state.global_step),
-        "train_loss": float(losses[-1]) if losses else float("nan"),
+        "train_loss": final_loss(trainer),
         "seconds": time.perf_counter() - started,
     }
     if trainer.calibration is not None:
