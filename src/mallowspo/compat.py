@@ -106,7 +106,7 @@ def triton_response_head(
 
 @contextmanager
 def reference_model(trainer: Any, *, before_training: bool = False) -> Iterator[Any]:
-    """The model that plays the reference, without gradient, for the time of a block.
+    """The model that plays the reference, without gradient and in the run's precision, for the time of a block.
 
     A separate reference model where there is one; else the policy: with its adapter switched off (or swapped for the
     frozen copy that TRL makes of a pretrained adapter), or as it is before training.
@@ -135,6 +135,8 @@ def reference_model(trainer: Any, *, before_training: bool = False) -> Iterator[
     try:
         with (
             torch.no_grad(),
+            # Packed rows go past the autocast that accelerate wraps around a prepared model's forward.
+            trainer.accelerator.autocast(),
             disable_gradient_checkpointing(trainer.model, trainer.args.gradient_checkpointing_kwargs),
             adapter,
         ):

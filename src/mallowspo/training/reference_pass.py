@@ -61,7 +61,7 @@ def reference_columns(trainer: Any, dataset: Any, name: str, batch_size: int) ->
     parts = []
     hide = trainer.args.disable_tqdm or bool(os.environ.get("TQDM_DISABLE", ""))
     for batch in tqdm(iterable=loader, desc=f"Reference scores of {name}", disable=hide):
-        with reference_model(trainer, before_training=True) as model, trainer.accelerator.autocast():
+        with reference_model(trainer, before_training=True) as model:
             scores = trainer.scoring.score_all(model, batch, per_token=True)
         if scores.entropy_sum_bk is None:
             raise RuntimeError("the reference's head returned no entropies; the fused head of TRL has changed")

@@ -236,7 +236,7 @@ def _compare_live(trainer: Any, dataset: Any, columns: Columns, key: ReferenceKe
         batch = trainer.data_collator(list(dataset.select(some)))
         device = trainer.accelerator.device
         batch = {k: v.to(device) for k, v in batch.items() if isinstance(v, torch.Tensor)}
-        with reference_model(trainer, before_training=True) as model, trainer.accelerator.autocast():
+        with reference_model(trainer, before_training=True) as model:
             scores = score_padded(model, batch)
         assert scores.entropy_sum_bk is not None
         lengths = scores.length_bk.cpu().numpy()

@@ -283,7 +283,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             return None
         if self.precompute_ref_logps:
             return torch.stack([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]], dim=1)
-        with reference_model(self) as model, self.accelerator.autocast():  # packed rows go past accelerate's wrapper
+        with reference_model(self) as model:
             return cast(Tensor, self.scoring.score(model, inputs, sum_dtype=self._sum_dtype).logp_bk)
 
     @property
