@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mallowspo.cli.evaluate_options import DEFAULT_JUDGE_PARAMETERS, EvaluateOptions, Source, source_of
-from mallowspo.cli.run_record import library_versions
 from mallowspo.errors import InputError
 from mallowspo.files import write_json
+from mallowspo.versions import library_versions
 
 if TYPE_CHECKING:
     import numpy as np

@@ -270,7 +270,7 @@ def _known_fields(options: ReferenceOptions, tokenizer: Any) -> dict[str, Any]:
 
 def _made_with(options: ReferenceOptions, device_name: str) -> dict[str, str]:
     """For the manifest: enough to make the store again."""
-    from mallowspo.cli.run_record import library_versions
+    from mallowspo.versions import library_versions
 
     named = {
         "model": options.model_name_or_path,

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mallowspo import __version__
 from mallowspo.files import write_json
+from mallowspo.versions import library_versions
 
-__all__ = ["library_versions", "write_run_record"]
-
-_LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "numpy", "scipy")
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of Python, this project and the libraries that numbers depend on."""
-    return {"python": platform.python_version(), "mallowspo": __version__} | {
-        name: version(name) for name in _LIBRARIES
-    }
+__all__ = ["write_run_record"]
 
 
 def write_run_record(

@@ -9,7 +9,7 @@ does not beat them has read nothing but the surface.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,12 @@ from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.side_by_side import side_by_side
 from mallowspo.dispersion.votes_file import VoteRows
 from mallowspo.errors import InputError
+from mallowspo.experiments.progress import Progress, silent
 from mallowspo.files import write_json
 
 __all__ = ["CONTROLS", "EstimatorConfig", "run_estimator_study"]
 
 Floats = NDArray[np.float64]
-Progress = Callable[[str, int, int], None]
-
 CONTROLS = ("length", "length_difference", "overlap")
 """What needs no model: mean length and difference in length (characters), and the responses' share of common words."""
 
@@ -80,7 +79,7 @@ def run_estimator_study(config: EstimatorConfig, *, progress: Progress | None = 
     from mallowspo.dispersion.votes_file import load_votes
 
     started = time.perf_counter()
-    report = progress or (lambda stage, done, total: None)
+    report = progress or silent
     if not config.data:
         raise InputError("data: name at least one file of votes")
     rows = {name: _usable(name, load_votes(path), config.rows) for name, path in config.data.items()}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mallowspo.dispersion.entropy import ReferenceStatistics
 from mallowspo.dispersion.votes_file import VoteRows
+from mallowspo.experiments.progress import Progress
 
 __all__ = [
     "ScoredPairs",
@@ -22,7 +23,6 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

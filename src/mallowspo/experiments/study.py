@@ -5,17 +5,14 @@ from __future__ import annotations
 import datetime
 import json
 import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mallowspo import __version__
 from mallowspo.errors import InputError
 from mallowspo.files import write_json
+from mallowspo.versions import library_versions
 
 __all__ = ["open_folder", "provenance", "write_results"]
-
-_LIBRARIES = ("torch", "transformers", "trl", "numpy", "scipy")
 
 
 def open_folder(output_dir: str) -> Path:
@@ -48,8 +45,7 @@ def provenance() -> dict[str, Any]:
         ['date', 'machine', 'versions']
     """
     return {
-        "versions": {"python": platform.python_version(), "mallowspo": __version__}
-        | {name: version(name) for name in _LIBRARIES},
+        "versions": library_versions(),
         "machine": platform.platform(),
         "date": datetime.date.today().isoformat(),
     }
