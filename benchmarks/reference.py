@@ -50,14 +50,14 @@ def child(task: dict[str, Any]) -> list[dict[str, Any]]:
     ]
     collate, passes = (
         PreferenceCollator(pad_token_id=0),
-        {"with": response_head._few, "without": _log_probability_alone},
+        {"with": response_head._token_values, "without": _log_probability_alone},
     )
     lines = []
     for number in range(BATCHES + 1):
         batch = collate(rows[number * PAIRS : (number + 1) * PAIRS])
         # Who goes first alternates; the first batch warms up.
         for arm in sorted(passes, reverse=bool(number % 2)):
-            response_head._few = passes[arm]
+            response_head._token_values = passes[arm]
             begun = time.perf_counter()
             with torch.no_grad():
                 scoring.score_all(model, batch, per_token=True)

@@ -127,7 +127,7 @@ def _fill_logits(hidden_nh: Tensor, weight_vh: Tensor, bias_v: Tensor | None, ou
         out_nv += bias_v.to(out_nv.dtype)
 
 
-def _few(
+def _token_values(
     z_mv: Tensor, target_m: Tensor, transform: LogitTransform, with_slope: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Values of some tokens whose raw logits are `z_mv`; these become the slopes in place, where they are wanted.
@@ -180,7 +180,7 @@ def _chunk(
     _fill_logits(hidden_nh, weight_vh, bias_v, out_nv)
     size = max(1, _ELEMENTS_AFTER // out_nv.size(1))
     pieces = zip(torch.split(out_nv, size), torch.split(target_n, size), strict=True)
-    return [_few(z_mv, target_m, transform, with_slope) for z_mv, target_m in pieces]
+    return [_token_values(z_mv, target_m, transform, with_slope) for z_mv, target_m in pieces]
 
 
 class _ResponseHead(torch.autograd.Function):
