@@ -3,10 +3,18 @@
 import math
 
 import pytest
+from accelerate.state import AcceleratorState
 from pairs import history, options
 from peft import LoraConfig
 
 from mallowspo import MallowsPOConfig, MallowsPOTrainer
+
+
+@pytest.fixture(autouse=True)
+def _leave_no_precision_behind():
+    """Accelerate keeps the precision of a process; the next test's trainer may not be the first to ask for another."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.parametrize("adapter", [False, True], ids=["whole model", "adapter"])
