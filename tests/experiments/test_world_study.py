@@ -190,10 +190,11 @@ def test_settings_that_cannot_be_used_are_refused(change, says):
         replace(WorldStudyConfig(), **change)
 
 
-def test_the_page_shows_the_numbers_of_the_committed_run(run):
+def test_the_page_shows_the_numbers_of_the_committed_run(run, monkeypatch):
     path = Path(__file__).resolve().parents[2] / "docs/runs/world_study.py"
     spec = importlib.util.spec_from_file_location("world_study_page", path)
     page = importlib.util.module_from_spec(spec)
+    monkeypatch.syspath_prepend(path.parent)  # as where the script is run: it imports its neighbour `study_page`
     spec.loader.exec_module(page)
     assert page.PAGE.read_text(encoding="utf-8") == page.page_with_numbers()
     text = page.text_of(run[2])
