@@ -8,6 +8,7 @@ from packing import VOCABULARY, tiny_model
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from mallowspo.scoring import packed_attention as file
 from mallowspo.scoring.packed import add_packed_head
 from mallowspo.scoring.packed_attention import PACKED_ATTENTION, packed_support
 from mallowspo.scoring.reference_key import model_fields
@@ -79,3 +80,22 @@ def test_a_store_of_the_plain_model_is_the_packed_models_too():
     before = model_fields(model)
     add_packed_head(model)
     assert model_fields(model) == before and before["attn_implementation"] == "sdpa"
+
+
+def test_keys_joined_with_a_prompts_are_not_kept_for_the_backward_pass(monkeypatch):
+    # Query, the prompt's and the response's own keys, then values.
+    states = [torch.randn(1, 2, n, 4, dtype=torch.float64, requires_grad=True) for n in (3, 5, 3, 5, 3)]
+    query, *parts = states
+    kept, unpack = [], file._unpack
+    monkeypatch.setattr(file, "_unpack", lambda value: kept.append(value) or unpack(value))
+    output = file._attend_joined(query, tuple(parts[:2]), tuple(parts[2:]), None, 0.0, None)
+    grads = torch.autograd.grad(output.square().sum(), states)
+    assert [tuple(part.size(2) for part in value) for value in kept if isinstance(value, tuple)] == [(5, 3), (5, 3)]
+    whole = [value for value in kept if isinstance(value, torch.Tensor) and value.shape[-1] == 4]
+    assert whole and all(value.size(2) == 3 for value in whole)
+    scores = query @ torch.cat(parts[:2], 2).transpose(2, 3) / 2
+    seen = torch.ones(3, 8, dtype=torch.bool).tril(5)
+    plain = scores.masked_fill(~seen, -torch.inf).softmax(-1) @ torch.cat(parts[2:], 2)
+    torch.testing.assert_close(output, plain, rtol=1e-12, atol=1e-12)
+    expected = torch.autograd.grad(plain.square().sum(), states)
+    torch.testing.assert_close(grads, expected, rtol=1e-12, atol=1e-12)

@@ -89,6 +89,28 @@ def test_pieces_of_a_batch_are_the_batch(random_setting, tmp_path, monkeypatch, 
     assert_same_run(whole, pieces)
 
 
+def test_the_largest_piece_comes_first_and_the_metrics_keep_the_batchs_order(random_setting, tmp_path, monkeypatch):
+    monkeypatch.setattr(file, "_cpu_row_tokens", lambda config: 40)
+    run = build(random_setting, tmp_path, objective="dpo", max_steps=1, learning_rate=0.0)
+    sizes, recorded = [], []
+    score, add = run._score_pairs, run._recorder.add
+    run._score_pairs = lambda model, piece: sizes.append(_pair_tokens(piece)) or score(model, piece)
+    run._recorder.add = lambda trainer, inputs, pairs: recorded.append((inputs, pairs)) or add(trainer, inputs, pairs)
+    run.train()
+    (inputs, pairs), *_ = recorded
+    assert len(sizes) > 2 and sizes == sorted(sizes, reverse=True)
+    in_order = [_pair_tokens(piece) for piece in run.scoring.pieces(inputs)]
+    assert in_order != sizes == sorted(in_order, reverse=True)
+    expected = run.scoring.score_all(run.model, inputs)
+    torch.testing.assert_close(pairs.policy.logp_bk, expected.logp_bk, rtol=0, atol=1e-4)
+    assert not torch.allclose(expected.logp_bk, expected.logp_bk.flip(0), rtol=0, atol=1e-2)
+
+
+def _pair_tokens(piece):
+    prompt = (piece["attention_mask"] - piece["completion_mask"]).sum() // 2
+    return int(prompt + piece["completion_mask"].sum())
+
+
 @pytest.mark.parametrize(("hidden", "layers", "tokens"), [(64, 2, 1536), (512, 8, 660), (4096, 32, 512)])
 def test_a_row_on_a_processor_keeps_what_fits(hidden, layers, tokens):
     config = LlamaConfig(hidden_size=hidden, intermediate_size=round(2.6875 * hidden), num_hidden_layers=layers)

@@ -193,10 +193,38 @@ def _attention(
         for _ in group.responses:
             queries, own_keys, own_values = next(pieces)
             if queries.size(2):
-                keys = torch.cat([prompt_keys, own_keys], dim=2)
-                values = torch.cat([prompt_values, own_values], dim=2)
-                parts.append(_attend(queries, keys, values, sliding_window, dropout, scaling))
+                keys, values = (prompt_keys, own_keys), (prompt_values, own_values)
+                parts.append(_attend_joined(queries, keys, values, sliding_window, dropout, scaling))
     return torch.cat([part.transpose(1, 2) for part in parts], dim=1), None
+
+
+def _attend_joined(
+    query: Tensor,
+    keys: tuple[Tensor, Tensor],
+    values: tuple[Tensor, Tensor],
+    window: int | None,
+    dropout: float,
+    scaling: float | None,
+) -> Tensor:
+    """Attention over a prompt's keys and the response's own, which the backward pass joins again.
+
+    Kept, the joined ones are a prompt's keys and values once more for each of its responses, in every layer.
+    """
+    key, value = torch.cat(keys, dim=2), torch.cat(values, dim=2)
+    parts_of = {key.data_ptr(): keys, value.data_ptr(): values}
+
+    def pack(saved: Tensor) -> Tensor | tuple[Tensor, ...]:
+        parts = parts_of.get(saved.data_ptr())
+        if parts is None or saved.shape != key.shape:
+            return saved
+        return tuple(part.detach() for part in parts)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, _unpack):
+        return _attend(query, key, value, window, dropout, scaling)
+
+
+def _unpack(kept: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return kept if isinstance(kept, Tensor) else torch.cat(kept, dim=2)
 
 
 def _attend(

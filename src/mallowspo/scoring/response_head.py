@@ -183,6 +183,27 @@ def _chunk(
     return [_token_values(z_mv, target_m, transform, with_slope) for z_mv, target_m in pieces]
 
 
+# The last buffer of logits that was given back, to be used again. On a CPU the C library returns one of this size to
+# the system, which hands out and clears the same pages again for the next row: a twentieth of a step (measured).
+_spare: list[Tensor] = []
+
+
+def _take_room(like: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Uninitialised memory of a shape, on the device of `like`."""
+    elements = shape[0] * shape[1]
+    if like.device.type == "cpu" and _spare:
+        room = _spare.pop()
+        if room.dtype == dtype and room.numel() >= elements:
+            return room.view(-1)[:elements].view(shape)
+    return like.new_empty(shape, dtype=dtype)
+
+
+def _give_back(room: Tensor) -> None:
+    """Keep a buffer that nobody reads any more."""
+    if room.device.type == "cpu":
+        _spare[:] = [room if room._base is None else room._base]
+
+
 class _ResponseHead(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -205,7 +226,7 @@ class _ResponseHead(torch.autograd.Function):
         keep = (weight_grad or bias_grad) and n * vocabulary <= _KEPT_ELEMENTS
         step = max(n, 1) if keep else max(_PRODUCT_TOKENS, _PRODUCT_ELEMENTS // vocabulary)
         # Slopes that are kept come out of one product; else every chunk writes over the last one's.
-        room = hidden_nh.new_empty((min(n, step), vocabulary), dtype=wide)
+        room = _take_room(hidden_nh, (min(n, step), vocabulary), wide)
         pull = hidden_nh.new_empty((n, hidden_nh.size(1)), dtype=wide) if hidden_grad else None
         parts: list[tuple[Tensor, ...]] = []
         weight = weight_vh.to(dtype)
@@ -218,14 +239,17 @@ class _ResponseHead(torch.autograd.Function):
             if pull is not None:
                 torch.mm(out, wide_weight, out=pull[start : start + step])
         log_prob_n, entropy_n, mean_logit_n, top1_n = (torch.cat(part) for part in zip(*parts, strict=True))
-        ctx.save_for_backward(hidden_nh, weight_vh, bias_v, target_n, pull, room if keep else None)
+        ctx.save_for_backward(hidden_nh, weight_vh, bias_v, target_n, pull)
         ctx.transform, ctx.step, ctx.dtype = transform, step, dtype
+        ctx.slope = room if keep else None
+        if not keep:
+            _give_back(room)
         ctx.mark_non_differentiable(entropy_n, mean_logit_n, top1_n)
         return log_prob_n, entropy_n, mean_logit_n, top1_n
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_nh, weight_vh, bias_v, _, pull_nh, _ = ctx.saved_tensors
+        hidden_nh, weight_vh, bias_v, _, pull_nh = ctx.saved_tensors
         grad_n1 = grads[0].unsqueeze(-1)
         hidden_grad = None if pull_nh is None else (pull_nh * grad_n1).to(hidden_nh.dtype)
         _, need_weight, need_bias = ctx.needs_input_grad[:3]
@@ -249,12 +273,13 @@ def _parameter_gradients(
     ctx: Any, grad_n1: Tensor, need_weight: bool, need_bias: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of the head's weight and bias: in one product from kept slopes, else chunk by chunk."""
-    hidden_nh, weight_vh, bias_v, target_n, _, slope_nv = ctx.saved_tensors
+    hidden_nh, weight_vh, bias_v, target_n, _ = ctx.saved_tensors
+    slope_nv, ctx.slope = ctx.slope, None  # a second backward pass computes them again
     wide = torch.promote_types(ctx.dtype, torch.float32)
     n, vocabulary = hidden_nh.size(0), weight_vh.size(0)
     weight_grad = bias_grad = None
     step = ctx.step  # all of them, where the slopes were kept
-    room = hidden_nh.new_empty((min(n, step), vocabulary), dtype=wide) if slope_nv is None else slope_nv
+    room = _take_room(hidden_nh, (min(n, step), vocabulary), wide) if slope_nv is None else slope_nv
     weight = weight_vh.to(ctx.dtype) if slope_nv is None else None
     for start in range(0, max(n, 1), step):
         hidden = hidden_nh[start : start + step].to(ctx.dtype)
@@ -268,4 +293,5 @@ def _parameter_gradients(
         if need_bias:
             own = slope.T @ grad_n1[start : start + step, 0]
             bias_grad = own if bias_grad is None else bias_grad.add_(own)
+    _give_back(room)
     return weight_grad, bias_grad

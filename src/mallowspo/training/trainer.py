@@ -34,7 +34,7 @@ from mallowspo.training.row_weights import (
     lost_column,
     raw_from_reference,
 )
-from mallowspo.training.scoring_path import ScoredPairs, ScoringPath, choose_scoring_path
+from mallowspo.training.scoring_path import ScoredPairs, ScoringPath, choose_scoring_path, largest_first
 from mallowspo.training.selection import selected_rows
 from mallowspo.training.splits import PreparedSplit, pair_collator, prepare_split, preparing_tokenizer
 from mallowspo.training.state_file import TrainingState, read_state, resumed_calibration, write_state
@@ -215,11 +215,11 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         """
         pieces = self.scoring.pieces(inputs)
         pairs = sum(len(piece["input_ids"]) for piece in pieces) // 2
-        parts: list[ScoredPairs] = []
+        parts: dict[int, ScoredPairs] = {}
         loss: Any = 0.0
-        for piece in pieces:
+        for i, piece in largest_first(pieces):
             # The graph of all but the last piece is spent at once, and only the last one's gradients are synchronised.
-            early = self._in_training_step and piece is not pieces[-1]
+            early = self._in_training_step and len(parts) < len(pieces) - 1
             with self.accelerator.no_sync(model) if early else nullcontext():
                 part = self._score_pairs(model, piece)
                 share = part.loss_b.sum() / pairs
@@ -228,9 +228,9 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
                 if early:
                     self.accelerator.backward(share / self.current_gradient_accumulation_steps)
             loss = loss + (share.detach() if early else share)
-            parts.append(part)
+            parts[i] = part
         with torch.no_grad():
-            self._recorder.add(self, inputs, ScoredPairs.join(parts, inputs))
+            self._recorder.add(self, inputs, ScoredPairs.join([parts[i] for i in range(len(pieces))], inputs))
         if not return_outputs:
             return loss
         with torch.no_grad():
