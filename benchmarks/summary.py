@@ -257,8 +257,9 @@ def readme_block() -> list[str]:
         "On two cores, in float32, a step of MallowsPO-θ is {} times as fast as one of TRL's `DPOTrainer` with a",
         "precomputed reference, in {} times less memory. Where TRL's head is kept to response positions and its",
         "allocator tuned, it is {} times as fast, in {} times less. It takes {:.1f} to {:.1f} times the products that",
-        "no layout avoids. Medians over two random Llamas (the first two figures: over one) and three shapes of data:",
-        "[docs/performance.md](docs/performance.md). Nothing has run on a GPU yet: [docs/gpu.md](docs/gpu.md).",
+        "no layout avoids. Medians over two random Llamas, one of them with most of its work in the head, and three",
+        "shapes of data: [docs/performance.md](docs/performance.md). Nothing has run on a GPU yet:",
+        "[docs/gpu.md](docs/gpu.md).",
     )
     figures = [ratios(left, value) for left in (stored, compact) for value in (seconds, memory)]
     return "\n".join(words).format(*figures, min(over), max(over)).splitlines()
