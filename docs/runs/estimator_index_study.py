@@ -1,6 +1,6 @@
 """Run the study of docs/experiments/estimator.md: which index survives, and what is it worth?
 
-python docs/runs/estimator_index_study.py          # runs it, an hour and a half of one core, and writes the findings
+python docs/runs/estimator_index_study.py          # runs it, half an hour of one core, and writes the findings
 python docs/runs/estimator_index_study.py --keep   # copies what a run has left in output/estimator, and writes them
 python docs/runs/estimator_index_study.py --table  # only writes the findings again, from the committed results
 python docs/runs/estimator_index_study.py --check  # exit code 1 if a page shows others

@@ -109,11 +109,20 @@ def aim_sentence(results: Results) -> str:
             else f" No index has every interval above {aim}."
         )
         return f"In the mean over seeds a rank correlation of {aim} is reached in every condition by {listed}.{end}"
-    best = max((name for name in found if name != VOTED), key=lambda name: found[name]["worst"])
-    return (
-        f"No index reaches a rank correlation of {aim} in every condition. The nearest is *{label(best)}*: "
-        f"{found[best]['reached']} of {found[best]['of']} conditions, {_worst(found[best])}."
+    indexes = [name for name in found if name != VOTED]
+    highest = max(indexes, key=lambda name: found[name]["worst"])
+    most = max(indexes, key=lambda name: (found[name]["reached"], found[name]["worst"]))
+    said = {name: f"*{label(name)}* ({_reached(found[name])}, {_worst(found[name])})" for name in (highest, most)}
+    nearest = (
+        f"The nearest is {said[most]}."
+        if highest == most
+        else f"In the most conditions it is reached by {said[most]}; the highest worst value has {said[highest]}."
     )
+    return f"No index reaches a rank correlation of {aim} in every condition. {nearest}"
+
+
+def _reached(item: Results) -> str:
+    return f"{item['reached']} of {item['of']} conditions"
 
 
 def _worst(item: Results) -> str:
@@ -175,7 +184,7 @@ def winner(results: Results) -> str:
     one_pass = results["survival"]["panel"]
     option = [row["sensitivity"]["10"]["rank"] for row in results["stress"] if row["trained"]]
     option_text = (
-        f"The panel of one pass, told N, reached {one_pass['reached']} of {one_pass['of']} conditions, "
+        f"The panel of one pass, told N, reached {_reached(one_pass)}, "
         f"{_worst(one_pass)}; it is the option `dispersion_estimator: panel`, whose N is 10 and which reached "
         f"{sum(rank >= AIM for rank in option)} of them, worst {format_number(min(option))}. In Python "
         "`panel_neg_log_phi` takes any N, and `vote_log_likelihood` weighs it against votes."
@@ -188,8 +197,8 @@ def winner(results: Results) -> str:
             f"needs sampled answers (`mallowspo.dispersion.answer_samples`, `panel_neg_log_phi`). {option_text}"
         )
     best = max(("panel", "panel_sampled", "panel_topics"), key=lambda name: results["survival"][name]["worst"])
+    released = results["survival"]["mean_entropy"]
     return (
-        f"None can be trusted blindly. The safest of the panels is the {label(best)}: "
-        f"{results['survival'][best]['reached']} of {results['survival'][best]['of']} conditions, "
-        f"{_worst(results['survival'][best])}. {option_text}"
+        f"None can be trusted blindly. The released index, mean entropy, reached {_reached(released)}, "
+        f"{_worst(released)}. Of the panels the highest worst value has the {label(best)}. {option_text}"
     )
