@@ -1,7 +1,7 @@
 """Run the study of `docs/experiments/controllable.md`: reward against KL on stories-260k and stories-3m.
 
 python docs/runs/controllable_study.py stories-260k  # runs it into output/, copies what is committed, writes the page
-python docs/runs/controllable_study.py stories-3m    # the smaller run on the larger model
+python docs/runs/controllable_study.py stories-3m    # the same on the larger model
 python docs/runs/controllable_study.py --table       # only writes the page's numbers again, from the committed runs
 python docs/runs/controllable_study.py --check       # exit code 1 if the page shows other numbers
 
@@ -39,13 +39,8 @@ COMMON = (
     "--dataset_name ../shared/data/text/tinystories_200k.txt --opening 'Once|One|There was' "
     "--betas 0.02,0.07,0.2,0.6,2,8 --ipo_betas 0.1,0.5,1.5,4,10,30 --use_cpu"
 )
-COMMANDS = {
-    "stories-260k": (
-        "--model_name_or_path ../shared/models/stories-260k --learning_rates 1e-4,2e-4 --seeds 5 "
-        "--train_prompts 100 --batch_size 4 --response_tokens 24 --eval_samples 3"
-    ),
-    "stories-3m": "--model_name_or_path ../shared/models/stories-3m --seeds 3",
-}
+SIZE = "--learning_rates 1e-4,2e-4 --seeds 5 --train_prompts 100 --batch_size 4 --response_tokens 24 --eval_samples 3"
+COMMANDS = {name: f"--model_name_or_path ../shared/models/{name} {SIZE}" for name in ("stories-260k", "stories-3m")}
 
 
 def folder_of(model: str) -> Path:
