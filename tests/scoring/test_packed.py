@@ -20,12 +20,20 @@ from packing import (
 from peft import LoraConfig, get_peft_model
 
 from mallowspo.compat import add_score_head
-from mallowspo.scoring import score_padded
+from mallowspo.scoring import packed_attention, score_padded
 from mallowspo.scoring.packed import add_packed_head, score_packed
 from mallowspo.scoring.packed_attention import VERIFIED_ARCHITECTURES
 from tiny import tiny_llama
 
 SHAPES = [(7, 5, 3), (1, 1, 9), (11, 2, 2)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def joined_again():
+    """Keys are joined again in the backward pass, as with prompts and models of real size."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed_attention, "_WORTH_JOINING_AGAIN", 0)
+        yield
 
 
 @pytest.mark.parametrize("model_type", VERIFIED_ARCHITECTURES)

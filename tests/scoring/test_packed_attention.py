@@ -86,6 +86,7 @@ def test_keys_joined_with_a_prompts_are_not_kept_for_the_backward_pass(monkeypat
     # Query, the prompt's and the response's own keys, then values.
     states = [torch.randn(1, 2, n, 4, dtype=torch.float64, requires_grad=True) for n in (3, 5, 3, 5, 3)]
     query, *parts = states
+    monkeypatch.setattr(file, "_WORTH_JOINING_AGAIN", 0)
     kept, unpack = [], file._unpack
     monkeypatch.setattr(file, "_unpack", lambda value: kept.append(value) or unpack(value))
     output = file._attend_joined(query, tuple(parts[:2]), tuple(parts[2:]), None, 0.0, None)

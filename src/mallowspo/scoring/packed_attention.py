@@ -47,6 +47,7 @@ _UNSHAREABLE = {
     "falcon_h1": _ONE_STATE, "jamba": _ONE_STATE, "bamba": _ONE_STATE, "zamba": _ONE_STATE, "zamba2": _ONE_STATE,
     "recurrent_gemma": _ONE_STATE, "rwkv": _ONE_STATE, "xlstm": _ONE_STATE, "lfm2": _ONE_STATE,
 }  # fmt: skip
+_WORTH_JOINING_AGAIN = 2**14  # elements of a prompt's keys; below, looking at what is kept costs more than keeping it
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
@@ -211,6 +212,8 @@ def _attend_joined(
     Kept, the joined ones are a prompt's keys and values once more for each of its responses, in every layer.
     """
     key, value = torch.cat(keys, dim=2), torch.cat(values, dim=2)
+    if keys[0].numel() < _WORTH_JOINING_AGAIN:
+        return _attend(query, key, value, window, dropout, scaling)
     parts_of = {key.data_ptr(): keys, value.data_ptr(): values}
 
     def pack(saved: Tensor) -> Tensor | tuple[Tensor, ...]:
