@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs/experiments/bandit.md"
 KEPT = ROOT / "docs/experiments/bandit"
 MARK = "bandit: written by docs/runs/bandit_study.py"
-COMMAND = ("experiment", "bandit", "--training_seeds", "60", "--output_dir", "output/bandit")
+COMMAND = ("experiment", "bandit", "--training_seeds", "200", "--output_dir", "output/bandit")
 
 SHOWN = ("dpo", "ipo", "mallows_theta_true", "mallows_theta_pairs", "mallows_phi_true", "mallows_phi_pairs")
 
