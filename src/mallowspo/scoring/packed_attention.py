@@ -212,7 +212,7 @@ def _attend_joined(
     Kept, the joined ones are a prompt's keys and values once more for each of its responses, in every layer.
     """
     key, value = torch.cat(keys, dim=2), torch.cat(values, dim=2)
-    if keys[0].numel() < _WORTH_JOINING_AGAIN:
+    if not torch.is_grad_enabled() or keys[0].numel() < _WORTH_JOINING_AGAIN:
         return _attend(query, key, value, window, dropout, scaling)
     parts_of = {key.data_ptr(): keys, value.data_ptr(): values}
 
