@@ -6,12 +6,12 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_path", "plain", "write_json", "write_text"]
+__all__ = ["atomic_path", "parse_json", "plain", "write_json", "write_text"]
 
 
 @contextmanager
@@ -75,3 +75,28 @@ def plain(value: Any) -> Any:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented JSON under `path`, whole or not at all; NaN and infinity become null."""
     write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def parse_json(text: str | bytes, *, parse_int: Callable[[str], Any] | None = None) -> Any:
+    """Parse JSON that somebody else wrote; whatever is wrong with it is a `ValueError`.
+
+    Args:
+        text: A document, from a file or a server.
+        parse_int: Turns the digits of an integer into a value; None for `int`.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: It is not JSON, or it is nested more deeply than Python's parser can follow, for which `json.loads`
+            raises a `RecursionError` that its callers do not expect.
+
+    Example:
+        >>> parse_json("[" * 100_000)
+        Traceback (most recent call last):
+        ValueError: not usable JSON: nested too deeply
+    """
+    try:
+        return json.loads(text, parse_int=parse_int)
+    except RecursionError as error:
+        raise ValueError("not usable JSON: nested too deeply") from error

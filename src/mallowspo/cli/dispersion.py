@@ -67,7 +67,7 @@ _Level = Annotated[float, typer.Option("--level", help="Coverage of the interval
 _Seed = Annotated[int, typer.Option("--seed", help="Of every random draw.")]
 
 
-def dispersion(  # noqa: PLR0913
+def dispersion(
     *,
     output_dir: _OutputDir = Path("output/dispersion"),
     reference: _Reference = None,

@@ -94,7 +94,7 @@ _KlSamples = Annotated[
 ]
 
 
-def evaluate(  # noqa: PLR0913
+def evaluate(
     context: typer.Context,
     *,
     model: _Model,

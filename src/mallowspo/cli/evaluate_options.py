@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mallowspo.errors import InputError, not_one_of
+from mallowspo.files import parse_json
 
 if TYPE_CHECKING:
     from mallowspo.evaluation.endpoint import RequestLimits
@@ -134,7 +134,7 @@ class EvaluateOptions:
 
 def _json_object(name: str, text: str | None) -> dict[str, Any]:
     try:
-        value = json.loads(text) if text is not None else {}
+        value = parse_json(text) if text is not None else {}
     except ValueError as error:
         raise InputError(f"{name}: got {text!r}, which is not JSON ({error})") from error
     if not isinstance(value, dict):

@@ -65,7 +65,7 @@ _Workers = Annotated[
 _Fast = Annotated[bool, _option("fast", "A run of seconds that shows every part and resolves nothing.")]
 
 
-def controllable(  # noqa: PLR0913
+def controllable(
     context: typer.Context,
     *,
     model_name_or_path: _Model,

@@ -66,7 +66,7 @@ _Workers = Annotated[int, _option("workers", "Processes that train side by side;
 _Fast = Annotated[bool, _option("fast", "A run of seconds that shows every part and resolves nothing.")]
 
 
-def dialogue(  # noqa: PLR0913
+def dialogue(
     context: typer.Context,
     *,
     output_dir: _OutputDir = Path("output/dialogue"),

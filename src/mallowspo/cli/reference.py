@@ -160,7 +160,7 @@ _Yes = Annotated[
 ]
 
 
-def reference(  # noqa: PLR0913
+def reference(
     context: typer.Context,
     *,
     output_dir: _OutputDir = None,

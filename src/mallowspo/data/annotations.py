@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from mallowspo.data.problems import RowError
+from mallowspo.files import parse_json
 
 __all__ = ["OPTIONAL_COLUMNS", "read_annotations", "read_rankings", "read_votes"]
 
@@ -80,7 +80,7 @@ def _from_json(value: Any) -> Any:
     """Read a cell of a CSV file, in which a list, and at times a number, is text."""
     if isinstance(value, str):
         try:
-            return json.loads(value)
+            return parse_json(value)
         except ValueError:
             return value
     return value

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from mallowspo.data.problems import RowProblem, settle
 from mallowspo.data.tables import TableBuilder
 from mallowspo.errors import InputError
+from mallowspo.files import parse_json
 
 if TYPE_CHECKING:
     import datasets
@@ -52,11 +53,9 @@ def _integer(text: str) -> int | float:
 def _parse(raw: bytes | str) -> dict[str, Any]:
     """Parse one JSON object. Raises `ValueError` saying what is wrong, for a person."""
     try:
-        value = json.loads(raw, parse_int=_integer)
+        value = parse_json(raw, parse_int=_integer)
     except json.JSONDecodeError as error:
         raise ValueError(f"not valid JSON: {error.msg} at character {error.pos + 1}") from error
-    except RecursionError as error:
-        raise ValueError("not usable JSON: nested too deeply") from error
     return _checked_object(value, escapes=b"\\u" in raw if isinstance(raw, bytes) else "\\u" in raw)
 
 
@@ -141,13 +140,13 @@ def read_json(path: Path, *, invalid_rows: str) -> tuple[datasets.Dataset, tuple
         stream.seek(0)
         raw = stream.read()
     try:
-        elements = json.loads(raw.decode("utf-8-sig"), parse_int=_integer)
+        elements = parse_json(raw.decode("utf-8-sig"), parse_int=_integer)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 (byte {error.start + 1:,}); convert the file first") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: line {error.lineno:,}, column {error.colno}: {error.msg}") from error
-    except RecursionError as error:
-        raise InputError(f"{path}: nested too deeply to be a list of rows") from error
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
     return _from_elements(elements, path, escapes=b"\\u" in raw, invalid_rows=invalid_rows)
 
 
@@ -182,10 +181,10 @@ def _is_one_object(path: Path) -> bool:
         if len(lines) < 2:
             return False
         try:
-            json.loads(lines[0].removeprefix(_BOM))
+            parse_json(lines[0].removeprefix(_BOM))
         except ValueError:
             try:
-                return isinstance(json.loads((lines[0] + lines[1] + stream.read()).removeprefix(_BOM)), dict)
+                return isinstance(parse_json((lines[0] + lines[1] + stream.read()).removeprefix(_BOM)), dict)
             except ValueError:
                 return False
     return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from mallowspo.data import load_preferences
 from mallowspo.data.records import prompt_id_of_text
 from mallowspo.dispersion.votes_file import distinct_outputs
 from mallowspo.errors import InputError
+from mallowspo.files import parse_json
 
 if TYPE_CHECKING:
     import datasets
@@ -135,7 +135,7 @@ def _lists(dataset: datasets.Dataset, column: str, source: str) -> RankingRows:
         given = row[column]
         if isinstance(given, str):
             try:
-                given = json.loads(given)
+                given = parse_json(given)
             except ValueError as error:
                 raise InputError(f"{source}: row {number + 1:,} has no list of rankings ({error})") from error
         ranks.append(_array(given, f"{source}: row {number + 1:,}"))

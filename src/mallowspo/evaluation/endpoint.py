@@ -6,7 +6,6 @@ would be neither counted nor held back by the limit on requests per minute.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import threading
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from mallowspo.errors import InputError
+from mallowspo.files import parse_json
 
 __all__ = [
     "Endpoint",
@@ -301,7 +301,7 @@ class _Malformed(ValueError):
 
 def _read_reply(body: str, content: Callable[[dict[str, Any]], Any]) -> tuple[str, str, dict[str, Any]]:
     try:
-        reply = json.loads(body)
+        reply = parse_json(body)
         choice = reply["choices"][0]
         text = content(choice)
         usage = reply.get("usage") or {}

@@ -6,7 +6,6 @@ a run that was cut off, or that is repeated, takes from there what it finds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from mallowspo.evaluation.local_model import (
     uses_chat,
 )
 from mallowspo.evaluation.prompts import EvaluationPrompt
+from mallowspo.files import parse_json
 
 __all__ = [
     "Answers",
@@ -293,7 +293,7 @@ def answers_from_file(path: Path, prompts: Sequence[EvaluationPrompt], *, option
     try:
         content = path.read_text(encoding="utf-8")
         lines = path.suffix == ".jsonl"
-        rows = [json.loads(line) for line in content.split("\n") if line.strip()] if lines else json.loads(content)
+        rows = [parse_json(line) for line in content.split("\n") if line.strip()] if lines else parse_json(content)
         pairs = [(str(row["instruction"]), str(row["output"])) for row in rows]
     except (OSError, ValueError) as error:
         raise InputError(f"{option}: {path} cannot be read ({error})") from error

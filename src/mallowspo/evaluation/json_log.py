@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from mallowspo.errors import InputError
+from mallowspo.files import parse_json
 
 __all__ = ["JsonLog", "key_of"]
 
@@ -98,7 +99,7 @@ class JsonLog:
             os.ftruncate(self._file, whole)
         for number, line in enumerate(content[:whole].splitlines(), start=1):
             try:
-                record = json.loads(line)
+                record = parse_json(line)
             except ValueError as error:
                 raise InputError(
                     f"{self.path}: line {number} is not JSON ({error}); take the line out, or give another output_dir"

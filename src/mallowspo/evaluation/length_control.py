@@ -15,7 +15,6 @@ Without those rows the length term can soak up quality (a poor model whose answe
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
 from mallowspo.errors import InputError
+from mallowspo.files import parse_json
 
 __all__ = [
     "L1_STRENGTH",
@@ -264,7 +264,7 @@ def read_alpaca_tables(folder: Path) -> tuple[Floats, GamedBaseline]:
             difficulty = {int(row["index"]): float(row["instruction_difficulty"]) for row in csv.DictReader(file)}
         with (folder / "gamed_lengths.csv").open(encoding="utf-8", newline="") as file:
             rows = [[float(cell) for cell in row] for row in list(csv.reader(file))[1:]]
-        sums = json.loads((folder / "gamed_sums.json").read_text(encoding="utf-8"))
+        sums = parse_json((folder / "gamed_sums.json").read_text(encoding="utf-8"))
         lengths = np.asarray(sorted(rows), dtype=np.float64)
         difficulties = np.asarray([difficulty[index] for index in range(len(difficulty))])
         gamed = GamedBaseline(

@@ -6,7 +6,6 @@ unchanged takes it as it is.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from mallowspo.evaluation.json_log import key_of
 from mallowspo.evaluation.local_model import inference_device, load_causal_model, load_tokenizer, model_stamp
 from mallowspo.experiments.dialogue_config import DialogueConfig, DialogueSetup
 from mallowspo.experiments.dialogue_data import PairSet
-from mallowspo.files import write_json
+from mallowspo.files import parse_json, write_json
 
 __all__ = ["make_judge", "make_reference", "study_tokenizer"]
 
@@ -38,7 +37,7 @@ def study_tokenizer(setup: DialogueSetup) -> Any:
 
 def _is_made(folder: Path, key: str) -> bool:
     try:
-        return bool(json.loads((folder / _NOTE).read_text(encoding="utf-8"))["key"] == key)
+        return bool(parse_json((folder / _NOTE).read_text(encoding="utf-8"))["key"] == key)
     except (OSError, ValueError, KeyError):
         return False
 

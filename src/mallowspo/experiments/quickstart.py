@@ -23,7 +23,7 @@ from typing import Any
 from mallowspo.errors import InputError
 from mallowspo.experiments.progress import Progress, progress_bar, silent
 from mallowspo.experiments.quickstart_config import METHODS, Job, QuickstartConfig, fast_config
-from mallowspo.files import write_json, write_text
+from mallowspo.files import parse_json, write_json, write_text
 
 __all__ = ["METHODS", "QuickstartConfig", "fast_config", "progress_bar", "run_quickstart"]
 
@@ -70,7 +70,7 @@ def run_quickstart(config: QuickstartConfig | None = None, *, progress: Progress
     results["peak_memory_gb"] = _peak_memory_gb(config.workers)
     write_json(folder / "results.json", results)
     # The report is made from what was written, so that it can be made again from the file.
-    stored: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    stored: dict[str, Any] = parse_json((folder / "results.json").read_text(encoding="utf-8"))
     write_quickstart_report(folder, stored)
     report("Writing the report", 1, 1)
     return stored

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import json
 import platform
 from pathlib import Path
 from typing import Any
 
 from mallowspo.errors import InputError
-from mallowspo.files import write_json
+from mallowspo.files import parse_json, write_json
 from mallowspo.versions import library_versions
 
 __all__ = ["open_folder", "provenance", "write_results"]
@@ -62,5 +61,5 @@ def write_results(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
         What the file holds: a report is made from this, so that it can be made again from the file.
     """
     write_json(folder / "results.json", {**results, "provenance": provenance()})
-    stored: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    stored: dict[str, Any] = parse_json((folder / "results.json").read_text(encoding="utf-8"))
     return stored

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import shutil
 import time
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +15,7 @@ from mallowspo.experiments.progress import Progress, silent
 from mallowspo.experiments.quickstart_config import Job
 from mallowspo.experiments.quickstart_runs import Bench, Split, make_reference, open_bench, open_split, run_job
 from mallowspo.experiments.world_study_config import WorldSetup
-from mallowspo.files import plain, write_json
+from mallowspo.files import parse_json, plain, write_json
 from mallowspo.world.language import WorldPrompt, build_world
 
 __all__ = ["WorldBench", "open_world", "prepare_world", "run_world_job", "selection_prompts"]
@@ -70,7 +69,7 @@ def prepare_world(setup: WorldSetup, seed: int, report: Progress = silent) -> No
     config = setup.of_seed(seed)
     facts = plain(asdict(replace(config, output_dir="")))
     record = Path(config.output_dir) / "reference.json"
-    if record.is_file() and json.loads(record.read_text(encoding="utf-8")) == facts:
+    if record.is_file() and parse_json(record.read_text(encoding="utf-8")) == facts:
         return
     # The record is written last: a reference without it is one whose writing was cut short.
     record.unlink(missing_ok=True)

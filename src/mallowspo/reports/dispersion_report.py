@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mallowspo.dispersion.side_by_side import SideBySide
+from mallowspo.files import parse_json
 from mallowspo.reports.dispersion_figures import draw_dispersion_figures
 from mallowspo.reports.dispersion_next import next_section
 from mallowspo.reports.dispersion_words import (
@@ -59,7 +59,7 @@ def write_dispersion_report(
         tables: Source -> its table.
         sides: Model and people, where there are both.
     """
-    summary: Summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary: Summary = parse_json((folder / "summary.json").read_text(encoding="utf-8"))
     figures = draw_dispersion_figures(folder / "figures", summary, tables, sides)
     sections = [_meaning(summary)]
     if "reference" in summary:

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from mallowspo.files import parse_json
+
 __all__ = [
     "STORE_FORMAT",
     "Difference",
@@ -187,7 +189,7 @@ def tokenizer_fields(tokenizer: Any) -> dict[str, Any]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         # Padding and truncation are left in the file by whoever called the tokenizer last.
-        content = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
+        content = {k: v for k, v in parse_json(backend.to_str()).items() if k not in ("padding", "truncation")}
     else:
         content = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
     special = {"bos": tokenizer.bos_token, "eos": tokenizer.eos_token}

@@ -8,7 +8,6 @@ manifest comes last, so a folder with a manifest is a whole store.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mallowspo.errors import InputError
-from mallowspo.files import atomic_path, write_json
+from mallowspo.files import atomic_path, parse_json, write_json
 from mallowspo.scoring.reference_key import STORE_FORMAT, ReferenceKey
 from mallowspo.scoring.reference_scores import ReferenceScores
 
@@ -182,7 +181,7 @@ def read_record(path: Path) -> ShardRecord | None:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mallowspo.dispersion import Calibration
 from mallowspo.errors import InputError
-from mallowspo.files import write_json
+from mallowspo.files import parse_json, write_json
 from mallowspo.objectives import Objective
 
 __all__ = ["STATE_FILE", "TrainingState", "read_state", "resumed_calibration", "write_state"]
@@ -70,7 +69,7 @@ def read_state(folder: Path) -> TrainingState | None:
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
         calibration = values["calibration"]
         return TrainingState(
             Objective(**values["objective"]),

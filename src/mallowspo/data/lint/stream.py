@@ -17,6 +17,7 @@ from mallowspo.data.json_files import open_bytes, unreadable_as_input_error
 from mallowspo.data.problems import RowProblem
 from mallowspo.data.sources import READERS, as_path, from_saved, load_preferences, split_files, suffix
 from mallowspo.errors import InputError
+from mallowspo.files import parse_json
 
 __all__ = ["SourceRow", "stream_rows"]
 
@@ -118,12 +119,12 @@ def _json_lines(path: Path, first: int) -> Iterator[SourceRow]:
 def _parsed(index: int, raw: bytes) -> SourceRow:
     try:
         # Unlike the loader's parser this one lets half a surrogate pair through, to be a finding of its own.
-        value = json.loads(raw.decode("utf-8"))
+        value = parse_json(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         return SourceRow(index, None, f"not UTF-8: byte {error.start + 1} is 0x{raw[error.start]:02x}")
     except json.JSONDecodeError as error:
         return SourceRow(index, None, f"not valid JSON: {error.msg} at character {error.pos + 1}")
-    except (RecursionError, ValueError) as error:
+    except ValueError as error:
         return SourceRow(index, None, f"not usable JSON: {error}")
     return _object(index, value)
 
@@ -137,8 +138,8 @@ def _object(index: int, value: Any) -> SourceRow:
 def _json_array(path: Path, first: int) -> Iterator[SourceRow]:
     with unreadable_as_input_error(path), open_bytes(path) as stream:
         try:
-            elements = json.loads(stream.read().decode("utf-8-sig"))
-        except (ValueError, RecursionError) as error:
+            elements = parse_json(stream.read().decode("utf-8-sig"))
+        except ValueError as error:
             raise InputError(f"{path}: not a sound JSON array ({error})") from error
     for index, value in enumerate(elements, first):
         yield _object(index, value)

@@ -6,7 +6,6 @@ response begin where the two diverge. The same is done here, for many rows in on
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from mallowspo.data.lint.ledger import Ledger, clip, visible
 from mallowspo.data.lint.rows import LintRow
 from mallowspo.errors import InputError, not_one_of
+from mallowspo.files import parse_json
 
 __all__ = ["TokenChecks", "TokenisedRow", "end_token_ids"]
 
@@ -165,7 +165,7 @@ class TokenChecks:
 
     def _rendered(self, row: LintRow) -> list[str]:
         tools = row.values.get("tools")
-        tools = json.loads(tools) if isinstance(tools, str) else tools
+        tools = parse_json(tools) if isinstance(tools, str) else tools
         options = {"tools": tools, **(row.values.get("chat_template_kwargs") or {}), "tokenize": False}
         render = self._tokenizer.apply_chat_template
         prompt: Any = row.record.prompt
