@@ -1,22 +1,27 @@
 # Two commands do everything on a machine with Python >= 3.11 (which TRL 1.16 needs) and make:
 #   make quickstart   installs into .venv and runs the quick start
 #   make test         installs into .venv and runs every check and the default tests
+# And: make fuzz SECONDS=600 gives every reader odd input for so long.
 # The first interpreter that is new enough; name another with make PYTHON=/path/to/python.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 OUTPUT ?= output/quickstart
+SECONDS ?= 600
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: quickstart test lint install install-dev clean
+.PHONY: quickstart test fuzz lint install install-dev clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/mallowspo quickstart --output_dir $(OUTPUT)
 
 test: $(VENV)/.installed-dev lint
 	$(BIN)/pytest -q
+
+fuzz: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
