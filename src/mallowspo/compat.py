@@ -6,13 +6,17 @@ of the package imports this module only where it is about to use it.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
 from accelerate.utils import is_peft_model
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import is_triton_available
 from trl import DPOTrainer
 from trl.kernels import ChunkedLogProbFunction
@@ -151,6 +155,8 @@ class TRLPreferenceTrainer(DPOTrainer):
     Nothing else in the project overrides or reads a private name of TRL's trainer.
     """
 
+    _staging_root: str | None = None
+
     def tokenize_dataset(self, dataset: Any, tokenizer: Any, name: str) -> Any:
         """Turn a dataset that a user gave into tokenised rows; called for every split."""
         return super()._prepare_dataset(dataset, tokenizer, cast(Any, self.args), name)
@@ -172,6 +178,10 @@ class TRLPreferenceTrainer(DPOTrainer):
         for name, value in values.items():
             self._metrics[mode][name] = [value]
 
+    def publish_checkpoint(self, staging: Path, final: Path) -> None:
+        """Give a checkpoint that is written in full its name; called by the processes that save."""
+        staging.rename(final)
+
     @property
     def mode(self) -> str:
         """`train` or `eval`, as TRL tells them apart when it logs."""
@@ -190,6 +200,43 @@ class TRLPreferenceTrainer(DPOTrainer):
     def tensor_parallel_size(self) -> int:
         """How many ranks are given the same batch."""
         return int(self._tp_size)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._staging_root or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Let transformers write a checkpoint into a hidden folder beside, and name it when it is whole."""
+        run_dir = Path(super()._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        self._staging_root = str(run_dir / f".{name}.saving")
+        staging, final, pushes = Path(self._staging_root) / name, run_dir / name, self.args.push_to_hub
+        self.args.push_to_hub = False
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                if self.state.best_model_checkpoint == str(staging):
+                    self.state.best_model_checkpoint = str(final)
+                    self.state.save_to_json(str(staging / TRAINER_STATE_NAME))
+                self.publish_checkpoint(staging, final)
+            self.accelerator.wait_for_everyone()
+            if staging.is_dir() and self.args.local_process_index == 0:
+                staging.rename(final)  # a node with a disk of its own, where only random states are written
+        finally:
+            self.args.push_to_hub = pushes
+            shutil.rmtree(self._staging_root, ignore_errors=True)
+            self._staging_root = None
+        if self.state.best_model_checkpoint == str(staging):
+            self.state.best_model_checkpoint = str(final)
+        if pushes:
+            self._push_from_checkpoint(str(final))
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=str(run_dir),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return self.tokenize_dataset(dataset, processing_class, dataset_name)

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from stores import TinyReference, token_rows  # noqa: E402
 
 from mallowspo.errors import InputError  # noqa: E402
+from mallowspo.locks import folder_lock  # noqa: E402
 from mallowspo.scoring import (  # noqa: E402
     Processes,
     ReferenceStore,
@@ -27,7 +28,6 @@ from mallowspo.scoring import (  # noqa: E402
     settle_settings,
     write_store,
 )
-from mallowspo.scoring.store_lock import store_lock  # noqa: E402
 
 SETTINGS = StoreSettings(batch_size=4, shard_rows=8)
 
@@ -261,7 +261,7 @@ def test_two_writers_one_is_refused_and_named(reference, rows, tmp_path):
 
 
 def _hold(folder):
-    with store_lock(folder):
+    with folder_lock(folder, "a store", keep_file=True):
         (folder / "held").touch()
         time.sleep(60)
 

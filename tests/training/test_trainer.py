@@ -164,7 +164,7 @@ def test_calibration_travels_with_the_checkpoint(random_setting, tmp_path):
     saved = json.loads((tmp_path / "checkpoint-1" / "mallowspo.json").read_text())
     assert saved["calibration"]["scale"] == first.calibration.scale
     # Other data, another mean: a resumed run keeps the scale that it began with.
-    second = build(random_setting, tmp_path, random_setting.rows.select(range(9)), **changes)
+    second = build(random_setting, tmp_path, random_setting.rows.select(range(9)), allow_other_data=True, **changes)
     assert second.calibration.scale != first.calibration.scale
     second.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     assert second.calibration == first.calibration

@@ -8,7 +8,7 @@ from typing import Any
 
 from mallowspo.errors import InputError
 
-__all__ = ["check_before_loading", "resolved_resume"]
+__all__ = ["check_before_loading", "refuse_resume"]
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
 
@@ -68,28 +68,15 @@ def _check_metric(args: Any) -> None:
         )
 
 
-def resolved_resume(args: Any) -> str | bool | None:
-    """Read `resume_from_checkpoint` and look whether there is something to resume.
+def refuse_resume(args: Any) -> None:
+    """Look whether there is something to resume, before a model is loaded; the trainer looks again.
 
     Args:
         args: `MallowsPOConfig`.
 
-    Returns:
-        A checkpoint's path, or None to begin anew.
-
     Raises:
-        InputError: No checkpoint is there.
+        InputError: No checkpoint is there, or the one that is named is not whole.
     """
-    from transformers.trainer_utils import get_last_checkpoint
+    from mallowspo.training.checkpoints import chosen_checkpoint
 
-    given = args.resume_from_checkpoint
-    if given is None or str(given).lower() in ("false", "none", ""):
-        return None
-    if str(given).lower() == "true":
-        last = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
-        if last is None:
-            raise InputError(f"resume_from_checkpoint: there is no checkpoint in {args.output_dir}")
-        return str(last)
-    if not (Path(given) / "trainer_state.json").is_file():
-        raise InputError(f"resume_from_checkpoint: {given} is not a checkpoint (it has no trainer_state.json)")
-    return str(given)
+    chosen_checkpoint(args.resume_from_checkpoint, Path(args.output_dir))

@@ -208,7 +208,8 @@ def reference(
     for name, value in (("model_name_or_path", model_name_or_path), ("dataset_name", dataset_name)):
         if not value:
             raise InputError(f"{name}: it is missing; see `mallowspo reference --help`")
-    from mallowspo.cli.reference_run import ReferenceOptions, is_first_process, make_store, relaunch
+    from mallowspo.cli.reference_run import ReferenceOptions, make_store, relaunch
+    from mallowspo.cli.signals import is_first_process
 
     if max_length < 0:
         raise InputError(f"max_length: got {max_length}, expected a number of tokens, or 0 for all")

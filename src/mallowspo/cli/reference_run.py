@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ __all__ = [
     "MIXED_PRECISION",
     "ReferenceOptions",
     "export_for_trl",
-    "is_first_process",
     "make_store",
     "relaunch",
 ]
@@ -118,25 +116,11 @@ def relaunch(num_processes: int, arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
-    import subprocess
+    from mallowspo.cli.launching import SEVERAL_ON_THIS_MACHINE, launched
 
-    from accelerate.commands.launch import launch_command, launch_command_parser
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-    launch = ["--num_processes", str(num_processes), "--num_machines", "1", "--main_process_port", "0", "--multi_gpu"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--module", "mallowspo.cli.main", "reference"]
-    try:
-        launch_command(launch_command_parser().parse_args([*launch, *arguments]))
-    except subprocess.CalledProcessError as error:
-        return error.returncode  # the child has said what was wrong
-    except ChildFailedError as error:
-        return max(failure.exitcode for failure in error.failures.values())
-    return 0
-
-
-def is_first_process() -> bool:
-    """Whether this process of a launch is the one that speaks; read from the launcher's environment."""
-    return os.environ.get("RANK", "0") == "0"
+    options = ["--num_processes", str(num_processes), "--num_machines", "1", *SEVERAL_ON_THIS_MACHINE]
+    options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    return launched([*options, "--module", "mallowspo.cli.main", "reference", *arguments])
 
 
 def make_store(options: ReferenceOptions) -> WriteResult:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+import sys
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -62,5 +64,10 @@ def write_run_record(
         "log_history": history,
     }
     path = Path(trainer.args.output_dir) / "run.json"
+    if path.exists():
+        written = datetime.fromtimestamp(path.stat().st_mtime, tz=UTC).strftime("%Y%m%dT%H%M%SZ")
+        kept = path.with_name(f"run-{written}.json")
+        path.rename(kept)
+        sys.stderr.write(f"The record of an earlier run in this folder is kept as {kept.name}\n")
     write_json(path, record)
     return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,9 @@ def _without(arguments: Sequence[str], remaining: Sequence[str]) -> list[str]:
 
 def _launch(launch: list[str], arguments: list[str]) -> int:
     """Start this command again under `accelerate launch`."""
-    import subprocess
+    from accelerate.commands.launch import launch_command_parser
 
-    from accelerate.commands.launch import launch_command, launch_command_parser
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
+    from mallowspo.cli.launching import launched, several_without_accelerators
     from mallowspo.compat import accelerate_launch_arguments, option_names
 
     try:
@@ -107,18 +106,13 @@ def _launch(launch: list[str], arguments: list[str]) -> int:
                 f"{argument}: neither an option of `mallowspo train` nor of `accelerate launch`; see "
                 "`mallowspo train --help`"
             )
-    command = parser.parse_args([*launch, "--module", _MODULE, "train", *arguments])
+    again = [*several_without_accelerators(launch), "--module", _MODULE, "train", *arguments]
+    command = parser.parse_args(again)
     if command.training_script != _MODULE:
         hint = "; did you mean --config before it?" if command.training_script.endswith((".yaml", ".yml")) else ""
         raise InputError(f"{command.training_script}: it belongs to no option{hint}")
     os.environ[_LAUNCHED] = "1"
-    try:
-        launch_command(command)
-    except subprocess.CalledProcessError as error:
-        return error.returncode  # the child has said what was wrong
-    except ChildFailedError as error:
-        return max(failure.exitcode for failure in error.failures.values())
-    return 0
+    return launched(again)
 
 
 def train_in_this_process(script_args: Any, training_args: Any, model_args: Any, mixture_args: Any) -> int:
@@ -137,14 +131,24 @@ def train_in_this_process(script_args: Any, training_args: Any, model_args: Any,
         InputError: Data or options that cannot be used; before the model is loaded where they show by then.
         NonFiniteLossError: A loss became NaN or infinite.
     """
+    from mallowspo.cli.preflight import check_before_loading, refuse_resume
+    from mallowspo.cli.signals import is_first_process
+    from mallowspo.locks import folder_lock
+
+    check_before_loading(training_args, model_args)
+    with folder_lock(Path(training_args.output_dir), "a training run") if is_first_process() else nullcontext():
+        if is_first_process():
+            refuse_resume(training_args)
+        _train(script_args, training_args, model_args, mixture_args)
+    return 0
+
+
+def _train(script_args: Any, training_args: Any, model_args: Any, mixture_args: Any) -> None:
     from trl import get_peft_config, get_quantization_config
 
-    from mallowspo.cli.preflight import check_before_loading, resolved_resume
     from mallowspo.cli.run_record import write_run_record
     from mallowspo.training import MallowsPOTrainer
 
-    check_before_loading(training_args, model_args)
-    resume = resolved_resume(training_args)
     init = {
         "revision": model_args.model_revision,
         "trust_remote_code": training_args.trust_remote_code,
@@ -171,7 +175,8 @@ def train_in_this_process(script_args: Any, training_args: Any, model_args: Any,
             name for name, buffer in model.named_buffers() if str(buffer.dtype) == "torch.bool"
         ]
     _summarise(trainer, unparsable)
-    result = trainer.train(resume_from_checkpoint=resume)
+    given = training_args.resume_from_checkpoint
+    result = trainer.train(resume_from_checkpoint=None if str(given).lower() in ("none", "false", "") else given)
     trainer.save_model(training_args.output_dir)
     metrics = dict(result.metrics)
     if trainer.accelerator.is_main_process:
@@ -180,7 +185,6 @@ def train_in_this_process(script_args: Any, training_args: Any, model_args: Any,
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)
     _finish(trainer)
-    return 0
 
 
 def _finish(trainer: Any) -> None:

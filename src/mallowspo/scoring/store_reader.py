@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mallowspo.errors import InputError
+from mallowspo.locks import LOCK, folder_lock
 from mallowspo.scoring.reference_scores import ReferenceScores
 from mallowspo.scoring.store_format import MANIFEST, PROGRESS, Manifest, file_checksum, read_manifest
-from mallowspo.scoring.store_lock import LOCK, store_lock
 
 __all__ = ["ReferenceStore", "StoredRows", "find_stores", "remove_store"]
 
@@ -169,7 +169,7 @@ def remove_store(folder: Path) -> int:
     """
     if not (folder / MANIFEST).is_file() and not (folder / PROGRESS).is_dir():
         raise InputError(f"output_dir: {folder} holds no reference store, nothing was removed")
-    with store_lock(folder):
+    with folder_lock(folder, "a store", keep_file=True):
         # The manifest goes first: without it, what is left is no store to any reader.
         files = [folder / MANIFEST, *folder.glob("shard-*.parquet"), *folder.glob(".shard-*.parquet")]
         files = [path for path in files if path.is_file()]

@@ -18,6 +18,7 @@ from mallowspo.data.fingerprint import rows_fingerprint
 from mallowspo.data.records import TOKEN_COLUMNS
 from mallowspo.errors import InputError
 from mallowspo.files import write_json
+from mallowspo.locks import LOCK, folder_lock
 from mallowspo.scoring.processes import Processes
 from mallowspo.scoring.reference_key import ReferenceKey
 from mallowspo.scoring.reference_scores import ReferenceScores
@@ -35,7 +36,6 @@ from mallowspo.scoring.store_format import (
     write_manifest,
     write_shard,
 )
-from mallowspo.scoring.store_lock import LOCK, store_lock
 
 if TYPE_CHECKING:
     import datasets
@@ -179,7 +179,7 @@ def write_store(
         if processes.is_first:
             try:
                 with _storage_errors(folder):
-                    stack.enter_context(store_lock(folder))
+                    stack.enter_context(folder_lock(folder, "a store", keep_file=True))
                     plan = _begin(folder, dataset, key, settings or StoreSettings(), made_with or {})
             except InputError as error:
                 plan = error

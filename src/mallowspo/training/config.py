@@ -72,6 +72,7 @@ class MallowsPOConfig(DPOConfig):
         share_prompts: One copy of the prompt for all of its responses; None: where the model and the run support it.
         displacement_alarm: Nats per token that chosen responses may lose on the reference before the log warns.
         invalid_rows: What to do with rows that cannot be trained on: stop (`error`), or count, name and `drop` them.
+        allow_other_data: Resume a checkpoint on other training rows than it was trained on.
 
     Example:
         >>> config = MallowsPOConfig("out", objective="mallows_simpo", margin=0.3, use_cpu=True, bf16=False)
@@ -128,6 +129,9 @@ class MallowsPOConfig(DPOConfig):
     )
     invalid_rows: str = field(
         default="error", metadata=_help("What to do with rows that cannot be trained on.", INVALID_ROWS)
+    )
+    allow_other_data: bool = field(
+        default=False, metadata=_help("Resume a checkpoint on other training rows than it was trained on.")
     )
 
     def __post_init__(self) -> None:

@@ -88,6 +88,7 @@ def split_columns(trainer: Any, dataset: Any, name: str, batch_size: int) -> Col
     """
     processes = Processes.of_accelerate(trainer.accelerator)
     key = _run_key(trainer, dataset, processes)
+    trainer.reference_weights = key.weights
     found = processes.share(_lookup(trainer, dataset, name, key) if processes.is_first else None)
     if isinstance(found, InputError):
         raise found

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mallowspo.dispersion import Calibration
 from mallowspo.errors import InputError
 from mallowspo.files import parse_json, write_json
 from mallowspo.objectives import Objective
 
-__all__ = ["STATE_FILE", "TrainingState", "read_state", "resumed_calibration", "write_state"]
+__all__ = ["STATE_FILE", "TrainingState", "read_state", "refuse_other_run", "resumed_calibration", "write_state"]
 
 STATE_FILE = "mallowspo.json"
 
@@ -24,12 +26,18 @@ class TrainingState:
         beta: Strength of the pull towards the reference.
         calibration: How an index becomes a weight; None without an index.
         num_tokens: Tokens seen in training.
+        rows: Number and fingerprint of the training rows, in their order.
+        reference: Digest of the reference's weights; None where it is not known.
+        settings: Other options that decide what a step does, by name.
     """
 
     objective: Objective
     beta: float
     calibration: Calibration | None
     num_tokens: int
+    rows: Mapping[str, Any] | None = None
+    reference: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_state(folder: Path, state: TrainingState) -> None:
@@ -42,6 +50,9 @@ def write_state(folder: Path, state: TrainingState) -> None:
             "beta": state.beta,
             "calibration": None if state.calibration is None else state.calibration.to_dict(),
             "num_tokens": state.num_tokens,
+            "rows": state.rows,
+            "reference": state.reference,
+            "settings": state.settings,
         },
     )
 
@@ -76,9 +87,52 @@ def read_state(folder: Path) -> TrainingState | None:
             float(values["beta"]),
             None if calibration is None else Calibration.from_dict(calibration),
             int(values["num_tokens"]),
+            # Versions before 0.2 did not keep these.
+            rows=None if values.get("rows") is None else dict(values["rows"]),
+            reference=values.get("reference"),
+            settings=dict(values.get("settings") or {}),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (OSError, AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: cannot be read ({error}); delete the checkpoint, or restore the file") from error
+
+
+def refuse_other_run(saved: TrainingState, now: TrainingState, folder: Path, *, allow_other_data: bool) -> None:
+    """Refuse to go on from a checkpoint with something else than it was trained with.
+
+    Args:
+        saved: From the checkpoint.
+        now: Of this run.
+        folder: The checkpoint, for messages.
+        allow_other_data: Accept other training rows.
+
+    Raises:
+        InputError: The objective, beta, the training rows or the reference differ; the message names the field.
+    """
+    begin = "or begin anew without resume_from_checkpoint"
+
+    def refuse(name: str, before: Any, after: Any) -> InputError:
+        return InputError(
+            f"{name}: {folder} was trained with {before} and this run has {after}; resume with the same, {begin}"
+        )
+
+    if saved.beta != now.beta:
+        raise refuse("beta", saved.beta, now.beta)
+    for axis, before in asdict(saved.objective).items():
+        after = getattr(now.objective, axis)
+        if before != after:
+            raise refuse(f"objective ({axis})", repr(before), repr(after))
+    if saved.rows and now.rows and saved.rows != now.rows and not allow_other_data:
+        before, after = saved.rows.get("count"), now.rows["count"]
+        differ = f"{before:,} training rows" if before != after else f"other training rows (also {before:,})"
+        raise InputError(
+            f"dataset_name: {folder} was trained on {differ} and this run has {after:,}; resume with the same data "
+            f"and the same options for it, {begin}; to go on with other rows all the same, set allow_other_data"
+        )
+    if saved.reference and now.reference and saved.reference != now.reference:
+        raise InputError(
+            f"model_name_or_path: the reference of {folder} had other weights than that of this run; resume with the "
+            f"model that the run began from, {begin}"
+        )
 
 
 def resumed_calibration(saved: Calibration | None, fresh: Calibration | None, folder: Path) -> Calibration | None:

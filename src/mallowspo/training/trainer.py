@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,13 +12,24 @@ from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch import Tensor
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_callback import TrainerState
 
-from mallowspo.compat import TRLPreferenceTrainer, reference_model
+from mallowspo.compat import TRAINER_STATE_NAME, TRLPreferenceTrainer, reference_model
+from mallowspo.data.fingerprint import rows_fingerprint
 from mallowspo.dispersion import Calibration
 from mallowspo.errors import InputError
+from mallowspo.files import plain
+from mallowspo.locks import folder_lock
 from mallowspo.objectives import Objective, objective_loss
-from mallowspo.scoring import vocabulary_size
+from mallowspo.scoring import Processes, vocabulary_size
+from mallowspo.training.checkpoints import (
+    chosen_checkpoint,
+    clear_leftovers,
+    move_in,
+    publish,
+    seal,
+    staging_folder,
+)
 from mallowspo.training.checks import require_finite
 from mallowspo.training.config import MallowsPOConfig, checked_settings
 from mallowspo.training.description import log_run
@@ -37,11 +48,31 @@ from mallowspo.training.row_weights import (
 from mallowspo.training.scoring_path import ScoredPairs, ScoringPath, choose_scoring_path, largest_first
 from mallowspo.training.selection import selected_rows
 from mallowspo.training.splits import PreparedSplit, pair_collator, prepare_split, preparing_tokenizer
-from mallowspo.training.state_file import TrainingState, read_state, resumed_calibration, write_state
+from mallowspo.training.state_file import (
+    TrainingState,
+    read_state,
+    refuse_other_run,
+    resumed_calibration,
+    write_state,
+)
 
 __all__ = ["MallowsPOTrainer"]
 
 logger = get_logger(__name__)
+
+# Options under which a resumed run goes on, but not to where the first one would have come.
+_STEP_OPTIONS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "optim",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_grad_norm",
+    "weight_decay",
+    "seed",
+    "data_seed",
+    "world_size",
+)
 
 
 class MallowsPOTrainer(TRLPreferenceTrainer):
@@ -55,6 +86,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         calibration: How an index becomes a weight; None with `dispersion: none`. Saved in every checkpoint.
         splits: What was read, dropped and truncated of each split, by name.
         reference_sources: Where the reference's scores of each split came from, by name.
+        reference_weights: Digest of the reference's weights, once it is known.
         displacement: Watches whether chosen responses lose probability, and what it has warned of.
 
     Raises:
@@ -80,6 +112,8 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     settings: MallowsPOConfig
     _scoring: ScoringPath | None = None
     _in_training_step = False
+    _rows: dict[str, Any] | None = None
+    reference_weights: str | None = None
 
     _tag_names = ["trl", "mallowspo"]
     _name = "MallowsPO"
@@ -360,10 +394,43 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save as transformers does, and our own state (calibration, objective) beside it."""
-        super().save_model(output_dir, _internal_call=_internal_call)
+        folder = Path(output_dir or str(self.args.output_dir))
+        # A checkpoint is written beside its name already; any other folder gets whole files at the end.
+        beside = folder if _internal_call else staging_folder(folder / "model")
+        super().save_model(str(beside), _internal_call=True)
         if self.args.should_save:
-            folder = Path(output_dir or str(self.args.output_dir))
-            write_state(folder, TrainingState(self.objective, self.beta, self.calibration, self.total_train_tokens))
+            write_state(beside, self._state())
+        if _internal_call:
+            return
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            move_in(beside, folder)
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def publish_checkpoint(self, staging: Path, final: Path) -> None:
+        """Name a checkpoint once its list of files is written and all of it is on the disk."""
+        seal(staging)
+        publish(staging, final)
+
+    def _state(self) -> TrainingState:
+        """Our part of a checkpoint of this run."""
+        if self._rows is None:
+            rows: Any = self.train_dataset
+            given = self.calibration is not None and self.calibration.source != "entropy"
+            names = ["prompt_ids", "chosen_ids", "rejected_ids", "margin", *([RAW_COLUMN] if given else [])]
+            known = [name for name in names if name in rows.column_names]
+            self._rows = {"count": len(rows), "fingerprint": rows_fingerprint(rows, known)}
+        return TrainingState(
+            self.objective,
+            self.beta,
+            self.calibration,
+            self.total_train_tokens,
+            rows=self._rows,
+            reference=self.reference_weights,
+            settings={name: plain(getattr(self.args, name)) for name in _STEP_OPTIONS},
+        )
 
     def train(
         self,
@@ -371,24 +438,60 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> Any:
-        """Train; a resumed run goes on with the calibration of its checkpoint."""
-        checkpoint = resume_from_checkpoint
-        if checkpoint is True:
-            checkpoint = get_last_checkpoint(str(self.args.output_dir))
-            if checkpoint is None:
-                raise InputError(f"resume_from_checkpoint: there is no checkpoint in {self.args.output_dir}")
-        if checkpoint:
-            self._restore(Path(str(checkpoint)))
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        """Train; see `transformers.Trainer.train`.
+
+        Args:
+            resume_from_checkpoint: A checkpoint, or True for the newest whole one in `output_dir`.
+            trial: Passed on.
+            ignore_keys_for_eval: Passed on.
+
+        Returns:
+            What transformers returns.
+
+        Raises:
+            InputError: Another process writes to `output_dir`; the checkpoint is not whole, or belongs to another run.
+            NonFiniteLossError: A loss is NaN or infinite.
+        """
+        processes = Processes.of_accelerate(self.accelerator)
+        with ExitStack() as held:
+            begun = processes.share(self._begin(held, resume_from_checkpoint) if processes.is_first else None)
+            if isinstance(begun, InputError):
+                raise begun
+            folder, skipped = begun
+            for line in skipped:
+                logger.warning(f"resume_from_checkpoint: {line}")
+            if folder is not None:
+                logger.warning(f"resume_from_checkpoint: going on from {folder}")
+                self._restore(folder)
+            first_step = None if folder is None else TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
+            result = super().train(None if folder is None else str(folder), trial, ignore_keys_for_eval)
+            if first_step is not None and first_step.global_step >= self.state.global_step:
+                logger.warning(
+                    f"nothing was trained: {folder} is at step {first_step.global_step}, where this run ends"
+                )
+            return result
+
+    def _begin(self, held: ExitStack, resume: str | bool | None) -> tuple[Path | None, list[str]] | InputError:
+        """In the first process: take the folder, clear it of what killed saves left, and choose the checkpoint."""
+        output_dir = Path(str(self.args.output_dir))
+        try:
+            held.enter_context(folder_lock(output_dir, "a training run"))
+            clear_leftovers(output_dir)
+            folder, skipped = chosen_checkpoint(resume, output_dir)
+            state = None if folder is None else read_state(folder)
+            if folder is not None and state is not None:
+                now, allowed = self._state(), self.settings.allow_other_data
+                refuse_other_run(state, now, folder, allow_other_data=allowed)
+                changed = [n for n, before in state.settings.items() if now.settings.get(n, before) != before]
+                skipped += [f"{n} was {state.settings[n]} and is {now.settings[n]} now" for n in changed]
+            return folder, skipped
+        except InputError as error:
+            return error
 
     def _restore(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise InputError(f"resume_from_checkpoint: {folder} is not a folder")
         state = read_state(folder)
         if state is None:
             logger.warning(f"{folder} was not written by mallowspo: its calibration is taken from the data instead")
             return
-        if state.objective != self.objective or state.beta != self.beta:
-            logger.warning(f"{folder} was trained with another objective or beta; going on with the ones given now")
         self.calibration = resumed_calibration(state.calibration, self.calibration, folder)
         self.total_train_tokens = state.num_tokens

@@ -1,4 +1,4 @@
-"""One writer at a time: a lock on a store that dies with its process."""
+"""One writer at a time: a lock on a folder that dies with its process."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ from pathlib import Path
 
 from mallowspo.errors import InputError
 
-__all__ = ["LOCK", "store_lock"]
+__all__ = ["LOCK", "folder_lock"]
 
 LOCK = ".lock"
 
+_held: set[Path] = set()
+
 
 @contextmanager
-def store_lock(folder: Path) -> Iterator[None]:
-    """Hold the only right to write to a store for the time of a block.
+def folder_lock(folder: Path, what: str, *, keep_file: bool = False) -> Iterator[None]:
+    """Hold the only right to write to a folder for the time of a block.
 
-    The system gives the lock back when the process ends, however it ends; the file itself stays and means nothing.
+    The system gives the lock back when the process ends, however it ends. A process that holds it may take it again,
+    so that a command can hold it for longer than the function that needs it.
 
     Args:
-        folder: The store; created where it is missing.
+        folder: Created where it is missing.
+        what: What is written there, for the message.
+        keep_file: Leave the lock's file behind, where its presence says whose folder this is.
 
     Yields:
         Nothing.
@@ -32,7 +37,10 @@ def store_lock(folder: Path) -> Iterator[None]:
     Raises:
         InputError: Another process holds the lock (it is named), or the folder cannot be written or locked.
     """
-    path = folder / LOCK
+    path = folder.absolute() / LOCK
+    if path in _held:
+        yield
+        return
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output_dir: {folder} is a file, expected a folder")
     try:
@@ -51,14 +59,21 @@ def store_lock(folder: Path) -> Iterator[None]:
                 ) from error
             owner = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
             raise InputError(
-                f"output_dir: {owner} is writing to the store {folder}; wait until it has finished, or choose another "
+                f"output_dir: {owner} is writing {what} in {folder}; wait until it has finished, or choose another "
                 "folder"
             ) from error
         if not path.exists() or os.fstat(handle).st_ino != path.stat().st_ino:
             raise InputError(f"output_dir: {folder} was removed by another process just now; run this again")
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        yield
-        os.ftruncate(handle, 0)
+        _held.add(path)
+        try:
+            yield
+        finally:
+            _held.discard(path)
+            if keep_file:
+                os.ftruncate(handle, 0)
+            else:
+                path.unlink(missing_ok=True)
     finally:
         os.close(handle)

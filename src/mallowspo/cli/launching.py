@@ -1,0 +1,65 @@
+"""Start this program again in several processes, under accelerate's launcher."""
+
+from __future__ import annotations
+
+from mallowspo.cli.signals import end_children
+
+__all__ = ["SEVERAL_ON_THIS_MACHINE", "launched", "several_without_accelerators"]
+
+SEVERAL_ON_THIS_MACHINE = ("--multi_gpu", "--main_process_port", "0")
+"""Start as many processes as asked for, with or without accelerators, at a port that is free."""
+
+
+def several_without_accelerators(arguments: list[str]) -> list[str]:
+    """Make `--num_processes N` mean N processes on a machine without accelerators too.
+
+    There, accelerate starts one process whatever it is asked, unless it is told to take torch's launcher.
+
+    Args:
+        arguments: Options of `accelerate launch`.
+
+    Returns:
+        The options, with torch's launcher where several processes are asked for and no accelerator is there.
+
+    Example:
+        >>> several_without_accelerators(["--num_processes", "1"])
+        ['--num_processes', '1']
+    """
+    import torch
+    from accelerate.commands.launch import launch_command_parser
+
+    known, _ = launch_command_parser().parse_known_args([*arguments, "--module", "x"])
+    several = (known.num_processes or 1) > 1 and (known.num_machines or 1) == 1
+    other = known.config_file or known.multi_gpu or known.tpu or known.use_deepspeed or known.use_fsdp
+    if not several or other or torch.accelerator.is_available():
+        return arguments
+    return [*(argument for argument in arguments if argument != "--cpu"), *SEVERAL_ON_THIS_MACHINE]
+
+
+def launched(arguments: list[str]) -> int:
+    """Run `accelerate launch` with these arguments in this process, and leave no process behind.
+
+    Args:
+        arguments: Options of the launcher, then the module and its own.
+
+    Returns:
+        The exit code: the highest of a process that failed, which has said what was wrong.
+    """
+    import subprocess
+
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        launch_command(launch_command_parser().parse_args(arguments))
+    except subprocess.CalledProcessError as error:
+        return error.returncode if error.returncode >= 0 else 128 - error.returncode
+    except ChildFailedError as error:
+        codes = [failure.exitcode for failure in error.failures.values()]
+        return max(code if code >= 0 else 128 - code for code in codes)
+    except SignalException as stop:
+        return 128 + int(stop.sigval)
+    finally:
+        end_children()
+    return 0

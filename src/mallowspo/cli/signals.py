@@ -1,0 +1,50 @@
+"""SIGTERM ends a command as Ctrl-C does: one line, and nothing left running."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+
+__all__ = ["Terminated", "end_children", "ends_at_sigterm", "is_first_process"]
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end."""
+
+
+def ends_at_sigterm() -> None:
+    """Let SIGTERM raise `Terminated` from now on, so that locks and files are let go of in order."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
+
+
+def is_first_process() -> bool:
+    """Whether this process of a launch is the one that speaks; read from the launcher's environment."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def end_children(patience: float = 30.0) -> None:
+    """End the processes that this one started, and wait until they are gone.
+
+    Args:
+        patience: Seconds in which they may end in order; then they are killed.
+    """
+    import psutil
+
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        try:
+            child.terminate()
+        except psutil.NoSuchProcess:
+            continue
+    for child in psutil.wait_procs(children, timeout=patience)[1]:
+        try:
+            child.kill()
+        except psutil.NoSuchProcess:
+            continue

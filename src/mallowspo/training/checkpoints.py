@@ -1,0 +1,275 @@
+"""Checkpoints that are whole or not there.
+
+A checkpoint is written beside its final name, gets a list of its files with their sizes and digests, and is then
+renamed: a kill or a full disk inside a save leaves a hidden folder that nobody takes for a checkpoint. The list also
+tells later what is missing or was damaged. Checkpoints without one (TRL's, or an older version's) are looked through
+as far as their formats allow.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mallowspo.errors import InputError
+from mallowspo.files import parse_json, write_json
+
+__all__ = [
+    "FILE_LIST",
+    "chosen_checkpoint",
+    "clear_leftovers",
+    "faults",
+    "move_in",
+    "newest_whole",
+    "publish",
+    "seal",
+    "staging_folder",
+]
+
+FILE_LIST = "mallowspo-files.json"
+"""What a checkpoint holds: size and XXH3 digest by file."""
+
+_BLOCK = 1 << 24
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+# A model card may be edited by its owner; nothing reads it on resume.
+_FREE = ("README.md",)
+
+
+def staging_folder(final: Path) -> Path:
+    """Where a folder is written before it gets its name; hidden, so that no pattern for checkpoints finds it.
+
+    Example:
+        >>> staging_folder(Path("out/checkpoint-4")).name
+        '.checkpoint-4.saving'
+    """
+    return final.with_name(f".{final.name}.saving")
+
+
+def _digest(path: Path) -> str:
+    import xxhash
+
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return str(digest.hexdigest())
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def seal(folder: Path) -> None:
+    """List the files of a folder with their sizes and digests, and bring all of it to the disk.
+
+    Raises:
+        OSError: The disk is full or failing; the folder is then no checkpoint.
+    """
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != FILE_LIST):
+        _sync(path)
+        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "xxh3_128": _digest(path)}
+    write_json(folder / FILE_LIST, {"format": 1, "files": files})
+    _sync(folder / FILE_LIST)
+    _sync(folder)
+
+
+def publish(staging: Path, final: Path) -> None:
+    """Give a sealed folder its name; one that has the name already is replaced."""
+    old = final.with_name(f".{final.name}.replaced")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    staging.rename(final)
+    _sync(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def move_in(staging: Path, folder: Path) -> None:
+    """Move the files of a finished folder into one that stays, each whole, and the weights last.
+
+    Weights of an earlier save in another form (more shards, or none) go, since a loader might take them.
+    """
+    names = sorted((p.name for p in staging.iterdir()), key=lambda name: (_is_weights(name), name))
+    stale = [p for p in folder.iterdir() if _is_weights(p.name) and p.name not in names]
+    for name in names:
+        if (staging / name).is_dir():
+            shutil.rmtree(folder / name, ignore_errors=True)
+        os.replace(staging / name, folder / name)
+    if any(map(_is_weights, names)):
+        for path in stale:
+            path.unlink()
+    staging.rmdir()
+    _sync(folder)
+
+
+def _is_weights(name: str) -> bool:
+    return name.startswith(("model", "pytorch_model", "adapter_model")) and name.endswith(
+        (".safetensors", ".bin", ".index.json")
+    )
+
+
+def clear_leftovers(output_dir: Path) -> None:
+    """Remove what killed saves left; only for whoever holds the folder's lock."""
+    for pattern in (".*.saving", ".checkpoint-*.replaced"):
+        for path in output_dir.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def faults(folder: Path) -> list[str]:
+    """What keeps a checkpoint from being resumed; empty where it is whole.
+
+    Args:
+        folder: The checkpoint.
+
+    Returns:
+        A sentence for each file that is missing or damaged.
+    """
+    found = list(_missing(folder))
+    listed = _read_list(folder)
+    if isinstance(listed, str):
+        return [*found, listed]
+    if listed is None:
+        return [*found, *(f"{p.name}: {why}" for p in sorted(folder.iterdir()) if p.is_file() if (why := _broken(p)))]
+    for name, entry in listed.items():
+        path = folder / name
+        if name in _FREE:
+            continue
+        if not path.is_file():
+            found.append(f"{name} is missing")
+        elif path.stat().st_size != entry["bytes"]:
+            found.append(f"{name} has {path.stat().st_size:,} bytes and was written with {entry['bytes']:,}")
+        elif _digest(path) != entry["xxh3_128"]:
+            found.append(f"{name} is damaged: its content is not what was written")
+    return list(dict.fromkeys(found))
+
+
+def _read_list(folder: Path) -> dict[str, dict[str, Any]] | str | None:
+    """The list of files; None where there is none, a sentence where it cannot be read."""
+    try:
+        files = parse_json((folder / FILE_LIST).read_bytes())["files"]
+        if not all(isinstance(e["bytes"], int) and isinstance(e["xxh3_128"], str) for e in files.values()):
+            raise ValueError("an entry has no size or no digest")
+        return dict(files)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{FILE_LIST} is damaged ({error})"
+
+
+def _missing(folder: Path) -> Iterator[str]:
+    """Files without which a resumed run is another run."""
+    names = {path.name for path in folder.iterdir()}
+    state = folder / "trainer_state.json"
+    if state.name not in names:
+        yield "trainer_state.json is missing"
+    if any(name.startswith("global_step") for name in names):
+        return  # DeepSpeed keeps weights, optimiser and schedule in a folder of its own, and checks it itself
+    sharded = [name for name in names if name.startswith("pytorch_model_fsdp")]
+    adapters = [p for p in folder.iterdir() if (p / "adapter_config.json").is_file()]
+    if not (names & {*_WEIGHTS, *_INDEXES} or sharded or adapters):
+        yield "the weights are missing (no model.safetensors, adapter_model.safetensors or another form of them)"
+    if not any(name.startswith("optimizer") for name in names):
+        yield "optimizer.pt is missing, so the optimiser would begin anew (was it saved with save_only_model?)"
+    if "scheduler.pt" not in names:
+        yield "scheduler.pt is missing, so the learning rate would begin anew"
+    if not any(name.startswith("rng_state") for name in names):
+        yield "rng_state.pth is missing, so the rows would be drawn in another order"
+    for index in _INDEXES:
+        try:
+            shards = set(parse_json((folder / index).read_bytes())["weight_map"].values()) if index in names else set()
+        except (ValueError, KeyError, TypeError, AttributeError):
+            yield f"{index} is damaged"
+            continue
+        yield from (f"{shard} is missing" for shard in sorted(shards - names))
+
+
+def _broken(path: Path) -> str:
+    """What a file's own format says of its damage; empty where it says nothing."""
+    try:
+        if path.suffix == ".json":
+            values = parse_json(path.read_bytes())
+            if path.name == "trainer_state.json" and not isinstance(values.get("global_step"), int):
+                return "it has no global_step"
+        elif path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, "pt"):  # the header, and whether the file is as long as it says
+                pass
+        elif path.suffix in (".pt", ".pth", ".bin") and path.name != "training_args.bin":
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            return f"damaged at {damaged}" if damaged else ""
+    except Exception as error:  # each format has errors of its own, and all of them mean this
+        return f"cannot be read ({(str(error) or type(error).__name__).splitlines()[0]})"
+    return ""
+
+
+def newest_whole(output_dir: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint of a folder that can be resumed, and why newer ones cannot.
+
+    Args:
+        output_dir: Of a run.
+
+    Returns:
+        The checkpoint, or None; a line for each newer one that is passed over.
+    """
+    found = []
+    for path in output_dir.glob("checkpoint-*") if output_dir.is_dir() else ():
+        step = path.name.removeprefix("checkpoint-")
+        if path.is_dir() and step.isdecimal():
+            found.append((int(step), path))
+    skipped: list[str] = []
+    for _, path in sorted(found, reverse=True):
+        wrong = faults(path)
+        if not wrong:
+            return path, skipped
+        skipped.append(f"{path.name} is passed over: {'; '.join(wrong)}")
+    return None, skipped
+
+
+def chosen_checkpoint(given: str | bool | None, output_dir: Path) -> tuple[Path | None, list[str]]:
+    """Read `resume_from_checkpoint`.
+
+    Args:
+        given: A folder; true for the newest whole checkpoint in `output_dir`; None or false to begin anew.
+        output_dir: Of the run.
+
+    Returns:
+        The checkpoint or None, and a line for each newer one that is passed over.
+
+    Raises:
+        InputError: No checkpoint is there that can be resumed, or the one named cannot.
+    """
+    if given is None or str(given).lower() in ("false", "none", ""):
+        return None, []
+    if str(given).lower() == "true":
+        path, skipped = newest_whole(output_dir)
+        if path is None:
+            why = f": {'. '.join(skipped)}" if skipped else ""
+            raise InputError(
+                f"resume_from_checkpoint: there is no {'whole ' if skipped else ''}checkpoint in {output_dir}{why}; "
+                "begin anew without resume_from_checkpoint"
+            )
+        return path, skipped
+    path = Path(str(given))
+    if not path.is_dir():
+        raise InputError(f"resume_from_checkpoint: {given} is not a checkpoint (there is no such folder)")
+    wrong = faults(path)
+    if wrong:
+        other = newest_whole(path.parent)[0]
+        way_out = f"resume from {other}" if other is not None else "begin anew without resume_from_checkpoint"
+        raise InputError(
+            f"resume_from_checkpoint: {given} is not a whole checkpoint: {'; '.join(wrong)}. Restore it, or {way_out}"
+        )
+    return path, []

@@ -1,0 +1,307 @@
+"""Checkpoints survive kills and full disks at any moment, in a save too; what is not whole is not resumed."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from pairs import options, small_pairs
+from transformers import TrainerCallback
+from trl import DPOConfig, DPOTrainer
+
+from mallowspo import MallowsPOConfig, MallowsPOTrainer
+from mallowspo.errors import InputError
+from mallowspo.training.checkpoints import FILE_LIST, chosen_checkpoint, faults, newest_whole
+
+STEPS = 6
+
+
+def build(setting, folder, rows=None, **changes):
+    saving = {"max_steps": STEPS, "save_strategy": "steps", "save_steps": 1, "share_prompts": False}
+    args = MallowsPOConfig(**options(folder, **(saving | changes)))
+    return MallowsPOTrainer(setting.path, args=args, train_dataset=setting.rows if rows is None else rows)
+
+
+def weights(run):
+    return {name: value.clone() for name, value in run.model.state_dict().items()}
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def whole(random_setting, tmp_path_factory):
+    """An uninterrupted run: its folder and its last weights."""
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    run = build(random_setting, folder)
+    run.train()
+    return folder, weights(run)
+
+
+@pytest.fixture
+def stopped(whole, tmp_path):
+    """The folder of a run that ended after its fourth step."""
+    folder = tmp_path / "out"
+    shutil.copytree(whole[0], folder)
+    for step in (5, 6):
+        shutil.rmtree(folder / f"checkpoint-{step}")
+    return folder
+
+
+def in_child(work):
+    """Run in a forked child, so that it can be killed without paying for its imports."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+class Slowly(TrainerCallback):
+    """Leaves time between the steps of a run that is over in an instant."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        time.sleep(0.02)
+
+
+def killed_run(setting, folder, draw, *, in_save):
+    """Train in a child and kill it: at a random moment, or while a chosen checkpoint is being written.
+
+    Returns whether it died inside a save.
+    """
+
+    def work():
+        run = build(setting, folder)
+        run.add_callback(Slowly())
+        run.train(resume_from_checkpoint=newest_whole(Path(folder))[0] is not None)
+
+    child = in_child(work)
+    step, moment = draw.randint(2, STEPS), time.monotonic() + draw.uniform(0.3, 1.6)
+    staging = folder / f".checkpoint-{step}.saving"
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        if staging.exists() if in_save else time.monotonic() > moment:
+            time.sleep(draw.uniform(0.0, 0.02) if in_save else 0.0)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            break
+        time.sleep(0.0005)
+    return bool(list(folder.glob(".checkpoint-*.saving")))
+
+
+def survives(setting, folder, last, draw, *, in_save):
+    """Kill a run once or twice, then let it end; its weights must be those of a run that nobody killed."""
+    inside = killed_run(setting, folder, draw, in_save=in_save)
+    for path in folder.glob("checkpoint-*"):
+        assert not faults(path), path  # what has the name of a checkpoint is one
+    run = build(setting, folder)
+    run.train(resume_from_checkpoint=newest_whole(folder)[0] is not None)
+    assert run.state.global_step == STEPS and same(weights(run), last)
+    assert not list(folder.glob(".checkpoint-*"))
+    return inside
+
+
+def test_a_run_killed_inside_saves_ends_as_one_that_was_not(random_setting, whole, tmp_path):
+    draw = random.Random(3)
+    inside = [survives(random_setting, tmp_path / str(i), whole[1], draw, in_save=True) for i in range(3)]
+    assert any(inside)
+
+
+@pytest.mark.slow
+def test_thirty_six_kills_half_of_them_inside_a_save(random_setting, whole, tmp_path):
+    draw = random.Random(11)
+    inside = [survives(random_setting, tmp_path / str(i), whole[1], draw, in_save=i < 26) for i in range(36)]
+    print(f"36 kills, {sum(inside)} of them inside a save; all 36 runs ended with the weights of a whole one")
+    assert sum(inside) >= 18
+
+
+def test_a_full_disk_inside_a_save_leaves_the_last_checkpoint_and_no_half_of_one(random_setting, whole, tmp_path):
+    folder = tmp_path / "out"
+
+    def work():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        run = build(random_setting, folder)
+
+        class FillUp(TrainerCallback):
+            def on_step_begin(self, args, state, control, **kwargs):
+                if state.global_step == 3:  # from now on no file may be longer than 1,000 bytes
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+        run.add_callback(FillUp())
+        run.train()
+
+    _, status = os.waitpid(in_child(work), 0)
+    assert status != 0
+    assert sorted(p.name for p in folder.glob("*checkpoint-*")) == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+    run = build(random_setting, folder)
+    run.train(resume_from_checkpoint=True)
+    assert same(weights(run), whole[1])
+
+
+def test_the_newest_whole_checkpoint_is_taken_and_the_others_are_named(random_setting, whole, stopped, caplog):
+    (stopped / "checkpoint-99").mkdir()
+    (stopped / "checkpoint-4/optimizer.pt").unlink()
+    run = build(random_setting, stopped)
+    run.train(resume_from_checkpoint=True)
+    assert same(weights(run), whole[1])
+    assert "checkpoint-99 is passed over" in caplog.text
+    assert "checkpoint-4 is passed over: optimizer.pt is missing" in caplog.text
+    assert "going on from" in caplog.text and "checkpoint-3" in caplog.text
+
+
+NEEDED = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "mallowspo.json"]
+
+
+@pytest.mark.parametrize("name", NEEDED)
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped", "empty"])
+def test_a_damaged_checkpoint_is_refused_with_the_name_of_the_file(stopped, name, damage):
+    path = stopped / "checkpoint-4" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes({"cut": content[:-5], "flipped": content, "empty": b""}[damage])
+    with pytest.raises(InputError, match=name):
+        chosen_checkpoint(str(stopped / "checkpoint-4"), stopped)
+    found, (line,) = chosen_checkpoint("true", stopped)
+    assert found == stopped / "checkpoint-3" and name in line
+
+
+@pytest.mark.parametrize("name", NEEDED[:5])
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
+def test_a_checkpoint_without_a_list_of_files_is_looked_through(stopped, name, damage):
+    """TRL's own, or one of an earlier version of ours."""
+    path = stopped / "checkpoint-4" / name
+    (path.parent / FILE_LIST).unlink()
+    assert not faults(path.parent)
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    gone = name == "model.safetensors" and damage == "missing"
+    with pytest.raises(InputError, match="the weights are missing" if gone else name):
+        chosen_checkpoint(str(path.parent), stopped)
+
+
+def test_a_checkpoint_of_trl_can_be_gone_on_from(random_setting, tmp_path):
+    both = options(tmp_path / "out", max_steps=2, save_strategy="steps", save_steps=2)
+    DPOTrainer(random_setting.path, args=DPOConfig(**both), train_dataset=random_setting.rows).train()
+    run = build(random_setting, tmp_path / "out", objective="dpo")
+    run.train(resume_from_checkpoint=True)
+    assert run.state.global_step == STEPS
+
+
+def rows_with(setting, **change):
+    rows = setting.rows.to_list()
+    rows[3] = rows[3] | change
+    return Dataset.from_list(rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda s: {"rows": rows_with(s, chosen=" something else")}, "dataset_name.*allow_other_data"),
+        (lambda s: {"rows": s.rows.select(range(16))}, "dataset_name.*30 training rows.*16.*allow_other_data"),
+        (lambda s: {"rows": s.rows.select([1, 0, *range(2, 30)])}, "dataset_name.*other training rows"),
+        (lambda s: {"beta": 0.5}, "beta.*0.1.*0.5"),
+        (lambda s: {"objective": "dpo"}, "objective|dispersion"),
+        (lambda s: {"objective": "mallows_phi"}, r"objective \(link\).*sigmoid.*kendall"),
+    ],
+)
+def test_going_on_with_something_else_is_refused_with_the_field(random_setting, stopped, change, named):
+    run = build(random_setting, stopped, **change(random_setting))
+    with pytest.raises(InputError, match=f"(?s){named}"):
+        run.train(resume_from_checkpoint=True)
+
+
+def test_other_rows_where_they_are_wanted(random_setting, stopped):
+    rows = rows_with(random_setting, chosen=" something else")
+    run = build(random_setting, stopped, rows, allow_other_data=True)
+    run.train(resume_from_checkpoint=True)
+    assert run.state.global_step == STEPS
+
+
+def test_a_reference_of_other_weights_is_refused(random_setting, stopped, tmp_path):
+    from tiny import tiny_llama, tiny_tokenizer
+
+    other = tmp_path / "other"
+    tiny_llama(vocab_size=len(tiny_tokenizer()), seed=9).save_pretrained(other)
+    tiny_tokenizer().save_pretrained(other)
+    run = MallowsPOTrainer(
+        str(other), args=MallowsPOConfig(**options(stopped, max_steps=STEPS)), train_dataset=random_setting.rows
+    )
+    with pytest.raises(InputError, match="model_name_or_path.*other weights"):
+        run.train(resume_from_checkpoint=True)
+
+
+def test_other_steps_are_gone_on_with_and_named(random_setting, stopped, caplog):
+    run = build(random_setting, stopped, learning_rate=5e-4)
+    run.train(resume_from_checkpoint=True)
+    assert "learning_rate was 0.001 and is 0.0005 now" in caplog.text
+
+
+def test_a_finished_run_says_that_nothing_was_trained(random_setting, whole, tmp_path, caplog):
+    folder = shutil.copytree(whole[0], tmp_path / "out")
+    run = build(random_setting, folder)
+    run.train(resume_from_checkpoint=True)
+    assert "nothing was trained" in caplog.text
+
+
+def test_two_runs_cannot_share_a_folder(random_setting, stopped):
+    child = in_child(lambda: hold(stopped))
+    try:
+        while not (stopped / "held").exists():
+            time.sleep(0.005)
+        with pytest.raises(InputError, match="output_dir: process .* is writing a training run"):
+            build(random_setting, stopped).train()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    build(random_setting, stopped).train()  # the lock has died with its process
+
+
+def hold(folder):
+    from mallowspo.locks import folder_lock
+
+    with folder_lock(folder, "a training run"):
+        (folder / "held").touch()
+        time.sleep(60)
+
+
+def test_a_saved_model_has_whole_files_and_no_stale_weights(random_setting, tmp_path):
+    run = build(random_setting, tmp_path / "out", max_steps=1)
+    run.train()
+    (tmp_path / "out/model-00001-of-00002.safetensors").write_bytes(b"of an earlier save")
+    (tmp_path / "out/model.safetensors.index.json").write_text("{}")
+    run.save_model()
+    from transformers import AutoModelForCausalLM
+
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert same({k: v for k, v in weights(run).items() if k in saved}, saved)
+    assert not list((tmp_path / "out").glob("model-*")) and not list((tmp_path / "out").glob(".*"))
+
+
+def test_the_best_checkpoint_is_kept_loaded_and_named_by_where_it_is(random_setting, tmp_path):
+    changes = {"eval_strategy": "steps", "eval_steps": 1, "save_total_limit": 1, "load_best_model_at_end": True}
+    args = MallowsPOConfig(**options(tmp_path / "out", max_steps=4, save_strategy="steps", save_steps=1, **changes))
+    run = MallowsPOTrainer(
+        random_setting.path, args=args, train_dataset=random_setting.rows, eval_dataset=small_pairs(5)
+    )
+    run.train()
+    best = Path(run.state.best_model_checkpoint)
+    assert best.parent == tmp_path / "out" and best.is_dir()
+    last = max((tmp_path / "out").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    recorded = json.loads((last / "trainer_state.json").read_text())["best_model_checkpoint"]
+    assert Path(recorded) == best and not faults(best)
