@@ -5,6 +5,7 @@ import inspect
 import pytest
 import torch
 from datasets import Dataset
+from transformers import Trainer
 from trl import DPOTrainer
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
@@ -28,6 +29,18 @@ def test_hooks_have_the_arguments_that_we_override():
     assert parameters(DPOTrainer._set_signature_columns_if_needed) == ["self"]
     assert parameters(DPOTrainer._get_train_sampler) == ["self", "train_dataset"]
     assert parameters(DPOTrainer.compute_loss) == ["self", "model", "inputs", "return_outputs", "num_items_in_batch"]
+
+
+def test_a_checkpoint_goes_where_the_output_folder_of_a_trial_is():
+    """`TRLPreferenceTrainer._save_checkpoint` sends every file of a checkpoint to a folder beside through it."""
+    source = inspect.getsource(Trainer._save_checkpoint)
+    assert parameters(Trainer._save_checkpoint) == ["self", "model", "trial"]
+    assert source.count("self._get_output_dir(trial=trial)") == 1
+    for part in ("self.save_model(output_dir", "self._save_rng_state(output_dir", "os.path.join(output_dir, TRAINER"):
+        assert part in source, part
+    assert "super()._save_checkpoint(model, trial)" in inspect.getsource(DPOTrainer._save_checkpoint)
+    assert parameters(Trainer._push_from_checkpoint) == ["self", "checkpoint_folder"]
+    assert parameters(Trainer._load_from_checkpoint)[:2] == ["self", "resume_from_checkpoint"]
 
 
 def test_the_constructor_reads_the_names_that_we_set_and_read():

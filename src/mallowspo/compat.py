@@ -182,6 +182,10 @@ class TRLPreferenceTrainer(DPOTrainer):
         """Give a checkpoint that is written in full its name; called by the processes that save."""
         staging.rename(final)
 
+    def load_weights(self, checkpoint: Path) -> None:
+        """Put a checkpoint's weights, or its adapter's, into the model."""
+        self._load_from_checkpoint(str(checkpoint))
+
     @property
     def mode(self) -> str:
         """`train` or `eval`, as TRL tells them apart when it logs."""

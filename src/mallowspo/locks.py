@@ -16,7 +16,8 @@ __all__ = ["LOCK", "folder_lock"]
 
 LOCK = ".lock"
 
-_held: set[Path] = set()
+# A forked child inherits the set, but not the right.
+_held: set[tuple[int, Path]] = set()
 
 
 @contextmanager
@@ -38,7 +39,8 @@ def folder_lock(folder: Path, what: str, *, keep_file: bool = False) -> Iterator
         InputError: Another process holds the lock (it is named), or the folder cannot be written or locked.
     """
     path = folder.absolute() / LOCK
-    if path in _held:
+    mine = (os.getpid(), path)
+    if mine in _held:
         yield
         return
     if folder.exists() and not folder.is_dir():
@@ -66,11 +68,11 @@ def folder_lock(folder: Path, what: str, *, keep_file: bool = False) -> Iterator
             raise InputError(f"output_dir: {folder} was removed by another process just now; run this again")
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        _held.add(path)
+        _held.add(mine)
         try:
             yield
         finally:
-            _held.discard(path)
+            _held.discard(mine)
             if keep_file:
                 os.ftruncate(handle, 0)
             else:

@@ -257,6 +257,7 @@ def test_a_finished_run_says_that_nothing_was_trained(random_setting, whole, tmp
     run = build(random_setting, folder)
     run.train(resume_from_checkpoint=True)
     assert "nothing was trained" in caplog.text
+    assert run.state.global_step == STEPS and same(weights(run), whole[1])
 
 
 def test_two_runs_cannot_share_a_folder(random_setting, stopped):

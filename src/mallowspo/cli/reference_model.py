@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from mallowspo.errors import InputError
+from mallowspo.loading import loading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,7 +142,7 @@ def _model(options: Any, device: Any) -> Any:
 
     from mallowspo.compat import add_score_head
 
-    try:
+    with loading("model_name_or_path", options.model_name_or_path):
         model = AutoModelForCausalLM.from_pretrained(
             options.model_name_or_path,
             revision=options.model_revision or "main",
@@ -150,15 +150,12 @@ def _model(options: Any, device: Any) -> Any:
             attn_implementation=options.attn_implementation,
             trust_remote_code=options.trust_remote_code,
         )
-        add_score_head(model)
-        if options.adapter is not None:
-            from peft import PeftModel
+    add_score_head(model)
+    if options.adapter is not None:
+        from peft import PeftModel
 
+        with loading("adapter", options.adapter):
             model = PeftModel.from_pretrained(model, options.adapter)  # type: ignore[assignment]
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(
-            f"model_name_or_path: {options.model_name_or_path} cannot be loaded ({str(error).strip().splitlines()[0]})"
-        ) from error
     return model.to(device).eval()
 
 

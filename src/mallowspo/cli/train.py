@@ -147,6 +147,7 @@ def _train(script_args: Any, training_args: Any, model_args: Any, mixture_args: 
     from trl import get_peft_config, get_quantization_config
 
     from mallowspo.cli.run_record import write_run_record
+    from mallowspo.loading import loading
     from mallowspo.training import MallowsPOTrainer
 
     init = {
@@ -157,7 +158,7 @@ def _train(script_args: Any, training_args: Any, model_args: Any, mixture_args: 
     }
     training_args.model_init_kwargs = init | (training_args.model_init_kwargs or {})
     data, unparsable = _load_splits(script_args, training_args, mixture_args)
-    try:
+    with loading("model_name_or_path", model_args.model_name_or_path, also_ours=True):
         trainer = MallowsPOTrainer(
             model=model_args.model_name_or_path,
             args=training_args,
@@ -166,9 +167,6 @@ def _train(script_args: Any, training_args: Any, model_args: Any, mixture_args: 
             quantization_config=get_quantization_config(model_args),
             peft_config=get_peft_config(model_args),
         )
-    except (OSError, ValueError, ImportError) as error:
-        # What TRL, transformers and PEFT refuse of the user's options; InputError is a ValueError and stays itself.
-        raise error if isinstance(error, InputError) else InputError(f"{type(error).__name__}: {error}") from error
     if script_args.ignore_bias_buffers:
         model: Any = trainer.model
         model._ddp_params_and_buffers_to_ignore = [

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from mallowspo.errors import InputError, not_one_of
+from mallowspo.loading import loading
 
 if TYPE_CHECKING:
     from mallowspo.evaluation.prompts import EvaluationPrompt
@@ -114,12 +115,8 @@ def load_tokenizer(name_or_path: str, *, option: str, trust_remote_code: bool = 
     """
     from transformers import AutoTokenizer
 
-    try:
+    with loading(option, name_or_path):
         return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{option}: the tokenizer of {name_or_path} cannot be loaded ({_first_line(error)})"
-        ) from error
 
 
 def load_causal_model(
@@ -144,12 +141,10 @@ def load_causal_model(
 
     if dtype not in DTYPES:
         raise not_one_of("dtype", dtype, DTYPES)
-    try:
+    with loading(option, name_or_path):
         model: Any = AutoModelForCausalLM.from_pretrained(
             name_or_path, dtype=dtype, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError) as error:
-        raise InputError(f"{option}: the model {name_or_path} cannot be loaded ({_first_line(error)})") from error
     return model.to(inference_device(use_cpu)).eval()
 
 

@@ -28,6 +28,7 @@ from mallowspo.evaluation.verdicts import (
     states_of,
     tasks_for,
 )
+from mallowspo.loading import loading
 
 if TYPE_CHECKING:
     from mallowspo.evaluation.prompts import EvaluationPrompt
@@ -249,12 +250,10 @@ def _equal_lengths(keys: Sequence[str], rows: Mapping[str, list[int]], size: int
 def _load_reward_model(reward: RewardModel) -> Any:
     from transformers import AutoModelForSequenceClassification
 
-    try:
+    with loading("judge", reward.name_or_path):
         model: Any = AutoModelForSequenceClassification.from_pretrained(
             reward.name_or_path, dtype=reward.dtype, trust_remote_code=reward.trust_remote_code
         )
-    except (OSError, ValueError) as error:
-        raise InputError(f"judge: the reward model {reward.name_or_path} cannot be loaded ({error})") from error
     if model.config.num_labels != 1:
         raise InputError(
             f"judge: {reward.name_or_path} has {model.config.num_labels} outputs, expected a reward model with one"

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mallowspo.errors import InputError
 from mallowspo.files import parse_json, write_json
+from mallowspo.loading import broken
 
 __all__ = [
     "FILE_LIST",
@@ -140,7 +140,7 @@ def faults(folder: Path) -> list[str]:
     if isinstance(listed, str):
         return [*found, listed]
     if listed is None:
-        return [*found, *(f"{p.name}: {why}" for p in sorted(folder.iterdir()) if p.is_file() if (why := _broken(p)))]
+        return [*found, *(f"{p.name}: {why}" for p in sorted(folder.iterdir()) if p.is_file() if (why := broken(p)))]
     for name, entry in listed.items():
         path = folder / name
         if name in _FREE:
@@ -192,27 +192,6 @@ def _missing(folder: Path) -> Iterator[str]:
             yield f"{index} is damaged"
             continue
         yield from (f"{shard} is missing" for shard in sorted(shards - names))
-
-
-def _broken(path: Path) -> str:
-    """What a file's own format says of its damage; empty where it says nothing."""
-    try:
-        if path.suffix == ".json":
-            values = parse_json(path.read_bytes())
-            if path.name == "trainer_state.json" and not isinstance(values.get("global_step"), int):
-                return "it has no global_step"
-        elif path.suffix == ".safetensors":
-            from safetensors import safe_open
-
-            with safe_open(path, "pt"):  # the header, and whether the file is as long as it says
-                pass
-        elif path.suffix in (".pt", ".pth", ".bin") and path.name != "training_args.bin":
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-            return f"damaged at {damaged}" if damaged else ""
-    except Exception as error:  # each format has errors of its own, and all of them mean this
-        return f"cannot be read ({(str(error) or type(error).__name__).splitlines()[0]})"
-    return ""
 
 
 def newest_whole(output_dir: Path) -> tuple[Path | None, list[str]]:

@@ -13,6 +13,7 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch import Tensor
 from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import TrainOutput
 
 from mallowspo.compat import TRAINER_STATE_NAME, TRLPreferenceTrainer, reference_model
 from mallowspo.data.fingerprint import rows_fingerprint
@@ -463,13 +464,25 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             if folder is not None:
                 logger.warning(f"resume_from_checkpoint: going on from {folder}")
                 self._restore(folder)
-            first_step = None if folder is None else TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
-            result = super().train(None if folder is None else str(folder), trial, ignore_keys_for_eval)
-            if first_step is not None and first_step.global_step >= self.state.global_step:
-                logger.warning(
-                    f"nothing was trained: {folder} is at step {first_step.global_step}, where this run ends"
-                )
-            return result
+                if self._has_ended(folder):
+                    # transformers would train one step more, at a learning rate of 0
+                    logger.warning(f"nothing was trained: {folder} is where this run ends")
+                    self.load_weights(folder)
+                    return TrainOutput(self.state.global_step, 0.0, {})
+            return super().train(None if folder is None else str(folder), trial, ignore_keys_for_eval)
+
+    def _has_ended(self, folder: Path) -> bool:
+        """Whether a checkpoint is at or past the last step of this run; its state is then taken over."""
+        state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
+        args = self.args
+        ended = (
+            state.global_step >= args.max_steps
+            if args.max_steps > 0
+            else state.epoch is not None and state.epoch >= args.num_train_epochs
+        )
+        if ended:
+            self.state = state
+        return ended
 
     def _begin(self, held: ExitStack, resume: str | bool | None) -> tuple[Path | None, list[str]] | InputError:
         """In the first process: take the folder, clear it of what killed saves left, and choose the checkpoint."""

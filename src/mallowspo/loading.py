@@ -1,0 +1,77 @@
+"""Loading models and tokenizers that others saved: whatever is wrong with their files is said in one message."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mallowspo.errors import InputError
+from mallowspo.files import parse_json
+
+__all__ = ["broken", "loading"]
+
+# What the libraries raise where a file is not what its name says, beside OSError and ValueError.
+_DAMAGE = ("SafetensorError", "UnpicklingError", "BadZipFile", "EOFError")
+_MISFIT = ("size mismatch", "ignore_mismatched_sizes")
+
+
+def broken(path: Path) -> str:
+    """What a file's own format says of its damage.
+
+    Args:
+        path: A `.json`, `.safetensors`, `.pt`, `.pth` or `.bin` file; of others nothing is known.
+
+    Returns:
+        A few words; empty where it is sound as far as its format can tell.
+    """
+    try:
+        if path.suffix == ".json":
+            values = parse_json(path.read_bytes())
+            if path.name == "trainer_state.json" and not isinstance(values.get("global_step"), int):
+                return "it has no global_step"
+        elif path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, "pt"):  # the header, and whether the file is as long as it says
+                pass
+        elif path.suffix in (".pt", ".pth", ".bin") and path.name != "training_args.bin":
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            return f"damaged at {damaged}" if damaged else ""
+    except Exception as error:  # each format has errors of its own, and all of them mean this
+        return f"cannot be read ({(str(error) or type(error).__name__).splitlines()[0]})"
+    return ""
+
+
+@contextmanager
+def loading(option: str, name: str, *, also_ours: bool = False) -> Iterator[None]:
+    """Turn what a library raises while it loads a model into one message that names the damaged file.
+
+    Args:
+        option: The option that named the model.
+        name: A folder or a hub name.
+        also_ours: Code of ours runs in the block too: an error that speaks of no file is then passed on as a bug.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InputError: The model cannot be loaded.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        folder = Path(name).expanduser()
+        files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+        found = [f"{path.name} {why}" for path in files if (why := broken(path))]
+        known = isinstance(error, OSError | ValueError | ImportError) or type(error).__name__ in _DAMAGE
+        misfit = any(words in str(error) for words in _MISFIT)
+        if also_ours and not (found or known or misfit):
+            raise
+        lines = (str(error).strip() or type(error).__name__).splitlines()
+        why = "; ".join(found) or ("its weights do not fit its config.json" if misfit else lines[0])
+        raise InputError(f"{option}: {name} cannot be loaded ({why}); save or download it again") from error
