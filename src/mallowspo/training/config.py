@@ -12,6 +12,7 @@ from mallowspo.dispersion.maps import DEFAULT_SPREAD, check_alternatives, check_
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.objectives import LINKS, OBJECTIVES, Objective, resolve_objective
 from mallowspo.training.displacement import check_threshold
+from mallowspo.training.removed_options import knows_removed_options
 from mallowspo.training.selection import DISPERSION_ORDERS, check_filter
 
 __all__ = ["DISPERSION_SOURCES", "MallowsPOConfig", "checked_settings"]
@@ -305,6 +306,10 @@ class MallowsPOConfig(DPOConfig):
                 "reference_store: its scores belong to a reference that stays as it is, and sync_ref_model moves the "
                 "reference; leave one of the two out"
             )
+
+
+# The generated __init__ is known only after the class is complete.
+MallowsPOConfig.__init__ = knows_removed_options(MallowsPOConfig.__init__)  # type: ignore[method-assign]
 
 
 def checked_settings(args: Any, model: Any, ref_model: Any, train_dataset: Any) -> MallowsPOConfig:

@@ -27,6 +27,7 @@ from mallowspo.training.model_card import PAPER
 from mallowspo.training.prompt_sampler import ListSampler
 from mallowspo.training.recording import Recorder
 from mallowspo.training.reference_source import refuse_other_store, split_columns
+from mallowspo.training.removed_options import knows_removed_options
 from mallowspo.training.row_weights import (
     RAW_COLUMN,
     batch_weights,
@@ -85,6 +86,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     _name = "MallowsPO"
     _paper = PAPER
 
+    @knows_removed_options
     def __init__(
         self,
         model: Any,
