@@ -217,6 +217,10 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         """
         pieces = self.scoring.pieces(inputs)
         pairs = sum(len(piece["input_ids"]) for piece in pieces) // 2
+        if self.objective.sft_weight:
+            # TRL's SFT term is the mean over the batch's chosen tokens, however many pieces the batch is cut into.
+            for piece in pieces:
+                piece["sft_length"] = _mean_chosen_length(inputs)
         parts: dict[int, ScoredPairs] = {}
         loss: Any = 0.0
         for i, piece in largest_first(pieces):
@@ -269,7 +273,10 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             margin=self._margins(inputs),
             chosen_lengths=policy.length_bk[:, 0],
             rejected_lengths=policy.length_bk[:, 1],
+            sft_length=inputs.get("sft_length"),
         )
+        if self.settings.loss_scale != 1.0:
+            loss_b = loss_b * self.settings.loss_scale
         require_finite(
             loss_b.detach(),
             inputs.get("row_index"),
@@ -394,3 +401,9 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             logger.warning(f"{folder} was trained with another objective or beta; going on with the ones given now")
         self.calibration = resumed_calibration(state.calibration, self.calibration, folder)
         self.total_train_tokens = state.num_tokens
+
+
+def _mean_chosen_length(inputs: Any) -> float:
+    """Tokens of a chosen response in a batch, on average; the first token of a row is predicted by nothing."""
+    mask = inputs["completion_mask"]
+    return float(mask[: len(mask) // 2, 1:].sum()) / (len(mask) // 2)
