@@ -449,3 +449,23 @@ def checked_settings(args: Any, model: Any, ref_model: Any, train_dataset: Any) 
     if ref_model is not None and not (args.resolved_objective.needs_reference or args.reads_entropy):
         raise InputError(f"ref_model: objective {args.objective!r} without an index reads none; leave it out")
     return args
+
+
+def refuse_other_collator(collator: Any, args: MallowsPOConfig) -> None:
+    """Refuse, before anything is loaded, TRL's own collator where a run reads columns that it drops.
+
+    Args:
+        collator: What the user gave, or None.
+        args: Of the run.
+
+    Raises:
+        InputError: The dispersion or a margin would not reach the loss.
+    """
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    if type(collator) is DataCollatorForPreference and args.resolved_dispersion != "none":
+        raise InputError(
+            "data_collator: TRL's DataCollatorForPreference drops the column of the dispersion, which objective "
+            f"{args.objective} reads; leave data_collator out, or take mallowspo.data.PreferenceCollator, which has "
+            "the same arguments"
+        )

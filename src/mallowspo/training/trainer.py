@@ -15,12 +15,15 @@ from torch import Tensor
 from transformers.trainer_utils import get_last_checkpoint
 
 from mallowspo.compat import TRLPreferenceTrainer, reference_model
+from mallowspo.data.vocabulary import embedding_rows, refuse_unknown_ids
 from mallowspo.dispersion import Calibration
 from mallowspo.errors import InputError
 from mallowspo.objectives import Objective, objective_loss
 from mallowspo.scoring import vocabulary_size
+from mallowspo.scoring.model_checks import require_plain_head
+from mallowspo.training.adapters import compare_at_start, refuse_lost_reference
 from mallowspo.training.checks import require_finite
-from mallowspo.training.config import MallowsPOConfig, checked_settings
+from mallowspo.training.config import MallowsPOConfig, checked_settings, refuse_other_collator
 from mallowspo.training.description import log_run
 from mallowspo.training.displacement import DisplacementMonitor, warn_of_displacement
 from mallowspo.training.model_card import PAPER
@@ -56,6 +59,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         calibration: How an index becomes a weight; None with `dispersion: none`. Saved in every checkpoint.
         splits: What was read, dropped and truncated of each split, by name.
         reference_sources: Where the reference's scores of each split came from, by name.
+        reference_is_ours: Nobody gave a `ref_model`.
         displacement: Watches whether chosen responses lose probability, and what it has warned of.
 
     Raises:
@@ -79,6 +83,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     reference_sources: dict[str, str]
     displacement: DisplacementMonitor
     settings: MallowsPOConfig
+    reference_is_ours: bool
     _scoring: ScoringPath | None = None
     _in_training_step = False
 
@@ -103,12 +108,17 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         peft_config: Any = None,
     ) -> None:
         self.settings = args = checked_settings(args, model, ref_model, train_dataset)
+        refuse_lost_reference(model, ref_model, peft_config)
+        self.reference_is_ours = ref_model is None
         self.objective = args.resolved_objective
         self.calibration = None
         self.splits, self.reference_sources = {}, {}
         self.displacement = DisplacementMonitor(args.displacement_alarm)
         self._recorder = Recorder()
+        refuse_other_collator(data_collator, args)
         processing_class = preparing_tokenizer(model, processing_class, args)
+        revision = dict(cast(Any, args.model_init_kwargs) or {}).get("revision")
+        self._vocabulary = embedding_rows(model, revision=revision, trust_remote_code=args.trust_remote_code)
         train_dataset = self._prepared(train_dataset, processing_class, "train")
         if isinstance(eval_dataset, dict):
             eval_dataset = {k: self._prepared(v, processing_class, f"eval_{k}") for k, v in eval_dataset.items()}
@@ -118,7 +128,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             model=model,
             ref_model=ref_model,
             args=args,
-            data_collator=data_collator or pair_collator(processing_class, args),
+            data_collator=data_collator or pair_collator(processing_class, args, self._vocabulary),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -131,6 +141,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         if not (self.objective.needs_reference or args.reads_entropy):
             self.precompute_ref_logps = False  # the option kept TRL from loading a reference; there are no scores
         self._select_rows()
+        compare_at_start(self, fresh_adapter=peft_config is not None)
         log_run(self)
 
     # Data
@@ -139,6 +150,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         """Validate, tokenise and weigh one split; the first one fits the calibration."""
         split = prepare_split(dataset, tokenizer, self.settings, name)
         self.splits[name] = split
+        refuse_unknown_ids(split.dataset, tokenizer, self._vocabulary, f"{name} data")
         if name == "train":
             refuse_other_store(split.dataset, tokenizer, self.settings)
         if split.raw_n is None:
@@ -189,6 +201,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             )
         if not (self.objective.needs_reference or self.settings.reads_entropy):
             return dataset
+        require_plain_head(self.accelerator.unwrap_model(self.ref_model if self.ref_model is not None else self.model))
         for column, values in split_columns(self, dataset, name, batch_size).items():
             dataset = dataset.add_column(column, values)
         if self.settings.reads_entropy:
