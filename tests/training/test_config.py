@@ -45,6 +45,7 @@ from mallowspo.errors import InputError
         ({"max_length": 0}, "max_length: got 0"),
         ({"precompute_ref_batch_size": 0}, "precompute_ref_batch_size: got 0"),
         ({"adam_beta2": 1.0}, "adam_beta2: got 1.0"),
+        ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy: got 'group_by_length'"),
         ({"ld_alpha": 0.5}, "ld_alpha: got 0.5"),
         ({"f_divergence_type": "js_divergence"}, "f_divergence_type"),
         ({"use_weighting": True}, "use_weighting"),
@@ -93,8 +94,9 @@ def test_losses_of_trl_are_read(tmp_path, changes, objective, sft, scale):
     assert again.resolved_objective == config.resolved_objective
 
 
-def test_sigmoid_norm_is_dpo_per_token(tmp_path):
-    config = MallowsPOConfig(**options(tmp_path, loss_type="sigmoid_norm"))
+@pytest.mark.parametrize("named", [{}, {"objective": "dpo"}], ids=str)
+def test_sigmoid_norm_is_dpo_per_token(tmp_path, named):
+    config = MallowsPOConfig(**options(tmp_path, loss_type="sigmoid_norm", **named))
     assert (config.objective, config.resolved_objective.length_normalized) == ("dpo", True)
 
 

@@ -188,6 +188,11 @@ class MallowsPOConfig(DPOConfig):
         objective = self.resolved_objective
         self._check_displacement(objective)
         self._check_dispersion(objective)
+        if self.train_sampling_strategy == "group_by_length":
+            raise InputError(
+                "train_sampling_strategy: got 'group_by_length', which needs rows with input_ids, and rows of "
+                "preferences have none (TRL stops at the first step); use random or sequential"
+            )
         if self.sync_ref_model and (self.reads_entropy or not objective.needs_reference):
             raise InputError(
                 "sync_ref_model: the dispersion index is fitted once on the reference, and an objective without a "
@@ -338,12 +343,14 @@ class MallowsPOConfig(DPOConfig):
             return  # TRL's default, so nobody may have asked for it
         preset, axes = _OBJECTIVE_OF_LOSS_TYPE[name]
         theirs = resolve_objective(preset, **axes)
-        if self.objective == MallowsPOConfig.objective and all(
+        unnamed = self.objective == MallowsPOConfig.objective and all(
             getattr(self, axis) is None for axis in ("link", "reference_weight", "margin")
-        ):
+        )
+        if unnamed or self.objective == preset:
             self.objective = preset
             for axis, value in axes.items():
-                setattr(self, axis, value)
+                if getattr(self, axis) is None:
+                    setattr(self, axis, value)
         ours = self.resolved_objective
         if any(getattr(ours, axis) != getattr(theirs, axis) for axis in ("link", "length_normalized")):
             written = ", ".join([f"objective: {preset}", *(f"{axis}: {value}" for axis, value in axes.items())])
@@ -451,21 +458,27 @@ def checked_settings(args: Any, model: Any, ref_model: Any, train_dataset: Any) 
     return args
 
 
-def refuse_other_collator(collator: Any, args: MallowsPOConfig) -> None:
+def refuse_other_collator(collator: Any, args: MallowsPOConfig, train_dataset: Any) -> None:
     """Refuse, before anything is loaded, TRL's own collator where a run reads columns that it drops.
 
     Args:
         collator: What the user gave, or None.
         args: Of the run.
+        train_dataset: The training data, as it was given.
 
     Raises:
         InputError: The dispersion or a margin would not reach the loss.
     """
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-    if type(collator) is DataCollatorForPreference and args.resolved_dispersion != "none":
+    if type(collator) is not DataCollatorForPreference:
+        return
+    lost = "dispersion_raw" if args.resolved_dispersion != "none" else None
+    if "margin" in (getattr(train_dataset, "column_names", None) or ()):
+        lost = "margin"
+    if lost is not None:
         raise InputError(
-            "data_collator: TRL's DataCollatorForPreference drops the column of the dispersion, which objective "
-            f"{args.objective} reads; leave data_collator out, or take mallowspo.data.PreferenceCollator, which has "
+            f"data_collator: TRL's DataCollatorForPreference hands on no column {lost!r}, which objective "
+            f"{args.objective!r} reads; leave data_collator out, or take mallowspo.data.PreferenceCollator, which has "
             "the same arguments"
         )

@@ -9,7 +9,7 @@ from accelerate.logging import get_logger
 from mallowspo.dispersion.weight_summary import weights_hardly_differ
 from mallowspo.training.adapters import reference_words
 
-__all__ = ["log_run", "run_lines", "run_remarks", "run_table_rows"]
+__all__ = ["log_run", "rows_filled_up", "run_lines", "run_remarks", "run_table_rows"]
 
 logger = get_logger(__name__)
 
@@ -65,7 +65,11 @@ def run_remarks(trainer: Any) -> list[str]:
             f"the dispersion weights hardly differ (5-95%: {low:.3g} to {high:.3g}): this run is all but one with "
             + ("dispersion: none" if trainer.objective.link != "kendall" else "a single phi for all prompts")
         )
-    repeated = rows_filled_up(trainer)
+    args, config = trainer.args, trainer.accelerator.dataloader_config
+    repeated = 0
+    if config.even_batches and not args.dataloader_drop_last:
+        size = args.train_batch_size // (args.world_size if config.split_batches else 1)
+        repeated = rows_filled_up(len(trainer.train_dataset), batch_size=size, processes=args.world_size)
     if repeated:
         lines.append(
             f"{repeated} rows are trained on twice in every epoch: with {trainer.args.world_size} processes the last "
@@ -74,21 +78,22 @@ def run_remarks(trainer: Any) -> list[str]:
     return lines
 
 
-def rows_filled_up(trainer: Any) -> int:
-    """Rows with which accelerate fills up the last batch, so that every process has as many.
+def rows_filled_up(rows: int, *, batch_size: int, processes: int) -> int:
+    """Rows with which accelerate fills up an epoch, so that every process has as many full batches.
 
     Args:
-        trainer: A `MallowsPOTrainer`, ready to train.
+        rows: Of the data.
+        batch_size: Of one process.
+        processes: How many draw batches in turn; one alone may have a short last batch.
 
     Returns:
         Rows that an epoch sees twice.
+
+    Example:
+        >>> rows_filled_up(10, batch_size=4, processes=2), rows_filled_up(10, batch_size=4, processes=1)
+        (6, 0)
     """
-    args, config = trainer.args, trainer.accelerator.dataloader_config
-    if args.world_size < 2 or args.dataloader_drop_last or not config.even_batches:
-        return 0
-    # Processes draw whole batches in turn; the last one of each may be short, and is then as long as the others'.
-    size = args.train_batch_size if config.split_batches else args.train_batch_size * args.world_size
-    return -len(trainer.train_dataset) % size
+    return -rows % (batch_size * processes) if processes > 1 else 0
 
 
 def run_table_rows(trainer: Any) -> list[tuple[str, str]]:

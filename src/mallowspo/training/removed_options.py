@@ -57,7 +57,7 @@ REMOVED_OPTIONS: dict[str, str] = {
     "cpo_alpha": "set sft_weight",
     # transformers' TrainingArguments
     "evaluation_strategy": "it is called eval_strategy now",
-    "group_by_length": "set train_sampling_strategy: group_by_length",
+    "group_by_length": "leave it out: packed rows have no padding to save, and rows have no lengths to group by",
     "warmup_ratio": "set warmup_steps, which below 1 is a share of all steps: warmup_steps: 0.1",
     "logging_dir": "set the environment variable TENSORBOARD_LOGGING_DIR",
     "overwrite_output_dir": "leave it out: without resume_from_checkpoint a run begins anew; name another output_dir",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +23,7 @@ from mallowspo.objectives import Objective, objective_loss
 from mallowspo.scoring import vocabulary_size
 from mallowspo.scoring.model_checks import require_plain_head
 from mallowspo.training.adapters import compare_at_start, refuse_lost_reference
-from mallowspo.training.checks import require_finite
+from mallowspo.training.checks import nothing_trained, require_finite
 from mallowspo.training.config import MallowsPOConfig, checked_settings, refuse_other_collator
 from mallowspo.training.description import log_run
 from mallowspo.training.displacement import DisplacementMonitor, warn_of_displacement
@@ -115,7 +116,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         self.splits, self.reference_sources = {}, {}
         self.displacement = DisplacementMonitor(args.displacement_alarm)
         self._recorder = Recorder()
-        refuse_other_collator(data_collator, args)
+        refuse_other_collator(data_collator, args, train_dataset)
         processing_class = preparing_tokenizer(model, processing_class, args)
         revision = dict(cast(Any, args.model_init_kwargs) or {}).get("revision")
         self._vocabulary = embedding_rows(model, revision=revision, trust_remote_code=args.trust_remote_code)
@@ -381,11 +382,22 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     # Checkpoints
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save as transformers does, and our own state (calibration, objective) beside it."""
+        """Save as transformers does, and our own state (calibration, objective) and a model card beside it."""
+        self._write_card(Path(output_dir or str(self.args.output_dir)))
         super().save_model(output_dir, _internal_call=_internal_call)
         if self.args.should_save:
             folder = Path(output_dir or str(self.args.output_dir))
             write_state(folder, TrainingState(self.objective, self.beta, self.calibration, self.total_train_tokens))
+
+    def _write_card(self, folder: Path) -> None:
+        """Write the card before the model: PEFT completes a card that is there, and else writes its empty form."""
+        if not (self.args.should_save and self.is_world_process_zero()):
+            return
+        top = Path(str(self.args.output_dir))
+        self.create_model_card(model_name=top.resolve().name)
+        if folder.resolve() != top.resolve():
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(top / "README.md", folder / "README.md")
 
     def train(
         self,
@@ -401,7 +413,11 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
                 raise InputError(f"resume_from_checkpoint: there is no checkpoint in {self.args.output_dir}")
         if checkpoint:
             self._restore(Path(str(checkpoint)))
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        untrained = nothing_trained(self.state.log_history, steps=self.state.global_step)
+        if untrained is not None:
+            logger.warning(f"nothing was trained: {untrained}; the model is as it was")
+        return result
 
     def _restore(self, folder: Path) -> None:
         if not folder.is_dir():
