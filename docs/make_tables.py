@@ -10,6 +10,7 @@ import re
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from mallowspo.objectives import OBJECTIVES
 from mallowspo.training.config import MallowsPOConfig
@@ -94,10 +95,41 @@ def quickstart() -> str:
     return "\n".join(lines)
 
 
+def trl_options() -> str:
+    """What becomes of every option of TRL, from the declaration that the tests go through."""
+    return _declaration().table(_declaration().OPTIONS)
+
+
+def trl_arguments() -> str:
+    """The same for the arguments of the constructor."""
+    return _declaration().table(_declaration().ARGUMENTS)
+
+
+def _declaration() -> Any:
+    sys.path.insert(0, str(ROOT / "tests/training"))
+    import trl_options as declaration
+
+    return declaration
+
+
+def removed_options() -> str:
+    """What replaces the options that are gone."""
+    from mallowspo.training.removed_options import REMOVED_OPTIONS
+
+    return "\n".join(
+        ["| option | instead |", "|---|---|", *(f"| `{name}` | {hint} |" for name, hint in REMOVED_OPTIONS.items())]
+    )
+
+
 PAGES = {
     "README.md": {"presets": presets, "quickstart": quickstart},
     "docs/paper-index.md": {"paper-index": paper_index},
     "docs/training.md": {"options": options},
+    "docs/coming-from-trl.md": {
+        "trl-options": trl_options,
+        "trl-arguments": trl_arguments,
+        "removed-options": removed_options,
+    },
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mallowspo.cli.main import main
-from tiny import tiny_tokenizer
+from tiny import tiny_llama, tiny_tokenizer
 
 
 def rows(n=30):
@@ -55,6 +55,22 @@ def test_clean_data_as_a_process(model, tmp_path):
     record = json.loads((tmp_path / "output/check/check.json").read_text())
     assert (record["data"], record["rows"], record["exit_code"], record["findings"]) == ("rows.jsonl", 30, 0, [])
     assert record["settings"]["max_length"] == 1024
+
+
+def test_ids_that_the_model_has_no_row_for_are_errors(tmp_path, capsys):
+    tokenizer = tiny_tokenizer()
+    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
+    tokenizer.add_tokens(["<tool>"])
+    tokenizer.save_pretrained(tmp_path / "model")
+    data = rows()
+    data[4]["chosen"] += " <tool>"
+    path = write(tmp_path / "rows.jsonl", data)
+    code = check(path, "--model_name_or_path", tmp_path / "model", "--output_dir", tmp_path / "out")
+    found = json.loads((tmp_path / "out/check.json").read_text())["findings"]
+    assert code == 1 and [(f["kind"], f["count"]) for f in found if f["severity"] == "error"] == [
+        ("unknown_token_id", 1)
+    ]
+    assert "resize_token_embeddings" in capsys.readouterr().out
 
 
 def test_errors_give_code_1_a_table_a_page_and_a_cleaned_set(model, tmp_path, capsys):

@@ -305,3 +305,26 @@ def test_a_store_is_judged_before_the_model_is_loaded(model, data, tmp_path):
         "--model_name_or_path", bare, "--dataset_name", data, "--output_dir", tmp_path / "r", "--max_length", 99
     )
     assert code == 2 and "max_length is 1,024 in the store and 99 here" in err
+
+
+def test_ids_that_the_model_has_no_row_for_are_refused(tmp_path):
+    tokenizer = tiny_tokenizer()
+    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
+    tokenizer.add_tokens(["<tool>"])
+    tokenizer.save_pretrained(tmp_path / "model")
+    data = write_rows(tmp_path / "rows.jsonl", [*ROWS[:3], ROWS[3] | {"chosen": " <tool>"}])
+    code, _, said = call(
+        "--model_name_or_path", tmp_path / "model", "--dataset_name", data, "--output_dir", tmp_path / "store"
+    )
+    assert code == 2 and "row 4: '<tool>'" in said and "resize_token_embeddings" in said
+
+
+def test_an_adapter_on_the_head_is_refused(model, data, tmp_path):
+    config = LoraConfig(r=2, target_modules=["lm_head"], task_type="CAUSAL_LM")
+    wrapped = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)
+    wrapped.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    code, _, said = call(
+        "--model_name_or_path", model, "--adapter", tmp_path / "adapter", "--dataset_name", data, "--output_dir",
+        tmp_path / "store",
+    )  # fmt: skip
+    assert code == 2 and "lm_head" in said and not (tmp_path / "store/manifest.json").exists()

@@ -51,6 +51,15 @@ def test_batches_order_and_interruptions_change_nothing(folder, tmp_path):
     assert again.generated == 3 and again.texts == whole.texts
 
 
+def test_ids_that_the_model_has_no_row_for_are_refused(folder, tmp_path):
+    tokenizer = tiny_tokenizer()
+    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
+    tokenizer.add_tokens(["<tool>"])
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(InputError, match="model: .*'<tool>'.*resize_token_embeddings"):
+        generate(str(tmp_path / "model"), tmp_path / "a.jsonl", prompts=[EvaluationPrompt(0, "use <tool> now")])
+
+
 def test_what_decides_an_answer_decides_it(folder, tmp_path):
     log = tmp_path / "a.jsonl"
     first = generate(folder, log)

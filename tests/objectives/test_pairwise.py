@@ -104,6 +104,27 @@ def test_sft_term_by_hand():
     close(loss, [softplus(-1.5) + 0.5 * 2.0, softplus(1.0) + 0.5 * 2.05])
 
 
+def test_sft_term_over_the_batchs_tokens_by_hand():
+    """With the mean chosen length, the mean over pairs is the mean over all chosen tokens of the batch."""
+    length = LENGTHS["chosen_lengths"].double().mean().item()
+    with_term = objective_loss(
+        resolve_objective("dpo", sft_weight=0.5), *LOGPS, beta=0.5, **LENGTHS, sft_length=length
+    )
+    without = objective_loss(resolve_objective("dpo"), *LOGPS, beta=0.5)
+    per_token = -POLICY_CHOSEN.sum() / LENGTHS["chosen_lengths"].sum()
+    torch.testing.assert_close((with_term - without).mean(), 0.5 * per_token)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.5])
+@pytest.mark.parametrize("name", ["weight", "margin"])
+def test_a_weight_or_margin_that_is_no_number_is_refused(name, value):
+    given = ONES.clone()
+    given[1] = value
+    objective = {"weight": "mallows_theta", "margin": "simpo"}[name]
+    with pytest.raises(InputError, match=f"{name}: got .* for pair 2"):
+        pairwise_loss(*LOGPS, objective=objective, **LENGTHS, **{name: given})
+
+
 def test_margin_per_pair():
     margin = torch.tensor([0.1, 0.9], dtype=torch.float64)
     both = pairwise_loss(POLICY_CHOSEN, POLICY_REJECTED, objective="simpo", beta=2.0, margin=margin, **LENGTHS)

@@ -41,6 +41,7 @@ def check(
     from mallowspo.data.lint import CheckSettings, check_preferences, write_cleaned
     from mallowspo.data.lint.cleaning import check_output
     from mallowspo.data.lint.tokens import end_token_ids
+    from mallowspo.data.vocabulary import embedding_rows
     from mallowspo.files import write_json
 
     if max_length < 0:
@@ -62,6 +63,7 @@ def check(
             settings,
             eval_source=eval_data,
             end_ids=end_token_ids(tokenizer, model_name_or_path),
+            vocabulary=embedding_rows(model_name_or_path),
             progress=progress.show,
         )
     cleaned = None if fix is None else write_cleaned(report, fix)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mallowspo.errors import InputError
+from mallowspo.scoring.model_checks import refuse_adapter_folder
+from mallowspo.training.adapters import ADAPTER_ADVICE
 
 __all__ = ["check_before_loading", "refuse_resume"]
 
@@ -48,8 +50,7 @@ def _check_model(name: str | None) -> None:
         raise InputError(f"model_name_or_path: there is no folder {name}")
     if not path.is_dir():
         return
-    if (path / "adapter_config.json").is_file():
-        return
+    refuse_adapter_folder(name, "model_name_or_path", ADAPTER_ADVICE)
     if not (path / "config.json").is_file():
         raise InputError(f"model_name_or_path: {name} has no config.json; it is not a saved model")
     if not any(next(path.glob(pattern), None) for pattern in _WEIGHTS):

@@ -103,7 +103,9 @@ def loaded_scorer(options: Any, accelerator: Any, tokenizer: Any, settings: Any)
     import torch
 
     from mallowspo.data import PreferenceCollator
+    from mallowspo.data.vocabulary import embedding_rows, padding_id
     from mallowspo.scoring import Processes, model_fields
+    from mallowspo.scoring.model_checks import base_model
 
     on_cpu = accelerator.device.type == "cpu"
     processes = Processes.of_accelerate(accelerator)
@@ -124,7 +126,7 @@ def loaded_scorer(options: Any, accelerator: Any, tokenizer: Any, settings: Any)
             device_name=_device_name(accelerator.device),
             accelerator=accelerator,
             collate=PreferenceCollator(
-                pad_token_id=tokenizer.pad_token_id,
+                pad_token_id=padding_id(tokenizer, embedding_rows(base_model(model))),
                 max_length=options.max_length,
                 truncation_mode=options.truncation_mode,
             ),
@@ -141,7 +143,11 @@ def _model(options: Any, device: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     from mallowspo.compat import add_score_head
+    from mallowspo.scoring.model_checks import refuse_adapter_folder, require_plain_head
 
+    refuse_adapter_folder(
+        options.model_name_or_path, "model_name_or_path", "name that model here, and the adapter's folder as --adapter"
+    )
     with loading("model_name_or_path", options.model_name_or_path):
         model = AutoModelForCausalLM.from_pretrained(
             options.model_name_or_path,
@@ -156,6 +162,7 @@ def _model(options: Any, device: Any) -> Any:
 
         with loading("adapter", options.adapter):
             model = PeftModel.from_pretrained(model, options.adapter)  # type: ignore[assignment]
+    require_plain_head(model)
     return model.to(device).eval()
 
 

@@ -136,6 +136,7 @@ def make_store(options: ReferenceOptions) -> WriteResult:
         InputError: Options, data or a store that cannot be used; before the model is loaded where that shows by then.
     """
     from mallowspo.cli.reference_model import loaded_scorer, start_processes
+    from mallowspo.data.vocabulary import embedding_rows, refuse_unknown_ids
     from mallowspo.scoring import ReferenceKey, ReferenceStore, check_store, rows_key, settle_settings, write_store
 
     started = time.monotonic()
@@ -143,6 +144,9 @@ def make_store(options: ReferenceOptions) -> WriteResult:
     accelerator = start_processes(options)
     tokenizer = _tokenizer(options)
     rows = _rows(options, tokenizer)
+    revision, trust = options.model_revision, options.trust_remote_code
+    size = embedding_rows(options.model_name_or_path, revision=revision, trust_remote_code=trust)
+    refuse_unknown_ids(rows, tokenizer, size, str(options.dataset_name))
     known = _known_fields(options, tokenizer)
     check_store(options.output_dir, ReferenceKey(**known))
     settings = settle_settings(

@@ -12,7 +12,7 @@ from mallowspo.dispersion.diagnostics import effective_sample_size
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.errors import InputError
 
-__all__ = ["QUANTILES", "calibrated_people", "distribution", "implied_phi", "weight_summary"]
+__all__ = ["QUANTILES", "calibrated_people", "distribution", "implied_phi", "weight_summary", "weights_hardly_differ"]
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -44,6 +44,20 @@ def implied_phi(weight: ArrayLike) -> NDArray[np.float64]:
         [1.0, 0.5]
     """
     return np.asarray(np.exp(-np.asarray(weight, np.float64) / 2), np.float64)
+
+
+def weights_hardly_differ(quantiles: ArrayLike) -> bool:
+    """Whether nine prompts in ten get the same weight to a tenth of it, so that a run is all but one without weights.
+
+    Args:
+        quantiles: Of the weights, from the 5 to the 95 per cent point, in order.
+
+    Example:
+        >>> weights_hardly_differ([0.99, 1.0, 1.01]), weights_hardly_differ([0.5, 1.0, 1.8])
+        (True, False)
+    """
+    array = np.asarray(quantiles, np.float64)
+    return bool(array.size > 1 and array[-1] - array[0] <= 0.1 * (array[0] + array[-1]) / 2)
 
 
 def weight_summary(calibration: Calibration, weight: ArrayLike, *, beta: float) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mallowspo.data.vocabulary import embedding_rows, resize_advice
 from mallowspo.errors import InputError
 from mallowspo.evaluation.endpoint import Endpoint, EndpointUnavailable, RequestRefused, work_through
 from mallowspo.evaluation.json_log import JsonLog, key_of
@@ -157,6 +158,7 @@ def generate_locally(
         if progress is not None:
             progress(done, len(prompts))
         model = local.load() if waiting else None
+        _refuse_unknown_ids(local, model, tokenizer, [ids[n] for n in waiting])
         ends = end_token_ids(model, tokenizer) if waiting else ()
         for start in range(0, len(waiting), local.batch_size):
             batch = waiting[start : start + local.batch_size]
@@ -313,3 +315,14 @@ def answers_from_file(path: Path, prompts: Sequence[EvaluationPrompt], *, option
 def known_answers(texts: Sequence[str]) -> Answers:
     """Answers that are there already, of which only the text is known."""
     return Answers(tuple(texts), (None,) * len(texts), (None,) * len(texts))
+
+
+def _refuse_unknown_ids(local: Any, model: Any, tokenizer: Any, ids: list[list[int]]) -> None:
+    """Refuse prompts with tokens that the model has no row for, instead of an IndexError in the middle."""
+    size = embedding_rows(model) if ids else None
+    bad = next((token for row in ids for token in row if size is not None and token >= size), None)
+    if bad is not None and size is not None:
+        raise InputError(
+            f"{local.option}: a prompt has {tokenizer.convert_ids_to_tokens(bad)!r}, id {bad:,}; "
+            f"{resize_advice(tokenizer, size)}"
+        )

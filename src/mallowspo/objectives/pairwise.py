@@ -4,7 +4,7 @@ Shapes: `B` pairs. Log-probabilities are in nats, summed over the response's tok
 
     gap  = score(chosen) - score(rejected), of the policy minus alpha times the reference's, minus (1 - alpha) gamma
     loss = link loss of the gap, beta and the weight, averaged over the two labels by epsilon
-           + sft_weight * (negative mean log-probability of a chosen token)
+           + sft_weight * (negative mean log-probability of a chosen token: of the pair's own, or of the whole batch)
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def pairwise_loss(
         reference_weight: Axis: alpha in [0, 1].
         margin: Axis: gamma >= 0 in the gap's unit; one number, or one per pair, shape (B,).
         label_smoothing: Axis: epsilon in [0, 0.5).
-        sft_weight: Axis: factor of the SFT term, >= 0.
+        sft_weight: Axis: factor of the SFT term, >= 0: here the mean over each response's own tokens. The trainer,
+            like TRL, takes the mean over the tokens of the batch.
         kendall_smoothing: Axis: half-width of the Kendall link's blend, >= 0.
 
     Returns:
@@ -92,6 +93,8 @@ def pairwise_loss(
             f"weight: objective {objective!r} weighs every prompt by its dispersion; give weight, shape (B,) "
             "(all ones takes the dispersion out)"
         )
+    _check_values("weight", weight, low=0.0)
+    _check_values("margin", per_pair_margin, low=0.0)
     return objective_loss(
         resolved,
         policy_chosen_logps,
@@ -118,6 +121,7 @@ def objective_loss(
     margin: Tensor | None = None,
     chosen_lengths: Tensor | None = None,
     rejected_lengths: Tensor | None = None,
+    sft_length: float | None = None,
 ) -> Tensor:
     """Loss of each pair for a resolved objective; what the trainer calls. See `pairwise_loss`.
 
@@ -132,6 +136,8 @@ def objective_loss(
         margin: Shape (B,), instead of the objective's own margin.
         chosen_lengths: Shape (B,), tokens.
         rejected_lengths: Shape (B,), tokens.
+        sft_length: Tokens that the SFT term divides a chosen log-probability by; None for each response's own. With
+            the batch's mean chosen length, the term's mean over pairs is TRL's mean over the batch's chosen tokens.
 
     Returns:
         Losses, shape (B,), not reduced.
@@ -169,7 +175,8 @@ def objective_loss(
     if objective.sft_weight:
         if chosen_lengths is None:
             raise InputError("chosen_lengths: the SFT term is a mean over tokens; give the lengths, shape (B,)")
-        mean_logp_b = _as_float(policy_chosen_logps) / _as_lengths(chosen_lengths, gap_b)
+        length = _as_lengths(chosen_lengths, gap_b) if sft_length is None else max(sft_length, 1.0)
+        mean_logp_b = _as_float(policy_chosen_logps) / length
         loss_b = loss_b - objective.sft_weight * mean_logp_b
     return loss_b
 
@@ -298,3 +305,15 @@ def _as_lengths(lengths: Tensor, like: Tensor) -> Tensor:
 def _check_shape(name: str, given: Tensor, like: Tensor) -> None:
     if given.shape != like.shape:
         raise InputError(f"{name}: got shape {tuple(given.shape)}, expected {tuple(like.shape)} like the other pairs")
+
+
+def _check_values(name: str, given: Tensor | None, *, low: float) -> None:
+    """Refuse what would make every loss of its pair NaN or turn its preference round."""
+    if given is None:
+        return
+    wrong_b = ~((given >= low) & (given < float("inf")))
+    if bool(wrong_b.any()):
+        place = int(torch.nonzero(wrong_b.flatten())[0])
+        raise InputError(
+            f"{name}: got {given.flatten()[place].item():g} for pair {place + 1}, expected finite numbers >= {low:g}"
+        )

@@ -182,7 +182,11 @@ _STRONG = 0.3
 
 def conclusions(summary: Summary) -> list[str]:
     """What to do about it."""
-    points = []
+    points = [
+        _narrow_words(summary[name], name)
+        for name in ("reference", "votes", "rankings")
+        if name in summary and _narrow(summary[name]["weight"]["quantiles"])
+    ]
     if "reference" in summary:
         facts = summary["reference"]
         length = next(item for item in facts["correlations"] if item["with"].startswith("response length"))
@@ -191,13 +195,6 @@ def conclusions(summary: Summary) -> list[str]:
                 f"The index goes with length ({interval(length)}). Unless people really differ more on "
                 f"{'long' if length['value'] > 0 else 'short'} answers, try `--dispersion_estimator divergent_token`: "
                 "the store has what it needs."
-            )
-        weights = facts["weight"]["quantiles"]
-        if weights["0.95"] - weights["0.05"] < 0.5:
-            points.append(
-                f"The weights hardly differ (90% between {format_number(weights['0.05'])} and "
-                f"{format_number(weights['0.95'])}): training will be close to DPO. `--dispersion_map quantile` or "
-                "`mallows` widens them, if you trust the order."
             )
         if not summary["side_by_side"]:
             points.append(
@@ -227,6 +224,24 @@ def conclusions(summary: Summary) -> list[str]:
     if not points:
         points.append("Nothing stands against training with these weights.")
     return points
+
+
+def _narrow(weights: Summary) -> bool:
+    return bool(weights) and weights["0.95"] - weights["0.05"] < 0.5
+
+
+def _narrow_words(facts: Summary, source: str) -> str:
+    weights = facts["weight"]["quantiles"]
+    advice = (
+        " `--dispersion_map quantile` or `mallows` widens them, if you trust the order."
+        if source == "reference"
+        else ""
+    )
+    return (
+        f"The weights from {'the ' if source == 'reference' else ''}{source} hardly differ (90% between "
+        f"{format_number(weights['0.05'])} and {format_number(weights['0.95'])}): training will be close to the same "
+        f"objective with `dispersion: none`, DPO for `mallows_theta`.{advice}"
+    )
 
 
 def _ranking_points(facts: Summary) -> list[str]:

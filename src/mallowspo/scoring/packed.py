@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mallowspo.scoring.flex_attention import PACKED_FLEX, flex_inputs
+from mallowspo.scoring.model_checks import base_model
 from mallowspo.scoring.packed_attention import PackedSupport, dense_masks, pack_attention, packed_support
 from mallowspo.scoring.packed_layout import PackedBatch, pack
 from mallowspo.scoring.padded import ResponseScores
@@ -35,7 +36,7 @@ def add_packed_head(model: Any) -> PackedSupport:
     support = packed_support(model)
     if support.path == "padded":
         return support
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    base = base_model(model)
     if support.path == "packed":
         pack_attention(base)
     inner = base.forward

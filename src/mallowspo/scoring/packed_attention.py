@@ -18,6 +18,7 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from mallowspo.scoring.flex_attention import PACKED_FLEX, register_packed_flex
+from mallowspo.scoring.model_checks import adapter_configs
 from mallowspo.scoring.packed_layout import PackedBatch, PromptGroup
 
 __all__ = [
@@ -102,7 +103,7 @@ def packed_support(model: Any) -> PackedSupport:
 def _refusal(model: Any, config: Any) -> str | None:
     """Why a prompt cannot be shared, or None."""
     name = config.model_type
-    adapters = getattr(model, "peft_config", {}).values()
+    adapters = adapter_configs(model).values()
     layer_types = set(getattr(config, "layer_types", None) or ())
     rope = getattr(config, "rope_parameters", None) or {}
     ropes = [value for value in rope.values() if isinstance(value, dict)] or [rope]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from mallowspo.files import parse_json
+from mallowspo.scoring.model_checks import adapter_configs, base_model, unwrapped_adapters
 
 __all__ = [
     "STORE_FORMAT",
@@ -153,12 +154,12 @@ def vocabulary_size(model: Any) -> int:
     return int(getattr(head, "out_features", 0) or head.weight.shape[0])
 
 
-def model_fields(model: Any, *, adapter: str | None = None, weights: bool = True) -> dict[str, Any]:
+def model_fields(model: Any, *, adapter: str | Sequence[str] | None = None, weights: bool = True) -> dict[str, Any]:
     """The part of the key that a loaded model gives.
 
     Args:
         model: A causal language model, with or without PEFT's wrapper, not inside a distributed engine.
-        adapter: Name of the adapter that is switched on in the reference; None for the bare model.
+        adapter: Name of the adapter that is switched on in the reference, or several; None for the bare model.
         weights: Read the weights too, the one part that takes time.
 
     Returns:
@@ -166,13 +167,20 @@ def model_fields(model: Any, *, adapter: str | None = None, weights: bool = True
     """
     from mallowspo.scoring.packed_attention import plain_attention
 
-    base = _base_model(model)
+    base = base_model(model)
+    if unwrapped_adapters(model):
+        # Held by transformers: in force whenever the model is called, so their tensors are among its weights.
+        found = _digest_of_json([sorted(_plain_config(config).items()) for config in adapter_configs(model).values()])
+    else:
+        names = [adapter] if isinstance(adapter, str) else list(adapter or ())
+        digests = [adapter_digest(model, name) for name in names]
+        found = NO_ADAPTER if not digests else digests[0] if len(digests) == 1 else _digest_of_json(digests)
     return {
         "dtype": _dtypes(_own_tensors(model)),
         "attn_implementation": plain_attention(base.config),
         "vocab_size": vocabulary_size(base),
         "config": config_digest(base.config),
-        "adapter": NO_ADAPTER if adapter is None else adapter_digest(model, adapter),
+        "adapter": found,
         "weights": weights_digest(model) if weights else None,
     }
 
@@ -251,20 +259,19 @@ def adapter_digest(model: Any, name: str) -> str:
 
     state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     weights = sorted((key, _tensor_digest(value.detach().float())) for key, value in state.items())
+    return _digest_of_json([weights, _plain_config(model.peft_config[name])])
+
+
+def _plain_config(config: Any) -> dict[str, Any]:
     ignored = ("base_model_name_or_path", "inference_mode", "revision", "task_type", "auto_mapping", "peft_version")
-    config = {k: v for k, v in model.peft_config[name].to_dict().items() if k not in ignored}
-    plain = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
-    return _digest_of_json([weights, plain])
-
-
-def _base_model(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    values = {k: v for k, v in config.to_dict().items() if k not in ignored}
+    return {k: sorted(v) if isinstance(v, set) else v for k, v in values.items()}
 
 
 def _own_tensors(model: Any) -> Iterable[tuple[str, torch.Tensor]]:
     """The model's tensors under the names that they have without PEFT's wrapper."""
-    adapters = set(getattr(model, "peft_config", None) or ())
-    for name, value in _base_model(model).state_dict().items():
+    adapters = set() if unwrapped_adapters(model) else set(adapter_configs(model))
+    for name, value in base_model(model).state_dict().items():
         parts = [part for part in name.split(".") if part not in ("base_layer", "original_module", "_orig_mod")]
         if isinstance(value, torch.Tensor) and not adapters & set(parts):
             yield ".".join(parts), value

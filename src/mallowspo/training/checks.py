@@ -9,7 +9,32 @@ from torch import Tensor
 
 from mallowspo.errors import NonFiniteLossError
 
-__all__ = ["require_finite"]
+__all__ = ["nothing_trained", "require_finite"]
+
+
+def nothing_trained(log_history: list[dict[str, Any]], *, steps: int) -> str | None:
+    """Why a run that has ended left its model as it was.
+
+    Args:
+        log_history: What the run has logged.
+        steps: Optimiser steps, those before a resumed run included.
+
+    Returns:
+        Half a sentence; None where something was trained, or where the log cannot tell.
+
+    Example:
+        >>> nothing_trained([{"loss": 0.7, "grad_norm": 0.0, "learning_rate": 1e-6}], steps=1)
+        'every logged gradient was 0'
+    """
+    if steps == 0:
+        return "the run has 0 steps"
+    logged = [entry for entry in log_history if "loss" in entry]
+    # The rate of the last step of a schedule is 0, so all of several must be.
+    if logged and all(entry.get("learning_rate") == 0 for entry in logged) and (len(logged) > 1 or steps > 1):
+        return "the learning rate was 0 throughout"
+    if logged and all(entry.get("grad_norm") == 0 for entry in logged):
+        return "every logged gradient was 0"
+    return None
 
 
 def require_finite(loss_b: Tensor, row_index_b: Tensor | None, model: Any, *, step: int, output_dir: str) -> None:

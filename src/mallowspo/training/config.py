@@ -12,6 +12,7 @@ from mallowspo.dispersion.maps import DEFAULT_SPREAD, check_alternatives, check_
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.objectives import LINKS, OBJECTIVES, Objective, resolve_objective
 from mallowspo.training.displacement import check_threshold
+from mallowspo.training.removed_options import knows_removed_options
 from mallowspo.training.selection import DISPERSION_ORDERS, check_filter
 
 __all__ = ["DISPERSION_SOURCES", "MallowsPOConfig", "checked_settings"]
@@ -23,12 +24,16 @@ DISPERSION_PER = ("prompt", "pair")
 _INDEX_OPTIONS = ("estimator", "map", "alternatives", "spread")
 INVALID_ROWS = ("error", "drop")
 
-# TRL's losses by the preset that computes the same numbers, for the message to people who bring TRL's YAML.
-_PRESET_OF_LOSS_TYPE = {"ipo": "ipo", "hinge": "hinge", "sigmoid": "dpo", "sigmoid_norm": "dpo"}
+# TRL's losses that are one of our objectives: the preset whose numbers they are, and the axes beside it.
+_OBJECTIVE_OF_LOSS_TYPE: dict[str, tuple[str, dict[str, Any]]] = {
+    "sigmoid": ("dpo", {}),
+    "ipo": ("ipo", {}),
+    "hinge": ("hinge", {}),
+    "sigmoid_norm": ("dpo", {"length_normalized": True}),
+}
 
 # TRL's options that steer losses outside our axes: field, value that leaves them off, what to do instead.
 _TRL_ONLY = (
-    ("loss_weights", None, "a second loss is the SFT term: set sft_weight"),
     ("ld_alpha", None, "use length_normalized: true against length bias"),
     ("f_divergence_type", "reverse_kl", "our objectives are built on the reverse KL"),
     ("f_alpha_divergence_coef", 0.5, "our objectives are built on the reverse KL"),
@@ -36,6 +41,31 @@ _TRL_ONLY = (
     ("discopop_tau", 0.05, "DiscoPOP is not one of our objectives"),
     ("padding_free", False, "it has no effect in TRL's DPO trainer either"),
 )
+
+# Options whose values nobody else looks at: name, lowest value, whether it is a count.
+_RANGES = (
+    ("learning_rate", 0, False),
+    ("num_train_epochs", 0, False),
+    ("per_device_train_batch_size", 1, True),
+    ("per_device_eval_batch_size", 1, True),
+    ("gradient_accumulation_steps", 1, True),
+    ("precompute_ref_batch_size", 1, True),
+    ("max_length", 2, True),
+    ("max_grad_norm", 0, False),
+    ("weight_decay", 0, False),
+    ("adam_epsilon", 0, False),
+    ("neftune_noise_alpha", 0, False),
+    ("router_aux_loss_coef", 0, False),
+    ("dataset_num_proc", 1, True),
+    ("dataloader_num_workers", 0, True),
+    ("eval_accumulation_steps", 1, True),
+    ("ref_model_sync_steps", 1, True),
+    ("ref_model_mixup_alpha", 0, False),
+    ("save_total_limit", 0, True),
+    ("seed", 0, True),
+    ("data_seed", 0, True),
+)
+_HUGE_BETA = 100.0  # published runs take 0.01 to 10; at 100 a gap of a tenth of a nat saturates the loss
 
 
 def _help(text: str, choices: Any = None) -> dict[str, Any]:
@@ -56,7 +86,7 @@ class MallowsPOConfig(DPOConfig):
         reference_weight: Axis: alpha in [0, 1], the share of the reference's score in the gap.
         margin: Axis: gamma >= 0, in the unit of the gap (before beta and the weight).
         label_smoothing: Axis: probability in [0, 0.5) that a label is flipped.
-        sft_weight: Axis: factor of the chosen response's negative mean token log-probability.
+        sft_weight: Axis: factor of the negative mean log-probability of the batch's chosen tokens; TRL's `sft` loss.
         dispersion: Where the index comes from.
         dispersion_estimator: Which index, with `dispersion: entropy`.
         dispersion_map: How that index becomes a weight.
@@ -80,12 +110,15 @@ class MallowsPOConfig(DPOConfig):
         (0.3, 'entropy')
     """
 
+    # Read off loss_weights: TRL's factor of the whole loss. Not an option, so not a field.
+    loss_scale = 1.0
+
     objective: str = field(default="mallows_theta", metadata=_help("Objective preset.", OBJECTIVES))
     link: str | None = field(default=None, metadata=_help("How the gap becomes a loss.", LINKS))
     length_normalized: bool | None = field(default=None, metadata=_help("Mean instead of summed log-probability."))
     reference_weight: float | None = field(default=None, metadata=_help("Share of the reference in the gap, 0 to 1."))
     margin: float | None = field(default=None, metadata=_help("Margin in the unit of the gap, before beta."))
-    sft_weight: float | None = field(default=None, metadata=_help("Factor of the SFT term on the chosen response."))
+    sft_weight: float | None = field(default=None, metadata=_help("Factor of the SFT term: TRL's loss sft."))
     dispersion: str | None = field(
         default=None, metadata=_help("Where the dispersion index comes from.", DISPERSION_SOURCES)
     )
@@ -136,7 +169,8 @@ class MallowsPOConfig(DPOConfig):
 
     def __post_init__(self) -> None:
         """Check our options against each other, then let TRL and transformers check theirs."""
-        self._refuse_foreign_losses()
+        self._check_ranges()
+        self._read_losses()
         for name, allowed in (
             ("dispersion_estimator", ESTIMATORS),
             ("dispersion_map", DISPERSION_MAPS),
@@ -158,6 +192,11 @@ class MallowsPOConfig(DPOConfig):
         objective = self.resolved_objective
         self._check_displacement(objective)
         self._check_dispersion(objective)
+        if self.train_sampling_strategy == "group_by_length":
+            raise InputError(
+                "train_sampling_strategy: got 'group_by_length', which needs rows with input_ids, and rows of "
+                "preferences have none (TRL stops at the first step); use random or sequential"
+            )
         if self.sync_ref_model and (self.reads_entropy or not objective.needs_reference):
             raise InputError(
                 "sync_ref_model: the dispersion index is fitted once on the reference, and an objective without a "
@@ -272,22 +311,100 @@ class MallowsPOConfig(DPOConfig):
         if spread != list(DEFAULT_SPREAD) and self.dispersion_map != "quantile":
             raise InputError(f"dispersion_spread: only dispersion_map: quantile reads it, got {self.dispersion_map!r}")
 
-    def _refuse_foreign_losses(self) -> None:
-        types = [self.loss_type] if isinstance(self.loss_type, str) else list(self.loss_type)
-        if types != ["sigmoid"]:
-            preset = _PRESET_OF_LOSS_TYPE.get(types[0]) if len(types) == 1 else None
-            advice = f"set objective: {preset}" if preset else "train with trl.DPOTrainer for this loss"
-            if types == ["sigmoid", "sft"]:
-                advice = "set objective: dpo and sft_weight: 1.0"
-            if types == ["sigmoid_norm"]:
-                advice = "set objective: dpo and length_normalized: true"
-            raise InputError(
-                f"loss_type: got {types}; the loss is chosen by objective (one of {', '.join(OBJECTIVES)}) and its "
-                f"axes. Leave loss_type out and {advice}"
-            )
+    def _read_losses(self) -> None:
+        """Read `loss_type` and `loss_weights` as TRL does, into the objective, its SFT term and `loss_scale`."""
         for name, off, advice in _TRL_ONLY:
             if getattr(self, name) != off:
                 raise InputError(f"{name}: got {getattr(self, name)!r}, which no objective here reads; {advice}")
+        types = [self.loss_type] if isinstance(self.loss_type, str) else list(self.loss_type)
+        weights = [1.0] * len(types) if self.loss_weights is None else list(self.loss_weights)
+        if len(weights) != len(types):
+            raise InputError(f"loss_weights: got {weights} for loss_type {types}, expected one number for each loss")
+        if not all(0 < weight < float("inf") for weight in weights):
+            raise InputError(f"loss_weights: got {weights}, expected finite numbers > 0")
+        others = [name for name in types if name != "sft"]
+        if len(others) != 1 or len(types) > 2 or others[0] not in _OBJECTIVE_OF_LOSS_TYPE:
+            raise InputError(
+                f"loss_type: got {types}, expected one of {', '.join(_OBJECTIVE_OF_LOSS_TYPE)}, alone or with sft. "
+                f"Other losses are objectives here (objective: one of {', '.join(OBJECTIVES)}); train with "
+                "trl.DPOTrainer for those that are none"
+            )
+        by_type = dict(zip(types, weights, strict=True))
+        self.loss_scale = float(by_type[others[0]])
+        if "sft" in by_type:
+            factor = float(by_type["sft"]) / self.loss_scale
+            if self.sft_weight not in (None, factor):  # a configuration that is built again has read it once
+                raise InputError(
+                    f"sft_weight: got {self.sft_weight}, where loss_type {types} with loss_weights {weights} says "
+                    f"{factor:g}; leave one of the two out"
+                )
+            self.sft_weight = factor
+        self._read_loss_type(others[0])
+
+    def _read_loss_type(self, name: str) -> None:
+        """A loss of TRL names the objective where none is named; it must not contradict one that is."""
+        if name == "sigmoid":
+            return  # TRL's default, so nobody may have asked for it
+        preset, axes = _OBJECTIVE_OF_LOSS_TYPE[name]
+        theirs = resolve_objective(preset, **axes)
+        unnamed = self.objective == MallowsPOConfig.objective and all(
+            getattr(self, axis) is None for axis in ("link", "reference_weight", "margin")
+        )
+        if unnamed or self.objective == preset:
+            self.objective = preset
+            for axis, value in axes.items():
+                if getattr(self, axis) is None:
+                    setattr(self, axis, value)
+        ours = self.resolved_objective
+        if any(getattr(ours, axis) != getattr(theirs, axis) for axis in ("link", "length_normalized")):
+            written = ", ".join([f"objective: {preset}", *(f"{axis}: {value}" for axis, value in axes.items())])
+            raise InputError(
+                f"loss_type: got {name!r}, which is {written.lower()} here, but objective {self.objective!r} with its "
+                "axes is another loss; leave one of the two out"
+            )
+
+    def _check_ranges(self) -> None:
+        for name, low, whole in _RANGES:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            kind = "a whole number" if whole else "a finite number"
+            fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+            if not fits or not low <= value < float("inf"):
+                raise InputError(f"{name}: got {value!r}, expected {kind} >= {low}")
+        for name in ("adam_beta1", "adam_beta2"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise InputError(f"{name}: got {value!r}, expected a number in [0, 1)")
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is allowed and yet deserves a line in the log, since it is seldom meant."""
+        lines = []
+        if self.learning_rate == 0:
+            lines.append("learning_rate is 0: no weight will change")
+        if self.num_train_epochs == 0 and self.max_steps <= 0:
+            lines.append("num_train_epochs is 0 and max_steps is not set: nothing will be trained")
+        if self.beta > _HUGE_BETA:
+            lines.append(
+                f"beta is {self.beta:g}: differences of a hundredth of a nat saturate the loss, and most pairs will "
+                "train nothing; usual values are 0.01 to 10"
+            )
+        if self.label_smoothing:
+            lines.append(
+                f"label_smoothing {self.label_smoothing:g} is the probability that a label is flipped, for every "
+                "objective here; TRL's loss_type sigmoid ignores that option"
+            )
+        types = [self.loss_type] if isinstance(self.loss_type, str) else list(self.loss_type)
+        if types != ["sigmoid"]:
+            weights = "" if self.loss_weights is None else f" with loss_weights {self.loss_weights}"
+            lines.append(
+                f"loss_type {types}{weights} is read as objective {self.objective}"
+                + (", length_normalized" if self.length_normalized else "")
+                + (f", sft_weight {self.sft_weight:g}" if self.sft_weight else "")
+                + (f", all times {self.loss_scale:g}" if self.loss_scale != 1 else "")
+            )
+        return lines
 
     def _keep_order(self) -> None:
         """The rows are sorted once; the sampler must then take them as they stand."""
@@ -309,6 +426,10 @@ class MallowsPOConfig(DPOConfig):
                 "reference_store: its scores belong to a reference that stays as it is, and sync_ref_model moves the "
                 "reference; leave one of the two out"
             )
+
+
+# The generated __init__ is known only after the class is complete.
+MallowsPOConfig.__init__ = knows_removed_options(MallowsPOConfig.__init__)  # type: ignore[method-assign]
 
 
 def checked_settings(args: Any, model: Any, ref_model: Any, train_dataset: Any) -> MallowsPOConfig:
@@ -339,3 +460,29 @@ def checked_settings(args: Any, model: Any, ref_model: Any, train_dataset: Any) 
     if ref_model is not None and not (args.resolved_objective.needs_reference or args.reads_entropy):
         raise InputError(f"ref_model: objective {args.objective!r} without an index reads none; leave it out")
     return args
+
+
+def refuse_other_collator(collator: Any, args: MallowsPOConfig, train_dataset: Any) -> None:
+    """Refuse, before anything is loaded, TRL's own collator where a run reads columns that it drops.
+
+    Args:
+        collator: What the user gave, or None.
+        args: Of the run.
+        train_dataset: The training data, as it was given.
+
+    Raises:
+        InputError: The dispersion or a margin would not reach the loss.
+    """
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    if type(collator) is not DataCollatorForPreference:
+        return
+    lost = "dispersion_raw" if args.resolved_dispersion != "none" else None
+    if "margin" in (getattr(train_dataset, "column_names", None) or ()):
+        lost = "margin"
+    if lost is not None:
+        raise InputError(
+            f"data_collator: TRL's DataCollatorForPreference hands on no column {lost!r}, which objective "
+            f"{args.objective!r} reads; leave data_collator out, or take mallowspo.data.PreferenceCollator, which has "
+            "the same arguments"
+        )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.logging import get_logger
+from accelerate.utils import is_peft_model
 from numpy.typing import NDArray
 
 from mallowspo.compat import reference_model
@@ -151,14 +152,16 @@ def _run_key(trainer: Any, dataset: Any, processes: Processes) -> ReferenceKey:
     """The key of this run's reference; the weights are read by the first process alone."""
     own = trainer.ref_model is None
     model = trainer.accelerator.unwrap_model(trainer.model if own else trainer.ref_model)
-    adapters = list(getattr(model, "peft_config", None) or ())
-    # The policy's reference is its frozen copy of a pretrained adapter, or the bare model; see `reference_model`.
-    adapter = ("ref" if "ref" in adapters else None) if own else next(iter(adapters), None)
+    adapter: Any = None
+    if is_peft_model(model):
+        # The policy's reference is its frozen copy of a pretrained adapter, or the bare model; see `reference_model`.
+        # A separate reference is scored with the adapters that are in force in it.
+        adapter = ("ref" if "ref" in model.peft_config else None) if own else model.active_adapters
     fields = None
     if processes.is_first:
         fields = model_fields(model, adapter=adapter) | {"mixed_precision": str(trainer.accelerator.mixed_precision)}
         if fields["weights"] is None:
-            logger.warning(
+            logger.info(
                 "the reference's weights are spread over processes, so their name cannot be computed: scores are not "
                 "cached, and a reference_store is compared with 8 live rows only"
             )
@@ -290,4 +293,4 @@ def _save(trainer: Any, dataset: Any, name: str, key: ReferenceKey, columns: Col
         )
         logger.info(f"{name}: reference scores kept in {folder}")
     except InputError as error:
-        logger.warning(f"{name}: reference scores are not cached: {error}")
+        logger.info(f"{name}: reference scores are not cached: {error}")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mallowspo.errors import InputError
 from mallowspo.scoring import PackedSupport, ResponseScores, add_packed_head, score_packed, score_padded
+from mallowspo.scoring.model_checks import adapter_configs, require_plain_head
 from mallowspo.scoring.packed_attention import packed_support, plain_attention
 from mallowspo.scoring.packed_layout import split_by_tokens
 
@@ -154,6 +155,8 @@ def choose_scoring_path(trainer: Any) -> ScoringPath:
     models = [
         trainer.accelerator.unwrap_model(model) for model in (trainer.model, trainer.ref_model) if model is not None
     ]
+    for model in models:
+        require_plain_head(model)
     device = trainer.accelerator.device.type
     if device in ("cpu", "mps") and plain_attention(models[0].config) == "flex_attention":
         # In padded rows too: the first step would fail.
@@ -185,7 +188,15 @@ def _refusal(trainer: Any) -> str | None:
     engine = trainer.accelerator.distributed_type
     plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     args = trainer.args
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    noise = None if args.disable_dropout is False else _dropout_left(model)
     checks = (
+        (
+            args.neftune_noise_alpha is not None,
+            "neftune_noise_alpha scales its noise by the length of a row, and a packed row is longer",
+        ),
+        (args.use_liger_kernel, "use_liger_kernel has not been verified with packed rows"),
+        (noise is not None, f"{noise} stays on in training, and responses would share the noise on their prompt"),
         (engine not in plain, f"the engine {engine.value} has not been verified with packed rows"),
         (trainer.tensor_parallel_size > 1, "tensor parallelism has not been verified with packed rows"),
         (trainer.aux_loss_enabled, "the balance loss of a mixture of experts counts every token of every row"),
@@ -195,3 +206,17 @@ def _refusal(trainer: Any) -> str | None:
         ("lomo" in str(args.optim), f"optimizer {args.optim} allows one backward pass a batch"),
     )
     return next((reason for refused, reason in checks if refused), None)
+
+
+def _dropout_left(model: Any) -> str | None:
+    """The name of a dropout that `disable_dropout` does not reach, since it is a number and not a module."""
+    for config in adapter_configs(model).values():
+        for name, value in config.to_dict().items():
+            # TRL switches off the modules of lora_dropout; other adapters drop by hand.
+            if "dropout" in name and name != "lora_dropout" and isinstance(value, int | float) and value > 0:
+                return f"{name} {value:g} of the adapter"
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float) and value > 0 and not isinstance(module, torch.nn.Dropout):
+                return f"{name} {value:g} of {type(module).__name__}"
+    return None

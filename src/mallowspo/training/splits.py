@@ -15,6 +15,7 @@ from mallowspo.data.collation import PreferenceCollator
 from mallowspo.data.problems import RowProblem
 from mallowspo.data.tokenization import tokenize_pairs
 from mallowspo.data.validation import require_dataset, validate_rows
+from mallowspo.data.vocabulary import padding_id
 from mallowspo.errors import InputError
 from mallowspo.training.config import MallowsPOConfig
 from mallowspo.training.row_weights import columns_read, raw_from_columns, unread_columns
@@ -97,6 +98,12 @@ def preparing_tokenizer(model: Any, processing_class: Any, args: MallowsPOConfig
         raise InputError(
             f"processing_class: got {type(processing_class).__name__}, expected a tokenizer; images are not supported"
         )
+    pad_token = getattr(args, "pad_token", None)
+    if pad_token is not None:
+        # As TRL with its own collator: the token must be there, since a new one would have no row in the model.
+        if pad_token not in processing_class.get_vocab():
+            raise InputError(f"pad_token: got {pad_token!r}, which the tokenizer does not have; name a token of its")
+        processing_class.pad_token = pad_token
     if processing_class.pad_token is None:
         if processing_class.eos_token is None:
             raise InputError("tokenizer: it has neither a pad nor an EOS token; set tokenizer.eos_token")
@@ -104,10 +111,10 @@ def preparing_tokenizer(model: Any, processing_class: Any, args: MallowsPOConfig
     return processing_class
 
 
-def pair_collator(tokenizer: Any, args: MallowsPOConfig) -> PreferenceCollator:
-    """The collator of a run, from its options."""
+def pair_collator(tokenizer: Any, args: MallowsPOConfig, vocabulary: int | None = None) -> PreferenceCollator:
+    """The collator of a run, from its options; `vocabulary` is the number of ids that the model can read."""
     return PreferenceCollator(
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=padding_id(tokenizer, vocabulary),
         max_length=args.max_length,
         truncation_mode=args.truncation_mode,
         pad_to_multiple_of=cast(int | None, args.pad_to_multiple_of),

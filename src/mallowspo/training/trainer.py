@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -17,12 +18,15 @@ from transformers.trainer_utils import TrainOutput
 
 from mallowspo.compat import TRAINER_STATE_NAME, TRLPreferenceTrainer, reference_model
 from mallowspo.data.fingerprint import rows_fingerprint
+from mallowspo.data.vocabulary import embedding_rows, refuse_unknown_ids
 from mallowspo.dispersion import Calibration
 from mallowspo.errors import InputError
 from mallowspo.files import plain
 from mallowspo.locks import folder_lock
 from mallowspo.objectives import Objective, objective_loss
 from mallowspo.scoring import Processes, vocabulary_size
+from mallowspo.scoring.model_checks import require_plain_head
+from mallowspo.training.adapters import compare_at_start, refuse_lost_reference
 from mallowspo.training.checkpoints import (
     chosen_checkpoint,
     clear_leftovers,
@@ -31,14 +35,15 @@ from mallowspo.training.checkpoints import (
     seal,
     staging_folder,
 )
-from mallowspo.training.checks import require_finite
-from mallowspo.training.config import MallowsPOConfig, checked_settings
+from mallowspo.training.checks import nothing_trained, require_finite
+from mallowspo.training.config import MallowsPOConfig, checked_settings, refuse_other_collator
 from mallowspo.training.description import log_run
 from mallowspo.training.displacement import DisplacementMonitor, warn_of_displacement
 from mallowspo.training.model_card import PAPER
 from mallowspo.training.prompt_sampler import ListSampler
 from mallowspo.training.recording import Recorder
 from mallowspo.training.reference_source import refuse_other_store, split_columns
+from mallowspo.training.removed_options import knows_removed_options
 from mallowspo.training.row_weights import (
     RAW_COLUMN,
     batch_weights,
@@ -88,6 +93,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         splits: What was read, dropped and truncated of each split, by name.
         reference_sources: Where the reference's scores of each split came from, by name.
         reference_weights: Digest of the reference's weights, once it is known.
+        reference_is_ours: Nobody gave a `ref_model`.
         displacement: Watches whether chosen responses lose probability, and what it has warned of.
 
     Raises:
@@ -111,6 +117,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     reference_sources: dict[str, str]
     displacement: DisplacementMonitor
     settings: MallowsPOConfig
+    reference_is_ours: bool
     _scoring: ScoringPath | None = None
     _in_training_step = False
     _rows: dict[str, Any] | None = None
@@ -120,6 +127,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     _name = "MallowsPO"
     _paper = PAPER
 
+    @knows_removed_options
     def __init__(
         self,
         model: Any,
@@ -136,12 +144,17 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         peft_config: Any = None,
     ) -> None:
         self.settings = args = checked_settings(args, model, ref_model, train_dataset)
+        refuse_lost_reference(model, ref_model, peft_config)
+        self.reference_is_ours = ref_model is None
         self.objective = args.resolved_objective
         self.calibration = None
         self.splits, self.reference_sources = {}, {}
         self.displacement = DisplacementMonitor(args.displacement_alarm)
         self._recorder = Recorder()
+        refuse_other_collator(data_collator, args, train_dataset)
         processing_class = preparing_tokenizer(model, processing_class, args)
+        revision = dict(cast(Any, args.model_init_kwargs) or {}).get("revision")
+        self._vocabulary = embedding_rows(model, revision=revision, trust_remote_code=args.trust_remote_code)
         train_dataset = self._prepared(train_dataset, processing_class, "train")
         if isinstance(eval_dataset, dict):
             eval_dataset = {k: self._prepared(v, processing_class, f"eval_{k}") for k, v in eval_dataset.items()}
@@ -151,7 +164,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             model=model,
             ref_model=ref_model,
             args=args,
-            data_collator=data_collator or pair_collator(processing_class, args),
+            data_collator=data_collator or pair_collator(processing_class, args, self._vocabulary),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -164,6 +177,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         if not (self.objective.needs_reference or args.reads_entropy):
             self.precompute_ref_logps = False  # the option kept TRL from loading a reference; there are no scores
         self._select_rows()
+        compare_at_start(self, fresh_adapter=peft_config is not None)
         log_run(self)
 
     # Data
@@ -172,6 +186,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         """Validate, tokenise and weigh one split; the first one fits the calibration."""
         split = prepare_split(dataset, tokenizer, self.settings, name)
         self.splits[name] = split
+        refuse_unknown_ids(split.dataset, tokenizer, self._vocabulary, f"{name} data")
         if name == "train":
             refuse_other_store(split.dataset, tokenizer, self.settings)
         if split.raw_n is None:
@@ -222,6 +237,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             )
         if not (self.objective.needs_reference or self.settings.reads_entropy):
             return dataset
+        require_plain_head(self.accelerator.unwrap_model(self.ref_model if self.ref_model is not None else self.model))
         for column, values in split_columns(self, dataset, name, batch_size).items():
             dataset = dataset.add_column(column, values)
         if self.settings.reads_entropy:
@@ -250,6 +266,10 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         """
         pieces = self.scoring.pieces(inputs)
         pairs = sum(len(piece["input_ids"]) for piece in pieces) // 2
+        if self.objective.sft_weight:
+            # TRL's SFT term is the mean over the batch's chosen tokens, however many pieces the batch is cut into.
+            for piece in pieces:
+                piece["sft_length"] = _mean_chosen_length(inputs)
         parts: dict[int, ScoredPairs] = {}
         loss: Any = 0.0
         for i, piece in largest_first(pieces):
@@ -302,7 +322,10 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             margin=self._margins(inputs),
             chosen_lengths=policy.length_bk[:, 0],
             rejected_lengths=policy.length_bk[:, 1],
+            sft_length=inputs.get("sft_length"),
         )
+        if self.settings.loss_scale != 1.0:
+            loss_b = loss_b * self.settings.loss_scale
         require_finite(
             loss_b.detach(),
             inputs.get("row_index"),
@@ -394,10 +417,11 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     # Checkpoints
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save as transformers does, and our own state (calibration, objective) beside it."""
+        """Save as transformers does, and our own state (calibration, objective) and a model card beside it."""
         folder = Path(output_dir or str(self.args.output_dir))
         # A checkpoint is written beside its name already; any other folder gets whole files at the end.
         beside = folder if _internal_call else staging_folder(folder / "model")
+        self._write_card(beside)
         super().save_model(str(beside), _internal_call=True)
         if self.args.should_save:
             write_state(beside, self._state())
@@ -432,6 +456,16 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             reference=self.reference_weights,
             settings={name: plain(getattr(self.args, name)) for name in _STEP_OPTIONS},
         )
+
+    def _write_card(self, folder: Path) -> None:
+        """Write the card before the model: PEFT completes a card that is there, and else writes its empty form."""
+        if not (self.args.should_save and self.is_world_process_zero()):
+            return
+        top = Path(str(self.args.output_dir))
+        self.create_model_card(model_name=top.resolve().name)
+        if folder.resolve() != top.resolve():
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(top / "README.md", folder / "README.md")
 
     def train(
         self,
@@ -469,7 +503,11 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
                     logger.warning(f"nothing was trained: {folder} is where this run ends")
                     self.load_weights(folder)
                     return TrainOutput(self.state.global_step, 0.0, {})
-            return super().train(None if folder is None else str(folder), trial, ignore_keys_for_eval)
+            result = super().train(None if folder is None else str(folder), trial, ignore_keys_for_eval)
+            untrained = nothing_trained(self.state.log_history, steps=self.state.global_step)
+            if untrained is not None:
+                logger.warning(f"nothing was trained: {untrained}; the model is as it was")
+            return result
 
     def _has_ended(self, folder: Path) -> bool:
         """Whether a checkpoint is at or past the last step of this run; its state is then taken over."""
@@ -508,3 +546,9 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             return
         self.calibration = resumed_calibration(state.calibration, self.calibration, folder)
         self.total_train_tokens = state.num_tokens
+
+
+def _mean_chosen_length(inputs: Any) -> float:
+    """Tokens of a chosen response in a batch, on average; the first token of a row is predicted by nothing."""
+    mask = inputs["completion_mask"]
+    return float(mask[: len(mask) // 2, 1:].sum()) / (len(mask) // 2)

@@ -182,6 +182,7 @@ def test_every_kind_of_the_catalogue_is_planted_somewhere():
         "length_bias", "prompt_in_eval", "bos_missing", "eos_missing", "template_prefix_mismatch",
         "refused_by_template", "prompt_too_long", "truncated_chosen", "truncated_rejected", "truncated_one_side",
         "longer_than_model", "identical_as_tokens",
+        "unknown_token_id",
     }  # fmt: skip
     assert planted | elsewhere == {kind.name for kind in KINDS}
     assert len(KINDS) <= 64  # one bit each

@@ -108,6 +108,12 @@ KINDS: tuple[Kind, ...] = (
     ),
     # Tokens.
     Kind(
+        "unknown_token_id",
+        "error",
+        "A token's id lies beyond the model's embedding, so the first step on this row fails.",
+        "Call model.resize_token_embeddings(len(tokenizer)) and save the model, or take the model's own tokenizer.",
+    ),
+    Kind(
         "bos_doubled",
         "error",
         "A begin-of-sequence token stands inside the text or twice at its start; the model never saw that.",

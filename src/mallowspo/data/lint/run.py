@@ -106,6 +106,7 @@ def check_preferences(
     *,
     eval_source: str | os.PathLike[str] | None = None,
     end_ids: frozenset[int] | None = None,
+    vocabulary: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> CheckReport:
     """Check preference data as a tokenizer and its chat template will see it.
@@ -118,6 +119,7 @@ def check_preferences(
         settings: What to check against; None takes the defaults.
         eval_source: Evaluation data, whose prompts must not occur.
         end_ids: Token ids at which generation stops; None asks the tokenizer alone.
+        vocabulary: Rows of the model's embedding; None where there is no model.
         progress: Called with the number of rows done, now and then.
 
     Returns:
@@ -131,7 +133,11 @@ def check_preferences(
     checks = _Checks(
         settings,
         TokenChecks(
-            tokenizer, max_length=settings.max_length, truncation_mode=settings.truncation_mode, end_ids=end_ids
+            tokenizer,
+            max_length=settings.max_length,
+            truncation_mode=settings.truncation_mode,
+            end_ids=end_ids,
+            vocabulary=vocabulary,
         ),
         None if eval_source is None else EvalPrompts(eval_source, split=settings.eval_split),
     )

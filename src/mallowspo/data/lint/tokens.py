@@ -12,6 +12,7 @@ from typing import Any
 
 from mallowspo.data.lint.ledger import Ledger, clip, visible
 from mallowspo.data.lint.rows import LintRow
+from mallowspo.data.vocabulary import resize_advice
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.files import parse_json
 
@@ -79,19 +80,27 @@ class TokenChecks:
         max_length: Tokens kept of prompt and response together, or None for all.
         truncation_mode: `keep_start` or `keep_end`.
         end_ids: See `end_token_ids`; None asks the tokenizer alone.
+        vocabulary: Rows of the model's embedding; None where there is no model.
 
     Raises:
         InputError: An option is out of range.
     """
 
     def __init__(
-        self, tokenizer: Any, *, max_length: int | None, truncation_mode: str, end_ids: frozenset[int] | None = None
+        self,
+        tokenizer: Any,
+        *,
+        max_length: int | None,
+        truncation_mode: str,
+        end_ids: frozenset[int] | None = None,
+        vocabulary: int | None = None,
     ) -> None:
         if truncation_mode not in ("keep_start", "keep_end"):
             raise not_one_of("truncation_mode", truncation_mode, ("keep_start", "keep_end"))
         if max_length is not None and max_length < 2:
             raise InputError(f"max_length: got {max_length}, expected at least 2 (a token of prompt, one of response)")
         self._tokenizer = tokenizer
+        self._vocabulary = vocabulary
         self._max_length = max_length
         self._keep_start = truncation_mode == "keep_start"
         self._ends = end_token_ids(tokenizer) if end_ids is None else end_ids
@@ -174,11 +183,21 @@ class TokenChecks:
 
     def check(self, tokens: TokenisedRow, ledger: Ledger) -> None:
         """Flag one row."""
+        self._known(tokens, ledger)
         self._begin(tokens, ledger)
         self._boundary(tokens, ledger)
         for i in range(len(tokens.full_ids)):
             self._end(tokens, i, ledger)
         self._lengths(tokens, ledger)
+
+    def _known(self, tokens: TokenisedRow, ledger: Ledger) -> None:
+        size = self._vocabulary
+        if size is None:
+            return
+        bad = next((i for ids in tokens.full_ids for i in ids if i >= size), None)
+        if bad is not None:
+            shows = f"{self._pieces([bad])} is id {bad:,}; {resize_advice(self._tokenizer, size)}"
+            ledger.flag(tokens.row.position, "unknown_token_id", shows)
 
     # Begin.
 

@@ -1,0 +1,243 @@
+"""What becomes of every option of TRL: the one declaration that the tests go through and the page is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+EQUAL = "equal"  # run beside TRL: the same losses
+PASSED = "passed through"  # read by transformers and TRL alone; nothing of ours reads or changes it
+REFUSED = "refused"  # with a reason
+DIFFERS = "differs"  # with the difference
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What becomes of one option.
+
+    Attributes:
+        kind: One of the four above.
+        words: For the page: what is to know.
+        tries: Values to run beside TRL, or to be refused; each a mapping of options, this one among them.
+        rel: How far the losses of a run may be apart.
+        read: Our code reads the option too, for what `words` say.
+    """
+
+    kind: str
+    words: str = ""
+    tries: tuple[dict[str, Any], ...] = ()
+    rel: float = 2e-5
+    read: bool = False
+
+
+def _equal(*tries: dict[str, Any], words: str = "", rel: float = 2e-5) -> Treatment:
+    return Treatment(EQUAL, words, tries, rel)
+
+
+def _refused(words: str, *tries: dict[str, Any]) -> Treatment:
+    return Treatment(REFUSED, words, tries)
+
+
+def _passed(words: str = "", *, read: bool = False) -> Treatment:
+    return Treatment(PASSED, words, read=read)
+
+
+_PACKED = "`share_prompts` is off then (padded rows, as TRL's), and the log says why"
+_EVAL: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 2}
+
+# TRL's own options, and those of TrainingArguments that reach data, scoring, loss, saving or resuming.
+OPTIONS: dict[str, Treatment] = {
+    # Loss
+    "beta": _equal({"beta": 0.5}, words="0 and below is refused; above 100 the log warns"),
+    "loss_type": _equal(
+        {"loss_type": "sigmoid"},
+        {"loss_type": ["ipo"]},
+        {"loss_type": "hinge"},
+        {"loss_type": "sigmoid_norm"},
+        {"loss_type": ["sigmoid", "sft"]},
+        words="`sigmoid` is TRL's default and leaves `objective` as it is (dpo is TRL's); `ipo`, `hinge` and "
+        "`sigmoid_norm` name the objective with the same numbers where none is named; `sft` beside one of them is "
+        "`sft_weight`. The other losses are refused: they are no objective here. `rewards/*` of "
+        "an objective per token are per token, TRL's are sums",
+    ),
+    "loss_weights": _equal(
+        {"loss_weights": [0.5], "loss_type": "hinge"},
+        {"loss_weights": [1.0, 0.2], "loss_type": ["sigmoid", "sft"]},
+        {"loss_weights": [0.3, 2.0], "loss_type": ["sft", "ipo"]},
+        words="numbers > 0; with `sft`, `sft_weight` is the ratio of the two",
+    ),
+    "label_smoothing": Treatment(
+        DIFFERS,
+        "the probability that a label is flipped, for every objective (conservative DPO). TRL's `sigmoid`, `hinge` "
+        "and `ipo` ignore it, and its `robust` divides by 1 - 2ε. The log says so",
+        ({"label_smoothing": 0.2},),
+    ),
+    "ld_alpha": _refused("`length_normalized: true` works against length bias", {"ld_alpha": 0.5}),
+    "f_divergence_type": _refused(
+        "the objectives are built on the reverse KL", {"f_divergence_type": "js_divergence"}
+    ),
+    "f_alpha_divergence_coef": _refused(
+        "the objectives are built on the reverse KL", {"f_alpha_divergence_coef": 0.7}
+    ),
+    "use_weighting": _refused("weights come from a column: `dispersion: column`", {"use_weighting": True}),
+    "discopop_tau": _refused("DiscoPOP is no objective here", {"discopop_tau": 0.1}),
+    "label_smoothing_factor": _refused(
+        "it is for losses over tokens, and TRL's DPO ignores it; set `label_smoothing`",
+        {"label_smoothing_factor": 0.1},
+    ),
+    "router_aux_loss_coef": _equal(
+        {"router_aux_loss_coef": 0.0}, words="of a mixture of experts; padded rows where it is not 0"
+    ),
+    # Reference
+    "precompute_ref_log_probs": _equal(
+        {"precompute_ref_log_probs": True},
+        words="set by itself where the reference is read for the dispersion, where it comes from a store, and where "
+        "the objective has none",
+    ),
+    "precompute_ref_batch_size": _equal({"precompute_ref_batch_size": 3, "precompute_ref_log_probs": True}),
+    "sync_ref_model": _equal(
+        {"sync_ref_model": True, "ref_model_sync_steps": 1},
+        words="refused where the dispersion is read off the reference, which must stay as it is then",
+    ),
+    "ref_model_mixup_alpha": _equal({"ref_model_mixup_alpha": 0.9, "sync_ref_model": True, "ref_model_sync_steps": 1}),
+    "ref_model_sync_steps": _equal({"ref_model_sync_steps": 1, "sync_ref_model": True}),
+    # Data
+    "max_length": _equal({"max_length": 34}, {"max_length": None}),
+    "truncation_mode": _equal({"truncation_mode": "keep_end", "max_length": 24}),
+    "padding_free": _refused("TRL's DPO trainer ignores it", {"padding_free": True}),
+    "pad_to_multiple_of": _equal({"pad_to_multiple_of": 8}),
+    "pad_token": _equal(
+        {"pad_token": "<s>"},
+        words="it must be a token of the tokenizer. Where the model has no row for the pad token, batches are filled "
+        "up with another id: padding is told by position",
+    ),
+    "dataset_num_proc": _equal({"dataset_num_proc": 1}),
+    "remove_unused_columns": _equal({"remove_unused_columns": False}),
+    "train_sampling_strategy": _equal(
+        {"train_sampling_strategy": "sequential"},
+        words="with rows that are ranked lists, `random` draws whole lists; `group_by_length` fails in TRL, whose "
+        "rows have no `input_ids`, and is refused",
+    ),
+    "length_column_name": _passed("read with `group_by_length` alone"),
+    "seed": _equal({"seed": 11}),
+    "data_seed": _equal({"data_seed": 5}),
+    "per_device_train_batch_size": _equal({"per_device_train_batch_size": 3}),
+    "gradient_accumulation_steps": _equal({"gradient_accumulation_steps": 2}),
+    "num_train_epochs": _equal({"num_train_epochs": 1.0, "max_steps": -1}, words="0 trains nothing, and is said"),
+    "max_steps": _equal({"max_steps": 3}),
+    "dataloader_drop_last": _equal(
+        {"dataloader_drop_last": True, "per_device_train_batch_size": 5, "max_steps": -1, "num_train_epochs": 1},
+        words="without it, several processes train a few rows twice where the last batch is uneven, as in TRL; the "
+        "log says how many",
+    ),
+    "dataloader_num_workers": _equal({"dataloader_num_workers": 1}),
+    "dataloader_pin_memory": _equal({"dataloader_pin_memory": False}),
+    # Model and scoring
+    "model_init_kwargs": _equal({"model_init_kwargs": {"dtype": "bfloat16"}}, rel=2e-2),
+    "trust_remote_code": _passed("read for the tokenizer too", read=True),
+    "disable_dropout": _equal({"disable_dropout": False}, words=f"where it is off: {_PACKED}"),
+    "neftune_noise_alpha": _equal({"neftune_noise_alpha": 5.0}, words=_PACKED),
+    "bf16": _equal({"bf16": True}, rel=2e-2, words="on by default, as in TRL"),
+    "gradient_checkpointing": _equal({"gradient_checkpointing": True}),
+    "gradient_checkpointing_kwargs": _equal(
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+    ),
+    "use_cache": _equal({"use_cache": True}),
+    "torch_compile": Treatment(DIFFERS, _PACKED, ({"torch_compile": True},), read=True),
+    "use_liger_kernel": Treatment(DIFFERS, f"its layers' kernels are used; {_PACKED}", read=True),
+    "optim": _equal({"optim": "sgd", "learning_rate": 0.1}, words="lomo and adalomo take padded rows"),
+    "activation_offloading": _passed("its context is entered around every training step, as in TRL"),
+    # Optimiser
+    "learning_rate": _equal({"learning_rate": 1e-2}, words="0 is said, less is refused"),
+    "max_grad_norm": _equal({"max_grad_norm": 0.1}),
+    # Evaluation, saving and resuming
+    "eval_strategy": _equal(_EVAL),
+    "per_device_eval_batch_size": _equal(
+        _EVAL | {"per_device_eval_batch_size": 2},
+        words="a metric is the mean over the rows; TRL's is the mean of the batches' means, so a short last batch "
+        "counts for more there",
+    ),
+    "eval_on_start": _equal(_EVAL | {"eval_on_start": True}),
+    "prediction_loss_only": _equal(_EVAL | {"prediction_loss_only": True}),
+    "metric_for_best_model": _equal(
+        _EVAL | {"metric_for_best_model": "rewards/margins", "load_best_model_at_end": True, "save_strategy": "best"},
+        words="a name that is never logged is refused before the run",
+    ),
+    "load_best_model_at_end": _equal(
+        _EVAL | {"load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 2}
+    ),
+    "save_strategy": _equal({"save_strategy": "epoch"}, words="every checkpoint holds `mallowspo.json` as well"),
+    "save_only_model": _equal({"save_only_model": True, "save_strategy": "steps", "save_steps": 1}),
+    "resume_from_checkpoint": _passed("checkpoints of ours go on with their calibration", read=True),
+    "output_dir": _passed("gets `mallowspo.json`, `run.json` (from the command line) and a model card too", read=True),
+    "disable_tqdm": _passed("the reference pass has a bar too", read=True),
+    "push_to_hub": _passed("`mallowspo train` pushes at the end, as `trl dpo` does", read=True),
+    "deepspeed": _passed("padded rows under an engine", read=True),
+}  # fmt: skip
+
+# Options of TrainingArguments that transformers alone reads: the optimiser, its schedule, logging, the hub, engines.
+_UNTOUCHED = """
+    lr_scheduler_type lr_scheduler_kwargs warmup_steps optim_args weight_decay adam_beta1 adam_beta2 adam_epsilon
+    optim_target_modules average_tokens_across_devices fp16 bf16_full_eval fp16_full_eval tf32
+    activation_checkpointing activation_checkpointing_kwargs torch_compile_backend torch_compile_mode
+    liger_kernel_config torch_empty_cache_steps auto_find_batch_size logging_strategy logging_steps
+    logging_first_step log_on_each_node logging_nan_inf_filter include_num_input_tokens_seen log_level
+    log_level_replica report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id eval_steps
+    eval_delay eval_do_concat_batches eval_use_gather_object eval_accumulation_steps include_for_metrics
+    batch_eval_metrics save_steps save_on_each_node save_total_limit enable_jit_checkpoint hub_token hub_private_repo
+    hub_model_id hub_strategy hub_always_push hub_revision greater_is_better ignore_data_skip
+    restore_callback_states_from_checkpoint full_determinism use_cpu accelerator_config parallelism_config
+    dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order
+    label_names ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend
+    ddp_timeout fsdp fsdp_config debug skip_memory_metrics do_train do_eval do_predict local_rank
+""".split()
+OPTIONS |= {name: _passed() for name in _UNTOUCHED}
+
+# Arguments of the constructor.
+ARGUMENTS: dict[str, Treatment] = {
+    "model": _equal(
+        words="a name, a path or a model; with PEFT's wrapper or with the adapters that transformers holds. An "
+        "adapter's folder, an adapter on `lm_head`, and a model of which nothing can be trained are refused"
+    ),
+    "ref_model": _equal(words="refused where the objective reads no reference"),
+    "args": Treatment(
+        DIFFERS,
+        "a `MallowsPOConfig`, which takes every field of `DPOConfig`; a `DPOConfig` is refused, since it names no "
+        "objective. Left out, the defaults train `mallows_theta`",
+    ),
+    "data_collator": _equal(words="TRL's own is refused where the dispersion is read, whose column it drops"),
+    "train_dataset": Treatment(
+        DIFFERS,
+        "every layout of TRL, and ranked lists. A stream is refused: the reference must see every row before the "
+        "first step. Rows that cannot be trained on stop the run (`invalid_rows: drop` leaves them out)",
+    ),
+    "eval_dataset": _equal(words="one or several by name; the metrics of a named one get its name"),
+    "processing_class": Treatment(
+        DIFFERS, "a tokenizer; a processor for images is refused. Tokens that the model has no row for are refused"
+    ),
+    "compute_metrics": _equal(),
+    "callbacks": _equal(),
+    "optimizers": _equal(),
+    "quantization_config": _passed("a model with a quantised head takes padded rows"),
+    "peft_config": _equal(
+        words="where the untrained policy is not its reference (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA change the base "
+        "weights) a `ref_model` is asked for; TRL trains on against the changed weights"
+    ),
+}
+
+
+def table(entries: dict[str, Treatment]) -> str:
+    """The rows of the page, in the order of the kinds and then of the names."""
+    order = (DIFFERS, REFUSED, EQUAL, PASSED)
+    rows = ["| option | here | what to know |", "|---|---|---|"]
+    for kind in order:
+        for name, entry in sorted(entries.items()):
+            if entry.kind == kind and (entry.words or kind != PASSED):
+                rows.append(f"| `{name}` | {kind} | {entry.words} |")
+    rest = sorted(name for name, entry in entries.items() if entry.kind == PASSED and not entry.words)
+    if rest:
+        rows += ["", "Passed through untouched: " + ", ".join(f"`{name}`" for name in rest) + "."]
+    return "\n".join(rows)
+
+
+__all__ = ["ARGUMENTS", "DIFFERS", "EQUAL", "OPTIONS", "PASSED", "REFUSED", "Treatment", "table"]
