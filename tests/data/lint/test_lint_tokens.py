@@ -11,8 +11,8 @@ from lint_rows import as_chat, clean_rows
 from mallowspo.compat import trl_tokenize
 from mallowspo.data.lint.ledger import Ledger
 from mallowspo.data.lint.rows import read_row
-from mallowspo.data.lint.stream import SourceRow
 from mallowspo.data.lint.tokens import TokenChecks, end_token_ids
+from mallowspo.data.sources import SourceRow
 from tiny import CHAT_TEMPLATE, tiny_tokenizer
 
 BOS = "{{ bos_token }}"

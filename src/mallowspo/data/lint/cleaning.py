@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mallowspo.data.lint.kinds import KINDS
 from mallowspo.data.lint.ledger import Ledger
 from mallowspo.data.lint.run import CheckReport
-from mallowspo.data.lint.stream import stream_rows
+from mallowspo.data.sources import stream_rows
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.files import atomic_path
 

@@ -8,9 +8,9 @@ from itertools import combinations
 from typing import Any
 
 from mallowspo.data.lint.ledger import Ledger, clip
-from mallowspo.data.lint.stream import SourceRow
 from mallowspo.data.problems import RowError
 from mallowspo.data.records import PreferenceRow, row_from_columns
+from mallowspo.data.sources import SourceRow
 
 __all__ = ["LintRow", "plain_text", "read_row"]
 

@@ -17,11 +17,11 @@ from mallowspo.data.lint.ledger import Example, Finding, Ledger, clip
 from mallowspo.data.lint.pairs import PairIndex, check_near_identical
 from mallowspo.data.lint.rows import LintRow, plain_text, read_row
 from mallowspo.data.lint.splits import EvalPrompts
-from mallowspo.data.lint.stream import SourceRow, stream_rows
 from mallowspo.data.lint.text import ScriptCount, check_text
 from mallowspo.data.lint.tokens import TokenChecks, TokenisedRow
 from mallowspo.data.problems import RowError
 from mallowspo.data.records import TOKEN_COLUMNS, row_from_columns
+from mallowspo.data.sources import SourceRow, stream_rows
 from mallowspo.data.validation import check_columns
 from mallowspo.errors import InputError
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from mallowspo.data.lint.ledger import Ledger, clip
 from mallowspo.data.lint.pairs import prompt_key
 from mallowspo.data.lint.rows import LintRow
-from mallowspo.data.lint.stream import stream_rows
 from mallowspo.data.problems import RowError
 from mallowspo.data.records import row_from_columns
+from mallowspo.data.sources import stream_rows
 from mallowspo.errors import InputError
 
 __all__ = ["EvalPrompts"]
