@@ -13,13 +13,14 @@ from transformers import AutoProcessor, PreTrainedTokenizerBase
 
 from mallowspo.data.collation import PreferenceCollator
 from mallowspo.data.problems import RowProblem
+from mallowspo.data.records import LIST_COLUMN, TOKEN_COLUMNS
 from mallowspo.data.tokenization import tokenize_pairs
 from mallowspo.data.validation import require_dataset, validate_rows
 from mallowspo.errors import InputError
 from mallowspo.training.config import MallowsPOConfig
 from mallowspo.training.row_weights import columns_read, raw_from_columns, unread_columns
 
-__all__ = ["PreparedSplit", "pair_collator", "prepare_split", "preparing_tokenizer"]
+__all__ = ["PreparedSplit", "is_prepared", "pair_collator", "prepare_split", "preparing_tokenizer"]
 
 logger = get_logger(__name__)
 
@@ -102,6 +103,11 @@ def preparing_tokenizer(model: Any, processing_class: Any, args: MallowsPOConfig
             raise InputError("tokenizer: it has neither a pad nor an EOS token; set tokenizer.eos_token")
         processing_class.pad_token = processing_class.eos_token
     return processing_class
+
+
+def is_prepared(dataset: Any) -> bool:
+    """Say whether a data set went through `prepare_split`; ids that it came with do not make it so."""
+    return {LIST_COLUMN, *TOKEN_COLUMNS} <= set(dataset.column_names or ())
 
 
 def pair_collator(tokenizer: Any, args: MallowsPOConfig) -> PreferenceCollator:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.trainer_utils import get_last_checkpoint
 
 from mallowspo.compat import TRLPreferenceTrainer, reference_model
+from mallowspo.data.records import LIST_COLUMN
 from mallowspo.dispersion import Calibration
 from mallowspo.errors import InputError
 from mallowspo.objectives import Objective, objective_loss
@@ -36,7 +37,7 @@ from mallowspo.training.row_weights import (
 )
 from mallowspo.training.scoring_path import ScoredPairs, ScoringPath, choose_scoring_path, largest_first
 from mallowspo.training.selection import selected_rows
-from mallowspo.training.splits import PreparedSplit, pair_collator, prepare_split, preparing_tokenizer
+from mallowspo.training.splits import PreparedSplit, is_prepared, pair_collator, prepare_split, preparing_tokenizer
 from mallowspo.training.state_file import TrainingState, read_state, resumed_calibration, write_state
 
 __all__ = ["MallowsPOTrainer"]
@@ -161,8 +162,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
 
     def tokenize_dataset(self, dataset: Any, tokenizer: Any, name: str) -> Any:
         """Prepare a split that was given to `evaluate`; the constructor's own are ready by now."""
-        columns = dataset.column_names or ()
-        return dataset if "prompt_ids" in columns else self._prepared(dataset, tokenizer, name)
+        return dataset if is_prepared(dataset) else self._prepared(dataset, tokenizer, name)
 
     def extra_columns(self) -> tuple[str, ...]:
         """Columns of ours that reach the collator."""
@@ -173,10 +173,10 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     def train_sampler(self) -> Any:
         """Keep the pairs of a ranked list together; rows that are pairs already are drawn as TRL draws them."""
         rows = cast(Any, self.train_dataset)
-        if self.args.train_sampling_strategy != "random" or "row_index" not in rows.column_names:
+        if self.args.train_sampling_strategy != "random" or LIST_COLUMN not in rows.column_names:
             return None
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        sampler = ListSampler(rows["row_index"], seed=seed)
+        sampler = ListSampler(rows[LIST_COLUMN], seed=seed)
         return sampler if sampler.has_lists else None
 
     def add_reference_columns(self, dataset: Any, name: str, batch_size: int) -> Any:
@@ -340,7 +340,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
 
     def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """Losses and metrics of a dataset that may be new; see `transformers.Trainer.predict`."""
-        if "prompt_ids" not in (test_dataset.column_names or ()):
+        if not is_prepared(test_dataset):
             self._require_reference("predict")
             test_dataset = self.tokenize_dataset(test_dataset, self.processing_class, "test")
             if self.precompute_ref_logps:

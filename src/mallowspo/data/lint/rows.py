@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from mallowspo.data.blank import content_text
 from mallowspo.data.lint.ledger import Ledger, clip
 from mallowspo.data.problems import RowError
 from mallowspo.data.records import PreferenceRow, row_from_columns
@@ -55,14 +56,7 @@ def plain_text(value: Any) -> str:
     """
     if isinstance(value, str):
         return value
-    parts = []
-    for message in value:
-        content = message.get("content")
-        if isinstance(content, str):
-            parts.append(content)
-        elif isinstance(content, list):
-            parts += [part["text"] for part in content if isinstance(part.get("text"), str)]
-    return "\n".join(parts)
+    return "\n".join(text for text in map(content_text, value) if text)
 
 
 def read_row(row: SourceRow, ledger: Ledger) -> LintRow | None:
