@@ -141,6 +141,7 @@ def train_in_this_process(script_args: Any, training_args: Any, model_args: Any,
 
     from mallowspo.cli.preflight import check_before_loading, resolved_resume
     from mallowspo.cli.run_record import write_run_record
+    from mallowspo.data.limits import Limits
     from mallowspo.training import MallowsPOTrainer
 
     check_before_loading(training_args, model_args)
@@ -152,7 +153,8 @@ def train_in_this_process(script_args: Any, training_args: Any, model_args: Any,
         "dtype": model_args.dtype,
     }
     training_args.model_init_kwargs = init | (training_args.model_init_kwargs or {})
-    data, unparsable = _load_splits(script_args, training_args, mixture_args)
+    with Limits.of(training_args).in_force():
+        data, unparsable = _load_splits(script_args, training_args, mixture_args)
     try:
         trainer = MallowsPOTrainer(
             model=model_args.model_name_or_path,

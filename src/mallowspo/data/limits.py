@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +46,24 @@ class Limits:
         """Take the limits from a command's options, which have them under the same names."""
         return cls(**{name: getattr(options, name) for name in cls.__dataclass_fields__})
 
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Let every table that is read inside the block keep to these limits where it is given no others."""
+        before = _in_force.set(self)
+        try:
+            yield
+        finally:
+            _in_force.reset(before)
+
+    @staticmethod
+    def current() -> Limits:
+        """Give the limits in force: those of the block around, else the defaults."""
+        return _in_force.get() or Limits()
+
     @property
     def line_bytes(self) -> int:
         """`max_line_mb` in bytes."""
         return self.max_line_mb * 1024 * 1024
+
+
+_in_force: ContextVar[Limits | None] = ContextVar("limits", default=None)

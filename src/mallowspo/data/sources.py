@@ -75,7 +75,7 @@ def load_preferences(
         name: The configuration of a hub data set.
         streaming: Not supported: the dispersion of a data set is calibrated on all of it.
         invalid_rows: `error` raises on lines that cannot be parsed, `drop` leaves them out and reports them.
-        limits: What a row may cost; None for the defaults.
+        limits: What a row may cost; None for those in force.
 
     Returns:
         The rows and the dropped lines.
@@ -100,7 +100,7 @@ def load_preferences(
         raise InputError(f"dataset configuration: got {name!r}, but {path} is local and has no configurations")
     if is_saved(path):
         return LoadedData(from_saved(path, split))
-    return _collected(_files(path, split), path, limits or Limits(), invalid_rows)
+    return _collected(_files(path, split), path, limits or Limits.current(), invalid_rows)
 
 
 def is_saved(path: Path) -> bool:
@@ -252,7 +252,7 @@ def stream_rows(
         source: What `load_preferences` takes: a file, a folder with one file per split, a directory saved by
             `datasets`, or a hub name.
         split: The split. A single file has only `train`.
-        limits: What a row may cost; None for the defaults.
+        limits: What a row may cost; None for those in force.
         quiet: Do not name the columns that are left out, for the source was read before.
 
     Yields:
@@ -275,7 +275,7 @@ def stream_rows(
         yield from _rows_of(from_saved(path, split))
     else:
         files = _files(path, split)
-        for file, piece in _pieces(files, str(path), limits or Limits(), quiet=quiet):
+        for file, piece in _pieces(files, str(path), limits or Limits.current(), quiet=quiet):
             yield from piece if isinstance(piece, list) else _rows_of_table(piece, csv=".csv" in suffix(file))
 
 

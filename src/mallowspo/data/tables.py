@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
-__all__ = ["TableBuilder", "is_json_feature"]
+__all__ = ["TableBuilder", "is_json_feature", "parquet_table"]
 
 
 def is_json_feature(feature: Any) -> bool:
@@ -157,6 +157,33 @@ def _one_type(chunks: list[pa.Array | list[Any]]) -> pa.ChunkedArray:
     as_list = all(isinstance(value, list) for chunk in lists for value in chunk if value is not None)
     encoded = [_json_lists(chunk) if as_list else _json_array(chunk) for chunk in lists]
     return pa.chunked_array(encoded)
+
+
+def parquet_table(table: pa.Table) -> pa.Table:
+    """Give a table that a parquet file can hold: columns with an object without keys become JSON text.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> parquet_table(pa.table({"tools": [[{"name": "f", "parameters": {}}]]})).to_pylist()
+        [{'tools': '[{"name": "f", "parameters": {}}]'}]
+    """
+    import pyarrow as pa
+
+    for place, column in enumerate(table.schema):
+        if _holds_empty(column.type):
+            values = table.column(place).to_pylist()
+            texts = [None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in values]
+            table = table.set_column(place, column.name, pa.array(texts, type=pa.string()))
+    return table
+
+
+def _holds_empty(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return kind.num_fields == 0 or any(_holds_empty(field.type) for field in kind)
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return is_list and _holds_empty(kind.value_type)
 
 
 def _json_array(values: Sequence[Any]) -> pa.Array:

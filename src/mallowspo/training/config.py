@@ -71,6 +71,9 @@ class MallowsPOConfig(DPOConfig):
         reference_store: A folder written by `mallowspo reference`.
         share_prompts: One copy of the prompt for all of its responses; None: where the model and the run support it.
         displacement_alarm: Nats per token that chosen responses may lose on the reference before the log warns.
+        max_line_mb: MiB that a line, or a row of a CSV file, may have before it is taken for a mistake.
+        max_nesting: Levels of lists and objects in a value of the data.
+        max_columns: Different columns that all rows together may have.
         invalid_rows: What to do with rows that cannot be trained on: stop (`error`), or count, name and `drop` them.
 
     Example:
@@ -129,6 +132,9 @@ class MallowsPOConfig(DPOConfig):
     invalid_rows: str = field(
         default="error", metadata=_help("What to do with rows that cannot be trained on.", INVALID_ROWS)
     )
+    max_line_mb: int = field(default=64, metadata=_help("MiB that a line of the data may have."))
+    max_nesting: int = field(default=64, metadata=_help("Levels of lists and objects in a value of the data."))
+    max_columns: int = field(default=1_000, metadata=_help("Different columns that all rows may have."))
 
     def __post_init__(self) -> None:
         """Check our options against each other, then let TRL and transformers check theirs."""

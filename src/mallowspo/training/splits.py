@@ -20,7 +20,14 @@ from mallowspo.errors import InputError
 from mallowspo.training.config import MallowsPOConfig
 from mallowspo.training.row_weights import columns_read, raw_from_columns, unread_columns
 
-__all__ = ["PreparedSplit", "is_prepared", "pair_collator", "prepare_split", "preparing_tokenizer"]
+__all__ = [
+    "PreparedSplit",
+    "is_prepared",
+    "pair_collator",
+    "prepare_split",
+    "preparing_tokenizer",
+    "warn_of_other_layout",
+]
 
 logger = get_logger(__name__)
 
@@ -108,6 +115,21 @@ def preparing_tokenizer(model: Any, processing_class: Any, args: MallowsPOConfig
 def is_prepared(dataset: Any) -> bool:
     """Say whether a data set went through `prepare_split`; ids that it came with do not make it so."""
     return {LIST_COLUMN, *TOKEN_COLUMNS} <= set(dataset.column_names or ())
+
+
+def warn_of_other_layout(train: Any, other: Any, name: str) -> None:
+    """Say in the log where one split is text and the other messages: its losses are of another task.
+
+    Args:
+        train: The prepared training rows.
+        other: The prepared rows of another split.
+        name: The split.
+    """
+    if not len(train) or not len(other) or not {"prompt"} <= set(train.column_names) & set(other.column_names):
+        return
+    kinds = ["text" if isinstance(rows[0]["prompt"], str) else "lists of messages" for rows in (train, other)]
+    if kinds[0] != kinds[1]:
+        logger.warning(f"the {name} data are {kinds[1]}, the training data {kinds[0]}: bring both into one layout")
 
 
 def pair_collator(tokenizer: Any, args: MallowsPOConfig) -> PreferenceCollator:

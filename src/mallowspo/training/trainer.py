@@ -37,7 +37,14 @@ from mallowspo.training.row_weights import (
 )
 from mallowspo.training.scoring_path import ScoredPairs, ScoringPath, choose_scoring_path, largest_first
 from mallowspo.training.selection import selected_rows
-from mallowspo.training.splits import PreparedSplit, is_prepared, pair_collator, prepare_split, preparing_tokenizer
+from mallowspo.training.splits import (
+    PreparedSplit,
+    is_prepared,
+    pair_collator,
+    prepare_split,
+    preparing_tokenizer,
+    warn_of_other_layout,
+)
 from mallowspo.training.state_file import TrainingState, read_state, resumed_calibration, write_state
 
 __all__ = ["MallowsPOTrainer"]
@@ -138,6 +145,8 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         """Validate, tokenise and weigh one split; the first one fits the calibration."""
         split = prepare_split(dataset, tokenizer, self.settings, name)
         self.splits[name] = split
+        if name != "train" and "train" in self.splits:
+            warn_of_other_layout(self.splits["train"].dataset, split.dataset, name)
         if name == "train":
             refuse_other_store(split.dataset, tokenizer, self.settings)
         if split.raw_n is None:

@@ -19,6 +19,7 @@ from mallowspo.data.lint.kinds import KINDS
 from mallowspo.data.lint.ledger import Ledger
 from mallowspo.data.lint.run import CheckReport
 from mallowspo.data.sources import SourceRow, stream_rows
+from mallowspo.data.tables import parquet_table
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.files import atomic_path
 
@@ -192,7 +193,9 @@ class _ParquetRows:
             names = dict.fromkeys(name for row in self._rows for name in row)
             if schema is not None and set(names) - set(schema.names):
                 raise InputError("fix: the rows have differing columns, which parquet cannot hold; write .jsonl")
-            table = pa.Table.from_pylist([{n: row.get(n) for n in names} for row in self._rows], schema=schema)
+            rows = [{n: row.get(n) for n in names} for row in self._rows]
+            table = parquet_table(pa.Table.from_pylist(rows))
+            table = table if schema is None else table.cast(schema)
             if self._file is None:
                 self._file = pq.ParquetWriter(self._path, table.schema)
             self._file.write_table(table)
