@@ -4,13 +4,12 @@ import inspect
 
 import pytest
 import torch
-from datasets import Dataset
 from transformers import Trainer
 from trl import DPOTrainer
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
-from mallowspo.compat import TRLPreferenceTrainer, accelerate_launch_arguments, add_score_head, trl_tokenize
-from tiny import tiny_llama, tiny_tokenizer
+from mallowspo.compat import TRLPreferenceTrainer, accelerate_launch_arguments, add_score_head
+from tiny import tiny_llama
 
 
 def parameters(function):
@@ -107,16 +106,6 @@ def test_gathering_does_nothing_without_deepspeed():
 
     with gathered_parameters(torch.nn.Parameter(torch.ones(2)), None):
         pass
-
-
-def test_tokenisation_needs_nothing_of_a_trainer_but_its_tokenizer():
-    from types import SimpleNamespace
-
-    rows = Dataset.from_dict({"prompt": ["hello"], "chosen": [" you"], "rejected": [" no one"]})
-    args = SimpleNamespace(dataset_num_proc=None, max_length=64, truncation_mode="keep_start")
-    row = trl_tokenize(rows, tiny_tokenizer(), args, "train")[0]
-    assert row["chosen_ids"][-1] == row["rejected_ids"][-1] == tiny_tokenizer().eos_token_id
-    assert row["prompt_ids"][0] == tiny_tokenizer().bos_token_id
 
 
 def test_shipped_accelerate_configurations_are_found():

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -22,7 +21,7 @@ from trl import DPOTrainer
 from trl.kernels import ChunkedLogProbFunction
 from trl.models import prepare_deepspeed
 from trl.models.utils import disable_gradient_checkpointing
-from trl.trainer.utils import add_fused_lm_head, maybe_gather_lm_head_ctx, use_adapter
+from trl.trainer.utils import add_fused_lm_head, global_then_local_main_first, maybe_gather_lm_head_ctx, use_adapter
 
 __all__ = [
     "REFERENCE_OUTPUTS",
@@ -30,9 +29,9 @@ __all__ = [
     "accelerate_launch_arguments",
     "add_score_head",
     "gathered_parameters",
+    "main_process_first",
     "reference_model",
     "triton_response_head",
-    "trl_tokenize",
 ]
 
 # What the reference pass needs of the head: the log-probability for the loss, the entropy for the dispersion index.
@@ -41,23 +40,13 @@ REFERENCE_OUTPUTS = ("log_probs", "entropy")
 _VOCABULARY_TILE = 32768  # as TRL calls its kernel
 
 
-def trl_tokenize(dataset: Any, tokenizer: Any, args: Any, name: str) -> Any:
-    """Tokenise a preference dataset exactly as TRL's trainer would, before any model is loaded.
-
-    `DPOTrainer._prepare_dataset` reads nothing of the trainer but its tokenizer, so it can run without one.
-
-    Args:
-        dataset: A `datasets` dataset in one of TRL's four preference layouts.
-        tokenizer: The tokenizer; its EOS token is appended to responses that are not conversational.
-        args: An object with `dataset_num_proc`, `max_length` and `truncation_mode`.
-        name: Shown on the progress bar.
+def main_process_first() -> Any:
+    """Give a context in which the main process goes first, so that the others find its cache.
 
     Returns:
-        The dataset with `prompt_ids`, `chosen_ids` and `rejected_ids`, without the rows whose prompt fills
-        `max_length`.
+        A context manager.
     """
-    shim: Any = SimpleNamespace(_tokenizer=tokenizer)
-    return DPOTrainer._prepare_dataset(shim, dataset, tokenizer, args, name)
+    return global_then_local_main_first()
 
 
 def add_score_head(model: Any, outputs: tuple[str, ...] = REFERENCE_OUTPUTS) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from trl import extract_prompt
 
 from mallowspo.data.annotations import read_rankings, read_votes
+from mallowspo.data.blank import is_blank
 from mallowspo.data.problems import RowError, RowProblem, problem_table, settle
 from mallowspo.data.records import (
     PreferenceRow,
@@ -23,7 +24,7 @@ from mallowspo.data.records import (
 from mallowspo.errors import InputError
 
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
-SOLID = TEXT.filter(str.strip)
+SOLID = TEXT.filter(lambda text: not is_blank(text))
 
 
 def user(text):
@@ -59,7 +60,7 @@ def test_implicit_text_is_split_as_trl_splits_it(chosen, rejected):
             found = extract_prompt(mapping)
         except (UnboundLocalError, IndexError):
             return
-        blank = [not value.strip() for value in found.values()]
+        blank = [is_blank(value) for value in found.values()]
         assert any(blank) or chosen == rejected or chosen[:1] != rejected[:1], error
         return
     assert extract_prompt(mapping) == dict(
@@ -71,7 +72,7 @@ def test_implicit_text_is_split_as_trl_splits_it(chosen, rejected):
 def test_long_shared_beginnings_are_split_as_trl_splits_them(prompt, chosen, rejected):
     mapping = {"chosen": prompt + chosen, "rejected": prompt + rejected}
     expected = extract_prompt(mapping)
-    if not all(value.strip() for value in expected.values()) or chosen == rejected:
+    if any(is_blank(value) for value in expected.values()) or chosen == rejected:
         return
     row = row_from_columns(mapping, 0)
     assert expected == {"prompt": row.prompt, "chosen": row.responses[0], "rejected": row.responses[1]}

@@ -272,11 +272,10 @@ def test_folder_without_data(tmp_path):
         load_preferences(tmp_path)
 
 
-def test_files_of_a_split_that_do_not_fit_together(tmp_path):
+def test_files_of_a_split_with_other_types_keep_their_values(tmp_path):
     for number, chosen in enumerate(("a", 3)):
         write(tmp_path / f"train-0000{number}-of-00002.jsonl", [{"prompt": "p", "chosen": chosen, "rejected": "b"}])
-    with pytest.raises(InputError, match=r"the files of split 'train' differ .*train-00000-of-00002\.jsonl, train"):
-        load_preferences(tmp_path)
+    assert load_preferences(tmp_path).dataset["chosen"][:] == ["a", 3]
 
 
 def test_saved_dataset_dict(tmp_path):
@@ -303,10 +302,14 @@ def test_a_missing_file_is_never_asked_of_the_hub(source, monkeypatch):
         load_preferences(source)
 
 
-def test_missing_file_lists_what_is_there(tmp_path):
+def test_a_missing_file_is_answered_by_names_like_it(tmp_path):
     write(tmp_path / "pairs.jsonl", ROWS)
-    with pytest.raises(InputError, match=r"holds pairs\.jsonl"):
+    for name in ("photo.png", "notes.txt"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(InputError, match=r"did you mean pairs\.jsonl\?$"):
         load_preferences(tmp_path / "pair.jsonl")
+    with pytest.raises(InputError, match=r"holds pairs\.jsonl$"):
+        load_preferences(tmp_path / "train.csv")
     with pytest.raises(InputError, match="no folder .* either"):
         load_preferences(tmp_path / "nowhere" / "pair.jsonl")
 

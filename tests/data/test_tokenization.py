@@ -9,6 +9,7 @@ import pytest
 from datasets import Dataset, concatenate_datasets, load_dataset
 from trl import DPOConfig, DPOTrainer
 
+from mallowspo.data.records import LIST_COLUMN
 from mallowspo.data.sources import load_preferences
 from mallowspo.data.tokenization import tokenize_pairs
 from mallowspo.data.validation import validate_rows
@@ -219,7 +220,7 @@ def test_prompt_id_is_the_prompts_own():
 
 def test_sound_tokenised_rows_pass_untouched():
     columns = {"prompt_ids": [[1, 2], [1, 2]], "chosen_ids": [[3, 4], [5]], "rejected_ids": [[7, 4], [6]]}
-    named = Dataset.from_dict({**columns, "prompt_id": ["x", "x"], "row_index": [4, 7]})
+    named = Dataset.from_dict({**columns, "prompt_id": ["x", "x"], "row_index": [4, 7], LIST_COLUMN: [4, 7]})
     found = tokenize_pairs(named, None, max_length=3)
     assert found.dataset is named
     assert (found.truncated_chosen, found.truncated_rejected) == (1, 1)

@@ -9,6 +9,7 @@ import pytest
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from trl import extract_prompt
 
+from mallowspo.data.records import LIST_COLUMN
 from mallowspo.data.sources import load_preferences
 from mallowspo.data.validation import require_dataset, validate_rows
 from mallowspo.errors import InputError
@@ -91,7 +92,7 @@ def test_row_numbers_survive_lines_that_were_dropped(tmp_path):
     assert list(again.dataset) == list(found.dataset)
 
 
-@pytest.mark.parametrize("numbers", [["a", "b"], [-1, 0], [None, 1], [0.5, 1.0]])
+@pytest.mark.parametrize("numbers", [["a", "b"], [-1, 0], [None, 1], [0.5, 1.0], [7, 7]])
 def test_a_row_index_that_numbers_nothing_is_replaced(numbers):
     dataset = Dataset.from_list([GOOD, GOOD]).add_column("row_index", numbers)
     assert validate_rows(dataset).dataset["row_index"][:] == [0, 1]
@@ -330,6 +331,8 @@ def test_ranked_rows_become_pairs():
         ("q", "d", "e", 1, "y"),
     ]
     assert found.dataset["rankings"][0] == [[2, 1, 3], [1, 2, 3]]
+    assert found.dataset[LIST_COLUMN][:] == [0, 0, 1, 1]
+    assert list(validate_rows(found.dataset, columns=()).dataset) == list(found.dataset)
     assert [(p.row_index, p.kind) for p in found.problems] == [(2, "no_preference")]
 
 
@@ -339,6 +342,7 @@ IDS = {"prompt_ids": [[1]] * 4, "chosen_ids": [[2]] * 4, "rejected_ids": [[3]] *
 def test_sound_tokenised_rows_pass_untouched():
     sound = {
         "row_index": [4, 4, 5, 6],
+        LIST_COLUMN: [4, 4, 5, 6],
         "votes": [[2.0, 1.0, 0.0]] * 4,
         "rankings": [[[1, 2, 3], [2, 1, 3]]] * 4,  # of all three responses of a ranked row
         "weight": [1.0] * 4,

@@ -36,8 +36,12 @@ def check(
         0.9, "--near_duplicate_threshold", help="Similarity in (0, 1] from which two responses are near-identical."
     ),
     html: bool = typer.Option(False, "--html", help="Write check.html as well."),
+    max_line_mb: int = typer.Option(64, "--max_line_mb", help="MiB that a line, or a row of a CSV file, may have."),
+    max_nesting: int = typer.Option(64, "--max_nesting", help="Levels of lists and objects in a value."),
+    max_columns: int = typer.Option(1000, "--max_columns", help="Different columns of all rows together."),
 ) -> None:
     """Find what is wrong with preference data before training: exit code 0 clean, 1 errors found, 2 bad input."""
+    from mallowspo.data.limits import Limits
     from mallowspo.data.lint import CheckSettings, check_preferences, write_cleaned
     from mallowspo.data.lint.cleaning import check_output
     from mallowspo.data.lint.tokens import end_token_ids
@@ -52,6 +56,7 @@ def check(
         split=split,
         eval_split="test" if eval_data is not None and Path(eval_data).is_dir() else "train",
         near_duplicate_threshold=near_duplicate_threshold,
+        limits=Limits(max_line_mb=max_line_mb, max_nesting=max_nesting, max_columns=max_columns),
     )
     if fix is not None:
         check_output(fix, data)

@@ -65,6 +65,9 @@ _FitDraws = Annotated[
 _Beta = Annotated[float, typer.Option("--beta", help="The beta that you will train with.")]
 _Level = Annotated[float, typer.Option("--level", help="Coverage of the intervals.")]
 _Seed = Annotated[int, typer.Option("--seed", help="Of every random draw.")]
+_MaxLineMb = Annotated[int, typer.Option("--max_line_mb", help="MiB that a line, or a row of a CSV file, may have.")]
+_MaxNesting = Annotated[int, typer.Option("--max_nesting", help="Levels of lists and objects in a value.")]
+_MaxColumns = Annotated[int, typer.Option("--max_columns", help="Different columns of all rows together.")]
 
 
 def dispersion(
@@ -94,6 +97,9 @@ def dispersion(
     beta: _Beta = 0.1,
     level: _Level = 0.95,
     seed: _Seed = 0,
+    max_line_mb: _MaxLineMb = 64,
+    max_nesting: _MaxNesting = 64,
+    max_columns: _MaxColumns = 1_000,
 ) -> None:
     """Say how much people agree on each prompt, what the weights will do, and whether model and people agree.
 
@@ -103,6 +109,7 @@ def dispersion(
     """
     given = dict(locals())
     from mallowspo.cli.dispersion_run import DispersionRequest, run_dispersion
+    from mallowspo.data.limits import Limits
     from mallowspo.dispersion.settings import DispersionSettings
     from mallowspo.experiments.quickstart import progress_bar
 
@@ -112,7 +119,7 @@ def dispersion(
         **{item.name: given[item.name] for item in fields(DispersionSettings) if given.get(item.name) is not None}
     )
     request = DispersionRequest(**{item.name: given[item.name] for item in fields(DispersionRequest)})
-    with progress_bar() as progress:
+    with Limits(max_line_mb, max_nesting, max_columns).in_force(), progress_bar() as progress:
         summary = run_dispersion(request, settings, progress=progress)
     _show(summary, output_dir)
 

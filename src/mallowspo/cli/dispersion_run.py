@@ -298,6 +298,8 @@ def _write_table(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from mallowspo.data.tables import parquet_table
+
     table: pa.Table = pa.table({name: pa.array(values) for name, values in columns.items()})
     if main == "reference":
         for opinion in opinions:
@@ -310,4 +312,4 @@ def _write_table(
         for name in words.column_names:
             table = table.append_column(name, words.column(name))
     with atomic_path(path) as beside:
-        pq.write_table(table, beside, compression="zstd")
+        pq.write_table(parquet_table(table), beside, compression="zstd")

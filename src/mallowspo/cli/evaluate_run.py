@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mallowspo.cli.evaluate_options import DEFAULT_JUDGE_PARAMETERS, EvaluateOptions, Source, source_of
+from mallowspo.data.blank import is_blank
 from mallowspo.errors import InputError
 from mallowspo.files import write_json
 from mallowspo.versions import library_versions
@@ -309,7 +310,7 @@ def _side(source: Source, answers: Answers) -> dict[str, Any]:
         "mean_characters": sum(map(len, answers.texts)) / len(answers.texts),
         "mean_tokens": sum(tokens) / len(tokens) if tokens else None,
         "cut": 1 - sum(ended) / len(ended) if ended else None,
-        "empty": sum(not text.strip() for text in answers.texts),
+        "empty": sum(is_blank(text) for text in answers.texts),
         "generated_now": answers.generated,
         "prompt_format": None if answers.chat is None else "chat" if answers.chat else "text",
     }

@@ -142,6 +142,9 @@ _ExportTrl = Annotated[
         "--export_trl", help="Also write the data with TRL's ref_chosen_logps and ref_rejected_logps columns."
     ),
 ]
+_MaxLineMb = Annotated[int, typer.Option("--max_line_mb", help="MiB that a line, or a row of a CSV file, may have.")]
+_MaxNesting = Annotated[int, typer.Option("--max_nesting", help="Levels of lists and objects in a value.")]
+_MaxColumns = Annotated[int, typer.Option("--max_columns", help="Different columns of all rows together.")]
 _ListStores = Annotated[
     bool,
     typer.Option("--ls", help="List the stores below output_dir, or in the cache."),
@@ -185,6 +188,9 @@ def reference(
     use_cpu: _UseCpu = False,
     num_processes: _NumProcesses = 1,
     export_trl: _ExportTrl = None,
+    max_line_mb: _MaxLineMb = 64,
+    max_nesting: _MaxNesting = 64,
+    max_columns: _MaxColumns = 1_000,
     list_stores: _ListStores = False,
     verify: _Verify = False,
     remove: _Remove = False,
@@ -210,6 +216,7 @@ def reference(
             raise InputError(f"{name}: it is missing; see `mallowspo reference --help`")
     from mallowspo.cli.reference_run import ReferenceOptions, make_store, relaunch
     from mallowspo.cli.signals import is_first_process
+    from mallowspo.data.limits import Limits
 
     if max_length < 0:
         raise InputError(f"max_length: got {max_length}, expected a number of tokens, or 0 for all")
@@ -219,7 +226,8 @@ def reference(
     if num_processes > 1 and "LOCAL_RANK" not in os.environ:
         raise typer.Exit(relaunch(num_processes, _command_line(context)))
     try:
-        make_store(options)
+        with Limits(max_line_mb, max_nesting, max_columns).in_force():
+            make_store(options)
     except InputError:
         if is_first_process():
             raise

@@ -181,21 +181,28 @@ def make_store(options: ReferenceOptions) -> WriteResult:
 
 
 def export_for_trl(rows: datasets.Dataset, store: ReferenceStore, path: Path) -> None:
-    """Write the tokenised data with the columns that plain TRL reads: `ref_chosen_logps` and `ref_rejected_logps`.
+    """Write the data with the columns that plain TRL reads: `ref_chosen_logps` and `ref_rejected_logps`.
 
     Args:
         rows: The tokenised rows that the store was made from.
         store: Their scores.
         path: Ends in `.parquet` or `.jsonl`.
     """
+    import pyarrow.parquet as pq
+
+    from mallowspo.data.records import LIST_COLUMN, TOKEN_COLUMNS
+    from mallowspo.data.tables import parquet_table
     from mallowspo.files import atomic_path
 
+    # TRL makes the ids anew from the text; ids without a text beside them are all there is.
+    if {"prompt", "chosen", "rejected"} <= set(rows.column_names):
+        rows = rows.remove_columns([n for n in (*TOKEN_COLUMNS, LIST_COLUMN, "row_index") if n in rows.column_names])
     scores = store.read().scores
     for side, name in enumerate(("ref_chosen_logps", "ref_rejected_logps")):
         rows = rows.add_column(name, scores.logp_nk[:, side].copy())
     with atomic_path(path) as beside:
         if path.suffix == ".parquet":
-            rows.to_parquet(str(beside))
+            pq.write_table(parquet_table(rows.with_format("arrow")[:]), str(beside))
         else:
             rows.to_json(str(beside))
 

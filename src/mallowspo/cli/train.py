@@ -147,6 +147,7 @@ def _train(script_args: Any, training_args: Any, model_args: Any, mixture_args: 
     from trl import get_peft_config, get_quantization_config
 
     from mallowspo.cli.run_record import write_run_record
+    from mallowspo.data.limits import Limits
     from mallowspo.loading import loading
     from mallowspo.training import MallowsPOTrainer
 
@@ -157,7 +158,8 @@ def _train(script_args: Any, training_args: Any, model_args: Any, mixture_args: 
         "dtype": model_args.dtype,
     }
     training_args.model_init_kwargs = init | (training_args.model_init_kwargs or {})
-    data, unparsable = _load_splits(script_args, training_args, mixture_args)
+    with Limits.of(training_args).in_force():
+        data, unparsable = _load_splits(script_args, training_args, mixture_args)
     with loading("model_name_or_path", model_args.model_name_or_path, also_ours=True):
         trainer = MallowsPOTrainer(
             model=model_args.model_name_or_path,

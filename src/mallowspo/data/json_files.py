@@ -1,4 +1,4 @@
-"""Read JSON lines and JSON arrays in bounded chunks, and name every line that cannot be read."""
+"""Read JSON lines and JSON arrays row by row; a line that cannot be read is a row with a problem."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
-from mallowspo.data.problems import RowProblem, settle
-from mallowspo.data.tables import TableBuilder
+from mallowspo.data.batches import NEEDED_COLUMNS, ColumnGate, SourceRow
+from mallowspo.data.limits import Limits
 from mallowspo.errors import InputError
 from mallowspo.files import parse_json
 
-if TYPE_CHECKING:
-    import datasets
-
-__all__ = ["open_bytes", "read_json", "read_json_lines", "unreadable_as_input_error"]
+__all__ = ["holds_array", "json_array", "json_lines", "open_bytes", "unreadable_as_input_error"]
 
 # Arrow counts the bytes of a text column in 31 bits, so a chunk is bounded by bytes as well as by rows.
-_CHUNK_ROWS = 10_000
+_CHUNK_ROWS = 1_000
 _CHUNK_BYTES = 64 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
+# Text packs to a tenth, markup to a fiftieth of its size.
+_PACKED = 100
 
 
 def open_bytes(path: Path) -> BinaryIO:
     """Open a file for reading bytes, unpacking it where its name ends in `.gz`."""
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
 @contextmanager
@@ -44,101 +44,154 @@ def unreadable_as_input_error(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
+def json_lines(path: Path, gate: ColumnGate, limits: Limits, first: int) -> Iterator[list[SourceRow]]:
+    """Read one JSON object per line, in chunks; blank lines are skipped, but count.
+
+    Args:
+        path: A text file in UTF-8, packed with gzip where its name ends in `.gz`.
+        gate: Hears of every column.
+        limits: How long a line may be, and how deep a value.
+        first: The number of the first line.
+
+    Yields:
+        Rows; one that cannot be read has a problem and no values.
+
+    Raises:
+        InputError: The file cannot be opened or unpacked, or a limit is passed.
+    """
+    rows: list[SourceRow] = []
+    size = 0
+    with unreadable_as_input_error(path), open_bytes(path) as stream:
+        for offset, line in enumerate(iter(lambda: stream.readline(limits.line_bytes + 1), b"")):
+            if len(line) > limits.line_bytes:
+                raise InputError(
+                    f"{path}: line {offset + 1:,} has more than {limits.max_line_mb:,} MiB; is it one object per "
+                    "line? Raise max_line_mb if it is"
+                )
+            raw = (line.removeprefix(_BOM) if offset == 0 else line).strip()
+            if not raw:
+                continue
+            rows.append(_parsed(first + offset, raw, gate, limits))
+            size += len(raw)
+            if len(rows) >= _CHUNK_ROWS or size >= _CHUNK_BYTES:
+                yield rows
+                rows, size = [], 0
+    if rows:
+        yield rows
+
+
+def _parsed(index: int, raw: bytes, gate: ColumnGate, limits: Limits) -> SourceRow:
+    try:
+        value = parse_json(raw.decode("utf-8"), parse_int=_integer)
+    except UnicodeDecodeError as error:
+        found = f"not UTF-8: byte {error.start + 1} is 0x{raw[error.start]:02x}"
+        return SourceRow(index, None, found, kind="not_utf8")
+    except json.JSONDecodeError as error:
+        return SourceRow(index, None, f"not valid JSON: {error.msg} at character {error.pos + 1}")
+    except ValueError as error:
+        return SourceRow(index, None, str(error))
+    nested = raw.count(b"[") + raw.count(b"{") > limits.max_nesting
+    return _row(index, value, gate, limits, escapes=b"\\u" in raw, nested=nested)
+
+
 def _integer(text: str) -> int | float:
     """Parse an integer; one beyond 64 bits becomes a float, since no column can hold it."""
     value = int(text) if len(text) < 4000 else float(text)
     return value if abs(value) < 2**63 else float(text)
 
 
-def _parse(raw: bytes | str) -> dict[str, Any]:
-    """Parse one JSON object. Raises `ValueError` saying what is wrong, for a person."""
-    try:
-        value = parse_json(raw, parse_int=_integer)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON: {error.msg} at character {error.pos + 1}") from error
-    return _checked_object(value, escapes=b"\\u" in raw if isinstance(raw, bytes) else "\\u" in raw)
-
-
-def _checked_object(value: Any, *, escapes: bool) -> dict[str, Any]:
+def _row(index: int, value: Any, gate: ColumnGate, limits: Limits, *, escapes: bool, nested: bool) -> SourceRow:
+    """Make a row of a parsed value; a column that nobody needs is mended or left out where it cannot be kept."""
     if not isinstance(value, dict):
         names = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "true or false"}
         found = names.get(type(value), "null")
-        raise ValueError(f'expected an object such as {{"prompt": …}}, found {found}')
-    if escapes:
-        # JSON can spell half a surrogate pair, which no text column can hold.
+        return SourceRow(index, None, f'expected an object such as {{"prompt": …}}, found {found}')
+    value.pop("row_index", None)
+    if nested:
+        for name in [name for name, item in value.items() if _is_deep(item, limits.max_nesting)]:
+            if name in NEEDED_COLUMNS:
+                why = f"{name} is nested more than {limits.max_nesting} deep; flatten it, or raise max_nesting"
+                return SourceRow(index, None, why, kind="nested_too_deeply")
+            gate.leave_out(name, f"row {index + 1:,} nests it more than {limits.max_nesting} deep (max_nesting)")
+            del value[name]
+    problem = _mend_surrogates(value) if escapes else ""
+    gate.see(value)
+    return SourceRow(index, value, problem)
+
+
+def _is_deep(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, dict | list)
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return any(isinstance(item, dict | list) for item in level)
+
+
+def _mend_surrogates(values: dict[str, Any]) -> str:
+    """Replace half surrogate pairs, which JSON can spell and no column can hold; those of a needed column are told."""
+    problem = ""
+    for name in list(values):
+        text = json.dumps([name, values[name]], ensure_ascii=False)
         try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise ValueError("a \\u escape is half of a surrogate pair") from error
-    return value
+            text.encode()
+        except UnicodeEncodeError:
+            if name in NEEDED_COLUMNS:
+                problem = f"{name}: a \\u escape is half of a surrogate pair"
+                continue
+            del values[name]
+            mended, values_of = json.loads(text.encode("utf-8", "replace"))
+            values[mended] = values_of
+    return problem
 
 
-def read_json_lines(path: Path, *, invalid_rows: str) -> tuple[datasets.Dataset, tuple[RowProblem, ...]]:
-    """Read one JSON object per line; blank lines are skipped.
-
-    Args:
-        path: A text file in UTF-8, packed with gzip where its name ends in `.gz`.
-        invalid_rows: `error` raises on lines that cannot be parsed, `drop` leaves them out.
-
-    Returns:
-        The rows, with the column `row_index` (line number less one), and the lines that were left out.
+def holds_array(path: Path) -> bool:
+    """Say whether a `.json` file is one array of objects, and not one object per line.
 
     Raises:
-        InputError: See `invalid_rows`; also an empty file, another encoding, broken compression.
-    """
-    builder = TableBuilder()
-    rows: list[dict[str, Any]] = []
-    problems: list[RowProblem] = []
-    read = 0
-    size = 0
-    with unreadable_as_input_error(path), open_bytes(path) as stream:
-        for index, line in enumerate(stream):
-            raw = (line[len(_BOM) :] if index == 0 and line.startswith(_BOM) else line).strip()
-            if not raw:
-                continue
-            read += 1
-            try:
-                row = _parse(_utf8(raw, path, index + 1))
-            except InputError:
-                raise
-            except ValueError as error:
-                problems.append(RowProblem(index, "unreadable_line", f"line {index + 1:,}: {error}"))
-                continue
-            rows.append({**row, "row_index": index})
-            size += len(raw)
-            if len(rows) >= _CHUNK_ROWS or size >= _CHUNK_BYTES:
-                builder.append_rows(rows)
-                rows, size = [], 0
-    builder.append_rows(rows)
-    settle(problems, read, len(builder), invalid_rows=invalid_rows, source=str(path), remedy="Mend these lines")
-    return builder.finish(), tuple(problems)
-
-
-def _utf8(raw: bytes, path: Path, line: int) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: line {line:,} is not UTF-8 (byte {error.start + 1} is 0x{raw[error.start]:02x}); "
-            "convert the file first, for instance with `iconv -f LATIN1 -t UTF-8`"
-        ) from error
-
-
-def read_json(path: Path, *, invalid_rows: str) -> tuple[datasets.Dataset, tuple[RowProblem, ...]]:
-    """Read a `.json` file: an array of objects, or one object per line.
-
-    Args and errors as in `read_json_lines`; in an array, `row_index` is the element's position.
+        InputError: It is a single object over several lines, which is no data set.
     """
     with unreadable_as_input_error(path), open_bytes(path) as stream:
-        start = stream.read(4096).removeprefix(_BOM).lstrip()
-        if not start.startswith(b"["):
-            if not _is_one_object(path):
-                return read_json_lines(path, invalid_rows=invalid_rows)
-            raise InputError(
-                f"{path}: the file is one JSON object; expected an array of objects, or one object per line"
-            )
+        start = stream.read(4096)
+        if start.removeprefix(_BOM).lstrip().startswith(b"["):
+            return True
         stream.seek(0)
-        raw = stream.read()
+        lines = [line for line in (stream.readline(1 << 20) for _ in range(2)) if line.strip()]
+        if len(lines) == 2 and not _is_json(lines[0].removeprefix(_BOM)):
+            whole = (lines[0] + lines[1] + stream.read(1 << 24)).removeprefix(_BOM)
+            if _is_json(whole):
+                raise InputError(
+                    f"{path}: the file is one JSON object; expected an array of objects, or one object per line"
+                )
+    return False
+
+
+def _is_json(raw: bytes) -> bool:
+    try:
+        parse_json(raw)
+    except ValueError:
+        return False
+    return True
+
+
+def json_array(path: Path, gate: ColumnGate, limits: Limits, first: int) -> Iterator[list[SourceRow]]:
+    """Read a `.json` file that is an array of objects; it can only be parsed whole.
+
+    Args and errors as in `json_lines`; the number of a row is the element's position.
+    """
+    most = max(limits.line_bytes, _PACKED * path.stat().st_size)
+    with unreadable_as_input_error(path), open_bytes(path) as stream:
+        raw = stream.read(most + 1)
+    if len(raw) > most:
+        raise InputError(
+            f"{path}: it unpacks to more than {_PACKED} times its size and {limits.max_line_mb:,} MiB; raise "
+            "max_line_mb, or write one object per line"
+        )
     try:
         elements = parse_json(raw.decode("utf-8-sig"), parse_int=_integer)
     except UnicodeDecodeError as error:
@@ -147,44 +200,10 @@ def read_json(path: Path, *, invalid_rows: str) -> tuple[datasets.Dataset, tuple
         raise InputError(f"{path}: line {error.lineno:,}, column {error.colno}: {error.msg}") from error
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
-    return _from_elements(elements, path, escapes=b"\\u" in raw, invalid_rows=invalid_rows)
-
-
-def _from_elements(
-    elements: list[Any], path: Path, *, escapes: bool, invalid_rows: str
-) -> tuple[datasets.Dataset, tuple[RowProblem, ...]]:
-    builder = TableBuilder()
-    problems = []
-    for first in range(0, len(elements), _CHUNK_ROWS):
-        rows = []
-        for index, value in enumerate(elements[first : first + _CHUNK_ROWS], first):
-            try:
-                rows.append({**_checked_object(value, escapes=escapes), "row_index": index})
-            except ValueError as error:
-                problems.append(RowProblem(index, "unreadable_line", f"element {index + 1:,}: {error}"))
-        builder.append_rows(rows)
-    settle(
-        problems,
-        len(elements),
-        len(builder),
-        invalid_rows=invalid_rows,
-        source=str(path),
-        remedy="Mend these elements",
-    )
-    return builder.finish(), tuple(problems)
-
-
-def _is_one_object(path: Path) -> bool:
-    """Say whether the file holds a single object over several lines, which is not a data set."""
-    with open_bytes(path) as stream:
-        lines = [line for line in (stream.readline() for _ in range(2)) if line.strip()]
-        if len(lines) < 2:
-            return False
-        try:
-            parse_json(lines[0].removeprefix(_BOM))
-        except ValueError:
-            try:
-                return isinstance(parse_json((lines[0] + lines[1] + stream.read()).removeprefix(_BOM)), dict)
-            except ValueError:
-                return False
-    return False
+    escapes = b"\\u" in raw
+    for start in range(0, len(elements), _CHUNK_ROWS):
+        chunk = elements[start : start + _CHUNK_ROWS]
+        rows = (
+            _row(first + start + i, each, gate, limits, escapes=escapes, nested=True) for i, each in enumerate(chunk)
+        )
+        yield [replace(row, unit="element") for row in rows]

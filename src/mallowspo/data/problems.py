@@ -110,9 +110,10 @@ def settle(
     if total == 0:
         raise InputError(f"{source}: there are no rows")
     if problems and invalid_rows == "error":
+        drop = ", or leave them out with `invalid_rows: drop`" if left else ""  # nothing would be left
         raise InputError(
             f"{source}: {total - left:,} of {total:,} rows cannot be used\n{problem_table(problems, total)}\n"
-            f"{remedy}, or leave them out with `invalid_rows: drop`."
+            f"{remedy}{drop}."
         )
     if left == 0:
         raise InputError(f"{source}: none of the {total:,} rows can be used\n{problem_table(problems, total)}")

@@ -14,13 +14,17 @@ from itertools import combinations
 from typing import Any
 
 from mallowspo.data.annotations import OPTIONAL_COLUMNS, read_annotations
+from mallowspo.data.blank import blank_messages, content_text, is_blank
 from mallowspo.data.problems import RowError
 
 __all__ = [
+    "LIST_COLUMN",
     "OPTIONAL_COLUMNS",
+    "RESERVED_COLUMNS",
     "TOKEN_COLUMNS",
     "PreferenceRow",
     "TokenizedRow",
+    "is_tokenized",
     "prompt_id_of_ids",
     "prompt_id_of_text",
     "row_from_columns",
@@ -28,6 +32,20 @@ __all__ = [
 
 TOKEN_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 """The columns of a data set that has been tokenised."""
+
+LIST_COLUMN = "__mallowspo_list__"
+"""Which row a pair was made from: pairs of one ranked list have the same. No data set has a column of this name but
+ours, so it also marks rows that were validated here."""
+
+RESERVED_COLUMNS = frozenset(
+    {"dispersion_raw", "dispersion_index", "__position__"}
+    | {
+        f"ref_{side}_{kind}"
+        for side in ("chosen", "rejected")
+        for kind in ("logps", "entropy", "length", "first_entropy", "divergent_entropy")
+    }
+)
+"""Columns that are computed here. What a data set holds under these names is another thing, and is left out."""
 
 Text = str | list[dict[str, Any]]
 """A prompt or a response: text, or a list of chat messages."""
@@ -118,6 +136,21 @@ class TokenizedRow:
         )
 
 
+def is_tokenized(columns: Collection[str]) -> bool:
+    """Say whether rows with these columns are token ids, and not text that has ids beside it.
+
+    TRL makes the ids of such text anew, since those beside it may be of any tokenizer; so it is done here, but for
+    rows that were tokenised here.
+
+    Example:
+        >>> is_tokenized(TOKEN_COLUMNS), is_tokenized([*TOKEN_COLUMNS, "chosen", "rejected"])
+        (True, False)
+    """
+    return set(TOKEN_COLUMNS) <= set(columns) and (
+        LIST_COLUMN in columns or not {"chosen", "rejected"} <= set(columns)
+    )
+
+
 def prompt_id_of_text(prompt: Text, context: Mapping[str, Any] | None = None) -> str:
     """Name a prompt by what it says: 32 hexadecimal digits.
 
@@ -136,7 +169,7 @@ def prompt_id_of_text(prompt: Text, context: Mapping[str, Any] | None = None) ->
     given = _without_none(dict(context or {}))
     if given:
         said.append(given)
-    text = json.dumps(said, ensure_ascii=False, sort_keys=True)
+    text = json.dumps(said, ensure_ascii=False, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -264,13 +297,13 @@ def _checked(
     prompt: Text, responses: tuple[Text, ...], names: Sequence[str], ranks: tuple[int, ...]
 ) -> tuple[Text, tuple[Text, ...], tuple[int, ...]]:
     if _is_blank(prompt):
-        raise RowError("empty_prompt", "prompt is empty")
+        raise RowError("empty_prompt", f"prompt is {_emptiness(prompt)}")
     _refuse_written_messages((prompt,), "prompt")
     for response, name in zip(responses, names, strict=True):
         if isinstance(response, str) != isinstance(prompt, str):
             raise RowError("mixed_layout", f"one of prompt and {name} is text, the other a list of messages")
         if _is_blank(response):
-            raise RowError("empty_response", f"{name} is empty")
+            raise RowError("empty_response", f"{name} is {_emptiness(response)}")
     return prompt, responses, ranks
 
 
@@ -285,13 +318,13 @@ def _refuse_written_messages(texts: Sequence[Text], name: str) -> None:
 
 
 def _is_blank(text: Text) -> bool:
-    if isinstance(text, str):
-        return not text.strip()
-    # A turn that only calls a tool says something, though its content is empty.
-    last = text[-1] if text else {}
-    return not (last.get("content") or last.get("tool_calls")) or (
-        isinstance(last.get("content"), str) and not last["content"].strip() and not last.get("tool_calls")
-    )
+    return is_blank(text) if isinstance(text, str) else blank_messages(text)
+
+
+def _emptiness(text: Text) -> str:
+    """Say whether there is nothing, or nothing that can be seen."""
+    shown = text if isinstance(text, str) else content_text(text[-1]) if text else ""
+    return f"blank, made of characters that nobody sees: {_excerpt(shown)}" if shown.strip() else "empty"
 
 
 def _text(value: Any, name: str) -> Text:
@@ -314,6 +347,8 @@ def _check_message(message: Any, name: str) -> None:
     if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
         if any(part.get("type") not in ("text", None) for part in content):
             raise RowError("malformed_messages", f"{name} holds a message that is not text; only text is supported")
+        if any(not isinstance(part.get("text"), str) for part in content):
+            raise RowError("malformed_messages", f"{name} holds a part of a message without text: {_excerpt(content)}")
     elif not (isinstance(content, str) or (content is None and message.get("tool_calls"))):
         raise RowError("malformed_messages", f"{name} holds a message without text: {_excerpt(message)}")
 

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mallowspo.data.json_files import open_bytes, read_json, read_json_lines, unreadable_as_input_error
+import numpy as np
+
+from mallowspo.data.arrow_files import csv_batches, csv_types, parquet_batches
+from mallowspo.data.batches import ColumnGate, SourceRow, TableBatch
+from mallowspo.data.json_files import holds_array, json_array, json_lines
+from mallowspo.data.limits import Limits
 from mallowspo.data.problems import RowProblem, check_invalid_rows, settle
+from mallowspo.data.tables import TableBuilder
 from mallowspo.errors import InputError
 
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["READERS", "LoadedData", "as_path", "from_saved", "load_preferences", "split_files", "suffix"]
+__all__ = [
+    "READERS",
+    "LoadedData",
+    "SourceRow",
+    "as_path",
+    "from_saved",
+    "is_saved",
+    "load_preferences",
+    "split_files",
+    "stream_rows",
+    "suffix",
+]
+
+_BATCH = 1_000
+_NUMBERS = ("weight", "margin", "dispersion")
 
 
 @dataclass(frozen=True)
@@ -40,6 +61,7 @@ def load_preferences(
     name: str | None = None,
     streaming: bool = False,
     invalid_rows: str = "error",
+    limits: Limits | None = None,
 ) -> LoadedData:
     """Load one split of a preference data set, in whatever form it is kept.
 
@@ -53,6 +75,7 @@ def load_preferences(
         name: The configuration of a hub data set.
         streaming: Not supported: the dispersion of a data set is calibrated on all of it.
         invalid_rows: `error` raises on lines that cannot be parsed, `drop` leaves them out and reports them.
+        limits: What a row may cost; None for those in force.
 
     Returns:
         The rows and the dropped lines.
@@ -72,17 +95,17 @@ def load_preferences(
         raise InputError("streaming: not supported, since the dispersion is calibrated on the whole data set")
     path = as_path(source)
     if path is None:
-        return _from_hub(str(source), split=split, name=name)
+        return LoadedData(_from_hub(str(source), split=split, name=name))
     if name is not None:
         raise InputError(f"dataset configuration: got {name!r}, but {path} is local and has no configurations")
-    if path.is_dir():
-        return _from_directory(path, split, invalid_rows)
-    if split != "train":
-        raise InputError(
-            f"split: got {split!r}, but {path} is a single file, which only has 'train'; "
-            f"give a folder with train{suffix(path)} and {split}{suffix(path)} to have both"
-        )
-    return _from_file(path, invalid_rows)
+    if is_saved(path):
+        return LoadedData(from_saved(path, split))
+    return _collected(_files(path, split), path, limits or Limits.current(), invalid_rows)
+
+
+def is_saved(path: Path) -> bool:
+    """Say whether this is a directory that `datasets` saved."""
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
 def as_path(source: str | os.PathLike[str]) -> Path | None:
@@ -119,13 +142,20 @@ def as_path(source: str | os.PathLike[str]) -> Path | None:
         return None
     if "://" in text:
         raise InputError(f"dataset: got {text!r}; download it and give the file's path")
+    raise InputError(f"dataset: there is no file or folder {text}; {_nearby(path)}")
+
+
+def _nearby(path: Path) -> str:
+    """Name what stands where a path leads that does not exist: what is spelt alike, else the data that is there."""
     parent = path.parent
-    if parent.is_dir():
-        near = sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))
-        there = f"{parent} holds {_listed(near)}" if near else f"{parent} is empty"
-    else:
-        there = f"there is no folder {parent} either"
-    raise InputError(f"dataset: there is no file or folder {text}; {there}")
+    if not parent.is_dir():
+        return f"there is no folder {parent} either"
+    names = sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))
+    alike = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
+    if alike:
+        return f"did you mean {' or '.join(alike)}?"
+    data = [name for name in names if suffix(Path(name)) in READERS]
+    return f"{parent} holds {_listed(data, 3)}" if data else f"{parent} holds no data file"
 
 
 def _listed(names: list[str], limit: int = 8) -> str:
@@ -144,117 +174,177 @@ def suffix(path: Path) -> str:
     return "".join(endings[-2:]) if endings[-1:] == [".gz"] else "".join(endings[-1:])
 
 
-def _from_file(path: Path, invalid_rows: str) -> LoadedData:
-    reader = READERS.get(suffix(path))
-    if reader is None:
-        raise InputError(f"dataset: {path} ends in {suffix(path)!r}, expected one of {', '.join(READERS)}")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty")
-    dataset, dropped = reader(path, invalid_rows=invalid_rows)
-    return LoadedData(dataset, dropped)
+def _no_such_split(path: Path, split: str, files: dict[str, list[Path]]) -> InputError:
+    found = _listed(sorted(entry.name for entry in path.iterdir())) if not files else ""
+    exists = f"it has {_listed(sorted(files))}" if files else f"it holds {found or 'nothing'}"
+    return InputError(
+        f"split: got {split!r}, but the folder {path} has no file for it ({exists}); "
+        f"expected a directory saved by `datasets`, or files such as {split}.jsonl or {split}.parquet"
+    )
 
 
-def _read_parquet(path: Path, *, invalid_rows: str) -> tuple[datasets.Dataset, tuple[RowProblem, ...]]:
-    import datasets
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from datasets.table import InMemoryTable
-
-    with unreadable_as_input_error(path):
-        try:
-            table = pq.read_table(path)
-        except pa.ArrowException as error:
-            raise InputError(f"{path}: not a sound parquet file ({error})") from error
-    settle((), table.num_rows, table.num_rows, invalid_rows=invalid_rows, source=str(path))
-    return datasets.Dataset(InMemoryTable(table)), ()
-
-
-def _read_csv(path: Path, *, invalid_rows: str) -> tuple[datasets.Dataset, tuple[RowProblem, ...]]:
-    """Read a CSV file; the columns of text stay text, so that an answer such as `42` or `NA` survives."""
-    import datasets
-    import pyarrow as pa
-    import pyarrow.csv as pc
-    from datasets.table import InMemoryTable
-
-    problems: list[RowProblem] = []
-
-    def note(row: Any) -> str:
-        # The header is row 1 of the file, and a quoted cell may span lines: count records of data.
-        index = row.number - 2 if row.number is not None else -1
-        detail = f"has {row.actual_columns} cells, the header has {row.expected_columns}"
-        problems.append(RowProblem(index, "unreadable_line", detail))
-        return "skip"
-
-    with unreadable_as_input_error(path), open_bytes(path) as stream:
-        try:
-            table = pc.read_csv(
-                stream,
-                # One thread: only then does Arrow number the rows that it refuses.
-                read_options=pc.ReadOptions(use_threads=False, block_size=64 * 1024 * 1024),
-                parse_options=pc.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
-                convert_options=pc.ConvertOptions(
-                    column_types=dict.fromkeys(("prompt", "chosen", "rejected"), pa.string()),
-                    strings_can_be_null=False,
-                ),
+def _files(path: Path, split: str) -> list[Path]:
+    """Give the files that hold a split: the path itself, or those of a folder."""
+    if not path.is_dir():
+        if split != "train":
+            raise InputError(
+                f"split: got {split!r}, but {path} is a single file, which only has 'train'; "
+                f"give a folder with train{suffix(path)} and {split}{suffix(path)} to have both"
             )
-        except pa.ArrowException as error:
-            raise InputError(f"{path}: not a sound CSV file in UTF-8 ({error})") from error
-    total = table.num_rows + len(problems)
-    settle(problems, total, table.num_rows, invalid_rows=invalid_rows, source=str(path))
-    if problems:
-        gone = {problem.row_index for problem in problems}
-        kept = pa.array([index for index in range(total) if index not in gone], type=pa.int64())
-        table = table.append_column("row_index", kept)
-    return datasets.Dataset(InMemoryTable(table)), tuple(problems)
+        found = [path]
+    else:
+        files = split_files(path)
+        if split not in files:
+            raise _no_such_split(path, split, files)
+        found = files[split]
+        if len({suffix(file) for file in found}) > 1:
+            raise InputError(f"split: {split!r} is ambiguous, {path} has {_listed([f.name for f in found])}")
+    for file in found:
+        if suffix(file) not in READERS:
+            raise InputError(f"dataset: {file} ends in {suffix(file)!r}, expected one of {', '.join(READERS)}")
+        if file.stat().st_size == 0:
+            raise InputError(f"{file}: the file is empty")
+    return found
 
 
-_Reader = Callable[..., "tuple[datasets.Dataset, tuple[RowProblem, ...]]"]
+def _json(path: Path, gate: ColumnGate, limits: Limits, first: int) -> Iterator[list[SourceRow]]:
+    return (json_array if holds_array(path) else json_lines)(path, gate, limits, first)
+
+
+_Piece = list[SourceRow] | TableBatch
+_Reader = Callable[[Path, ColumnGate, Limits, int], Iterator[Any]]
 READERS: dict[str, _Reader] = {
-    ".jsonl": read_json_lines,
-    ".jsonl.gz": read_json_lines,
-    ".ndjson": read_json_lines,
-    ".ndjson.gz": read_json_lines,
-    ".json": read_json,
-    ".json.gz": read_json,
-    ".csv": _read_csv,
-    ".csv.gz": _read_csv,
-    ".parquet": _read_parquet,
+    ".jsonl": json_lines,
+    ".jsonl.gz": json_lines,
+    ".ndjson": json_lines,
+    ".ndjson.gz": json_lines,
+    ".json": _json,
+    ".json.gz": _json,
+    ".csv": csv_batches,
+    ".csv.gz": csv_batches,
+    ".parquet": parquet_batches,
 }
-"""The formats: file ending to a function of the path and `invalid_rows`, which gives rows and dropped lines."""
+"""The formats: file ending to the reader of a path, which yields its rows in pieces."""
 
 
-def _from_directory(path: Path, split: str, invalid_rows: str) -> LoadedData:
-    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        return LoadedData(from_saved(path, split))
-    files = split_files(path)
-    if split not in files:
-        found = _listed(sorted(entry.name for entry in path.iterdir())) if not files else ""
-        exists = f"it has {_listed(sorted(files))}" if files else f"it holds {found or 'nothing'}"
-        raise InputError(
-            f"split: got {split!r}, but the folder {path} has no file for it ({exists}); "
-            f"expected a directory saved by `datasets`, or files such as {split}.jsonl or {split}.parquet"
-        )
-    if len({suffix(file) for file in files[split]}) > 1:
-        raise InputError(f"split: {split!r} is ambiguous, {path} has {_listed([f.name for f in files[split]])}")
-    parts = [_from_file(file, invalid_rows) for file in files[split]]
-    if len(parts) == 1:
-        return parts[0]
-    import datasets
-
-    # A line number would name one line in each of the files, so the rows are numbered as joined.
-    whole = [part.dataset.remove_columns(_numbering(part.dataset)) for part in parts]
-    try:
-        joined = datasets.concatenate_datasets(whole)
-    except ValueError as error:
-        raise InputError(
-            f"{path}: the files of split {split!r} differ in the type of a column "
-            f"({_listed([file.name for file in files[split]])}); write them alike ({error})"
-        ) from error
-    return LoadedData(joined, tuple(problem for part in parts for problem in part.dropped))
+def _pieces(files: list[Path], source: str, limits: Limits, *, quiet: bool = False) -> Iterator[tuple[Path, _Piece]]:
+    """Read files one after the other; the rows are numbered through."""
+    gate = ColumnGate(source, limits, quiet=quiet)
+    first = 0
+    for file in files:
+        for piece in READERS[suffix(file)](file, gate, limits, first):
+            yield file, piece
+            rows = piece if isinstance(piece, list) else piece.problems
+            first = max([first, *(row.index + 1 for row in rows)])
+            if isinstance(piece, TableBatch) and len(piece.numbers):
+                first = max(first, piece.numbers[-1] + 1)
 
 
-def _numbering(dataset: datasets.Dataset) -> list[str]:
-    return [name for name in dataset.column_names if name == "row_index"]
+def stream_rows(
+    source: str | os.PathLike[str], *, split: str = "train", limits: Limits | None = None, quiet: bool = False
+) -> Iterator[SourceRow]:
+    r"""Read the rows of one split one by one, in order, without ever holding them all.
+
+    A line that cannot be read is a row with a problem. JSON arrays, which can only be parsed whole, are held.
+    `load_preferences` collects the same rows.
+
+    Args:
+        source: What `load_preferences` takes: a file, a folder with one file per split, a directory saved by
+            `datasets`, or a hub name.
+        split: The split. A single file has only `train`.
+        limits: What a row may cost; None for those in force.
+        quiet: Do not name the columns that are left out, for the source was read before.
+
+    Yields:
+        The rows. A source can be streamed again and gives the same rows, unless the file was changed.
+
+    Raises:
+        InputError: There is no such source or split, or the file as a whole cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "pairs.jsonl"
+        >>> _ = path.write_text('{"prompt": "1+1="}\nnot a row\n')
+        >>> [(row.index, row.values is None) for row in stream_rows(path)]
+        [(0, False), (1, True)]
+    """
+    path = as_path(source)
+    if path is None:
+        yield from _rows_of(_from_hub(str(source), split=split, name=None))
+    elif is_saved(path):
+        yield from _rows_of(from_saved(path, split))
+    else:
+        files = _files(path, split)
+        for file, piece in _pieces(files, str(path), limits or Limits.current(), quiet=quiet):
+            yield from piece if isinstance(piece, list) else _rows_of_table(piece, csv=".csv" in suffix(file))
+
+
+def _rows_of_table(batch: TableBatch, *, csv: bool) -> Iterator[SourceRow]:
+    problems = iter(batch.problems)
+    bad = next(problems, None)
+    for start in range(0, batch.table.num_rows, _BATCH):
+        rows = batch.table.slice(start, _BATCH).to_pylist()
+        for number, values in zip(batch.numbers[start : start + _BATCH], rows, strict=True):
+            while bad is not None and bad.index < number:
+                yield bad
+                bad = next(problems, None)
+            yield SourceRow(number, {n: _cell(n, v) for n, v in values.items()} if csv else values)
+    if bad is not None:
+        yield bad
+    yield from problems
+
+
+def _cell(name: str, text: str) -> Any:
+    if name in _NUMBERS:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _rows_of(dataset: datasets.Dataset) -> Iterator[SourceRow]:
+    index = 0
+    for columns in dataset.with_format(None).iter(_BATCH):
+        for values in zip(*columns.values(), strict=True):
+            yield SourceRow(index, dict(zip(columns, values, strict=True)))
+            index += 1
+
+
+def _collected(files: list[Path], path: Path, limits: Limits, invalid_rows: str) -> LoadedData:
+    """Put the rows of files together; the lines that cannot be read are settled."""
+    builder = TableBuilder()
+    numbers: list[int] = []
+    problems: list[RowProblem] = []
+    unit = "row"
+    for file, piece in _pieces(files, str(path), limits):
+        rows = piece if isinstance(piece, list) else piece.problems
+        unit = rows[0].unit if rows else unit
+        for row in rows:
+            if row.kind == "not_utf8":
+                raise InputError(
+                    f"{file}: {unit} {row.index + 1:,} is {row.problem}; convert the file first, for instance with "
+                    "`iconv -f LATIN1 -t UTF-8`"
+                )
+            if row.problem:
+                where = "" if unit == "row" else f"{unit} {row.index + 1:,}: "
+                problems.append(RowProblem(row.index, row.kind, where + row.problem))
+        if isinstance(piece, TableBatch):
+            builder.append_table(piece.table)
+            numbers += piece.numbers
+        else:
+            good = [row for row in piece if not row.problem]
+            builder.append_rows([row.values or {} for row in good])
+            numbers += [row.index for row in good]
+    total = len(numbers) + len(problems)
+    settle(problems, total, len(numbers), invalid_rows=invalid_rows, source=str(path), remedy=f"Mend these {unit}s")
+    dataset = builder.finish()
+    if ".csv" in suffix(files[0]):
+        dataset = csv_types(dataset)
+    # Of one file with lines the number is always told; elsewhere it says no more than the position.
+    if (unit != "row" and len(files) == 1) or numbers != list(range(len(numbers))):
+        dataset = dataset.add_column("row_index", np.asarray(numbers, dtype=np.int64))
+    return LoadedData(dataset, tuple(problems))
 
 
 def split_files(path: Path) -> dict[str, list[Path]]:
@@ -309,14 +399,19 @@ def from_saved(path: Path, split: str) -> datasets.Dataset:
     splits = loaded if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
     if split not in splits:
         raise InputError(f"split: got {split!r}, but {path} has {_listed(sorted(map(str, splits)))}")
-    return splits[split]
+    return _without_numbers(splits[split])
 
 
-def _from_hub(source: str, *, split: str, name: str | None) -> LoadedData:
+def _without_numbers(dataset: Any) -> Any:
+    """Leave out a column called like our numbering; here a row's number is its position."""
+    return dataset.remove_columns([name for name in dataset.column_names if name == "row_index"])
+
+
+def _from_hub(source: str, *, split: str, name: str | None) -> datasets.Dataset:
     import datasets
 
     try:
-        return LoadedData(datasets.load_dataset(source, name=name, split=split))
+        return _without_numbers(datasets.load_dataset(source, name=name, split=split))
     except Exception as error:  # load_dataset raises dozens of types, its own and those of its transports
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         offline = datasets.config.HF_HUB_OFFLINE or datasets.config.HF_DATASETS_OFFLINE

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
-__all__ = ["TableBuilder", "is_json_feature"]
+__all__ = ["TableBuilder", "is_json_feature", "parquet_table"]
 
 
 def is_json_feature(feature: Any) -> bool:
@@ -54,6 +54,14 @@ class TableBuilder:
 
     def append_columns(self, columns: Mapping[str, list[Any]], length: int) -> None:
         """Add one chunk given by column, each a list of `length` values."""
+        self._append({name: _exact_array(values) for name, values in columns.items()}, length)
+
+    def append_table(self, table: pa.Table) -> None:
+        """Add one chunk that has columns already."""
+        columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+        self._append({name: _one_array(column) for name, column in columns.items()}, table.num_rows)
+
+    def _append(self, columns: Mapping[str, pa.Array | list[Any]], length: int) -> None:
         import pyarrow as pa
 
         if length == 0:
@@ -63,7 +71,7 @@ class TableBuilder:
                 self._columns[name] = [pa.nulls(earlier) for earlier in self._lengths]
         self._lengths.append(length)
         for name, chunks in self._columns.items():
-            chunks.append(_exact_array(columns[name]) if name in columns else pa.nulls(length))
+            chunks.append(columns[name] if name in columns else pa.nulls(length))
 
     def finish(self) -> datasets.Dataset:
         """Build the data set. Raises `ValueError` if there are no rows."""
@@ -77,18 +85,48 @@ class TableBuilder:
         return datasets.Dataset(InMemoryTable(table))
 
 
+def _one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Give a column of one chunk as an array."""
+    import pyarrow as pa
+
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks else pa.array([], type=column.type)
+
+
 def _exact_array(values: list[Any]) -> pa.Array | list[Any]:
     """Give the Arrow array that holds exactly these values, or the values themselves where none does."""
     import pyarrow as pa
 
+    # Arrow adds a null for every field that a struct lacks. A chat template can tell the two apart; and where every
+    # row has keys of its own, a struct of them all has as many nulls as rows times rows.
+    if not _alike(values):
+        return values
     try:
         array = pa.array(values)
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
         return values
-    # Arrow adds a null for every field that a struct lacks. A chat template can tell the two apart.
     if _holds_struct(array.type) and array.to_pylist() != values:
         return values
     return array
+
+
+def _alike(values: list[Any]) -> bool:
+    """Say whether all objects at the same place have the same keys, at least one: parquet has no empty struct."""
+    objects, lists = [], []
+    for value in values:
+        if isinstance(value, dict):
+            objects.append(value)
+        elif isinstance(value, list | tuple):
+            lists.append(value)
+    if lists and not _alike([item for inner in lists for item in inner]):
+        return False
+    if not objects:
+        return True
+    keys = objects[0].keys()
+    if not keys or any(item.keys() != keys for item in objects):
+        return False
+    return all(_alike([item[key] for item in objects]) for key in keys)
 
 
 def _holds_struct(kind: pa.DataType) -> bool:
@@ -119,6 +157,33 @@ def _one_type(chunks: list[pa.Array | list[Any]]) -> pa.ChunkedArray:
     as_list = all(isinstance(value, list) for chunk in lists for value in chunk if value is not None)
     encoded = [_json_lists(chunk) if as_list else _json_array(chunk) for chunk in lists]
     return pa.chunked_array(encoded)
+
+
+def parquet_table(table: pa.Table) -> pa.Table:
+    """Give a table that a parquet file can hold: columns with an object without keys become JSON text.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> parquet_table(pa.table({"tools": [[{"name": "f", "parameters": {}}]]})).to_pylist()
+        [{'tools': '[{"name": "f", "parameters": {}}]'}]
+    """
+    import pyarrow as pa
+
+    for place, column in enumerate(table.schema):
+        if _holds_empty(column.type):
+            values = table.column(place).to_pylist()
+            texts = [None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in values]
+            table = table.set_column(place, column.name, pa.array(texts, type=pa.string()))
+    return table
+
+
+def _holds_empty(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return kind.num_fields == 0 or any(_holds_empty(field.type) for field in kind)
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return is_list and _holds_empty(kind.value_type)
 
 
 def _json_array(values: Sequence[Any]) -> pa.Array:

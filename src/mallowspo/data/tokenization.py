@@ -1,29 +1,37 @@
-"""Turn validated pairs into the very token ids that TRL's trainer would use, and account for every row it loses."""
+"""Turn validated pairs into the token ids that TRL's trainer would use, and account for every row that is lost."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mallowspo.data.problems import RowProblem, check_invalid_rows, settle
-from mallowspo.data.records import TOKEN_COLUMNS, prompt_id_of_ids, prompt_id_of_text
+from mallowspo.data.problems import RowError, RowProblem, check_invalid_rows, settle
+from mallowspo.data.records import (
+    LIST_COLUMN,
+    TOKEN_COLUMNS,
+    is_tokenized,
+    prompt_id_of_ids,
+    prompt_id_of_text,
+)
+from mallowspo.data.rendering import CONTEXT_COLUMNS, common_length, encoded, refuse_empty_tokenizer, rendered
 from mallowspo.data.tables import is_json_feature
 from mallowspo.errors import InputError, not_one_of
 
 if TYPE_CHECKING:
     import datasets
 
+logger = logging.getLogger(__name__)
+
 __all__ = ["TokenizedPairs", "check_tokenizer", "tokenize_pairs"]
 
 _TRUNCATION = ("keep_start", "keep_end")
-# What a chat template reads beside the messages.
-_CONTEXT = ("tools", "chat_template_kwargs")
-# Numbers the rows on their way through TRL, whose filter says nothing of what it drops.
-_POSITION = "__position__"
+_PAIR = ("prompt", "chosen", "rejected")
 _BATCH = 2_000
+_MAPPED = 500
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,8 @@ class TokenizedPairs:
 
     Attributes:
         dataset: Columns `prompt_ids`, `chosen_ids`, `rejected_ids` (lists of int), `prompt_id` (str),
-            `row_index` (int), and what the data set had before. The ids are whole: the collator cuts them.
+            `row_index` (int), `LIST_COLUMN` (int), and what the data set had before. The ids are whole: the
+            collator cuts them.
         problems: Rows that were left out, and why.
         truncated_chosen: Rows of `dataset` whose prompt and chosen response the collator cuts to `max_length`.
         truncated_rejected: The same for the rejected response.
@@ -54,7 +63,7 @@ def tokenize_pairs(
     truncation_mode: str = "keep_start",
     dataset_name: str = "train",
 ) -> TokenizedPairs:
-    """Tokenise pairs by TRL's own code, so that training sees the same tokens, and name the rows that are lost.
+    """Tokenise pairs by TRL's rules, so that training sees the same tokens, and name the rows that are lost.
 
     TRL drops a row without a word when its prompt alone fills `max_length`, and trains on responses that are
     empty or identical once they are tokens. Here these rows are named.
@@ -84,10 +93,10 @@ def tokenize_pairs(
     if len(dataset) == 0:
         raise InputError(f"{dataset_name}: there are no rows")
     args = SimpleNamespace(dataset_num_proc=num_proc, max_length=max_length, truncation_mode=truncation_mode)
-    if set(TOKEN_COLUMNS) <= set(dataset.column_names):
+    if is_tokenized(dataset.column_names):
         _check_token_columns(dataset, dataset_name)
         numbers = _positions(dataset := _named(dataset), "row_index")
-        return _account(dataset, numbers, [], len(dataset), args, invalid_rows, dataset_name, given=True)
+        return _account(dataset, numbers, [], len(dataset), args, invalid_rows, dataset_name)
     check_tokenizer(tokenizer, dataset, source=dataset_name)
     return _tokenize(dataset, tokenizer, args, invalid_rows, dataset_name)
 
@@ -105,6 +114,7 @@ def check_tokenizer(tokenizer: Any, dataset: datasets.Dataset, *, source: str = 
     """
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
         raise InputError("tokenizer: it has neither a pad nor an EOS token; set tokenizer.eos_token")
+    refuse_empty_tokenizer(tokenizer)
     conversational = isinstance(dataset[0]["prompt"], list)
     if not conversational and tokenizer.eos_token_id is None:
         raise InputError(
@@ -130,12 +140,77 @@ def _check_token_columns(dataset: datasets.Dataset, source: str) -> None:
 
 
 def _tokenize(dataset: datasets.Dataset, tokenizer: Any, args: Any, invalid_rows: str, name: str) -> TokenizedPairs:
+    import datasets
+
     given = _named(dataset)
     numbers = _positions(given, "row_index")
-    given = given.add_column(_POSITION, np.arange(len(dataset)))
-    tokens, problems = _through_trl(given, tokenizer, args, name, numbers)
-    kept = numbers[_positions(tokens, _POSITION)]
-    return _account(tokens.remove_columns(_POSITION), kept, problems, len(dataset), args, invalid_rows, name)
+    made = _encode(given, tokenizer, args.dataset_num_proc, name)
+    refused = [(place, kind) for place, kind in enumerate(made["kind"][:]) if kind is not None]
+    details = made["detail"][:] if refused else []
+    problems = [RowProblem(int(numbers[place]), kind, details[place]) for place, kind in refused]
+    parted = sum(made["parted"][:])
+    if parted:
+        logger.warning(
+            f"{name}: in {parted:,} of {len(given):,} rows the tokens of the prompt alone are not the beginning of "
+            "those of the prompt with its responses; the response begins where they part, as in TRL. "
+            "`mallowspo check` shows such rows"
+        )
+    ids = made.select_columns(list(TOKEN_COLUMNS))
+    tokens = datasets.concatenate_datasets([given, ids], axis=1)
+    if refused:
+        gone = {place for place, _ in refused}
+        kept = [place for place in range(len(given)) if place not in gone]
+        tokens, numbers = tokens.select(kept), numbers[kept]
+    return _account(tokens, numbers, problems, len(dataset), args, invalid_rows, name)
+
+
+def _encode(dataset: datasets.Dataset, tokenizer: Any, num_proc: int | None, name: str) -> datasets.Dataset:
+    """Tokenise every row; one that the chat template refuses has the reason and no tokens."""
+    import datasets
+
+    from mallowspo.compat import main_process_first
+
+    ids = datasets.List(datasets.Value("int64"))
+    features = {name: ids for name in TOKEN_COLUMNS} | {
+        "kind": datasets.Value("string"),
+        "detail": datasets.Value("string"),
+        "parted": datasets.Value("bool"),
+    }
+    read = dataset.select_columns([n for n in (*_PAIR, *CONTEXT_COLUMNS) if n in dataset.column_names])
+    with main_process_first():
+        return read.with_format(None).map(
+            _encode_batch,
+            batched=True,
+            batch_size=_MAPPED,
+            fn_kwargs={"tokenizer": tokenizer},
+            remove_columns=read.column_names,
+            features=datasets.Features(features),
+            num_proc=num_proc,
+            desc=f"Tokenizing {name} dataset",
+        )
+
+
+def _encode_batch(batch: dict[str, list[Any]], tokenizer: Any) -> dict[str, list[Any]]:
+    size = len(batch["prompt"])
+    made: dict[str, list[Any]] = {name: [[] for _ in range(size)] for name in TOKEN_COLUMNS}
+    made |= {"kind": [None] * size, "detail": [None] * size, "parted": [False] * size}
+    texts: list[str] = []
+    places = []
+    for place, values in enumerate(zip(*batch.values(), strict=True)):
+        row = dict(zip(batch, values, strict=True))
+        try:
+            texts += rendered(tokenizer, row["prompt"], (row["chosen"], row["rejected"]), row)
+        except RowError as error:
+            made["kind"][place], made["detail"][place] = error.kind, error.detail
+            continue
+        places.append(place)
+    ids = encoded(tokenizer, texts, chat=not isinstance(batch["prompt"][0], str))
+    for i, place in enumerate(places):
+        prompt, chosen, rejected = ids[3 * i : 3 * i + 3]
+        cut = min(common_length(prompt, chosen), common_length(prompt, rejected))
+        made["prompt_ids"][place], made["parted"][place] = prompt[:cut], cut < len(prompt)
+        made["chosen_ids"][place], made["rejected_ids"][place] = chosen[cut:], rejected[cut:]
+    return made
 
 
 def _positions(dataset: datasets.Dataset, column: str) -> np.ndarray:
@@ -150,15 +225,10 @@ def _account(
     args: Any,
     invalid_rows: str,
     name: str,
-    *,
-    given: bool = False,
 ) -> TokenizedPairs:
-    """Leave out the rows that cannot be trained on as tokens, and settle the account with those lost before.
-
-    Token ids that were `given` have not been through TRL's filter or the checks of text.
-    """
+    """Leave out the rows that cannot be trained on as tokens, and settle the account with those lost before."""
     spans = _Spans(tokens, args.max_length, args.truncation_mode)
-    lost = spans.problems(numbers, given=given)
+    lost = spans.problems(numbers)
     good = [i for i in range(len(tokens)) if i not in lost] if lost else None
     kept = tokens if good is None else tokens.select(good)
     every = sorted((*problems, *lost.values()), key=lambda problem: problem.row_index)
@@ -179,14 +249,16 @@ def _remedy(problems: list[RowProblem]) -> str:
 
 
 def _named(dataset: datasets.Dataset) -> datasets.Dataset:
-    """Add `row_index` and `prompt_id`, and leave out mixed columns that `Dataset.map` would change."""
+    """Add `row_index`, `prompt_id` and `LIST_COLUMN`, and leave out mixed columns that `Dataset.map` would change."""
     columns = dataset.column_names
-    is_tokens = set(TOKEN_COLUMNS) <= set(columns)
+    is_tokens = is_tokenized(columns)
     if not is_tokens:
-        text = ("prompt", "chosen", "rejected", *_CONTEXT)
+        text = (*_PAIR, *CONTEXT_COLUMNS)
         mixed = [n for n, feature in dataset.features.items() if is_json_feature(feature) and n not in text]
-        # A hub data set may have a `prompt_id` of its own; ours has a stated meaning.
-        dataset = dataset.remove_columns([*mixed, *({"prompt_id"} & set(columns))])
+        # A hub data set may have a `prompt_id` of its own, or ids of another tokenizer; ours have a stated meaning.
+        dataset = dataset.remove_columns([*mixed, *({"prompt_id", *TOKEN_COLUMNS} & set(columns))])
+    if LIST_COLUMN not in dataset.column_names:
+        dataset = dataset.add_column(LIST_COLUMN, np.arange(len(dataset)))
     if "row_index" not in dataset.column_names:
         dataset = dataset.add_column("row_index", np.arange(len(dataset)))
     if "prompt_id" not in dataset.column_names:
@@ -196,7 +268,7 @@ def _named(dataset: datasets.Dataset) -> datasets.Dataset:
 
 def _prompt_ids_as_names(dataset: datasets.Dataset, is_tokens: bool) -> list[str]:
     names = []
-    read = ["prompt_ids"] if is_tokens else ["prompt", *(n for n in _CONTEXT if n in dataset.column_names)]
+    read = ["prompt_ids"] if is_tokens else ["prompt", *(n for n in CONTEXT_COLUMNS if n in dataset.column_names)]
     for batch in dataset.select_columns(read).with_format(None).iter(_BATCH):
         for values in zip(*batch.values(), strict=True):
             row = dict(zip(batch, values, strict=True))
@@ -208,58 +280,9 @@ def _prompt_ids_as_names(dataset: datasets.Dataset, is_tokens: bool) -> list[str
     return names
 
 
-def _through_trl(
-    dataset: datasets.Dataset, tokenizer: Any, args: Any, name: str, numbers: np.ndarray
-) -> tuple[datasets.Dataset, list[RowProblem]]:
-    """Tokenise by TRL's code; name the rows that its filter dropped or the chat template refused."""
-    from mallowspo.compat import trl_tokenize
-
-    problems = []
-    try:
-        tokens = trl_tokenize(dataset, tokenizer, args, name)
-    except Exception as error:  # a chat template may raise anything; its author decides
-        refused = _refused_by_template(dataset, tokenizer)
-        if not refused:
-            raise
-        detail = "the chat template refuses the messages: {}"
-        problems = [
-            RowProblem(int(numbers[i]), "refused_by_template", detail.format(why)) for i, why in refused.items()
-        ]
-        rest = [i for i in range(len(dataset)) if i not in refused]
-        if not rest:
-            settle(problems, len(dataset), 0, invalid_rows="drop", source=name)
-            raise AssertionError("settle raises where no row is left") from error
-        dataset = dataset.select(rest)
-        tokens = trl_tokenize(dataset, tokenizer, args, name)
-    arrived = set(tokens[_POSITION][:])
-    gone = [i for i, position in enumerate(dataset[_POSITION][:]) if position not in arrived]
-    if gone:
-        whole = SimpleNamespace(dataset_num_proc=None, max_length=None, truncation_mode=args.truncation_mode)
-        again = trl_tokenize(dataset.select(gone), tokenizer, whole, f"{name} (too long)")
-        for row in again.select_columns([_POSITION, "prompt_ids"]):
-            problems.append(_too_long(numbers[row[_POSITION]], len(row["prompt_ids"]), args.max_length))
-    return tokens, problems
-
-
 def _too_long(number: Any, length: int, max_length: int) -> RowProblem:
     detail = f"the prompt alone has {length:,} tokens, max_length is {max_length:,}"
     return RowProblem(int(number), "prompt_too_long", detail)
-
-
-def _refused_by_template(dataset: datasets.Dataset, tokenizer: Any) -> dict[int, str]:
-    """Find the rows whose messages the chat template cannot render, with its reason."""
-    refused: dict[int, str] = {}
-    if not isinstance(dataset[0]["prompt"], list):
-        return refused
-    for index, row in enumerate(dataset):
-        extra = row.get("chat_template_kwargs") or {}
-        try:
-            tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False, **extra)
-            for name in ("chosen", "rejected"):
-                tokenizer.apply_chat_template(row["prompt"] + row[name], tokenize=False, **extra)
-        except Exception as error:  # as above
-            refused[index] = str(error) or type(error).__name__
-    return refused
 
 
 class _Spans:
@@ -288,12 +311,13 @@ class _Spans:
         chosen, rejected = (cut if rows is None else cut[rows]).sum(axis=0)
         return int(chosen), int(rejected)
 
-    def problems(self, numbers: np.ndarray, *, given: bool) -> dict[int, RowProblem]:
-        """Find responses of which nothing is left, and pairs of which the same is left; by position in the data.
+    def problems(self, numbers: np.ndarray) -> dict[int, RowProblem]:
+        """Find rows that cannot be trained on, by position in the data.
 
-        Of ids that were `given`, also prompts that are empty or that TRL's filter would have dropped.
+        Prompts that are empty or alone fill `max_length` (TRL drops these without a word), responses of which nothing
+        is left, and pairs of which the same is left.
         """
-        found: dict[int, RowProblem] = self._bad_prompts(numbers) if given else {}
+        found = self._bad_prompts(numbers)
         for i in np.flatnonzero((self.kept_n2 == 0).any(axis=1)):
             if int(i) in found:
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -9,12 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from mallowspo.data.annotations import OPTIONAL_COLUMNS, read_annotations
 from mallowspo.data.problems import RowError, RowProblem, check_invalid_rows, settle
-from mallowspo.data.records import TOKEN_COLUMNS, PreferenceRow, row_from_columns
+from mallowspo.data.records import (
+    LIST_COLUMN,
+    RESERVED_COLUMNS,
+    TOKEN_COLUMNS,
+    PreferenceRow,
+    is_tokenized,
+    row_from_columns,
+)
 from mallowspo.data.tables import TableBuilder, is_json_feature
 from mallowspo.errors import InputError, not_one_of
 
 if TYPE_CHECKING:
     import datasets
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["ValidatedData", "check_columns", "require_dataset", "validate_rows"]
 
@@ -39,9 +49,10 @@ class ValidatedData:
 
     Attributes:
         dataset: Columns `prompt`, `chosen`, `rejected` (text or messages), `row_index` (int, position in the source
-            from 0), the optional columns that were asked for, and the source's other columns, untouched. A row of
-            K > 2 ranked responses gives one pair per strict preference, all with its `row_index`. Where asked for,
-            `votes` is [chosen, rejected, ties], `rankings` the rankings of all K responses.
+            from 0, for messages), the optional columns that were asked for, and the source's other columns,
+            untouched. A row of K > 2 ranked responses gives one pair per strict preference; where there is one, the
+            pairs of one row have the same value in `LIST_COLUMN`. Where asked for, `votes` is [chosen, rejected,
+            ties], `rankings` the rankings of all K responses.
         problems: The rows that were left out, and why.
     """
 
@@ -63,8 +74,9 @@ def validate_rows(
 
     Args:
         dataset: Rows in a layout that `row_from_columns` reads. Where it has a column `row_index` of whole
-            numbers >= 0 (a file that was read, data that was validated before), rows keep these numbers.
-            Rows that are token ids already have no text to check: only `columns` are, and `tokenize_pairs` checks
+            numbers >= 0, each once (a file that was read) or beside `LIST_COLUMN` (data that was validated before),
+            rows keep these numbers in messages. Columns in `RESERVED_COLUMNS` are left out.
+            Rows that are token ids alone have no text to check: only `columns` are, and `tokenize_pairs` checks
             the ids.
         invalid_rows: `error` raises where any row cannot be used, `drop` leaves such rows out.
         columns: Which of `OPTIONAL_COLUMNS` the caller will read. These are checked and brought into one form; the
@@ -94,7 +106,8 @@ def validate_rows(
     if len(dataset) == 0:
         raise InputError(f"{source}: there are no rows")
     wanted = frozenset(columns)
-    if set(TOKEN_COLUMNS) <= set(dataset.column_names):
+    dataset = _without_reserved(dataset, source)
+    if is_tokenized(dataset.column_names):
         return _check_beside_tokens(dataset, wanted, invalid_rows=invalid_rows, source=source)
     dataset = dataset.with_format(None)
     messages = isinstance(dataset.features.get("chosen"), datasets.List | datasets.LargeList)
@@ -103,9 +116,21 @@ def validate_rows(
     rebuild = _needs_rebuilding(dataset, wanted)
     check = _check_all(dataset, numbers, wanted, keep_rows=rebuild)
     problems = tuple(sorted(check.problems, key=lambda problem: problem.row_index))
-    left = len({position for position in check.positions if numbers[position] not in check.odd})
+    left = len(set(check.positions) - check.odd)
     settle(problems, len(dataset), left, invalid_rows=invalid_rows, source=source)
     return ValidatedData(_assemble(dataset, check, numbers, wanted), problems)
+
+
+def _without_reserved(dataset: datasets.Dataset, source: str) -> datasets.Dataset:
+    """Leave out columns under names that are computed here, and token ids that stand beside text."""
+    names = dataset.column_names
+    out = [name for name in names if name in RESERVED_COLUMNS]
+    if not is_tokenized(names) and {"chosen", "rejected"} <= set(names):
+        out += [name for name in names if name in TOKEN_COLUMNS]
+    if not out:
+        return dataset
+    logger.warning(f"{source}: not read, since they are computed anew: {', '.join(out)}")
+    return dataset.remove_columns(out)
 
 
 def require_dataset(value: Any, name: str) -> datasets.Dataset:
@@ -199,10 +224,14 @@ def check_columns(names: Sequence[str], source: str, *, messages: bool = False) 
 
 
 def _row_numbers(dataset: datasets.Dataset) -> list[int]:
-    """Give each row's position in its source: its own `row_index` where it has a sound one."""
+    """Give each row's number for messages: its own `row_index` where it has a sound one, else its position.
+
+    A column of that name that repeats numbers no rows, unless it is of lists that became pairs here.
+    """
     if "row_index" in dataset.column_names:
         found: list[Any] = dataset["row_index"][:]
-        if all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in found):
+        sound = all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in found)
+        if sound and (LIST_COLUMN in dataset.column_names or len(set(found)) == len(found)):
             return found
     return list(range(len(dataset)))
 
@@ -326,9 +355,11 @@ def _drop_the_odd_layout(check: _Check, numbers: list[int]) -> None:
     usual = 2 * chats > len(check.conversational)
     found, other = ("text", "lists of messages") if usual else ("a list of messages", "text")
     layouts = zip(check.positions, check.conversational, strict=True)
-    check.odd = frozenset(numbers[position] for position, chat in layouts if chat != usual)
-    for number in sorted(check.odd):
-        check.problems.append(RowProblem(number, "mixed_layout", f"the row is {found}, most rows are {other}"))
+    check.odd = frozenset(position for position, chat in layouts if chat != usual)
+    for position in sorted(check.odd):
+        check.problems.append(
+            RowProblem(numbers[position], "mixed_layout", f"the row is {found}, most rows are {other}")
+        )
 
 
 def _assemble(
@@ -338,7 +369,7 @@ def _assemble(
     import datasets
     import pyarrow as pa
 
-    kept = [i for i, position in enumerate(check.positions) if numbers[position] not in check.odd]
+    kept = [i for i, position in enumerate(check.positions) if position not in check.odd]
     positions = [check.positions[i] for i in kept]
     replaced = _SHADOWING | wanted | {"responses", "ranks", "row_index"}
     if check.builder is not None:
@@ -351,8 +382,10 @@ def _assemble(
     if others.column_names:
         whole = positions == list(range(len(dataset)))
         parts.append(others if whole else others.select(positions).flatten_indices())
-    index = pa.array([numbers[position] for position in positions], type=pa.int64())
-    parts.append(datasets.Dataset(pa.table({"row_index": index})))
+    ours = {"row_index": [numbers[position] for position in positions]}
+    if LIST_COLUMN not in dataset.column_names and len(set(positions)) < len(positions):
+        ours[LIST_COLUMN] = positions
+    parts.append(datasets.Dataset(pa.table({name: pa.array(ids, type=pa.int64()) for name, ids in ours.items()})))
     return datasets.concatenate_datasets(parts, axis=1)
 
 

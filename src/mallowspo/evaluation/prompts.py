@@ -120,6 +120,7 @@ def load_prompts(source: str, *, column: str = "prompt", split: str = "train", l
     Raises:
         InputError: The data cannot be read, lacks the column, or holds a value that is no prompt.
     """
+    from mallowspo.data.blank import is_blank
     from mallowspo.data.sources import load_preferences
 
     if limit is not None and limit < 1:
@@ -136,7 +137,7 @@ def load_prompts(source: str, *, column: str = "prompt", split: str = "train", l
     prompts = []
     for index, value in enumerate(rows[column]):
         conversation = _is_conversation(value)
-        if not conversation and not (isinstance(value, str) and value.strip()):
+        if not conversation and not (isinstance(value, str) and not is_blank(value)):
             raise InputError(
                 f"prompt_column: row {index} of {source} holds {str(value)[:60]!r} as {column!r}, expected a text "
                 "or a list of messages with role and content"

@@ -193,7 +193,7 @@ def _pair_set(rows: Any, name: str, source: str, setup: DialogueSetup, tokenizer
             raise InputError(f"single_turn: no row of {source} has one human turn, marked {TURN.strip()!r}")
         dataset = dataset.select(single)
     texts = {column: dataset[column][:] for column in ("prompt", "chosen", "rejected")}
-    place_of = {int(number): place for place, number in enumerate(dataset["row_index"])}
+    dataset = dataset.add_column("place", np.arange(len(dataset)))
     unanimous = dataset["unanimous"][:] if "unanimous" in dataset.column_names else None
     tokens = tokenize_pairs(dataset, tokenizer, max_length=None, invalid_rows="drop", dataset_name=name)
     kept = tokens.dataset
@@ -207,7 +207,8 @@ def _pair_set(rows: Any, name: str, source: str, setup: DialogueSetup, tokenizer
     if len(whole) < 2:
         raise InputError(f"{source}: {len(whole)} rows fit whole into max_length {setup.max_length}; raise it")
     kept = kept.select(whole)
-    places = [place_of[int(number)] for number in kept["row_index"]]
+    places = kept["place"][:]
+    kept = kept.remove_columns("place")
     for column, values in texts.items():
         if column in kept.column_names:
             kept = kept.remove_columns(column)

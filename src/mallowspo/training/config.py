@@ -101,6 +101,9 @@ class MallowsPOConfig(DPOConfig):
         reference_store: A folder written by `mallowspo reference`.
         share_prompts: One copy of the prompt for all of its responses; None: where the model and the run support it.
         displacement_alarm: Nats per token that chosen responses may lose on the reference before the log warns.
+        max_line_mb: MiB that a line, or a row of a CSV file, may have before it is taken for a mistake.
+        max_nesting: Levels of lists and objects in a value of the data.
+        max_columns: Different columns that all rows together may have.
         invalid_rows: What to do with rows that cannot be trained on: stop (`error`), or count, name and `drop` them.
         allow_other_data: Resume a checkpoint on other training rows than it was trained on.
 
@@ -166,6 +169,9 @@ class MallowsPOConfig(DPOConfig):
     allow_other_data: bool = field(
         default=False, metadata=_help("Resume a checkpoint on other training rows than it was trained on.")
     )
+    max_line_mb: int = field(default=64, metadata=_help("MiB that a line of the data may have."))
+    max_nesting: int = field(default=64, metadata=_help("Levels of lists and objects in a value of the data."))
+    max_columns: int = field(default=1_000, metadata=_help("Different columns that all rows may have."))
 
     def __post_init__(self) -> None:
         """Check our options against each other, then let TRL and transformers check theirs."""

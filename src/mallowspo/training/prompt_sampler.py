@@ -18,7 +18,7 @@ class ListSampler(Sampler[int]):
     """Draw whole lists at random; the pairs of one list follow each other as they stand in the data.
 
     Args:
-        row_index_n: The source row of each pair, shape (N,): pairs of one list have the same.
+        of_list_n: `LIST_COLUMN` of each pair, shape (N,): pairs of one list have the same.
         seed: Together with the epoch it fixes the order, on every process and after a resumption.
 
     Example:
@@ -27,13 +27,13 @@ class ListSampler(Sampler[int]):
         ([0, 1, 2, 3, 4, 5], 1)
     """
 
-    def __init__(self, row_index_n: Sequence[int], *, seed: int) -> None:
-        _, list_n = np.unique(np.asarray(row_index_n), return_inverse=True)
+    def __init__(self, of_list_n: Sequence[int], *, seed: int) -> None:
+        _, list_n = np.unique(np.asarray(of_list_n), return_inverse=True)
         self._list_n, self._seed, self._epoch = list_n, seed, 0
 
     @property
     def has_lists(self) -> bool:
-        """Whether any source row gave more than one pair."""
+        """Whether any list gave more than one pair."""
         return bool(np.bincount(self._list_n, minlength=1).max() > 1)
 
     def set_epoch(self, epoch: int) -> None:

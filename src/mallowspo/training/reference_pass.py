@@ -11,6 +11,7 @@ from accelerate.utils import tqdm
 from torch.utils.data import DataLoader
 
 from mallowspo.compat import add_score_head, reference_model
+from mallowspo.data.records import LIST_COLUMN
 from mallowspo.scoring import landmark_entropies
 
 __all__ = ["COLUMN_KINDS", "prepare_reference", "reference_columns"]
@@ -89,9 +90,9 @@ def _longest_first(dataset: Any) -> np.ndarray:
             )
         ]
     )
-    if "row_index" not in dataset.column_names or len(longest_n) == 0:
+    if LIST_COLUMN not in dataset.column_names or len(longest_n) == 0:
         return np.argsort(-longest_n, kind="stable")
-    _, list_n = np.unique(np.asarray(dataset["row_index"]), return_inverse=True)
+    _, list_n = np.unique(np.asarray(dataset[LIST_COLUMN]), return_inverse=True)
     longest_l = np.zeros(list_n.max() + 1, dtype=longest_n.dtype)
     np.maximum.at(longest_l, list_n, longest_n)
     return np.lexsort((np.arange(len(longest_n)), list_n, -longest_l[list_n]))

@@ -13,6 +13,7 @@ from transformers import AutoProcessor, PreTrainedTokenizerBase
 
 from mallowspo.data.collation import PreferenceCollator
 from mallowspo.data.problems import RowProblem
+from mallowspo.data.records import LIST_COLUMN, TOKEN_COLUMNS
 from mallowspo.data.tokenization import tokenize_pairs
 from mallowspo.data.validation import require_dataset, validate_rows
 from mallowspo.data.vocabulary import padding_id
@@ -20,7 +21,14 @@ from mallowspo.errors import InputError
 from mallowspo.training.config import MallowsPOConfig
 from mallowspo.training.row_weights import columns_read, raw_from_columns, unread_columns
 
-__all__ = ["PreparedSplit", "pair_collator", "prepare_split", "preparing_tokenizer"]
+__all__ = [
+    "PreparedSplit",
+    "is_prepared",
+    "pair_collator",
+    "prepare_split",
+    "preparing_tokenizer",
+    "warn_of_other_layout",
+]
 
 logger = get_logger(__name__)
 
@@ -109,6 +117,26 @@ def preparing_tokenizer(model: Any, processing_class: Any, args: MallowsPOConfig
             raise InputError("tokenizer: it has neither a pad nor an EOS token; set tokenizer.eos_token")
         processing_class.pad_token = processing_class.eos_token
     return processing_class
+
+
+def is_prepared(dataset: Any) -> bool:
+    """Say whether a data set went through `prepare_split`; ids that it came with do not make it so."""
+    return {LIST_COLUMN, *TOKEN_COLUMNS} <= set(dataset.column_names or ())
+
+
+def warn_of_other_layout(train: Any, other: Any, name: str) -> None:
+    """Say in the log where one split is text and the other messages: its losses are of another task.
+
+    Args:
+        train: The prepared training rows.
+        other: The prepared rows of another split.
+        name: The split.
+    """
+    if not len(train) or not len(other) or not {"prompt"} <= set(train.column_names) & set(other.column_names):
+        return
+    kinds = ["text" if isinstance(rows[0]["prompt"], str) else "lists of messages" for rows in (train, other)]
+    if kinds[0] != kinds[1]:
+        logger.warning(f"the {name} data are {kinds[1]}, the training data {kinds[0]}: bring both into one layout")
 
 
 def pair_collator(tokenizer: Any, args: MallowsPOConfig, vocabulary: int | None = None) -> PreferenceCollator:

@@ -18,6 +18,7 @@ from transformers.trainer_utils import TrainOutput
 
 from mallowspo.compat import TRAINER_STATE_NAME, TRLPreferenceTrainer, reference_model
 from mallowspo.data.fingerprint import rows_fingerprint
+from mallowspo.data.records import LIST_COLUMN
 from mallowspo.data.vocabulary import embedding_rows, refuse_unknown_ids
 from mallowspo.dispersion import Calibration
 from mallowspo.errors import InputError
@@ -53,7 +54,14 @@ from mallowspo.training.row_weights import (
 )
 from mallowspo.training.scoring_path import ScoredPairs, ScoringPath, choose_scoring_path, largest_first
 from mallowspo.training.selection import selected_rows
-from mallowspo.training.splits import PreparedSplit, pair_collator, prepare_split, preparing_tokenizer
+from mallowspo.training.splits import (
+    PreparedSplit,
+    is_prepared,
+    pair_collator,
+    prepare_split,
+    preparing_tokenizer,
+    warn_of_other_layout,
+)
 from mallowspo.training.state_file import (
     TrainingState,
     read_state,
@@ -187,6 +195,8 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         split = prepare_split(dataset, tokenizer, self.settings, name)
         self.splits[name] = split
         refuse_unknown_ids(split.dataset, tokenizer, self._vocabulary, f"{name} data")
+        if name != "train" and "train" in self.splits:
+            warn_of_other_layout(self.splits["train"].dataset, split.dataset, name)
         if name == "train":
             refuse_other_store(split.dataset, tokenizer, self.settings)
         if split.raw_n is None:
@@ -211,8 +221,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
 
     def tokenize_dataset(self, dataset: Any, tokenizer: Any, name: str) -> Any:
         """Prepare a split that was given to `evaluate`; the constructor's own are ready by now."""
-        columns = dataset.column_names or ()
-        return dataset if "prompt_ids" in columns else self._prepared(dataset, tokenizer, name)
+        return dataset if is_prepared(dataset) else self._prepared(dataset, tokenizer, name)
 
     def extra_columns(self) -> tuple[str, ...]:
         """Columns of ours that reach the collator."""
@@ -223,10 +232,10 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     def train_sampler(self) -> Any:
         """Keep the pairs of a ranked list together; rows that are pairs already are drawn as TRL draws them."""
         rows = cast(Any, self.train_dataset)
-        if self.args.train_sampling_strategy != "random" or "row_index" not in rows.column_names:
+        if self.args.train_sampling_strategy != "random" or LIST_COLUMN not in rows.column_names:
             return None
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        sampler = ListSampler(rows["row_index"], seed=seed)
+        sampler = ListSampler(rows[LIST_COLUMN], seed=seed)
         return sampler if sampler.has_lists else None
 
     def add_reference_columns(self, dataset: Any, name: str, batch_size: int) -> Any:
@@ -398,7 +407,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
 
     def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """Losses and metrics of a dataset that may be new; see `transformers.Trainer.predict`."""
-        if "prompt_ids" not in (test_dataset.column_names or ()):
+        if not is_prepared(test_dataset):
             self._require_reference("predict")
             test_dataset = self.tokenize_dataset(test_dataset, self.processing_class, "test")
             if self.precompute_ref_logps:

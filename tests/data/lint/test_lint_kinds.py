@@ -43,6 +43,24 @@ PLANTED = [
     ("unpaired_surrogate", appended(half_pair()), {"unpaired_surrogate": 1}),
     ("empty_prompt", edited((5, "prompt", " \n")), {"empty_prompt": 1}),
     ("empty_response", edited((5, "chosen", ""), (7, "rejected", " "), (9, "chosen", None)), {"empty_response": 3}),
+    (
+        "unseen_response",
+        edited(
+            *((i, "chosen", text) for i, text in enumerate(("\u200b", "\u3164\u2800", "\u00ad\ufe0f", "\x00\ufeff"))),
+            (9, "rejected", "\u00a0\u3000\u2028"),
+        ),
+        {"empty_response": 5},
+    ),
+    (
+        "differ_unseen",
+        edited(
+            (5, "chosen", " a caf\u00e9"),
+            (5, "rejected", " a cafe\u0301"),
+            (7, "chosen", " a soft cat"),
+            (7, "rejected", " a so\u00adft cat"),
+        ),
+        {"near_identical_pair": 2},
+    ),
     ("identical_pair", edited((5, "chosen", clean_rows()[5]["rejected"])), {"identical_pair": 1}),
     ("near_identical_pair", edited((5, "chosen", NEAR), (5, "rejected", NEAR + "!")), {"near_identical_pair": 1}),
     ("both_orders", appended(SWAPPED), {"both_orders": 2, "duplicate_prompt": 1}),
@@ -55,6 +73,11 @@ PLANTED = [
     ("bos_doubled", edited((5, "prompt", "<s>hello"), (6, "rejected", " no<s> yes")), {"bos_doubled": 2}),
     ("eos_doubled", edited((5, "chosen", " one two</s> ")), {"eos_doubled": 1}),
     ("eos_inside", edited((5, "chosen", " one</s> two three")), {"eos_inside": 1}),
+    (
+        "eos_in_prompt",
+        edited((5, "prompt", "Question</s> number five, what now?"), (6, "prompt", "USER: hi</s>\n\nHuman: and?")),
+        {"eos_in_prompt": 1},
+    ),
     (
         "boundary_merge",
         edited((5, "prompt", "Question: what is the be"), (5, "chosen", "st way"), (5, "rejected", " no")),
@@ -72,6 +95,11 @@ PLANTED = [
     ("mojibake", edited((5, "chosen", " cafÃ©"), (6, "prompt", "donâ€™t")), {"mojibake": 2}),
     ("mixed_script_word", edited((5, "chosen", " f체r"), (6, "chosen", " pаypal")), {"mixed_script_word": 2}),
     ("control_character", edited((5, "chosen", " a\x08b"), (6, "prompt", "\ufeffhi")), {"control_character": 2}),
+    (
+        "direction_and_tags",
+        edited((5, "chosen", " a \u202ecat\u202c"), (6, "chosen", " ok\U000e0041"), (7, "rejected", " a\u200bb")),
+        {"control_character": 3},
+    ),
     ("private_use_character", edited((5, "chosen", " \uf0d8 one")), {"private_use_character": 1}),
     ("html_entity", edited((5, "chosen", " you &amp; me")), {"html_entity": 1}),
     (
@@ -136,6 +164,13 @@ def test_leaks_are_found_whatever_case_and_spacing(linted):
     assert report.statistics["evaluation"] == {"rows": 5, "prompts": 3, "prompts_in_train": 3}
 
 
+def test_evaluation_data_in_another_layout_are_named(linted):
+    report = linted(clean_rows(), eval_rows=as_chat(clean_rows(50)[40:]))
+    (finding,) = report.findings
+    assert (finding.kind, finding.count) == ("eval_in_other_layout", 10)
+    assert "evaluation data are messages, the data text" in finding.detail
+
+
 def test_repetitions_name_their_partner(linted):
     found = {finding.kind: finding for finding in linted(appended(SWAPPED, ROW)).findings}
     assert [(e.row, e.shows[:26]) for e in found["both_orders"].examples[:2]] == [
@@ -183,6 +218,7 @@ def test_every_kind_of_the_catalogue_is_planted_somewhere():
         "refused_by_template", "prompt_too_long", "truncated_chosen", "truncated_rejected", "truncated_one_side",
         "longer_than_model", "identical_as_tokens",
         "unknown_token_id",
+        "bad_tools", "special_token_in_message", "eval_in_other_layout",
     }  # fmt: skip
     assert planted | elsewhere == {kind.name for kind in KINDS}
     assert len(KINDS) <= 64  # one bit each

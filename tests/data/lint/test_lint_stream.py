@@ -14,7 +14,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 from lint_rows import clean_rows, write_lines
 
-from mallowspo.data.lint.stream import stream_rows
+from mallowspo.data.sources import stream_rows
 from mallowspo.errors import InputError
 from tiny import tiny_tokenizer
 
@@ -63,7 +63,9 @@ def test_broken_lines_are_rows_and_blank_lines_count(tmp_path):
     path.write_bytes(b'\xef\xbb\xbf{"a": 1}\n\n{"a": \n[1]\n{"a": "\xff"}\n{"a": 2}')
     rows = list(stream_rows(path))
     assert [(row.index, row.values is None) for row in rows] == [(0, 0), (2, 1), (3, 1), (4, 1), (5, 0)]
-    assert ["valid JSON" in rows[1].problem, "found list" in rows[2].problem, "0xff" in rows[3].problem] == [True] * 3
+    assert ["valid JSON" in rows[1].problem, "found a list" in rows[2].problem, "0xff" in rows[3].problem] == [
+        True
+    ] * 3
 
 
 def test_csv_rows_with_other_numbers_of_cells_keep_their_places(tmp_path):
@@ -83,7 +85,7 @@ def test_csv_rows_with_other_numbers_of_cells_keep_their_places(tmp_path):
         ("rows.txt", b"x", "expected one of"),
         ("rows.jsonl.gz", b"no gzip", "sound gzip"),
         ("rows.parquet", b"no parquet", "sound parquet"),
-        ("rows.json", b"[{]", "sound JSON"),
+        ("rows.json", b"[{]", "line 1, column 3"),
     ],
 )
 def test_files_that_cannot_be_read_at_all(tmp_path, name, content, message):

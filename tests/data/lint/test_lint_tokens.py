@@ -1,19 +1,20 @@
 """Tokens: the ids are TRL's, and no template in use raises a false alarm."""
 
-from types import SimpleNamespace
+import json
 
 import pytest
-from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lint_rows import as_chat, clean_rows
 
-from mallowspo.compat import trl_tokenize
 from mallowspo.data.lint.ledger import Ledger
 from mallowspo.data.lint.rows import read_row
-from mallowspo.data.lint.stream import SourceRow
 from mallowspo.data.lint.tokens import TokenChecks, end_token_ids
+from mallowspo.data.sources import SourceRow, load_preferences
+from mallowspo.data.tokenization import tokenize_pairs
+from mallowspo.data.validation import validate_rows
 from tiny import CHAT_TEMPLATE, tiny_tokenizer
+from trl_tokens import TOKENS, trl_tokens
 
 BOS = "{{ bos_token }}"
 CHATML = (
@@ -51,12 +52,6 @@ def tokenised(rows, tokenizer, max_length=None):
     ]
 
 
-def by_trl(rows, tokenizer):
-    args = SimpleNamespace(dataset_num_proc=None, max_length=None, truncation_mode="keep_start")
-    names = ["prompt_ids", "chosen_ids", "rejected_ids"]
-    return trl_tokenize(Dataset.from_list(rows), tokenizer, args, "rows").select_columns(names).to_list()
-
-
 words = st.text(alphabet="ab Hx.\n é</s>", min_size=1, max_size=12).filter(lambda text: text.strip())
 
 
@@ -64,14 +59,14 @@ words = st.text(alphabet="ab Hx.\n é</s>", min_size=1, max_size=12).filter(lamb
 @given(st.lists(st.tuples(words, words, words).filter(lambda t: t[1] != t[2]), min_size=1, max_size=8))
 def test_text_tokens_are_those_of_trl(tokenizer, texts):
     rows = [dict(zip(("prompt", "chosen", "rejected"), text, strict=True)) for text in texts]
-    assert tokenised(rows, tokenizer) == by_trl(rows, tokenizer)
+    assert tokenised(rows, tokenizer) == trl_tokens(rows, tokenizer)
 
 
 @pytest.mark.parametrize("template", [BOS + CHAT_TEMPLATE, CHATML, LLAMA_2, PHI_3, THINKING])
 def test_chat_tokens_are_those_of_trl(template):
     tokenizer = chat_tokenizer(template)
     rows = as_chat(clean_rows(6))
-    assert tokenised(rows, tokenizer) == by_trl(rows, tokenizer)
+    assert tokenised(rows, tokenizer) == trl_tokens(rows, tokenizer)
 
 
 def test_tools_and_template_options_reach_the_template_as_in_trl():
@@ -79,7 +74,7 @@ def test_tools_and_template_options_reach_the_template_as_in_trl():
     rows = [
         row | {"tools": '[{"name": "f"}]', "chat_template_kwargs": {"style": "x"}} for row in as_chat(clean_rows(3))
     ]
-    assert tokenised(rows, tokenizer) == by_trl(rows, tokenizer)
+    assert tokenised(rows, tokenizer) == trl_tokens(rows, tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +152,38 @@ def test_refusals_of_the_template_are_findings(linted):
     report = linted(rows, with_tokenizer=chat_tokenizer(picky))
     assert report.counts() == {"refused_by_template": 1}
     assert report.findings[0].examples[0].row == 8 and "user first" in report.findings[0].examples[0].shows
+
+
+def test_special_tokens_typed_into_messages(linted):
+    rows = as_chat(clean_rows(200))
+    rows[3]["prompt"][0]["content"] = "one</s> two"
+    rows[5]["chosen"][0]["content"] += "<|tool|> seven"
+    found = linted(rows, with_tokenizer=chat_tokenizer(BOS + CHAT_TEMPLATE, "<|tool|>"))
+    assert {f.kind: [e.row for e in f.examples] for f in found.findings} == {
+        "eos_in_prompt": [4],
+        "special_token_in_message": [6],
+    }
+
+
+def test_one_row_with_tools_that_are_none_costs_one_row(linted, tmp_path):
+    """What `check` finds of a template, its options and tools is what training finds, row by row."""
+    template = BOS + "{% if tools %}{{ tools[0]['name'] }}{% endif %}" + CHAT_TEMPLATE
+    tokenizer = chat_tokenizer(template)
+    rows = as_chat(clean_rows())
+    for row in rows:
+        row["tools"] = json.dumps([{"name": "f", "parameters": {}}])
+    rows[4]["tools"] = "not JSON"
+    rows[6]["tools"] = [7]
+    rows[8]["tools"] = {"name": "f"}
+    report = linted(rows, with_tokenizer=tokenizer)
+    assert report.counts() == {"bad_tools": 2, "refused_by_template": 1}
+    loaded = load_preferences(tmp_path / "rows.jsonl").dataset
+    found = tokenize_pairs(validate_rows(loaded).dataset, tokenizer, max_length=None, invalid_rows="drop")
+    assert [(p.row_number, p.kind) for p in found.problems] == [
+        (5, "bad_tools"), (7, "refused_by_template"), (9, "bad_tools"),
+    ]  # fmt: skip
+    kept = [row | {"tools": json.loads(row["tools"])} for i, row in enumerate(rows) if i not in (4, 6, 8)]
+    assert found.dataset.select_columns(TOKENS).to_list() == tokenised(kept, tokenizer)
 
 
 def with_lengths(tokenizer, prompt, chosen, rejected):

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from mallowspo.data.lint.kinds import KINDS
 from mallowspo.data.lint.ledger import Ledger
 from mallowspo.data.lint.run import CheckReport
-from mallowspo.data.lint.stream import stream_rows
+from mallowspo.data.sources import SourceRow, stream_rows
+from mallowspo.data.tables import parquet_table
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.files import atomic_path
 
@@ -95,7 +96,7 @@ def write_cleaned(report: CheckReport, path: str | os.PathLike[str]) -> Cleaned:
     reasons: Counter[str] = Counter()
     with atomic_path(final) as beside, atomic_path(log) as beside_log:
         with _writer(beside, suffix) as writer, beside_log.open("w", encoding="utf-8") as lines:
-            for position, row in enumerate(stream_rows(report.source, split=report.settings.split)):
+            for position, row in enumerate(_again(report)):
                 if position >= len(drop) or row.index != report.ledger.numbers[position]:
                     raise InputError(f"{report.source}: the data changed while it was checked; run again")
                 if not drop[position]:
@@ -106,6 +107,10 @@ def write_cleaned(report: CheckReport, path: str | os.PathLike[str]) -> Cleaned:
                 lines.write(json.dumps({"row": row.index + 1, "reasons": why}) + "\n")
     dropped = int(drop.sum())
     return Cleaned(str(path), str(log), len(drop) - dropped, dropped, dict(reasons.most_common()), left_alone)
+
+
+def _again(report: CheckReport) -> Iterator[SourceRow]:
+    return stream_rows(report.source, split=report.settings.split, limits=report.settings.limits, quiet=True)
 
 
 def _to_drop(ledger: Ledger) -> tuple[NDArray[np.bool_], tuple[str, ...], tuple[str, ...]]:
@@ -188,7 +193,9 @@ class _ParquetRows:
             names = dict.fromkeys(name for row in self._rows for name in row)
             if schema is not None and set(names) - set(schema.names):
                 raise InputError("fix: the rows have differing columns, which parquet cannot hold; write .jsonl")
-            table = pa.Table.from_pylist([{n: row.get(n) for n in names} for row in self._rows], schema=schema)
+            rows = [{n: row.get(n) for n in names} for row in self._rows]
+            table = parquet_table(pa.Table.from_pylist(rows))
+            table = table if schema is None else table.cast(schema)
             if self._file is None:
                 self._file = pq.ParquetWriter(self._path, table.schema)
             self._file.write_table(table)

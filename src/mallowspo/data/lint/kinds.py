@@ -106,6 +106,12 @@ KINDS: tuple[Kind, ...] = (
         "The prompt is in the evaluation data too, so the evaluation rewards memory.",
         "Remove it from one of the two.",
     ),
+    Kind(
+        "eval_in_other_layout",
+        "warning",
+        "The evaluation data are text and the data messages, or the other way round, so the two are not one task.",
+        "Bring both into one layout: text, or lists of messages.",
+    ),
     # Tokens.
     Kind(
         "unknown_token_id",
@@ -147,6 +153,18 @@ KINDS: tuple[Kind, ...] = (
         error_above=_ONE_PERCENT,
     ),
     Kind(
+        "eos_in_prompt",
+        "warning",
+        "An end token is typed inside the prompt, so the model reads on behind the end of a text.",
+        "Take it out of the text, or break it up with a space.",
+    ),
+    Kind(
+        "special_token_in_message",
+        "warning",
+        "A message holds the text of a special token, which becomes that token and may open a turn of its own.",
+        "Take it out of the message, or break it up with a space.",
+    ),
+    Kind(
         "boundary_merge",
         "warning",
         "The last tokens of the prompt merge with the response, so the model is trained on a context that it never "
@@ -167,6 +185,12 @@ KINDS: tuple[Kind, ...] = (
         "error",
         "The chat template raises an error on these messages.",
         "Bring the roles into the order that the template expects.",
+    ),
+    Kind(
+        "bad_tools",
+        "error",
+        "What the row gives to the chat template beside its messages cannot be read.",
+        "Give tools as a list of functions, chat_template_kwargs as a mapping, or either as JSON text.",
     ),
     Kind(
         "prompt_too_long",

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mallowspo.data.blank import content_text, looks
 from mallowspo.data.lint.ledger import Ledger, clip
 from mallowspo.data.lint.rows import LintRow
 
@@ -20,13 +21,13 @@ __all__ = ["PairIndex", "check_near_identical", "normalised", "prompt_key", "sim
 
 
 def normalised(text: str) -> str:
-    r"""Fold case and white space, so that texts which a reader takes for the same are the same.
+    r"""Fold case, white space and what nobody sees, so that texts which a reader takes for the same are the same.
 
     Example:
         >>> normalised("  Hello,\n World ")
         'hello, world'
     """
-    return " ".join(text.casefold().split())
+    return looks(text).casefold()
 
 
 def _grams(text: str) -> Counter[str]:
@@ -88,14 +89,14 @@ def _hash(*parts: str) -> int:
 def _canonical(value: Any, *, fold_case: bool) -> str:
     """Write a text or messages so that those which are equal but for white space give equal strings."""
     if isinstance(value, str):
-        return normalised(value) if fold_case else " ".join(value.split())
+        return normalised(value) if fold_case else looks(value)
     return json.dumps([_folded(message, fold_case) for message in value], sort_keys=True, default=str)
 
 
 def _folded(message: Mapping[str, Any], fold_case: bool) -> dict[str, Any]:
     said = {name: item for name, item in message.items() if item is not None}
-    if isinstance(said.get("content"), str):
-        said["content"] = _canonical(said["content"], fold_case=fold_case)
+    if isinstance(said.get("content"), str | list):
+        said["content"] = _canonical(content_text(said), fold_case=fold_case)
     return said
 
 

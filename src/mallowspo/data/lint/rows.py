@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from mallowspo.data.blank import content_text
 from mallowspo.data.lint.ledger import Ledger, clip
-from mallowspo.data.lint.stream import SourceRow
 from mallowspo.data.problems import RowError
 from mallowspo.data.records import PreferenceRow, row_from_columns
+from mallowspo.data.sources import SourceRow
 
 __all__ = ["LintRow", "plain_text", "read_row"]
 
@@ -55,14 +56,7 @@ def plain_text(value: Any) -> str:
     """
     if isinstance(value, str):
         return value
-    parts = []
-    for message in value:
-        content = message.get("content")
-        if isinstance(content, str):
-            parts.append(content)
-        elif isinstance(content, list):
-            parts += [part["text"] for part in content if isinstance(part.get("text"), str)]
-    return "\n".join(parts)
+    return "\n".join(text for text in map(content_text, value) if text)
 
 
 def read_row(row: SourceRow, ledger: Ledger) -> LintRow | None:
@@ -94,6 +88,9 @@ def read_row(row: SourceRow, ledger: Ledger) -> LintRow | None:
             around = text[max(error.start - 20, 0) : error.start + 20]
             ledger.flag(position, "unpaired_surrogate", f"{name}: {clip(around)}")
             return None
+    if row.problem:  # in a column beside the texts
+        ledger.flag(position, "unpaired_surrogate", row.problem)
+        return None
     return LintRow(position, record, _pairs(record), texts[0], tuple(texts[1:]), row.values, names)
 
 

@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mallowspo.data.limits import Limits
 from mallowspo.data.lint.kinds import KIND_BY_NAME
 from mallowspo.data.lint.labels import ColumnChecks, LengthCount
 from mallowspo.data.lint.ledger import Example, Finding, Ledger, clip
 from mallowspo.data.lint.pairs import PairIndex, check_near_identical
 from mallowspo.data.lint.rows import LintRow, plain_text, read_row
 from mallowspo.data.lint.splits import EvalPrompts
-from mallowspo.data.lint.stream import SourceRow, stream_rows
 from mallowspo.data.lint.text import ScriptCount, check_text
 from mallowspo.data.lint.tokens import TokenChecks, TokenisedRow
 from mallowspo.data.problems import RowError
 from mallowspo.data.records import TOKEN_COLUMNS, row_from_columns
+from mallowspo.data.sources import SourceRow, stream_rows
 from mallowspo.data.validation import check_columns
 from mallowspo.errors import InputError
 
@@ -42,6 +43,7 @@ class CheckSettings:
         split: Split of the data.
         eval_split: Split of the evaluation data.
         near_duplicate_threshold: Similarity in (0, 1] from which two responses are near-identical.
+        limits: What a row may cost.
     """
 
     max_length: int | None = 1024
@@ -49,6 +51,7 @@ class CheckSettings:
     split: str = "train"
     eval_split: str = "train"
     near_duplicate_threshold: float = 0.9
+    limits: Limits = Limits()
 
     def __post_init__(self) -> None:
         if not 0 < self.near_duplicate_threshold <= 1:
@@ -139,10 +142,10 @@ def check_preferences(
             end_ids=end_ids,
             vocabulary=vocabulary,
         ),
-        None if eval_source is None else EvalPrompts(eval_source, split=settings.eval_split),
+        None if eval_source is None else EvalPrompts(eval_source, split=settings.eval_split, limits=settings.limits),
     )
     done = 0
-    for chunk in _chunks(stream_rows(source, split=settings.split)):
+    for chunk in _chunks(stream_rows(source, split=settings.split, limits=settings.limits)):
         if done == 0:
             _require_columns(chunk, str(source))
         checks.add(chunk)
@@ -151,6 +154,8 @@ def check_preferences(
             progress(done)
     if done == 0:
         raise InputError(f"{source}: there are no rows")
+    if checks.unreadable == done:
+        raise InputError(f"{source}: none of the {done:,} rows can be read; row 1: {checks.first_problem}")
     return checks.finish(source)
 
 
@@ -193,6 +198,8 @@ class _Checks:
         self._scripts = ScriptCount()
         # 1 for messages, 0 for text; in the order of the index of pairs.
         self._layouts: Any = array("B")
+        self.unreadable = 0
+        self.first_problem = ""
         self._tokenised = 0
         self._token_sum = 0
         self._token_max = 0
@@ -202,6 +209,9 @@ class _Checks:
         ledger = self._ledger
         rows = []
         for source_row in chunk:
+            if source_row.values is None:
+                self.unreadable += 1
+                self.first_problem = self.first_problem or source_row.problem
             row = read_row(source_row, ledger)
             if row is None:
                 continue
@@ -236,11 +246,11 @@ class _Checks:
         """Add what only all rows together show, and sum up."""
         ledger = self._ledger
         partners = self._pairs.finish(ledger)
-        self._mixed_layout()
+        chats = self._mixed_layout()
         self._columns.finish(ledger)
         scripts = self._scripts.finish(ledger)
-        _add_repetitions(source, self._settings.split, partners, ledger)
-        findings = [*ledger.findings(), *self._length_bias()]
+        _add_repetitions(source, self._settings, partners, ledger)
+        findings = [*ledger.findings(), *self._other_layout(chats), *self._length_bias()]
         findings.sort(key=lambda finding: _SEVERITIES.index(finding.severity))
         tokenised = max(self._tokenised, 1)
         statistics: dict[str, Any] = {
@@ -258,16 +268,31 @@ class _Checks:
             }
         return CheckReport(str(source), self._settings, len(ledger), tuple(findings), statistics, ledger)
 
-    def _mixed_layout(self) -> None:
+    def _mixed_layout(self) -> bool | None:
+        """Flag the rows of the layout that fewer have; say whether most are messages, None where there are none."""
         layouts = np.frombuffer(self._layouts, dtype=np.uint8)
         chats = int(layouts.sum())
-        if chats in (0, len(layouts)):
-            return
         usual = int(2 * chats > len(layouts))
+        if chats in (0, len(layouts)):
+            return bool(usual) if len(layouts) else None
         found, other = ("text", "messages") if usual else ("messages", "text")
         positions = np.frombuffer(self._pairs.positions, dtype=np.int64)[layouts != usual]
         for position in positions.tolist():
             self._ledger.flag(position, "mixed_layout", f"the row is {found}, most rows are {other}")
+        return bool(usual)
+
+    def _other_layout(self, is_chat: bool | None) -> list[Finding]:
+        evaluation = self._evaluation
+        if evaluation is None or is_chat is None or evaluation.is_chat == is_chat:
+            return []
+        kind = KIND_BY_NAME["eval_in_other_layout"]
+        detail = (
+            "the evaluation data are text, the data messages"
+            if is_chat
+            else ("the evaluation data are messages, the data text")
+        )
+        rows = evaluation.rows
+        return [Finding(kind.name, kind.severity, rows, 100.0, kind.why, kind.todo, f"{detail} ({rows:,} rows of it)")]
 
     def _length_bias(self) -> list[Finding]:
         severity = self._lengths.severity()
@@ -289,14 +314,14 @@ class _Checks:
 
 
 def _add_repetitions(
-    source: str | os.PathLike[str], split: str, partners: dict[str, dict[int, int]], ledger: Ledger
+    source: str | os.PathLike[str], settings: CheckSettings, partners: dict[str, dict[int, int]], ledger: Ledger
 ) -> None:
     """Read the first repeated rows again, to show them."""
     numbers: NDArray[np.uint64] = ledger.numbers
     wanted = {int(numbers[position]) for found in partners.values() for position in found}
     texts: dict[int, str] = {}
     if wanted:
-        for row in stream_rows(source, split=split):
+        for row in stream_rows(source, split=settings.split, limits=settings.limits, quiet=True):
             if row.index in wanted and row.values is not None:
                 texts[row.index] = _prompt_excerpt(row)
                 if len(texts) == len(wanted):

@@ -17,7 +17,13 @@ __all__ = ["ScriptCount", "check_text", "main_script", "repaired"]
 # The 27 characters that Windows-1252 puts where Latin-1 has controls: what UTF-8's second and third bytes turn into.
 _CP1252 = "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
 _MOJIBAKE = re.compile(f"[\u00c2-\u00f4][\u0080-\u00bf{_CP1252}]{{1,3}}")
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff]")
+# Marks of direction that reorder what is read, joiners that belong to no script, tags outside a flag; and zero-width
+# spaces but where Thai, Lao, Burmese and Khmer put them between words.
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\u202a-\u202e\u2060-\u206f\ufff9-\ufffb]"
+    "|(?<![\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff])\u200b"
+    "|(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0000-\U000e007f]"
+)
 # Symbol fonts put their bullets and arrows there; with another font they are boxes.
 _PRIVATE = re.compile("[\ue000-\uf8ff]")
 _ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5});")

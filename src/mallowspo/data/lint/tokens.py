@@ -6,15 +6,18 @@ response begin where the two diverge. The same is done here, for many rows in on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mallowspo.data.blank import content_text
 from mallowspo.data.lint.ledger import Ledger, clip, visible
 from mallowspo.data.lint.rows import LintRow
+from mallowspo.data.problems import RowError
+from mallowspo.data.rendering import common_length, encoded, refuse_empty_tokenizer, rendered
 from mallowspo.data.vocabulary import resize_advice
 from mallowspo.errors import InputError, not_one_of
-from mallowspo.files import parse_json
 
 __all__ = ["TokenChecks", "TokenisedRow", "end_token_ids"]
 
@@ -24,6 +27,18 @@ _TURN_ENDS = (
     "<|endoftext|>", "<|end_of_text|>", "<|eot|>", "<|END_OF_TURN_TOKEN|>", "<|end_of_role|>", "<|user_end|>",
 )  # fmt: skip
 _AROUND = 6
+# How a turn opens behind the end of another, in text that was rendered before: `USER:`, `[INST]`, `### Human`.
+_TURN_OPENS = re.compile(r"\s*(?:\[INST\]|###|<|[A-Z][A-Za-z ]{0,15}:)")
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    found = sorted(filter(None, texts), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, found)) or r"(?!)")
+
+
+def _text_around(text: str, match: re.Match[str]) -> str:
+    start = max(match.start() - 20, 0)
+    return ("…" if start else "") + clip(text[start : match.end() + 20], 80)
 
 
 def end_token_ids(tokenizer: Any, model_name_or_path: str | None = None) -> frozenset[int]:
@@ -99,6 +114,7 @@ class TokenChecks:
             raise not_one_of("truncation_mode", truncation_mode, ("keep_start", "keep_end"))
         if max_length is not None and max_length < 2:
             raise InputError(f"max_length: got {max_length}, expected at least 2 (a token of prompt, one of response)")
+        refuse_empty_tokenizer(tokenizer)
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
         self._max_length = max_length
@@ -107,11 +123,17 @@ class TokenChecks:
         self._bos = tokenizer.bos_token_id
         # GPT-2's family closes texts with the very token that it would open them with.
         self._bos_is_end = self._bos in self._ends
-        self._adds_bos = self._bos is not None and self._encode(["a"])[0][:1] == [self._bos]
+        self._adds_bos = self._bos is not None and encoded(tokenizer, ["a"], chat=False)[0][:1] == [self._bos]
         longest = getattr(tokenizer, "model_max_length", None)
         # transformers writes 10^30 where it does not know.
         self._context = longest if longest is not None and longest < 10**9 else None
         self._blank: dict[int, bool] = {}
+        # GPT-2's family opens texts with the token that ends them; chat templates write special tokens, people do not.
+        ends = [str(token) for token in tokenizer.convert_ids_to_tokens(sorted(self._ends))]
+        added = tokenizer.added_tokens_decoder.values()
+        special = {*tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
+        self._end_text = _any_of(ends)
+        self._special_text = _any_of(special - {*ends, tokenizer.bos_token})
 
     def require_for(self, row: LintRow) -> None:
         """Raise `InputError` where the tokenizer cannot serve rows of this layout at all."""
@@ -131,59 +153,31 @@ class TokenChecks:
 
     def tokenise(self, rows: Sequence[LintRow], ledger: Ledger) -> list[TokenisedRow]:
         """Tokenise a chunk of rows; those that the chat template refuses are flagged and left out."""
-        texts: list[str] = []
-        rendered: list[str] = []
+        texts: dict[bool, list[str]] = {False: [], True: []}
         plan: list[tuple[LintRow, bool, int]] = []
         for row in rows:
             if not self._can_serve(row):
                 continue  # the first row could be served, so this one is flagged for its other layout
             chat = row.record.is_conversational
-            target = rendered if chat else texts
-            start = len(target)
             try:
-                made = self._rendered(row) if chat else self._with_eos(row)
-                "".join(made).encode()  # tools and names of messages reach the template unchecked
-                target += made
-            except UnicodeEncodeError:
-                ledger.flag(row.position, "unpaired_surrogate", "in what the chat template makes of the row")
+                made = rendered(self._tokenizer, row.record.prompt, row.record.responses, row.values)
+            except RowError as error:
+                ledger.flag(row.position, error.kind, clip(error.detail, 160))
                 continue
-            except Exception as error:  # a chat template may raise anything; its author decides
-                ledger.flag(row.position, "refused_by_template", clip(str(error) or type(error).__name__, 160))
-                continue
-            plan.append((row, chat, start))
-        ids = {False: self._encode(texts), True: self._encode(rendered, special=False)}
+            plan.append((row, chat, len(texts[chat])))
+            texts[chat] += made
+        ids = {chat: encoded(self._tokenizer, some, chat=chat) for chat, some in texts.items()}
         found = []
         for row, chat, start in plan:
             prompt, *full = ids[chat][start : start + 1 + len(row.responses)]
-            cut = min(_common_prefix(prompt, one) for one in full)
+            cut = min(common_length(prompt, one) for one in full)
             found.append(TokenisedRow(row, prompt, tuple(full), cut))
         return found
-
-    def _encode(self, texts: list[str], *, special: bool = True) -> list[list[int]]:
-        if not texts:
-            return []
-        ids: list[list[int]] = self._tokenizer(
-            texts, add_special_tokens=special, return_attention_mask=False, return_token_type_ids=False, verbose=False
-        )["input_ids"]
-        return ids
-
-    def _with_eos(self, row: LintRow) -> list[str]:
-        eos = self._tokenizer.eos_token
-        prompt = row.prompt
-        return [prompt, *(prompt + (text if text.endswith(eos) else text + eos) for text in row.responses)]
-
-    def _rendered(self, row: LintRow) -> list[str]:
-        tools = row.values.get("tools")
-        tools = parse_json(tools) if isinstance(tools, str) else tools
-        options = {"tools": tools, **(row.values.get("chat_template_kwargs") or {}), "tokenize": False}
-        render = self._tokenizer.apply_chat_template
-        prompt: Any = row.record.prompt
-        alone = render(prompt, add_generation_prompt=True, **options)
-        return [alone, *(render(prompt + response, **options) for response in row.record.responses)]
 
     def check(self, tokens: TokenisedRow, ledger: Ledger) -> None:
         """Flag one row."""
         self._known(tokens, ledger)
+        self._typed(tokens, ledger)
         self._begin(tokens, ledger)
         self._boundary(tokens, ledger)
         for i in range(len(tokens.full_ids)):
@@ -198,6 +192,44 @@ class TokenChecks:
         if bad is not None:
             shows = f"{self._pieces([bad])} is id {bad:,}; {resize_advice(self._tokenizer, size)}"
             ledger.flag(tokens.row.position, "unknown_token_id", shows)
+
+    # Special tokens that somebody typed.
+
+    def _typed(self, tokens: TokenisedRow, ledger: Ledger) -> None:
+        row = tokens.row
+        if not row.record.is_conversational:
+            found = self._inside_prompt(row.prompt)
+            if found is not None:
+                ledger.flag(row.position, "eos_in_prompt", lambda: _text_around(row.prompt, found))
+            return
+        parts: list[tuple[str, Any]] = [("prompt", row.record.prompt)]
+        parts += zip(row.names, row.record.responses, strict=True)
+        for name, messages in parts:
+            for text in map(content_text, messages):
+                end = self._end_text.search(text)
+                # Behind the last word it is one end too many, which `eos_doubled` says.
+                if end is not None and (name == "prompt" or text[end.end() :].strip()):
+                    kind = "eos_in_prompt" if name == "prompt" else "eos_inside"
+                    shown = f"{name}: {_text_around(text, end)}"
+                    ledger.flag(row.position, kind, shown)
+                other = self._special_text.search(text)
+                if other is not None:
+                    shown = f"{name}: {_text_around(text, other)}"
+                    ledger.flag(row.position, "special_token_in_message", shown)
+
+    def _inside_prompt(self, text: str) -> re.Match[str] | None:
+        """Find an end token that closes no turn: text that was rendered before has one behind every turn."""
+        for match in self._end_text.finditer(text):
+            rest = text[match.end() : match.end() + 40]
+            before = text[: match.start()]
+            if (
+                before.strip()
+                and rest.strip()
+                and not _TURN_OPENS.match(rest)
+                and not self._special_text.match(rest.lstrip())
+            ):
+                return match
+        return None
 
     # Begin.
 
@@ -236,7 +268,7 @@ class TokenChecks:
     def _diverging(self, tokens: TokenisedRow) -> str:
         """Show the pieces on both sides of the place where prompt and full sequence part."""
         start, prompt = max(tokens.cut - 3, 0), tokens.prompt_ids
-        joined = next(ids for ids in tokens.full_ids if _common_prefix(prompt, ids) == tokens.cut)
+        joined = next(ids for ids in tokens.full_ids if common_length(prompt, ids) == tokens.cut)
         alone, full = (self._pieces(ids[start : tokens.cut + 3]) for ids in (prompt, joined))
         return f"prompt alone … {alone} | with the response … {full}"
 
@@ -322,12 +354,3 @@ class TokenChecks:
 
     def _around(self, ids: list[int], at: int) -> str:
         return "… " + self._pieces(ids[max(at - 3, 0) : at + 4]) + " …"
-
-
-def _common_prefix(prompt: list[int], full: list[int]) -> int:
-    if full[: len(prompt)] == prompt:
-        return len(prompt)
-    for i, (left, right) in enumerate(zip(prompt, full, strict=False)):
-        if left != right:
-            return i
-    return min(len(prompt), len(full))

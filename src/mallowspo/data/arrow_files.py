@@ -1,0 +1,164 @@
+"""Read CSV and parquet files in batches, and name the rows of a CSV file that have another number of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mallowspo.data.batches import ColumnGate, SourceRow, TableBatch
+from mallowspo.data.json_files import open_bytes, unreadable_as_input_error
+from mallowspo.data.limits import Limits
+from mallowspo.errors import InputError
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+__all__ = ["csv_batches", "csv_types", "parquet_batches"]
+
+_ROWS = 1_000
+# What stays text in a CSV file though it looks like a number: an answer such as `42` or `NA`.
+_TEXT = frozenset({"prompt", "chosen", "rejected"})
+
+
+def parquet_batches(path: Path, gate: ColumnGate, limits: Limits, first: int) -> Iterator[TableBatch]:
+    """Read a parquet file in batches; dictionaries are written out.
+
+    Args:
+        path: The file.
+        gate: Decides on the columns.
+        limits: Not used: the file names the size of its parts itself.
+        first: The number of the first row.
+
+    Yields:
+        Batches.
+
+    Raises:
+        InputError: It is no sound parquet file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with unreadable_as_input_error(path):
+        try:
+            with pq.ParquetFile(path) as file:
+                kept = gate.table_columns(file.schema_arrow)
+                for batch in file.iter_batches(batch_size=_ROWS):
+                    names = [batch.schema.names[place] for place in kept]
+                    table = pa.table([_written_out(batch.column(place)) for place in kept], names=names)
+                    yield TableBatch(table, range(first, first + len(batch)))
+                    first += len(batch)
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not a sound parquet file ({error})") from error
+
+
+def _written_out(column: pa.Array) -> pa.Array:
+    import pyarrow as pa
+
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def csv_batches(path: Path, gate: ColumnGate, limits: Limits, first: int) -> Iterator[TableBatch]:
+    """Read a CSV file in batches, every cell as text.
+
+    Arrow would settle a column's type by its first block, and fail on a later one.
+
+    Args:
+        path: A file in UTF-8, packed with gzip where its name ends in `.gz`.
+        gate: Decides on the columns.
+        limits: How long a row may be.
+        first: The number of the first row below the header.
+
+    Yields:
+        Batches.
+
+    Raises:
+        InputError: It is no sound CSV file, or in another encoding.
+    """
+    import pyarrow as pa
+    import pyarrow.csv as pc
+
+    bad: list[SourceRow] = []
+
+    def note(row: Any) -> str:
+        # The header is row 1 of the file, and a quoted cell may span lines: count records of data.
+        number = -1 if row.number is None else first + row.number - 2
+        found = f"has {row.actual_columns} cells, the header has {row.expected_columns}"
+        bad.append(SourceRow(number, None, found, unit="row"))
+        return "skip"
+
+    # One thread: only then does Arrow number the rows that it refuses. A row may not be longer than a block.
+    read = pc.ReadOptions(use_threads=False, block_size=min(limits.line_bytes, 2**31 - 1))
+    parse = pc.ParseOptions(newlines_in_values=True, invalid_row_handler=note)
+    with unreadable_as_input_error(path):
+        try:
+            with open_bytes(path) as stream:
+                schema = pc.open_csv(stream, read, parse).schema
+                names = list(schema.names)
+            kept = gate.table_columns(pa.schema([pa.field(name, pa.string()) for name in names]))
+            bad.clear()
+            convert = pc.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+            with open_bytes(path) as stream:
+                for batch in pc.open_csv(stream, read, parse, convert):
+                    numbers, problems = _numbered(batch.num_rows, bad, first)
+                    first += len(numbers) + len(problems)
+                    table = pa.table([batch.column(place) for place in kept], names=[names[place] for place in kept])
+                    yield TableBatch(table, numbers, problems)
+                    del bad[: len(problems)]
+            if bad:
+                nothing = pa.table({names[place]: pa.array([], pa.string()) for place in kept})
+                yield TableBatch(nothing, [], bad)
+        except pa.ArrowException as error:
+            longer = (
+                f"; a row longer than {limits.max_line_mb:,} MiB needs max_line_mb" if "straddl" in str(error) else ""
+            )
+            raise InputError(f"{path}: not a sound CSV file in UTF-8 ({error}){longer}") from error
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{path}: not a CSV file in UTF-8: its header has the byte 0x{error.object[error.start]:02x}; "
+                "convert the file first, for instance with `iconv -f LATIN1 -t UTF-8`"
+            ) from error
+
+
+def _numbered(rows: int, bad: list[SourceRow], index: int) -> tuple[list[int], list[SourceRow]]:
+    """Number the rows of a batch around those that Arrow skipped; give the numbers and the skipped rows."""
+    numbers: list[int] = []
+    passed = 0
+    while len(numbers) < rows:
+        if passed < len(bad) and bad[passed].index == index:
+            passed += 1
+        else:
+            numbers.append(index)
+        index += 1
+    return numbers, bad[:passed]
+
+
+def csv_types(dataset: datasets.Dataset) -> datasets.Dataset:
+    """Give the columns of a CSV file their types: whole numbers, numbers, truth values, or text as it stands.
+
+    A column is of a type where every cell is, beside those that say nothing (empty, `NA`, `null`); these become null.
+    """
+    import datasets
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.csv
+    from datasets.table import InMemoryTable
+
+    nothing = pa.array(pa.csv.ConvertOptions().null_values, pa.string())
+    table = dataset.data.table
+    for place, name in enumerate(table.column_names):
+        column = table.column(place)
+        if name in _TEXT or column.type != pa.string():
+            continue
+        said = pc.if_else(pc.is_in(column, nothing), pa.scalar(None, pa.string()), column)
+        if said.null_count == len(said):
+            table = table.set_column(place, name, pa.chunked_array([pa.nulls(len(said))]))
+            continue
+        for kind in (pa.int64(), pa.float64(), pa.bool_()):
+            try:
+                table = table.set_column(place, name, pc.utf8_trim(said, " \t").cast(kind))
+                break
+            except pa.ArrowException:
+                continue
+    return datasets.Dataset(InMemoryTable(table))

@@ -1,0 +1,88 @@
+r"""What counts as text that somebody can see.
+
+White space, control and format characters (zero-width spaces and joiners, soft hyphens, marks of direction, byte-order
+marks, tags), variation selectors and the fillers of Hangul, Khmer and Braille leave nothing on paper. A text of these
+alone says nothing, and two texts that differ in these alone look the same.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["blank_messages", "content_text", "is_blank", "looks"]
+
+# Unicode's Cc, Cf, Zs, Zl and Zp without the signs of Cf that are drawn (U+0600 and its like), and what else has
+# nothing to draw: combining joiners, fillers, variation selectors and the ranges that are kept for their like.
+_UNSEEN = (
+    "\\x00-\\x20\\x7f-\\xa0\\xad\u034f\u061c\u115f-\u1160\u1680\u17b4-\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f"
+    "\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+_SEEN = re.compile(f"[^{_UNSEEN}]")
+_UNSEEN_RUN = re.compile(f"[{_UNSEEN}]+")
+_SPACES = re.compile(r"\s+")
+
+
+def is_blank(text: str) -> bool:
+    r"""Say whether nobody could see anything of a text.
+
+    Args:
+        text: Any text; the empty one is blank.
+
+    Returns:
+        Whether it is made of white space and invisible characters alone.
+
+    Example:
+        >>> is_blank("\u200b \ufeff\n"), is_blank("\u3164"), is_blank("a\u200b"), is_blank("0")
+        (True, True, False, False)
+    """
+    return _SEEN.search(text) is None
+
+
+def looks(text: str) -> str:
+    r"""Give a text as a reader sees it: composed, without invisible characters, runs of white space as one space.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        Equal strings for texts that look the same but for their line breaks.
+
+    Example:
+        >>> looks(" cafe\u0301\u200b\n bar ") == looks("caf\u00e9 bar")
+        True
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", _UNSEEN_RUN.sub(_space_or_nothing, text))
+    return " ".join(text.split())
+
+
+def _space_or_nothing(run: re.Match[str]) -> str:
+    return " " if _SPACES.search(run[0]) else ""
+
+
+def content_text(message: Mapping[str, Any]) -> str:
+    """Give the text of a message's `content`, which may be text, parts with a `text` each, or nothing.
+
+    Example:
+        >>> content_text({"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "!"}]})
+        'Hi!'
+    """
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+
+
+def blank_messages(messages: list[dict[str, Any]]) -> bool:
+    """Say whether the last of these messages says nothing; a turn that only calls a tool says something.
+
+    Example:
+        >>> blank_messages([{"role": "assistant", "content": [{"type": "text", "text": " "}]}])
+        True
+    """
+    return not messages or (is_blank(content_text(messages[-1])) and not messages[-1].get("tool_calls"))
