@@ -104,7 +104,7 @@ def dispersion(
     given = dict(locals())
     from mallowspo.cli.dispersion_run import DispersionRequest, run_dispersion
     from mallowspo.dispersion.settings import DispersionSettings
-    from mallowspo.experiments.quickstart import progress_bar
+    from mallowspo.progress import progress_bar
 
     given |= {name.removeprefix("dispersion_"): value for name, value in given.items()}
     given |= {"rankings": tuple(rankings or ())}
@@ -112,7 +112,7 @@ def dispersion(
         **{item.name: given[item.name] for item in fields(DispersionSettings) if given.get(item.name) is not None}
     )
     request = DispersionRequest(**{item.name: given[item.name] for item in fields(DispersionRequest)})
-    with progress_bar() as progress:
+    with progress_bar("mallowspo dispersion") as progress:
         summary = run_dispersion(request, settings, progress=progress)
     _show(summary, output_dir)
 

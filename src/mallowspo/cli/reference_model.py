@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,7 +157,7 @@ def _model(options: Any, device: Any) -> Any:
             model = PeftModel.from_pretrained(model, options.adapter)  # type: ignore[assignment]
     except (OSError, ValueError, ImportError) as error:
         raise InputError(
-            f"model_name_or_path: {options.model_name_or_path} cannot be loaded ({str(error).strip().splitlines()[0]})"
+            f"model_name_or_path: {options.model_name_or_path} cannot be loaded ({reason_of(error)})"
         ) from error
     return model.to(device).eval()
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mallowspo.errors import InputError, not_one_of
+from mallowspo.errors import InputError, not_one_of, reason_of
 
 if TYPE_CHECKING:
     from mallowspo.evaluation.prompts import EvaluationPrompt
@@ -86,7 +86,7 @@ def model_stamp(name_or_path: str) -> str:
         from transformers import AutoConfig
 
         try:
-            commit = getattr(AutoConfig.from_pretrained(name_or_path), "_commit_hash", None)
+            commit = getattr(AutoConfig.from_pretrained(name_or_path, trust_remote_code=False), "_commit_hash", None)
         except (OSError, ValueError):
             commit = None
         return f"{name_or_path}@{commit or 'unknown'}"
@@ -117,9 +117,7 @@ def load_tokenizer(name_or_path: str, *, option: str, trust_remote_code: bool = 
     try:
         return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{option}: the tokenizer of {name_or_path} cannot be loaded ({_first_line(error)})"
-        ) from error
+        raise InputError(f"{option}: the tokenizer of {name_or_path} cannot be loaded ({reason_of(error)})") from error
 
 
 def load_causal_model(
@@ -149,7 +147,7 @@ def load_causal_model(
             name_or_path, dtype=dtype, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise InputError(f"{option}: the model {name_or_path} cannot be loaded ({_first_line(error)})") from error
+        raise InputError(f"{option}: the model {name_or_path} cannot be loaded ({reason_of(error)})") from error
     return model.to(inference_device(use_cpu)).eval()
 
 
@@ -157,10 +155,6 @@ def inference_device(use_cpu: bool) -> torch.device:
     """The accelerator where there is one and it is wanted, else the CPU."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return torch.device("cpu") if use_cpu or accelerator is None else accelerator
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def uses_chat(prompt: EvaluationPrompt, prompt_format: str, *, has_template: bool) -> bool:

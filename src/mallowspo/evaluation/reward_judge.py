@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, reason_of
 from mallowspo.evaluation.json_log import JsonLog, key_of
 from mallowspo.evaluation.local_model import context_length, inference_device, load_tokenizer, model_stamp
 from mallowspo.evaluation.verdicts import (
@@ -254,7 +254,9 @@ def _load_reward_model(reward: RewardModel) -> Any:
             reward.name_or_path, dtype=reward.dtype, trust_remote_code=reward.trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise InputError(f"judge: the reward model {reward.name_or_path} cannot be loaded ({error})") from error
+        raise InputError(
+            f"judge: the reward model {reward.name_or_path} cannot be loaded ({reason_of(error)})"
+        ) from error
     if model.config.num_labels != 1:
         raise InputError(
             f"judge: {reward.name_or_path} has {model.config.num_labels} outputs, expected a reward model with one"

@@ -15,7 +15,7 @@ from mallowspo.data.collation import PreferenceCollator
 from mallowspo.data.problems import RowProblem
 from mallowspo.data.tokenization import tokenize_pairs
 from mallowspo.data.validation import require_dataset, validate_rows
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, reason_of
 from mallowspo.training.config import MallowsPOConfig
 from mallowspo.training.row_weights import columns_read, raw_from_columns, unread_columns
 
@@ -90,7 +90,7 @@ def preparing_tokenizer(model: Any, processing_class: Any, args: MallowsPOConfig
             )
         except (OSError, ValueError) as error:
             raise InputError(
-                f"model: no tokenizer could be loaded from {name!r} ({str(error).splitlines()[0]}); give the path of "
+                f"model: no tokenizer could be loaded from {name!r} ({reason_of(error)}); give the path of "
                 "a saved model, a hub name that is reachable, or a processing_class"
             ) from error
     if not isinstance(processing_class, PreTrainedTokenizerBase):
