@@ -31,13 +31,14 @@ def writable_folder(path: str | os.PathLike[str], option: str) -> Path:
         >>> writable_folder(folder, "output_dir") == folder, folder.parent.exists()
         (True, False)
     """
-    folder = Path(path)
+    folder, reason = Path(path), ""
     for _ in range(5):
         try:
             _probe(folder)
             return folder
-        except FileNotFoundError:
-            continue  # another process of the same run took the empty folder away while it proved the same
+        except FileNotFoundError as error:
+            # Another process of the same run may have taken the empty folder away while it proved the same.
+            reason = str(error.strerror)
         except (FileExistsError, NotADirectoryError) as error:
             raise InputError(f"{option}: {_shown(folder)} is a file, or lies below one; name a folder") from error
         except (OSError, ValueError) as error:
@@ -45,7 +46,7 @@ def writable_folder(path: str | os.PathLike[str], option: str) -> Path:
             raise InputError(
                 f"{option}: {_shown(folder)} cannot be written ({reason}); name a folder that can be"
             ) from error
-    raise InputError(f"{option}: {_shown(folder)} is taken away while it is written; name another folder")
+    raise InputError(f"{option}: {_shown(folder)} cannot be made ({reason}); name a folder that can be")
 
 
 def writable_file(path: str | os.PathLike[str], option: str) -> Path:

@@ -106,7 +106,8 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
         return AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name, trust_remote_code=trust_remote_code)
     except Exception as error:  # a tokenizer's own code may raise anything
         raise InputError(
-            f"model_name_or_path: {name} gives no tokenizer ({reason_of(error)}); give the folder of a saved tokenizer or model"
+            f"model_name_or_path: {name} gives no tokenizer ({reason_of(error)}); give the folder of a saved "
+            "tokenizer or model"
         ) from error
 
 

@@ -82,6 +82,9 @@ def exit_code_of(run: Callable[[], int], arguments: Sequence[str] = ()) -> int:
         sys.stdout.flush()  # a full disk behind standard output shows here, not after the exit code
         return code
     except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError) and end.code == 1:  # typer ends so, whatever the pipe was
+            sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+            return _told(end.__context__, arguments) or 1
         try:
             sys.stdout.flush()
         except OSError as error:
@@ -210,6 +213,7 @@ def _stream() -> str | None:
     """The standard stream that cannot be written, if one is the cause."""
     for stream, name in ((sys.stdout, "standard output"), (sys.stderr, "standard error")):
         try:
+            stream.write("\n")  # what failed is no longer in its buffer; the command has failed anyway
             stream.flush()
         except (OSError, ValueError):
             return name

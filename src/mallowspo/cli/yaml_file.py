@@ -16,7 +16,7 @@ _TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "f
 
 
 def read_yaml(path: str | Path, option: str = "config") -> dict[str, Any]:
-    """Read a file that holds a mapping of option to value.
+    r"""Read a file that holds a mapping of option to value.
 
     Args:
         path: The file.
@@ -32,7 +32,7 @@ def read_yaml(path: str | Path, option: str = "config") -> dict[str, Any]:
     Example:
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "recipe.yaml"
-        >>> _ = file.write_text("beta: 0.1\\nrun_name: 2026-11-30")
+        >>> _ = file.write_text("beta: 0.1\nrun_name: 2026-11-30")
         >>> read_yaml(file)
         {'beta': 0.1, 'run_name': '2026-11-30'}
     """

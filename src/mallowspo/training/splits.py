@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from accelerate.logging import get_logger
 from numpy.typing import NDArray
-from transformers import AutoProcessor, PreTrainedTokenizerBase
+from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 
 from mallowspo.data.collation import PreferenceCollator
 from mallowspo.data.problems import RowProblem
@@ -90,8 +90,8 @@ def preparing_tokenizer(model: Any, processing_class: Any, args: MallowsPOConfig
             )
         except (OSError, ValueError) as error:
             raise InputError(
-                f"model: no tokenizer could be loaded from {name!r} ({reason_of(error)}); give the path of "
-                "a saved model, a hub name that is reachable, or a processing_class"
+                f"model: no tokenizer could be loaded from {name!r} ({_why_none(name, revision, args, error)}); give "
+                "the path of a saved model, a hub name that is reachable, or a processing_class"
             ) from error
     if not isinstance(processing_class, PreTrainedTokenizerBase):
         raise InputError(
@@ -102,6 +102,15 @@ def preparing_tokenizer(model: Any, processing_class: Any, args: MallowsPOConfig
             raise InputError("tokenizer: it has neither a pad nor an EOS token; set tokenizer.eos_token")
         processing_class.pad_token = processing_class.eos_token
     return processing_class
+
+
+def _why_none(name: str, revision: Any, args: Any, error: Exception) -> str:
+    """The reason that transformers' tokenizers give; its processors pass over it and say only that there is none."""
+    try:
+        AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=args.trust_remote_code)
+    except Exception as own:
+        return reason_of(own)
+    return reason_of(error)
 
 
 def pair_collator(tokenizer: Any, args: MallowsPOConfig) -> PreferenceCollator:
