@@ -45,7 +45,7 @@ PANELS = ("panel", "panel_sampled", "panel_topics", "chosen_by_votes")
 def run() -> None:
     """Run the study, or what is left of it, and keep its results, report and pictures."""
     from mallowspo.experiments.estimator_study import run_index_study
-    from mallowspo.experiments.progress import progress_bar
+    from mallowspo.progress import progress_bar
 
     config = IndexStudyConfig(
         output_dir=str(OUTPUT),

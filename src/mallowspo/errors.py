@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["InputError", "NonFiniteLossError", "not_one_of"]
+__all__ = ["InputError", "NonFiniteLossError", "not_one_of", "reason_of"]
 
 
 class InputError(ValueError):
@@ -35,3 +35,22 @@ def not_one_of(name: str, given: object, allowed: Iterable[object]) -> InputErro
     """
     choices = ", ".join(repr(value) for value in allowed)
     return InputError(f"{name}: got {given!r}, expected one of {choices}")
+
+
+def reason_of(error: BaseException) -> str:
+    """Say in one line why a library could not load what it was given.
+
+    Args:
+        error: What it raised.
+
+    Returns:
+        The first line of its message; for code that comes with a model, the option that lets it run.
+
+    Example:
+        >>> reason_of(ValueError("Please pass the argument `trust_remote_code=True` to allow custom code to be run."))
+        'it comes with code of its own, which runs only with --trust_remote_code; read that code first'
+    """
+    text = str(error).strip()
+    if "trust_remote_code" in text:
+        return "it comes with code of its own, which runs only with --trust_remote_code; read that code first"
+    return (text or type(error).__name__).splitlines()[0]

@@ -25,7 +25,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         The path to write to. It keeps the suffix of `path`, since writers choose a format by it.
 
     Raises:
-        OSError: The folder cannot be written, or the disk is full; `path` is then left as it was.
+        OSError: The folder cannot be written, or the disk is full; it names `path`, which is left as it was.
 
     Example:
         >>> import tempfile
@@ -47,6 +47,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.umask(umask)
         os.chmod(beside, 0o666 & ~umask)
         os.replace(beside, final)
+    except OSError as error:
+        # A write that fails for want of space does not say of which file.
+        if error.filename is None or error.filename == str(beside):
+            error.filename = str(final)
+        raise
     finally:
         beside.unlink(missing_ok=True)
 

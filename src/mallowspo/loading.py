@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, reason_of
 from mallowspo.files import parse_json
 
 __all__ = ["broken", "loading"]
@@ -72,6 +72,5 @@ def loading(option: str, name: str, *, also_ours: bool = False) -> Iterator[None
         misfit = any(words in str(error) for words in _MISFIT)
         if also_ours and not (found or known or misfit):
             raise
-        lines = (str(error).strip() or type(error).__name__).splitlines()
-        why = "; ".join(found) or ("its weights do not fit its config.json" if misfit else lines[0])
-        raise InputError(f"{option}: {name} cannot be loaded ({why}); save or download it again") from error
+        why = "; ".join(found) or ("its weights do not fit its config.json" if misfit else reason_of(error))
+        raise InputError(f"{option}: {name} cannot be loaded ({why})") from error

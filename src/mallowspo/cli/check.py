@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, reason_of
 
 if TYPE_CHECKING:
     from mallowspo.data.lint import CheckReport, Cleaned
@@ -35,6 +35,7 @@ def check(
     near_duplicate_threshold: float = typer.Option(
         0.9, "--near_duplicate_threshold", help="Similarity in (0, 1] from which two responses are near-identical."
     ),
+    trust_remote_code: bool = typer.Option(False, "--trust_remote_code", help="Run code that comes with the model."),
     html: bool = typer.Option(False, "--html", help="Write check.html as well."),
     max_line_mb: int = typer.Option(64, "--max_line_mb", help="MiB that a line, or a row of a CSV file, may have."),
     max_nesting: int = typer.Option(64, "--max_nesting", help="Levels of lists and objects in a value."),
@@ -47,6 +48,8 @@ def check(
     from mallowspo.data.lint.tokens import end_token_ids
     from mallowspo.data.vocabulary import embedding_rows
     from mallowspo.files import write_json
+    from mallowspo.outputs import writable_file, writable_folder
+    from mallowspo.progress import progress_bar
 
     if max_length < 0:
         raise InputError(f"max_length: got {max_length}, expected at least 2, or 0 for no limit")
@@ -60,8 +63,11 @@ def check(
     )
     if fix is not None:
         check_output(fix, data)
-    tokenizer = load_tokenizer(model_name_or_path)
-    with _Progress(data) as progress:
+        writable_file(fix, "fix")
+    writable_folder(output_dir, "output_dir")
+    tokenizer = load_tokenizer(model_name_or_path, trust_remote_code=trust_remote_code)
+    stage = f"Checking {Path(data).name}"
+    with progress_bar("mallowspo check") as progress:
         report = check_preferences(
             data,
             tokenizer,
@@ -69,9 +75,10 @@ def check(
             eval_source=eval_data,
             end_ids=end_token_ids(tokenizer, model_name_or_path),
             vocabulary=embedding_rows(model_name_or_path),
-            progress=progress.show,
+            progress=lambda rows: progress(stage, rows, 0),
         )
-    cleaned = None if fix is None else write_cleaned(report, fix)
+        progress(stage, report.rows, report.rows)
+        cleaned = None if fix is None else write_cleaned(report, fix)
     record = report.to_dict() | {"model_name_or_path": model_name_or_path, "eval_data": eval_data}
     if cleaned is not None:
         record["fix"] = _fix_record(cleaned)
@@ -83,11 +90,12 @@ def check(
         raise typer.Exit(1)
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
     """Load a tokenizer by path or hub name.
 
     Args:
         name: A folder with a saved tokenizer, or a hub name.
+        trust_remote_code: Run code that comes with the model.
 
     Returns:
         The tokenizer.
@@ -102,37 +110,12 @@ def load_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name)
+        return AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name, trust_remote_code=trust_remote_code)
     except Exception as error:  # a tokenizer's own code may raise anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"model_name_or_path: {name} gives no tokenizer ({reason}); give the folder of a saved tokenizer or model"
+            f"model_name_or_path: {name} gives no tokenizer ({reason_of(error)}); give the folder of a saved "
+            "tokenizer or model"
         ) from error
-
-
-class _Progress:
-    """A line that says how many rows are done, on a terminal only."""
-
-    def __init__(self, data: str) -> None:
-        from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        console = Console(stderr=True)
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._bar.add_task(f"Checking {Path(data).name}")
-        self._name = Path(data).name
-
-    def __enter__(self) -> _Progress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self, rows: int) -> None:
-        """Show the number of rows done."""
-        self._bar.update(self._task, description=f"Checking {self._name}: {rows:,} rows")
 
 
 def _fix_record(cleaned: Cleaned) -> dict[str, Any]:

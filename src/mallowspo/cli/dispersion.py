@@ -111,7 +111,7 @@ def dispersion(
     from mallowspo.cli.dispersion_run import DispersionRequest, run_dispersion
     from mallowspo.data.limits import Limits
     from mallowspo.dispersion.settings import DispersionSettings
-    from mallowspo.experiments.quickstart import progress_bar
+    from mallowspo.progress import progress_bar
 
     given |= {name.removeprefix("dispersion_"): value for name, value in given.items()}
     given |= {"rankings": tuple(rankings or ())}
@@ -119,7 +119,10 @@ def dispersion(
         **{item.name: given[item.name] for item in fields(DispersionSettings) if given.get(item.name) is not None}
     )
     request = DispersionRequest(**{item.name: given[item.name] for item in fields(DispersionRequest)})
-    with Limits(max_line_mb, max_nesting, max_columns).in_force(), progress_bar() as progress:
+    with (
+        Limits(max_line_mb, max_nesting, max_columns).in_force(),
+        progress_bar("mallowspo dispersion") as progress,
+    ):
         summary = run_dispersion(request, settings, progress=progress)
     _show(summary, output_dir)
 

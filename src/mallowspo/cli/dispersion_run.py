@@ -21,6 +21,7 @@ from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.side_by_side import SideBySide, side_by_side
 from mallowspo.errors import InputError
 from mallowspo.files import atomic_path, write_json
+from mallowspo.outputs import writable_folder
 
 if TYPE_CHECKING:
     import datasets
@@ -71,8 +72,7 @@ class DispersionRequest:
         """Raise `InputError` for options that cannot work together."""
         if self.reference is None and self.votes is None and not self.rankings:
             raise InputError("dispersion: nothing to read; give --reference, --votes or --rankings")
-        if self.output_dir.exists() and not self.output_dir.is_dir():
-            raise InputError(f"output_dir: {self.output_dir} is a file; name a folder")
+        writable_folder(self.output_dir, "output_dir")
         if self.truth is not None and not self.rankings:
             raise InputError("truth: only rankings are compared with a true ranking; add --rankings")
         if self.dataset_name is not None and self.reference is None:

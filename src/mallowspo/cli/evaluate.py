@@ -152,12 +152,15 @@ def evaluate(
 
 
 class _Bars:
-    """One progress bar a stage, on the terminal's error stream; the judge's carries tokens and cost."""
+    """One progress bar a stage, the judge's with tokens and cost; lines where nobody watches a terminal."""
 
     def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        from mallowspo.progress import ProgressLines, on_a_terminal
+
+        self._lines = None if on_a_terminal() else ProgressLines("mallowspo evaluate")
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -169,20 +172,23 @@ class _Bars:
         self._stages: dict[str, Any] = {}
 
     def __enter__(self) -> _Bars:
-        self._progress.start()
+        (self._lines or self._progress).__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+    def __exit__(self, *ended: Any) -> None:
+        (self._lines or self._progress).__exit__(*ended)
 
     def show(self, stage: str, done: int, total: int, usage: Usage | None) -> None:
         """Show how far a stage has come."""
-        if stage not in self._stages:
-            self._stages[stage] = self._progress.add_task(stage, usage="")
         text = ""
         if usage is not None:
             text = f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens"
             text += "" if usage.cost is None else f", cost {usage.cost:.2f}"
+        if self._lines is not None:
+            self._lines.show(stage, done, total, text)
+            return
+        if stage not in self._stages:
+            self._stages[stage] = self._progress.add_task(stage, usage="")
         self._progress.update(self._stages[stage], completed=done, total=total, usage=text)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.files import parse_json
+from mallowspo.outputs import writable_folder
 
 if TYPE_CHECKING:
     from mallowspo.evaluation.endpoint import RequestLimits
@@ -89,8 +90,7 @@ class EvaluateOptions:
 
     def check(self) -> None:
         """Raise `InputError` for what can be seen to be wrong before anything is read."""
-        if self.output_dir.exists() and not self.output_dir.is_dir():
-            raise InputError(f"output_dir: {self.output_dir} is a file, expected a folder")
+        writable_folder(self.output_dir, "output_dir")
         for name in ("batch_size", "judge_attempts", "resamples"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: got {getattr(self, name)}, expected at least 1")

@@ -34,19 +34,22 @@ def bandit(
 
     from rich.console import Console
 
+    from mallowspo.errors import InputError
     from mallowspo.experiments.bandit import BanditConfig, fast_config, run_bandit_study
-    from mallowspo.experiments.progress import progress_bar
+    from mallowspo.progress import progress_bar
 
     base = fast_config(str(output_dir)) if fast else BanditConfig(output_dir=str(output_dir))
     changes: dict[str, Any] = {"first_seed": seed, "arms": arms}
     changes |= {name: value for name, value in (("seeds", seeds), ("training_seeds", training_seeds)) if value}
     if phi:
+        if not all(0 < value < 1 for value in phi):
+            raise InputError(f"phi: got {', '.join(f'{value:g}' for value in phi)}, expected numbers in (0, 1)")
         # The training runs follow, where they would train on a dispersion that is no longer there.
         kept = tuple(value for value in base.design.training_single_phis if value in phi)
         changes |= {"single_phis": tuple(phi), "training_single_phis": kept or tuple(phi[:2])}
     if pairs:
         changes["pairs"] = tuple(pairs)
     config = replace(base, workers=workers, design=replace(base.design, **changes))
-    with progress_bar() as progress:
+    with progress_bar("mallowspo experiment bandit") as progress:
         run_bandit_study(config, progress=progress)
     Console().print(f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.")

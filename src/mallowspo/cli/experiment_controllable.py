@@ -108,10 +108,10 @@ def controllable(
     from rich.console import Console
 
     from mallowspo.experiments.controllable import run_controllable_study
-    from mallowspo.experiments.progress import progress_bar
+    from mallowspo.progress import progress_bar
 
     config = _config(dict(context.params))
-    with progress_bar() as progress:
+    with progress_bar("mallowspo experiment controllable") as progress:
         run_controllable_study(config, progress=progress)
     end = f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json."
     Console().print(end, markup=False, highlight=False, soft_wrap=True)

@@ -62,6 +62,7 @@ _MaxNewTokens = Annotated[int, _option("max_new_tokens", "Tokens after which an 
 _KlPrompts = Annotated[int, _option("kl_prompts", "Prompts for the KL, one sampled response each.")]
 _SampledAtATime = Annotated[int, _option("sampled_at_a_time", "Answers in a batch of sampling.")]
 _UseCpu = Annotated[bool, _option("use_cpu", "Leave an accelerator alone.")]
+_Trust = Annotated[bool, _option("trust_remote_code", "Run code that comes with a model.")]
 _Workers = Annotated[int, _option("workers", "Processes that train side by side; changes no result.", min=0)]
 _Fast = Annotated[bool, _option("fast", "A run of seconds that shows every part and resolves nothing.")]
 
@@ -103,6 +104,7 @@ def dialogue(
     kl_prompts: _KlPrompts = 48,
     sampled_at_a_time: _SampledAtATime = 48,
     use_cpu: _UseCpu = False,
+    trust_remote_code: _Trust = False,
     workers: _Workers = 0,
     fast: _Fast = False,
 ) -> None:
@@ -110,10 +112,10 @@ def dialogue(
     from rich.console import Console
 
     from mallowspo.experiments.dialogue import fast_config, run_dialogue_study
-    from mallowspo.experiments.progress import progress_bar
+    from mallowspo.progress import progress_bar
 
     config = _config(dict(context.params))
-    with progress_bar() as progress:
+    with progress_bar("mallowspo experiment dialogue") as progress:
         run_dialogue_study(fast_config(config) if fast else config, progress=progress)
     Console().print(f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.")
 

@@ -30,6 +30,7 @@ _Model = Annotated[
 _Votes = Annotated[
     list[str] | None, typer.Option("--votes", help="NAME=FILE of people's votes, for the model; may be repeated.")
 ]
+_Trust = Annotated[bool, typer.Option("--trust_remote_code", help="Run code that comes with the model.")]
 _Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes side by side; 0: this one.")]
 _Fast = Annotated[bool, typer.Option("--fast", help="A run of seconds that shows every part and resolves nothing.")]
 
@@ -42,6 +43,7 @@ def estimator(
     downstream: _Downstream = None,
     model_name_or_path: _Model = None,
     votes: _Votes = None,
+    trust_remote_code: _Trust = False,
     workers: _Workers = 0,
     fast: _Fast = False,
 ) -> None:
@@ -55,9 +57,14 @@ def estimator(
     from rich.console import Console
 
     from mallowspo.experiments.estimator_study import IndexStudyConfig, fast_config, run_index_study
-    from mallowspo.experiments.progress import progress_bar
+    from mallowspo.progress import progress_bar
 
-    given: dict[str, Any] = {"workers": workers, "model": model_name_or_path, "data": _files(votes or [])}
+    given: dict[str, Any] = {
+        "workers": workers,
+        "trust_remote_code": trust_remote_code,
+        "model": model_name_or_path,
+        "data": _files(votes or []),
+    }
     if conditions is not None:
         given["conditions"] = _names(conditions)
     if downstream is not None:
@@ -65,7 +72,7 @@ def estimator(
     if not fast:
         given["seeds"] = tuple(range(1, seeds + 1))
     start = fast_config(str(output_dir)) if fast else IndexStudyConfig(output_dir=str(output_dir))
-    with progress_bar() as progress:
+    with progress_bar("mallowspo experiment estimator") as progress:
         run_index_study(replace(start, **given), progress=progress)
     end = f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json."
     Console().print(end, markup=False, highlight=False, soft_wrap=True)

@@ -37,9 +37,9 @@ def world(
 
     from rich.console import Console
 
-    from mallowspo.experiments.progress import progress_bar
     from mallowspo.experiments.world_study import run_world_study
     from mallowspo.experiments.world_study_config import WorldSetup, WorldStudyConfig, fast_world_config
+    from mallowspo.progress import progress_bar
 
     folder = str(output_dir)
     base = fast_world_config(folder) if fast else WorldStudyConfig(setup=WorldSetup(output_dir=folder))
@@ -52,7 +52,7 @@ def world(
         if text is not None:
             given[name] = _numbers(name, text)
     config = replace(base, **given)
-    with progress_bar() as progress:
+    with progress_bar("mallowspo experiment world") as progress:
         run_world_study(config, progress=progress)
     Console().print(f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.")
 

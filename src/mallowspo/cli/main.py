@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -13,8 +15,13 @@ from mallowspo.cli.dispersion import dispersion
 from mallowspo.cli.evaluate import evaluate
 from mallowspo.cli.exits import exit_code_of
 from mallowspo.cli.experiment import experiment
+from mallowspo.cli.hints import usage_message
 from mallowspo.cli.quickstart import quickstart
 from mallowspo.cli.reference import reference
+from mallowspo.errors import InputError
+
+# The mistakes in options, by the one class of them that typer makes public: it carries its own copy of click.
+_USAGE: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app = typer.Typer(
     name="mallowspo",
@@ -66,14 +73,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: 0; 1 for findings; 2 for a mistake in what was given, with one message and no traceback.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _print_anything()
 
     def run() -> int:
         if given[:1] == ["train"]:
             return run_train(given[1:])
-        app(args=given, prog_name="mallowspo")  # ends in SystemExit; a mistake in the options is code 2
-        return 0
+        return _run_typer(given)
 
-    raise SystemExit(exit_code_of(run))
+    raise SystemExit(exit_code_of(run, given))
+
+
+def _print_anything() -> None:
+    """A character that the terminal's encoding lacks is shown by its number; it must not end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _run_typer(given: list[str]) -> int:
+    """Let typer read the options; what is wrong with them is one message that comes without the usage."""
+    try:
+        code = app(args=given, prog_name="mallowspo", standalone_mode=False)
+    except typer.Abort as error:
+        raise error.__cause__ or error from None
+    except _USAGE as error:
+        # The class for `mallowspo` without arguments, whose message is the help itself.
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stderr.write(f"{error.format_message()}\n")
+            return 2
+        raise InputError(usage_message(error)) from error
+    if code == 130:  # typer ends so where Ctrl-C was pressed, and says nothing
+        raise KeyboardInterrupt
+    return code if isinstance(code, int) else 0
 
 
 if __name__ == "__main__":

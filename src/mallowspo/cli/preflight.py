@@ -2,16 +2,67 @@
 
 from __future__ import annotations
 
+import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mallowspo.errors import InputError
+from mallowspo.cli.hints import did_you_mean
+from mallowspo.errors import InputError, not_one_of
+from mallowspo.outputs import writable_folder
 from mallowspo.scoring.model_checks import refuse_adapter_folder
 from mallowspo.training.adapters import ADAPTER_ADVICE
 
-__all__ = ["check_before_loading", "refuse_resume"]
+__all__ = [
+    "check_attention",
+    "check_before_loading",
+    "check_options",
+    "check_precision",
+    "need_package",
+    "refuse_resume",
+]
 
+# What pip calls a package that is imported under another name, and the extras of this project.
+_EXTRAS = {
+    "bitsandbytes": "'mallowspo[quantization]'",
+    "deepspeed": "'mallowspo[deepspeed]'",
+    "vaderSentiment": "'mallowspo[experiments]'",
+    "liger_kernel": "liger-kernel",
+    "flash_attn": "flash-attn",
+    "flash_attn_interface": "flash-attn-3 (see its page)",
+    "galore_torch": "galore-torch",
+    "apollo_torch": "apollo-torch",
+    "lomo_optim": "lomo-optim",
+    "optimi": "torch-optimi",
+}
+# Packages of which one is enough for a tracker, where they do not bear its name.
+_TRACKERS = {
+    "azure_ml": ("azureml",),
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "flyte": ("flytekit",),
+}
+_OPTIMIZERS = tuple(
+    (re.compile(pattern), package)
+    for pattern, package in (
+        (r"galore_.*", "galore_torch"),
+        (r"apollo_.*", "apollo_torch"),
+        (r"(ada)?lomo", "lomo_optim"),
+        (r"grokadamw", "grokadamw"),
+        (r"schedule_free_.*", "schedulefree"),
+        (r"stable_adamw", "optimi"),
+        (r"adamw_torch_[48]bit", "torchao"),
+        (r"adamw_torch_xla", "torch_xla"),
+        (r"adamw_torch_npu_fused", "torch_npu"),
+        (r"adamw_anyprecision", "torchdistx"),
+        (r"paged_.*|.*_bnb.*|(adamw|lion|ademamix)(_8bit|_32bit)|ademamix", "bitsandbytes"),
+    )
+)
+_ATTENTIONS = {
+    "flash_attention_2": "flash_attn",
+    "flash_attention_3": "flash_attn_interface",
+    "flash_attention_4": "flash_attn",
+}
 _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
 
 
@@ -27,18 +78,137 @@ def check_before_loading(training_args: Any, model_args: Any) -> None:
             is never logged.
     """
     _check_model(model_args.model_name_or_path)
-    output = Path(training_args.output_dir)
-    if output.exists() and not output.is_dir():
-        raise InputError(f"output_dir: {output} is a file; name a folder, or a path where nothing is yet")
-    quantized = model_args.load_in_4bit or model_args.load_in_8bit
-    for wanted, option, package in (
-        (quantized, "load_in_4bit / load_in_8bit", "bitsandbytes"),
-        (training_args.use_liger_kernel, "use_liger_kernel", "liger_kernel"),
-        (training_args.deepspeed, "deepspeed", "deepspeed"),
-    ):
-        if wanted and find_spec(package) is None:
-            raise InputError(f"{option}: it needs the package {package}, which is not installed")
+    if os.environ.get("RANK", "0") == "0":
+        writable_folder(training_args.output_dir, "output_dir")
     _check_metric(training_args)
+
+
+def check_options(options: Any) -> None:
+    """Refuse what this machine has not, before the configuration is made: transformers would end in a traceback there.
+
+    Args:
+        options: What the parser read, as attributes.
+
+    Raises:
+        InputError: A package that is missing, a tracker, an optimizer or an attention that nobody knows, a device or a
+            precision that this machine does not offer.
+    """
+    need_package(options.load_in_4bit, "load_in_4bit", "bitsandbytes")
+    need_package(options.load_in_8bit, "load_in_8bit", "bitsandbytes")
+    need_package(options.use_liger_kernel, "use_liger_kernel", "liger_kernel")
+    need_package(options.deepspeed, "deepspeed", "deepspeed")
+    _check_trackers(options.report_to)
+    _check_optimizer(options.optim)
+    check_attention(options.attn_implementation, use_cpu=options.use_cpu)
+    check_precision(bf16=options.bf16, fp16=options.fp16, tf32=options.tf32, use_cpu=options.use_cpu)
+
+
+def need_package(wanted: object, option: str, package: str) -> None:
+    """Raise `InputError` where an option is given whose package is not installed."""
+    if wanted and not _installed(package):
+        extra = _EXTRAS.get(package, package)
+        raise InputError(f"{option}: it needs the package {package}, which is not installed: pip install {extra}")
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _check_trackers(given: Any) -> None:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    for name in given if isinstance(given, list) else [given]:
+        if name in (None, "none", "all"):
+            continue
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise not_one_of("report_to", name, ["none", "all", *sorted(INTEGRATION_TO_CALLBACK)])
+        packages = _TRACKERS.get(name, (name,))
+        if not any(_installed(package) for package in packages):
+            raise InputError(
+                f"report_to: {name} needs the package {packages[0]}, which is not installed: pip install "
+                f"{packages[0]}, or report_to: none"
+            )
+
+
+def _check_optimizer(given: Any) -> None:
+    from transformers.training_args import OptimizerNames
+
+    name = str(getattr(given, "value", given))
+    allowed = [one.value for one in OptimizerNames]
+    if name not in allowed:
+        raise InputError(f"optim: got {name!r}{did_you_mean(name, allowed)}; it is one of {', '.join(allowed)}")
+    for part, package in _OPTIMIZERS:
+        if part.fullmatch(name):
+            need_package(True, f"optim: {name}", package)
+            return
+
+
+def check_attention(name: str | None, *, use_cpu: bool = False) -> None:
+    """Refuse an `attn_implementation` that transformers has not, or whose package or device is missing.
+
+    Args:
+        name: As given; None for transformers' choice.
+        use_cpu: Whether an accelerator is left alone.
+
+    Raises:
+        InputError: Says which there are, or what is missing.
+    """
+    if name is None:
+        return
+    if "/" in name:
+        need_package(True, f"attn_implementation: {name}", "kernels")
+        return
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    bare = name.removeprefix("paged|")
+    allowed = sorted({"eager", *(one for one in ALL_ATTENTION_FUNCTIONS.valid_keys() if "|" not in one)})
+    if bare not in allowed:
+        raise InputError(
+            f"attn_implementation: got {name!r}{did_you_mean(name, allowed)}; it is one of {', '.join(allowed)}, or a "
+            "kernel of the hub such as kernels-community/flash-attn"
+        )
+    package = _ATTENTIONS.get(bare)
+    if package is not None:
+        # With the package kernels, transformers takes the same attention from the hub.
+        need_package(not _installed("kernels"), f"attn_implementation: {name}", package)
+        if use_cpu or not _has_cuda():
+            raise InputError(f"attn_implementation: {name} needs a CUDA device; leave it out, or give sdpa")
+
+
+def check_precision(*, bf16: Any, fp16: Any, tf32: Any = None, use_cpu: bool = False) -> None:
+    """Refuse a precision that the device does not offer; what was not asked for is never refused.
+
+    Args:
+        bf16: Whether bfloat16 was asked for.
+        fp16: Whether float16 was asked for.
+        tf32: Whether TF32 was asked for.
+        use_cpu: Whether an accelerator is left alone.
+
+    Raises:
+        InputError: Names the option.
+    """
+    import torch
+
+    if bf16 and fp16:
+        raise InputError("bf16 and fp16: give one of them")
+    on_cpu = use_cpu or not torch.accelerator.is_available()
+    if fp16 and on_cpu:
+        raise InputError("fp16: it needs an accelerator; give bf16: true for a CPU, or neither for float32")
+    if bf16 and on_cpu and not use_cpu:
+        raise InputError("bf16: there is no accelerator here; add use_cpu: true to train on the CPU, or bf16: false")
+    if bf16 and not on_cpu and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+        raise InputError("bf16: this GPU has no bfloat16; give fp16: true")
+    if tf32 and not (_has_cuda() and not use_cpu and torch.cuda.get_device_capability()[0] >= 8):
+        raise InputError("tf32: it needs a CUDA device of the Ampere generation or newer; leave it out")
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _check_model(name: str | None) -> None:

@@ -20,13 +20,14 @@ def quickstart(
     """Compare DPO, MallowsPO-theta and MallowsPO-phi on a generated language whose truth is known."""
     from rich.console import Console
 
-    from mallowspo.experiments.quickstart import QuickstartConfig, fast_config, progress_bar, run_quickstart
+    from mallowspo.experiments.quickstart import QuickstartConfig, fast_config, run_quickstart
+    from mallowspo.progress import progress_bar
 
     config = (
         fast_config(str(output_dir))
         if fast
         else QuickstartConfig(output_dir=str(output_dir), seeds=tuple(range(seeds)), workers=workers)
     )
-    with progress_bar() as progress:
+    with progress_bar("mallowspo quickstart") as progress:
         run_quickstart(config, progress=progress)
     Console().print(f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.")

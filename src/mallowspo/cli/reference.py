@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
+from mallowspo.cli.yaml_file import read_yaml
 from mallowspo.errors import InputError
 
 __all__ = ["reference"]
@@ -22,16 +22,7 @@ def _read_recipe(context: typer.Context, path: Path | None) -> Path | None:
     """Take the defaults of the other options from a recipe of `mallowspo train`."""
     if path is None:
         return None
-    import yaml
-
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"config: {path} cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"config: {path} is not YAML: {error}") from error
-    if not isinstance(recipe, dict):
-        raise InputError(f"config: {path} must hold a mapping of option to value")
+    recipe = read_yaml(path)
     ours = {parameter.name for parameter in context.command.params} - {"config", "output_dir"}
     defaults = {name: value for name, value in recipe.items() if name in ours and value is not None}
     if recipe.get("max_length", 0) is None:
@@ -242,7 +233,7 @@ def _command_line(context: typer.Context) -> list[str]:
         if parameter.name in ("num_processes", "config") or value is None or value is False:
             continue
         option = parameter.opts[0]
-        arguments += [option] if isinstance(parameter, click.Option) and parameter.is_flag else [option, str(value)]
+        arguments += [option] if getattr(parameter, "is_flag", False) else [option, str(value)]
     return arguments
 
 

@@ -9,7 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from mallowspo.cli.signals import is_first_process
 from mallowspo.errors import InputError, not_one_of
+from mallowspo.outputs import writable_file, writable_folder
+from mallowspo.progress import Progress, progress_bar, silent
 
 if TYPE_CHECKING:
     import datasets
@@ -92,6 +95,10 @@ class ReferenceOptions:
             raise InputError(
                 f"export_trl: got {self.export_trl}, expected a name that ends in {' or '.join(_EXPORTS)}"
             )
+        if is_first_process():
+            writable_folder(self.output_dir, "output_dir")
+            if self.export_trl is not None:
+                writable_file(self.export_trl, "export_trl")
 
 
 def _check_folder(option: str, name: str, needed: str) -> None:
@@ -124,10 +131,19 @@ def relaunch(num_processes: int, arguments: list[str]) -> int:
 
 
 def make_store(options: ReferenceOptions) -> WriteResult:
+    """Write, resume, mend or lengthen a store, and say how far it is; see `_make_store`."""
+    if not is_first_process():
+        return _make_store(options, silent)
+    with progress_bar("mallowspo reference") as progress:
+        return _make_store(options, progress)
+
+
+def _make_store(options: ReferenceOptions, progress: Progress) -> WriteResult:
     """Write, resume, mend or lengthen a store; every process of a launch calls this.
 
     Args:
         options: What to score.
+        progress: Called as shards are done.
 
     Returns:
         What was done.
@@ -157,7 +173,7 @@ def make_store(options: ReferenceOptions) -> WriteResult:
     )
     with loaded_scorer(options, accelerator, tokenizer, settings) as scorer:
         key = ReferenceKey(**(known | scorer.fields | rows_key(rows)))
-        bar = _Bar(scorer.processes.world)
+        bar = _Bar(scorer.processes.world, progress if scorer.processes.is_first else silent)
         result = write_store(
             options.output_dir,
             rows,
@@ -280,29 +296,30 @@ def _made_with(options: ReferenceOptions, device_name: str) -> dict[str, str]:
 
 
 class _Bar:
-    """A progress bar over rows, shown by the first process for all."""
+    """Progress over rows, shown by the first process for all."""
 
-    def __init__(self, world: int) -> None:
-        self._world = world
-        self._bar: Any = None
+    def __init__(self, world: int, progress: Progress) -> None:
+        self._world, self._progress = world, progress
+        self._done = self._missing = 0
 
     def begin(self, missing: int, present: int, damaged: tuple[str, ...]) -> None:
-        from tqdm import tqdm
-
         for name in damaged:
             sys.stderr.write(f"{name}: its checksum is wrong; its rows are computed again\n")
         if present and missing:
             sys.stderr.write(f"{present:,} rows are there, {missing:,} are to be computed\n")
-        if missing:
-            self._bar = tqdm(total=missing, desc="Reference scores", unit=" rows", file=sys.stderr)
+        self._missing = missing
+        self._show(0)
 
     def advance(self, rows: int) -> None:
-        self._bar.update(min(rows * self._world, self._bar.total - self._bar.n))
+        self._show(min(self._done + rows * self._world, self._missing))
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.update(self._bar.total - self._bar.n)
-            self._bar.close()
+        self._show(self._missing)
+
+    def _show(self, done: int) -> None:
+        self._done = done
+        if self._missing:
+            self._progress("Reference scores", done, self._missing)
 
 
 def _summarise(store: ReferenceStore, result: WriteResult, seconds: float) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mallowspo.errors import InputError
+from mallowspo.progress import ProgressLines, current_lines, on_a_terminal
 
 __all__ = ["make_parser", "train_command", "train_in_this_process"]
 
@@ -19,12 +20,9 @@ _MODULE = "mallowspo.cli.main"
 
 def make_parser() -> Any:
     """TRL's parser over TRL's argument groups, with our configuration in place of `DPOConfig`."""
-    from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
+    from mallowspo.cli.train_options import TrainParser
 
-    from mallowspo.training import MallowsPOConfig
-
-    groups: Any = (ScriptArguments, MallowsPOConfig, ModelConfig, DatasetMixtureConfig)
-    return TrlParser(groups, prog="mallowspo train")
+    return TrainParser()
 
 
 def train_command(arguments: Sequence[str]) -> int:
@@ -39,41 +37,30 @@ def train_command(arguments: Sequence[str]) -> int:
     Raises:
         InputError: Arguments or data that cannot be used.
     """
-    # `--config=x.yaml` is what people write for every other option; TRL's parser knows only `--config x.yaml`.
-    arguments = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--config=") else [a])]
-    _check_config_file(arguments)
+    from mallowspo.cli.preflight import check_options
+    from mallowspo.cli.train_options import refuse_unknown, take_config
+
+    path, options = take_config(arguments)
     parser = make_parser()
+    from_yaml = parser.set_defaults_from_file(path) if path is not None else []
+    namespace, from_line = parser.parse_known_args(options)
+    if from_yaml or from_line:
+        refuse_unknown(parser, from_yaml, from_line, path)
+    check_options(namespace)
+    launch = [*from_yaml, *from_line]
     try:
-        *parsed, from_yaml, from_line = parser.parse_args_and_config(
-            arguments, return_remaining_strings=True, separate_remaining_strings=True
-        )
+        *parsed, _ = parser.parse_args_into_dataclasses(options, return_remaining_strings=True)
     except InputError:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
         raise InputError(f"arguments: {error}") from error
-    launch = [*from_yaml, *from_line]
     # A launched process reads the launcher's options from the same YAML again, and must not obey them again.
     if not launch or _LAUNCHED in os.environ or "LOCAL_RANK" in os.environ:
-        return train_in_this_process(*parsed)
+        if on_a_terminal() or os.environ.get("RANK", "0") != "0":
+            return train_in_this_process(*parsed)
+        with ProgressLines("mallowspo train"):
+            return train_in_this_process(*parsed)
     return _launch(launch, _without(arguments, from_line))
-
-
-def _check_config_file(arguments: Sequence[str]) -> None:
-    if "--config" not in arguments:
-        return
-    rest = arguments[arguments.index("--config") + 1 :]
-    if not rest:
-        raise InputError("--config: expected a path to a YAML file after it")
-    if not Path(rest[0]).is_file():
-        raise InputError(f"--config: there is no file {rest[0]}")
-    import yaml
-
-    try:
-        values = yaml.safe_load(Path(rest[0]).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"--config: {rest[0]} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"--config: {rest[0]} must hold a mapping of option to value")
 
 
 def _without(arguments: Sequence[str], remaining: Sequence[str]) -> list[str]:
@@ -92,22 +79,14 @@ def _launch(launch: list[str], arguments: list[str]) -> int:
     from accelerate.commands.launch import launch_command_parser
 
     from mallowspo.cli.launching import launched, several_without_accelerators
-    from mallowspo.compat import accelerate_launch_arguments, option_names
+    from mallowspo.compat import accelerate_launch_arguments
 
     try:
         launch = accelerate_launch_arguments(launch)
     except ValueError as error:
         raise InputError(str(error)) from error
-    parser = launch_command_parser()
-    known = option_names(parser)
-    for argument in launch:
-        if argument.startswith("--") and argument.split("=")[0] not in known:
-            raise InputError(
-                f"{argument}: neither an option of `mallowspo train` nor of `accelerate launch`; see "
-                "`mallowspo train --help`"
-            )
     again = [*several_without_accelerators(launch), "--module", _MODULE, "train", *arguments]
-    command = parser.parse_args(again)
+    command = launch_command_parser().parse_args(again)
     if command.training_script != _MODULE:
         hint = "; did you mean --config before it?" if command.training_script.endswith((".yaml", ".yml")) else ""
         raise InputError(f"{command.training_script}: it belongs to no option{hint}")
@@ -174,6 +153,10 @@ def _train(script_args: Any, training_args: Any, model_args: Any, mixture_args: 
         model._ddp_params_and_buffers_to_ignore = [
             name for name, buffer in model.named_buffers() if str(buffer.dtype) == "torch.bool"
         ]
+    if current_lines() is not None:
+        from mallowspo.cli.train_lines import report_in_lines
+
+        report_in_lines(trainer)
     _summarise(trainer, unparsable)
     given = training_args.resume_from_checkpoint
     result = trainer.train(resume_from_checkpoint=None if str(given).lower() in ("none", "false", "") else given)

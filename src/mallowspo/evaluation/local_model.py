@@ -87,7 +87,7 @@ def model_stamp(name_or_path: str) -> str:
         from transformers import AutoConfig
 
         try:
-            commit = getattr(AutoConfig.from_pretrained(name_or_path), "_commit_hash", None)
+            commit = getattr(AutoConfig.from_pretrained(name_or_path, trust_remote_code=False), "_commit_hash", None)
         except (OSError, ValueError):
             commit = None
         return f"{name_or_path}@{commit or 'unknown'}"
@@ -152,10 +152,6 @@ def inference_device(use_cpu: bool) -> torch.device:
     """The accelerator where there is one and it is wanted, else the CPU."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return torch.device("cpu") if use_cpu or accelerator is None else accelerator
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def uses_chat(prompt: EvaluationPrompt, prompt_format: str, *, has_template: bool) -> bool:

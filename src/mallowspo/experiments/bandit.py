@@ -13,8 +13,8 @@ from typing import Any
 
 from mallowspo.experiments.bandit_config import BanditConfig, BanditDesign, fast_config
 from mallowspo.experiments.jobs import run_jobs
-from mallowspo.experiments.progress import Progress, silent
 from mallowspo.experiments.study import open_folder, write_results
+from mallowspo.progress import Progress, silent
 
 __all__ = ["BanditConfig", "BanditDesign", "fast_config", "run_bandit_study"]
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from mallowspo.experiments.controllable_config import ControllableConfig, ControllableDesign, fast_config
 from mallowspo.experiments.jobs import run_jobs
-from mallowspo.experiments.progress import Progress, silent
 from mallowspo.experiments.study import open_folder, write_results
 from mallowspo.files import write_text
+from mallowspo.progress import Progress, silent
 
 __all__ = ["ControllableConfig", "ControllableDesign", "fast_config", "run_controllable_study"]
 
@@ -76,7 +76,7 @@ def run_controllable_study(config: ControllableConfig, *, progress: Progress | N
 
     Args:
         config: The settings.
-        progress: Called as the work goes on; see `mallowspo.experiments.progress.progress_bar`.
+        progress: Called as the work goes on; see `mallowspo.progress.progress_bar`.
 
     Returns:
         The findings, as in `results.json`; see `mallowspo.experiments.controllable_summary.summarise`.

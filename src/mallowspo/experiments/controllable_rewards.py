@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, reason_of
 from mallowspo.evaluation.local_model import context_length, inference_device, load_tokenizer
 from mallowspo.experiments.controllable_config import VADER, ControllableDesign
 
@@ -87,8 +87,7 @@ def _classifier_reward(design: ControllableDesign) -> Reward:
             name, trust_remote_code=design.trust_remote_code
         )
     except (OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"reward_model: the classifier {name} cannot be loaded ({reason})") from error
+        raise InputError(f"reward_model: the classifier {name} cannot be loaded ({reason_of(error)})") from error
     model = model.to(inference_device(design.use_cpu)).eval()
     label = _label_index(model.config, design)
     # RoBERTa counts two positions that it cannot use, and a tokenizer without a limit says 1e30.

@@ -14,8 +14,8 @@ from typing import Any
 
 from mallowspo.experiments.dialogue_config import HELDOUT_JUDGE, METHODS, DialogueConfig, DialogueSetup, fast_config
 from mallowspo.experiments.jobs import run_jobs
-from mallowspo.experiments.progress import Progress, silent
 from mallowspo.experiments.study import open_folder, write_results
+from mallowspo.progress import Progress, silent
 
 __all__ = ["METHODS", "DialogueConfig", "DialogueSetup", "fast_config", "run_dialogue_study"]
 
@@ -31,7 +31,7 @@ def run_dialogue_study(config: DialogueConfig | None = None, *, progress: Progre
 
     Args:
         config: The settings; the defaults where None.
-        progress: Called as the work goes on; see `mallowspo.experiments.progress.progress_bar`.
+        progress: Called as the work goes on; see `mallowspo.progress.progress_bar`.
 
     Returns:
         The findings, as in `results.json`; see `mallowspo.experiments.dialogue_summary.summarise`.

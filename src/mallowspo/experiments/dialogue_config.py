@@ -52,6 +52,7 @@ class DialogueSetup:
         max_new_tokens: Tokens after which a sampled answer is cut.
         sampled_at_a_time: Answers in a batch of sampling; it changes no answer but for rounding.
         use_cpu: Leave an accelerator alone.
+        trust_remote_code: Run code that comes with a model.
     """
 
     output_dir: str = "output/dialogue"
@@ -77,6 +78,7 @@ class DialogueSetup:
     max_new_tokens: int = 64
     sampled_at_a_time: int = 48
     use_cpu: bool = False
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         for name in (

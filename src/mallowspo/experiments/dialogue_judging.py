@@ -23,7 +23,7 @@ from mallowspo.evaluation.win_rates import both_orders
 from mallowspo.experiments.dialogue_config import HELDOUT_JUDGE, DialogueConfig
 from mallowspo.experiments.dialogue_data import PairSet
 from mallowspo.experiments.dialogue_runs import Bench, policy_dir, prompts_that_fit
-from mallowspo.experiments.progress import Progress
+from mallowspo.progress import Progress
 
 __all__ = ["Comparison", "JudgedAnswers", "generate_answers", "judge_everything"]
 
@@ -99,7 +99,7 @@ def generate_answers(config: DialogueConfig, bench: Bench, progress: Progress) -
         # The option is part of each answer's seed: two models answer independently.
         local = LocalModel(
             str(folder), option=job.name, dtype="float32", prompt_format="text", batch_size=setup.sampled_at_a_time,
-            use_cpu=setup.use_cpu,
+            use_cpu=setup.use_cpu, trust_remote_code=setup.trust_remote_code,
         )  # fmt: skip
         for temperature in config.temperatures:
             progress("Answering", len(found), total)
@@ -210,7 +210,11 @@ def open_judge(config: DialogueConfig) -> Judge:
     if kind == "endpoint":
         return _endpoint_judge(config, folder)
     if kind == "reward":
-        reward = RewardModel(name.removeprefix("reward:"), use_cpu=config.setup.use_cpu)
+        reward = RewardModel(
+            name.removeprefix("reward:"),
+            use_cpu=config.setup.use_cpu,
+            trust_remote_code=config.setup.trust_remote_code,
+        )
 
         def by_reward(prompts: Any, pairs: Any, report: Any) -> Judgement:
             return judge_with_reward_model(

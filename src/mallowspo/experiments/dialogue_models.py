@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, reason_of
 from mallowspo.evaluation.json_log import key_of
 from mallowspo.evaluation.local_model import inference_device, load_causal_model, load_tokenizer, model_stamp
 from mallowspo.experiments.dialogue_config import DialogueConfig, DialogueSetup
@@ -29,7 +29,9 @@ OnStep = Callable[[int, int], None]
 
 def study_tokenizer(setup: DialogueSetup) -> Any:
     """The base model's tokenizer, with a padding token where it has none."""
-    tokenizer = load_tokenizer(setup.model_name_or_path, option="model_name_or_path")
+    tokenizer = load_tokenizer(
+        setup.model_name_or_path, option="model_name_or_path", trust_remote_code=setup.trust_remote_code
+    )
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -69,7 +71,11 @@ def make_reference(setup: DialogueSetup, sft: PairSet, tokenizer: Any, on_step: 
     on_step(0, setup.sft_steps)
     if not _is_made(setup.reference_dir, key):
         model = load_causal_model(
-            setup.model_name_or_path, option="model_name_or_path", dtype="float32", use_cpu=setup.use_cpu
+            setup.model_name_or_path,
+            option="model_name_or_path",
+            dtype="float32",
+            use_cpu=setup.use_cpu,
+            trust_remote_code=setup.trust_remote_code,
         )
         _fit(
             model,
@@ -133,7 +139,7 @@ def make_judge(config: DialogueConfig, judge: PairSet, on_step: OnStep) -> Path:
     )  # fmt: skip
     on_step(0, config.judge_steps)
     if not _is_made(setup.judge_dir, key):
-        tokenizer = load_tokenizer(base, option="judge_base")
+        tokenizer = load_tokenizer(base, option="judge_base", trust_remote_code=setup.trust_remote_code)
         model = _classifier(base, tokenizer, setup)
         texts = [(row["prompt"], row["chosen"], row["rejected"]) for row in judge.rows]
         ids = [[tokenizer(prompt + text.strip())["input_ids"] for text in both] for prompt, *both in texts]
@@ -159,10 +165,12 @@ def _classifier(base: str, tokenizer: Any, setup: DialogueSetup) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(setup.data_seed)  # of the new head
         try:
-            model: Any = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype="float32")
+            model: Any = AutoModelForSequenceClassification.from_pretrained(
+                base, num_labels=1, dtype="float32", trust_remote_code=setup.trust_remote_code
+            )
         except (OSError, ValueError) as error:
             raise InputError(
-                f"judge_base: {base} cannot be loaded as a sequence classifier ({str(error).splitlines()[0]}); name "
+                f"judge_base: {base} cannot be loaded as a sequence classifier ({reason_of(error)}); name "
                 "another judge_base, or another judge"
             ) from error
     # The classifier finds the last token by this value; an end token never stands inside a text that it is shown.

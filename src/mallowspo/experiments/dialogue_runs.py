@@ -105,7 +105,13 @@ def run_dialogue_job(reference: Reference, job: DialogueJob) -> dict[str, Any]:
     with quiet_libraries(), one_thread():
         if job.method != "reference":
             result |= _train(bench, job, folder)
-        model = load_causal_model(str(folder), option="policy", dtype="float32", use_cpu=setup.use_cpu)
+        model = load_causal_model(
+            str(folder),
+            option="policy",
+            dtype="float32",
+            use_cpu=setup.use_cpu,
+            trust_remote_code=setup.trust_remote_code,
+        )
         scores = {test.name: _score(model, test, bench) for test in bench.data.tests}
         result["tests"] = {
             name: {"logp_nk": found.logp_nk}
@@ -130,7 +136,13 @@ def _train(bench: Bench, job: DialogueJob, folder: Path) -> dict[str, Any]:
     setup, pool = bench.setup, bench.data.policy
     drawn = np.random.default_rng([setup.data_seed, 4, job.seed]).permutation(len(pool))[: setup.train_pairs]
     columns = ["prompt_ids", "chosen_ids", "rejected_ids", "prompt_id"]
-    model = load_causal_model(str(setup.reference_dir), option="reference", dtype="float32", use_cpu=setup.use_cpu)
+    model = load_causal_model(
+        str(setup.reference_dir),
+        option="reference",
+        dtype="float32",
+        use_cpu=setup.use_cpu,
+        trust_remote_code=setup.trust_remote_code,
+    )
     args = MallowsPOConfig(
         output_dir=str(folder),
         **METHODS[job.method],
@@ -192,7 +204,13 @@ def _score(model: Any, test: PairSet, bench: Bench) -> Any:
 
 def _kl(policy: Any, bench: Bench, job: DialogueJob) -> dict[str, Any]:
     setup = bench.setup
-    reference = load_causal_model(str(setup.reference_dir), option="reference", dtype="float32", use_cpu=setup.use_cpu)
+    reference = load_causal_model(
+        str(setup.reference_dir),
+        option="reference",
+        dtype="float32",
+        use_cpu=setup.use_cpu,
+        trust_remote_code=setup.trust_remote_code,
+    )
     found = sequence_kl(
         policy,
         reference,

@@ -25,8 +25,9 @@ from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.side_by_side import side_by_side
 from mallowspo.dispersion.votes_file import VoteRows
 from mallowspo.errors import InputError
-from mallowspo.experiments.progress import Progress, silent
 from mallowspo.files import write_json
+from mallowspo.outputs import writable_folder
+from mallowspo.progress import Progress, silent
 
 __all__ = ["CONTROLS", "EstimatorConfig", "run_estimator_study"]
 
@@ -50,6 +51,7 @@ class EstimatorConfig:
         rows: Pairs that are used of each data set; all where None.
         resamples: Bootstrap draws over prompts.
         seed: Of the bootstrap.
+        trust_remote_code: Run code that comes with the model.
     """
 
     model: str
@@ -61,6 +63,7 @@ class EstimatorConfig:
     rows: int | None = None
     resamples: int = 2000
     seed: int = 0
+    trust_remote_code: bool = False
 
 
 def run_estimator_study(config: EstimatorConfig, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -83,12 +86,12 @@ def run_estimator_study(config: EstimatorConfig, *, progress: Progress | None = 
     if not config.data:
         raise InputError("data: name at least one file of votes")
     rows = {name: _usable(name, load_votes(path), config.rows) for name, path in config.data.items()}
-    model, tokenizer = _load(config.model)
+    folder = writable_folder(config.output_dir, "output_dir")
+    model, tokenizer = _load(config.model, config.trust_remote_code)
     results: dict[str, Any] = {"config": asdict(config), "data": {}}
     for name, given in rows.items():
         results["data"][name] = _compare(name, given, model, tokenizer, config, report)
     results["seconds"] = time.perf_counter() - started
-    folder = Path(config.output_dir)
     write_json(folder / "results.json", results)
     _draw(folder, results)
     return results
@@ -110,14 +113,14 @@ def _usable(name: str, rows: VoteRows, count: int | None) -> VoteRows:
     )
 
 
-def _load(name: str) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+def _load(name: str, trust_remote_code: bool) -> tuple[Any, Any]:
     from mallowspo.compat import add_score_head
+    from mallowspo.evaluation.local_model import load_causal_model, load_tokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(name).float().eval()
+    loading: dict[str, Any] = {"option": "model_name_or_path", "trust_remote_code": trust_remote_code}
+    model = load_causal_model(name, dtype="auto", use_cpu=True, **loading).float()
     add_score_head(model)
-    return model, AutoTokenizer.from_pretrained(name)
+    return model, load_tokenizer(name, **loading)
 
 
 def _compare(

@@ -46,6 +46,7 @@ class IndexStudyConfig:
         downstream_seeds: Under which seeds; all where None.
         model: Folder or name of a causal language model whose indexes are held against people; None to leave that out.
         data: Name of a data set → file of votes, for `model`.
+        trust_remote_code: Run code that comes with `model`.
         workers: Processes that train side by side; 0 trains in the calling process. It changes no result.
     """
 
@@ -64,6 +65,7 @@ class IndexStudyConfig:
     downstream_seeds: tuple[int, ...] | None = None
     model: str | None = None
     data: Mapping[str, str] = field(default_factory=dict)
+    trust_remote_code: bool = False
     workers: int = 0
 
     def __post_init__(self) -> None:

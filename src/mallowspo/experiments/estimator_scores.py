@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mallowspo.dispersion.entropy import ReferenceStatistics
 from mallowspo.dispersion.votes_file import VoteRows
-from mallowspo.experiments.progress import Progress
+from mallowspo.progress import Progress
 
 __all__ = [
     "ScoredPairs",

@@ -12,7 +12,7 @@ from typing import Any
 
 from mallowspo.experiments.estimator import EstimatorConfig, run_estimator_study
 from mallowspo.experiments.estimator_config import IndexStudyConfig, fast_config
-from mallowspo.experiments.progress import Progress, silent
+from mallowspo.progress import Progress, silent
 
 __all__ = ["IndexStudyConfig", "PeopleJob", "fast_config", "run_index_study", "run_people_job"]
 
@@ -128,7 +128,12 @@ def _people(config: IndexStudyConfig, folder: Path, report: Progress) -> dict[st
 
     if config.model is None:
         return None
-    people = EstimatorConfig(model=config.model, data=config.data, output_dir=str(folder / "people"))
+    people = EstimatorConfig(
+        model=config.model,
+        data=config.data,
+        output_dir=str(folder / "people"),
+        trust_remote_code=config.trust_remote_code,
+    )
     jobs = [PeopleJob(name) for name in config.data]
     results = run_jobs(
         run_people_job, people, jobs, folder / "people.jsonl", progress=report, stage="Comparing with people"

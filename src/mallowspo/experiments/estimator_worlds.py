@@ -19,7 +19,7 @@ from mallowspo.dispersion import ESTIMATORS, prompt_index
 from mallowspo.dispersion.answer_samples import SampledAnswer, sample_answers
 from mallowspo.errors import InputError
 from mallowspo.experiments.estimator_scores import ScoredResponse, pair_statistics, score_responses
-from mallowspo.experiments.progress import silent
+from mallowspo.progress import silent
 from mallowspo.world.conditions import (
     EXTRA_WORDS,
     WrittenWorld,

@@ -16,8 +16,8 @@ from typing import Any
 
 from mallowspo.errors import InputError
 from mallowspo.evaluation.json_log import JsonLog, key_of
-from mallowspo.experiments.progress import Progress, silent
 from mallowspo.files import plain
+from mallowspo.progress import Progress, silent
 
 __all__ = ["run_jobs"]
 

@@ -20,12 +20,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mallowspo.errors import InputError
-from mallowspo.experiments.progress import Progress, progress_bar, silent
 from mallowspo.experiments.quickstart_config import METHODS, Job, QuickstartConfig, fast_config
 from mallowspo.files import parse_json, write_json, write_text
+from mallowspo.outputs import writable_folder
+from mallowspo.progress import Progress, silent
 
-__all__ = ["METHODS", "QuickstartConfig", "fast_config", "progress_bar", "run_quickstart"]
+__all__ = ["METHODS", "QuickstartConfig", "fast_config", "run_quickstart"]
 
 
 def run_quickstart(config: QuickstartConfig | None = None, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def run_quickstart(config: QuickstartConfig | None = None, *, progress: Progress
 
     Args:
         config: The settings; the defaults, about four minutes on two cores, where None.
-        progress: Called as the work goes on; see `progress_bar`.
+        progress: Called as the work goes on; see `mallowspo.progress.progress_bar`.
 
     Returns:
         The findings, as in `results.json`; see `mallowspo.experiments.quickstart_summary.summarise`.
@@ -50,9 +50,7 @@ def run_quickstart(config: QuickstartConfig | None = None, *, progress: Progress
 
     config = config or QuickstartConfig()
     report = progress or silent
-    folder = Path(config.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"output_dir: {str(folder)!r} is a file; name a folder, or a path where none exists yet")
+    folder = writable_folder(config.output_dir, "output_dir")
     started = time.perf_counter()
     seconds: dict[str, float] = {}
     with _pool(config) as pool:

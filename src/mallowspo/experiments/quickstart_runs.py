@@ -35,8 +35,8 @@ from mallowspo.evaluation.exact import (
     terciles,
 )
 from mallowspo.experiments.policy_training import QUIET, final_loss, train_quietly
-from mallowspo.experiments.progress import Progress, silent
 from mallowspo.experiments.quickstart_config import METHOD_OPTIONS, Job, QuickstartConfig
+from mallowspo.progress import Progress, silent
 from mallowspo.world.language import World, WorldPrompt, build_world, word_tokenizer
 from mallowspo.world.population import PreferencePair, collect_preferences, preference_matrix, write_corpus
 from mallowspo.world.reference import TokenizedPrompts, tokenize_prompts, train_reference
@@ -196,7 +196,7 @@ def open_bench(config: QuickstartConfig) -> Bench:
             config.world_seed, train_prompts=config.train_prompts, heldout_prompts=config.heldout_prompts
         )
         tokenizer = word_tokenizer()
-        reference = AutoModelForCausalLM.from_pretrained(config.reference_dir).eval()
+        reference = AutoModelForCausalLM.from_pretrained(config.reference_dir, trust_remote_code=False).eval()
         train_tokens = tokenize_prompts(tokenizer, world.train)
         _, train_scores = score_prompts(reference, train_tokens)
         heldout = open_split(reference, tokenizer, world.heldout)

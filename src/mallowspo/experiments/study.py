@@ -7,8 +7,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from mallowspo.errors import InputError
 from mallowspo.files import parse_json, write_json
+from mallowspo.outputs import writable_folder
 from mallowspo.versions import library_versions
 
 __all__ = ["open_folder", "provenance", "write_results"]
@@ -24,15 +24,10 @@ def open_folder(output_dir: str) -> Path:
         Its path.
 
     Raises:
-        InputError: It is a file, or it cannot be made.
+        InputError: It is a file, or it cannot be written.
     """
-    folder = Path(output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(f"output_dir: {output_dir!r} is a file, or lies in one; name a folder") from error
-    except OSError as error:
-        raise InputError(f"output_dir: {output_dir!r} cannot be made ({error.strerror}); name another") from error
+    folder = writable_folder(output_dir, "output_dir")
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 

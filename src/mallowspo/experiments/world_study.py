@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mallowspo.experiments.jobs import run_jobs
-from mallowspo.experiments.progress import Progress, silent
 from mallowspo.experiments.study import open_folder, write_results
 from mallowspo.experiments.world_study_config import WorldStudyConfig
+from mallowspo.progress import Progress, silent
 
 __all__ = ["run_world_study"]
 
@@ -27,7 +27,7 @@ def run_world_study(config: WorldStudyConfig | None = None, *, progress: Progres
 
     Args:
         config: The settings; the defaults, about half an hour of one core, where None.
-        progress: Called as the work goes on; see `mallowspo.experiments.progress.progress_bar`.
+        progress: Called as the work goes on; see `mallowspo.progress.progress_bar`.
 
     Returns:
         The findings, as in `results.json`; see `mallowspo.experiments.world_study_summary.summarise_study`.

@@ -29,7 +29,7 @@ def draw_world_figures(folder: Path, results: dict[str, Any]) -> dict[str, Figur
     optimum = results["optimum"]
     kl, best = np.asarray(optimum["kl"]), 100 * np.asarray(optimum["agreement"])
     curves = _curves(results, "agreement", 100.0)
-    near = kl <= max(float(curve.x.mean.max()) for curve in curves.values())
+    near = kl <= max((float(curve.x.mean.max()) for curve in curves.values()), default=np.inf)
     figures = {
         "choice": _choice(results),
         "differences": differences_figure(results, results["config"]["methods"]),
@@ -78,7 +78,7 @@ def _curves(results: dict[str, Any], quantity: str, scale: float) -> dict[str, F
 
 def _diversity(results: dict[str, Any]) -> Any:
     curves = _curves(results, "entropy_contested", 1.0)
-    ends = np.asarray([0.0, max(float(curve.x.mean.max()) for curve in curves.values())])
+    ends = np.asarray([0.0, max((float(curve.x.mean.max()) for curve in curves.values()), default=1.0)])
     for name, interval in results["entropy_contested"].items():
         level = np.full(2, number(interval["mean"]))
         curves[name] = FrontierCurve(x=Estimates(ends, ends, ends), y=Estimates(level, level, level))

@@ -11,11 +11,11 @@ from typing import Any
 
 from scipy import stats
 
-from mallowspo.experiments.progress import Progress, silent
 from mallowspo.experiments.quickstart_config import Job
 from mallowspo.experiments.quickstart_runs import Bench, Split, make_reference, open_bench, open_split, run_job
 from mallowspo.experiments.world_study_config import WorldSetup
 from mallowspo.files import parse_json, plain, write_json
+from mallowspo.progress import Progress, silent
 from mallowspo.world.language import WorldPrompt, build_world
 
 __all__ = ["WorldBench", "open_world", "prepare_world", "run_world_job", "selection_prompts"]

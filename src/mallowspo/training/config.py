@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from trl import DPOConfig
 
 from mallowspo.dispersion import ESTIMATORS
@@ -214,6 +215,9 @@ class MallowsPOConfig(DPOConfig):
         # gives the log-probabilities. An objective without a reference needs no second model in memory either.
         if self.reads_entropy or not objective.needs_reference or self.reference_store is not None:
             self.precompute_ref_log_probs = True
+        if self.bf16 is None and not self.fp16 and (self.use_cpu or not torch.accelerator.is_available()):
+            # TRL's default would stop here for want of a GPU, or round on a CPU, which gains nothing by it.
+            self.bf16 = False
         super().__post_init__()
 
     @property

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from mallowspo.compat import add_score_head, reference_model
 from mallowspo.data.records import LIST_COLUMN
+from mallowspo.progress import current_lines
 from mallowspo.scoring import landmark_entropies
 
 __all__ = ["COLUMN_KINDS", "prepare_reference", "reference_columns"]
@@ -60,8 +61,11 @@ def reference_columns(trainer: Any, dataset: Any, name: str, batch_size: int) ->
         )
     )
     parts = []
-    hide = trainer.args.disable_tqdm or bool(os.environ.get("TQDM_DISABLE", ""))
-    for batch in tqdm(iterable=loader, desc=f"Reference scores of {name}", disable=hide):
+    lines, stage = current_lines(), f"Reference scores of {name}"
+    hide = trainer.args.disable_tqdm or bool(os.environ.get("TQDM_DISABLE", "")) or lines is not None
+    for done, batch in enumerate(tqdm(iterable=loader, desc=stage, disable=hide)):
+        if lines is not None:
+            lines.show(stage, done, len(loader))
         with reference_model(trainer, before_training=True) as model:
             scores = trainer.scoring.score_all(model, batch, per_token=True)
         if scores.entropy_sum_bk is None:
@@ -70,6 +74,8 @@ def reference_columns(trainer: Any, dataset: Any, name: str, batch_size: int) ->
         kinds = (scores.logp_bk, scores.entropy_sum_bk, scores.length_bk, *landmarks)
         batch_values = torch.cat([values.to(scores.logp_bk) for values in kinds], dim=1)
         parts.append(trainer.accelerator.gather_for_metrics(batch_values).cpu())
+    if lines is not None:
+        lines.show(stage, len(loader), len(loader), "batches")
     sorted_values = torch.cat(parts).double().numpy()
     values = np.empty_like(sorted_values)
     values[order_n] = sorted_values

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from accelerate.logging import get_logger
 from numpy.typing import NDArray
-from transformers import AutoProcessor, PreTrainedTokenizerBase
+from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 
 from mallowspo.data.collation import PreferenceCollator
 from mallowspo.data.problems import RowProblem
@@ -17,7 +17,7 @@ from mallowspo.data.records import LIST_COLUMN, TOKEN_COLUMNS
 from mallowspo.data.tokenization import tokenize_pairs
 from mallowspo.data.validation import require_dataset, validate_rows
 from mallowspo.data.vocabulary import padding_id
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, reason_of
 from mallowspo.training.config import MallowsPOConfig
 from mallowspo.training.row_weights import columns_read, raw_from_columns, unread_columns
 
@@ -99,8 +99,8 @@ def preparing_tokenizer(model: Any, processing_class: Any, args: MallowsPOConfig
             )
         except (OSError, ValueError) as error:
             raise InputError(
-                f"model: no tokenizer could be loaded from {name!r} ({str(error).splitlines()[0]}); give the path of "
-                "a saved model, a hub name that is reachable, or a processing_class"
+                f"model: no tokenizer could be loaded from {name!r} ({_why_none(name, revision, args, error)}); give "
+                "the path of a saved model, a hub name that is reachable, or a processing_class"
             ) from error
     if not isinstance(processing_class, PreTrainedTokenizerBase):
         raise InputError(
@@ -137,6 +137,15 @@ def warn_of_other_layout(train: Any, other: Any, name: str) -> None:
     kinds = ["text" if isinstance(rows[0]["prompt"], str) else "lists of messages" for rows in (train, other)]
     if kinds[0] != kinds[1]:
         logger.warning(f"the {name} data are {kinds[1]}, the training data {kinds[0]}: bring both into one layout")
+
+
+def _why_none(name: str, revision: Any, args: Any, error: Exception) -> str:
+    """The reason that transformers' tokenizers give; its processors pass over it and say only that there is none."""
+    try:
+        AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=args.trust_remote_code)
+    except Exception as own:
+        return reason_of(own)
+    return reason_of(error)
 
 
 def pair_collator(tokenizer: Any, args: MallowsPOConfig, vocabulary: int | None = None) -> PreferenceCollator:

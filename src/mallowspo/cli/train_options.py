@@ -1,0 +1,278 @@
+"""The options of `mallowspo train`: TRL's parser, with our reader of YAML, our messages and our help."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import textwrap
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from enum import Enum
+from typing import Any
+
+from trl import DatasetMixtureConfig, DPOConfig, ModelConfig, ScriptArguments, TrlParser
+
+from mallowspo.cli.hints import about_option
+from mallowspo.cli.yaml_file import read_yaml
+from mallowspo.errors import InputError
+from mallowspo.training import MallowsPOConfig
+
+__all__ = ["TrainParser", "launcher_options", "refuse_unknown", "take_config"]
+
+_GROUPS: Any = (ScriptArguments, MallowsPOConfig, ModelConfig, DatasetMixtureConfig)
+_PAGE = "see `mallowspo train --help`"
+
+
+class TrainParser(TrlParser):
+    """TRL's parser over TRL's argument groups, with our configuration in place of `DPOConfig`."""
+
+    def __init__(self) -> None:
+        super().__init__(_GROUPS, prog="mallowspo train")
+
+    @property
+    def names(self) -> set[str]:
+        """Every option, without dashes."""
+        return {action.dest for action in self._actions} - {"help"}
+
+    def error(self, message: str) -> typing.NoReturn:
+        """Say what is wrong with the command line, without the usage, which has no end."""
+        raise InputError(f"{message.removeprefix('argument ')}; {_PAGE}")
+
+    def set_defaults_from_file(self, path: str) -> list[str]:
+        """Take a YAML file's values as defaults, and set its `env`.
+
+        Args:
+            path: The file.
+
+        Returns:
+            What belongs to no option here, as arguments of the launcher.
+
+        Raises:
+            InputError: The file cannot be used, or a value has the wrong type.
+        """
+        values = read_yaml(path)
+        variables = values.pop("env", {})
+        if not isinstance(variables, dict):
+            raise InputError(f"config: {path}: env: got {variables!r}, expected a mapping of variable to value")
+        os.environ.update({name: str(value) for name, value in variables.items()})
+        hints = {name: hint for group in _GROUPS for name, hint in typing.get_type_hints(group).items()}
+        actions = {action.dest: action for action in self._actions}
+        for name, value in values.items():
+            if name in hints and name in actions:
+                values[name] = _fitting(value, hints[name], actions[name], f"config: {path}: {name}")
+        return list(self.set_defaults_with_config(**values))
+
+    def format_help(self) -> str:
+        """Our options first, then TRL's, then those of transformers, each with its choices and default."""
+        width = max(60, min(shutil.get_terminal_size((80, 24)).columns, 100))
+        own = {item.name for item in fields(MallowsPOConfig)}
+        preference = {item.name for item in fields(DPOConfig)}
+        general = _names_of_transformers()
+        ours = own - preference
+        groups = (
+            ("Options of mallowspo", ours | {"beta", "label_smoothing"}, True),
+            ("Data (TRL)", {item.name for item in (*fields(ScriptArguments), *fields(DatasetMixtureConfig))}, False),
+            ("Model (TRL)", {item.name for item in fields(ModelConfig)}, False),
+            ("Preference training (TRL)", (own & preference) - general, False),
+            ("Training (transformers)", own & general, False),
+        )
+        lines = [
+            "usage: mallowspo train [--config FILE.yaml] [--option value ...]",
+            "",
+            *textwrap.wrap(
+                "Train on preference data. The options are those of `trl dpo` and ours; a YAML file holds the same "
+                "names, and the command line goes before it. Options of `accelerate launch` (--num_processes, "
+                "--accelerate_config, --mixed_precision, ...) start the run under it.",
+                width,
+            ),
+            "",
+            "  --config FILE.yaml",
+            "      Options in a file.",
+            "  -h, --help",
+            "      This page.",
+        ]
+        shown: set[str] = set()
+        for title, names, whole in groups:
+            lines += ["", f"{title}:"]
+            for action in self._actions:
+                if action.dest in names - shown and action.dest != "help":
+                    shown.add(action.dest)
+                    lines += _described(action, width, whole=whole)
+        return "\n".join(lines) + "\n"
+
+
+def _names_of_transformers() -> set[str]:
+    from transformers import TrainingArguments
+
+    return {item.name for item in fields(TrainingArguments)}
+
+
+def _described(action: Any, width: int, *, whole: bool) -> list[str]:
+    """One option: its name and what it takes, then what it does."""
+    kind = getattr(action.type, "__name__", "")
+    taken = {"int": "WHOLE NUMBER", "float": "NUMBER", "string_to_bool": "true|false"}.get(kind, "TEXT")
+    if action.nargs in ("+", "*"):
+        taken += " ..."
+    text = " ".join((action.help or "").replace("%%", "%").split())
+    if not whole and ". " in text:
+        text = text[: text.index(". ") + 1]
+    if action.choices:
+        listed = "One of: " + ", ".join(str(getattr(choice, "value", choice)) for choice in action.choices) + "."
+        text = f"{text} {listed}".strip()
+    default = getattr(action.default, "value", action.default)
+    if isinstance(default, str | int | float | list) and default not in ("", []):
+        text += f" [default: {' '.join(map(str, default)) if isinstance(default, list) else default}]"
+    indent = " " * 6
+    body = textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    return [f"  --{action.dest} {taken}", *body]
+
+
+def take_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Take `--config FILE` or `--config=FILE` out of a command line.
+
+    Args:
+        arguments: The command line after `train`.
+
+    Returns:
+        The file or None, and the other arguments.
+
+    Raises:
+        InputError: No file follows, or there are two.
+    """
+    found: list[str] = []
+    rest: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        if argument == "--config":
+            path = next(waiting, None)
+            if path is None or path.startswith("--"):
+                raise InputError("--config: expected a path to a YAML file after it")
+            found.append(path)
+        elif argument.startswith("--config="):
+            found.append(argument.partition("=")[2])
+        else:
+            rest.append(argument)
+    if len(found) > 1:
+        raise InputError(f"--config: got {' and '.join(found)}; give one file")
+    if found and not found[0]:
+        raise InputError("--config: expected a path to a YAML file after it")
+    return (found[0] if found else None), rest
+
+
+def launcher_options() -> set[str]:
+    """Every option of `accelerate launch`, and TRL's name for a configuration of it, without dashes."""
+    from accelerate.commands.launch import launch_command_parser
+
+    from mallowspo.compat import option_names
+
+    # The module is started by ours; its arguments are no options of the user's.
+    return {name.lstrip("-").replace("-", "_") for name in option_names(launch_command_parser())} | {
+        "accelerate_config"
+    }
+
+
+def refuse_unknown(names: TrainParser, from_yaml: Sequence[str], from_line: Sequence[str], path: str | None) -> None:
+    """Refuse what is an option neither here nor of the launcher.
+
+    Args:
+        names: The parser.
+        from_yaml: What the parser left over of the file, as arguments.
+        from_line: What it left over of the command line.
+        path: The file.
+
+    Raises:
+        InputError: Names the option, and what may have been meant.
+    """
+    if from_line and not from_line[0].startswith("-"):
+        hint = "; did you mean --config before it?" if from_line[0].endswith((".yaml", ".yml")) else ""
+        raise InputError(f"{from_line[0]}: it belongs to no option{hint}")
+    launcher = launcher_options()
+    known = names.names | launcher
+    for arguments, where in ((from_yaml[::2], f"config: {path}: "), (from_line, "")):
+        for argument in arguments:
+            name = argument.partition("=")[0]
+            if not argument.startswith("--") or name[2:].replace("-", "_") in launcher:
+                continue
+            shown = name.removeprefix("--") if where else name
+            hint = about_option(shown, known)
+            raise InputError(
+                f"{where}{shown}: neither an option of `mallowspo train` nor of `accelerate launch`{hint}; {_PAGE}"
+            )
+
+
+def _fitting(value: Any, hint: Any, action: Any, where: str) -> Any:
+    """A value of YAML as the option takes it.
+
+    YAML reads `no` as false and 0.5 as a number, also where text is wanted; the text that was written is meant then.
+    """
+    kinds = _kinds(hint)
+    if value is None or not kinds or any(_is_a(value, kind) for kind in kinds):
+        return value
+    texts = str in kinds
+    if isinstance(value, bool) and texts:
+        choices = _choices(kinds, action)
+        word = next((word for word in (("no", "off") if not value else ("yes", "on")) if word in choices), None)
+        if word is not None:
+            return word
+        if action.dest == "resume_from_checkpoint":
+            return str(value).lower()
+    elif isinstance(value, int | float) and texts:
+        return str(value)
+    expected = " or ".join(dict.fromkeys(_WORDS.get(kind, "text") for kind in kinds))
+    quotes = "; YAML reads yes, no, on and off as truth values: put text in quotes" if isinstance(value, bool) else ""
+    raise InputError(f"{where}: got {value!r}, expected {expected}{quotes}")
+
+
+_WORDS: Mapping[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "a mapping",
+}
+
+
+def _kinds(hint: Any) -> list[Any]:
+    """The classes that an annotation allows; empty where it allows anything."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        parts = [_kinds(part) for part in typing.get_args(hint) if part is not type(None)]
+        return [] if any(not part for part in parts) else [kind for part in parts for kind in part]
+    if origin is typing.Literal:
+        return [type(choice) for choice in typing.get_args(hint)]
+    if origin in (list, dict):
+        inner = typing.get_args(hint)
+        return [hint] if origin is list and inner and inner[0] in (str, int, float, bool) else [origin]
+    return [hint] if isinstance(hint, type) else []
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if typing.get_origin(kind) is list:
+        inner = typing.get_args(kind)[0]
+        return isinstance(value, list) and all(_is_a(item, inner) for item in value)
+    if kind is bool:
+        return isinstance(value, bool) or (isinstance(value, str) and value.lower() in _TRUTH)
+    if isinstance(value, bool):
+        return False
+    if kind in (int, float):
+        try:
+            return isinstance(value, kind | int) if not isinstance(value, str) else kind(value) is not None
+        except ValueError:
+            return False
+    if kind is dict and isinstance(value, str):
+        return value.startswith("{")
+    if not isinstance(kind, type) or kind not in _WORDS:
+        # An enum is written as text; for a configuration object of another kind there is no way to write one.
+        return isinstance(value, str if isinstance(kind, type) and issubclass(kind, Enum) else dict)
+    return isinstance(value, kind)
+
+
+_TRUTH = ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0")
+
+
+def _choices(kinds: Iterable[Any], action: Any) -> set[str]:
+    members = {str(item.value) for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum) for item in kind}
+    return members | {str(choice) for choice in action.choices or ()}

@@ -1,0 +1,165 @@
+"""Progress of long work: bars on a terminal, a line now and then where there is none.
+
+A log of a batch job shows a line when a command and each of its stages begins, at most one in half a minute while they
+last, and one at their end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Progress", "ProgressLines", "current_lines", "on_a_terminal", "progress_bar", "silent"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, steps done, steps in all); 0 in all where that is not known."""
+
+EVERY_SECONDS = 30.0
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+def on_a_terminal() -> bool:
+    """Whether somebody watches the standard error stream; bars are for them."""
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):  # there is none, or it is closed
+        return False
+
+
+@dataclass
+class _Stage:
+    begun: float
+    said: float
+    done: int = 0
+    total: int = 0
+    note: str = ""
+
+    @property
+    def ended(self) -> bool:
+        return 0 < self.total <= self.done
+
+
+class ProgressLines:
+    """Progress as lines on the standard error stream: when a stage begins, every half minute, at its end.
+
+    A thread speaks while the work itself says nothing, so that a long step does not look like a dead one. What cannot
+    be written is passed over: no work ends for want of a log.
+
+    Args:
+        title: The command, said at the start and at the end.
+        every: Seconds between two lines.
+    """
+
+    def __init__(self, title: str, *, every: float = EVERY_SECONDS) -> None:
+        self._title, self._every = title, every
+        self._stages: dict[str, _Stage] = {}
+        self._begun = self._said = time.monotonic()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._speak, name="progress", daemon=True)
+
+    def __enter__(self) -> ProgressLines:
+        _CURRENT.append(self)
+        self._say(f"{self._title}: begun")
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        _CURRENT.remove(self)
+        if kind is None:
+            self._say(f"{self._title}: done, {time.monotonic() - self._begun:,.0f} s")
+
+    def show(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Take note of how far a stage has come, and say it where it is time."""
+        now = time.monotonic()
+        with self._lock:
+            fresh = stage not in self._stages
+            one = self._stages.setdefault(stage, _Stage(now, now))
+            ended = one.ended
+            one.done, one.total, one.note = done, total, note
+            if fresh or now - one.said >= self._every or (one.ended and not ended):
+                self._tell(stage, one, now)
+
+    def _speak(self) -> None:
+        while not self._stop.wait(min(1.0, self._every / 4)):
+            now = time.monotonic()
+            with self._lock:
+                if now - self._said < self._every:
+                    continue
+                # The stage that began last and has not ended is the one at work.
+                at_work = next((name for name, one in reversed(self._stages.items()) if not one.ended), None)
+                if at_work is None:
+                    self._say(f"{self._title}: at work, {now - self._begun:,.0f} s")
+                else:
+                    self._tell(at_work, self._stages[at_work], now)
+
+    def _tell(self, name: str, stage: _Stage, now: float) -> None:
+        stage.said = now
+        counted = f"{stage.done:,} of {stage.total:,}" if stage.total else f"{stage.done:,}"
+        end = f", {stage.note}" if stage.note else ""
+        self._say(f"{name}: {counted}, {now - stage.begun:,.0f} s{end}")
+
+    def _say(self, text: str) -> None:
+        self._said = time.monotonic()
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+
+
+_CURRENT: list[ProgressLines] = []
+
+
+def current_lines() -> ProgressLines | None:
+    """The lines that the running command prints in place of bars; None on a terminal and in Python code.
+
+    A loop deep in the work that would show a bar of its own reports here instead.
+    """
+    return _CURRENT[-1] if _CURRENT else None
+
+
+@contextlib.contextmanager
+def progress_bar(title: str) -> Iterator[Progress]:
+    """Show progress on the standard error stream.
+
+    Args:
+        title: The command, for a log.
+
+    Yields:
+        What to pass to the work as `progress`: on a terminal each stage gets one bar with the time gone and to go,
+        elsewhere lines.
+    """
+    if not on_a_terminal():
+        with ProgressLines(title) as lines:
+            yield lines.show
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, Any] = {}
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+
+        def update(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total or None)
+            bars.update(tasks[stage], completed=done, total=total or None)
+
+        yield update
