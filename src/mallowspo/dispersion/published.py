@@ -23,7 +23,16 @@ from mallowspo.files import parse_json
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["COLUMN_NAMES", "PUBLISHED_FORMS", "holds_orders", "read_judged", "renamed", "row_numbers"]
+__all__ = [
+    "COLUMN_NAMES",
+    "ONE_JUDGE",
+    "PUBLISHED_FORMS",
+    "holds_orders",
+    "number_or_none",
+    "read_judged",
+    "renamed",
+    "row_numbers",
+]
 
 Floats = NDArray[np.float64]
 Row = Mapping[str, Any]
@@ -49,6 +58,8 @@ COLUMN_NAMES = (
 )
 """The names that `--columns` may give to a file's own columns."""
 
+ONE_JUDGE = "every row has one judge, which says nothing of how far people differ"
+
 # What data sets call the prompt; the first that a file has is taken.
 _PROMPTS = ("prompt", "text", "instruction", "question", "context", "query", "source")
 # Two columns that hold the two responses of a pair.
@@ -57,12 +68,6 @@ _SIDES = (("_a", "_b"), ("_A", "_B"), ("1", "2"), ("_1", "_2"))
 _PAIRS = (("first", "second"), *((stem + a, stem + b) for stem in _STEMS for a, b in _SIDES))
 _VERDICTS = ("vote", "winner", "preference", "preferred", "verdict", "choice", "label")
 _RATINGS = ("ratings", "helpfulness", "overall", "rating", "scores", "score")
-_SCORES = (
-    ("score_chosen", "score_rejected"),
-    ("chosen_score", "rejected_score"),
-    ("chosen_rating", "rejected_rating"),
-    ("chosen-rating", "rejected-rating"),
-)
 _RATERS = ("rater", "annotator", "evaluator", "annotator_id", "rater_id", "worker_id", "user_id", "judge")
 # HelpSteer2's mark for "neither response is valid", beside strengths of -3 to 3.
 _NEITHER_VALID = -100
@@ -165,7 +170,7 @@ def _notes(
             f"{_rows(unseen)} with pairs that no rater scored both sides of: they count as pairs without votes"
         )
     if all(row.weights.sum() <= 1 for row in rows):
-        notes.append("every row has one judge, which says nothing of how far people differ")
+        notes.append(ONE_JUDGE)
     return tuple(notes)
 
 
@@ -266,7 +271,7 @@ def _items(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _number(value: Any) -> float | None:
+def number_or_none(value: Any) -> float | None:
     """Read a number, also one that is written as text; None where there is none."""
     if isinstance(value, bool):
         return None
@@ -301,7 +306,7 @@ def _verdict(value: Any) -> tuple[float, float] | None:
 
 def _strength(value: Any) -> tuple[float, float] | None:
     """Read a strength from -3 (the first is much better) to 3; only its sign is a vote."""
-    number = _number(value)
+    number = number_or_none(value)
     if number is None or number == _NEITHER_VALID:
         if value is None or number == _NEITHER_VALID or (isinstance(value, float) and math.isnan(value)):
             return None
@@ -437,9 +442,9 @@ def _find_ratings(names: Sequence[str], sample: Sequence[Row]) -> dict[str, Any]
     def rated(name: str) -> bool:
         found = [value for row in sample if (value := _value(row[name])) is not None]
         return bool(found) and all(
-            all(_number(item) is not None for item in value if item is not None)
+            all(number_or_none(item) is not None for item in value if item is not None)
             if isinstance(value, list)
-            else _number(value) is not None
+            else number_or_none(value) is not None
             for value in found
         )
 
@@ -455,7 +460,7 @@ def _read_ratings(rows: list[tuple[int, Row]], parts: dict[str, Any], report: _R
     waiting: tuple[int, Text, Text | None, list[float]] | None = None
     for position, row in rows:
         given = row[parts["ratings"]]
-        read = [_number(item) for item in (given if isinstance(given, list) else [given])]
+        read = [number_or_none(item) for item in (given if isinstance(given, list) else [given])]
         ratings = [math.nan if rating is None else rating for rating in read]
         prompt, response = _prompt(row, parts["prompt"]), _words(row[parts["response"]])
         if waiting is None or waiting[1] != prompt:
@@ -517,7 +522,7 @@ def _read_completions(rows: list[tuple[int, Row]], parts: dict[str, Any], report
                 continue
         else:
             given = [_overall(item) for item in items]
-        read = [_number(score) for score in given]
+        read = [number_or_none(score) for score in given]
         scores = [math.nan if score is None else score for score in read]
         # Without a score a completion says nothing: it stays out, for a ranked list has a place for every response.
         responses = [None if math.isnan(score) else _words(item) for item, score in zip(items, scores, strict=True)]
@@ -532,35 +537,7 @@ def _overall(item: Any) -> Any:
     if not isinstance(item, Mapping):
         return None
     overall = item.get("overall_score")
-    return item.get("fine-grained_score") if _number(overall) is None else overall
-
-
-def _find_scored_pair(names: Sequence[str], sample: Sequence[Row]) -> dict[str, Any] | None:
-    scores = next((pair for pair in _SCORES if set(pair) <= set(names)), None)
-    if scores is None or not {"chosen", "rejected"} <= set(names):
-        return None
-    return {"prompt": _prompt_parts(names), "pair": ("chosen", "rejected"), "scores": scores}
-
-
-def _read_scored_pair(rows: list[tuple[int, Row]], parts: dict[str, Any], report: _Report) -> list[JudgedRow]:
-    judged = []
-    for position, row in rows:
-        read = [_number(row[column]) for column in parts["scores"]]
-        scores = [math.nan if score is None else score for score in read]
-        words = [_words(row[column]) for column in parts["pair"]]
-        prompt, chosen, rejected = _apart(_prompt(row, parts["prompt"]), words[0], words[1])
-        judged += _row(position, prompt, [chosen, rejected], [tuple(scores)], report)
-    return judged
-
-
-def _apart(prompt: Text, first: Text | None, second: Text | None) -> tuple[Text, Text | None, Text | None]:
-    """Take the turns that two conversations share for the prompt, as TRL does."""
-    if not (isinstance(first, list) and isinstance(second, list)):
-        return prompt, first, second
-    shared = 0
-    while shared < min(len(first), len(second)) - 1 and first[shared] == second[shared]:
-        shared += 1
-    return (first[:shared], first[shared:], second[shared:]) if shared else (prompt, first, second)
+    return item.get("fine-grained_score") if number_or_none(overall) is None else overall
 
 
 # ---- orders of the same responses (collective alignment)
@@ -715,7 +692,7 @@ def _penalties(outputs: Any, penalty: Any) -> tuple[list[Text | None], list[Scor
         if not isinstance(by_rater, Mapping):
             raise ValueError(f"the penalty of {name!r} is {by_rater!r:.40}, expected rater -> score")
         for rater, value in by_rater.items():
-            number = _number(value)
+            number = number_or_none(value)
             if number is not None:
                 scores.setdefault(rater, {})[name] = -number
             elif value is not None and not (isinstance(value, float) and math.isnan(value)):
@@ -729,7 +706,7 @@ def _find_single_votes(names: Sequence[str], sample: Sequence[Row]) -> dict[str,
     if pair is None or verdict is None:
         return None
     values = [row[verdict] for row in sample]
-    numbers = {number for value in values if (number := _number(value)) is not None}
+    numbers = {number for value in values if (number := number_or_none(value)) is not None}
     if any(isinstance(value, list | Mapping) for value in values):
         return None
     if numbers and max(numbers) < 2 and 0 in numbers:
@@ -757,7 +734,7 @@ def _read_single_votes(rows: list[tuple[int, Row]], parts: dict[str, Any], repor
         group = groups.setdefault(key, (position, prompt, responses, [], []))
         try:
             vote = _verdict(row[parts["verdict"]])
-            count = _number(row[parts["count"]]) if parts["count"] else 1.0
+            count = number_or_none(row[parts["count"]]) if parts["count"] else 1.0
             if count is None or count < 0:
                 raise ValueError(f"the count of the vote is {row[parts['count']]!r}, expected a number >= 0")
         except ValueError as error:
@@ -804,10 +781,5 @@ PUBLISHED_FORMS = (
         "`prompt`, `response` and a list of ratings, two rows a prompt (HelpSteer2's disagreements)",
         _find_ratings,
         _read_ratings,
-    ),
-    _Form(
-        "`chosen`, `rejected` and the score that one judge gave to each (binarised UltraFeedback)",
-        _find_scored_pair,
-        _read_scored_pair,
     ),
 )

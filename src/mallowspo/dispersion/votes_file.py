@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,13 +16,20 @@ from mallowspo.data.annotations import read_votes
 from mallowspo.data.problems import RowError
 from mallowspo.data.records import prompt_id_of_text
 from mallowspo.dispersion.judged_rows import Judged, as_text
-from mallowspo.dispersion.published import PUBLISHED_FORMS, read_judged, renamed, row_numbers
+from mallowspo.dispersion.published import (
+    ONE_JUDGE,
+    PUBLISHED_FORMS,
+    number_or_none,
+    read_judged,
+    renamed,
+    row_numbers,
+)
 from mallowspo.errors import InputError
 
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["VOTE_FORMS", "VoteRows", "as_text", "load_votes"]
+__all__ = ["SCORE_COLUMNS", "VOTE_FORMS", "VoteRows", "as_text", "load_votes"]
 
 Floats = NDArray[np.float64]
 
@@ -30,7 +37,16 @@ VOTE_FORMS = (
     "a column `votes` with [chosen, rejected], [chosen, rejected, ties] or {chosen, rejected, tie}",
     "columns `votes_chosen`, `votes_rejected` and perhaps `votes_tie`",
     *(form.words for form in PUBLISHED_FORMS),
+    "`chosen`, `rejected` and the score that one judge gave to each (binarised UltraFeedback)",
 )
+
+SCORE_COLUMNS = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"),
+    ("chosen-rating", "rejected-rating"),
+)
+"""Columns in which data sets keep the scores of a reward model or of a judge."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +116,9 @@ def load_votes(
     names = dataset.column_names
     if len(dataset) == 0:
         raise InputError(f"{source}: there are no rows")
-    if column in names or {"votes_chosen", "votes_rejected"} <= set(names):
-        rows = _general(dataset, column, str(source), invalid_rows)
+    counted = _counted(dataset, column)
+    if counted is not None:
+        rows = _general(dataset, *counted, str(source), invalid_rows)
         if not rows.votes.any():
             raise InputError(
                 f"{source}: none of the {len(rows.votes):,} rows has a vote; every count is zero or missing"
@@ -110,6 +127,10 @@ def load_votes(
     judged = None if column != "votes" else read_judged(dataset, str(source), invalid_rows=invalid_rows)
     if judged is not None:
         return _of_judged(judged, row_numbers(dataset))
+    scored = _scored(dataset) if column == "votes" else None
+    if scored is not None:
+        rows = _general(dataset, VOTE_FORMS[-1], scored, str(source), invalid_rows)
+        return replace(rows, notes=(ONE_JUDGE,))
     forms = "\n".join(f"  {form}" for form in VOTE_FORMS)
     wanted = f"no column {column!r}" if column != "votes" else "no votes"
     raise InputError(
@@ -118,19 +139,39 @@ def load_votes(
     )
 
 
-def _general(dataset: datasets.Dataset, column: str, source: str, invalid_rows: str) -> VoteRows:
-    """Read votes that are counted already."""
+def _counted(dataset: datasets.Dataset, column: str) -> tuple[str, list[Any]] | None:
+    """Give votes that are counted already, and their form."""
+    names = dataset.column_names
+    if column in names:
+        return VOTE_FORMS[0], dataset[column][:]
+    if not {"votes_chosen", "votes_rejected"} <= set(names):
+        return None
+    ties = next((name for name in ("votes_tie", "votes_ties") if name in names), None)
+    read = ["votes_chosen", "votes_rejected", *([ties] if ties else [])]
+    return VOTE_FORMS[1], [list(row) for row in zip(*(dataset[name][:] for name in read), strict=True)]
+
+
+def _scored(dataset: datasets.Dataset) -> list[Any] | None:
+    """Give one vote a row, for the response that has the larger score."""
+    names = set(dataset.column_names)
+    pair = next((pair for pair in SCORE_COLUMNS if {*pair, "chosen", "rejected"} <= names), None)
+    if pair is None:
+        return None
+    read = [[number_or_none(value) for value in dataset[name][:]] for name in pair]
+    return [
+        None
+        if chosen is None or rejected is None
+        else [int(chosen > rejected), int(chosen < rejected), int(chosen == rejected)]
+        for chosen, rejected in zip(*read, strict=True)
+    ]
+
+
+def _general(dataset: datasets.Dataset, form: str, values: list[Any], source: str, invalid_rows: str) -> VoteRows:
+    """Put the votes beside the words of their rows."""
     numbers = row_numbers(dataset)
     if "row_index" in dataset.column_names and numbers != dataset["row_index"][:]:
         # A column of the user's own that repeats names no row: let positions name them.
         dataset = dataset.remove_columns("row_index")
-    if column in dataset.column_names:
-        form, values = VOTE_FORMS[0], dataset[column][:]
-    else:
-        form = VOTE_FORMS[1]
-        ties = next((name for name in ("votes_tie", "votes_ties") if name in dataset.column_names), None)
-        read = ["votes_chosen", "votes_rejected", *([ties] if ties else [])]
-        values = [list(row) for row in zip(*(dataset[name][:] for name in read), strict=True)]
     votes = {
         number: _counts(value, f"{source}: row {number + 1:,}") for number, value in zip(numbers, values, strict=True)
     }
