@@ -177,8 +177,8 @@ def _votes(request: DispersionRequest, settings: DispersionSettings, opinions: l
     )
     if request.write_preferences is not None and rows.judged is None:
         raise InputError(
-            f"write_preferences: {request.votes} holds counted votes or scores; with chosen and rejected it is preference "
-            "data already, and without them there are no words to write"
+            f"write_preferences: {request.votes} holds counted votes or scores; with chosen and rejected it is "
+            "preference data already, and without them there are no words to write"
         )
     opinions.append(opinion_of_votes(rows, settings=settings))
     analysis = analyse_votes(rows, settings=settings)
