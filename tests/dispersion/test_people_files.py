@@ -68,9 +68,12 @@ def test_votes_of_annotators_and_of_scores(tmp_path):
         ([{**PAIR, "votes": [3, -1]}], "row 1: votes must be .* found \\[3, -1\\]"),
         ([{**PAIR, "votes": "many"}], "row 1: votes must be"),
         ([PAIR], "no votes in the columns prompt, chosen, rejected"),
-        ([{"annotator1": 3, "annotator2": 1}], "row 1 has the verdicts \\[3, 1\\]"),
+        ([{"annotator1": 3, "annotator2": 1}], "row 1: the verdicts are \\[3, 1\\]"),
         ([{"source": "s", "outputs": {"A": "x"}, "penalty": {"A": {"r": 1}}}], "at least two different outputs"),
-        ([{"outputs": {"A": "x", "B": "y"}, "penalty": {"A": {"r": 1}, "B": None}}], "'B' has none"),
+        (
+            [{"outputs": {"A": "x", "B": "y"}, "penalty": {"A": {"r": 1}, "B": None}}],
+            "nobody judged two of its responses",
+        ),
         ([{**PAIR, "chosen": " green", "votes": [1, 2]}], "invalid_rows"),
     ],
 )

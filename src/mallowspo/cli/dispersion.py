@@ -32,6 +32,20 @@ _DatasetName = Annotated[
 _DatasetConfig = Annotated[str | None, typer.Option("--dataset_config", help="Configuration of a hub data set.")]
 _DatasetTrainSplit = Annotated[str, typer.Option("--dataset_train_split", help="Split of the data and of the votes.")]
 _VotesColumn = Annotated[str, typer.Option("--votes_column", help="Column of the votes.")]
+_Columns = Annotated[
+    str,
+    typer.Option(
+        "--columns",
+        help="Column names of --votes and --rankings, such as prompt=question,first=a,second=b,vote=winner.",
+    ),
+]
+_WritePreferences = Annotated[
+    Path | None,
+    typer.Option(
+        "--write_preferences",
+        help="Write what the majority of the votes prefers as a .jsonl file to train on; for published forms.",
+    ),
+]
 _RankingsColumn = Annotated[str, typer.Option("--rankings_column", help="Column of the rankings.")]
 _InvalidRows = Annotated[str, typer.Option("--invalid_rows", help="error, or drop: rows that cannot be used.")]
 _DispersionEstimator = Annotated[
@@ -82,6 +96,8 @@ def dispersion(
     dataset_train_split: _DatasetTrainSplit = "train",
     votes_column: _VotesColumn = "votes",
     rankings_column: _RankingsColumn = "rankings",
+    columns: _Columns = "",
+    write_preferences: _WritePreferences = None,
     invalid_rows: _InvalidRows = "error",
     dispersion_estimator: _DispersionEstimator = "mean_entropy",
     dispersion_map: _DispersionMap = "neglog",
@@ -104,8 +120,9 @@ def dispersion(
     """Say how much people agree on each prompt, what the weights will do, and whether model and people agree.
 
     Give --reference, --votes or --rankings; with the first and one of the others they are compared. Files of votes
-    hold a column `votes` ([chosen, rejected] or with ties), or the layouts of PandaLM and of WMT's side-by-side
-    scores; files of rankings hold a column `rankings`, or one row a ranking and one column an item.
+    hold a column `votes` ([chosen, rejected] or with ties), one row a vote, or a published form (MultiPref, HelpSteer2
+    and 3, UltraFeedback, collective alignment, PandaLM, WMT); files of rankings hold a column `rankings`, or one row a
+    ranking and one column an item. --columns tells other names.
     """
     given = dict(locals())
     from mallowspo.cli.dispersion_run import DispersionRequest, run_dispersion
@@ -152,6 +169,8 @@ def _show(summary: dict[str, Any], folder: Path) -> None:
         )
     console = Console(soft_wrap=True)
     console.print(table)
+    for note in summary.get("votes", {}).get("notes", []):
+        console.print(f"votes: {note}", markup=False)
     for item in summary.get("rankings", {}).get("detail", []):
         fit = item[summary["rankings"]["distance"]]
         end = f", centre {item['truth']['center_distance']} pairs from the truth" if "truth" in item else ""

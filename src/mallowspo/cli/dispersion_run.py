@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -27,15 +28,13 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
+    from mallowspo.dispersion.judged_rows import Judged
     from mallowspo.dispersion.rankings_file import RankingRows
     from mallowspo.scoring import StoredRows
 
 __all__ = ["DispersionRequest", "run_dispersion"]
 
 Progress = Callable[[str, int, int], None]
-
-# Columns in which data sets keep the scores of a reward model or of a judge.
-_SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +52,8 @@ class DispersionRequest:
         dataset_train_split: Split of the data and of the votes.
         votes_column: Column of the votes.
         rankings_column: Column of the rankings.
+        columns: The files' own column names, `name=column` with commas between them.
+        write_preferences: Where to write preference data made of the votes.
         invalid_rows: `error` or `drop`.
     """
 
@@ -66,6 +67,8 @@ class DispersionRequest:
     dataset_train_split: str = "train"
     votes_column: str = "votes"
     rankings_column: str = "rankings"
+    columns: str = ""
+    write_preferences: Path | None = None
     invalid_rows: str = "error"
 
     def check(self) -> None:
@@ -75,6 +78,15 @@ class DispersionRequest:
         writable_folder(self.output_dir, "output_dir")
         if self.truth is not None and not self.rankings:
             raise InputError("truth: only rankings are compared with a true ranking; add --rankings")
+        if self.columns and self.votes is None and not self.rankings:
+            raise InputError("columns: they name the columns of --votes and --rankings; add one of these")
+        if self.write_preferences is not None:
+            if self.votes is None:
+                raise InputError("write_preferences: preference data are made of votes; add --votes")
+            if self.write_preferences.suffix != ".jsonl" or self.write_preferences.is_dir():
+                raise InputError(
+                    f"write_preferences: got {self.write_preferences}, expected a file that ends in .jsonl"
+                )
         if self.dataset_name is not None and self.reference is None:
             raise InputError("dataset_name: only a reference store needs the data beside it; add --reference")
 
@@ -159,11 +171,37 @@ def _votes(request: DispersionRequest, settings: DispersionSettings, opinions: l
     rows = load_votes(
         request.votes,
         column=request.votes_column,
+        columns=request.columns,
         split=request.dataset_train_split,
         invalid_rows=request.invalid_rows,
     )
+    if request.write_preferences is not None and rows.judged is None:
+        raise InputError(
+            f"write_preferences: {request.votes} holds counted votes or scores; with chosen and rejected it is "
+            "preference data already, and without them there are no words to write"
+        )
     opinions.append(opinion_of_votes(rows, settings=settings))
-    return analyse_votes(rows, settings=settings)
+    analysis = analyse_votes(rows, settings=settings)
+    if request.write_preferences is not None and rows.judged is not None:
+        written = _write_preferences(rows.judged, request.write_preferences, request.votes)
+        analysis.summary["preferences"] = {"file": str(request.write_preferences), "rows": written}
+    return analysis
+
+
+def _write_preferences(judged: Judged, path: Path, source: str) -> int:
+    """Write the votes as preference data and say how many rows these are."""
+    from mallowspo.dispersion.judged_rows import preference_rows
+
+    written = 0
+    with atomic_path(path) as beside, beside.open("w", encoding="utf-8") as stream:
+        for row in preference_rows(judged):
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            written += 1
+        if written == 0:
+            raise InputError(
+                f"write_preferences: {source} has no two responses with their words of which a majority prefers one"
+            )
+    return written
 
 
 def _rankings(
@@ -173,7 +211,7 @@ def _rankings(
     from mallowspo.dispersion.rankings_file import load_rankings, load_truth
 
     parts = [
-        load_rankings(path, column=request.rankings_column, split=request.dataset_train_split)
+        load_rankings(path, column=request.rankings_column, columns=request.columns, split=request.dataset_train_split)
         for path in request.rankings
     ]
     rows = _joined(parts)
@@ -273,12 +311,15 @@ def _numbered(row_index: list[int]) -> list[tuple[int, int]]:
 
 
 def _texts(pairs: datasets.Dataset) -> RowTexts:
-    from mallowspo.dispersion.votes_file import as_text
+    from mallowspo.dispersion.published import number_or_none
+    from mallowspo.dispersion.votes_file import SCORE_COLUMNS, as_text
 
     margin = None
-    for chosen, rejected in _SCORES:
+    for chosen, rejected in SCORE_COLUMNS:
         if {chosen, rejected} <= set(pairs.column_names):
-            margin = np.asarray(pairs[chosen][:], np.float64) - np.asarray(pairs[rejected][:], np.float64)
+            scores = ([number_or_none(value) for value in pairs[name][:]] for name in (chosen, rejected))
+            better, worse = (np.array(values, np.float64) for values in scores)  # None becomes NaN
+            margin = better - worse
             break
     return RowTexts(
         prompts=[as_text(value) for value in pairs["prompt"]],

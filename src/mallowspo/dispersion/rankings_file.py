@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from mallowspo.data import load_preferences
 from mallowspo.data.records import prompt_id_of_text
-from mallowspo.dispersion.votes_file import distinct_outputs
+from mallowspo.dispersion.judged_rows import Judged, as_text
+from mallowspo.dispersion.published import PUBLISHED_FORMS, holds_orders, read_judged, renamed
 from mallowspo.errors import InputError
 from mallowspo.files import parse_json
 
@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 RANKING_FORMS = (
     "a column `rankings` with a list of m >= 2 rankings, one row a prompt",
     "one row a ranking, one column an item with its rank, and perhaps a column `prompt` that groups the rows",
-    "a column `penalty` with system -> rater -> score, less is better (WMT side by side)",
+    *(form.words for form in PUBLISHED_FORMS),
 )
 
 # Columns of the table form that name things and rank nothing.
@@ -60,12 +60,15 @@ class RankingRows:
         return any((np.diff(np.sort(ranks, axis=1), axis=1) == 0).any() for ranks in self.ranks)
 
 
-def load_rankings(source: str | os.PathLike[str], *, column: str = "rankings", split: str = "train") -> RankingRows:
+def load_rankings(
+    source: str | os.PathLike[str], *, column: str = "rankings", columns: str = "", split: str = "train"
+) -> RankingRows:
     r"""Read rankings from a file in one of `RANKING_FORMS`.
 
     Args:
         source: A `.jsonl`, `.json`, `.csv` (each also `.gz`) or `.parquet` file, a folder, or a hub name.
         column: The column of the first form.
+        columns: The file's own column names, as `name=column` with commas between them; see `COLUMN_NAMES`.
         split: The split of a folder or of a hub data set.
 
     Returns:
@@ -86,11 +89,13 @@ def load_rankings(source: str | os.PathLike[str], *, column: str = "rankings", s
     dataset = load_preferences(source, split=split).dataset
     if len(dataset) == 0:
         raise InputError(f"{source}: there are no rows")
+    if columns:
+        dataset = renamed(dataset, columns, str(source))
     name = Path(source).name.split(".")[0]
-    if column in dataset.column_names:
+    if column in dataset.column_names and not holds_orders(dataset, column):
         found = _lists(dataset, column, str(source))
-    elif {"penalty", "outputs"} <= set(dataset.column_names):
-        found = _side_by_side(dataset, str(source))
+    elif column == "rankings" and (judged := read_judged(dataset, str(source))) is not None:
+        found = _of_judged(judged, str(source))
     elif column != "rankings":
         raise InputError(f"{source}: no column {column!r}, it has {', '.join(dataset.column_names)}")
     else:
@@ -171,16 +176,25 @@ def _table(dataset: datasets.Dataset, source: str, name: str) -> RankingRows:
     )
 
 
-def _side_by_side(dataset: datasets.Dataset, source: str) -> RankingRows:
-    ranks, ids, prompts, items = [], [], [], []
-    for number, row in enumerate(dataset):
-        systems, scores = distinct_outputs(row, f"{source}: row {number + 1:,}")
-        ranks.append(np.asarray(rankdata(scores, method="min", axis=1), np.float64))
-        text = str(row.get("source", ""))
-        ids.append(prompt_id_of_text(text) if text else str(number))
-        prompts.append(text or f"row {number + 1:,}")
-        items.append([f"{system}: {row['outputs'][system]}" for system in systems])
-    return RankingRows(ranks, ids, prompts, items, RANKING_FORMS[2])
+def _of_judged(judged: Judged, source: str) -> RankingRows:
+    """Take the judges who ranked every response; prompts with fewer than two of them are left out."""
+    if any((row.weights != 1).any() for row in judged.rows):
+        raise InputError(f"{source}: some of its votes are shared or weighted, which rankings cannot be; use --votes")
+    whole = [(row, ranks[np.isfinite(ranks).all(axis=1)]) for row in judged.rows for ranks in [row.ranks()]]
+    kept = [(row, ranks) for row, ranks in whole if len(ranks) >= 2]
+    if not kept:
+        most = max(len(ranks) for _, ranks in whole)
+        raise InputError(
+            f"{source}: no prompt has 2 people who ranked all of its responses (at most {most}); people can only "
+            "differ where there are at least 2. --votes uses everybody who judged two of the responses"
+        )
+    return RankingRows(
+        ranks=[ranks for _, ranks in kept],
+        prompt_ids=[row.prompt_id if row.prompt else str(row.position) for row, _ in kept],
+        prompts=[as_text(row.prompt) or f"row {row.position + 1:,}" for row, _ in kept],
+        items=[[as_text(response) for response in row.responses] for row, _ in kept],
+        form=judged.form,
+    )
 
 
 def _array(rows: Any, where: str) -> Floats:

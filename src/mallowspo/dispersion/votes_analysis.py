@@ -66,6 +66,7 @@ def analyse_votes(rows: VoteRows, *, settings: DispersionSettings) -> Analysis:
     summary = {
         "source": "votes",
         "form": rows.form,
+        "notes": list(rows.notes),
         "rows": len(rows.votes),
         "prompts": len(set(rows.prompt_ids)),
         "voted": int(index.voted_n.sum()),

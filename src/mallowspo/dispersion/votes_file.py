@@ -1,12 +1,11 @@
-"""Read people's votes on pairs of responses, in general forms and in those of two public data sets."""
+"""Read people's votes on pairs of responses, counted already or in a form in which data sets are published."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,21 +15,38 @@ from mallowspo.data import load_preferences, validate_rows
 from mallowspo.data.annotations import read_votes
 from mallowspo.data.problems import RowError
 from mallowspo.data.records import prompt_id_of_text
+from mallowspo.dispersion.judged_rows import Judged, as_text
+from mallowspo.dispersion.published import (
+    ONE_JUDGE,
+    PUBLISHED_FORMS,
+    number_or_none,
+    read_judged,
+    renamed,
+    row_numbers,
+)
 from mallowspo.errors import InputError
 
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["VOTE_FORMS", "VoteRows", "as_text", "distinct_outputs", "load_votes"]
+__all__ = ["SCORE_COLUMNS", "VOTE_FORMS", "VoteRows", "as_text", "load_votes"]
 
 Floats = NDArray[np.float64]
 
 VOTE_FORMS = (
     "a column `votes` with [chosen, rejected], [chosen, rejected, ties] or {chosen, rejected, tie}",
     "columns `votes_chosen`, `votes_rejected` and perhaps `votes_tie`",
-    "columns `annotator1`, `annotator2`, ... with 1, 2 or 0 for a tie (PandaLM)",
-    "a column `penalty` with system -> rater -> score, less is better (WMT side by side)",
+    *(form.words for form in PUBLISHED_FORMS),
+    "`chosen`, `rejected` and the score that one judge gave to each (binarised UltraFeedback)",
 )
+
+SCORE_COLUMNS = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"),
+    ("chosen-rating", "rejected-rating"),
+)
+"""Columns in which data sets keep the scores of a reward model or of a judge."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,9 @@ class VoteRows:
         prompts: Each row's prompt as text; empty where the file has none.
         responses: Each row's two responses as text; empty texts where the file has none.
         form: Which form the file has.
+        notes: What was left out, and what to know of the votes, one sentence each.
+        judged: Where the form is not that of preference data: the same as one record for each prompt, of which
+            `preference_rows` makes preference data.
     """
 
     votes: Floats
@@ -53,10 +72,17 @@ class VoteRows:
     prompts: list[str]
     responses: list[tuple[str, str]]
     form: str
+    notes: tuple[str, ...] = ()
+    judged: Judged | None = None
 
 
 def load_votes(
-    source: str | os.PathLike[str], *, column: str = "votes", split: str = "train", invalid_rows: str = "error"
+    source: str | os.PathLike[str],
+    *,
+    column: str = "votes",
+    columns: str = "",
+    split: str = "train",
+    invalid_rows: str = "error",
 ) -> VoteRows:
     r"""Read votes from a file in one of `VOTE_FORMS`.
 
@@ -67,6 +93,7 @@ def load_votes(
     Args:
         source: A `.jsonl`, `.json`, `.csv` (each also `.gz`) or `.parquet` file, a folder, or a hub name.
         column: The column of the first form.
+        columns: The file's own column names, as `name=column` with commas between them; see `COLUMN_NAMES`.
         split: The split of a folder or of a hub data set.
         invalid_rows: `error` stops at preference rows that cannot be used, `drop` leaves them out.
 
@@ -84,53 +111,108 @@ def load_votes(
         [[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
     """
     dataset = load_preferences(source, split=split, invalid_rows=invalid_rows).dataset
+    if columns:
+        dataset = renamed(dataset, columns, str(source))
     names = dataset.column_names
     if len(dataset) == 0:
         raise InputError(f"{source}: there are no rows")
-    if column in names or {"votes_chosen", "votes_rejected"} <= set(names):
-        return _general(dataset, column, str(source), invalid_rows)
-    if {"annotator1", "annotator2"} <= set(names):
-        return _pandalm(dataset, str(source))
-    if {"penalty", "outputs"} <= set(names):
-        return _side_by_side(dataset, str(source))
+    counted = _counted(dataset, column)
+    if counted is not None:
+        rows = _general(dataset, *counted, str(source), invalid_rows)
+        if not rows.votes.any():
+            raise InputError(
+                f"{source}: none of the {len(rows.votes):,} rows has a vote; every count is zero or missing"
+            )
+        return rows
+    judged = None if column != "votes" else read_judged(dataset, str(source), invalid_rows=invalid_rows)
+    if judged is not None:
+        return _of_judged(judged, row_numbers(dataset))
+    scored = _scored(dataset) if column == "votes" else None
+    if scored is not None:
+        rows = _general(dataset, VOTE_FORMS[-1], scored, str(source), invalid_rows)
+        return replace(rows, notes=(ONE_JUDGE,))
     forms = "\n".join(f"  {form}" for form in VOTE_FORMS)
     wanted = f"no column {column!r}" if column != "votes" else "no votes"
-    raise InputError(f"{source}: {wanted} in the columns {', '.join(names)}; expected\n{forms}")
+    raise InputError(
+        f"{source}: {wanted} in the columns {', '.join(names)}; expected one of the forms below, perhaps under other "
+        f"names that --columns tells\n{forms}"
+    )
 
 
-def _general(dataset: datasets.Dataset, column: str, source: str, invalid_rows: str) -> VoteRows:
-    """Read votes that are counted already."""
-    if column in dataset.column_names:
-        form, values = VOTE_FORMS[0], dataset[column][:]
-    else:
-        form = VOTE_FORMS[1]
-        ties = next((name for name in ("votes_tie", "votes_ties") if name in dataset.column_names), None)
-        read = ["votes_chosen", "votes_rejected", *([ties] if ties else [])]
-        values = [list(row) for row in zip(*(dataset[name][:] for name in read), strict=True)]
-    number = dataset["row_index"][:] if "row_index" in dataset.column_names else list(range(len(dataset)))
+def _counted(dataset: datasets.Dataset, column: str) -> tuple[str, list[Any]] | None:
+    """Give votes that are counted already, and their form."""
+    names = dataset.column_names
+    if column in names:
+        return VOTE_FORMS[0], dataset[column][:]
+    if not {"votes_chosen", "votes_rejected"} <= set(names):
+        return None
+    ties = next((name for name in ("votes_tie", "votes_ties") if name in names), None)
+    read = ["votes_chosen", "votes_rejected", *([ties] if ties else [])]
+    return VOTE_FORMS[1], [list(row) for row in zip(*(dataset[name][:] for name in read), strict=True)]
+
+
+def _scored(dataset: datasets.Dataset) -> list[Any] | None:
+    """Give one vote a row, for the response that has the larger score."""
+    names = set(dataset.column_names)
+    pair = next((pair for pair in SCORE_COLUMNS if {*pair, "chosen", "rejected"} <= names), None)
+    if pair is None:
+        return None
+    read = [[number_or_none(value) for value in dataset[name][:]] for name in pair]
+    return [
+        None
+        if chosen is None or rejected is None
+        else [int(chosen > rejected), int(chosen < rejected), int(chosen == rejected)]
+        for chosen, rejected in zip(*read, strict=True)
+    ]
+
+
+def _general(dataset: datasets.Dataset, form: str, values: list[Any], source: str, invalid_rows: str) -> VoteRows:
+    """Put the votes beside the words of their rows."""
+    numbers = row_numbers(dataset)
+    if "row_index" in dataset.column_names and numbers != dataset["row_index"][:]:
+        # A column of the user's own that repeats names no row: let positions name them.
+        dataset = dataset.remove_columns("row_index")
     votes = {
-        number[position]: _counts(value, f"{source}: row {number[position] + 1:,}")
-        for position, value in enumerate(values)
+        number: _counts(value, f"{source}: row {number + 1:,}") for number, value in zip(numbers, values, strict=True)
     }
     if not {"chosen", "rejected"} <= set(dataset.column_names):
-        texts = [as_text(value) for value in dataset["prompt"][:]] if "prompt" in dataset.column_names else None
-        ids = [prompt_id_of_text(value) for value in dataset["prompt"][:]] if texts else [str(i) for i in number]
+        prompts = dataset["prompt"][:] if "prompt" in dataset.column_names else [None] * len(numbers)
         return VoteRows(
-            votes=np.array([votes[i] for i in number]),
-            prompt_ids=ids,
-            row_index=np.array(number, np.int64),
-            prompts=texts or [""] * len(number),
-            responses=[("", "")] * len(number),
+            votes=np.array([votes[number] for number in numbers]),
+            prompt_ids=[
+                prompt_id_of_text(prompt) if isinstance(prompt, str | list) and prompt else str(number)
+                for prompt, number in zip(prompts, numbers, strict=True)
+            ],
+            row_index=np.array(numbers, np.int64),
+            prompts=[as_text(prompt) for prompt in prompts],
+            responses=[("", "")] * len(numbers),
             form=form,
         )
     pairs = validate_rows(dataset, columns=(), invalid_rows=invalid_rows, source=source).dataset
     return VoteRows(
-        votes=np.array([votes[i] for i in pairs["row_index"]]),
+        votes=np.array([votes[number] for number in pairs["row_index"]]),
         prompt_ids=[prompt_id_of_text(row["prompt"], _context(row)) for row in pairs],
         row_index=np.array(pairs["row_index"][:], np.int64),
         prompts=[as_text(value) for value in pairs["prompt"]],
         responses=[(as_text(a), as_text(b)) for a, b in zip(pairs["chosen"], pairs["rejected"], strict=True)],
         form=form,
+    )
+
+
+def _of_judged(judged: Judged, numbers: list[int]) -> VoteRows:
+    """Give a row for every two responses."""
+    pairs = [(row, pair) for row in judged.rows for pair in row.pairs]
+    texts = {id(row): [as_text(response) for response in row.responses] for row in judged.rows}
+    names = {id(row): row.prompt_id if row.prompt else str(numbers[row.position]) for row in judged.rows}
+    return VoteRows(
+        votes=np.concatenate([row.votes for row in judged.rows]),
+        prompt_ids=[names[id(row)] for row, _ in pairs],
+        row_index=np.array([numbers[row.position] for row, _ in pairs], np.int64),
+        prompts=[as_text(row.prompt) for row, _ in pairs],
+        responses=[(texts[id(row)][first], texts[id(row)][second]) for row, (first, second) in pairs],
+        form=judged.form,
+        notes=judged.notes,
+        judged=judged,
     )
 
 
@@ -155,91 +237,3 @@ def _counts(value: Any, where: str) -> tuple[float, float, float]:
         return read_votes(value)
     except RowError as error:
         raise InputError(f"{where}: {error.detail}") from error
-
-
-def _pandalm(dataset: datasets.Dataset, source: str) -> VoteRows:
-    """Read one verdict per annotator: 1, 2, or 0 for a tie."""
-    raters = sorted(name for name in dataset.column_names if name.startswith("annotator"))
-    votes, prompts, responses = [], [], []
-    for number, row in enumerate(dataset):
-        given = [row[name] for name in raters if row[name] is not None]
-        if any(verdict not in (0, 1, 2) for verdict in given):
-            raise InputError(f"{source}: row {number + 1:,} has the verdicts {given}, expected 1, 2 or 0 for a tie")
-        votes.append([given.count(1), given.count(2), given.count(0)])
-        prompts.append("\n\n".join(text for text in map(as_text, (row.get("instruction"), row.get("input"))) if text))
-        responses.append((as_text(row.get("response1")), as_text(row.get("response2"))))
-    return VoteRows(
-        votes=np.array(votes, np.float64),
-        prompt_ids=[prompt_id_of_text(text) if text else str(i) for i, text in enumerate(prompts)],
-        row_index=np.arange(len(votes)),
-        prompts=prompts,
-        responses=responses,
-        form=VOTE_FORMS[2],
-    )
-
-
-def _side_by_side(dataset: datasets.Dataset, source: str) -> VoteRows:
-    """Turn scores into votes: for each two outputs that differ, each rater votes for the one with less penalty."""
-    votes, ids, index, prompts, responses = [], [], [], [], []
-    for number, row in enumerate(dataset):
-        systems, scores = distinct_outputs(row, f"{source}: row {number + 1:,}")
-        source_text = str(row.get("source", ""))
-        for first, second in combinations(range(len(systems)), 2):
-            gap = scores[:, first] - scores[:, second]
-            votes.append([(gap < 0).sum(), (gap > 0).sum(), (gap == 0).sum()])
-            ids.append(prompt_id_of_text(source_text) if source_text else str(number))
-            index.append(number)
-            prompts.append(source_text)
-            responses.append((row["outputs"][systems[first]], row["outputs"][systems[second]]))
-    return VoteRows(
-        votes=np.array(votes, np.float64).reshape(-1, 3),
-        prompt_ids=ids,
-        row_index=np.array(index, np.int64),
-        prompts=prompts,
-        responses=responses,
-        form=VOTE_FORMS[3],
-    )
-
-
-def distinct_outputs(row: Mapping[str, Any], where: str) -> tuple[list[str], Floats]:
-    """Read a row with `outputs` (system -> text) and `penalty` (system -> rater -> score).
-
-    Args:
-        row: The row.
-        where: What to call it in a message.
-
-    Returns:
-        Systems whose texts differ (of equal texts the first), and their scores, shape (raters, systems). A rater who
-        left one of them out is left out.
-
-    Raises:
-        InputError: Fewer than two texts, or a system without scores.
-    """
-    outputs = {name: text for name, text in row["outputs"].items() if text is not None}
-    penalty: Mapping[str, Mapping[str, float | None]] = row["penalty"]
-    first_of: dict[str, str] = {}
-    for name, text in outputs.items():
-        first_of.setdefault(text, name)
-    systems = list(first_of.values())
-    unscored = [name for name in systems if not penalty.get(name)]
-    if len(systems) < 2 or unscored:
-        raise InputError(
-            f"{where}: expected at least two different outputs, each with scores; "
-            + (f"{unscored[0]!r} has none" if unscored else f"found {len(systems)}")
-        )
-    raters = [rater for rater in penalty[systems[0]] if all(penalty[name].get(rater) is not None for name in systems)]
-    return systems, np.array([[penalty[name][rater] for name in systems] for rater in raters], np.float64)
-
-
-def as_text(value: Any) -> str:
-    """Show a prompt or a response as text: chat messages one after the other, each with its role.
-
-    Example:
-        >>> as_text([{"role": "user", "content": "Hi"}])
-        'user: Hi'
-    """
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Sequence):
-        return "\n".join(f"{message.get('role', '')}: {message.get('content', '')}" for message in value)
-    return "" if value is None else str(value)

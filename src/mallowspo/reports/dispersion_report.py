@@ -268,6 +268,7 @@ def _votes(facts: Summary, figures: Figures) -> list[Section]:
     )
     body: list[Block] = [
         Table(["", "people"], rows, "What was read.", align="lr"),
+        *([Paragraph(f"To know of these votes: {'; '.join(facts['notes'])}.")] if facts.get("notes") else []),
         Paragraph(smoothing),
         *_picture(figures, "votes_phi", "Histogram of phi over pairs, from votes."),
     ]

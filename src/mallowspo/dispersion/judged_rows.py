@@ -1,0 +1,161 @@
+"""What several judges said of the responses to one prompt: one record behind every form of votes and rankings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from mallowspo.data.records import prompt_id_of_text
+from mallowspo.errors import InputError
+
+__all__ = ["Judged", "JudgedRow", "as_text", "preference_rows"]
+
+Floats = NDArray[np.float64]
+Text = str | list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class JudgedRow:
+    """The K >= 2 responses to one prompt and what J judges said of them.
+
+    Attributes:
+        position: The row's place in its source, from 0; of rows that were joined, the first.
+        prompt: Text or chat messages; empty where the source has none.
+        responses: K responses, no two alike.
+        opinions: A judge's score of each response, larger is better and alike is a tie; NaN where the judge did not
+            look. Shape (J, K). Only the order within a judge counts, never by how much.
+        weights: How many votes each judge has, shape (J,).
+        chat: Whether a prompt that is text is what a user said to an assistant, so that training data made of it are
+            messages.
+    """
+
+    position: int
+    prompt: Text
+    responses: tuple[Text, ...]
+    opinions: Floats
+    weights: Floats
+    chat: bool = False
+
+    @property
+    def prompt_id(self) -> str:
+        """What names the prompt in a reference store that was made from `preference_rows`."""
+        return prompt_id_of_text(_messages(self.prompt, "user") if self.chat else self.prompt)
+
+    @cached_property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """Every two responses i < j."""
+        return tuple(combinations(range(len(self.responses)), 2))
+
+    @cached_property
+    def votes(self) -> Floats:
+        """The votes for i, for j and for neither, of the judges who saw both, shape (pairs, 3).
+
+        Example:
+            >>> opinions = np.array([[2.0, 1.0, np.nan], [0.0, np.nan, 0.0]])
+            >>> row = JudgedRow(0, "p", ("a", "b", "c"), opinions, np.ones(2))
+            >>> row.pairs, row.votes.tolist()
+            (((0, 1), (0, 2), (1, 2)), [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+        """
+        first, second = np.array(self.pairs).T
+        gap = self.opinions[:, first] - self.opinions[:, second]  # NaN where one of the two was not seen
+        return np.stack([self.weights @ side for side in (gap > 0, gap < 0, gap == 0)], axis=1)
+
+    def ranks(self) -> Floats:
+        """Give each judge's ranks, 1 is best and ties share the best of their ranks; NaN where not seen; (J, K)."""
+        ranks = np.full_like(self.opinions, np.nan)
+        for judge, scores in enumerate(self.opinions):
+            seen = np.isfinite(scores)
+            ranks[judge, seen] = rankdata(-scores[seen], method="min")
+        return ranks
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a file holds.
+
+    Attributes:
+        form: Which form it has, for people.
+        rows: One row a prompt, or a set of responses.
+        notes: What was left out, one sentence each.
+    """
+
+    form: str
+    rows: tuple[JudgedRow, ...]
+    notes: tuple[str, ...] = ()
+
+
+def preference_rows(judged: Judged) -> Iterator[dict[str, Any]]:
+    """Turn what people said into preference data: rows that `mallowspo check` and `mallowspo train` read.
+
+    Each two responses that more votes prefer one way than the other give a pair with its votes, the majority's
+    choice first. Where nobody but one judge scored more than two responses, a row is a ranked list instead.
+
+    Args:
+        judged: The rows.
+
+    Yields:
+        `{"prompt", "chosen", "rejected", "votes": [chosen, rejected, ties]}`, or `{"prompt", "responses", "ranks"}`.
+        Rows without a majority, or without a prompt, are left out.
+
+    Example:
+        >>> row = JudgedRow(0, "1+1=", ("3", "2"), np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), np.ones(3))
+        >>> list(preference_rows(Judged("", (row,))))
+        [{'prompt': '1+1=', 'chosen': '2', 'rejected': '3', 'votes': [2.0, 1.0, 0.0]}]
+    """
+    lists = all(len(row.opinions) <= 1 for row in judged.rows) and any(len(row.responses) > 2 for row in judged.rows)
+    for row in judged.rows:
+        if not row.prompt:
+            continue
+        chat = row.chat or not isinstance(row.prompt, str)
+        prompt = _messages(row.prompt, "user") if chat else row.prompt
+        responses = [_messages(text, "assistant") if chat else text for text in row.responses]
+        if lists:
+            ranks = row.ranks()[0] if len(row.opinions) else np.zeros(0)
+            seen = np.flatnonzero(np.isfinite(ranks))
+            if len(np.unique(ranks[seen])) > 1:
+                kept = [responses[place] for place in seen]
+                yield {"prompt": prompt, "responses": kept, "ranks": [int(ranks[place]) for place in seen]}
+            continue
+        for (first, second), (wins, losses, ties) in zip(row.pairs, row.votes.tolist(), strict=True):
+            if wins == losses:
+                continue
+            best, worst = (first, second) if wins > losses else (second, first)
+            votes = [max(wins, losses), min(wins, losses), ties]
+            yield {"prompt": prompt, "chosen": responses[best], "rejected": responses[worst], "votes": votes}
+
+
+def _messages(text: Text, role: str) -> list[dict[str, Any]]:
+    return [{"role": role, "content": text}] if isinstance(text, str) else text
+
+
+def as_text(value: Any) -> str:
+    """Show a prompt or a response as text: chat messages one after the other, each with its role.
+
+    Example:
+        >>> as_text([{"role": "user", "content": "Hi"}])
+        'user: Hi'
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence) and all(isinstance(message, Mapping) for message in value):
+        return "\n".join(f"{message.get('role', '')}: {message.get('content', '')}" for message in value)
+    return "" if value is None else str(value)
+
+
+def distinct(responses: Sequence[Text | None], opinions: Floats) -> tuple[tuple[Text, ...], Floats]:
+    """Leave out responses that are missing, and of equal ones all but the first; (J, K) shrinks with them."""
+    first_of: dict[str, int] = {}
+    for place, response in enumerate(responses):
+        if response:
+            first_of.setdefault(as_text(response), place)
+    kept = list(first_of.values())
+    if len(kept) < 2:
+        raise InputError(f"expected at least two different outputs, found {len(kept)}")
+    return tuple(response for place in kept if (response := responses[place])), opinions[:, kept]

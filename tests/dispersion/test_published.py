@@ -1,0 +1,334 @@
+"""Reading published forms of votes: small files of ours in each shape, with votes counted by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mallowspo.data import load_preferences, validate_rows
+from mallowspo.data.records import prompt_id_of_text
+from mallowspo.dispersion import votes_index
+from mallowspo.dispersion.judged_rows import preference_rows
+from mallowspo.dispersion.rankings_file import load_rankings
+from mallowspo.dispersion.votes_file import load_votes
+from mallowspo.errors import InputError
+
+SHAPES = Path(__file__).parent / "shapes"
+PAIR = {"prompt": "The sky is", "chosen": " blue", "rejected": " green"}
+
+
+def lines(path, rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def user(text):
+    return [{"role": "user", "content": text}]
+
+
+def assistant(text):
+    return [{"role": "assistant", "content": text}]
+
+
+@pytest.mark.parametrize(
+    ("name", "votes"),
+    [
+        ("multipref", [[2, 1, 1], [0, 4, 0], [0, 0, 0]]),
+        ("helpsteer3", [[2, 1, 0], [0, 2, 1]]),
+        # All that people said, not the three that agree best; -100 is no vote.
+        ("helpsteer2_preference", [[2, 1, 0]]),
+        # Ratings 4 3 4 against 1 3 4; then 0 3 against 4 3 2, whose six comparisons (1, 4 and 1 alike) are 2 votes.
+        ("helpsteer2_disagreements", [[1, 0, 2], [1 / 3, 4 / 3, 1 / 3]]),
+        (
+            "collective_alignment",
+            # Pairs AB AC AD BC BD CD of B>A=C=D, B>C>D>A and C>B>D=A; then of A>B>C>D twice and A=B.
+            [
+                *([0, 3, 0], [0, 2, 1], [0, 1, 2], [2, 1, 0], [3, 0, 0], [2, 0, 1]),
+                *([2, 0, 1], [2, 0, 0], [2, 0, 0], [2, 0, 0], [2, 0, 0], [2, 0, 0]),
+            ],
+        ),
+        (
+            "ultrafeedback",
+            # Scores 9 9 3.5 1; then 8 2 3.25 and a response without a score, which stays out.
+            [
+                *([0, 0, 1], [1, 0, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0]),
+                *([1, 0, 0], [1, 0, 0], [0, 1, 0]),
+            ],
+        ),
+        ("ultrafeedback_binarized", [[1, 0, 0], [0, 0, 1]]),
+        # The second voter saw the two answers in the other order.
+        ("one_row_a_vote", [[2, 1, 1], [0, 1, 0]]),
+    ],
+)
+def test_votes_of_each_shape_are_those_counted_by_hand(name, votes):
+    found = load_votes(SHAPES / f"{name}.jsonl")
+    np.testing.assert_allclose(found.votes, votes, rtol=1e-12)
+
+
+def test_the_same_rows_in_parquet_csv_and_json_give_the_same_votes(tmp_path):
+    import pandas
+
+    for name in ("multipref", "helpsteer3", "helpsteer2_disagreements", "one_row_a_vote", "ultrafeedback"):
+        path = SHAPES / f"{name}.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        expected = load_votes(path)
+        frame = pandas.DataFrame(rows)
+        (tmp_path / "a.json").write_text(json.dumps(rows))
+        frame.to_parquet(tmp_path / "a.parquet")
+        frame.to_csv(tmp_path / "a.csv", index=False)  # pandas writes lists as Python does
+        for ending in ("json", "parquet", "csv"):
+            found = load_votes(tmp_path / f"a.{ending}")
+            assert found.votes.tolist() == expected.votes.tolist(), (name, ending)
+            assert found.prompt_ids == expected.prompt_ids, (name, ending)
+
+
+def test_strengths_count_one_vote_each_and_phi_is_that_of_the_shares():
+    # 2 votes to 1 with half a vote added to each side: phi = 1.5 / 2.5.
+    assert votes_index(load_votes(SHAPES / "helpsteer3.jsonl").votes).phi_n[0] == pytest.approx(1.5 / 2.5)
+
+
+def test_rankings_of_the_same_answers():
+    found = load_rankings(SHAPES / "collective_alignment.jsonl")
+    assert found.ranks[0].tolist() == [[2, 1, 2, 2], [4, 1, 2, 3], [3, 2, 1, 3]]
+    assert found.ranks[1].tolist() == [[1, 2, 3, 4], [1, 2, 3, 4]]  # who ordered only two of four is no whole ranking
+    assert found.items[0][1] == "assistant: No." and found.prompt_ids[0] == prompt_id_of_text(user("Should I lie?"))
+
+
+def test_orders_in_a_list_or_one_a_row_are_the_same(tmp_path):
+    row = {"prompt": "p", "responses": ["x", "y", "z"]}
+    joined = lines(tmp_path / "a.jsonl", [{**row, "rankings": ["A>B>C", "C>A=B"]}])
+    apart = lines(tmp_path / "b.jsonl", [{**row, "ranking": "A>B>C"}, {**row, "ranking": "C>A=B"}])
+    for path in (joined, apart):
+        assert load_votes(path).votes.tolist() == [[1, 0, 1], [1, 1, 0], [1, 1, 0]]
+        assert load_rankings(path).ranks[0].tolist() == [[1, 2, 3], [2, 2, 1]]
+    with pytest.raises(InputError, match="A>E"):
+        load_votes(lines(tmp_path / "c.jsonl", [{**row, "rankings": ["A>E"]}]))
+
+
+def test_one_judge_is_no_ranking_by_people():
+    with pytest.raises(InputError, match="--votes"):
+        load_rankings(SHAPES / "ultrafeedback.jsonl")
+    assert "one judge" in load_votes(SHAPES / "ultrafeedback.jsonl").notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "multipref",
+            [
+                {
+                    "prompt": user("Name a fruit."),
+                    "chosen": assistant("An apple."),
+                    "rejected": assistant("A stone."),
+                    "votes": [2, 1, 1],
+                },
+                {
+                    "prompt": user("Say hello."),
+                    "chosen": assistant("Hello!"),
+                    "rejected": assistant("No."),
+                    "votes": [4, 0, 0],
+                },
+            ],
+        ),
+        (
+            "ultrafeedback",
+            [
+                {
+                    "prompt": user("Name a planet."),
+                    "responses": [assistant(text) for text in ("Mars.", "Venus.", "The sun.", "Cheese.")],
+                    "ranks": [1, 1, 3, 4],
+                },
+                {
+                    "prompt": user("Name a star."),
+                    "responses": [assistant(text) for text in ("Vega.", "Mars.", "I do not know.")],
+                    "ranks": [1, 3, 2],
+                },
+            ],
+        ),
+        (
+            "one_row_a_vote",
+            [
+                {"prompt": "Tea or coffee?", "chosen": "Tea.", "rejected": "Coffee.", "votes": [2, 1, 1]},
+                {"prompt": "Bus or train?", "chosen": "Train.", "rejected": "Bus.", "votes": [1, 0, 0]},
+            ],
+        ),
+    ],
+)
+def test_preference_data_put_the_majority_first(name, expected):
+    assert list(preference_rows(load_votes(SHAPES / f"{name}.jsonl").judged)) == expected
+
+
+@pytest.mark.parametrize("name", ["multipref", "helpsteer3", "helpsteer2_disagreements", "collective_alignment"])
+def test_preference_data_made_of_votes_are_read_back_with_their_votes_and_names(name, tmp_path):
+    votes = load_votes(SHAPES / f"{name}.jsonl")
+    path = lines(tmp_path / "pairs.jsonl", preference_rows(votes.judged))
+    pairs = validate_rows(load_preferences(path).dataset, columns=("votes",)).dataset
+    decided = np.flatnonzero(votes.votes[:, 0] != votes.votes[:, 1])
+    again = load_votes(path)
+    np.testing.assert_allclose(again.votes, [[max(a, b), min(a, b), tie] for a, b, tie in votes.votes[decided]])
+    assert again.prompt_ids == [votes.prompt_ids[row] for row in decided] and len(pairs) == len(decided)
+
+
+# ---- raters that do not overlap
+
+
+OUTPUTS = {"s1": "a cat", "s2": "a dog", "s3": "a bird"}
+
+
+def test_every_two_systems_are_compared_by_the_raters_who_scored_both(tmp_path):
+    penalty = {"s1": {"r1": 0.0, "r2": 1.0}, "s2": {"r1": 2.0, "r3": 0.0}, "s3": {"r2": 0.0, "r3": 5.0}}
+    rows = load_votes(lines(tmp_path / "w.jsonl", [{"source": "x", "outputs": OUTPUTS, "penalty": penalty}]))
+    # r1 alone saw s1 and s2, r2 s1 and s3, r3 s2 and s3.
+    assert rows.votes.tolist() == [[1, 0, 0], [0, 1, 0], [1, 0, 0]] and rows.notes == ()
+
+
+def test_one_missing_score_costs_a_rater_only_the_pairs_of_that_system(tmp_path):
+    penalty = {"s1": {"r1": 0, "r2": 3}, "s2": {"r1": 1, "r2": 2}, "s3": {"r1": float("nan"), "r2": 2}}
+    path = lines(tmp_path / "w.jsonl", [{"source": "x", "outputs": OUTPUTS, "penalty": penalty}])
+    assert load_votes(path).votes.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
+
+
+def test_rows_without_a_vote_are_counted_and_named(tmp_path):
+    good = {"source": "x", "outputs": {"s1": "a", "s2": "b"}, "penalty": {"s1": {"r1": 0}, "s2": {"r1": 1}}}
+    apart = {**good, "penalty": {"s1": {"r1": 0}, "s2": {"r2": 1}}}
+    alike = {**good, "outputs": {"s1": "a", "s2": "a"}}
+    rows = load_votes(lines(tmp_path / "w.jsonl", [good, apart, apart, alike]))
+    assert rows.votes.tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert [note[:12] for note in rows.notes] == ["1 row (4) wi", "2 rows (2, 3"]
+    with pytest.raises(InputError, match="no row has a vote"):
+        load_votes(lines(tmp_path / "w.jsonl", [apart, alike]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        ([{"outputs": "a", "penalty": "b"}], "system -> rater -> score"),
+        ([{"outputs": {"s": "a", "t": "b"}, "penalty": {"s": {"r": "low"}, "t": {"r": "high"}}}], "expected a number"),
+        ([{"outputs": {"s": "a", "t": "b"}, "penalty": {"s": [1], "t": [2]}}], "rater -> score"),
+        ([{"response1": "a", "response2": "b", "individual_preference": [{"score": 7}]}], "-3"),
+        ([{"completion_a": "a", "completion_b": "b", "normal": [{"overall_pref": "C-is-better"}]}], "C-is-better"),
+        ([{"first": "a", "second": "b", "vote": 1}, {"first": "a", "second": "c", "vote": 0}], "tell a tie"),
+        ([{"first": "a", "second": "b", "vote": "best"}], "'best'"),
+        ([{"prompt": "p", "response": "a", "helpfulness": [1]}], "same prompt"),
+        ([{"prompt": "p", "votes": None}], "none of the 1 rows has a vote"),
+    ],
+)
+def test_values_that_are_no_votes_are_refused(tmp_path, rows, match):
+    with pytest.raises(InputError, match=match):
+        load_votes(lines(tmp_path / "v.jsonl", rows))
+
+
+def test_rows_that_mean_nothing_can_be_dropped_and_are_named(tmp_path):
+    row = {"prompt": "p", "first": "a", "second": "b"}
+    path = lines(tmp_path / "v.jsonl", [{**row, "vote": "first"}, {**row, "vote": "best"}])
+    with pytest.raises(InputError, match="invalid_rows"):
+        load_votes(path)
+    rows = load_votes(path, invalid_rows="drop")
+    assert rows.votes.tolist() == [[1, 0, 0]] and rows.notes[0].startswith("1 row (2)")
+
+
+# ---- what names a row
+
+
+def test_a_number_of_the_users_own_that_repeats_is_not_a_rows_identity(tmp_path):
+    from datasets import Dataset
+
+    rows = [{**PAIR, "chosen": f" {word}", "votes": [n, 1], "row_index": 7} for n, word in enumerate("abc", 2)]
+    Dataset.from_list(rows).to_parquet(tmp_path / "v.parquet")
+    found = load_votes(tmp_path / "v.parquet")
+    assert found.votes.tolist() == [[2, 1, 0], [3, 1, 0], [4, 1, 0]]
+    assert [pair[0] for pair in found.responses] == [" a", " b", " c"] and found.row_index.tolist() == [0, 1, 2]
+    bare = [{"votes": [n, 1], "row_index": 7} for n in (2, 3)]
+    Dataset.from_list(bare).to_parquet(tmp_path / "b.parquet")
+    assert len(set(load_votes(tmp_path / "b.parquet").prompt_ids)) == 2
+
+
+def test_numbers_of_our_own_export_are_kept(tmp_path):
+    from datasets import Dataset
+
+    rows = [{**PAIR, "prompt": f"{n}+0=", "votes": [n, 1], "row_index": n} for n in (5, 2)]
+    Dataset.from_list(rows).to_parquet(tmp_path / "v.parquet")
+    found = load_votes(tmp_path / "v.parquet")
+    assert found.row_index.tolist() == [5, 2] and found.votes[:, 0].tolist() == [5, 2]
+    assert found.prompt_ids == [prompt_id_of_text("5+0="), prompt_id_of_text("2+0=")]
+
+
+def test_an_answer_that_reads_as_a_list_stays_text(tmp_path):
+    rows = load_votes(lines(tmp_path / "v.jsonl", [{"first": "[1, 2]", "second": '{"a": 1}', "vote": "second"}]))
+    assert rows.responses == [("[1, 2]", '{"a": 1}')] and rows.votes.tolist() == [[0, 1, 0]]
+
+
+def test_a_rater_has_one_vote_and_a_count_weighs_it(tmp_path):
+    row = {"prompt": "p", "first": "a", "second": "b", "rater": "u1"}
+    given = [{**row, "vote": "first"}, {**row, "vote": "second"}, {**row, "vote": "first", "rater": "u2"}]
+    assert load_votes(lines(tmp_path / "r.jsonl", given)).votes.tolist() == [[1.5, 0.5, 0]]
+    path = tmp_path / "c.csv"
+    path.write_text("prompt,first,second,vote,count\np,a,b,1,3\np,a,b,2,2\np,b,a,1,1\np,a,b,0,4\np,a,b,,9\n")
+    assert load_votes(path).votes.tolist() == [[3, 3, 4]]
+
+
+# ---- other names
+
+
+def test_columns_under_other_names(tmp_path):
+    rows = [{"q": "p", "good": "a", "bad": "b", "up": 3, "down": 1, "votes_chosen": 9}]
+    path = lines(tmp_path / "v.jsonl", rows)
+    names = "prompt=q, chosen=good, rejected=bad, votes_chosen=up, votes_rejected=down"
+    found = load_votes(path, columns=names)
+    assert found.votes.tolist() == [[3, 1, 0]] and found.responses == [("a", "b")]
+    assert found.prompt_ids == [prompt_id_of_text("p")]
+    rankings = lines(tmp_path / "r.jsonl", [{"q": "p", "orders": [[1, 2], [2, 1]]}])
+    assert load_rankings(rankings, columns="prompt=q,rankings=orders").prompts == ["p"]
+
+
+@pytest.mark.parametrize("columns", ["prompt", "prompt=none", "colour=q", "prompt=q,first=q", "prompt=q,prompt=good"])
+def test_columns_that_are_not_there_are_refused(tmp_path, columns):
+    with pytest.raises(InputError, match=r"^columns: "):
+        load_votes(lines(tmp_path / "v.jsonl", [{"q": "p", "good": "a", "votes": [1, 2]}]), columns=columns)
+
+
+# ---- the command
+
+
+def test_the_command_writes_data_that_can_be_trained_on_and_says_what_was_left_out(tmp_path):
+    from mallowspo.cli.dispersion_run import DispersionRequest, run_dispersion
+    from mallowspo.dispersion.settings import DispersionSettings
+
+    out = tmp_path / "pairs.jsonl"
+    request = DispersionRequest(
+        output_dir=tmp_path / "out", votes=str(SHAPES / "multipref.jsonl"), write_preferences=out
+    )
+    summary = run_dispersion(request, DispersionSettings(resamples=100))
+    assert summary["votes"]["preferences"]["rows"] == 2 and "(3)" in summary["votes"]["notes"][0]
+    assert "To know of these votes" in (tmp_path / "out/report.html").read_text()
+    assert [row["votes"] for row in map(json.loads, out.read_text().splitlines())] == [[2, 1, 1], [4, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"rankings": ("r.jsonl",), "write_preferences": Path("p.jsonl")}, "^write_preferences"),
+        ({"votes": "v.jsonl", "write_preferences": Path("p.csv")}, "^write_preferences"),
+        ({"reference": Path("store"), "columns": "prompt=q"}, "^columns"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(tmp_path, options, match):
+    from mallowspo.cli.dispersion_run import DispersionRequest
+
+    with pytest.raises(InputError, match=match):
+        DispersionRequest(output_dir=tmp_path, **options).check()
+
+
+def test_counted_votes_are_no_words_to_write(tmp_path):
+    from mallowspo.cli.dispersion_run import DispersionRequest, run_dispersion
+    from mallowspo.dispersion.settings import DispersionSettings
+
+    path = lines(tmp_path / "v.jsonl", [{**PAIR, "votes": [2, 1]}])
+    request = DispersionRequest(
+        output_dir=tmp_path / "out", votes=str(path), write_preferences=tmp_path / "pairs.jsonl"
+    )
+    with pytest.raises(InputError, match="write_preferences"):
+        run_dispersion(request, DispersionSettings(resamples=100))
+    assert not (tmp_path / "pairs.jsonl").exists()
