@@ -15,6 +15,7 @@ from mallowspo.cli.exits import exit_code_of
 from mallowspo.cli.experiment import experiment
 from mallowspo.cli.quickstart import quickstart
 from mallowspo.cli.reference import reference
+from mallowspo.redaction import hide_in_tracebacks
 
 app = typer.Typer(
     name="mallowspo",
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: 0; 1 for findings; 2 for a mistake in what was given, with one message and no traceback.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    hide_in_tracebacks()
 
     def run() -> int:
         if given[:1] == ["train"]:

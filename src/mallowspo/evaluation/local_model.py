@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PROMPT_FORMATS",
     "Sampling",
+    "cannot_load",
     "context_length",
     "end_token_ids",
     "load_causal_model",
@@ -33,6 +34,7 @@ __all__ = [
     "model_stamp",
     "prompt_ids",
     "prompt_uniforms",
+    "render_chat",
     "sample_batch",
 ]
 
@@ -86,7 +88,7 @@ def model_stamp(name_or_path: str) -> str:
         from transformers import AutoConfig
 
         try:
-            commit = getattr(AutoConfig.from_pretrained(name_or_path), "_commit_hash", None)
+            commit = getattr(AutoConfig.from_pretrained(name_or_path, trust_remote_code=False), "_commit_hash", None)
         except (OSError, ValueError):
             commit = None
         return f"{name_or_path}@{commit or 'unknown'}"
@@ -116,10 +118,8 @@ def load_tokenizer(name_or_path: str, *, option: str, trust_remote_code: bool = 
 
     try:
         return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{option}: the tokenizer of {name_or_path} cannot be loaded ({_first_line(error)})"
-        ) from error
+    except Exception as error:  # of damaged files each library makes its own
+        raise cannot_load(f"{option}: the tokenizer of {name_or_path}", error) from error
 
 
 def load_causal_model(
@@ -148,8 +148,8 @@ def load_causal_model(
         model: Any = AutoModelForCausalLM.from_pretrained(
             name_or_path, dtype=dtype, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError) as error:
-        raise InputError(f"{option}: the model {name_or_path} cannot be loaded ({_first_line(error)})") from error
+    except Exception as error:  # of damaged files each library makes its own
+        raise cannot_load(f"{option}: the model {name_or_path}", error) from error
     return model.to(inference_device(use_cpu)).eval()
 
 
@@ -159,8 +159,18 @@ def inference_device(use_cpu: bool) -> torch.device:
     return torch.device("cpu") if use_cpu or accelerator is None else accelerator
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def cannot_load(what: str, error: Exception) -> InputError:
+    """The message for files of a model that cannot be loaded."""
+    text = str(error).strip()
+    if "custom code" in text or "trust_remote_code" in text:
+        return InputError(
+            f"{what} comes with code of its own, which is not run unasked; give --trust_remote_code if you trust it"
+        )
+    if "weights_only" in text or type(error).__name__ == "SafetensorError":
+        return InputError(f"{what} cannot be loaded: its weights are damaged; copy or download them again")
+    return InputError(
+        f"{what} cannot be loaded ({type(error).__name__}: {text.splitlines()[0] if text else 'no reason'})"
+    )
 
 
 def uses_chat(prompt: EvaluationPrompt, prompt_format: str, *, has_template: bool) -> bool:
@@ -195,8 +205,18 @@ def prompt_ids(prompt: EvaluationPrompt, tokenizer: Any, prompt_format: str = "a
             f"prompt_format: prompt {prompt.index} needs a chat template, and the tokenizer has none; "
             "use text prompts with prompt_format text, or give the tokenizer a template"
         )
-    text = tokenizer.apply_chat_template(prompt.conversation(), add_generation_prompt=True, tokenize=False)
+    text = render_chat(tokenizer, prompt.conversation(), f"prompts: row {prompt.index}", add_generation_prompt=True)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def render_chat(tokenizer: Any, messages: list[dict[str, str]], where: str, **settings: Any) -> str:
+    """Render a conversation by the tokenizer's template; `InputError` with the place where the template refuses it."""
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **settings))
+    except (TemplateError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{where} is refused by the chat template of {tokenizer.name_or_path} ({error})") from error
 
 
 def end_token_ids(model: Any, tokenizer: Any = None) -> tuple[int, ...]:
