@@ -19,6 +19,7 @@ HALVES = 20
 
 
 def main(folder: Path) -> None:
+    """Print the figures of the tables in a folder."""
     with (folder / "leaderboard.csv").open(encoding="utf-8") as file:
         published = {row["model"]: float(row["length_controlled_winrate"]) for row in csv.DictReader(file)}
     verdicts: dict[str, list[list[float]]] = {}

@@ -177,8 +177,8 @@ class Calibration:
         ):
             if not fine:
                 raise InputError(
-                    f"calibration: got {getattr(read, name)!r} as {name}, expected {expected}; the file was changed or "
-                    "is damaged, take it from the training again"
+                    f"calibration: got {getattr(read, name)!r} as {name}, expected {expected}; the file was changed "
+                    "or is damaged, take it from the training again"
                 )
         return read
 

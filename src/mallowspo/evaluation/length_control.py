@@ -41,7 +41,8 @@ L1_STRENGTH = 21.544346900318832
 
 WITHOUT_GAMED = (
     "Fitted without answers of one model told to be concise and verbose, which exist for AlpacaEval's prompts only: "
-    "what length does is told from this comparison alone. On AlpacaEval's own verdicts it is farther from the published figure than the raw win "
+    "what length does is told from this comparison alone. On AlpacaEval's own verdicts "
+    "it is farther from the published figure than the raw win "
     "rate for 5 of 8 models, by up to 23 points (31 on half of the prompts), above all where one model's answers are "
     "nearly always the shorter ones. The raw win rate is the result."
 )

@@ -293,8 +293,8 @@ def _load_reward_model(reward: RewardModel) -> Any:
     model, info = loaded
     if info["missing_keys"]:
         raise InputError(
-            f"judge: {reward.name_or_path} has no weights for {', '.join(sorted(info['missing_keys'])[:3])}, which would "
-            "be drawn at random; expected a model that was trained to give rewards"
+            f"judge: {reward.name_or_path} has no weights for {', '.join(sorted(info['missing_keys'])[:3])}, which "
+            "would be drawn at random; expected a model that was trained to give rewards"
         )
     if model.config.num_labels != 1:
         raise InputError(
