@@ -7,11 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mallowspo.redaction import without_keys
+
 __all__ = ["InputError", "NonFiniteLossError", "not_one_of", "reason_of"]
 
 
 class InputError(ValueError):
-    """Something that the user gave cannot be used: what was given, what is allowed, what to do."""
+    """Something that the user gave cannot be used: what was given, what is allowed, what to do.
+
+    What the user gave may hold a key; the message is shown without it.
+    """
+
+    def __str__(self) -> str:
+        return without_keys(super().__str__())
 
 
 class NonFiniteLossError(RuntimeError):

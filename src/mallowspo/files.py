@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mallowspo.redaction import without_known_secrets
+
 __all__ = ["atomic_path", "parse_json", "plain", "write_json", "write_text"]
 
 
@@ -57,9 +59,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` in UTF-8 under `path`, whole or not at all."""
+    """Write `text` in UTF-8 under `path`, whole or not at all, without any secret that this process knows."""
     with atomic_path(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(without_known_secrets(text), encoding="utf-8")
 
 
 def plain(value: Any) -> Any:

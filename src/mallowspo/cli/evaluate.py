@@ -47,6 +47,10 @@ _GenerationParameters = Annotated[
     str | None,
     _option("generation_parameters", "JSON added to requests for answers, such as '{\"seed\": null}'."),
 ]
+_SkipRefused = Annotated[
+    bool,
+    _option("skip_refused", "Leave out prompts that a server will not answer, such as for a content filter."),
+]
 _ApiKeyEnv = Annotated[
     str | None,
     _option("api_key_env", "Environment variable with the key for --model and --baseline; none is sent without."),
@@ -116,6 +120,7 @@ def evaluate(
     use_cpu: _UseCpu = False,
     trust_remote_code: _TrustRemoteCode = False,
     generation_parameters: _GenerationParameters = None,
+    skip_refused: _SkipRefused = False,
     api_key_env: _ApiKeyEnv = None,
     judge_template: _JudgeTemplate = None,
     judge_parameters: _JudgeParameters = None,
@@ -195,11 +200,15 @@ class _Bars:
 def _lines(results: dict[str, Any]) -> list[str]:
     """What the terminal says at the end."""
     rate = results["win_rate"]
+    lines = [results["no_result"]] if results["no_result"] else []
     found = f"win rate {rate['win_rate']:.1f}% [{rate['low']:.1f}, {rate['high']:.1f}]"
-    lines = [
+    lines.append(
         f"{found}, s.e. {rate['standard_error']:.2f}: "
         f"{rate['wins']} wins, {rate['ties']} ties, {rate['losses']} losses"
-    ]
+    )
+    left_out = results["prompts"]["left_out"]
+    if left_out:
+        lines.append(f"left out: {len(left_out)} prompts that a server refuses to answer, rows in results.json")
     control = results["length_controlled"]
     if control is not None:
         lines.append(f"length-controlled {control['win_rate']:.1f}%, s.e. {control['standard_error']:.2f}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,7 @@ class EvaluateOptions:
     use_cpu: bool = False
     trust_remote_code: bool = False
     generation_parameters: str | None = None
+    skip_refused: bool = False
     api_key_env: str | None = None
     judge_template: Path | None = None
     judge_parameters: str | None = None
@@ -90,6 +92,8 @@ class EvaluateOptions:
 
     def check(self) -> None:
         """Raise `InputError` for what can be seen to be wrong before anything is read."""
+        from mallowspo.evaluation.endpoint import check_no_secrets
+
         writable_folder(self.output_dir, "output_dir")
         for name in ("batch_size", "judge_attempts", "resamples"):
             if getattr(self, name) < 1:
@@ -108,7 +112,11 @@ class EvaluateOptions:
         self.sampling()
         self.limits()
         for name in ("generation_parameters", "judge_parameters"):
-            self.json_object(name)
+            given = self.json_object(name)
+            check_no_secrets(given, name)
+            ours = [field for field in ("model", "messages", "prompt") if field in given]
+            if ours:
+                raise InputError(f"{name}: {ours[0]!r} is set by the evaluation itself, take it out")
         from mallowspo.evaluation.judges import judge_kind
 
         self._check_unused(judge_kind(self.judge), kinds)
@@ -121,6 +129,10 @@ class EvaluateOptions:
         for name in ("generation_parameters", "api_key_env"):
             if getattr(self, name) is not None and "endpoint" not in sources:
                 raise InputError(f"{name}: it is for a model behind an address, and neither model nor baseline is one")
+        if self.skip_refused and "endpoint" not in sources:
+            raise InputError(
+                "skip_refused: it is for a model behind an address, and neither model nor baseline is one"
+            )
 
     def merged(self, name: str, defaults: dict[str, Any]) -> dict[str, Any]:
         """Read an option that holds a JSON object, over defaults; null takes a field out."""
@@ -135,6 +147,7 @@ class EvaluateOptions:
 def _json_object(name: str, text: str | None) -> dict[str, Any]:
     try:
         value = parse_json(text) if text is not None else {}
+        json.dumps(value, allow_nan=False)  # NaN and Infinity, which Python reads, are no JSON to a server
     except ValueError as error:
         raise InputError(f"{name}: got {text!r}, which is not JSON ({error})") from error
     if not isinstance(value, dict):

@@ -71,18 +71,22 @@ def _interval(rate: dict[str, Any]) -> str:
 
 def _summary(results: dict[str, Any]) -> str:
     rate = results["win_rate"]
-    if rate["low"] > 50:
+    if results["no_result"]:
+        verdict = f"{results['no_result'][0].upper()}{results['no_result'][1:]}."
+    elif rate["low"] > 50:
         verdict = "The model is preferred to the baseline."
     elif rate["high"] < 50:
         verdict = "The baseline is preferred to the model."
     else:
         verdict = "These prompts do not tell the two apart: the interval holds 50%."
     text = (
-        f"{verdict} Its win rate over {rate['prompts']:,} prompts is {_interval(rate)}%: {rate['wins']:,} wins, "
-        f"{rate['ties']:,} ties, {rate['losses']:,} losses."
+        f"{verdict} The model's win rate over {rate['prompts']:,} prompts is {_interval(rate)}%: "
+        f"{rate['wins']:,} wins, {rate['ties']:,} ties, {rate['losses']:,} losses."
     )
+    if results["prompts"]["left_out"]:
+        text += f" {len(results['prompts']['left_out']):,} prompts that a server refuses to answer are left out."
     control = results["length_controlled"]
-    if control is not None:
+    if control is not None and not control["note"] and not results["no_result"]:
         text += f" With the effect of length taken out, {format_number(control['win_rate'], 1)}%."
     return text
 

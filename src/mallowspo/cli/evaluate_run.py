@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from mallowspo.cli.evaluate_options import DEFAULT_JUDGE_PARAMETERS, EvaluateOpt
 from mallowspo.data.blank import is_blank
 from mallowspo.errors import InputError
 from mallowspo.files import write_json
+from mallowspo.redaction import without_secrets
 from mallowspo.versions import library_versions
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def run_evaluation(options: EvaluateOptions, progress: Progress) -> dict[str, An
     inputs = _read_inputs(options)
     try:
         answers = {side: _answers(side, options, inputs, progress) for side in SIDES}
+        inputs, answers, left_out = _without_refused(inputs, answers)
         pairs = _pairs(inputs.prompts, answers)
         judgement = inputs.judge(pairs, progress)
     finally:
@@ -72,13 +74,14 @@ def run_evaluation(options: EvaluateOptions, progress: Progress) -> dict[str, An
             endpoint.close()
     kl = _kl(options, inputs.prompts, progress) if options.kl_samples else None
     results = _results(options, inputs, answers, judgement)
+    results["prompts"]["left_out"] = left_out
     results |= {"kl": kl, "seconds": time.perf_counter() - started}
     _write(options.output_dir, inputs.prompts, answers, pairs, results)
     return results
 
 
 def _read_inputs(options: EvaluateOptions) -> _Inputs:
-    from mallowspo.evaluation.length_control import read_alpaca_tables
+    from mallowspo.evaluation.length_control import match_alpaca_rows, read_alpaca_tables
     from mallowspo.evaluation.prompts import load_prompts, read_dispersion
 
     sources = {side: source_of(getattr(options, side), side) for side in SIDES}
@@ -93,17 +96,23 @@ def _read_inputs(options: EvaluateOptions) -> _Inputs:
         dispersion = prompts.numbers(options.dispersion_column, "dispersion_column")
     if dispersion is not None and len(dispersion) < 3:
         raise InputError(f"dispersion: terciles need at least 3 prompts, got {len(dispersion)}")
-    difficulty, gamed = None, None
-    if options.alpaca_tables is not None:
-        difficulty, gamed = read_alpaca_tables(options.alpaca_tables)
-        if len(difficulty) != len(prompts.prompts):
-            raise InputError(
-                f"alpaca_tables: {options.alpaca_tables} is about {len(difficulty)} instructions, "
-                f"{options.prompts} holds {len(prompts.prompts)} prompts; it is for AlpacaEval's set, in its order"
-            )
     known = {
         side: _known(source, prompts, side) for side, source in sources.items() if source.kind in ("file", "column")
     }
+    difficulty, gamed = None, None
+    if options.alpaca_tables is not None:
+        difficulty, gamed = read_alpaca_tables(options.alpaca_tables)
+        if "baseline" not in known:
+            raise InputError(
+                "alpaca_tables: they belong to the published answers of AlpacaEval's baseline; give these as the "
+                "baseline, in a .json or a column"
+            )
+        difficulty = match_alpaca_rows(
+            gamed.baseline_lengths_n,
+            difficulty,
+            [len(text) for text in known["baseline"].texts],
+            f"alpaca_tables {options.alpaca_tables}",
+        )
     if options.kl_samples:
         _check_same_tokens(options)
     endpoints: dict[str, Endpoint] = {}
@@ -117,11 +126,13 @@ def _read_inputs(options: EvaluateOptions) -> _Inputs:
 
 def _known(source: Source, prompts: PromptSet, side: str) -> Answers:
     from mallowspo.evaluation.generation import answers_from_file, known_answers
-    from mallowspo.evaluation.prompts import as_text
+    from mallowspo.evaluation.prompts import answer_text, texts_of
 
     if source.kind == "file":
         return answers_from_file(Path(source.name), prompts.prompts, option=side)
-    return known_answers([as_text(value) for value in prompts.column(source.name, side)])
+    values = prompts.column(source.name, side)
+    where = f"{side}: the column {source.name!r} of {prompts.source}"
+    return known_answers(texts_of(values, answer_text, where, prompts.prompts))
 
 
 def _check_same_tokens(options: EvaluateOptions) -> None:
@@ -144,12 +155,12 @@ def _endpoint(address: str, options: EvaluateOptions, option: str, variable: str
 
 def _check_reachable(endpoints: dict[str, Endpoint], folder: Path) -> None:
     """Find out that nobody is there before hours of generating, not after."""
-    from mallowspo.evaluation.endpoint import EndpointUnavailable
+    from mallowspo.evaluation.endpoint import EndpointUnavailable, RequestRefused
 
     for option, endpoint in endpoints.items():
         try:
             endpoint.check()
-        except EndpointUnavailable as error:
+        except (EndpointUnavailable, RequestRefused) as error:
             saved = [f"{path.name} ({_lines(path)} lines)" for path in sorted(folder.glob("*.jsonl"))]
             kept = f"saved in {folder} so far: {', '.join(saved)}" if saved else "nothing was generated yet"
             raise InputError(f"{option}: {error}; {kept}") from error
@@ -256,6 +267,7 @@ def _answers(side: str, options: EvaluateOptions, inputs: _Inputs, progress: Pro
             seed=options.seed,
             prompt_format=options.prompt_format,
             parameters=options.json_object("generation_parameters"),
+            skip_refused=options.skip_refused,
             progress=report,
         )
     local = LocalModel(
@@ -270,11 +282,36 @@ def _answers(side: str, options: EvaluateOptions, inputs: _Inputs, progress: Pro
     return generate_locally(inputs.prompts.prompts, local, sampling, log, seed=options.seed, progress=report)
 
 
+def _without_refused(
+    inputs: _Inputs, answers: dict[str, Answers]
+) -> tuple[_Inputs, dict[str, Answers], list[dict[str, Any]]]:
+    """Leave out the prompts that a server will not answer; the results name them."""
+    refused = {n: side for side in SIDES for n in answers[side].refused}
+    if not refused:
+        return inputs, answers, []
+    prompts = inputs.prompts
+    kept = [n for n in range(len(prompts.prompts)) if n not in refused]
+    if len(kept) < (3 if inputs.dispersion is not None else 1):
+        raise InputError(f"prompts: the servers refuse {len(refused)} of {len(prompts.prompts)}; too few are left")
+    left_out = [
+        {"row": prompts.prompts[n].index, "side": side, "said": answers[side].refused[n]}
+        for n, side in sorted(refused.items())
+    ]
+    chosen = replace(prompts, prompts=tuple(prompts.prompts[n] for n in kept), rows=prompts.rows.select(kept))
+    inputs = replace(
+        inputs,
+        prompts=chosen,
+        dispersion=None if inputs.dispersion is None else inputs.dispersion[kept],
+        difficulty=None if inputs.difficulty is None else inputs.difficulty[kept],
+    )
+    return inputs, {side: answers[side].take(kept) for side in SIDES}, left_out
+
+
 def _pairs(prompts: PromptSet, answers: dict[str, Answers]) -> list[AnswerPair]:
     from mallowspo.evaluation.verdicts import AnswerPair
 
     rows = zip(prompts.prompts, answers["model"].texts, answers["baseline"].texts, strict=True)
-    return [AnswerPair(prompt.text, answer, baseline) for prompt, answer, baseline in rows]
+    return [AnswerPair(prompt.text, answer, baseline, prompt.index) for prompt, answer, baseline in rows]
 
 
 def _kl(options: EvaluateOptions, prompts: PromptSet, progress: Progress) -> dict[str, Any]:
@@ -320,7 +357,7 @@ def _results(
     options: EvaluateOptions, inputs: _Inputs, answers: dict[str, Answers], judgement: Judgement
 ) -> dict[str, Any]:
     from mallowspo.evaluation.length_control import length_controlled_win_rate
-    from mallowspo.evaluation.win_rates import both_orders, check_orders, win_rate, win_rate_by_tercile
+    from mallowspo.evaluation.win_rates import both_orders, check_orders, no_result, win_rate, win_rate_by_tercile
 
     first, second = judgement.model_first_n, judgement.model_second_n
     preference = both_orders(first, second) if judgement.both_orders else first
@@ -338,8 +375,12 @@ def _results(
         )
     if inputs.dispersion is not None:
         terciles = [asdict(group) for group in win_rate_by_tercile(preference, inputs.dispersion, **bootstrap)]
+    orders = check_orders(first, second) if judgement.both_orders else None
     return {
         "format": 1,
+        "no_result": None
+        if orders is None
+        else no_result(orders, len(preference), judgement.undecided + judgement.refused),
         "model": _side(inputs.sources["model"], answers["model"]),
         "baseline": _side(inputs.sources["baseline"], answers["baseline"]),
         "prompts": {"source": options.prompts, "count": len(preference)},
@@ -347,7 +388,7 @@ def _results(
         "length_controlled": None if control is None else asdict(control),
         "terciles": terciles,
         "terciles_by": None if terciles is None else options.dispersion_column or "dispersion",
-        "orders": asdict(check_orders(first, second)) if judgement.both_orders else None,
+        "orders": None if orders is None else asdict(orders),
         "judge": inputs.judge_facts
         | {
             "identical": judgement.identical,
@@ -362,7 +403,7 @@ def _results(
             for option, endpoint in inputs.endpoints.items()
         },
         "preferences": preference.tolist(),
-        "settings": {name: value for name, value in asdict(options).items() if name != "output_dir"},
+        "settings": without_secrets({name: value for name, value in asdict(options).items() if name != "output_dir"}),
         "versions": library_versions(),
     }
 

@@ -19,6 +19,7 @@ from mallowspo.cli.hints import usage_message
 from mallowspo.cli.quickstart import quickstart
 from mallowspo.cli.reference import reference
 from mallowspo.errors import InputError
+from mallowspo.redaction import hide_in_tracebacks
 
 # The mistakes in options, by the one class of them that typer makes public: it carries its own copy of click.
 _USAGE: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -74,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     _print_anything()
+    hide_in_tracebacks()
 
     def run() -> int:
         if given[:1] == ["train"]:

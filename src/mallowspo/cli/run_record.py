@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mallowspo.files import write_json
+from mallowspo.redaction import without_secrets
 from mallowspo.versions import library_versions
 
 __all__ = ["write_run_record"]
@@ -46,7 +47,7 @@ def write_run_record(
         "machine": {"platform": platform.platform(), "device": str(trainer.accelerator.device)},
         "processes": trainer.accelerator.num_processes,
         "objective": {"preset": trainer.args.objective, **asdict(trainer.objective)},
-        "config": trainer.args.to_dict(),
+        "config": without_secrets(trainer.args.to_dict()),
         "model": {"name_or_path": model_args.model_name_or_path, "peft": model_args.use_peft},
         "data": {
             "name": script_args.dataset_name,

@@ -152,14 +152,43 @@ class Calibration:
         """Read what `to_dict` wrote.
 
         Raises:
-            InputError: Fields that are missing or unknown.
+            InputError: Fields that are missing or unknown, or a value out of range.
         """
         known = {field.name for field in fields(cls)}
         try:
             picked = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items() if key in known}
-            return cls(**picked)  # type: ignore[arg-type]
-        except TypeError as error:
+            read = cls(**picked)  # type: ignore[arg-type]
+        except (TypeError, AttributeError) as error:
             raise InputError(f"calibration: cannot be read ({error}); was it written by another version?") from error
+        for name, fine, expected in (
+            ("scale", _is_number(read.scale) and read.scale > 0, "a finite number > 0"),
+            (
+                "clip",
+                isinstance(read.clip, tuple)
+                and len(read.clip) == 2
+                and all(map(_is_number, read.clip))
+                and 0 <= read.clip[0] < read.clip[1],
+                "0 <= low < high",
+            ),
+            ("per", read.per in ("prompt", "pair"), "prompt or pair"),
+            ("source", isinstance(read.source, str), "a text"),
+            ("automatic", isinstance(read.automatic, bool), "true or false"),
+            *((name, _is_count(getattr(read, name)), "a number of rows") for name in ("rows", "floored", "clipped")),
+        ):
+            if not fine:
+                raise InputError(
+                    f"calibration: got {getattr(read, name)!r} as {name}, expected {expected}; the file was changed "
+                    "or is damaged, take it from the training again"
+                )
+        return read
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def calibrate(

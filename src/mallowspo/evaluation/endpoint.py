@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from mallowspo.errors import InputError
-from mallowspo.files import parse_json
+from mallowspo.evaluation.server_reply import Malformed, ReplyContent, ServerError, is_blocked, read_reply, whole_text
+from mallowspo.redaction import HIDDEN, is_secret_name, looks_like_a_key, remember_secret
 
 __all__ = [
     "Endpoint",
@@ -27,6 +29,9 @@ __all__ = [
     "Reply",
     "RequestLimits",
     "RequestRefused",
+    "api_key_from",
+    "ask_until_answered",
+    "check_no_secrets",
     "work_through",
 ]
 
@@ -38,7 +43,7 @@ class EndpointUnavailable(RuntimeError):
 
 
 class RequestRefused(RuntimeError):
-    """The server will not answer this request, however often it is sent, such as one that is too long."""
+    """The server will not answer this request, however often it is sent: it is too long, or a filter blocks it."""
 
 
 class _Stopped(RuntimeError):
@@ -64,16 +69,38 @@ class EndpointAddress:
             The address.
 
         Raises:
-            InputError: The model's name is missing, or there is no host.
+            InputError: The model's name is missing, there is no host, or the address holds a key or a password.
 
         Example:
             >>> EndpointAddress.parse("http://127.0.0.1:8000/v1#my/model", "judge").model
             'my/model'
         """
         url, _, model = text.partition("#")
-        if not model or not urlsplit(url).hostname:
+        example = "http://localhost:8000/v1#model-name"
+        if "@" in url:
             raise InputError(
-                f"{option}: got {text!r}, expected an address such as http://localhost:8000/v1#model-name"
+                f"{option}: the address has a name, a password or a key before the @, which would be written into "
+                f"every result; write it without, such as {example}, and name the variable that holds the key with "
+                f"--{_key_option(option)}"
+            )
+        if "?" in url:
+            raise InputError(
+                f"{option}: got {url.partition('?')[0]}?{HIDDEN}, but an address takes no parameters after a '?'; a "
+                f"key stands in a variable that --{_key_option(option)} names, other fields of a request go into "
+                f"--{'judge' if option == 'judge' else 'generation'}_parameters"
+            )
+        try:
+            parts = urlsplit(url)
+            fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            parts.netloc.encode("idna" if not parts.netloc.isascii() else "ascii")
+        except (ValueError, UnicodeError):
+            fine = False
+        if not model.strip() or not fine or re.search(r"[\s\x00-\x1f\x7f]", url):
+            raise InputError(f"{option}: got {text!r}, expected an address such as {example}")
+        if looks_like_a_key(url) or looks_like_a_key(model):
+            raise InputError(
+                f"{option}: the address holds what looks like a key, which would be written into every result; name "
+                f"the variable that holds the key with --{_key_option(option)}"
             )
         return cls(url.rstrip("/"), model)
 
@@ -110,8 +137,8 @@ class RequestLimits:
                 raise InputError(f"{name}: got {getattr(self, name)}, expected at least {lowest}")
         for name in ("requests_per_minute", "timeout"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name}: got {value}, expected a number above 0")
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"{name}: got {value}, expected a finite number above 0")
 
 
 @dataclass(frozen=True)
@@ -228,9 +255,10 @@ class Endpoint:
         """
         create: Any = self._client.chat.completions.with_raw_response.create
 
-        def send() -> tuple[str, str, dict[str, Any]]:
-            raw = create(model=self.address.model, messages=messages, extra_body=parameters)
-            return _read_reply(raw.text, lambda choice: choice["message"]["content"])
+        def send() -> ReplyContent:
+            whole = [{name: whole_text(text) for name, text in message.items()} for message in messages]
+            raw = create(model=self.address.model, messages=whole, extra_body=parameters)
+            return read_reply(raw.content)
 
         return self._reply(send)
 
@@ -238,34 +266,39 @@ class Endpoint:
         """Let the model continue a text, without a chat template; otherwise as `chat`."""
         create: Any = self._client.completions.with_raw_response.create
 
-        def send() -> tuple[str, str, dict[str, Any]]:
-            raw = create(model=self.address.model, prompt=prompt, extra_body=parameters)
-            return _read_reply(raw.text, lambda choice: choice["text"])
+        def send() -> ReplyContent:
+            raw = create(model=self.address.model, prompt=whole_text(prompt), extra_body=parameters)
+            return read_reply(raw.content)
 
         return self._reply(send)
 
-    def _reply(self, send: Callable[[], tuple[str, str, dict[str, Any]]]) -> Reply:
-        (text, finish_reason, usage), attempts = self._with_retries(send, self.limits.max_retries)
-        return Reply(text, usage.get("prompt_tokens"), usage.get("completion_tokens"), finish_reason, attempts)
+    def _reply(self, send: Callable[[], ReplyContent]) -> Reply:
+        found, attempts = self._with_retries(send, self.limits.max_retries)
+        if found.finish_reason == "content_filter":
+            raise RequestRefused(f"{self.address} held its reply back (finish_reason content_filter)")
+        return Reply(found.text, found.prompt_tokens, found.completion_tokens, found.finish_reason, attempts)
 
     def _with_retries(self, send: Callable[[], Any], retries: int) -> tuple[Any, int]:
-        last = ""
+        last, only_this_one = "", True
         for attempt in range(1, retries + 2):
             self.wait_or_stop(self._pace.seconds_to_wait())
             with self._lock:
                 self.requests += 1
             try:
                 return send(), attempt
-            except (self._openai.OpenAIError, _Malformed) as error:
+            except (self._openai.OpenAIError, Malformed, ServerError) as error:
                 kind, asked_wait = self._kind_of(error)
-                last = str(error)
+                last = _said(error)
+                only_this_one &= isinstance(error, Malformed) and error.is_json
                 with self._lock:
                     self.failures[kind] += 1
             if attempt <= retries:
                 # Jitter keeps the threads from coming back all at once.
                 doubled = self.limits.first_wait * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
                 self.wait_or_stop(min(max(doubled, asked_wait), self.limits.longest_wait))
-        raise EndpointUnavailable(f"{self.address} gave no usable reply in {retries + 1} attempts; the last: {last}")
+        message = f"{self.address} gave no usable reply in {retries + 1} attempts; the last: {last}"
+        # A server that answers each time, only not with a text, is not away.
+        raise RequestRefused(message) if only_this_one else EndpointUnavailable(message)
 
     def wait_or_stop(self, seconds: float) -> None:
         """Wait, unless another request has ended the run."""
@@ -275,8 +308,11 @@ class Endpoint:
     def _kind_of(self, error: Exception) -> tuple[str, float]:
         """Sort a failure: what is worth another attempt, and after how many seconds; raise for what is not."""
         openai = self._openai
-        if isinstance(error, _Malformed):
+        if isinstance(error, Malformed):
             return "malformed", 0.0
+        if isinstance(error, ServerError):
+            self._raise_if_final(error.code, error, error.blocked)
+            return "rate_limit" if error.code == 429 else "server_error", 0.0
         if isinstance(error, openai.APITimeoutError):
             return "timeout", 0.0
         if isinstance(error, openai.APIConnectionError):
@@ -284,35 +320,34 @@ class Endpoint:
         if not isinstance(error, openai.APIStatusError):
             return "malformed", 0.0
         code = error.status_code
-        if code in (400, 413, 422):
-            raise RequestRefused(f"{self.address} refused the request with {code}: {error.message}") from error
-        if code < 500 and code not in (408, 409, 425, 429):
-            variable = "judge_api_key_env" if self.option == "judge" else "api_key_env"
-            hint = (
-                f"; name the environment variable that holds the key with --{variable}" if code in (401, 403) else ""
-            )
-            raise InputError(f"{self.option}: {self.address} answered with {code}: {error.message}{hint}") from error
+        self._raise_if_final(code, error, is_blocked(error.body))
         return "rate_limit" if code == 429 else "server_error", _retry_after(error.response.headers)
 
+    def _raise_if_final(self, code: int, error: Exception, blocked: bool) -> None:
+        """Raise for what another attempt cannot change."""
+        if blocked or code in (400, 413, 422, 451):
+            raise RequestRefused(f"{self.address} refused the request with {code}: {_said(error)}") from error
+        if code < 500 and code not in (408, 409, 425, 429):
+            hint = (
+                f"; name the environment variable that holds the key with --{_key_option(self.option)}"
+                if code in (401, 403)
+                else ""
+            )
+            raise InputError(f"{self.option}: {self.address} answered with {code}: {_said(error)}{hint}") from error
 
-class _Malformed(ValueError):
-    """A reply with status 200 that is no reply."""
+
+def _key_option(option: str) -> str:
+    return "judge_api_key_env" if option == "judge" else "api_key_env"
 
 
-def _read_reply(body: str, content: Callable[[dict[str, Any]], Any]) -> tuple[str, str, dict[str, Any]]:
-    try:
-        reply = parse_json(body)
-        choice = reply["choices"][0]
-        text = content(choice)
-        usage = reply.get("usage") or {}
-        finish_reason = str(choice.get("finish_reason") or "")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise _Malformed(f"a malformed reply ({body[:80]!r})") from error
-    if text is None and finish_reason:
-        text = ""  # a model that spent all its tokens on thinking says nothing
-    if not isinstance(text, str) or not isinstance(usage, dict):
-        raise _Malformed(f"a malformed reply ({body[:80]!r})")
-    return text, finish_reason, {name: value for name, value in usage.items() if isinstance(value, int)}
+def _said(error: Exception) -> str:
+    """What went wrong, in one line that can be printed: a gateway's page of HTML is a page long."""
+    text = str(getattr(error, "message", "") or error)
+    if error.__cause__ is not None and text.startswith("Connection error"):
+        text = f"{text} ({error.__cause__})"
+    plain = "".join(c if c.isprintable() else " " for c in re.sub(r"<[^<>]*>", " ", text))
+    plain = " ".join(plain.split()).removesuffix(".")
+    return plain if len(plain) <= 300 else plain[:300] + " …"
 
 
 def _retry_after(headers: Any) -> float:
@@ -323,16 +358,82 @@ def _retry_after(headers: Any) -> float:
 
 
 def api_key_from(variable: str | None, option: str) -> str | None:
-    """Read an API key from the environment variable that the user named; None where none was named."""
+    """Read an API key from the environment variable that the user named; None where none was named.
+
+    From here on the key is taken out of all that this process writes, whoever sends it back.
+    """
     if variable is None:
         return None
-    key = os.environ.get(variable)
-    if not key:
+    value = os.environ.get(variable) if "\x00" not in variable and "=" not in variable else None
+    if not value or not value.strip():
+        # Whoever gives the key itself must not find it in a message.
+        named = variable if re.fullmatch(r"[A-Z][A-Z]*(_[A-Z0-9]{1,12})*", variable) else None
+        if named is None or looks_like_a_key(variable):
+            raise InputError(
+                f"{option}: what was given is no environment variable that is set; give the variable's name, such as "
+                "OPENAI_API_KEY, not the key"
+            )
         raise InputError(f"{option}: the environment variable {variable} is not set")
+    key = value.strip()
+    remember_secret(key)
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise InputError(f"{option}: the key in {variable} holds a space or a character that no header can carry")
     return key
 
 
-def work_through(tasks: Iterable[Task], work: Callable[[Task], None], endpoint: Endpoint) -> None:
+def check_no_secrets(parameters: dict[str, Any], option: str) -> None:
+    """Raise `InputError` where fields of a request hold a key: they go into every result.
+
+    Args:
+        parameters: The fields.
+        option: The option that holds them, for the message.
+    """
+
+    def look(value: Any, path: str, name: str) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                look(item, f"{path}.{key}" if path else str(key), str(key))
+        elif isinstance(value, list):
+            for item in value:
+                look(item, path, name)
+        elif isinstance(value, str) and value and (is_secret_name(name) or looks_like_a_key(value)):
+            variable = "judge_api_key_env" if option.startswith("judge") else "api_key_env"
+            raise InputError(
+                f"{option}: the field {path!r} holds a key, which would be written into every result; put it into "
+                f"an environment variable and name that with --{variable}"
+            )
+
+    look(parameters, "", "")
+
+
+PROBES = 10
+
+
+def ask_until_answered(tasks: Sequence[Task], ask: Callable[[Task], bool]) -> int:
+    """Do tasks one after another until one is answered, so that whoever refuses everything is found out early.
+
+    Args:
+        tasks: What to do, in order.
+        ask: Does one task; whether it was answered, and not refused.
+
+    Returns:
+        How many were done; 0 for no task.
+
+    Raises:
+        RequestRefused: The first ten, or all, were refused.
+    """
+    for number, task in enumerate(tasks[:PROBES], start=1):
+        if ask(task):
+            return number
+    if tasks:
+        number = min(len(tasks), PROBES)
+        raise RequestRefused(
+            "the only request was refused" if number == 1 else f"the first {number} requests were all refused"
+        )
+    return 0
+
+
+def work_through(tasks: Iterable[Task], work: Callable[[Task], object], endpoint: Endpoint) -> None:
     """Do tasks side by side; after the first failure start no more, and let those under way end.
 
     Args:

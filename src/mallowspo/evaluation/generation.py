@@ -6,8 +6,9 @@ a run that was cut off, or that is repeated, takes from there what it finds.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,13 @@ import numpy as np
 
 from mallowspo.data.vocabulary import embedding_rows, resize_advice
 from mallowspo.errors import InputError
-from mallowspo.evaluation.endpoint import Endpoint, EndpointUnavailable, RequestRefused, work_through
+from mallowspo.evaluation.endpoint import (
+    Endpoint,
+    EndpointUnavailable,
+    RequestRefused,
+    ask_until_answered,
+    work_through,
+)
 from mallowspo.evaluation.json_log import JsonLog, key_of
 from mallowspo.evaluation.local_model import (
     Sampling,
@@ -30,6 +37,7 @@ from mallowspo.evaluation.local_model import (
     uses_chat,
 )
 from mallowspo.evaluation.prompts import EvaluationPrompt
+from mallowspo.evaluation.server_reply import whole_text
 from mallowspo.files import parse_json
 
 __all__ = [
@@ -53,6 +61,7 @@ class Answers:
         finished: Whether each ended by itself; None where not known.
         generated: How many this run generated.
         chat: Whether prompts were sent as conversations; None where not known.
+        refused: Place -> what the server said, of prompts that it will not answer; their text is empty.
     """
 
     texts: tuple[str, ...]
@@ -60,6 +69,17 @@ class Answers:
     finished: tuple[bool | None, ...]
     generated: int = 0
     chat: bool | None = None
+    refused: Mapping[int, str] = field(default_factory=dict)
+
+    def take(self, places: Sequence[int]) -> Answers:
+        """The answers at some places, in that order."""
+        return replace(
+            self,
+            texts=tuple(self.texts[n] for n in places),
+            tokens=tuple(self.tokens[n] for n in places),
+            finished=tuple(self.finished[n] for n in places),
+            refused={},
+        )
 
 
 @dataclass(frozen=True)
@@ -104,13 +124,38 @@ def _record(prompt: EvaluationPrompt, key: str, source: str, **answer: Any) -> d
     return {"key": key, "prompt_index": prompt.index, "prompt": prompt.text, "source": source, **answer}
 
 
-def _gather(keys: Sequence[str], records: Sequence[Mapping[str, Any]], generated: int, chat: bool) -> Answers:
+def _check_records(log: JsonLog) -> None:
+    """Raise `InputError` where a line of a log of answers holds none."""
+    for number, record in enumerate(log.records, start=1):
+        tokens = record.get("tokens")
+        fine = isinstance(record.get("key"), str) and (
+            isinstance(record.get("refused"), str)
+            or (isinstance(record.get("answer"), str) and record.get("finished") in (None, True, False))
+        )
+        if not fine or not (tokens is None or (isinstance(tokens, int) and tokens >= 0)):
+            raise InputError(
+                f"{log.path}: line {number} is no answer: it needs texts as key and answer, and a number of tokens; "
+                "take the line out, or give another output_dir"
+            )
+
+
+def _gather(
+    keys: Sequence[str],
+    records: Sequence[Mapping[str, Any]],
+    generated: int,
+    chat: bool,
+    refused: Mapping[int, str] | None = None,
+) -> Answers:
     by_key: dict[str, Mapping[str, Any]] = {}
     for record in records:
-        by_key.setdefault(str(record.get("key")), record)  # the first one stands
-    found = [by_key[key] for key in keys]
+        if "answer" in record:
+            by_key.setdefault(record["key"], record)  # the first one stands
+    refused = refused or {}
+    nothing: Mapping[str, Any] = {"answer": ""}
+    found = [nothing if n in refused else by_key[key] for n, key in enumerate(keys)]
     return Answers(
-        texts=tuple(str(record["answer"]) for record in found),
+        refused=refused,
+        texts=tuple(record["answer"] for record in found),
         tokens=tuple(record.get("tokens") for record in found),
         finished=tuple(record.get("finished") for record in found),
         generated=generated,
@@ -151,7 +196,8 @@ def generate_locally(
     names = [f"{local.option}\x00{prompt.text}\x00{prompt.repeat}" for prompt in prompts]
     keys = [key_of(name=name, ids=row, model=stamp, settings=settings) for name, row in zip(names, ids, strict=True)]
     with JsonLog(log_path) as log:
-        there = {record.get("key") for record in log.records}
+        _check_records(log)
+        there = {record["key"] for record in log.records if "answer" in record}
         # Neighbours in a batch need little padding, and memory is at its worst at once.
         waiting = sorted((n for n, key in enumerate(keys) if key not in there), key=lambda n: -len(ids[n]))
         done = len(prompts) - len(waiting)
@@ -213,6 +259,7 @@ def generate_at_endpoint(
     seed: int = 0,
     prompt_format: str = "auto",
     parameters: Mapping[str, Any] | None = None,
+    skip_refused: bool = False,
     progress: Progress | None = None,
 ) -> Answers:
     """Let a model behind an OpenAI-compatible endpoint answer.
@@ -225,13 +272,16 @@ def generate_at_endpoint(
         seed: Sent with each request, one number per prompt; whether it has an effect is the server's business.
         prompt_format: `text` asks for a completion of the prompt, `auto` and `chat` send a conversation.
         parameters: Fields of the request to add or replace; None takes a field out.
+        skip_refused: Go on without the answers that the server refuses to give, such as for a content filter; the
+            log and `Answers.refused` say which.
         progress: Called with answers done and answers in all.
 
     Returns:
         The answers.
 
     Raises:
-        InputError: The endpoint gives no usable reply, or refuses a request; the message says how much is saved.
+        InputError: The endpoint gives no usable reply, or refuses all that it is asked, or one request where these
+            are not to be skipped; the message names the rows and says how much is saved.
     """
     chat = uses_chat(prompts[0], prompt_format, has_template=True)
     names = [f"{endpoint.option}\x00{prompt.text}\x00{prompt.repeat}" for prompt in prompts]
@@ -241,33 +291,61 @@ def generate_at_endpoint(
         for name, prompt, request in zip(names, prompts, requests, strict=True)
     ]
     with JsonLog(log_path) as log:
-        there = {record.get("key") for record in log.records}
+        _check_records(log)
+        there = {record["key"] for record in log.records if "answer" in record}
         waiting = [n for n, key in enumerate(keys) if key not in there]
-        before = len(log.records) - (len(prompts) - len(waiting))
+        done = itertools.count(len(prompts) - len(waiting) + 1)
+        refused: dict[int, str] = {}
 
-        def answer(n: int) -> None:
+        def answer(n: int) -> bool:
             prompt = prompts[n]
-            if chat:
-                reply = endpoint.chat(prompt.conversation(), requests[n])
-            else:
-                reply = endpoint.complete(prompt.text, requests[n])
+            try:
+                if chat:
+                    reply = endpoint.chat(prompt.conversation(), requests[n])
+                else:
+                    reply = endpoint.complete(prompt.text, requests[n])
+            except RequestRefused as error:
+                refused[n] = str(error)
+                log.append(_record(prompt, keys[n], str(endpoint.address), refused=str(error)))
+                return False
+            except EndpointUnavailable as error:
+                raise EndpointUnavailable(f"{error}; it was asked about row {prompt.index}") from error
             finished = {"stop": True, "length": False}.get(reply.finish_reason)
             fields = {"answer": reply.text.strip(), "tokens": reply.completion_tokens, "finished": finished}
             log.append(_record(prompt, keys[n], str(endpoint.address), **fields))
             if progress is not None:
-                progress(len(log.records) - before, len(prompts))
+                progress(next(done), len(prompts))
+            return True
 
         if progress is not None:
             progress(len(prompts) - len(waiting), len(prompts))
         try:
-            work_through(waiting, answer, endpoint)
-        except (EndpointUnavailable, RequestRefused) as error:
-            saved = len(set(keys) & {record.get("key") for record in log.records})
+            probed = ask_until_answered(waiting, answer) if len(waiting) == len(prompts) else 0
+            work_through(waiting[probed:], answer, endpoint)
+        except RequestRefused as error:
+            last = max(refused)
             raise InputError(
-                f"{endpoint.option}: {error}. {saved} of {len(prompts)} answers are saved in {log_path}; "
-                "run the same command again to go on"
+                f"{endpoint.option}: {error}; the last, row {prompts[last].index}: {refused[last]}; check "
+                "generation_parameters, max_new_tokens and the prompts"
             ) from error
-        return _gather(keys, log.records, len(waiting), chat)
+        except EndpointUnavailable as error:
+            saved = len(set(keys) & {record["key"] for record in log.records if "answer" in record})
+            raise InputError(
+                f"{endpoint.option}: {error}. {saved} of {len(prompts)} answers are saved in {log_path}; once the "
+                "server answers, the same command asks for the rest"
+            ) from error
+        if refused and not skip_refused:
+            first = min(refused)
+            rows = ", ".join(str(prompts[n].index) for n in sorted(refused)[:10]) + (
+                ", …" if len(refused) > 10 else ""
+            )
+            raise InputError(
+                f"{endpoint.option}: the server refuses {len(refused)} of {len(prompts)} prompts, and would again: "
+                f"row {rows}; it said of row {prompts[first].index}: {refused[first]}. The other answers are saved in "
+                f"{log_path}; give --skip_refused to compare without these prompts (the report counts them), or take "
+                "the rows out"
+            )
+        return _gather(keys, log.records, len(waiting) - len(refused), chat, refused)
 
 
 def _request(name: str, sampling: Sampling, seed: int, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -296,14 +374,20 @@ def answers_from_file(path: Path, prompts: Sequence[EvaluationPrompt], *, option
         content = path.read_text(encoding="utf-8")
         lines = path.suffix == ".jsonl"
         rows = [parse_json(line) for line in content.split("\n") if line.strip()] if lines else parse_json(content)
-        pairs = [(str(row["instruction"]), str(row["output"])) for row in rows]
     except (OSError, ValueError) as error:
         raise InputError(f"{option}: {path} cannot be read ({error})") from error
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{option}: {path} needs objects with 'instruction' and 'output' ({error!r})") from error
+    if not isinstance(rows, list):
+        raise InputError(f"{option}: {path} needs a list of objects with 'instruction' and 'output'")
     by_prompt: dict[str, list[str]] = {}
-    for instruction, output in pairs:
-        by_prompt.setdefault(instruction, []).append(output)
+    for number, row in enumerate(rows):
+        for name in ("instruction", "output"):
+            value = row.get(name) if isinstance(row, dict) else None
+            if not isinstance(value, str):
+                raise InputError(
+                    f"{option}: {path}, row {number} has {str(value)[:60]!r} as {name!r}; every row needs texts as "
+                    "'instruction' and 'output'"
+                )
+        by_prompt.setdefault(whole_text(row["instruction"]), []).append(whole_text(row["output"]))
     missing = [p.index for p in prompts if len(by_prompt.get(p.text, [])) <= p.repeat]
     if missing:
         raise InputError(

@@ -13,6 +13,7 @@ from typing import Any
 
 from mallowspo.errors import InputError
 from mallowspo.files import parse_json
+from mallowspo.redaction import without_known_secrets
 
 __all__ = ["JsonLog", "key_of"]
 
@@ -113,13 +114,26 @@ class JsonLog:
 
         Args:
             *records: JSON objects.
+
+        Raises:
+            InputError: The disk takes no more; nothing of these records is in the file then.
         """
         lines = b"".join(
-            json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n" for record in records
+            without_known_secrets(json.dumps(record, ensure_ascii=False)).encode("utf-8", "replace") + b"\n"
+            for record in records
         )
         with self._lock:
-            left = memoryview(lines)
-            while left:
-                left = left[os.write(self._file, left) :]
-            os.fsync(self._file)
+            before = os.fstat(self._file).st_size
+            try:
+                left = memoryview(lines)
+                while left:
+                    left = left[os.write(self._file, left) :]
+                os.fsync(self._file)
+            except OSError as error:
+                # Half a line would be completed by the next record, and both be lost.
+                os.ftruncate(self._file, before)
+                raise InputError(
+                    f"{self.path}: cannot be written ({error.strerror}); the {len(self.records)} lines before are "
+                    "whole, and the same command goes on from them"
+                ) from error
             self.records.extend(records)

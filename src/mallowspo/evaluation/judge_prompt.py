@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from mallowspo.errors import InputError
 
-__all__ = ["DEFAULT_TEMPLATE", "REMINDER", "UNDECIDED", "JudgeTemplate", "parse_verdict", "read_template"]
+__all__ = [
+    "DEFAULT_TEMPLATE",
+    "REMINDER",
+    "UNDECIDED",
+    "JudgeTemplate",
+    "parse_verdict",
+    "read_template",
+    "without_thinking",
+]
 
 UNDECIDED = "undecided"
-VERDICTS = ("A", "B", "tie")
 
 _PLACES = ("{prompt}", "{answer_a}", "{answer_b}")
 
@@ -90,8 +98,103 @@ def read_template(path: Path) -> JudgeTemplate:
     return JudgeTemplate(text, f"file-{hashlib.sha256(text.encode()).hexdigest()[:12]}")
 
 
+# What models put around their thinking. The opener is often part of the prompt, so that only the closer is in a reply.
+_THINKING = r"(?:seed:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|analysis|scratchpad)"
+_OPENS = re.compile(
+    rf"\s*(?:<{_THINKING}>|\[(?:THINK|REASONING)\]|◁think▷|<\|begin_of_thought\|>|<\|START_THINKING\|>"
+    r"|(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)|<\|channel>thought|<unused94>thought)",
+    re.IGNORECASE,
+)
+_CLOSES = re.compile(
+    rf"</{_THINKING}>|\[/(?:THINK|REASONING)\]|◁/think▷|<\|end_of_thought\|>|<\|END_THINKING\|>"
+    r"|<\|channel\|>final(?:\s*<\|message\|>)?|<channel\|>|<unused95>",
+    re.IGNORECASE,
+)
+
+
+def without_thinking(reply: str) -> str:
+    """Take away what a model thought before it spoke; a thought that never ends leaves nothing.
+
+    Example:
+        >>> without_thinking("<think>[[A]] or [[B]]?</think>It is [[A]]."), without_thinking("<think>[[A]] or")
+        ('It is [[A]].', '')
+    """
+    closed = list(_CLOSES.finditer(reply))
+    if closed:
+        return reply[closed[-1].end() :]
+    return "" if _OPENS.match(reply) else reply
+
+
+_NAMES = {
+    "a": "A", "b": "B", "tie": "tie", "tied": "tie", "draw": "tie",
+    "a>b": "A", "a>>b": "A", "b<a": "A", "b>a": "B", "b>>a": "B", "a<b": "B", "a=b": "tie", "b=a": "tie",
+}  # fmt: skip
+_WHO = r"(?:the\s+)?(?:(?:answer|assistant|response|option|model|output)\s+)?"
+_NAME = r"(a\s*(?:>>?|<|=)\s*b|b\s*(?:>>?|<|=)\s*a|(?:an?\s+)?(?:tied?|draw)|a|b)"
+_MARK = re.compile(rf"\[\[\s*{_WHO}{_NAME}\s*\]\]", re.IGNORECASE)
+_BOX = re.compile(
+    rf"\\f?boxed\s*\{{\s*(?:\\(?:text|mathrm|textbf|mathbf)\s*\{{)?\s*{_WHO}{_NAME}\s*\}}", re.IGNORECASE
+)
+_LABEL = (
+    r"(?:verdict|winner|judge?ment|decision|choice|preference|preferred|conclusion|result|better|best|answer|chosen)"
+)
+_FIELD = re.compile(
+    rf"[\"'](?:[a-z]+[_ ])*{_LABEL}(?:_[a-z]+)*[\"']\s*:\s*[\"']\W*{_WHO}{_NAME}\W*?[\"']", re.IGNORECASE
+)
+_TAG = re.compile(rf"<((?:[a-z]+_)*{_LABEL})>\s*\W*{_WHO}{_NAME}\W*?\s*</\1>", re.IGNORECASE)
+# Whole lines, of which the decoration has been taken.
+_BARE = re.compile(rf"(?:it(?:['’]s|\s+is)\s+)?{_WHO}{_NAME}", re.IGNORECASE)
+_LABELLED = re.compile(
+    rf"(?:so\W+|therefore\W+|thus\W+|overall\W+)?(?:(?:my|the|is|final|overall|better|best|preferred|chosen)\s+)*{_LABEL}"
+    rf"(?:\s+(?:answer|assistant|response|one|option))?(?:\s+is|\s+goes\s+to)?\s*[:=\-–—]*\s*[*_`\"'(\[{{]*\s*{_WHO}{_NAME}",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(
+    r"(?:the\s+)?(?:answer|assistant|response|option)\s+(a|b)\s+(?:is\s+(?:\w+ly\s+|much\s+)?(?:better|the\s+winner|preferred)|wins)",
+    re.IGNORECASE,
+)
+_PLAIN = str.maketrans(
+    {"【": "[", "】": "]", "〔": "[", "〕": "]", "⟦": "[[", "⟧": "]]", "\x00": " ", "*": None, "`": None}
+)
+_DECORATION = " \t\r.,;:!_'\"()[]{}<>#~-–—$"
+
+
+def _named(text: str) -> str:
+    return _NAMES[re.sub(r"^an? (?=t|d)|\s", "", re.sub(r"\s+", " ", text.lower()))]
+
+
+def _from_marks(lines: list[str]) -> str | None:
+    """The last line with a mark decides, unless a line that is a verdict alone was contradicted in passing."""
+    found = [{_named(mark) for mark in _MARK.findall(line)} for line in lines]
+    places = [place for place, marks in enumerate(found) if marks]
+    if not places:
+        return None
+    alone = [place for place in places if not re.sub(r"\W|_", "", _MARK.sub("", lines[place]))]
+    last = found[places[-1]]
+    if len(last) != 1 or (alone and alone[-1] != places[-1] and found[alone[-1]] != last):
+        return UNDECIDED
+    return last.copy().pop()
+
+
+def _from_other_forms(text: str, lines: list[str]) -> str:
+    """Forms that a person reads without doubt; all that are found must say the same."""
+    found = {_named(name) for name in _BOX.findall(text) + _FIELD.findall(text)}
+    found |= {_named(name) for _, name in _TAG.findall(text)}
+    if not found:
+        for place, line in enumerate(lines):
+            stripped = line.strip(_DECORATION)
+            forms = (_LABELLED, _SENTENCE, *((_BARE,) if place in (0, len(lines) - 1) else ()))
+            match = next((match for form in forms if (match := form.fullmatch(stripped))), None)
+            if match is not None:
+                found.add(_named(match[match.lastindex or 1]))
+    return found.pop() if len(found) == 1 else UNDECIDED
+
+
 def parse_verdict(reply: str) -> str:
-    """Read a verdict strictly: one mark, or the bare word, and nothing that contradicts it.
+    r"""Read a verdict: after the thinking, the last line with a mark such as [[A]] decides.
+
+    Without a mark, forms that leave no doubt are read as well: `Verdict: A`, `**B**` as the first or last line,
+    `\boxed{A}`, `{"verdict": "B"}`. Brackets and letters of full width count as the plain ones.
 
     Args:
         reply: What the judge said.
@@ -102,12 +205,10 @@ def parse_verdict(reply: str) -> str:
     Example:
         >>> parse_verdict("B is clearer. [[B]]"), parse_verdict("tie"), parse_verdict("[[A]] [[B]]")
         ('B', 'tie', 'undecided')
+        >>> parse_verdict("<think>[[A]] or [[B]]?</think>I first thought [[A]], but no.\n[[B]]")
+        'B'
     """
-    marks = {mark.lower() for mark in re.findall(r"\[\[\s*(A|B|tie)\s*\]\]", reply, re.IGNORECASE)}
-    if not marks:
-        bare = reply.strip().strip("[]*.`'\" ").lower()
-        marks = {bare} & {verdict.lower() for verdict in VERDICTS}
-    if len(marks) != 1:
-        return UNDECIDED
-    mark = marks.pop()
-    return mark if mark == "tie" else mark.upper()
+    text = unicodedata.normalize("NFKC", without_thinking(reply)).translate(_PLAIN)
+    text = text.replace("\\[", "[").replace("\\]", "]")
+    lines = [line for line in text.splitlines() if line.strip()]
+    return _from_marks(lines) or _from_other_forms(text, lines)

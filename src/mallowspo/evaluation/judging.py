@@ -8,9 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from mallowspo.errors import InputError
-from mallowspo.evaluation.endpoint import Endpoint, EndpointUnavailable, RequestRefused, work_through
+from mallowspo.evaluation.endpoint import (
+    Endpoint,
+    EndpointUnavailable,
+    RequestRefused,
+    ask_until_answered,
+    work_through,
+)
 from mallowspo.evaluation.json_log import JsonLog
-from mallowspo.evaluation.judge_prompt import DEFAULT_TEMPLATE, REMINDER, UNDECIDED, JudgeTemplate, parse_verdict
+from mallowspo.evaluation.judge_prompt import (
+    DEFAULT_TEMPLATE,
+    REMINDER,
+    UNDECIDED,
+    JudgeTemplate,
+    parse_verdict,
+    without_thinking,
+)
 from mallowspo.evaluation.verdicts import (
     REFUSED,
     AnswerPair,
@@ -64,7 +77,7 @@ def judge_with_endpoint(
     unique = {task.key: task for both in by_pair for task in both}
     tally = Tally(len(unique), prices, progress)
     with JsonLog(log_path) as log:
-        states = states_of(log.records)
+        states = states_of(log.records, str(log_path))
         for record in log.records:
             if record.get("key") in unique:
                 tally.add_reply(record)
@@ -72,18 +85,23 @@ def judge_with_endpoint(
         waiting = [task for task in unique.values() if asker.open(states.setdefault(task.key, VerdictState()))]
         tally.add_done(len(unique) - len(waiting))
         answered = len(waiting) < len(unique)
+
+        def ask(task: Task) -> bool:
+            asker.ask(task, states[task.key])
+            return not states[task.key].refused
+
         try:
-            # Alone, so that a judge that refuses whatever it is asked is found out at the first request.
-            for task in waiting[:1]:
-                asker.ask(task, states[task.key])
-                if states[task.key].refused and not answered:
-                    raise InputError(f"judge: {log.records[-1]['reply']}; check judge_parameters and the prompts")
-            work_through(waiting[1:], lambda task: asker.ask(task, states[task.key]), endpoint)
+            done = 0 if answered else ask_until_answered(waiting, ask)
+            work_through(waiting[done:], ask, endpoint)
+        except RequestRefused as error:
+            raise InputError(
+                f"judge: {error}; the last: {log.records[-1]['reply']}; check judge_parameters and the prompts"
+            ) from error
         except EndpointUnavailable as error:
             saved = sum(states[key].verdict is not None for key in unique)
             raise InputError(
-                f"judge: {error}. {saved} of {len(unique)} verdicts are saved in {log_path}; "
-                "run the same command again to go on"
+                f"judge: {error}. {saved} of {len(unique)} verdicts are saved in {log_path}; once the judge answers, "
+                "the same command asks for the rest"
             ) from error
         return judgement_of(by_pair, states, asked=len(waiting), usage=tally.usage())
 
@@ -108,8 +126,11 @@ class _Asker:
         question = {"role": "user", "content": self.template.fill(task.pair.prompt, *task.pair.shown(task.order))}
         while self.open(state):
             messages = [question]
-            if state.undecided:
-                messages += [{"role": "assistant", "content": state.last_reply}, {"role": "user", "content": REMINDER}]
+            last = without_thinking(state.last_reply).strip()
+            if state.undecided and last:
+                messages += [{"role": "assistant", "content": last}, {"role": "user", "content": REMINDER}]
+            elif state.undecided:  # servers refuse an empty turn
+                messages = [{"role": "user", "content": f"{question['content']}\n\n{REMINDER}"}]
             record = self._record(task, messages)
             self.log.append(record)
             self.tally.add_reply(record)
@@ -134,6 +155,8 @@ class _Asker:
             reply = self.endpoint.chat(messages, self.settings)
         except RequestRefused as error:
             return record | {"verdict": REFUSED, "reply": str(error)}
+        except EndpointUnavailable as error:
+            raise EndpointUnavailable(f"{error}; it was asked about row {task.prompt_index}") from error
         return record | {
             "verdict": parse_verdict(reply.text),
             "reply": reply.text,

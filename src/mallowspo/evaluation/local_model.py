@@ -34,6 +34,7 @@ __all__ = [
     "model_stamp",
     "prompt_ids",
     "prompt_uniforms",
+    "render_chat",
     "sample_batch",
 ]
 
@@ -186,8 +187,18 @@ def prompt_ids(prompt: EvaluationPrompt, tokenizer: Any, prompt_format: str = "a
             f"prompt_format: prompt {prompt.index} needs a chat template, and the tokenizer has none; "
             "use text prompts with prompt_format text, or give the tokenizer a template"
         )
-    text = tokenizer.apply_chat_template(prompt.conversation(), add_generation_prompt=True, tokenize=False)
+    text = render_chat(tokenizer, prompt.conversation(), f"prompts: row {prompt.index}", add_generation_prompt=True)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def render_chat(tokenizer: Any, messages: list[dict[str, str]], where: str, **settings: Any) -> str:
+    """Render a conversation by the tokenizer's template; `InputError` with the place where the template refuses it."""
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **settings))
+    except (TemplateError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{where} is refused by the chat template of {tokenizer.name_or_path} ({error})") from error
 
 
 def end_token_ids(model: Any, tokenizer: Any = None) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mallowspo.errors import InputError
 
-__all__ = ["EvaluationPrompt", "PromptSet", "as_text", "load_prompts", "read_dispersion"]
+__all__ = ["EvaluationPrompt", "PromptSet", "answer_text", "as_text", "load_prompts", "read_dispersion", "texts_of"]
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,13 @@ def as_text(value: Any) -> str:
     r"""Show a text or a conversation as one text.
 
     Args:
-        value: A string, or messages with `role` and `content`.
+        value: A string, or messages with `role` and `content`, both texts.
 
     Returns:
         The string; a conversation of one turn is its content, of several has the roles before them.
+
+    Raises:
+        InputError: It is neither; `None` is no text.
 
     Example:
         >>> as_text([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}])
@@ -92,16 +95,55 @@ def as_text(value: Any) -> str:
     """
     if isinstance(value, str):
         return value
+    if not _is_conversation(value):
+        raise InputError(f"got {str(value)[:60]!r}, expected a text or a list of messages with role and content")
     if len(value) == 1:
         return str(value[0]["content"])
-    return "\n\n".join(f"{str(turn['role']).capitalize()}: {turn['content']}" for turn in value)
+    return "\n\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in value)
+
+
+def answer_text(value: Any, prompt: EvaluationPrompt) -> str:
+    """Show an answer as one text: what the data repeats of the prompt is no part of it.
+
+    Args:
+        value: A text, or messages: the answer's turns, or the whole conversation with the prompt before them.
+        prompt: What it answers.
+
+    Returns:
+        The text.
+
+    Raises:
+        InputError: It is neither a text nor messages that end the prompt's conversation.
+
+    Example:
+        >>> talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
+        >>> answer_text(talk, EvaluationPrompt(0, "Hi"))
+        'Yes?'
+    """
+    if isinstance(value, str) or not _is_conversation(value):
+        return as_text(value)
+    turns = [{"role": turn["role"], "content": turn["content"]} for turn in value]
+    asked = prompt.conversation()
+    if turns[: len(asked)] == asked and len(turns) > len(asked):
+        turns = turns[len(asked) :]
+    if any(turn["role"] in ("user", "human", "system") for turn in turns):
+        raise InputError(
+            f"got a conversation with a turn of the {turns[0]['role']} that is not the prompt's, expected the answer"
+        )
+    return as_text(turns)
 
 
 def _is_conversation(value: Any) -> bool:
     return (
         isinstance(value, list)
         and bool(value)
-        and all(isinstance(turn, dict) and isinstance(turn.get("content"), str) and turn.get("role") for turn in value)
+        and all(
+            isinstance(turn, dict)
+            and isinstance(turn.get("content"), str)
+            and isinstance(turn.get("role"), str)
+            and turn["role"]
+            for turn in value
+        )
     )
 
 
@@ -142,9 +184,7 @@ def load_prompts(source: str, *, column: str = "prompt", split: str = "train", l
                 f"prompt_column: row {index} of {source} holds {str(value)[:60]!r} as {column!r}, expected a text "
                 "or a list of messages with role and content"
             )
-        messages = (
-            tuple({"role": str(t["role"]), "content": str(t["content"])} for t in value) if conversation else None
-        )
+        messages = tuple({"role": t["role"], "content": t["content"]} for t in value) if conversation else None
         text = as_text(value)
         prompts.append(EvaluationPrompt(index, text, messages or None, seen.get(text, 0)))
         seen[text] = seen.get(text, 0) + 1
@@ -157,7 +197,7 @@ def read_dispersion(path: Path, prompts: PromptSet, *, column: str = "dispersion
     """Read a dispersion index from a table beside the prompts.
 
     Args:
-        path: A parquet file, such as `mallowspo dispersion` writes: joined by `prompt_id`, else by `prompt`, else by
+        path: A parquet file, such as `mallowspo dispersion` writes: joined by `prompt_id`, else by `prompt`, never by
             position. Several rows of one prompt are averaged.
         prompts: The prompts.
         column: The column with the index; `dispersion` holds φ, of which 1 means that people choose at random.
@@ -187,13 +227,25 @@ def read_dispersion(path: Path, prompts: PromptSet, *, column: str = "dispersion
         names = [prompt_id_of_text(value) for value in prompts.rows[prompts.prompt_column]]
         values = _joined(names, table["prompt_id"].to_pylist(), values, path)
     elif "prompt" in table.column_names:
-        values = _joined([p.text for p in prompts.prompts], map(as_text, table["prompt"].to_pylist()), values, path)
-    elif len(values) < len(prompts.prompts):
+        texts = texts_of(table["prompt"].to_pylist(), as_text, f"dispersion: 'prompt' of {path}")
+        values = _joined([p.text for p in prompts.prompts], texts, values, path)
+    else:
         raise InputError(
-            f"dispersion: {path} has {len(values)} rows for {len(prompts.prompts)} prompts, and neither 'prompt_id' "
-            "nor 'prompt' to join them by"
+            f"dispersion: {path} has neither 'prompt_id' nor 'prompt' to join its rows to the prompts by, and their "
+            "order is not believed; write the index into a column of the prompts and name it as dispersion_column"
         )
-    return _finite(values[: len(prompts.prompts)], f"dispersion: the column {column!r} of {path}")
+    return _finite(values, f"dispersion: the column {column!r} of {path}")
+
+
+def texts_of(values: Iterable[Any], read: Callable[..., str], where: str, *others: Iterable[Any]) -> list[str]:
+    """Read a text from each value; an `InputError` of `read` gets the place and the row before it."""
+    texts = []
+    for row, arguments in enumerate(zip(values, *others, strict=True)):
+        try:
+            texts.append(read(*arguments))
+        except InputError as error:
+            raise InputError(f"{where}, row {row}: {error}") from error
+    return texts
 
 
 def _joined(

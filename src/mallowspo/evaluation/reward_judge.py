@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import itertools
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,13 @@ import numpy as np
 
 from mallowspo.errors import InputError
 from mallowspo.evaluation.json_log import JsonLog, key_of
-from mallowspo.evaluation.local_model import context_length, inference_device, load_tokenizer, model_stamp
+from mallowspo.evaluation.local_model import (
+    context_length,
+    inference_device,
+    load_tokenizer,
+    model_stamp,
+    render_chat,
+)
 from mallowspo.evaluation.verdicts import (
     FIRST_WINS,
     AnswerPair,
@@ -68,8 +75,10 @@ def load_judge_callable(name: str) -> JudgeCallable:
         sys.path.insert(0, "")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InputError(f"judge: the module {module_name!r} of {name!r} cannot be imported ({error})") from error
+    except Exception as error:  # the user's module may raise anything
+        raise InputError(
+            f"judge: the module {module_name!r} of {name!r} cannot be imported ({type(error).__name__}: {error})"
+        ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         there = sorted(key for key, value in vars(module).items() if inspect.isfunction(value))
@@ -103,7 +112,7 @@ def judge_with_callable(
     by_pair = tasks_for(pairs, judge=judge.name, source=judge.digest)
     unique = {task.key: task for both in by_pair for task in both}
     with JsonLog(log_path) as log:
-        states = states_of(log.records)
+        states = states_of(log.records, str(log_path))
         waiting = [task for task in unique.values() if states.setdefault(task.key, VerdictState()).verdict is None]
         for number, task in enumerate(waiting):
             states[task.key].verdict = _call(judge, task)
@@ -122,7 +131,12 @@ def judge_with_callable(
 
 
 def _call(judge: JudgeCallable, task: Task) -> str | float:
-    verdict = judge.function(task.pair.prompt, *task.pair.shown(task.order))
+    try:
+        verdict = judge.function(task.pair.prompt, *task.pair.shown(task.order))
+    except Exception as error:  # the user's function may raise anything
+        raise InputError(
+            f"judge: {judge.name} failed on row {task.prompt_index} ({type(error).__name__}: {error})"
+        ) from error
     if isinstance(verdict, str) and verdict in FIRST_WINS:
         return verdict
     try:
@@ -184,7 +198,10 @@ def judge_with_reward_model(
     keys = [[key_of(ids=row, model=stamp, dtype=reward.dtype) for row in both] for both in ids]
     rows = {key: row for both in zip(keys, ids, strict=True) for key, row in zip(*both, strict=True)}
     with JsonLog(log_path) as log:
-        rewards = {str(record.get("key")): float(record["reward"]) for record in log.records}
+        rewards = {
+            str(record.get("key")): _reward_of(record, f"{log_path}: line {number}")
+            for number, record in enumerate(log.records, start=1)
+        }
         waiting = sorted((key for key in rows if key not in rewards), key=lambda key: len(rows[key]))
         _score(rows, waiting, reward, log, rewards, progress)
     table = np.asarray([[rewards[key] for key in both] for both in keys])
@@ -199,6 +216,16 @@ def judge_with_reward_model(
     )
 
 
+def _reward_of(record: Mapping[str, Any], where: str) -> float:
+    reward = record.get("reward")
+    if not isinstance(reward, int | float) or isinstance(reward, bool) or not math.isfinite(reward):
+        raise InputError(
+            f"{where} has the reward {reward!r}, expected a finite number; take the line out, or give "
+            "another output_dir"
+        )
+    return float(reward)
+
+
 def _reward_ids(tokenizer: Any, prompt: EvaluationPrompt, answer: str) -> list[int]:
     if getattr(tokenizer, "chat_template", None) is None:
         if prompt.messages is not None:
@@ -207,7 +234,7 @@ def _reward_ids(tokenizer: Any, prompt: EvaluationPrompt, answer: str) -> list[i
             )
         return list(tokenizer(prompt.text + answer)["input_ids"])
     messages = [*prompt.conversation(), {"role": "assistant", "content": answer}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    text = render_chat(tokenizer, messages, f"judge: the answer to row {prompt.index}")
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -234,6 +261,10 @@ def _score(
         ids = torch.tensor([rows[key] for key in batch], device=model.device)
         with torch.no_grad():
             values = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, 0].float().tolist()
+        if not all(map(math.isfinite, values)):
+            raise InputError(
+                f"judge: {reward.name_or_path} gives a reward that is not a finite number; try dtype float32"
+            )
         log.append(*({"key": key, "reward": value} for key, value in zip(batch, values, strict=True)))
         rewards.update(zip(batch, values, strict=True))
         if progress is not None:
@@ -251,8 +282,17 @@ def _load_reward_model(reward: RewardModel) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     with loading("judge", reward.name_or_path):
-        model: Any = AutoModelForSequenceClassification.from_pretrained(
-            reward.name_or_path, dtype=reward.dtype, trust_remote_code=reward.trust_remote_code
+        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+            reward.name_or_path,
+            dtype=reward.dtype,
+            trust_remote_code=reward.trust_remote_code,
+            output_loading_info=True,
+        )
+    model, info = loaded
+    if info["missing_keys"]:
+        raise InputError(
+            f"judge: {reward.name_or_path} has no weights for {', '.join(sorted(info['missing_keys'])[:3])}, which "
+            "would be drawn at random; expected a model that was trained to give rewards"
         )
     if model.config.num_labels != 1:
         raise InputError(

@@ -43,11 +43,12 @@ MODEL_FIRST, BASELINE_FIRST = "model_first", "baseline_first"
 
 @dataclass(frozen=True)
 class AnswerPair:
-    """What is judged: a prompt, the model's answer and the baseline's."""
+    """What is judged: a prompt, the model's answer and the baseline's; and the row of the data that it came from."""
 
     prompt: str
     answer: str
     baseline: str
+    row: int | None = None
 
     def shown(self, order: str) -> tuple[str, str]:
         """The answers as A and B."""
@@ -157,17 +158,41 @@ class VerdictState:
     refused: bool = False
 
 
-def states_of(records: Sequence[Mapping[str, Any]]) -> dict[str, VerdictState]:
+def _check_record(record: Mapping[str, Any], where: str) -> None:
+    verdict = record.get("verdict")
+    fine = (
+        verdict in (*FIRST_WINS, UNDECIDED, REFUSED)
+        if isinstance(verdict, str)
+        else isinstance(verdict, int | float) and not isinstance(verdict, bool) and 0 <= verdict <= 1
+    )
+    if not fine or not isinstance(record.get("key"), str):
+        raise InputError(
+            f"{where} has the key {record.get('key')!r} and the verdict {verdict!r}, expected a key and one of "
+            f"{', '.join((*FIRST_WINS, UNDECIDED, REFUSED))} or a preference in [0, 1]; take the line out, or give "
+            "another output_dir"
+        )
+    for name in ("prompt_tokens", "completion_tokens"):
+        count = record.get(name)
+        if count is not None and (not isinstance(count, int) or count < 0):
+            raise InputError(f"{where} has {count!r} as {name}, expected a number of tokens; take the line out")
+
+
+def states_of(records: Sequence[Mapping[str, Any]], source: str = "verdicts") -> dict[str, VerdictState]:
     """Read a log of verdicts.
 
     Args:
         records: Its lines, in order.
+        source: The log's name, for the message.
 
     Returns:
         Key -> what is known. A verdict that was written twice counts once, and the first one stands.
+
+    Raises:
+        InputError: A line holds no verdict, or one out of range.
     """
     states: dict[str, VerdictState] = {}
-    for record in records:
+    for number, record in enumerate(records, start=1):
+        _check_record(record, f"{source}: line {number}")
         state = states.setdefault(str(record.get("key")), VerdictState())
         verdict = record.get("verdict")
         if state.verdict is not None or verdict == REFUSED:
@@ -175,10 +200,8 @@ def states_of(records: Sequence[Mapping[str, Any]]) -> dict[str, VerdictState]:
         if verdict == UNDECIDED:
             state.undecided += 1
             state.last_reply = str(record.get("reply", ""))
-        elif verdict in FIRST_WINS or isinstance(verdict, int | float):
-            state.verdict = verdict
         else:
-            raise InputError(f"verdicts: got {verdict!r} in the log, expected one of {', '.join(FIRST_WINS)}")
+            state.verdict = verdict
     return states
 
 
@@ -199,7 +222,7 @@ def tasks_for(pairs: Sequence[AnswerPair], **judge: Any) -> list[list[Task]]:
             for order in (MODEL_FIRST, BASELINE_FIRST):
                 first, second = pair.shown(order)
                 key = key_of(prompt=pair.prompt, first=first, second=second, **judge)
-                both.append(Task(key, pair, order, index))
+                both.append(Task(key, pair, order, index if pair.row is None else pair.row))
         tasks.append(both)
     return tasks
 

@@ -15,11 +15,15 @@ __all__ = [
     "WinRate",
     "both_orders",
     "check_orders",
+    "no_result",
     "win_rate",
     "win_rate_by_tercile",
 ]
 
 Floats = NDArray[np.float64]
+
+# Two orders that are independent coins agree on half of the pairs.
+AGREEMENT_FOR_A_RESULT = 0.5
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,40 @@ def check_orders(model_first_n: ArrayLike, model_second_n: ArrayLike) -> OrderCh
         first_preferred=float(np.mean(np.concatenate([first, 1.0 - second]))),
         win_rate_shown_first=100.0 * float(first.mean()),
         win_rate_shown_second=100.0 * float(second.mean()),
+    )
+
+
+def no_result(orders: OrderCheck, prompts: int, missing: int = 0) -> str | None:
+    """Say why the win rate of a judge that was asked in both orders is no result; None where it is one.
+
+    A pair on which the orders name different winners is a tie, so that a judge who always takes the first place makes
+    50% with a narrow interval whatever it is shown. Where fewer pairs agree than not, the rate is mostly such ties.
+
+    Args:
+        orders: From `check_orders`.
+        prompts: Pairs that the shares are about.
+        missing: Verdicts (of two a pair) that the judge did not give and that count as ties.
+
+    Returns:
+        One sentence, or None.
+
+    Example:
+        >>> no_result(check_orders([1, 1, 1, 1], [0, 0, 0, 1]), 4)[:60]
+        'no result: the judge contradicts itself when the answers swa'
+    """
+    if missing > prompts:
+        return (
+            f"no result: the judge gave no verdict that can be read in {missing:,} of {2 * prompts:,} cases, so that "
+            "the win rate is mostly ties that stand for nothing"
+        )
+    if orders.consistent >= AGREEMENT_FOR_A_RESULT:
+        return None
+    place = "first" if orders.first_preferred > 0.5 else "second"
+    share = max(orders.first_preferred, 1 - orders.first_preferred)
+    bias = f", and prefers the answer shown {place} in {100 * share:.0f}%" if share > 0.6 else ""
+    return (
+        f"no result: the judge contradicts itself when the answers swap places (both orders agree on "
+        f"{100 * orders.consistent:.0f}% of {prompts:,} pairs{bias}), so that the win rate is mostly ties that it made"
     )
 
 

@@ -32,6 +32,7 @@ from markupsafe import Markup, escape
 
 from mallowspo.errors import InputError
 from mallowspo.files import write_text
+from mallowspo.redaction import without_keys
 from mallowspo.reports.blocks import (
     Block,
     BulletList,
@@ -111,6 +112,7 @@ def current_meta(
     """
     if command is None:
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    command = without_keys(command)
     versions = {"Python": ".".join(map(str, sys.version_info[:3]))} if packages == VERSIONED_PACKAGES else {}
     for package in packages:
         try:

@@ -8,6 +8,7 @@ manifest comes last, so a folder with a manifest is a whole store.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -165,6 +166,12 @@ def read_manifest(path: Path) -> Manifest | None:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
+    for shard in manifest.shards:
+        if not isinstance(shard.file, str) or not re.fullmatch(r"shard-[\w.-]+\.parquet", shard.file):
+            raise _damaged(path, f"its shard {str(shard.file)[:80]!r} is no shard-NUMBER.parquet of this folder")
+        counts = (shard.first_row, shard.rows, shard.tokens)
+        if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts):
+            raise _damaged(path, f"{shard.file} has {counts} as its first row, rows and tokens")
     if manifest.key.digest != values.get("key"):
         raise _damaged(path, "its key does not belong to its fields")
     return manifest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -12,6 +13,7 @@ from mallowspo.dispersion import ESTIMATORS
 from mallowspo.dispersion.maps import DEFAULT_SPREAD, check_alternatives, check_map
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.objectives import LINKS, OBJECTIVES, Objective, resolve_objective
+from mallowspo.redaction import without_secrets
 from mallowspo.training.displacement import check_threshold
 from mallowspo.training.removed_options import knows_removed_options
 from mallowspo.training.selection import DISPERSION_ORDERS, check_filter
@@ -173,6 +175,18 @@ class MallowsPOConfig(DPOConfig):
     max_line_mb: int = field(default=64, metadata=_help("MiB that a line of the data may have."))
     max_nesting: int = field(default=64, metadata=_help("Levels of lists and objects in a value of the data."))
     max_columns: int = field(default=1_000, metadata=_help("Different columns that all rows may have."))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled, as into every checkpoint's `training_args.bin`: all but keys and tokens."""
+        state = without_secrets(self.__dict__)
+        return state | {name: None for name in ("hub_token", "push_to_hub_token") if state.get(name)}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MallowsPOConfig:
+        """A copy within this process keeps them."""
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        new.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
+        return new
 
     def __post_init__(self) -> None:
         """Check our options against each other, then let TRL and transformers check theirs."""

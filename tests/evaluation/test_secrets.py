@@ -1,0 +1,143 @@
+"""A key never reaches a file, a page, a log or a message, whoever sends it back."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from judge_server import JudgeServer
+
+from mallowspo.cli.main import main
+from mallowspo.errors import InputError
+from mallowspo.evaluation.endpoint import EndpointAddress, api_key_from, check_no_secrets
+from mallowspo.redaction import without_keys, without_secrets
+
+KEY = "Zq7hunter2value91"
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(list(map(str, arguments)))
+    return stop.value.code
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"prompt {i}", "good": "long answer", "bad": "short"} for i in range(3)]
+    Path("p.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path
+
+
+def evaluate(judge, *more):
+    base = ["--model", "column:good", "--baseline", "column:bad", "--prompts", "p.jsonl", "--resamples", "20"]
+    arguments = ["evaluate", *base, "--judge", judge, "--output_dir", "out", "--max_retries", "0", *more]
+    return run(*arguments)
+
+
+def everything(folder, capsys):
+    said = capsys.readouterr()
+    written = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".png")
+    return said.out + said.err + written.decode("utf-8", "replace")
+
+
+class Echo(JudgeServer):
+    """Sends back the key that it was given, in its replies."""
+
+    def reply(self, question):
+        return f"Your {self.headers[-1].get('Authorization', self.headers[-1].get('authorization'))}: [[A]]"
+
+
+def test_what_a_run_writes_holds_no_key_also_where_the_judge_sends_it_back(here, capsys, monkeypatch):
+    monkeypatch.setenv("OUR_KEY", f" {KEY}\n")
+    monkeypatch.setattr(
+        sys, "argv", ["mallowspo", "evaluate", "--hub_token", KEY, "--judge", f"http://a:{KEY}@h/v1#m"]
+    )
+    with Echo() as server:
+        assert evaluate(f"{server.url}#m", "--judge_api_key_env", "OUR_KEY") == 0
+        sent = {name.lower(): value for name, value in server.headers[-1].items()}
+        assert sent["authorization"] == f"Bearer {KEY}"
+    found = everything(here, capsys)
+    assert KEY not in found and "[hidden]" in found
+    assert json.loads(Path("out/results.json").read_text())["settings"]["judge_api_key_env"] == "OUR_KEY"
+
+
+def test_a_refusal_that_echoes_the_key_is_shown_without_it(here, capsys, monkeypatch):
+    monkeypatch.setenv("OUR_KEY", KEY)
+
+    class Refusing(JudgeServer):
+        def _send(self, handler, status, body, *rest, **more):
+            super()._send(handler, 401, json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}"}}))
+
+    with Refusing() as server:
+        assert evaluate(f"{server.url}#m", "--judge_api_key_env", "OUR_KEY") == 2
+    found = everything(here, capsys)
+    assert "401" in found and "judge_api_key_env" in found and KEY not in found
+
+
+@pytest.mark.parametrize(
+    ("judge", "more", "option"),
+    [
+        (f"http://user:{KEY}@127.0.0.1:9/v1#m", [], "judge_api_key_env"),
+        (f"http://{KEY}@127.0.0.1:9/v1#m", [], "judge_api_key_env"),
+        (f"http://user:a/{KEY}@127.0.0.1:9/v1#m", [], "judge_api_key_env"),
+        (f"http://127.0.0.1:9/v1?api_key={KEY}#m", [], "judge_api_key_env"),
+        (f"http://127.0.0.1:9/v1?x={KEY}#m", [], "judge_api_key_env"),
+        ("http://127.0.0.1:9/v1#m", ["--judge_parameters", json.dumps({"api_key": KEY})], "judge_parameters"),
+        (
+            "http://127.0.0.1:9/v1#m",
+            ["--judge_parameters", json.dumps({"headers": {"Authorization": KEY}})],
+            "judge_parameters",
+        ),
+        ("http://127.0.0.1:9/v1#m", ["--judge_parameters", f'{{"api_key": "{KEY}"'], "judge_parameters"),
+        ("http://127.0.0.1:9/v1#m", ["--judge_api_key_env", KEY], "judge_api_key_env"),
+        ("http://127.0.0.1:9/v1#m", ["--judge_api_key_env", "sk-" + KEY], "judge_api_key_env"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(here, capsys, judge, more, option):
+    assert evaluate(judge, *more) == 2
+    found = everything(here, capsys)
+    assert option in found and KEY not in found and not Path("out/results.json").exists()
+
+
+@pytest.mark.parametrize(
+    "address", ["http://h:99999/v1#m", "http://h:x/v1#m", "http://h h/v1#m", "h/v1#m", "http:///v1#m", "http://h/v1#"]
+)
+def test_an_address_that_is_none_is_refused(address):
+    with pytest.raises(InputError, match="expected an address such as"):
+        EndpointAddress.parse(address, "judge")
+
+
+def test_fields_that_are_no_secret_pass(monkeypatch):
+    check_no_secrets(
+        {"max_tokens": 5, "prompt_cache_key": "a", "stop": ["</s>"], "pad_token": "x"}, "judge_parameters"
+    )
+    monkeypatch.setenv("OUR_KEY", "é" + KEY)
+    with pytest.raises(InputError, match="OUR_KEY holds a space or a character") as error:
+        api_key_from("OUR_KEY", "judge_api_key_env")
+    assert KEY not in str(error.value)
+
+
+def test_settings_and_messages_lose_what_is_secret_and_nothing_else(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", KEY)
+    given = {"hub_token": "x", "eos_token": "</s>", "seed": 1, "model": f"https://u:p@h/{KEY}", "kw": {"token": "y"}}
+    assert without_secrets(given) == {
+        "hub_token": "[hidden]",
+        "eos_token": "</s>",
+        "seed": 1,
+        "model": "https://[hidden]@h/[hidden]",
+        "kw": {"token": "[hidden]"},
+    }
+    plain = "prompts: row 3 has 5 tokens, expected key: value; task-12345678 of https://h/v1#@cf/m"
+    assert without_keys(plain) == plain
+
+
+def test_the_arguments_of_a_training_are_pickled_without_tokens(tmp_path):
+    import copy
+    import pickle
+
+    from mallowspo import MallowsPOConfig
+
+    config = MallowsPOConfig(str(tmp_path), hub_token=KEY, model_init_kwargs={"token": KEY}, use_cpu=True, bf16=False)
+    assert KEY.encode() not in pickle.dumps(config) and copy.deepcopy(config).hub_token == KEY
+    assert config.hub_token == KEY and pickle.loads(pickle.dumps(config)).learning_rate == config.learning_rate
