@@ -256,3 +256,10 @@ def test_a_terminal_without_our_letters(tmp_path):
     env = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([*PROGRAM, "dispersion", "--help"], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_train_and_reference_agree_on_a_precision_where_none_is_given(tmp_path):
+    from mallowspo import MallowsPOConfig
+
+    assert MallowsPOConfig(str(tmp_path), use_cpu=True).bf16 is False
+    assert MallowsPOConfig(str(tmp_path), use_cpu=True, bf16=True).bf16 is True
