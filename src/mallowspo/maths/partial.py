@@ -119,7 +119,8 @@ def log_prob_with_ties(rankings: ArrayLike, center: ArrayLike, neg_log_phi: floa
         raise InputError("rankings: a rank is missing; extension_counts takes rankings of some of the items")
     n = ranks.shape[1]
     log_z = np.array([0.0] + [log_normalizer(size, neg_log_phi) for size in range(1, n + 1)])
-    return -neg_log_phi * discordant_pairs(ranks, middle) + log_z[bucket_sizes(ranks)].sum(axis=1) - log_z[n]
+    inside = log_z[bucket_sizes(ranks)].sum(axis=1)
+    return np.asarray(inside - neg_log_phi * discordant_pairs(ranks, middle) - log_z[n], np.float64)
 
 
 def extension_counts(rankings: ArrayLike, center: ArrayLike) -> Floats:
@@ -170,4 +171,4 @@ def _extensions(ranks: Floats) -> Floats:
             passed = i - (before & ((1 << i) - 1)).bit_count()
             allowed = (above[:, i] & ~np.int64(before)) == 0
             found[placed, :, passed:] += np.where(allowed[:, None], found[before, :, : length - passed], 0)
-    return found[-1]
+    return np.asarray(found[-1], np.float64)
