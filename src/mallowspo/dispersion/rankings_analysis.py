@@ -61,7 +61,7 @@ def analyse_rankings(
         settings.distance,
         level=settings.level,
         prior=settings.ranking_prior,
-        ties=ties,
+        ties=rows.ties,
         counts=rows.counts,
     )
     raw_p = raw_from_phi(index.phi_n)
