@@ -117,6 +117,9 @@ def _notes(rows: RankingRows, index: RankingsIndex) -> list[str]:
             f"{few:,} prompts have fewer than 30 people and a profile-likelihood interval: where people disagree it "
             "covers less than it says."
         )
+    sampled = [fit_sample_size(float(m), len(c)) for m, c in zip(index.rankings_n, index.centers, strict=True)]
+    if len(rows.ranks) <= DETAILED and any(s < m for s, m in zip(sampled, index.rankings_n, strict=True)):
+        notes.append(f"The test of fit looks at {max(sampled):,} people at most, drawn at random.")
     if rows.tied and index.distance == "spearman":
         notes.append("Spearman's rho has no likelihood of shared ranks: they count by halves.")
     return notes
