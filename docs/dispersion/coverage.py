@@ -1,4 +1,4 @@
-"""How often the 95% interval of φ from few rankings holds the truth: python docs/dispersion/coverage.py, under a minute."""
+"""How often the 95% interval of φ from few rankings holds the truth; takes under a minute."""
 
 import json
 from pathlib import Path
