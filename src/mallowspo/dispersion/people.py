@@ -438,7 +438,7 @@ def _fit_prompt(
     def cost(value: float) -> float:
         """Twice the negative log-likelihood at -log φ = value."""
         inside = sum(groups[s] * log_normalizer(int(s), value) for s in which)
-        return 2 * (value * target + size * log_normalizer(items, value) - float(inside))
+        return float(2 * (value * target + size * log_normalizer(items, value) - float(inside)))
 
     if shared:
         if target >= expected(0.0) * (1 - 1e-12):
@@ -478,7 +478,7 @@ def _fit_spearman(ranks: Floats, weights: Floats, level: float, prior: float, sh
     neg_log_phi = neg_log_phi_from_mean_distance(target, items, "spearman")
 
     def cost(value: float) -> float:
-        return 2 * size * (value * target + MallowsModel(center, math.exp(-value), "spearman").log_normalizer())
+        return float(2 * size * (value * target + MallowsModel(center, math.exp(-value), "spearman").log_normalizer()))
 
     low, high = _profile(cost, neg_log_phi, float(chi2.ppf(level, 1)))
     return _PromptFit(neg_log_phi, low, high, center, mean_distance, people, "half" if shared else "full")
@@ -497,7 +497,7 @@ def _fit_gaps(
     items, people = ranks.shape[1], float(weights.sum())
     different, where = np.unique(np.nan_to_num(ranks), axis=0, return_inverse=True)
     different[different == 0] = np.nan
-    weight = np.bincount(where.ravel(), weights, len(different))
+    weight = np.asarray(np.bincount(where.ravel(), weights, len(different)), np.float64)
     length = items * (items - 1) // 2 + 1
     few = len(different) * 2.0**items * items * length <= _EXACT_BUDGET
     distances = np.arange(length)
@@ -513,7 +513,7 @@ def _fit_gaps(
 
     def cost(value: float) -> float:
         pseudo = prior * (value * items * (items - 1) / 4 + log_normalizer(items, value))
-        return 2 * (pseudo - float(weight @ each(value)))
+        return float(2 * (pseudo - float(weight @ each(value))))
 
     likelihood = "gaps" if few else "pairs"
     grid = np.concatenate([[0.0], np.geomspace(1e-3, MAX_NEG_LOG_PHI, 60)])
