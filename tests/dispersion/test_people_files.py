@@ -11,7 +11,7 @@ from mallowspo.dispersion import rankings_index, votes_index
 from mallowspo.dispersion.rankings_file import load_rankings, load_truth
 from mallowspo.dispersion.votes_file import load_votes
 from mallowspo.errors import InputError
-from mallowspo.maths import kendall_tau
+from mallowspo.maths import MallowsModel, kendall_tau
 
 
 def lines(path, rows):
@@ -112,7 +112,7 @@ def test_rankings_as_lists_and_as_a_table(tmp_path):
         ("a,b\n1,2\n", "has 1 ranking; people can only differ"),
         ("prompt,a,b\np,1,2\np,2,1\nq,1,2\n", "prompt 2 has 1 ranking"),
         ("a,b\n1,2\n2,4\n", "ranking 2 is \\[2.0, 4.0\\], expected ranks from 1"),
-        ("a,b\n1,2\n2,\n", "none missing"),
+        ("a,b\n1,2\n2,\n", "blank for what was not ranked"),
         ("a,b\nbest,worst\nworst,best\n", "the column 'a' holds words"),
         ("a\n1\n1\n", "1 columns of ranks"),
     ],
@@ -121,6 +121,28 @@ def test_unusable_tables_are_refused(tmp_path, text, match):
     (tmp_path / "r.csv").write_text(text)
     with pytest.raises(InputError, match=match):
         load_rankings(tmp_path / "r.csv")
+
+
+def test_counted_ballots_are_those_written_out(tmp_path):
+    counted, written = tmp_path / "c.csv", tmp_path / "w.csv"
+    counted.write_text("ID,Voter_Id,x,y,z,count\n7,1,1,2,3,30\n8,2,2,1,3,12\n9,3,1,3,2,5\n")
+    written.write_text("x,y,z\n" + "1,2,3\n" * 30 + "2,1,3\n" * 12 + "1,3,2\n" * 5)
+    one, other = load_rankings(counted), load_rankings(written)
+    assert one.items == [["x", "y", "z"]]
+    a = rankings_index(one.ranks, ties=one.ties, counts=one.counts)
+    b = rankings_index(other.ranks, ties=other.ties)
+    for name in ("phi_n", "phi_low_n", "phi_high_n", "mean_distance_n", "rankings_n"):
+        np.testing.assert_allclose(getattr(a, name), getattr(b, name))
+
+
+@pytest.mark.parametrize("top", [1, 2, 3])
+def test_a_top_k_gives_the_dispersion_of_the_whole_rankings(tmp_path, top, rng):
+    ranks = MallowsModel([1, 2, 3, 4, 5], 0.3).sample(3000, rng)
+    text = "\n".join(",".join(str(r) if r <= top else "" for r in row) for row in ranks)
+    (tmp_path / "t.csv").write_text("a,b,c,d,e\n" + text + "\n")
+    found = load_rankings(tmp_path / "t.csv")
+    assert any("top k" in note for note in found.notes)
+    assert rankings_index(found.ranks, ties=found.ties).phi_n[0] == pytest.approx(0.3, abs=0.03)
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,8 @@ def _show(summary: dict[str, Any], folder: Path) -> None:
         console.print(
             f"{item['prompt']}: phi {fit['phi']:.3f} [{fit['low']:.3f}, {fit['high']:.3f}]{end}", markup=False
         )
+    for note in summary.get("rankings", {}).get("notes", []):
+        console.print(note, markup=False)
     for facts in summary["side_by_side"]:
         console.print(
             f"index against {facts['people']}: rank correlation {interval(facts['correlation'])}", markup=False

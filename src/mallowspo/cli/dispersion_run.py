@@ -234,6 +234,15 @@ def _joined(parts: list[RankingRows]) -> RankingRows:
         prompts=[text for part in parts for text in part.prompts],
         items=[items for part in parts for items in part.items],
         form="; ".join(dict.fromkeys(part.form for part in parts)),
+        counts=None
+        if all(part.counts is None for part in parts)
+        else [
+            np.ones(len(ranks)) if part.counts is None else part.counts[place]
+            for part in parts
+            for place, ranks in enumerate(part.ranks)
+        ],
+        ties="half" if any(part.ties == "half" for part in parts) else "unordered",
+        notes=tuple(note for part in parts for note in part.notes),
     )
 
 

@@ -7,34 +7,66 @@ Suffix: n prompts. Both indexes give λ = -log φ, and the weight of the objecti
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
-from scipy.special import betaincinv
+from scipy.optimize import brentq, minimize_scalar
+from scipy.special import betaincinv, logsumexp
 from scipy.stats import chi2
 
+from mallowspo.dispersion.ranking_intervals import FEW_PEOPLE, MAX_SIMULATED_ITEMS, simulated_interval
 from mallowspo.dispersion.ties import untie
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.maths import (
     MAX_NEG_LOG_PHI,
     MallowsModel,
     as_rankings,
-    kendall_tau,
+    bucket_sizes,
+    center_of_preferences,
+    discordant_pairs,
+    extension_counts,
     neg_log_phi_from_mean_distance,
+    preference_counts,
     spearman_rho,
 )
+from mallowspo.maths.centre import KEMENY_LIMIT
+from mallowspo.maths.kendall import expected_distance, log_normalizer, pairwise_tail
+from mallowspo.maths.mallows import check_distance
 
-__all__ = ["TIES", "RankingsIndex", "VotesIndex", "goodness_of_fit", "rankings_index", "votes_index"]
+__all__ = [
+    "LIKELIHOODS",
+    "TIES",
+    "RankingsIndex",
+    "VotesIndex",
+    "fit_sample_size",
+    "goodness_of_fit",
+    "rankings_index",
+    "votes_index",
+]
 
 Floats = NDArray[np.float64]
 
-TIES = ("error", "half")
+TIES = ("error", "half", "unordered")
 
 # Rankings that stand for the fitted model in the test of fit: their noise is part of the bootstrap too.
 _MODEL_SAMPLE = 128
+# People who enter the test of fit, at most: its cost is quadratic in them.
+_FIT_PEOPLE = 500
+# Array elements that the exact likelihood of rankings with gaps may take: about ten seconds.
+_EXACT_BUDGET = 1e9
+# Kinds of prompts (people, items, shared ranks) whose intervals are simulated in one call.
+_MAX_SIMULATIONS = 64
+
+LIKELIHOODS = {
+    "full": "exact, of full rankings",
+    "half": "a shared rank counts as half a discordance",
+    "groups": "exact, summed over the orders of what shares a rank",
+    "gaps": "exact, summed over the places of what was not ranked",
+    "pairs": "composite: the exact probability of every ranked pair, multiplied as if they were independent",
+}
+"""What `RankingsIndex.likelihoods` says."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +105,12 @@ class RankingsIndex:
         phi_high_n: Upper end of the interval for φ.
         centers: Estimated central ranking per prompt, each of shape (items,); items may differ between prompts.
         mean_distance_n: Mean distance of the rankings to their centre.
-        rankings_n: Number of rankings.
+        rankings_n: Number of people, by `counts` where they are given.
         distance: "kendall" or "spearman".
         level: Nominal coverage of the intervals.
+        likelihoods: Which likelihood each prompt has, a key of `LIKELIHOODS`.
+        intervals: How each prompt's interval was found: "simulated" or "profile".
+        center_exact_n: False where the centre of many items is the best that was found, and perhaps not the best.
     """
 
     phi_n: Floats
@@ -84,9 +119,12 @@ class RankingsIndex:
     phi_high_n: Floats
     centers: tuple[NDArray[np.int64], ...]
     mean_distance_n: Floats
-    rankings_n: NDArray[np.int64]
+    rankings_n: Floats
     distance: str
     level: float
+    likelihoods: tuple[str, ...] = ()
+    intervals: tuple[str, ...] = ()
+    center_exact_n: NDArray[np.bool_] | None = None
 
 
 def votes_index(votes: ArrayLike, *, prior: float = 0.5, level: float = 0.95) -> VotesIndex:
@@ -100,7 +138,7 @@ def votes_index(votes: ArrayLike, *, prior: float = 0.5, level: float = 0.95) ->
     The interval for φ is the image of the central credible interval of the share θ of voters who prefer `chosen`,
     under a Beta(prior, prior) prior. It holds with posterior probability `level` or a little more, and has an upper
     end of 1 wherever θ = ½ is credible. With the default prior (Jeffreys) it also covers a fixed φ about that often in
-    repetitions, if voters are independent: simulated for 3 to 50 votes at level 0.95, between 0.90 and 1.00.
+    repetitions, if voters are independent: simulated for 3 to 50 votes at level 0.95 and phi >= 0.05, between 0.87 and 1.00.
     Counting ties as half votes makes it wider than needed.
 
     A row without votes (zeros, or NaN for chosen or rejected) says nothing: it gets the mean -log φ̂ of the voted
@@ -165,31 +203,36 @@ def rankings_index(
     level: float = 0.95,
     prior: float = 0.0,
     ties: str = "error",
+    counts: Sequence[ArrayLike] | None = None,
 ) -> RankingsIndex:
     """Fit a Mallows model to the rankings of each prompt.
 
-    The centre is the consensus (`mallowspo.maths.consensus`) and φ̂ the maximum-likelihood estimate. Identical
-    rankings give the smallest φ̂ that is reported, e^-20; a `prior` of about half a ranking keeps such prompts from
-    dwarfing all others where the rankings are few.
+    The centre is the consensus (`mallowspo.maths.center_of_preferences`, exact to 20 items; Borda for Spearman) and φ̂
+    the maximum-likelihood estimate. Identical rankings give the smallest φ̂ that is reported, e^-20; a `prior` of about
+    half a ranking keeps such prompts from dwarfing all others where the rankings are few.
 
     The interval for φ is that of the profile likelihood: the φ whose log-likelihood is within χ²₁(level)/2 of the
-    best. The consensus maximises the likelihood at every φ, so the profile is that of the fitted centre. Its coverage
-    holds for many rankings; with a handful, the centre is fitted to the same rankings and the interval leans to
-    small φ.
+    best. With up to 30 people and 12 items, Kendall's tau, no prior and nothing unranked, it is found by simulation
+    instead, the fit of the centre included, and holds φ̂ too. What either covers is measured on docs/dispersion.md.
 
     Args:
-        rankings: One array per prompt, shape (m, items), m >= 2; entry i of a row is the rank of response i, 1 is
-            best. Prompts may differ in m and in items.
+        rankings: One array per prompt, shape (m, items); entry i of a row is the rank of response i, 1 is best.
+            Prompts may differ in m and in items. There are two people or more.
         distance: "kendall", or "spearman" (to 20 items).
         level: Nominal coverage, in (0, 1).
         prior: Pseudo-rankings drawn at random, >= 0, added to the mean distance of φ̂ and of its interval (the
             conjugate prior of the exponential family). 0 is maximum likelihood.
         ties: `error` refuses ranks that are shared; `half` counts a tied pair as half a discordance, the average over
             all ways of breaking the ties (see `mallowspo.dispersion.ties.untie`). Then a person who ties everything
-            is a person at random: the ranking says nothing of which response is better.
+            is a person at random: the ranking says nothing of which response is better. `unordered` takes shared
+            ranks for an order that was not given: the exact probability of all orders together. A top k shares the
+            last rank among the rest. NaN is then allowed too: a response that this person did not see (Kendall). It
+            has an exact likelihood where few items allow, and that of all ranked pairs otherwise. Spearman's rho has
+            no such likelihood: it takes shared ranks by halves.
+        counts: How many people gave each ranking, one array of shape (m,) per prompt; one each if left out.
 
     Returns:
-        The index, with one row per prompt.
+        The index, with one row per prompt. Where nothing was put in an order, φ̂ is 1 and the interval all of (0, 1].
 
     Raises:
         InputError: If a prompt's rankings are unusable (the message names the prompt), there is no prompt, or level
@@ -211,10 +254,15 @@ def rankings_index(
         raise not_one_of("ties", ties, TIES)
     if len(rankings) == 0:
         raise InputError("rankings: got no prompt, expected one array of rankings per prompt")
+    check_distance(distance)
+    if counts is not None and len(counts) != len(rankings):
+        raise InputError(f"counts: got {len(counts)} arrays for the rankings of {len(rankings)} prompts")
     fits = []
+    simulated: set[tuple[int, ...]] = set()
     for prompt, given in enumerate(rankings):
         try:
-            fits.append(_fit_prompt(given, distance, level, prior, ties))
+            ranks, weights = _checked_rankings(given, ties, None if counts is None else counts[prompt])
+            fits.append(_fit_prompt(ranks, weights, distance, level, prior, ties, simulated))
         except InputError as error:
             raise InputError(f"prompt {prompt:,}: {error}") from error
     neg_log_phi = np.array([fit.neg_log_phi for fit in fits])
@@ -225,27 +273,47 @@ def rankings_index(
         phi_high_n=np.exp(-np.array([fit.low for fit in fits])),
         centers=tuple(fit.center for fit in fits),
         mean_distance_n=np.array([fit.mean_distance for fit in fits]),
-        rankings_n=np.array([fit.rankings for fit in fits], dtype=np.int64),
+        rankings_n=np.array([fit.people for fit in fits]),
         distance=distance,
         level=level,
+        likelihoods=tuple(fit.likelihood for fit in fits),
+        intervals=tuple(fit.interval for fit in fits),
+        center_exact_n=np.array([fit.center_exact for fit in fits]),
     )
 
 
+def fit_sample_size(people: float, items: int) -> int:
+    """How many of the people the test of fit looks at: all up to 500 (200 beyond 50 items), and a sample of so many.
+
+    Example:
+        >>> fit_sample_size(40, 10), fit_sample_size(5000, 10)
+        (40, 500)
+    """
+    return int(min(people, _FIT_PEOPLE if items <= 50 else 200))
+
+
 def goodness_of_fit(
-    rankings: ArrayLike, distance: str = "kendall", *, rng: np.random.Generator, draws: int = 200
+    rankings: ArrayLike,
+    distance: str = "kendall",
+    *,
+    rng: np.random.Generator,
+    draws: int = 200,
+    counts: ArrayLike | None = None,
 ) -> float:
     """Test whether a Mallows model describes the rankings of one prompt: a parametric-bootstrap p-value.
 
     The statistic is the maximum mean discrepancy between the rankings and a sample from the fitted model, under the
     Mallows kernel exp(-d/E₁[d]) (d: Kendall's tau, E₁: uniform rankings), which tells any two distributions over
     rankings apart. It is compared with samples of the same size from the fitted model, each fitted anew. A small value
-    says that one φ does not describe these people, for instance two camps.
+    says that one φ does not describe these people, for instance two camps. Of more people than `fit_sample_size`
+    says, so many are drawn, and the test is theirs.
 
     Args:
         rankings: Shape (m, items), m >= 2.
         distance: "kendall" or "spearman".
         rng: Source of randomness.
         draws: Number of bootstrap samples, >= 1.
+        counts: How many people gave each ranking, shape (m,); whole numbers.
 
     Returns:
         p-value, from 1/(draws + 1) to 1.
@@ -263,14 +331,30 @@ def goodness_of_fit(
     """
     if draws < 1:
         raise InputError(f"draws: got {draws!r}, expected a positive number of bootstrap samples")
-    model = MallowsModel.fit(rankings, distance)
-    ranks = np.asarray(rankings, dtype=np.int64)
-    observed = _discrepancy(ranks, model, rng)
+    check_distance(distance)
+    ranks, weights = _checked_rankings(as_rankings(rankings), "error", counts)
+    size = fit_sample_size(weights.sum(), ranks.shape[1])
+    if size < weights.sum():
+        # Without replacement, and without writing the counts out.
+        chosen = np.sort(rng.choice(int(weights.sum()), size, replace=False))
+        ranks = ranks[np.searchsorted(np.cumsum(weights), chosen, side="right")]
+    else:
+        ranks = np.repeat(ranks, weights.astype(np.int64), axis=0)
+    whole = ranks.astype(np.int64)
+    model = _quick_fit(whole, distance)
+    observed = _discrepancy(whole, model, rng)
     worse = 0
     for _ in range(draws):
-        drawn = model.sample(len(ranks), rng)
-        worse += _discrepancy(drawn, MallowsModel.fit(drawn, distance), rng) >= observed
+        drawn = model.sample(size, rng)
+        worse += _discrepancy(drawn, _quick_fit(drawn, distance), rng) >= observed
     return (1 + worse) / (1 + draws)
+
+
+def _quick_fit(ranks: NDArray[np.int64], distance: str) -> MallowsModel:
+    """Fit with a searched centre beyond a few items: hundreds of fits, where an exact centre would take minutes."""
+    if distance != "kendall":
+        return MallowsModel.fit(ranks, distance)
+    return MallowsModel.fit(ranks, distance, center_of_preferences(preference_counts(ranks), exact_to=8))
 
 
 @dataclass(frozen=True)
@@ -282,48 +366,219 @@ class _PromptFit:
     high: float
     center: NDArray[np.int64]
     mean_distance: float
-    rankings: int
+    people: float
+    likelihood: str
+    interval: str = "profile"
+    center_exact: bool = True
 
 
-def _fit_prompt(given: ArrayLike, distance: str, level: float, prior: float, ties: str) -> _PromptFit:
-    # Untied rankings come in twos, which are one person's.
-    copies = 2 if ties == "half" else 1
-    ranks = untie(given) if ties == "half" else as_rankings(given)
-    if ranks.ndim == 2 and len(ranks) // copies < 2:
-        raise InputError(f"rankings: got {len(ranks) // copies} ranking, a dispersion needs at least 2")
-    fitted = MallowsModel.fit(ranks, distance)
-    people = len(ranks) // copies
-    measure = kendall_tau if distance == "kendall" else spearman_rho
-    mean_distance = float(measure(ranks, fitted.center).mean())
-    uniform = MallowsModel(fitted.center, 1.0, distance).expected_distance()
-    size = people + prior
-    target = (people * mean_distance + prior * uniform) / size
-    neg_log_phi = neg_log_phi_from_mean_distance(target, fitted.items, distance)
-    limit = float(chi2.ppf(level, 1))
+def _checked_rankings(given: ArrayLike, ties: str, counts: ArrayLike | None) -> tuple[Floats, Floats]:
+    """Check one prompt's rankings, and return them with the number of people behind each (zeros left out)."""
+    if ties == "error":
+        as_rankings(given)
+    try:
+        ranks = np.asarray(given, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError("rankings: expected numbers, one row per person and one column per response") from error
+    if ranks.ndim != 2 or ranks.shape[1] < 2:
+        raise InputError(
+            f"rankings: got shape {ranks.shape}, expected (people, responses) with at least 2 responses to rank"
+        )
+    missing = np.isnan(ranks)
+    if ties == "half" and missing.any():
+        row, column = (int(place[0]) for place in np.nonzero(missing))
+        raise InputError(
+            f"rankings: row {row:,} has no rank for response {column:,}; every response needs one, or ties='unordered'"
+        )
+    try:
+        weights = np.ones(len(ranks)) if counts is None else np.asarray(counts, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError("counts: expected one number per ranking") from error
+    if weights.shape != (len(ranks),) or not (np.isfinite(weights) & (weights >= 0)).all():
+        raise InputError(f"counts: expected {len(ranks):,} finite numbers >= 0, one per ranking")
+    if weights.sum() < 2:
+        raise InputError(f"rankings: got {weights.sum():g} ranking, a dispersion needs at least 2")
+    return ranks[weights > 0], weights[weights > 0]
+
+
+def _fit_prompt(
+    ranks: Floats,
+    weights: Floats,
+    distance: str,
+    level: float,
+    prior: float,
+    ties: str,
+    simulated: set[tuple[int, ...]],
+) -> _PromptFit:
+    missing = bool(np.isnan(ranks).any())
+    shared = bool((np.diff(np.sort(ranks, axis=1), axis=1) == 0).any())
+    if distance == "spearman":
+        return _fit_spearman(ranks, weights, level, prior, shared)
+    items, people = ranks.shape[1], float(weights.sum())
+    center = center_of_preferences(preference_counts(ranks, weights))
+    exact = items <= KEMENY_LIMIT
+    against = float(weights @ discordant_pairs(ranks, center))
+    if missing:
+        return _fit_gaps(ranks, weights, level, prior, center, against, exact)
+    sizes = bucket_sizes(ranks)
+    groups = np.zeros(items + 1)
+    if shared and ties == "half":
+        against += float(weights @ (sizes * (sizes - 1) / 4).sum(axis=1))
+    elif shared:
+        groups += np.bincount(sizes.ravel(), np.repeat(weights, items), items + 1)
+        groups[:2] = 0
+    size, target = people + prior, against + prior * items * (items - 1) / 4
+    which = np.flatnonzero(groups)
+
+    def expected(value: float) -> float:
+        """Expected discordant pairs between groups at -log φ = value, all people together."""
+        inside = sum(groups[s] * expected_distance(int(s), value) for s in which)
+        return size * expected_distance(items, value) - float(inside)
 
     def cost(value: float) -> float:
         """Twice the negative log-likelihood at -log φ = value."""
-        return 2 * size * (value * target + MallowsModel(fitted.center, math.exp(-value), distance).log_normalizer())
+        inside = sum(groups[s] * log_normalizer(int(s), value) for s in which)
+        return float(2 * (value * target + size * log_normalizer(items, value) - float(inside)))
 
+    if shared:
+        if target >= expected(0.0) * (1 - 1e-12):
+            neg_log_phi = 0.0
+        elif target <= expected(MAX_NEG_LOG_PHI):
+            neg_log_phi = MAX_NEG_LOG_PHI
+        else:
+            neg_log_phi = float(brentq(lambda value: expected(value) - target, 0.0, MAX_NEG_LOG_PHI, xtol=1e-13))
+    else:
+        neg_log_phi = neg_log_phi_from_mean_distance(target / size, items)
+    likelihood = "full" if not shared else "half" if ties == "half" else "groups"
+    low, high = _profile(cost, neg_log_phi, float(chi2.ppf(level, 1)))
+    fit = _PromptFit(neg_log_phi, low, high, center, against / people, people, likelihood, center_exact=exact)
+    few = people <= FEW_PEOPLE and items <= MAX_SIMULATED_ITEMS and (weights == np.round(weights)).all()
+    if not few or prior > 0 or likelihood == "half" or expected(0.0) == 0:
+        return fit
+    rows = np.repeat(ranks, weights.astype(np.int64), axis=0)
+    kind = (len(rows), items, hash(tuple(sorted(map(tuple, np.repeat(sizes, weights.astype(np.int64), axis=0))))))
+    if kind not in simulated and len(simulated) >= _MAX_SIMULATIONS:
+        return fit
+    simulated.add(kind)
+    low, high = simulated_interval(rows, level)
+    return replace(fit, low=min(low, neg_log_phi), high=max(high, neg_log_phi), interval="simulated")
+
+
+def _fit_spearman(ranks: Floats, weights: Floats, level: float, prior: float, shared: bool) -> _PromptFit:
+    if np.isnan(ranks).any():
+        raise InputError("distance: spearman needs every response ranked by everybody; kendall takes what was ranked")
+    strict, people = untie(ranks) if shared else untie(ranks)[: len(ranks)], float(weights.sum())
+    share = np.concatenate([weights, weights]) / 2 if shared else weights
+    items = strict.shape[1]
+    center = np.empty(items, dtype=np.int64)
+    center[np.argsort(np.round(share @ strict, 9), kind="stable")] = np.arange(1, items + 1)
+    mean_distance = float(share @ spearman_rho(strict, center) / people)
+    size = people + prior
+    target = (people * mean_distance + prior * items * (items**2 - 1) / 6) / size
+    neg_log_phi = neg_log_phi_from_mean_distance(target, items, "spearman")
+
+    def cost(value: float) -> float:
+        return float(2 * size * (value * target + MallowsModel(center, math.exp(-value), "spearman").log_normalizer()))
+
+    low, high = _profile(cost, neg_log_phi, float(chi2.ppf(level, 1)))
+    return _PromptFit(neg_log_phi, low, high, center, mean_distance, people, "half" if shared else "full")
+
+
+def _fit_gaps(
+    ranks: Floats,
+    weights: Floats,
+    level: float,
+    prior: float,
+    center: NDArray[np.int64],
+    against: float,
+    exact: bool,
+) -> _PromptFit:
+    """Fit rankings of some of the items: exactly where the items are few, otherwise by their pairs."""
+    items, people = ranks.shape[1], float(weights.sum())
+    different, where = np.unique(np.nan_to_num(ranks), axis=0, return_inverse=True)
+    different[different == 0] = np.nan
+    weight = np.asarray(np.bincount(where.ravel(), weights, len(different)), np.float64)
+    length = items * (items - 1) // 2 + 1
+    few = len(different) * 2.0**items * items * length <= _EXACT_BUDGET
+    distances = np.arange(length)
+    log_counts = np.log(np.maximum(extension_counts(different, center), 1e-300)) if few else np.zeros((0, 1))
+    agree, disagree = (np.zeros((0, 0)),) * 2 if few else _pairs_by_gap(different, center)
+
+    def each(value: float) -> Floats:
+        """Log-likelihood of each different ranking at -log φ = value."""
+        if few:
+            return np.asarray(logsumexp(log_counts - value * distances, axis=1) - log_normalizer(items, value))
+        tail = np.maximum(pairwise_tail(np.arange(1, items), value), 1e-300)
+        return np.asarray(agree @ np.log1p(-tail) + disagree @ np.log(tail))
+
+    def cost(value: float) -> float:
+        pseudo = prior * (value * items * (items - 1) / 4 + log_normalizer(items, value))
+        return float(2 * (pseudo - float(weight @ each(value))))
+
+    likelihood = "gaps" if few else "pairs"
+    grid = np.concatenate([[0.0], np.geomspace(1e-3, MAX_NEG_LOG_PHI, 60)])
+    costs = np.array([cost(value) for value in grid])
+    if np.ptp(costs) < 1e-9:
+        return _PromptFit(0.0, 0.0, MAX_NEG_LOG_PHI, center, against / people, people, likelihood, center_exact=exact)
+    best = int(np.argmin(costs))
+    ends = (float(grid[max(0, best - 1)]), float(grid[min(len(grid) - 1, best + 1)]))
+    inner = float(minimize_scalar(cost, bounds=ends, method="bounded", options={"xatol": 1e-9}).x)
+    neg_log_phi = min((inner, float(grid[best])), key=cost)
+    limit = float(chi2.ppf(level, 1))
+    if not few:
+        limit *= _pair_inflation(each, weight, neg_log_phi)
+    low, high = _profile(cost, neg_log_phi, limit)
+    return _PromptFit(neg_log_phi, low, high, center, against / people, people, likelihood, center_exact=exact)
+
+
+def _pairs_by_gap(ranks: Floats, center: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Pairs that each ranking orders with and against the centre, by their gap in it, shape (m, items - 1) each."""
+    ordered = ranks[:, np.argsort(center)]
+    items = ranks.shape[1]
+    agree, disagree = np.zeros((len(ranks), items - 1)), np.zeros((len(ranks), items - 1))
+    for gap in range(1, items):
+        agree[:, gap - 1] = (ordered[:, :-gap] < ordered[:, gap:]).sum(axis=1)
+        disagree[:, gap - 1] = (ordered[:, :-gap] > ordered[:, gap:]).sum(axis=1)
+    return agree, disagree
+
+
+def _pair_inflation(each: Callable[[float], Floats], weight: Floats, neg_log_phi: float) -> float:
+    """How much wider the pairs' likelihood must be read, since one person's pairs are not independent (Godambe)."""
+    step = min(max(1e-3, 1e-3 * neg_log_phi), 0.1)
+    at = min(max(neg_log_phi, step), MAX_NEG_LOG_PHI - step)
+    before, here, after = each(at - step), each(at), each(at + step)
+    slope, bend = (after - before) / (2 * step), (before - 2 * here + after) / step**2
+    curvature = -float(weight @ bend)
+    mean = float(weight @ slope / weight.sum())
+    return max(1.0, float(weight @ (slope - mean) ** 2) / curvature) if curvature > 0 else 1.0
+
+
+def _profile(cost: Callable[[float], float], neg_log_phi: float, limit: float) -> tuple[float, float]:
+    """Where twice the log-likelihood has fallen by the limit, on either side of its best."""
     best = cost(neg_log_phi)
 
     def excess(value: float) -> float:
         return cost(value) - best - limit
 
-    low = 0.0 if excess(0.0) <= 0 else brentq(excess, 0.0, neg_log_phi)
-    high = MAX_NEG_LOG_PHI if excess(MAX_NEG_LOG_PHI) <= 0 else brentq(excess, neg_log_phi, MAX_NEG_LOG_PHI)
-    return _PromptFit(neg_log_phi, float(low), float(high), fitted.center, mean_distance, people)
+    low = 0.0 if excess(0.0) <= 0 else float(brentq(excess, 0.0, neg_log_phi))
+    end = excess(MAX_NEG_LOG_PHI) <= 0
+    return low, MAX_NEG_LOG_PHI if end else float(brentq(excess, neg_log_phi, MAX_NEG_LOG_PHI))
 
 
 def _discrepancy(ranks: NDArray[np.int64], model: MallowsModel, rng: np.random.Generator) -> float:
     """Squared maximum mean discrepancy between rankings and a sample from a model."""
-    expected = model.sample(_MODEL_SAMPLE, rng)
+    first, second = np.triu_indices(model.items, 1)
     width = model.items * (model.items - 1) / 4
 
-    def likeness(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
-        return float(np.exp(-kendall_tau(first[:, None], second[None]) / width).mean())
+    def signs(some: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.where(some[:, first] < some[:, second], np.float32(1), np.float32(-1))
 
-    return likeness(ranks, ranks) + likeness(expected, expected) - 2 * likeness(ranks, expected)
+    def likeness(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+        discordant = (len(first) - one @ other.T) / 2
+        return float(np.exp(-discordant / width).mean(dtype=np.float64))
+
+    given, expected = signs(ranks), signs(model.sample(_MODEL_SAMPLE, rng))
+    return likeness(given, given) + likeness(expected, expected) - 2 * likeness(given, expected)
 
 
 def _vote_columns(votes: ArrayLike) -> tuple[Floats, Floats, Floats]:

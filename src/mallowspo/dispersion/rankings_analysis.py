@@ -13,12 +13,13 @@ from scipy.stats import chi2
 
 from mallowspo.dispersion.calibration import raw_from_phi
 from mallowspo.dispersion.diagnostics import bootstrap, flip_probability
-from mallowspo.dispersion.people import RankingsIndex, goodness_of_fit, rankings_index
+from mallowspo.dispersion.people import LIKELIHOODS, RankingsIndex, fit_sample_size, goodness_of_fit, rankings_index
 from mallowspo.dispersion.rankings_file import RankingRows
 from mallowspo.dispersion.reference_analysis import SHOWN, Analysis, PromptOpinion
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.weight_summary import calibrated_people, distribution, weight_summary
 from mallowspo.maths import MAX_NEG_LOG_PHI, MallowsModel, kendall_tau
+from mallowspo.maths.spearman import SPEARMAN_LIMIT
 
 __all__ = ["analyse_rankings", "opinion_of_rankings"]
 
@@ -55,9 +56,13 @@ def analyse_rankings(
         InputError: Rankings that cannot be fitted.
     """
     report = progress or (lambda stage, done, total: None)
-    ties = "half" if rows.tied else "error"
     index = rankings_index(
-        rows.ranks, settings.distance, level=settings.level, prior=settings.ranking_prior, ties=ties
+        rows.ranks,
+        settings.distance,
+        level=settings.level,
+        prior=settings.ranking_prior,
+        ties=rows.ties,
+        counts=rows.counts,
     )
     raw_p = raw_from_phi(index.phi_n)
     calibration = calibrated_people(raw_p, "rankings", settings)
@@ -83,7 +88,9 @@ def analyse_rankings(
         "rows": len(rows.ranks),
         "distance": settings.distance,
         "prior": settings.ranking_prior,
-        "ties": "half a discordance each" if rows.tied else "none",
+        "ties": _TIE_WORDS[rows.ties] if rows.tied else "none",
+        "likelihood": [LIKELIHOODS[name] for name in dict.fromkeys(index.likelihoods)],
+        "notes": [*rows.notes, *_notes(rows, index)],
         "level": settings.level,
         "phi": distribution(index.phi_n),
         **weight_summary(calibration, weight_p, beta=settings.beta),
@@ -94,6 +101,32 @@ def analyse_rankings(
         "contested": [_shown_ranking(rows, index, columns, int(p)) for p in order[::-1][:count]],
     }
     return Analysis(columns, summary)
+
+
+_TIE_WORDS = {"half": "half a discordance each", "unordered": "an order not given; all orders summed"}
+
+
+def _notes(rows: RankingRows, index: RankingsIndex) -> list[str]:
+    """What a reader of the numbers must know."""
+    notes = []
+    if index.center_exact_n is not None and not index.center_exact_n.all():
+        notes.append("Beyond 20 items the centre is the Borda order improved by moves; perhaps not the best.")
+    few = sum(way == "profile" and people < 30 for way, people in zip(index.intervals, index.rankings_n, strict=True))
+    if few:
+        notes.append(
+            f"{few:,} prompts have fewer than 30 people and a profile-likelihood interval: where people disagree it "
+            "covers less than it says."
+        )
+    sampled = [fit_sample_size(float(m), len(c)) for m, c in zip(index.rankings_n, index.centers, strict=True)]
+    if len(rows.ranks) <= DETAILED and any(s < m for s, m in zip(sampled, index.rankings_n, strict=True)):
+        notes.append(f"The test of fit looks at {max(sampled):,} people at most, drawn at random.")
+    if rows.tied and index.distance == "spearman":
+        notes.append("Spearman's rho has no likelihood of shared ranks: they count by halves.")
+    return notes
+
+
+def _weights_of(rows: RankingRows, place: int) -> NDArray[np.float64] | None:
+    return None if rows.counts is None else rows.counts[place]
 
 
 def _ranking_flips(index: RankingsIndex, settings: DispersionSettings) -> dict[str, Any]:
@@ -117,7 +150,9 @@ def _shown_ranking(rows: RankingRows, index: RankingsIndex, columns: dict[str, A
         "prompt": rows.prompts[place],
         "people": int(index.rankings_n[place]),
         "responses": [rows.items[place][item] for item in order],
-        "mean_ranks": [float(rows.ranks[place][:, item].mean()) for item in order],
+        "mean_ranks": [
+            float(np.average(rows.ranks[place][:, item], weights=_weights_of(rows, place))) for item in order
+        ],
     }
 
 
@@ -132,7 +167,9 @@ def _detail(
     rng = np.random.default_rng(settings.seed)
     cost = sum(2.0 ** ranks.shape[1] for ranks in rows.ranks)
     other = "spearman" if settings.distance == "kendall" else "kendall"
-    both = other == "kendall" or cost <= _SPEARMAN_BUDGET
+    fits = max(ranks.shape[1] for ranks in rows.ranks) <= SPEARMAN_LIMIT
+    both = not any(np.isnan(ranks).any() for ranks in rows.ranks)
+    both = both and (other == "kendall" or (fits and cost <= _SPEARMAN_BUDGET))
     found = []
     for place, ranks in enumerate(rows.ranks):
         report("Fitting the rankings", place, len(rows.ranks))
@@ -150,18 +187,31 @@ def _detail(
                 other,
                 level=settings.level,
                 prior=settings.ranking_prior,
-                ties="half" if rows.tied else "error",
+                ties=rows.ties,
+                counts=None if rows.counts is None else [rows.counts[place]],
             )
             facts[other] = _fit_facts(second, 0)
         if settings.fit_draws and not rows.tied:
-            facts["fit_p"] = goodness_of_fit(ranks, settings.distance, rng=rng, draws=settings.fit_draws)
+            facts["fit_p"] = goodness_of_fit(
+                ranks,
+                settings.distance,
+                rng=rng,
+                draws=settings.fit_draws,
+                counts=None if rows.counts is None else rows.counts[place],
+            )
+            facts["fit_people"] = fit_sample_size(float(index.rankings_n[place]), ranks.shape[1])
         if truth is not None and len(truth) == ranks.shape[1]:
             facts["truth"] = {
                 "center_distance": int(kendall_tau(index.centers[place], truth)),
                 "largest_distance": len(truth) * (len(truth) - 1) // 2,
             }
             if not rows.tied:
-                facts["truth"]["mean_distance"] = float(kendall_tau(ranks.astype(np.int64), truth).mean())
+                facts["truth"]["mean_distance"] = float(
+                    np.average(
+                        kendall_tau(ranks.astype(np.int64), truth),
+                        weights=_weights_of(rows, place),
+                    )
+                )
         found.append(facts)
     report("Fitting the rankings", len(rows.ranks), len(rows.ranks))
     return found
@@ -179,7 +229,8 @@ def _fit_facts(index: RankingsIndex, place: int) -> dict[str, Any]:
 
 def _equal_phi(rows: RankingRows, index: RankingsIndex, settings: DispersionSettings) -> dict[str, Any] | None:
     """Likelihood-ratio test that all prompts have one phi, each with its own centre; for Kendall's tau."""
-    if settings.distance != "kendall" or not 2 <= len(rows.ranks) <= DETAILED:
+    full = set(index.likelihoods) <= {"full", "half"}
+    if settings.distance != "kendall" or not full or not 2 <= len(rows.ranks) <= DETAILED:
         return None
     people = index.rankings_n.astype(float)
     items = [ranks.shape[1] for ranks in rows.ranks]
@@ -201,9 +252,7 @@ def _equal_phi(rows: RankingRows, index: RankingsIndex, settings: DispersionSett
         common = MAX_NEG_LOG_PHI
     else:
         common = float(brentq(excess, 0.0, MAX_NEG_LOG_PHI))
-    best = [
-        float(v) for v in rankings_index(rows.ranks, "kendall", ties="half" if rows.tied else "error").neg_log_phi_n
-    ]
+    best = [float(v) for v in rankings_index(rows.ranks, "kendall", ties=rows.ties, counts=rows.counts).neg_log_phi_n]
     statistic = max(0.0, cost([common] * len(items)) - cost(best))
     degrees = len(items) - 1
     return {
@@ -226,7 +275,7 @@ def opinion_of_rankings(rows: RankingRows, *, settings: DispersionSettings) -> P
         nearly every prompt.
     """
     index = rankings_index(
-        rows.ranks, settings.distance, prior=settings.ranking_prior, ties="half" if rows.tied else "error"
+        rows.ranks, settings.distance, prior=settings.ranking_prior, ties=rows.ties, counts=rows.counts
     )
     return PromptOpinion(
         dict(zip(rows.prompt_ids, index.neg_log_phi_n.tolist(), strict=True)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from mallowspo.data import load_preferences
 from mallowspo.data.records import prompt_id_of_text
@@ -32,7 +34,13 @@ RANKING_FORMS = (
 )
 
 # Columns of the table form that name things and rank nothing.
-_NAMING = ("row_index", "prompt", "group", "rater", "annotator", "person", "id")
+_NAMING = re.compile(
+    r"row_index|index|prompt|group|rater|annotator|person|voter|worker|user|respondent|participant|judge|subject|name|"
+    r"date|time|timestamp|id|.*[_ .-]id|unnamed.*|__index.*|(column)?|.*[a-z]ID|uuid|guid|"
+    r"(started|submitted|created)([_ ]at)?"
+)
+# Columns of the table form that say how many people gave the row's ranking.
+_COUNTS = ("count", "counts", "n", "votes", "weight", "weights", "num_voters", "frequency")
 
 
 @dataclass(frozen=True)
@@ -41,11 +49,14 @@ class RankingRows:
 
     Attributes:
         ranks: For each prompt an array of shape (m, n): entry i of a row is the rank of response i, 1 is best;
-            responses may share a rank.
+            responses may share a rank (a top k shares the last one among the rest), and NaN was not seen.
         prompt_ids: What names each prompt, as a reference store names it; length P.
         prompts: Each prompt as text.
         items: The names or texts of each prompt's responses.
         form: Which form the file has.
+        counts: For each prompt how many people gave each ranking, shape (m,); one each where it is None.
+        ties: What a shared rank means: `unordered`, an order that was not given, or `half`, no difference seen.
+        notes: What the reader took the file to mean, and warnings, as sentences.
     """
 
     ranks: list[Floats]
@@ -53,6 +64,9 @@ class RankingRows:
     prompts: list[str]
     items: list[list[str]]
     form: str
+    counts: list[Floats] | None = None
+    ties: str = "unordered"
+    notes: tuple[str, ...] = ()
 
     @property
     def tied(self) -> bool:
@@ -101,10 +115,11 @@ def load_rankings(
     else:
         found = _table(dataset, str(source), name)
     for place, ranks in enumerate(found.ranks):
-        if len(ranks) < 2:
+        people = len(ranks) if found.counts is None else float(found.counts[place].sum())
+        if people < 2:
             which = f"prompt {place + 1:,}" if len(found.ranks) > 1 else "it"
             raise InputError(
-                f"{source}: {which} has {len(ranks)} ranking{'s' * (len(ranks) != 1)}; people can only differ where "
+                f"{source}: {which} has {people:g} ranking{'s' * (people != 1)}; people can only differ where "
                 "there are at least 2"
             )
     return found
@@ -155,24 +170,44 @@ def _lists(dataset: datasets.Dataset, column: str, source: str) -> RankingRows:
 
 
 def _table(dataset: datasets.Dataset, source: str, name: str) -> RankingRows:
-    items = [column for column in dataset.column_names if column not in _NAMING]
-    words = [column for column in items if dataset.features[column].dtype in ("string", "large_string")]
-    if len(items) < 2 or words:
-        forms = "\n".join(f"  {form}" for form in RANKING_FORMS)
-        found = f"the column {words[0]!r} holds words" if words else f"{len(items)} columns of ranks"
-        raise InputError(
-            f"{source}: no rankings in the columns {', '.join(dataset.column_names)} ({found}); expected\n{forms}"
-        )
-    group = next((column for column in ("prompt", "group") if column in dataset.column_names), None)
-    groups: dict[str, list[list[Any]]] = {}
-    for row in dataset:
-        groups.setdefault(name if group is None else str(row[group]), []).append([row[item] for item in items])
+    columns = dataset.column_names
+    if len(set(columns)) < len(columns):
+        raise InputError(f"{source}: two columns have one name; give each item one column")
+    counted = next((column for column in columns if column.casefold() in _COUNTS), None)
+    items = [column for column in columns if column != counted and not _names_things(column)]
+    forms = "\n".join(f"  {form}" for form in RANKING_FORMS)
+    known = f"{source}: no rankings in the columns {', '.join(columns)}"
+    if len(items) < 2:
+        raise InputError(f"{known} ({len(items)} columns of ranks); expected\n{forms}")
+    values = np.column_stack([_numbers(dataset, item, known, forms) for item in items])
+    weights = np.ones(len(values)) if counted is None else _numbers(dataset, counted, known, forms)
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        row = int(np.argmin(np.isfinite(weights) & (weights >= 0)))
+        raise InputError(f"{source}: row {row + 1:,} has {weights[row]} in {counted!r}, expected how many people >= 0")
+    notes = []
+    if counted is not None:
+        notes.append(f"The column {counted!r} says how many people gave each ranking.")
+    try:
+        header = sorted(float(item) for item in items)
+    except ValueError:
+        header = []
+    if header == list(range(1, len(items) + 1)):
+        notes.append(f"The header {','.join(items)} is itself a ranking: if the file has none, its first row is lost.")
+    group = next((column for column in columns if column.casefold() in ("prompt", "group")), None)
+    where_of: dict[str, list[int]] = {}
+    for place, value in enumerate([name] * len(values) if group is None else dataset[group][:]):
+        where_of.setdefault(name if group is None else str(value), []).append(place)
+    ranks = [_array(values[rows].tolist(), f"{source}: {prompt}") for prompt, rows in where_of.items()]
+    if any((found == found.shape[1] + 1).any() for found in ranks):
+        notes.append("Blank ranks are taken as below all ranked items (a top k).")
     return RankingRows(
-        ranks=[_array(rows, f"{source}: {prompt}") for prompt, rows in groups.items()],
-        prompt_ids=[prompt if group is None else prompt_id_of_text(prompt) for prompt in groups],
-        prompts=list(groups),
-        items=[items] * len(groups),
+        ranks=ranks,
+        prompt_ids=[prompt if group is None else prompt_id_of_text(prompt) for prompt in where_of],
+        prompts=list(where_of),
+        items=[items] * len(where_of),
         form=RANKING_FORMS[1],
+        counts=None if counted is None else [weights[rows] for rows in where_of.values()],
+        notes=tuple(notes),
     )
 
 
@@ -194,7 +229,30 @@ def _of_judged(judged: Judged, source: str) -> RankingRows:
         prompts=[as_text(row.prompt) or f"row {row.position + 1:,}" for row, _ in kept],
         items=[[as_text(response) for response in row.responses] for row, _ in kept],
         form=judged.form,
+        ties="half",  # who gives two answers one score says that they are equal
     )
+
+
+def _names_things(column: str) -> bool:
+    return bool(_NAMING.fullmatch(column) or _NAMING.fullmatch(column.strip().casefold()))
+
+
+def _numbers(dataset: datasets.Dataset, column: str, known: str, forms: str) -> Floats:
+    """Read one column of numbers with blanks as NaN; anything else is no rank."""
+    given = dataset[column][:]
+    wrong = next(
+        (v for v in given if v is not None and (isinstance(v, bool) or not isinstance(v, (int, float)))), None
+    )
+    if isinstance(wrong, str) and not wrong.strip():
+        given = [None if isinstance(v, str) and not v.strip() else v for v in given]
+        wrong = None
+    if wrong is not None:
+        what = "words" if isinstance(wrong, str) else f"a {type(wrong).__name__}"
+        raise InputError(f"{known} (the column {column!r} holds {what}); expected\n{forms}")
+    try:
+        return np.array([np.nan if v is None else v for v in given], np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{known} (the column {column!r} holds {error}); expected\n{forms}") from error
 
 
 def _array(rows: Any, where: str) -> Floats:
@@ -214,11 +272,22 @@ def _array(rows: Any, where: str) -> Floats:
     count = ranks.shape[1]
     if count < 2:
         raise InputError(f"{where}: there is {count} response, expected at least 2")
-    bad = ~((ranks >= 1) & (ranks <= count))
+    blank = np.isnan(ranks)
+    bad = ~(((ranks >= 1) & (ranks <= count)) | blank)
+    # Any numbering of the groups will do (1 1 3, 1 1 2, 1.5 1.5 3), yet a rank cannot leave more above than there are.
+    ordered = np.sort(np.where(blank, np.inf, ranks), axis=1)
+    bad |= ((ordered > np.arange(1, count + 1)) & np.isfinite(ordered) & ~_midranks(ordered)).any(axis=1)[:, None]
+    bad |= np.asarray(blank.all(axis=1))[:, None]
     if bad.any():
         row = int(np.argmax(bad.any(axis=1)))
         raise InputError(
             f"{where}: ranking {row + 1:,} is {[float(r) for r in ranks[row]]}, expected ranks from 1 (best) to "
-            f"{count}, none missing"
+            f"{count}, shared by ties, blank for what was not ranked"
         )
-    return ranks
+    return np.where(blank, count + 1, ranks)
+
+
+def _midranks(ordered: Floats) -> NDArray[np.bool_]:
+    """Where sorted ranks are those of ties that take the mean or the largest of their places."""
+    good = [rankdata(ordered, method=method, axis=1) == ordered for method in ("average", "max")]
+    return np.asarray(good[0].all(axis=1) | good[1].all(axis=1))[:, None]

@@ -14,8 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.maths import kendall, sampling, spearman
-from mallowspo.maths.centre import KEMENY_LIMIT, borda_center, kemeny_center
+from mallowspo.maths.centre import borda_center, center_of_preferences
 from mallowspo.maths.distances import as_rankings, kendall_tau, spearman_rho
+from mallowspo.maths.partial import preference_counts
 
 __all__ = ["DISTANCES", "MAX_NEG_LOG_PHI", "MallowsModel", "consensus", "neg_log_phi_from_mean_distance"]
 
@@ -233,14 +234,14 @@ class MallowsModel:
 
 
 def consensus(rankings: ArrayLike, distance: str = "kendall") -> NDArray[np.int64]:
-    """Estimate the centre: Kemeny for Kendall (Borda beyond `KEMENY_LIMIT` items), Borda for Spearman.
+    """Estimate the centre: for Kendall `center_of_preferences` (exact to `KEMENY_LIMIT` items), Borda for Spearman.
 
     Args:
         rankings: Shape (m, n).
         distance: "kendall" or "spearman".
 
     Returns:
-        The centre, shape (n,). It is the maximum-likelihood centre, at any φ, wherever it is not Borda for Kendall.
+        The centre, shape (n,). It is the maximum-likelihood centre, at any φ, wherever it is exact.
 
     Raises:
         InputError: If these are not m rankings of the same items, or the distance is unknown.
@@ -251,8 +252,9 @@ def consensus(rankings: ArrayLike, distance: str = "kendall") -> NDArray[np.int6
     """
     check_distance(distance)
     ranks = as_rankings(rankings)
-    exact = distance == "kendall" and ranks.shape[-1] <= KEMENY_LIMIT
-    return kemeny_center(ranks) if exact else borda_center(ranks)
+    if distance == "kendall" and ranks.ndim == 2 and len(ranks):
+        return center_of_preferences(preference_counts(ranks))
+    return borda_center(ranks)
 
 
 def neg_log_phi_from_mean_distance(mean_distance: float, items: int, distance: str = "kendall") -> float:

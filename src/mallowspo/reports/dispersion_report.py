@@ -282,11 +282,9 @@ def _rankings(facts: Summary, figures: Figures) -> list[Section]:
     name = {"kendall": "Kendall's tau", "spearman": "Spearman's rho"}[facts["distance"]]
     words = (
         f"Each prompt's rankings are fitted by a Mallows model with {name}: a centre, and how far people scatter "
-        "around it. The interval is that of the profile likelihood; with a handful of rankings it leans to small φ, "
-        "since the same rankings chose the centre."
+        "around it. The likelihood: " + "; ".join(facts["likelihood"]) + "."
     )
-    if facts["ties"] != "none":
-        words += " Responses that share a rank count as half a discordance each, the average over all orders."
+    words = " ".join([words, *(literal(note) for note in facts["notes"])])
     body: list[Block] = [Paragraph(words)]
     if facts["detail"]:
         body += _detail(facts)
