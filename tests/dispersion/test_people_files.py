@@ -74,7 +74,7 @@ def test_votes_of_annotators_and_of_scores(tmp_path):
             [{"outputs": {"A": "x", "B": "y"}, "penalty": {"A": {"r": 1}, "B": None}}],
             "nobody judged two of its responses",
         ),
-        ([{**PAIR, "chosen": " green", "votes": [1, 2]}], "invalid_rows"),
+        ([{**PAIR, "chosen": " green", "votes": [1, 2]}], "identical"),
     ],
 )
 def test_unusable_votes_are_refused(tmp_path, rows, match):

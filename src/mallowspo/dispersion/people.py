@@ -138,7 +138,7 @@ def votes_index(votes: ArrayLike, *, prior: float = 0.5, level: float = 0.95) ->
     The interval for φ is the image of the central credible interval of the share θ of voters who prefer `chosen`,
     under a Beta(prior, prior) prior. It holds with posterior probability `level` or a little more, and has an upper
     end of 1 wherever θ = ½ is credible. With the default prior (Jeffreys) it also covers a fixed φ about that often in
-    repetitions, if voters are independent: simulated for 3 to 50 votes at level 0.95 and phi >= 0.05, between 0.87 and 1.00.
+    repetitions, if voters are independent: at level 0.95 for 3 to 50 votes and φ >= 0.05, between 0.87 and 1.00.
     Counting ties as half votes makes it wider than needed.
 
     A row without votes (zeros, or NaN for chosen or rejected) says nothing: it gets the mean -log φ̂ of the voted

@@ -146,10 +146,10 @@ def raw_from_columns(dataset: Any, args: MallowsPOConfig, *, name: str) -> Float
     if source not in columns:
         raise InputError(f"dispersion: {source} needs a column {source!r} in the {name} data; found {sorted(columns)}")
     if source == "votes":
-        people = votes_index(vote_counts(dataset["votes"]))
+        phi_n = votes_index(vote_counts(dataset["votes"])).phi_n
     else:  # shared ranks are orders not given, as `mallowspo dispersion` reads them
-        people = rankings_index(dataset["rankings"], ties="unordered")
-    raw_n = raw_from_phi(people.phi_n)
+        phi_n = rankings_index(dataset["rankings"], ties="unordered").phi_n
+    raw_n = raw_from_phi(phi_n)
     return mean_by_prompt(raw_n, dataset["prompt_id"]) if args.dispersion_per == "prompt" else raw_n
 
 
