@@ -18,7 +18,7 @@ from trl import DPOConfig, DPOTrainer
 
 from mallowspo import MallowsPOConfig, MallowsPOTrainer
 from mallowspo.errors import InputError
-from mallowspo.training.checkpoints import FILE_LIST, chosen_checkpoint, faults, newest_whole
+from mallowspo.training.checkpoints import FILE_LIST, chosen_checkpoint, clear_leftovers, faults, newest_whole, publish
 
 STEPS = 6
 
@@ -306,3 +306,34 @@ def test_the_best_checkpoint_is_kept_loaded_and_named_by_where_it_is(random_sett
     last = max((tmp_path / "out").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     recorded = json.loads((last / "trainer_state.json").read_text())["best_model_checkpoint"]
     assert Path(recorded) == best and not faults(best)
+
+
+def test_a_finished_run_that_is_resumed_keeps_its_best_weights(random_setting, tmp_path):
+    """It once saved those of its last checkpoint over the best ones, without a word."""
+    changes = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "greater_is_better": True}
+
+    def run(folder, resume):
+        args = MallowsPOConfig(**options(folder, max_steps=2, save_strategy="steps", save_steps=1, **changes))
+        trainer = MallowsPOTrainer(
+            random_setting.path, args=args, train_dataset=random_setting.rows, eval_dataset=small_pairs(5)
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    first = run(tmp_path / "out", None)
+    assert first.state.best_model_checkpoint.endswith("checkpoint-1")  # the highest loss is the first
+    moved = (tmp_path / "out").rename(tmp_path / "moved")
+    assert same(weights(run(moved, True)), weights(first))
+    (moved / "checkpoint-1/model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"load_best_model_at_end.*checkpoint-1.*model\.safetensors is missing"):
+        run(moved, True)
+
+
+def test_a_checkpoint_that_was_being_replaced_is_not_lost(stopped):
+    """The run ends after the old checkpoint gave up its name and before the new one has it."""
+    with pytest.raises(FileNotFoundError):
+        publish(stopped / "nothing", stopped / "checkpoint-4")
+    assert not (stopped / "checkpoint-4").exists()
+    clear_leftovers(stopped)
+    assert newest_whole(stopped) == (stopped / "checkpoint-4", [])
+    assert not list(stopped.glob(".*"))

@@ -120,10 +120,18 @@ def _is_weights(name: str) -> bool:
 
 
 def clear_leftovers(output_dir: Path) -> None:
-    """Remove what killed saves left; only for whoever holds the folder's lock."""
-    for pattern in (".*.saving", ".checkpoint-*.replaced"):
-        for path in output_dir.glob(pattern):
+    """Remove what killed saves left; only for whoever holds the folder's lock.
+
+    A checkpoint that was being replaced gets its name back where the new one did not come to have it.
+    """
+    for path in output_dir.glob(".checkpoint-*.replaced"):
+        final = path.with_name(path.name.removeprefix(".").removesuffix(".replaced"))
+        if final.exists():
             shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.rename(final)
+    for path in output_dir.glob(".*.saving"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def faults(folder: Path) -> list[str]:

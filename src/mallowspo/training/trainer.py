@@ -31,6 +31,7 @@ from mallowspo.training.adapters import compare_at_start, refuse_lost_reference
 from mallowspo.training.checkpoints import (
     chosen_checkpoint,
     clear_leftovers,
+    faults,
     move_in,
     publish,
     seal,
@@ -510,7 +511,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
                 if self._has_ended(folder):
                     # transformers would train one step more, at a learning rate of 0
                     logger.warning(f"nothing was trained: {folder} is where this run ends")
-                    self.load_weights(folder)
+                    self.load_weights(self._final_checkpoint(folder))
                     return TrainOutput(self.state.global_step, 0.0, {})
             result = super().train(None if folder is None else str(folder), trial, ignore_keys_for_eval)
             untrained = nothing_trained(self.state.log_history, steps=self.state.global_step)
@@ -530,6 +531,24 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         if ended:
             self.state = state
         return ended
+
+    def _final_checkpoint(self, last: Path) -> Path:
+        """Whose weights a finished run ends with: the best checkpoint's where that was asked for, else the last one's.
+
+        The best one is looked for beside the last, so that a folder may have been moved since.
+        """
+        recorded = self.state.best_model_checkpoint
+        if not (self.args.load_best_model_at_end and recorded):
+            return last
+        best = last.with_name(Path(recorded).name)
+        wrong = faults(best) if best.is_dir() else ["there is no such folder"]
+        if wrong:
+            raise InputError(
+                f"load_best_model_at_end: the best checkpoint {best} cannot be loaded ({'; '.join(wrong)}); restore "
+                "it, or leave load_best_model_at_end out to take the last one"
+            )
+        logger.warning(f"load_best_model_at_end: the model is that of {best}")
+        return best
 
     def _begin(self, held: ExitStack, resume: str | bool | None) -> tuple[Path | None, list[str]] | InputError:
         """In the first process: take the folder, clear it of what killed saves left, and choose the checkpoint."""
