@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from stores import TinyReference, token_rows  # noqa: E402
 
+from forks import in_child  # noqa: E402
 from mallowspo.errors import InputError  # noqa: E402
 from mallowspo.locks import folder_lock  # noqa: E402
 from mallowspo.scoring import (  # noqa: E402
@@ -90,19 +91,6 @@ def test_entropies_per_token_on_request(reference, rows, tmp_path):
     write(tmp_path / "without", reference, some)
     with pytest.raises(InputError, match="made without --per_token"):
         ReferenceStore.open(tmp_path / "without").read(token_entropies=True)
-
-
-def in_child(run):
-    """Run in a forked child, so that it can be killed at any moment without paying for its imports."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            run()
-            code = 0
-        finally:
-            os._exit(code)
-    return child
 
 
 def test_killed_many_times_it_ends_with_the_same_bytes(reference, rows, tmp_path):
@@ -250,7 +238,7 @@ def test_two_writers_one_is_refused_and_named(reference, rows, tmp_path):
     child = in_child(lambda: _hold(tmp_path / "r"))
     while not (tmp_path / "r" / "held").exists():
         time.sleep(0.005)
-    with pytest.raises(InputError, match=f"process {child} on .* is writing to the store"):
+    with pytest.raises(InputError, match=f"process {child} on .* is writing a store"):
         write(tmp_path / "r", reference, rows)
     with pytest.raises(InputError, match="is writing|holds no reference store"):
         remove_store(tmp_path / "r")
