@@ -363,7 +363,7 @@ def test_an_adapter_on_the_head_is_refused(tmp_path):
         ({"data_collator": DataCollatorForPreference(pad_token_id=0)}, "^data_collator: "),
         ({"processing_class": object()}, "^processing_class: "),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, str) else "-".join(value),
 )
 def test_arguments_that_are_refused(tmp_path, saved, arguments, said):
     given = {"args": MallowsPOConfig(**options(tmp_path)), "train_dataset": ROWS} | arguments
