@@ -250,7 +250,7 @@ def test_two_writers_one_is_refused_and_named(reference, rows, tmp_path):
     child = in_child(lambda: _hold(tmp_path / "r"))
     while not (tmp_path / "r" / "held").exists():
         time.sleep(0.005)
-    with pytest.raises(InputError, match=f"process {child} on .* is writing to the store"):
+    with pytest.raises(InputError, match=f"process {child} on .* is writing a store"):
         write(tmp_path / "r", reference, rows)
     with pytest.raises(InputError, match="is writing|holds no reference store"):
         remove_store(tmp_path / "r")

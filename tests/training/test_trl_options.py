@@ -166,7 +166,9 @@ def test_our_trainer_overrides_nothing_that_reads_what_is_passed_through():
         if callable(value) and hasattr(DPOTrainer, name) and not name.startswith("__")
     }
     assert replaced == {
-        "_get_train_sampler", "_precompute_ref_logps", "_prepare_dataset", "_set_signature_columns_if_needed",
+        "_get_output_dir",
+        "_get_train_sampler", "_precompute_ref_logps", "_prepare_dataset", "_save_checkpoint",
+        "_set_signature_columns_if_needed",
         "compute_loss", "evaluate", "evaluation_loop", "log", "predict", "save_model", "train", "training_step",
     }  # fmt: skip
 

@@ -198,6 +198,8 @@ _UNTOUCHED = """
     ddp_timeout fsdp fsdp_config debug skip_memory_metrics do_train do_eval do_predict local_rank
 """.split()
 OPTIONS |= {name: _passed() for name in _UNTOUCHED}
+# Saving is in two steps here, so what follows a save reads these once more.
+OPTIONS |= {name: _passed(read=True) for name in ("hub_revision", "save_total_limit")}
 
 # Arguments of the constructor.
 ARGUMENTS: dict[str, Treatment] = {
