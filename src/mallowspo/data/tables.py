@@ -92,8 +92,8 @@ class TableBuilder:
             table = pa.table({name: _one_type(chunks) for name, chunks in self._columns.items()})
         except pa.ArrowException as error:
             raise InputError(
-                f"columns: the values of the columns {', '.join(map(repr, list(self._columns)[:8]))} cannot be brought "
-                f"into a table ({str(error).splitlines()[0][:200]}); give each column one kind of value"
+                f"columns: the values of the columns {', '.join(map(repr, list(self._columns)[:8]))} cannot be "
+                f"brought into a table ({str(error).splitlines()[0][:200]}); give each column one kind of value"
             ) from error
         try:
             return datasets.Dataset(InMemoryTable(table))
