@@ -41,7 +41,7 @@ def test_it_writes_numbers_figures_and_a_page(tmp_path, capsys):
     [
         (["--seeds", "1"], "--seeds"),
         (["--arms", "9"], "arms: got 9, expected 3 to 6"),
-        (["--phi", "1.5"], "single_phis: got (1.5,)"),
+        (["--phi", "1.5"], "phi: got 1.5"),
         (["--pairs", "64", "--pairs", "16"], "rising order"),
         (["--sedes", "3"], "--sedes"),
     ],

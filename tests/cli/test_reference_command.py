@@ -269,7 +269,7 @@ def test_mistakes_get_one_message_and_exit_code_two(model, data, tmp_path):
         ([*good, "--export_trl", "x.csv"], "export_trl: got x.csv"),
         ([*good, "--num_processes", 0], "num_processes"),
         ([*good, "--bate", 1], "--bate"),
-        ([*good, "--config", "no.yaml"], "no.yaml cannot be read"),
+        ([*good, "--config", "no.yaml"], "there is no file no.yaml"),
         ([*good, "--config", tmp_path / "list.yaml"], "must hold a mapping"),
         (["--ls", "--verify"], "give one of them"),
         (["--ls", "--output_dir", tmp_path / "nowhere"], "there is no folder"),

@@ -55,7 +55,7 @@ def write(path: Path, rows) -> Path:
     elif path.name.endswith(".json"):
         path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     elif path.suffix == ".gz":
-        path.write_bytes(gzip.compress(text.encode()))
+        path.write_bytes(gzip.compress(text.encode(), mtime=0))
     elif path.suffix:
         path.write_text(text, encoding="utf-8")
     else:
@@ -190,7 +190,7 @@ def test_whole_surrogate_pairs_are_fine(tmp_path):
         ("a.csv", "prompt,chosen,rejected\na,ï,c\n".encode("latin-1"), "CSV file in UTF-8"),
         ("a.jsonl.gz", gzip.compress(lines(ROWS * 500).encode())[:-40], "cut short"),
         ("a.json.gz", gzip.compress(json.dumps(ROWS * 500).encode())[:-40], "cut short"),
-        ("a.csv.gz", gzip.compress(b"prompt,chosen\n" + b"a,b\n" * 5000)[:-20], "cut short|not a sound"),
+        ("a.csv.gz", gzip.compress(b"prompt,chosen\n" + b"a,b\n" * 5000, mtime=0)[:-20], "cut short|not a sound"),
         ("a.jsonl.gz", lines(ROWS).encode(), "not a sound gzip file"),
         ("a.parquet", b"PAR1 and nothing else", "not a sound parquet file"),
         ("a.csv", b"\n", "not a sound CSV|no rows"),

@@ -106,12 +106,12 @@ def _place(error: Exception) -> str:
     return f"{ours[-1].filename.split('mallowspo' + os.sep)[-1]}:{ours[-1].lineno}"
 
 
-def _work(seed: int, names: list[str], examples: int) -> Iterator[tuple[str, int, int]]:
+def _work(seed: int, examples: dict[str, int]) -> Iterator[tuple[str, int, int]]:
     """Rounds over all targets, without end; every call has a seed of its own."""
     draw = random.Random(seed)
     while True:
-        for name in names:
-            yield name, examples, draw.getrandbits(32)
+        for name, count in examples.items():
+            yield name, count, draw.getrandbits(32)
 
 
 def main() -> int:
@@ -128,10 +128,10 @@ def main() -> int:
 
     from fuzz.targets import targets
 
-    names = [target.name for target in targets() if options.targets in target.name]
-    totals = {name: Outcome() for name in names}
+    chosen = [target for target in targets() if options.targets in target.name]
+    totals = {target.name: Outcome() for target in chosen}
     end = time.monotonic() + options.seconds
-    work = _work(options.seed, names, options.examples)
+    work = _work(options.seed, {t.name: max(1, round(t.share * options.examples)) for t in chosen})
     with ProcessPoolExecutor(options.processes) as pool:
         running = {}
         while running or time.monotonic() < end:

@@ -24,11 +24,13 @@ class Target:
         name: For the report.
         inputs: What it is given.
         read: Gets the input and an empty folder. Whatever it raises but an `InputError` is a fault.
+        share: Of the inputs that another target gets; a reader that is slow gets fewer.
     """
 
     name: str
     inputs: st.SearchStrategy[bytes]
     read: Callable[[bytes, Path], object]
+    share: float = 1.0
 
 
 class Disagreement(AssertionError):
@@ -122,7 +124,7 @@ def _read_prompts(path: Path) -> None:
     load_prompts(str(path))
 
 
-def _table(name: str, documents: Sequence[Any], read: Callable[[Path], None]) -> list[Target]:
+def _table(name: str, documents: Sequence[Any], read: Callable[[Path], None], share: float = 1.0) -> list[Target]:
     """A reader of tables, once for each format."""
 
     def target(suffix: str, write: Callable[[Any], bytes]) -> Target:
@@ -131,7 +133,7 @@ def _table(name: str, documents: Sequence[Any], read: Callable[[Path], None]) ->
             path.write_bytes(data)
             read(path)
 
-        return Target(f"{name} {suffix}", files(documents, write), read_file)
+        return Target(f"{name} {suffix}", files(documents, write), read_file, share)
 
     return [target(suffix, write) for suffix, write in _FORMATS]
 
@@ -213,12 +215,12 @@ def _read_log(data: bytes, folder: Path) -> None:
 
 
 def _read_reply(data: bytes, folder: Path) -> None:
-    from mallowspo.evaluation.endpoint import _Malformed, _read_reply
     from mallowspo.evaluation.judge_prompt import parse_verdict
+    from mallowspo.evaluation.server_reply import Malformed, ServerError, read_reply
 
     try:
-        text, _, _ = _read_reply(data.decode("utf-8", "replace"), lambda choice: choice["message"]["content"])
-    except _Malformed:
+        text = read_reply(data).text
+    except (Malformed, ServerError):
         return
     parse_verdict(text)
 
@@ -258,7 +260,7 @@ def _read_template(data: bytes, folder: Path) -> None:
 
 
 def _read_options(data: bytes, folder: Path) -> None:
-    from mallowspo.cli.yaml_files import read_yaml
+    from mallowspo.cli.yaml_file import read_yaml
 
     (folder / "recipe.yaml").write_bytes(data)
     read_yaml(folder / "recipe.yaml")
@@ -290,7 +292,7 @@ def targets() -> tuple[Target, ...]:
     shards = [name for name in sorted(p.name for p in store.iterdir()) if name.endswith((".parquet", ".json"))]
     addresses = [b"http://127.0.0.1:8000/v1#m", b"https://user:key@host/v1?api_key=k#m", b"http://[::1]:80/v1#a/b"]
     return (
-        *_table("pairs", _PAIRS, _read_pairs),
+        *_table("pairs", _PAIRS, _read_pairs, 0.2),
         *_table("votes", _VOTES + _PAIRS, _read_votes),
         *_table("rankings", _RANKINGS + _VOTES, _read_rankings),
         *_table("prompts", _PROMPTS, _read_prompts),

@@ -183,4 +183,8 @@ def _show(summary: dict[str, Any], folder: Path) -> None:
         console.print(
             f"index against {facts['people']}: rank correlation {interval(facts['correlation'])}", markup=False
         )
-    console.print(f"Open {folder}/report.html in a browser; the table is {folder}/dispersion.parquet.", markup=False)
+    console.print(
+        f"Open {folder}/report.html in a browser; the table is {folder}/dispersion.parquet.",
+        markup=False,
+        soft_wrap=True,
+    )

@@ -52,4 +52,6 @@ def bandit(
     config = replace(base, workers=workers, design=replace(base.design, **changes))
     with progress_bar("mallowspo experiment bandit") as progress:
         run_bandit_study(config, progress=progress)
-    Console().print(f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.")
+    Console().print(
+        f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.", soft_wrap=True
+    )

@@ -117,7 +117,9 @@ def dialogue(
     config = _config(dict(context.params))
     with progress_bar("mallowspo experiment dialogue") as progress:
         run_dialogue_study(fast_config(config) if fast else config, progress=progress)
-    Console().print(f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.")
+    Console().print(
+        f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.", soft_wrap=True
+    )
 
 
 def _config(given: dict[str, Any]) -> Any:

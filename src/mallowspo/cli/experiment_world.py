@@ -54,7 +54,9 @@ def world(
     config = replace(base, **given)
     with progress_bar("mallowspo experiment world") as progress:
         run_world_study(config, progress=progress)
-    Console().print(f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.")
+    Console().print(
+        f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.", soft_wrap=True
+    )
 
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:

@@ -21,7 +21,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     Example:
         >>> did_you_mean("--lerning-rate", ["learning_rate", "beta"])
-        '; did you mean learning_rate?'
+        '; did you mean --learning_rate?'
     """
     dashes = "--" if name.startswith("--") else ""
     near = get_close_matches(name.lstrip("-").replace("-", "_").lower(), sorted(known), n=2, cutoff=0.7)

@@ -30,4 +30,6 @@ def quickstart(
     )
     with progress_bar("mallowspo quickstart") as progress:
         run_quickstart(config, progress=progress)
-    Console().print(f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.")
+    Console().print(
+        f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.", soft_wrap=True
+    )

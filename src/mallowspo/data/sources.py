@@ -338,6 +338,8 @@ def _collected(files: list[Path], path: Path, limits: Limits, invalid_rows: str)
             numbers += [row.index for row in good]
     total = len(numbers) + len(problems)
     settle(problems, total, len(numbers), invalid_rows=invalid_rows, source=str(path), remedy=f"Mend these {unit}s")
+    if not builder.column_names:
+        raise InputError(f'{path}: its rows have no columns; expected objects such as {{"prompt": …}}')
     dataset = builder.finish()
     if ".csv" in suffix(files[0]):
         dataset = csv_types(dataset)

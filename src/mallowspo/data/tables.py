@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mallowspo.errors import InputError
+
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
@@ -73,6 +75,11 @@ class TableBuilder:
         for name, chunks in self._columns.items():
             chunks.append(columns[name] if name in columns else pa.nulls(length))
 
+    @property
+    def column_names(self) -> list[str]:
+        """Of all rows so far."""
+        return list(self._columns)
+
     def finish(self) -> datasets.Dataset:
         """Build the data set. Raises `ValueError` if there are no rows."""
         import datasets
@@ -81,8 +88,21 @@ class TableBuilder:
 
         if not self._lengths:
             raise ValueError("there are no rows")
-        table = pa.table({name: _one_type(chunks) for name, chunks in self._columns.items()})
-        return datasets.Dataset(InMemoryTable(table))
+        try:
+            table = pa.table({name: _one_type(chunks) for name, chunks in self._columns.items()})
+        except pa.ArrowException as error:
+            raise InputError(
+                f"columns: the values of the columns {', '.join(map(repr, list(self._columns)[:8]))} cannot be "
+                f"brought into a table ({str(error).splitlines()[0][:200]}); give each column one kind of value"
+            ) from error
+        try:
+            return datasets.Dataset(InMemoryTable(table))
+        except (datasets.table.CastError, UnicodeError) as error:
+            # A name with a NUL is cut there on its way into Arrow's schema, and is then another name.
+            raise InputError(
+                f"columns: a name in the data holds a character that no column's name can have, such as NUL, among "
+                f"{', '.join(map(repr, list(self._columns)[:8]))}; is the file UTF-16, or damaged?"
+            ) from error
 
 
 def _one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:

@@ -554,8 +554,9 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         """In the first process: take the folder, clear it of what killed saves left, and choose the checkpoint."""
         output_dir = Path(str(self.args.output_dir))
         try:
-            held.enter_context(folder_lock(output_dir, "a training run"))
-            clear_leftovers(output_dir)
+            if resume or self.args.save_strategy != "no":  # what writes nothing may share a folder
+                held.enter_context(folder_lock(output_dir, "a training run"))
+                clear_leftovers(output_dir)
             folder, skipped = chosen_checkpoint(resume, output_dir)
             state = None if folder is None else read_state(folder)
             if folder is not None and state is not None:
