@@ -15,6 +15,8 @@ from mallowspo.errors import InputError
 __all__ = ["LOCK", "folder_lock"]
 
 LOCK = ".lock"
+# transformers leaves what begins with an underscore out of what it uploads.
+_PASSING = "_lock"
 
 # A forked child inherits the set, but not the right.
 _held: set[tuple[int, Path]] = set()
@@ -38,7 +40,7 @@ def folder_lock(folder: Path, what: str, *, keep_file: bool = False) -> Iterator
     Raises:
         InputError: Another process holds the lock (it is named), or the folder cannot be written or locked.
     """
-    path = folder.absolute() / LOCK
+    path = folder.absolute() / (LOCK if keep_file else _PASSING)
     mine = (os.getpid(), path)
     if mine in _held:
         yield

@@ -148,6 +148,14 @@ def test_a_header_in_another_encoding(tmp_path):
             read(path)
 
 
+def test_a_row_in_another_encoding_is_named_and_nothing_is_printed(tmp_path, capfd):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"prompt,chosen,rejected\na,b,c\nq,\xe9,too,many\n")  # a row that Arrow refuses for its cells
+    with pytest.raises(InputError, match="line 3 has the byte 0xe9"):
+        load_preferences(path, invalid_rows="drop")
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_csv_column_keeps_its_type_to_the_last_row(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text(

@@ -6,8 +6,6 @@ from fuzz.run import fuzz
 from fuzz.targets import Target, targets
 
 
-# Arrow decodes a CSV row that it refuses before it hands it on, and cannot raise where that fails.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", [target.name for target in targets()])
 def test_what_cannot_be_read_is_refused_in_words(name):
     assert not fuzz(name, examples=40, seed=20261130).faults

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mallowspo.data.batches import ColumnGate, SourceRow, TableBatch
 from mallowspo.data.json_files import open_bytes, unreadable_as_input_error
@@ -59,6 +61,33 @@ def _written_out(column: pa.Array) -> pa.Array:
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
+class _Utf8(io.RawIOBase):
+    """A stream that is read through and proved to be UTF-8 on the way.
+
+    Arrow decodes a row that it refuses before it hands it on, and where that fails it prints a traceback and goes on.
+    """
+
+    def __init__(self, stream: BinaryIO, path: Path) -> None:
+        self._stream, self._path, self._line = stream, path, 1
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        try:
+            self._decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            line = self._line + error.object[: error.start].count(b"\n")
+            raise InputError(
+                f"{self._path}: not a CSV file in UTF-8: line {line:,} has the byte 0x{error.object[error.start]:02x}"
+                "; convert the file first, for instance with `iconv -f LATIN1 -t UTF-8`"
+            ) from error
+        self._line += data.count(b"\n")
+        return data
+
+
 def csv_batches(path: Path, gate: ColumnGate, limits: Limits, first: int) -> Iterator[TableBatch]:
     """Read a CSV file in batches, every cell as text.
 
@@ -94,13 +123,13 @@ def csv_batches(path: Path, gate: ColumnGate, limits: Limits, first: int) -> Ite
     with unreadable_as_input_error(path):
         try:
             with open_bytes(path) as stream:
-                schema = pc.open_csv(stream, read, parse).schema
+                schema = pc.open_csv(_Utf8(stream, path), read, parse).schema
                 names = list(schema.names)
             kept = gate.table_columns(pa.schema([pa.field(name, pa.string()) for name in names]))
             bad.clear()
             convert = pc.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
             with open_bytes(path) as stream:
-                for batch in pc.open_csv(stream, read, parse, convert):
+                for batch in pc.open_csv(_Utf8(stream, path), read, parse, convert):
                     numbers, problems = _numbered(batch.num_rows, bad, first)
                     first += len(numbers) + len(problems)
                     table = pa.table([batch.column(place) for place in kept], names=[names[place] for place in kept])
@@ -114,11 +143,6 @@ def csv_batches(path: Path, gate: ColumnGate, limits: Limits, first: int) -> Ite
                 f"; a row longer than {limits.max_line_mb:,} MiB needs max_line_mb" if "straddl" in str(error) else ""
             )
             raise InputError(f"{path}: not a sound CSV file in UTF-8 ({error}){longer}") from error
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{path}: not a CSV file in UTF-8: its header has the byte 0x{error.object[error.start]:02x}; "
-                "convert the file first, for instance with `iconv -f LATIN1 -t UTF-8`"
-            ) from error
 
 
 def _numbered(rows: int, bad: list[SourceRow], index: int) -> tuple[list[int], list[SourceRow]]:
