@@ -41,6 +41,7 @@ class _Stage:
     done: int = 0
     total: int = 0
     note: str = ""
+    ends: int = 0
 
     @property
     def ended(self) -> bool:
@@ -87,7 +88,10 @@ class ProgressLines:
             one = self._stages.setdefault(stage, _Stage(now, now))
             ended = one.ended
             one.done, one.total, one.note = done, total, note
-            if fresh or now - one.said >= self._every or (one.ended and not ended):
+            one.ends += one.ended and not ended
+            # A stage that a study goes through once a run begins again and again: its first end is news.
+            first_end = one.ended and not ended and one.ends == 1
+            if fresh or now - one.said >= self._every or first_end:
                 self._tell(stage, one, now)
 
     def _speak(self) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -180,6 +181,16 @@ def test_a_log_without_a_terminal_has_lines(monkeypatch):
     assert said[:2] == ["mallowspo test: begun", "Working: 0 of 4, 0 s"]
     assert 1 <= said[2:-2].count("Working: 0 of 4, 0 s") + sum("0 of 4, 1 s" in line for line in said) <= 4
     assert said[-2].startswith("Working: 4 of 4") and said[-1].startswith("mallowspo test: done")
+
+
+def test_a_stage_that_begins_again_and_again_is_said_once(monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", out)
+    with ProgressLines("x", every=60.0) as lines:
+        for _ in range(5):
+            lines.show("inner", 0, 2)
+            lines.show("inner", 2, 2)
+    assert out.getvalue().count("inner") == 2  # its first beginning and its first end
 
 
 def test_a_log_that_cannot_be_written_ends_no_work(monkeypatch):

@@ -69,6 +69,9 @@ def test_a_signal_ends_in_one_line_and_the_run_goes_on_as_if_nothing_was(model, 
     while not (out / "checkpoint-3").exists():
         time.sleep(0.001)
     os.kill(child, number)
+    if number == signal.SIGTERM:  # as make and schedulers do; a second Ctrl-C may cut a program short
+        time.sleep(0.2)
+        os.kill(child, number)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code
     text = log.read_text()
     assert "Traceback" not in text and text.count("mallowspo: interrupted") == 1
@@ -118,3 +121,24 @@ def test_the_record_of_an_earlier_run_is_kept(model, tmp_path):
         assert os.waitpid(in_child(command(model, tmp_path, 1, "--output_dir", str(out)), log), 0)[1] == 0
     kept = [path.name for path in out.glob("run-*.json")]
     assert len(kept) == 1 and kept[0] in log.read_text()
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_study_and_its_pool_of_processes_at_once(tmp_path):
+    program = Path(sys.executable).with_name("mallowspo")
+    with open(tmp_path / "log", "w") as log:
+        study = subprocess.Popen(
+            [program, "experiment", "world", "--fast", "--workers", "2", "--output_dir", str(tmp_path / "out")],
+            stdout=log,
+            stderr=log,
+        )
+        while len(workers := psutil.Process(study.pid).children(recursive=True)) < 2:
+            assert study.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.02)
+        study.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        study.send_signal(signal.SIGTERM)
+        assert study.wait(40) == 143
+    text = (tmp_path / "log").read_text()
+    assert text.count("mallowspo: interrupted") == 1 and "Traceback" not in text
+    assert not psutil.wait_procs(workers, timeout=5)[1]

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from mallowspo.cli.signals import Terminated, ends_at_sigterm, is_first_process
+from mallowspo.cli.signals import Terminated, end_children, ends_at_sigterm, is_first_process
 from mallowspo.errors import InputError, NonFiniteLossError
 
 __all__ = ["exit_code_of", "message_of"]
@@ -95,7 +95,10 @@ def exit_code_of(run: Callable[[], int], arguments: Sequence[str] = ()) -> int:
     except KeyboardInterrupt as stop:
         if is_first_process():  # the others of a launch end for the same reason
             _say("interrupted; what was written before is whole")
-        return 143 if isinstance(stop, Terminated) else 130
+        if isinstance(stop, Terminated):
+            end_children()
+            return 143
+        return 130
     except Exception as error:
         code_of_error = _told(error, arguments)
         if code_of_error is None:

@@ -18,6 +18,7 @@ from mallowspo.cli.experiment import experiment
 from mallowspo.cli.hints import usage_message
 from mallowspo.cli.quickstart import quickstart
 from mallowspo.cli.reference import reference
+from mallowspo.cli.signals import Terminated, was_terminated
 from mallowspo.errors import InputError
 from mallowspo.redaction import hide_in_tracebacks
 
@@ -104,8 +105,8 @@ def _run_typer(given: list[str]) -> int:
             sys.stderr.write(f"{error.format_message()}\n")
             return 2
         raise InputError(usage_message(error)) from error
-    if code == 130:  # typer ends so where Ctrl-C was pressed, and says nothing
-        raise KeyboardInterrupt
+    if code == 130:  # typer ends so where Ctrl-C was pressed or the process was asked to end, and says nothing
+        raise Terminated if was_terminated() else KeyboardInterrupt
     return code if isinstance(code, int) else 0
 
 

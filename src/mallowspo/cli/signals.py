@@ -6,8 +6,12 @@ import os
 import signal
 import threading
 from types import FrameType
+from typing import Any
 
-__all__ = ["Terminated", "end_children", "ends_at_sigterm", "is_first_process"]
+__all__ = ["Terminated", "end_children", "ends_at_sigterm", "is_first_process", "was_terminated"]
+
+
+_asked = threading.Event()
 
 
 class Terminated(KeyboardInterrupt):
@@ -16,12 +20,22 @@ class Terminated(KeyboardInterrupt):
 
 def ends_at_sigterm() -> None:
     """Let SIGTERM raise `Terminated` from now on, so that locks and files are let go of in order."""
+    import psutil
 
     def terminate(number: int, frame: FrameType | None) -> None:
+        # Schedulers and make send it more than once; the second must not cut off what the first one began.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _asked.set()
+        _terminate(psutil.Process().children(recursive=True))  # else a pool would wait for what they are at
         raise Terminated
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)
+
+
+def was_terminated() -> bool:
+    """Whether this process was asked to end; for where a library has swallowed the exception."""
+    return _asked.is_set()
 
 
 def is_first_process() -> bool:
@@ -38,13 +52,19 @@ def end_children(patience: float = 30.0) -> None:
     import psutil
 
     children = psutil.Process().children(recursive=True)
-    for child in children:
-        try:
-            child.terminate()
-        except psutil.NoSuchProcess:
-            continue
+    _terminate(children)
     for child in psutil.wait_procs(children, timeout=patience)[1]:
         try:
             child.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _terminate(children: list[Any]) -> None:
+    import psutil
+
+    for child in children:
+        try:
+            child.terminate()
         except psutil.NoSuchProcess:
             continue
