@@ -16,7 +16,6 @@ from scipy import stats
 from experiments.controllable_inputs import write_classifier, write_policy, write_texts
 from mallowspo.data.sources import load_preferences
 from mallowspo.experiments import controllable_runs
-from mallowspo.experiments.comparison import SeedFrontier
 from mallowspo.experiments.controllable import (
     ControllableConfig,
     ControllableDesign,
@@ -28,6 +27,7 @@ from mallowspo.experiments.controllable_report import write_controllable_report
 from mallowspo.experiments.controllable_runs import Inputs, bench_of, measure, run_job
 from mallowspo.experiments.controllable_summary import area, choose_rate, compare_methods, holm
 from mallowspo.experiments.controllable_words import comparison_sentence, conclusions
+from mallowspo.stats.frontiers import SeedFrontier
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from mallowspo.errors import InputError
-from mallowspo.experiments.comparison import mean_interval
 from mallowspo.experiments.frontier_summary import Grid
 from mallowspo.experiments.world_study import run_world_study
 from mallowspo.experiments.world_study_config import WorldSetup, WorldStudyConfig, fast_world_config
@@ -20,6 +19,7 @@ from mallowspo.experiments.world_study_report import write_world_report
 from mallowspo.experiments.world_study_runs import selection_prompts
 from mallowspo.experiments.world_study_summary import CHOSEN_BY, chosen_runs, read_levels
 from mallowspo.experiments.world_study_words import choice_sentence, conclusions, equal_kl_sentence
+from mallowspo.stats.intervals import mean_interval
 from mallowspo.world.language import build_world
 
 METHODS = ("dpo", "ipo", "mallows_theta", "mallows_theta_true")

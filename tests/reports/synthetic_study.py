@@ -9,7 +9,6 @@ from matplotlib.figure import Figure as MatplotlibFigure
 
 from mallowspo.reports.figures import (
     Curve,
-    Estimates,
     FrontierCurve,
     LineCurve,
     frontier_figure,
@@ -34,6 +33,7 @@ from mallowspo.reports.html import (
     Table,
     format_interval,
 )
+from mallowspo.stats.intervals import Interval
 
 METHODS = ["dpo", "mallows_theta", "mallows_theta_true", "mallows_phi", "ipo", "simpo"]
 GROUPS = ["Agreed third", "Middle third", "Contested third", "All prompts"]
@@ -41,7 +41,7 @@ GROUPS = ["Agreed third", "Middle third", "Contested third", "All prompts"]
 
 def around(mean, half):
     mean = np.asarray(mean, dtype=float)
-    return Estimates(mean, mean - half, mean + half)
+    return Interval(mean, mean - half, mean + half)
 
 
 def synthetic_frontier() -> MatplotlibFigure:
@@ -69,7 +69,7 @@ def synthetic_scatter(count: int = 240) -> MatplotlibFigure:
     return index_scatter_figure(
         estimated,
         truth,
-        correlation=Estimates(0.89, 0.86, 0.91),
+        correlation=Interval(0.89, 0.86, 0.91),
         groups=terciles.tolist(),
         title="Entropy at the first divergent token",
     )

@@ -13,7 +13,6 @@ from mallowspo.errors import InputError
 from mallowspo.reports.figures import (
     METHOD_STYLES,
     Curve,
-    Estimates,
     FrontierCurve,
     LineCurve,
     frontier_figure,
@@ -22,6 +21,7 @@ from mallowspo.reports.figures import (
     index_scatter_figure,
     line_figure,
 )
+from mallowspo.stats.intervals import Interval
 
 LONG = "A title that somebody wrote at length, because everything seemed important at the time: method, data and seed"
 
@@ -97,12 +97,12 @@ def test_figures_read_with_long_words_and_many_names():
     shares = np.linspace(0, 1, 9).tolist()
     check_reads(histogram_figure(values, x_label="w", title=LONG, quantiles=shares, marks={"A mark": 0.0}))
     check_reads(
-        index_scatter_figure(values, values, correlation=Estimates(1, 1, 1), title=LONG, groups=list("abcde") * 10)
+        index_scatter_figure(values, values, correlation=Interval(1, 1, 1), title=LONG, groups=list("abcde") * 10)
     )
 
 
 def test_frontier_draws_points_intervals_and_optimum():
-    x, y = Estimates([2.0, 1.0], [1.5, 0.9], [2.7, 1.2]), Estimates([0.6, 0.5], [0.55, 0.4], [0.7, 0.52])
+    x, y = Interval([2.0, 1.0], [1.5, 0.9], [2.7, 1.2]), Interval([0.6, 0.5], [0.55, 0.4], [0.7, 0.52])
     optimum = Curve([0.0, 3.0], [0.4, 0.8])
     figure = frontier_figure({"dpo": FrontierCurve(x, y, ["late", "early"])}, optimum=optimum)
     axes = figure.axes[0]
@@ -147,7 +147,7 @@ def test_scatter_says_its_correlation_and_tells_groups_apart():
     truth, index = [2.0, 1.0, 3.0, 0.5], [0.2, 0.1, 0.3, 0.0]
     groups = ["agreed", "contested", "agreed", "contested"]
     figure = index_scatter_figure(
-        index, truth, correlation=Estimates(0.8, 0.7, 0.9), groups=groups, title="Sum", diagonal=True
+        index, truth, correlation=Interval(0.8, 0.7, 0.9), groups=groups, title="Sum", diagonal=True
     )
     axes = figure.axes[0]
     assert figure.get_suptitle() == "Sum\nRank correlation 0.80 [0.70, 0.90], 4 prompts"
@@ -158,7 +158,7 @@ def test_scatter_says_its_correlation_and_tells_groups_apart():
     assert clouds[0].get_paths()[0].vertices.shape != clouds[1].get_paths()[0].vertices.shape, "one marker for both"
     (line,) = axes.get_lines()
     np.testing.assert_array_equal(line.get_xydata(), [[0.0, 0.0], [3.0, 3.0]])
-    alone = index_scatter_figure(index, truth, correlation=Estimates(0.8, 0.7, 0.9))
+    alone = index_scatter_figure(index, truth, correlation=Interval(0.8, 0.7, 0.9))
     assert not alone.legends
 
 
@@ -225,20 +225,12 @@ def test_one_curve_needs_no_legend():
     assert not line_figure({"dpo": LineCurve([0], around([1.0], 0))}, x_label="x", y_label="y").legends
 
 
-def test_estimates_hold_arms_and_order():
-    estimates = Estimates([1.0, 2.0], [0.5, 2.0], [1.25, 4.0])
-    np.testing.assert_array_equal(estimates.arms, [[0.5, 0.0], [0.25, 2.0]])
-    np.testing.assert_array_equal(estimates.take(np.array([1, 0])).high, [4.0, 1.25])
-
-
-CORRELATION = Estimates(0.5, 0.4, 0.6)
+CORRELATION = Interval(0.5, 0.4, 0.6)
 
 
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (lambda: Estimates([1.0], [0.5], [0.7, 0.8]), "expected one shape for all three"),
-        (lambda: Estimates([1.0, 2.0], [0.9, 0.1], [1.1, 0.1]), r"2.0000 \[0.1000, 0.1000\] lies outside"),
         (lambda: FrontierCurve(around([1.0], 0), around([1.0, 2.0], 0)), "expected one length"),
         (lambda: FrontierCurve(around(1.0, 0), around(1.0, 0)), "expected one length"),
         (lambda: FrontierCurve(around([1.0], 0), around([1.0], 0), ["a", "b"]), "got 2 labels for 1 points"),

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mallowspo.reports.estimates import Estimates
 from mallowspo.reports.figures import MethodStyle, grouped_interval_figure, save_figure
 from mallowspo.reports.formatting import format_interval, format_number
 from mallowspo.reports.html import (
@@ -27,6 +26,7 @@ from mallowspo.reports.html import (
     write_report,
 )
 from mallowspo.reports.palette import BLUE, INK
+from mallowspo.stats.intervals import Interval
 
 if TYPE_CHECKING:
     from mallowspo.evaluation.verdicts import AnswerPair
@@ -137,15 +137,13 @@ def _figure(folder: Path, results: dict[str, Any]) -> Figure:
     if results["terciles"] is not None:
         names += tercile_names(results["terciles_by"])
         rates += results["terciles"]
-    values = {
-        "raw": Estimates(*(np.asarray([rate[end] for rate in rates]) - 50 for end in ("win_rate", "low", "high")))
-    }
+    values = {"raw": Interval.stack([[rate[end] - 50 for end in ("win_rate", "low", "high")] for rate in rates])}
     control = results["length_controlled"]
     if control is not None and np.isfinite(control["standard_error"]):
         blank = np.full(len(rates) - 1, np.nan)
         middle, error = control["win_rate"] - 50, 1.96 * control["standard_error"]
         ends = (np.concatenate([[value], blank]) for value in (middle, middle - error, middle + error))
-        values["length_controlled"] = Estimates(*ends)
+        values["length_controlled"] = Interval(*ends)
     drawn = grouped_interval_figure(
         values, names, x_label="Win rate above 50% (points)", better="right", styles=_STYLES
     )

@@ -1,55 +1,32 @@
 """What a dispersion index and its weights will do, and how far to trust them: figures with intervals.
 
-Suffix: n prompts or rows. Intervals of statistics are percentile bootstraps over prompts, the unit that is sampled.
+Suffix: n prompts or rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 from scipy.stats import t as student_t
 
 from mallowspo.errors import InputError
+from mallowspo.stats.bootstrap import rank_correlation
+from mallowspo.stats.intervals import Interval
 
 __all__ = [
-    "Estimate",
     "PooledInterval",
-    "auroc",
-    "bootstrap",
+    "correlation",
     "effective_sample_size",
     "flip_probability",
     "pooled_interval",
-    "rank_correlation",
+    "statistic",
     "vote_disagreement",
 ]
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A statistic with its interval; NaN where there is nothing to estimate it from.
-
-    Attributes:
-        value: The statistic on all the data.
-        low: Lower end.
-        high: Upper end.
-        count: Rows that it was computed from.
-    """
-
-    value: float
-    low: float
-    high: float
-    count: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {"value": self.value, "low": self.low, "high": self.high, "count": self.count}
 
 
 def effective_sample_size(weights: ArrayLike) -> float:
@@ -119,142 +96,15 @@ def vote_disagreement(votes: ArrayLike) -> tuple[Floats, Floats]:
     return differ, minority
 
 
-def bootstrap(
-    statistic: Callable[[NDArray[np.intp]], float],
-    groups: Sequence[object],
-    *,
-    rng: np.random.Generator,
-    resamples: int = 1000,
-    level: float = 0.95,
-) -> Estimate:
-    """Percentile interval of a statistic, by drawing whole groups of rows anew.
-
-    Args:
-        statistic: From the rows that were drawn, as positions, to a number; NaN where it does not exist for them.
-        groups: What each row belongs to, such as its prompt, length N.
-        rng: Source of randomness.
-        resamples: How many times to draw.
-        level: Nominal coverage.
-
-    Returns:
-        The statistic and its interval; the ends are NaN with fewer than three groups.
-
-    Source: Davison and Hinkley, Bootstrap Methods and their Application, 1997 (resampling of clusters).
-
-    Example:
-        >>> values = np.arange(100.0)
-        >>> found = bootstrap(lambda at: float(values[at].mean()), range(100), rng=np.random.default_rng(0))
-        >>> found.value, bool(43 < found.low < 45 and 54 < found.high < 56)
-        (49.5, True)
-    """
-    _, group_n = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
-    order = np.argsort(group_n, kind="stable")
-    sizes = np.bincount(group_n) if len(group_n) else np.zeros(0, np.intp)
-    ends = np.cumsum(sizes)
-    starts = ends - sizes
-    whole = statistic(np.arange(len(group_n)))
-    nan = float("nan")
-    if len(sizes) < 3:
-        return Estimate(whole, nan, nan, len(group_n))
-    values = np.empty(resamples)
-    for draw in range(resamples):
-        picked = rng.integers(len(sizes), size=len(sizes))
-        if len(sizes) == len(group_n):
-            rows = order[starts[picked]]
-        else:
-            rows = np.concatenate([order[starts[g] : ends[g]] for g in picked])
-        values[draw] = statistic(rows)
-    values = values[np.isfinite(values)]
-    if len(values) < resamples / 2:
-        return Estimate(whole, nan, nan, len(group_n))
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    # Resampling rows repeats them, which can push a rank statistic off its own value by a hair.
-    return Estimate(whole, float(min(low, whole)), float(max(high, whole)), len(group_n))
+def statistic(found: Interval, count: int) -> dict[str, Any]:
+    """A statistic as `summary.json` holds it: its value, its interval, and the rows that it was computed from."""
+    return {"value": found.mean, "low": found.low, "high": found.high, "count": count}
 
 
-def rank_correlation(
-    x_n: ArrayLike,
-    y_n: ArrayLike,
-    *,
-    rng: np.random.Generator,
-    groups: Sequence[object] | None = None,
-    resamples: int = 1000,
-    level: float = 0.95,
-) -> Estimate:
-    """Spearman's rank correlation with a bootstrap interval.
-
-    Args:
-        x_n: Shape (N,); rows where x or y is not finite are left out.
-        y_n: Shape (N,).
-        rng: Source of randomness.
-        groups: What is drawn anew together; single rows where None.
-        resamples: Bootstrap draws.
-        level: Nominal coverage.
-
-    Returns:
-        The correlation; NaN where x or y is constant.
-
-    Example:
-        >>> found = rank_correlation([1, 2, 3, 4], [10, 20, 30, 40], rng=np.random.default_rng(0))
-        >>> found.value, found.count
-        (1.0, 4)
-    """
+def correlation(x_n: ArrayLike, y_n: ArrayLike, **drawing: Any) -> dict[str, Any]:
+    """Rank correlation over the rows where both are known, as `statistic`; see `stats.bootstrap.rank_correlation`."""
     x, y = np.asarray(x_n, np.float64), np.asarray(y_n, np.float64)
-    known = np.isfinite(x) & np.isfinite(y)
-    x, y = x[known], y[known]
-    kept = [i for i, ok in enumerate(known) if ok]
-    named = list(range(len(x))) if groups is None else [groups[i] for i in kept]
-
-    def correlation(rows: NDArray[np.intp]) -> float:
-        a, b = rankdata(x[rows]), rankdata(y[rows])
-        a, b = a - a.mean(), b - b.mean()
-        size = float(np.sqrt((a @ a) * (b @ b)))
-        return float(a @ b) / size if size > 0 else float("nan")
-
-    return bootstrap(correlation, named, rng=rng, resamples=resamples, level=level) if len(x) else _nothing()
-
-
-def auroc(
-    score_n: ArrayLike,
-    positive_n: ArrayLike,
-    *,
-    rng: np.random.Generator,
-    groups: Sequence[object] | None = None,
-    resamples: int = 1000,
-    level: float = 0.95,
-) -> Estimate:
-    """Probability that a positive row scores above a negative one (half for equal scores), with its interval.
-
-    Args:
-        score_n: Shape (N,).
-        positive_n: True for the rows that should score high, shape (N,).
-        rng: Source of randomness.
-        groups: What is drawn anew together; single rows where None.
-        resamples: Bootstrap draws.
-        level: Nominal coverage.
-
-    Returns:
-        The area under the ROC curve: ½ is chance; NaN where all rows are of one kind.
-
-    Example:
-        >>> auroc([0.1, 0.4, 0.35, 0.8], [False, False, True, True], rng=np.random.default_rng(0)).value
-        0.75
-    """
-    score, positive = np.asarray(score_n, np.float64), np.asarray(positive_n, bool)
-
-    def area(rows: NDArray[np.intp]) -> float:
-        rank, high = rankdata(score[rows]), positive[rows]
-        above, below = int(high.sum()), int((~high).sum())
-        if above == 0 or below == 0:
-            return float("nan")
-        return float((rank[high].sum() - above * (above + 1) / 2) / (above * below))
-
-    named = list(range(len(score))) if groups is None else groups
-    return bootstrap(area, named, rng=rng, resamples=resamples, level=level) if len(score) else _nothing()
-
-
-def _nothing() -> Estimate:
-    return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    return statistic(rank_correlation(x, y, **drawing), int((np.isfinite(x) & np.isfinite(y)).sum()))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from scipy.stats import chi2
 
 from mallowspo.dispersion.calibration import raw_from_phi
-from mallowspo.dispersion.diagnostics import bootstrap, flip_probability
+from mallowspo.dispersion.diagnostics import flip_probability, statistic
 from mallowspo.dispersion.people import LIKELIHOODS, RankingsIndex, fit_sample_size, goodness_of_fit, rankings_index
 from mallowspo.dispersion.rankings_file import RankingRows
 from mallowspo.dispersion.reference_analysis import SHOWN, Analysis, PromptOpinion
@@ -20,6 +20,7 @@ from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.weight_summary import calibrated_people, distribution, weight_summary
 from mallowspo.maths import MAX_NEG_LOG_PHI, MallowsModel, kendall_tau
 from mallowspo.maths.spearman import SPEARMAN_LIMIT
+from mallowspo.stats.bootstrap import bootstrap
 
 __all__ = ["analyse_rankings", "opinion_of_rankings"]
 
@@ -138,7 +139,7 @@ def _ranking_flips(index: RankingsIndex, settings: DispersionSettings) -> dict[s
         resamples=settings.resamples,
         level=settings.level,
     )
-    return {"rate": found.to_dict(), "scale_measured": True}
+    return {"rate": statistic(found, len(flips)), "scale_measured": True}
 
 
 def _shown_ranking(rows: RankingRows, index: RankingsIndex, columns: dict[str, Any], place: int) -> dict[str, Any]:

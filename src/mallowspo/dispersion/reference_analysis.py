@@ -10,18 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mallowspo.dispersion.calibration import ENTROPY_FLOOR, Calibration, calibrate
-from mallowspo.dispersion.diagnostics import (
-    bootstrap,
-    flip_probability,
-    pooled_interval,
-    rank_correlation,
-)
+from mallowspo.dispersion.diagnostics import correlation, flip_probability, pooled_interval, statistic
 from mallowspo.dispersion.entropy import ReferenceStatistics, mean_by_prompt, normalised_entropy
 from mallowspo.dispersion.estimators import ESTIMATORS, prompt_index
 from mallowspo.dispersion.maps import IndexMap, fit_map
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.weight_summary import distribution, implied_phi, weight_summary
 from mallowspo.errors import InputError
+from mallowspo.stats.bootstrap import bootstrap
 
 if TYPE_CHECKING:
     from mallowspo.scoring import ReferenceScores
@@ -284,7 +280,7 @@ def _flip(
         resamples=_draws(settings, len(flips)),
         level=settings.level,
     )
-    return {"rate": found.to_dict(), "scale_measured": measured}
+    return {"rate": statistic(found, len(flips)), "scale_measured": measured}
 
 
 def _draws(settings: DispersionSettings, rows: int) -> int:
@@ -314,10 +310,8 @@ def _correlations(
     found = []
     for label, values in beside.items():
         mean = mean_by_prompt(values, prompt_ids)[first]
-        estimate = rank_correlation(
-            per_prompt, mean, rng=rng, resamples=_draws(settings, len(first)), level=settings.level
-        )
-        found.append({"with": label, **estimate.to_dict()})
+        drawing = {"rng": rng, "resamples": _draws(settings, len(first)), "level": settings.level}
+        found.append({"with": label, **correlation(per_prompt, mean, **drawing)})
     return found
 
 

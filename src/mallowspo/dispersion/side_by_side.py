@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mallowspo.dispersion.diagnostics import auroc, rank_correlation
+from mallowspo.dispersion.diagnostics import correlation, statistic
 from mallowspo.dispersion.entropy import mean_by_prompt
 from mallowspo.dispersion.reference_analysis import PromptOpinion
 from mallowspo.errors import InputError
+from mallowspo.stats.bootstrap import auroc
 
 __all__ = ["SideBySide", "side_by_side"]
 
@@ -86,8 +87,8 @@ def side_by_side(
         "prompts": len(shared),
         "prompts_of_model": len(names),
         "prompts_of_people": len(people.neg_log_phi),
-        "correlation": rank_correlation(index, phi, rng=rng, resamples=resamples, level=level).to_dict(),
-        "auroc": area.to_dict() if np.isfinite(area.value) else None,
+        "correlation": correlation(index, phi, rng=rng, resamples=resamples, level=level),
+        "auroc": statistic(area, len(judged)) if np.isfinite(area.mean) else None,
         "diverging": int(diverging.sum()),
         "judged": len(judged),
     }

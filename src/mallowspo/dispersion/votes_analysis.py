@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mallowspo.dispersion.calibration import raw_from_phi
-from mallowspo.dispersion.diagnostics import bootstrap, flip_probability, rank_correlation, vote_disagreement
+from mallowspo.dispersion.diagnostics import correlation, flip_probability, statistic, vote_disagreement
 from mallowspo.dispersion.entropy import mean_by_prompt
 from mallowspo.dispersion.people import VotesIndex, votes_index
 from mallowspo.dispersion.reference_analysis import SHOWN, Analysis, PromptOpinion
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.votes_file import VOTE_FORMS, VoteRows
 from mallowspo.dispersion.weight_summary import calibrated_people, distribution, weight_summary
+from mallowspo.stats.bootstrap import bootstrap
 
 __all__ = ["analyse_votes", "opinion_of_votes"]
 
@@ -120,7 +121,7 @@ def _mean(
         return float(values[at].mean()) if len(at) else float("nan")
 
     draws = settings.resamples if len(values) <= 20_000 else 200
-    return bootstrap(mean, prompt_ids, rng=rng, resamples=draws, level=settings.level).to_dict()
+    return statistic(bootstrap(mean, prompt_ids, rng=rng, resamples=draws, level=settings.level), len(values))
 
 
 def _word_correlations(
@@ -139,9 +140,7 @@ def _word_correlations(
     return [
         {
             "with": label,
-            **rank_correlation(
-                phi, values, rng=rng, groups=rows.prompt_ids, resamples=draws, level=settings.level
-            ).to_dict(),
+            **correlation(phi, values, rng=rng, groups=rows.prompt_ids, resamples=draws, level=settings.level),
         }
         for label, values in beside.items()
     ]

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mallowspo.errors import InputError
 from mallowspo.evaluation.exact import terciles
+from mallowspo.stats.bootstrap import bootstrap
 
 __all__ = [
     "OrderCheck",
@@ -184,19 +185,12 @@ def win_rate(preference_n: ArrayLike, *, resamples: int = 2000, seed: int = 0) -
     y = _preferences(preference_n, "preference_n")
     n = len(y)
     rng = np.random.default_rng(seed)
-    # In blocks: 2,000 resamples of 100,000 prompts at once would need gigabytes.
-    block = max(1, 4_000_000 // n)
-    means = [
-        y[rng.integers(0, n, size=(min(block, resamples - done), n))].mean(axis=1)
-        for done in range(0, resamples, block)
-    ]
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    mean = float(y.mean())
+    found = bootstrap(lambda rows: float(y[rows].mean()), range(n), rng=rng, resamples=resamples, fewest_groups=1)
     return WinRate(
-        win_rate=100.0 * mean,
+        win_rate=100.0 * found.mean,
         standard_error=100.0 * float(np.std(y, ddof=1)) / float(np.sqrt(n)) if n > 1 else float("nan"),
-        low=100.0 * float(min(low, mean)),
-        high=100.0 * float(max(high, mean)),
+        low=100.0 * found.low,
+        high=100.0 * found.high,
         wins=int(np.sum(y > 0.5)),
         ties=int(np.sum(y == 0.5)),
         losses=int(np.sum(y < 0.5)),

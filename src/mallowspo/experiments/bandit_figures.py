@@ -14,7 +14,7 @@ from mallowspo.evaluation.exact import optimal_frontier
 from mallowspo.experiments.bandit_config import METHODS, TRAINED
 from mallowspo.experiments.bandit_population import Population
 from mallowspo.experiments.bandit_verdicts import design_of
-from mallowspo.reports.estimates import Curve, Estimates, FrontierCurve, LineCurve
+from mallowspo.reports.curves import Curve, FrontierCurve, LineCurve
 from mallowspo.reports.figures import (
     METHOD_STYLES,
     FigurePaths,
@@ -23,6 +23,7 @@ from mallowspo.reports.figures import (
     line_figure,
     save_figure,
 )
+from mallowspo.stats.intervals import Interval
 
 __all__ = [
     "STYLES",
@@ -97,12 +98,6 @@ def kind_name(rate: float, shared: bool) -> str:
     return f"{'shared' if shared else 'separate'} parameters, learning rate {rate:g}"
 
 
-def estimates(intervals: Sequence[Sequence[float | None]]) -> Estimates:
-    """Intervals [mean, low, high] of the results as the figures take them."""
-    mean, low, high = np.asarray([[np.nan if end is None else end for end in one] for one in intervals], float).T
-    return Estimates(mean, np.minimum(low, mean), np.maximum(high, mean))
-
-
 def _drawn(names: Sequence[str]) -> list[str]:
     """Without φ from votes, whose lines lie near the others'."""
     return [name for name in names if METHODS[name].index != "votes"]
@@ -120,7 +115,7 @@ def _collapse(results: dict[str, Any], phis: tuple[float, ...]) -> Any:
     jobs = [job for job in results["exact"] if tuple(job["phis"]) == phis]
     pairs = [job["pairs"] for job in jobs]
     curves = {
-        name: LineCurve(pairs, estimates([job["methods"][name]["matched"]["entropy_lost"] for job in jobs]))
+        name: LineCurve(pairs, Interval.stack([job["methods"][name]["matched"]["entropy_lost"] for job in jobs]))
         for name in _drawn(list(METHODS))
     }
     figure = line_figure(
@@ -138,7 +133,7 @@ def _frontier(results: dict[str, Any], job: Job) -> Any:
     curves = {}
     for name in _drawn(list(METHODS)):
         line = job["methods"][name]["line"]
-        curves[name] = FrontierCurve(x=estimates(line["kl"]), y=estimates(line["agreement"]))
+        curves[name] = FrontierCurve(x=Interval.stack(line["kl"]), y=Interval.stack(line["agreement"]))
     population = Population(np.asarray(job["phis"]), results["config"]["design"]["arms"])
     uniform = np.full(population.value_pk.shape, -np.log(population.arms))
     best = optimal_frontier(uniform, population.preference_pkk, np.geomspace(1e-3, 1e2, 200))
@@ -153,7 +148,7 @@ def _frontier(results: dict[str, Any], job: Job) -> Any:
 
 def _trajectory(results: dict[str, Any], job: Job) -> Any:
     steps = design_of(results).steps
-    curves = {name: LineCurve(steps, estimates(job["methods"][name]["entropy_by_step"])) for name in TRAINED}
+    curves = {name: LineCurve(steps, Interval.stack(job["methods"][name]["entropy_by_step"])) for name in TRAINED}
     figure = line_figure(
         curves,
         x_label="Optimiser steps",

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from mallowspo.evaluation.exact import terciles
 from mallowspo.experiments.bandit_population import Population
-from mallowspo.experiments.comparison import Interval, SeedFrontier, equal_kl_differences, mean_interval
+from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences
+from mallowspo.stats.intervals import mean_interval
 
 __all__ = ["COLLAPSED", "Measures", "compare_at_equal_kl", "interval_of", "measure", "paired"]
 
@@ -78,7 +79,7 @@ def interval_of(values_s: Floats) -> list[float]:
         >>> interval_of(np.array([1.0, 2.0, 3.0]))
         [2.0, -0.48414, 4.4841]
     """
-    found: Interval = mean_interval(values_s)
+    found = mean_interval(values_s)
     return [float(f"{value:.5g}") for value in (found.mean, found.low, found.high)]
 
 

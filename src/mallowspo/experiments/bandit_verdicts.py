@@ -8,7 +8,8 @@ from typing import Any
 
 from mallowspo.experiments.bandit_config import METHODS, TRAINED, BanditDesign
 from mallowspo.experiments.bandit_jobs import BASELINE
-from mallowspo.experiments.comparison import Interval, verdict
+from mallowspo.stats.intervals import Interval
+from mallowspo.stats.verdicts import verdict
 
 __all__ = ["REGIMES", "count_verdicts", "design_of", "regime_of", "settings", "word_of"]
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from mallowspo.experiments.controllable_config import BASELINE, METHODS
 from mallowspo.experiments.controllable_words import number
-from mallowspo.reports.estimates import Curve, Estimates, FrontierCurve
+from mallowspo.reports.curves import Curve, FrontierCurve
 from mallowspo.reports.figures import (
     METHOD_STYLES,
     FigurePaths,
@@ -21,6 +21,7 @@ from mallowspo.reports.figures import (
     house_style,
     save_figure,
 )
+from mallowspo.stats.intervals import Interval
 
 __all__ = ["draw_figures"]
 
@@ -43,11 +44,10 @@ def draw_figures(folder: Path, results: dict[str, Any]) -> dict[str, FigurePaths
     return {name: save_figure(figure, folder, name) for name, figure in figures.items()}
 
 
-def _estimates(intervals: Sequence[dict[str, Any]], *, above: float = -np.inf) -> Estimates:
+def _estimates(intervals: Sequence[dict[str, Any]], *, above: float = -np.inf) -> Interval:
     """Intervals as figures take them; a single seed is a point, and on a log axis an end stays above 0."""
-    mean, low, high = (np.asarray([number(row[end]) for row in intervals]) for end in ("mean", "low", "high"))
-    low, high = np.where(np.isnan(low), mean, low), np.where(np.isnan(high), mean, high)
-    return Estimates(mean, np.minimum(np.maximum(low, above), mean), high)
+    drawn = Interval.stack(intervals)
+    return Interval(drawn.mean, np.minimum(np.maximum(drawn.low, above), drawn.mean), drawn.high)
 
 
 def _frontier(results: dict[str, Any]) -> Any:

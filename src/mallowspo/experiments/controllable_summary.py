@@ -11,17 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from mallowspo.experiments.comparison import (
-    EqualKL,
-    SeedFrontier,
-    equal_kl_differences,
-    interpolate_frontier,
-    mean_interval,
-    verdict,
-)
 from mallowspo.experiments.controllable_config import BASELINE, METHODS, ControllableConfig
+from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences, interpolate_frontier
+from mallowspo.stats.intervals import mean_interval, mean_of_known
+from mallowspo.stats.verdicts import holm, verdict
 
-__all__ = ["area", "choose_rate", "compare_methods", "holm", "summarise"]
+__all__ = ["area", "choose_rate", "compare_methods", "summarise"]
 
 Floats = NDArray[np.float64]
 Run = Mapping[str, Any]
@@ -120,28 +115,6 @@ def choose_rate(rates: Sequence[float], runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values for their number by Holm's method; NaN stays and counts for nothing.
-
-    Args:
-        p_values: One per comparison.
-
-    Returns:
-        Adjusted p-values, in the same order.
-
-    Example:
-        >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
-        [0.03, 0.06, 0.06]
-    """
-    order = sorted((i for i, p in enumerate(p_values) if np.isfinite(p)), key=lambda i: p_values[i])
-    adjusted = [float("nan")] * len(p_values)
-    worst = 0.0
-    for place, index in enumerate(order):
-        worst = max(worst, min(1.0, p_values[index] * (len(order) - place)))
-        adjusted[index] = worst
-    return adjusted
-
-
 def _settings(config: ControllableConfig, runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Means over seeds, one entry per method and β."""
     rows = []
@@ -166,7 +139,7 @@ def compare_methods(per_method: Mapping[str, Sequence[SeedFrontier]]) -> list[di
     """
     rows = []
     for second, first in itertools.combinations(per_method, 2):
-        found: EqualKL = equal_kl_differences(
+        found = equal_kl_differences(
             [[line] for line in per_method[first]], [[line] for line in per_method[second]], points=GRID
         )
         differences = found.difference_s[np.isfinite(found.difference_s)]
@@ -179,19 +152,14 @@ def compare_methods(per_method: Mapping[str, Sequence[SeedFrontier]]) -> list[di
                 "difference": asdict(interval),
                 "per_seed": found.difference_s.tolist(),
                 "p": float(stats.ttest_1samp(differences, 0.0).pvalue) if varied else float("nan"),
-                "kl_low": _mean(found.low_s),
-                "kl_high": _mean(found.high_s),
+                "kl_low": mean_of_known(found.low_s),
+                "kl_high": mean_of_known(found.high_s),
                 "verdict": verdict(interval),
             }
         )
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = adjusted
     return rows
-
-
-def _mean(values: Floats) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else float("nan")
 
 
 def _areas(per_method: Mapping[str, Sequence[SeedFrontier]]) -> dict[str, Any]:
@@ -203,8 +171,8 @@ def _areas(per_method: Mapping[str, Sequence[SeedFrontier]]) -> dict[str, Any]:
     }
     usable = np.asarray([r if r[0] < r[1] else (np.nan, np.nan) for r in ranges])
     return {
-        "kl_low": _mean(usable[:, 0]),
-        "kl_high": _mean(usable[:, 1]),
+        "kl_low": mean_of_known(usable[:, 0]),
+        "kl_high": mean_of_known(usable[:, 1]),
         "methods": {
             method: {"interval": asdict(mean_interval(values)), "per_seed": values} for method, values in areas.items()
         },
@@ -259,7 +227,7 @@ def summarise(config: ControllableConfig, runs: Sequence[Run], references: Seque
         "weights": _weights(runs),
         "reference": {
             "reward": asdict(mean_interval([row["reward"] for row in references])),
-            "reward_standard_error": _mean(np.asarray([row["reward_standard_error"] for row in references])),
+            "reward_standard_error": mean_of_known(np.asarray([row["reward_standard_error"] for row in references])),
         },
         "cpu_seconds": float(sum(run["cpu_seconds"] for run in runs)),
     }

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mallowspo.experiments.dialogue_summary import THIRDS
-from mallowspo.experiments.dialogue_words import number, shown_beta, test_label
-from mallowspo.reports.estimates import Curve, Estimates, FrontierCurve
+from mallowspo.experiments.dialogue_words import shown_beta, test_label
+from mallowspo.reports.curves import Curve, FrontierCurve
 from mallowspo.reports.figures import (
     FigurePaths,
     MethodStyle,
@@ -19,6 +18,7 @@ from mallowspo.reports.figures import (
     save_figure,
 )
 from mallowspo.reports.palette import MUTED
+from mallowspo.stats.intervals import Interval
 
 __all__ = ["draw_figures"]
 
@@ -51,14 +51,6 @@ def draw_figures(folder: Path, results: Results) -> dict[str, FigurePaths]:
     return {name: save_figure(figure, folder, name) for name, figure in figures.items()}
 
 
-def _estimates(intervals: Sequence[dict[str, Any]], scale: float = 100.0) -> Estimates:
-    """Intervals of the results as the figures take them; one without ends is drawn as a point."""
-    mean, low, high = (
-        scale * np.asarray([number(interval[end]) for interval in intervals]) for end in ("mean", "low", "high")
-    )
-    return Estimates(mean, np.where(np.isnan(low), mean, low), np.where(np.isnan(high), mean, high))
-
-
 def _settings(results: Results, test: str, method: str) -> list[dict[str, Any]]:
     return [row for row in results["tests"][test]["settings"] if row["method"] == method]
 
@@ -71,7 +63,9 @@ def _accuracy(results: Results) -> Any:
     tests = list(results["tests"])
     return grouped_interval_figure(
         {
-            method: _estimates([_shown(results, test, method)["accuracy"]["all"]["rows"] for test in tests])
+            method: Interval.stack(
+                [_shown(results, test, method)["accuracy"]["all"]["rows"] for test in tests], scale=100.0
+            )
             for method in results["config"]["methods"]
         },
         [test_label(results, test) for test in tests],
@@ -86,8 +80,8 @@ def _calibration(results: Results) -> Any:
     places = [(test, third) for test in results["tests"] for third in THIRDS]
     return grouped_interval_figure(
         {
-            method: _estimates(
-                [_shown(results, test, method)["overconfidence"][third]["rows"] for test, third in places]
+            method: Interval.stack(
+                [_shown(results, test, method)["overconfidence"][third]["rows"] for test, third in places], scale=100.0
             )
             for method in results["config"]["methods"]
         },
@@ -103,7 +97,7 @@ def _reliability(results: Results) -> Any:
     for method in results["config"]["methods"]:
         bins = _shown(results, test, method)["reliability"]
         x, y = (100 * np.asarray([part[name] for part in bins]) for name in ("confidence", "accuracy"))
-        curves[method] = FrontierCurve(x=Estimates(x, x, x), y=Estimates(y, y, y))
+        curves[method] = FrontierCurve(x=Interval.exact(x), y=Interval.exact(y))
         ends.append(float(x.max()))
     line = np.asarray([50.0, max(ends)])
     return frontier_figure(
@@ -125,8 +119,8 @@ def _frontier(results: Results) -> Any:
             next(p for p in results["policies"] if (p["method"], p["beta"]) == (method, row["beta"])) for row in rows
         ]
         curves[method] = FrontierCurve(
-            x=_estimates([policy["kl"] for policy in policies], 1.0),
-            y=_estimates([row["accuracy"]["all"]["seeds"] for row in rows]),
+            x=Interval.stack([policy["kl"] for policy in policies]),
+            y=Interval.stack([row["accuracy"]["all"]["seeds"] for row in rows], scale=100.0),
             labels=[f"β {row['beta']:g}" for row in rows],
         )
     return frontier_figure(
@@ -140,7 +134,7 @@ def _wins(results: Results, baseline: str) -> Any:
     rows = [row for row in results["win_rates"] if row["baseline"] == baseline]
     temperatures = results["config"]["temperatures"]
     values = {
-        method: _estimates([row["above_even"]["rows"] for row in rows if row["method"] == method])
+        method: Interval.stack([row["above_even"]["rows"] for row in rows if row["method"] == method], scale=100.0)
         for method in dict.fromkeys(row["method"] for row in rows)
     }
     return grouped_interval_figure(

@@ -10,17 +10,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mallowspo.dispersion import Calibration, IndexMap, entropy_index
 from mallowspo.evaluation.exact import terciles
 from mallowspo.evaluation.length_control import length_controlled_win_rate
 from mallowspo.evaluation.win_rates import check_orders
-from mallowspo.experiments.comparison import SeedFrontier, equal_kl_differences, mean_interval
 from mallowspo.experiments.dialogue_config import METHODS, DialogueConfig
 from mallowspo.experiments.dialogue_data import DialogueData, PairSet
 from mallowspo.experiments.dialogue_judging import Comparison, JudgedAnswers
-from mallowspo.experiments.dialogue_statistics import RowBootstrap, both_intervals, said
+from mallowspo.stats.bootstrap import Resamples
+from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences
+from mallowspo.stats.intervals import Interval, mean_interval
+from mallowspo.stats.verdicts import verdict
 
 __all__ = ["BASELINE", "QUANTITIES", "THIRDS", "summarise"]
 
@@ -29,8 +31,40 @@ Run = dict[str, Any]
 
 BASELINE = "dpo"
 THIRDS = ("agreed", "middle", "contested")
-QUANTITIES = {"accuracy": False, "margin": False, "log_loss": True, "overconfidence": True}
-"""What is measured on every row -> whether less of it is better."""
+QUANTITIES = {"accuracy": "better", "margin": "more", "log_loss": "worse", "overconfidence": "worse"}
+"""What is measured on every row -> what more of it is; see `mallowspo.stats.verdicts.verdict`."""
+
+
+def both_intervals(
+    value_sn: ArrayLike, draws: Resamples, where_n: ArrayLike | None = None
+) -> dict[str, dict[str, float]]:
+    """A quantity of S policies on N rows with both sources of chance: the rows of a test set and the pairs of a seed.
+
+    Args:
+        value_sn: Shape (S, N).
+        draws: Of these rows; whole dialogues are drawn, the trained policies taken as given.
+        where_n: Rows that count, shape (N,); None for all.
+
+    Returns:
+        `rows` and `seeds` (which takes the test set as given), each a mapping with `mean`, `low`, `high`.
+
+    Example:
+        >>> draws = Resamples.of(["a", "b"], rng=np.random.default_rng(0))
+        >>> found = both_intervals([[1.0, 0.0], [1.0, 1.0]], draws)
+        >>> found["rows"]["mean"], found["seeds"]["mean"]
+        (0.75, 0.75)
+    """
+    value = np.asarray(value_sn, dtype=np.float64)
+    where = slice(None) if where_n is None else np.asarray(where_n, dtype=bool)
+    return {
+        "rows": asdict(draws.mean(value.mean(axis=0), where_n)),
+        "seeds": asdict(mean_interval(value[:, where].mean(axis=1))),
+    }
+
+
+def said(found: dict[str, Any], more_is: str = "better") -> str:
+    """What the two intervals of a difference allow to say together: nothing unless both leave out 0."""
+    return verdict(*map(Interval.of, (found["rows"], found["seeds"])), more_is=more_is)
 
 
 @dataclass(frozen=True)
@@ -66,7 +100,7 @@ class _Test:
     """A test set with what the reference says of it."""
 
     pairs: PairSet
-    boot: RowBootstrap
+    draws: Resamples
     logp_nk: Floats
     entropy_sum_nk: Floats
     length_nk: Floats
@@ -120,7 +154,13 @@ def _test(pairs: PairSet, reference: Run) -> _Test:
         found["entropy_sum_nk"], found["length_nk"], vocab_size=reference["vocab_size"],
         prompt_ids=pairs.rows["prompt_id"][:],
     )  # fmt: skip
-    return _Test(pairs, RowBootstrap.of(pairs.groups), index_n=index_n, third_n=terciles(index_n), **found)
+    return _Test(
+        pairs,
+        Resamples.of(pairs.groups, rng=np.random.default_rng(0)),
+        index_n=index_n,
+        third_n=terciles(index_n),
+        **found,
+    )
 
 
 def _reference(test: _Test) -> dict[str, Any]:
@@ -128,8 +168,8 @@ def _reference(test: _Test) -> dict[str, Any]:
     likelier_n = (test.logp_nk[:, 0] > test.logp_nk[:, 1]) + 0.5 * (test.logp_nk[:, 0] == test.logp_nk[:, 1])
     return {
         "nats_per_token_chosen": float(-test.logp_nk[:, 0].sum() / test.length_nk[:, 0].sum()),
-        "longer_is_chosen": asdict(test.boot.interval(longer_n)),
-        "likelier_is_chosen": asdict(test.boot.interval(likelier_n)),
+        "longer_is_chosen": asdict(test.draws.mean(longer_n)),
+        "likelier_is_chosen": asdict(test.draws.mean(likelier_n)),
         "index_quantiles": np.quantile(test.index_n, [0.05, 0.5, 0.95]),
     }
 
@@ -225,7 +265,7 @@ def _groups(test: _Test) -> dict[str, NDArray[np.bool_] | None]:
 def _levels(test: _Test, found: _Policies) -> dict[str, Any]:
     levels = {
         name: {
-            group: both_intervals(found.value(name), test.boot, where) | {"count": _count(where, test)}
+            group: both_intervals(found.value(name), test.draws, where) | {"count": _count(where, test)}
             for group, where in _groups(test).items()
         }
         for name in QUANTITIES
@@ -234,9 +274,9 @@ def _levels(test: _Test, found: _Policies) -> dict[str, Any]:
     agreed, contested = test.third_n == 0, test.third_n == len(THIRDS) - 1
     weight_sn = found.logp_sn - found.plain_sn
     return levels | {
-        "accuracy_agreed_minus_contested": asdict(test.boot.contrast(correct_n, agreed, contested)),
+        "accuracy_agreed_minus_contested": asdict(test.draws.contrast(correct_n, agreed, contested)),
         # Above 0: the probabilities with the weight are the better ones, for the very same policy.
-        "log_probability_gained_by_weight": both_intervals(weight_sn, test.boot),
+        "log_probability_gained_by_weight": both_intervals(weight_sn, test.draws),
         "reliability": _reliability(found),
     }
 
@@ -260,15 +300,12 @@ def _reliability(found: _Policies, bins: int = 5) -> list[dict[str, float]]:
 def _differences(test: _Test, found: _Policies, baseline: _Policies) -> dict[str, Any]:
     """Method − DPO at the same β, paired by row and seed."""
     rows: dict[str, Any] = {}
-    for name, less in QUANTITIES.items():
+    for name, more_is in QUANTITIES.items():
         gap_sn = found.value(name) - baseline.value(name)
         rows[name] = {}
         for group, where in _groups(test).items():
-            both = both_intervals(gap_sn, test.boot, where)
-            verdict = said(both, less_is_better=less)
-            if name == "margin":  # more of it is not simply better
-                verdict = {"better": "more", "worse": "less"}.get(verdict, verdict)
-            rows[name][group] = both | {"verdict": verdict}
+            both = both_intervals(gap_sn, test.draws, where)
+            rows[name][group] = both | {"verdict": said(both, more_is=more_is)}
     return rows
 
 
@@ -300,10 +337,10 @@ def _equal_kl(
 def _judge(config: DialogueConfig, judged: JudgedAnswers, prompts: int) -> dict[str, Any]:
     """What the judge is worth: how often it agrees with people, and how much it goes by length."""
     human, judgement = judged.human, judged.judgement
-    boot = RowBootstrap.of(human.groups)
+    draws = Resamples.of(human.groups, rng=np.random.default_rng(0))
     difference_n = np.asarray([len(row["chosen"].strip()) - len(row["rejected"].strip()) for row in human.rows])
     longer_n = np.where(difference_n >= 0, judged.human_n, 1.0 - judged.human_n)
-    accuracy = boot.interval(judged.human_n)
+    accuracy = draws.mean(judged.human_n)
     pairs = len(judgement.model_first_n)
     orders = None
     if judgement.both_orders:
@@ -313,8 +350,8 @@ def _judge(config: DialogueConfig, judged: JudgedAnswers, prompts: int) -> dict[
         "human_pairs": len(human),
         "accuracy": asdict(accuracy),
         "shrinkage": 2 * accuracy.mean - 1,
-        "prefers_longer": asdict(boot.interval(longer_n, difference_n != 0)),
-        "longer_is_chosen": asdict(boot.interval(0.5 + 0.5 * np.sign(difference_n))),
+        "prefers_longer": asdict(draws.mean(longer_n, difference_n != 0)),
+        "longer_is_chosen": asdict(draws.mean(0.5 + 0.5 * np.sign(difference_n))),
         "pairs": pairs,
         "identical": judgement.identical,
         "undecided": judgement.undecided,
@@ -327,8 +364,8 @@ def _judge(config: DialogueConfig, judged: JudgedAnswers, prompts: int) -> dict[
 def _win_rate(comparison: Comparison, config: DialogueConfig) -> dict[str, Any]:
     """Points above an even match, with both intervals; prompts are the rows."""
     preference_sp = comparison.preference_sp
-    boot = RowBootstrap.of([str(place) for place in range(preference_sp.shape[1])])
-    found = both_intervals(preference_sp - 0.5, boot)
+    draws = Resamples.of(range(preference_sp.shape[1]), rng=np.random.default_rng(0))
+    found = both_intervals(preference_sp - 0.5, draws)
     control: Callable[..., Any] = length_controlled_win_rate
     length, other = comparison.length_sp.ravel(), comparison.baseline_length_sp.ravel()
     return {

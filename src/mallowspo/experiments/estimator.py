@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from mallowspo.dispersion import ESTIMATORS, prompt_index, votes_index
-from mallowspo.dispersion.diagnostics import auroc, rank_correlation
+from mallowspo.dispersion.diagnostics import correlation, statistic
 from mallowspo.dispersion.reference_analysis import PromptOpinion
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.side_by_side import side_by_side
@@ -28,6 +28,8 @@ from mallowspo.errors import InputError
 from mallowspo.files import write_json
 from mallowspo.outputs import writable_folder
 from mallowspo.progress import Progress, silent
+from mallowspo.stats.bootstrap import auroc
+from mallowspo.stats.intervals import Interval
 
 __all__ = ["CONTROLS", "EstimatorConfig", "run_estimator_study"]
 
@@ -202,25 +204,20 @@ def _judge(
     config: EstimatorConfig,
 ) -> dict[str, Any]:
     """All that is asked of one index; each question with its own stream of draws."""
-    rng = np.random.default_rng(config.seed)
+    drawing: dict[str, Any] = {"rng": np.random.default_rng(config.seed), "resamples": config.resamples}
     clear = contradicted | unanimous
     names = rows.prompt_ids
     found: dict[str, Any] = {
-        "pairs": rank_correlation(index, phi, rng=rng, groups=names, resamples=config.resamples).to_dict(),
-        "pairs_given_length": rank_correlation(
-            _without(index, length), _without(phi, length), rng=rng, groups=names, resamples=config.resamples
-        ).to_dict(),
-        "auroc": auroc(
-            index[clear],
-            contradicted[clear],
-            rng=rng,
-            groups=[names[i] for i in np.flatnonzero(clear)],
-            resamples=config.resamples,
-        ).to_dict(),
+        "pairs": correlation(index, phi, groups=names, **drawing),
+        "pairs_given_length": correlation(_without(index, length), _without(phi, length), groups=names, **drawing),
+        "auroc": statistic(
+            auroc(index[clear], contradicted[clear], groups=[names[i] for i in np.flatnonzero(clear)], **drawing),
+            int(clear.sum()),
+        ),
     }
     whole = prompt_index(label, index, names) if label in ESTIMATORS else index
     for opinion in opinions:
-        compared = side_by_side(whole, names, opinion, rng=rng, resamples=config.resamples)
+        compared = side_by_side(whole, names, opinion, **drawing)
         found[f"prompts_{opinion.source}"] = compared.summary["correlation"]
     return found
 
@@ -235,7 +232,6 @@ def _without(values: Floats, control: Floats) -> Floats:
 
 
 def _draw(folder: Path, results: dict[str, Any]) -> None:
-    from mallowspo.reports.estimates import Estimates
     from mallowspo.reports.figures import grouped_interval_figure, save_figure
 
     questions = {
@@ -246,12 +242,7 @@ def _draw(folder: Path, results: dict[str, Any]) -> None:
     for name, facts in results["data"].items():
         labels = list(facts["indexes"])
         asked = {key: text for key, text in questions.items() if all(key in facts["indexes"][i] for i in labels)}
-        values = {
-            text: Estimates(
-                *([_point(facts["indexes"][i][key], end) for i in labels] for end in ("value", "low", "high"))
-            )
-            for key, text in asked.items()
-        }
+        values = {text: Interval.stack([facts["indexes"][i][key] for i in labels]) for key, text in asked.items()}
         figure = grouped_interval_figure(
             values,
             [i.replace("_", " ") + (" (no model)" if i in CONTROLS else "") for i in labels],
@@ -259,11 +250,3 @@ def _draw(folder: Path, results: dict[str, Any]) -> None:
             title=f"{name}: {facts['pairs']:,} pairs, {facts['prompts']:,} prompts",
         )
         save_figure(figure, folder, name)
-
-
-def _point(item: Mapping[str, Any], end: str) -> float:
-    """An end of an interval; the estimate itself where it has no ends."""
-    value = item[end]
-    if value is None or not np.isfinite(value):
-        value = item["value"]
-    return float("nan") if value is None else float(value)

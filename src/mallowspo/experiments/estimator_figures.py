@@ -9,10 +9,11 @@ import numpy as np
 
 from mallowspo.experiments.estimator_summary import AIM
 from mallowspo.experiments.estimator_words import label
-from mallowspo.reports.estimates import Estimates, LineCurve
+from mallowspo.reports.curves import LineCurve
 from mallowspo.reports.figure_style import MethodStyle, house_style
 from mallowspo.reports.figures import FigurePaths, grouped_interval_figure, line_figure, save_figure
 from mallowspo.reports.palette import BLUE, INK, MUTED, ORANGE, SKY
+from mallowspo.stats.intervals import Interval
 
 __all__ = ["SHOWN", "draw_figures"]
 
@@ -50,7 +51,7 @@ def _paper(results: Results, distance: str) -> Any:
     shown = [rows[i] for i in sorted({0, len(rows) // 3, 2 * len(rows) // 3, len(rows) - 1})]
     curves = {
         str(row["items"]): LineCurve(
-            row["neg_log_phi"], Estimates(*(np.array(row["estimate"]) / np.mean(row["estimate"]) for _ in range(3)))
+            row["neg_log_phi"], Interval.exact(np.array(row["estimate"]) / np.mean(row["estimate"]))
         )
         for row in shown
     }
@@ -67,13 +68,8 @@ def _paper(results: Results, distance: str) -> Any:
 def _ranks(results: Results) -> Any:
     rows = results["stress"]
 
-    def ends(name: str) -> Estimates:
-        found = [row["rank"][name] for row in rows]
-        low, high = ([item["mean"] if item[end] is None else item[end] for item in found] for end in ("low", "high"))
-        return Estimates([item["mean"] for item in found], low, high)
-
     figure = grouped_interval_figure(
-        {name: ends(name) for name in SHOWN},
+        {name: Interval.stack([row["rank"][name] for row in rows]) for name in SHOWN},
         [label(row["condition"]) for row in rows],
         x_label="Rank correlation with the true −log φ on held-out prompts",
         title="Which index keeps its order under which condition?",

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from mallowspo.dispersion import fit_map, sampled_entropy, votes_index
 from mallowspo.dispersion.answer_samples import SampledAnswer
 from mallowspo.dispersion.panel import neg_log_phi_from_margin, panel_neg_log_phi, vote_log_likelihood
 from mallowspo.dispersion.topics import cluster_answers, estimate_alternatives, topic_entropy, weighted_clusters
+from mallowspo.stats.bootstrap import spearman
 from mallowspo.world.language import WorldPrompt
 from mallowspo.world.population import collect_votes
 
@@ -249,6 +249,4 @@ def alternatives_by_votes(
 
 def rank_agreement(estimate_p: Floats, truth_p: Floats) -> float:
     """Spearman's correlation; 0 where one side has only one value: it then orders nothing."""
-    if np.ptp(estimate_p) == 0 or np.ptp(truth_p) == 0:
-        return 0.0
-    return float(spearmanr(estimate_p, truth_p).statistic)
+    return float(np.nan_to_num(spearman(estimate_p, truth_p)))

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mallowspo.experiments.comparison import SeedFrontier, equal_kl_differences, mean_interval, verdict
 from mallowspo.experiments.estimator_downstream import BASELINE, DOWNSTREAM_METHODS
 from mallowspo.experiments.estimator_indexes import (
     INDEXES,
@@ -24,6 +23,9 @@ from mallowspo.experiments.estimator_indexes import (
     read_indexes,
 )
 from mallowspo.experiments.estimator_worlds import WorldJob, WorldSettings, scored_prompts, written_world
+from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences
+from mallowspo.stats.intervals import mean_interval
+from mallowspo.stats.verdicts import verdict
 from mallowspo.world.conditions import condition_named
 
 __all__ = ["VOTED", "downstream_summary", "judge_job", "stress_summary", "survival"]

@@ -9,16 +9,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
-from mallowspo.experiments.comparison import (
-    EqualKL,
-    Interval,
-    SeedFrontier,
-    equal_kl_differences,
-    mean_interval,
-    verdict,
-)
+from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences
+from mallowspo.stats.intervals import mean_interval, mean_of_known
+from mallowspo.stats.verdicts import verdict
 
 __all__ = [
     "QUANTITIES",
@@ -27,9 +20,9 @@ __all__ = [
     "Run",
     "comparisons",
     "frontiers",
+    "more_is",
     "select_runs",
     "settings",
-    "verdict_of",
 ]
 
 Run = dict[str, Any]
@@ -176,11 +169,11 @@ def comparisons(
             if method == baseline:
                 continue
             for quantity, place in (quantities or QUANTITIES).items():
-                found: EqualKL = equal_kl_differences(
+                found = equal_kl_differences(
                     frontiers(grid, runs, method, rates, place, chosen_by=chosen_by),
                     frontiers(grid, runs, baseline, rates, place, chosen_by=chosen_by),
                 )
-                difference: Interval = mean_interval(found.difference_s)
+                difference = mean_interval(found.difference_s)
                 rows.append(
                     {
                         "method": method,
@@ -189,35 +182,19 @@ def comparisons(
                         "quantity": quantity,
                         "difference": asdict(difference),
                         "per_seed": found.difference_s,
-                        "kl_low": _mean(found.low_s),
-                        "kl_high": _mean(found.high_s),
-                        "verdict": verdict_of(quantity, difference),
+                        "kl_low": mean_of_known(found.low_s),
+                        "kl_high": mean_of_known(found.high_s),
+                        "verdict": verdict(difference, more_is=more_is(quantity)),
                     }
                 )
     return rows
 
 
-def _mean(values_s: Any) -> float:
-    """Mean over the seeds that have a value."""
-    finite = values_s[np.isfinite(values_s)]
-    return float(finite.mean()) if finite.size else float("nan")
-
-
-def verdict_of(quantity: str, difference: Interval) -> str:
-    """What a difference allows to say of a quantity.
-
-    Args:
-        quantity: Its name; `outside` is better the less there is, of `entropy_…` more is not simply better.
-        difference: Method − baseline.
-
-    Returns:
-        `better`, `worse` or `open`; for entropies `more`, `less` or `open`.
+def more_is(quantity: str) -> str:
+    """Whether more of a quantity is `better`, `worse`, or just `more`; see `mallowspo.stats.verdicts.verdict`.
 
     Example:
-        >>> verdict_of("outside", Interval(0.2, 0.1, 0.3)), verdict_of("entropy_contested", Interval(0.2, 0.1, 0.3))
-        ('worse', 'more')
+        >>> more_is("agreement"), more_is("outside"), more_is("entropy_contested")
+        ('better', 'worse', 'more')
     """
-    if quantity == "outside":
-        return verdict(Interval(-difference.mean, -difference.high, -difference.low))
-    said = verdict(difference)
-    return {"better": "more", "worse": "less"}.get(said, said) if quantity.startswith("entropy") else said
+    return "worse" if quantity == "outside" else "more" if quantity.startswith(("entropy", "kl")) else "better"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mallowspo.experiments.quickstart_config import METHODS
-from mallowspo.reports.estimates import Curve, Estimates, FrontierCurve
+from mallowspo.reports.curves import Curve, FrontierCurve
 from mallowspo.reports.figures import (
     FigurePaths,
     frontier_figure,
@@ -17,8 +17,9 @@ from mallowspo.reports.figures import (
     index_scatter_figure,
     save_figure,
 )
+from mallowspo.stats.intervals import Interval
 
-__all__ = ["GROUPS", "differences_figure", "draw_figures", "estimates"]
+__all__ = ["GROUPS", "differences_figure", "draw_figures"]
 
 # Quantity in the results -> how a reader calls the prompts behind it.
 GROUPS = {
@@ -27,19 +28,6 @@ GROUPS = {
     "agreement_middle": "Middle third",
     "agreement_contested": "Most contested third",
 }
-
-
-def estimates(intervals: Sequence[dict[str, float | None]], *, scale: float = 1.0) -> Estimates:
-    """Intervals of the results as the figures take them; one without ends (a single seed) is drawn as a point."""
-    mean = scale * np.asarray([_number(interval["mean"]) for interval in intervals])
-    low, high = (
-        np.asarray([scale * _number(interval[end]) for interval in intervals], dtype=float) for end in ("low", "high")
-    )
-    return Estimates(mean, np.where(np.isnan(low), mean, low), np.where(np.isnan(high), mean, high))
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
 
 
 def draw_figures(folder: Path, results: dict[str, Any]) -> dict[str, FigurePaths]:
@@ -65,7 +53,7 @@ def _index(results: dict[str, Any]) -> Any:
     return index_scatter_figure(
         index["estimated_neg_log_phi_p"],
         index["true_neg_log_phi_p"],
-        correlation=Estimates(*(_number(correlation[end]) for end in ("mean", "low", "high"))),
+        correlation=Interval.of(correlation),
         groups=index["family_p"],
         title="The index from the reference's entropy, against the truth",
     )
@@ -86,7 +74,7 @@ def differences_figure(results: dict[str, Any], methods: Sequence[str]) -> Any:
     for method in methods:
         found = {row["quantity"]: row["difference"] for row in rows if row["method"] == method}
         if found:
-            values[method] = estimates([found[quantity] for quantity in GROUPS], scale=100.0)
+            values[method] = Interval.stack([found[quantity] for quantity in GROUPS], scale=100.0)
     return grouped_interval_figure(
         values,
         list(GROUPS.values()),
@@ -102,8 +90,8 @@ def _rows(results: dict[str, Any], rate: float, method: str) -> list[dict[str, A
 
 def _curve(rows: list[dict[str, Any]], values: list[dict[str, float | None]], scale: float) -> FrontierCurve:
     return FrontierCurve(
-        x=estimates([row["kl"] for row in rows]),
-        y=estimates(values, scale=scale),
+        x=Interval.stack([row["kl"] for row in rows]),
+        y=Interval.stack(values, scale=scale),
         labels=[f"β {row['beta']:g}" for row in rows],
     )
 
@@ -132,7 +120,7 @@ def _diversity(results: dict[str, Any], rate: float) -> Any:
     ends = np.asarray([0.0, max(float(curve.x.high.max()) for curve in curves.values())])
     for name in ("population", "reference"):
         level = np.full(2, results[name]["entropy_by_tercile"][2])
-        curves[name] = FrontierCurve(x=Estimates(ends, ends, ends), y=Estimates(level, level, level))
+        curves[name] = FrontierCurve(x=Interval.exact(ends), y=Interval.exact(level))
     return frontier_figure(
         curves,
         title=f"Diversity on the most contested third, learning rate {rate:g}",

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mallowspo.evaluation.exact import agreement, choice_entropy, outside_mass, share_of_optimum
-from mallowspo.experiments.comparison import rank_correlation
 from mallowspo.experiments.frontier_summary import Grid, Run, comparisons, select_runs, settings
 from mallowspo.experiments.quickstart_config import METHODS
 from mallowspo.experiments.quickstart_runs import Bench
+from mallowspo.stats.bootstrap import rank_correlation, spearman
 from mallowspo.world.language import WorldPrompt
 from mallowspo.world.population import top_choice_probabilities
 
@@ -121,9 +121,7 @@ def _index(bench: Bench, runs: Sequence[Run]) -> dict[str, Any]:
     for name, key, sign in (("mean_entropy", "neg_log_phi_p", 1.0), ("answer_entropy", "answer_entropy_p", -1.0)):
         estimate_sp = sign * np.stack([index[key] for index in estimated])
         within = [
-            rank_correlation(
-                estimate_sp[:, families == family], truth_p[families == family], rng=rng, resamples=1
-            ).mean
+            spearman(estimate_sp[:, families == family], truth_p[families == family])
             for family in dict.fromkeys(families)
             if (families == family).sum() >= 3
         ]

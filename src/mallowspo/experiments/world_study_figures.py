@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from mallowspo.experiments.quickstart_figures import GROUPS, differences_figure, estimates
+from mallowspo.experiments.quickstart_figures import GROUPS, differences_figure
 from mallowspo.experiments.quickstart_words import number
 from mallowspo.experiments.world_study_words import challengers
-from mallowspo.reports.estimates import Curve, Estimates, FrontierCurve
+from mallowspo.reports.curves import Curve, FrontierCurve
 from mallowspo.reports.figures import FigurePaths, frontier_figure, grouped_interval_figure, save_figure
+from mallowspo.stats.intervals import Interval
 
 __all__ = ["draw_world_figures"]
 
@@ -51,7 +52,7 @@ def draw_world_figures(folder: Path, results: dict[str, Any]) -> dict[str, Figur
 
 def _choice(results: dict[str, Any]) -> Any:
     values = {
-        row["method"]: estimates([row["differences"][name] for name in GROUPS], scale=100.0)
+        row["method"]: Interval.stack([row["differences"][name] for name in GROUPS], scale=100.0)
         for row in results["choice"]
         if row["method"] in challengers(results)
     }
@@ -72,7 +73,9 @@ def _curves(results: dict[str, Any], quantity: str, scale: float) -> dict[str, F
         here = [(kl, one) for kl, one in zip(levels["kl"], intervals, strict=True) if one["mean"] is not None]
         if here:
             x = np.asarray([kl for kl, _ in here])
-            curves[method] = FrontierCurve(x=Estimates(x, x, x), y=estimates([one for _, one in here], scale=scale))
+            curves[method] = FrontierCurve(
+                x=Interval.exact(x), y=Interval.stack([one for _, one in here], scale=scale)
+            )
     return curves
 
 
@@ -81,7 +84,7 @@ def _diversity(results: dict[str, Any]) -> Any:
     ends = np.asarray([0.0, max((float(curve.x.mean.max()) for curve in curves.values()), default=1.0)])
     for name, interval in results["entropy_contested"].items():
         level = np.full(2, number(interval["mean"]))
-        curves[name] = FrontierCurve(x=Estimates(ends, ends, ends), y=Estimates(level, level, level))
+        curves[name] = FrontierCurve(x=Interval.exact(ends), y=Interval.exact(level))
     return frontier_figure(
         curves,
         title="Diversity on the most contested third",

@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
-
 from mallowspo.experiments.quickstart_config import Job
 from mallowspo.experiments.quickstart_runs import Bench, Split, make_reference, open_bench, open_split, run_job
 from mallowspo.experiments.world_study_config import WorldSetup
 from mallowspo.files import parse_json, plain, write_json
 from mallowspo.progress import Progress, silent
+from mallowspo.stats.bootstrap import spearman
 from mallowspo.world.language import WorldPrompt, build_world
 
 __all__ = ["WorldBench", "open_world", "prepare_world", "run_world_job", "selection_prompts"]
@@ -122,7 +121,7 @@ def run_world_job(setup: WorldSetup, job: Job) -> dict[str, Any]:
     if index is not None:
         truth_p = [prompt.neg_log_phi for prompt in world.bench.world.train]
         result["index"] = {
-            "rank_correlation": float(stats.spearmanr(index["neg_log_phi_p"], truth_p).statistic),
+            "rank_correlation": spearman(index["neg_log_phi_p"], truth_p),
             "weight_quantiles": index["weight_quantiles"],
         }
     return result | {"cpu_seconds": time.process_time() - started}

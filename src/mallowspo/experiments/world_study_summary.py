@@ -14,19 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mallowspo.evaluation.exact import Frontier, agreement, choice_entropy, outside_mass, share_of_optimum
-from mallowspo.experiments.comparison import Interval, mean_interval, read_at_best_rate
 from mallowspo.experiments.frontier_summary import (
     QUANTITIES,
     Grid,
     Run,
     comparisons,
     frontiers,
+    more_is,
     select_runs,
     settings,
-    verdict_of,
 )
 from mallowspo.experiments.world_study_config import BASELINE, WorldStudyConfig
 from mallowspo.experiments.world_study_runs import open_world
+from mallowspo.stats.frontiers import read_at_best_rate
+from mallowspo.stats.intervals import mean_interval
+from mallowspo.stats.verdicts import verdict
 from mallowspo.world.population import top_choice_probabilities
 
 __all__ = ["CHOSEN_BY", "STUDY_QUANTITIES", "chosen_runs", "read_levels", "summarise_study"]
@@ -201,15 +203,10 @@ def _choice(grid: Grid, runs: Sequence[Run]) -> list[Row]:
             values = np.asarray([_value(run, place) for run in here])
             row["values"][name] = asdict(mean_interval(values))
             if method != BASELINE:
-                gap: Interval = mean_interval(values - [_value(run, place) for run in chosen[BASELINE]])
-                row["differences"][name] = asdict(gap) | {"verdict": _said(name, gap)}
+                gap = mean_interval(values - [_value(run, place) for run in chosen[BASELINE]])
+                row["differences"][name] = asdict(gap) | {"verdict": verdict(gap, more_is=more_is(name))}
         rows.append(row)
     return rows
-
-
-def _said(name: str, gap: Interval) -> str:
-    """As `verdict_of`; of KL, too, more is not simply better."""
-    return verdict_of("entropy" if name == "kl" else name, gap)
 
 
 def read_levels(grid: Grid, runs: Sequence[Run], place: tuple[str, int | None]) -> Row:

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mallowspo.dispersion.side_by_side import SideBySide
-from mallowspo.reports.estimates import Estimates
 from mallowspo.reports.figures import (
     FigurePaths,
     grouped_interval_figure,
@@ -19,6 +18,7 @@ from mallowspo.reports.figures import (
     index_scatter_figure,
     save_figure,
 )
+from mallowspo.stats.intervals import Interval
 
 __all__ = ["draw_dispersion_figures"]
 
@@ -101,21 +101,12 @@ def _reference_figures(facts: Mapping[str, Any], table: Columns) -> dict[str, Fi
         ),
     }
     for name, (key, values, label) in beside.items():
-        estimate = _estimate(found[key])
-        if estimate is not None and len(first) > 2:
-            figures[name] = _scatter(index, values, estimate, label)
+        if found[key]["value"] is not None and len(first) > 2:
+            figures[name] = _scatter(index, values, Interval.of(found[key]).drawn, label)
     return figures
 
 
-def _estimate(item: Mapping[str, Any]) -> Estimates | None:
-    """The interval of an estimate; None where there is no estimate, and a point where it has no ends."""
-    if item["value"] is None:
-        return None
-    low, high = (item["value"] if item[end] is None else item[end] for end in ("low", "high"))
-    return Estimates(item["value"], low, high)
-
-
-def _scatter(index: Floats, values: Floats, estimate: Estimates, label: str) -> Figure:
+def _scatter(index: Floats, values: Floats, estimate: Interval, label: str) -> Figure:
     rows = np.arange(len(index))
     title = ""
     if len(rows) > _POINTS:
@@ -127,14 +118,10 @@ def _scatter(index: Floats, values: Floats, estimate: Estimates, label: str) -> 
 
 
 def _side(side: SideBySide) -> Figure:
-    correlation = side.summary["correlation"]
-    value = correlation["value"]
-    ends = (value if not np.isfinite(correlation[end]) else correlation[end] for end in ("low", "high"))
-    low, high = ends
     return index_scatter_figure(
         side.index,
         side.phi,
-        correlation=Estimates(value, low, high),
+        correlation=Interval.of(side.summary["correlation"]).drawn,
         title=f"The model's index against people's {side.summary['people']}",
         x_label="φ of the people (1: as if at random)",
         y_label=_INDEX_LABEL,
@@ -143,7 +130,7 @@ def _side(side: SideBySide) -> Figure:
 
 def _intervals(detail: Sequence[Mapping[str, Any]]) -> Figure:
     values = {
-        name: Estimates(*([item[key][end] for item in detail] for end in ("phi", "low", "high")))
+        name: Interval(*([item[key][end] for item in detail] for end in ("phi", "low", "high")))
         for name, key in (("Kendall's tau", "kendall"), ("Spearman's rho", "spearman"))
         if all(key in item for item in detail)
     }

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from mallowspo.errors import InputError
-from mallowspo.reports.estimates import Curve, Estimates, FrontierCurve, LineCurve
+from mallowspo.reports.curves import Curve, FrontierCurve, LineCurve
 from mallowspo.reports.figure_style import (
     METHOD_STYLES,
     FigurePaths,
@@ -29,11 +29,11 @@ from mallowspo.reports.figure_style import (
 from mallowspo.reports.formatting import format_interval, format_number
 from mallowspo.reports.label_placement import place_labels
 from mallowspo.reports.palette import BLUE, GRID, INK, MUTED, PAPER, SKY
+from mallowspo.stats.intervals import Interval
 
 __all__ = [
     "METHOD_STYLES",
     "Curve",
-    "Estimates",
     "FigurePaths",
     "FrontierCurve",
     "LineCurve",
@@ -125,7 +125,7 @@ def index_scatter_figure(
     estimated: ArrayLike,
     truth: ArrayLike,
     *,
-    correlation: Estimates,
+    correlation: Interval,
     groups: Sequence[str] | None = None,
     title: str = "",
     x_label: str = "True −log φ (0: people choose at random)",
@@ -198,7 +198,7 @@ def _scatter(
 
 
 def grouped_interval_figure(
-    values: Mapping[str, Estimates],
+    values: Mapping[str, Interval],
     groups: Sequence[str],
     *,
     x_label: str,

@@ -1,10 +1,10 @@
-"""Comparing methods over seeds without fooling oneself.
+"""Frontiers of a quantity against KL, and their differences at equal KL.
 
-Every method sees the same pairs in the same order under one seed, so that methods are compared seed by seed, and the
-intervals are those of the paired differences. The same β is not the same strength under different objectives; methods
-are therefore compared at equal KL from the reference, by interpolating each seed's own frontier.
+The same β is not the same strength under different objectives; methods are therefore compared at equal KL from the
+reference, by interpolating each seed's own frontier. Every method sees the same pairs in the same order under one
+seed, so that methods are compared seed by seed.
 
-Suffixes: s seeds, b settings of β, r bootstrap resamples.
+Suffixes: s seeds, b settings of β.
 """
 
 from __future__ import annotations
@@ -14,38 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from mallowspo.errors import InputError
 
-__all__ = [
-    "EqualKL",
-    "Interval",
-    "SeedFrontier",
-    "equal_kl_differences",
-    "interpolate_frontier",
-    "mean_interval",
-    "rank_correlation",
-    "read_at_best_rate",
-    "verdict",
-]
+__all__ = ["EqualKL", "SeedFrontier", "equal_kl_differences", "interpolate_frontier", "read_at_best_rate"]
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its 95% interval; both ends are NaN where there is nothing to estimate it from.
-
-    Attributes:
-        mean: The estimate.
-        low: Lower end.
-        high: Upper end.
-    """
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -76,51 +50,6 @@ class EqualKL:
     difference_s: Floats
     low_s: Floats
     high_s: Floats
-
-
-def mean_interval(values_s: ArrayLike) -> Interval:
-    """Mean over seeds with a 95% interval from Student's t distribution.
-
-    Args:
-        values_s: One value per seed, shape (S,); NaN stands for a seed without a value and is left out.
-
-    Returns:
-        The mean; with fewer than two values the ends are NaN: one seed has no interval.
-
-    Example:
-        >>> interval = mean_interval([1.0, 2.0, 3.0])  # t(2 degrees, 97.5%) = 4.3027, standard error 1/√3
-        >>> round(interval.mean, 4), round(interval.low, 4), round(interval.high, 4)
-        (2.0, -0.4841, 4.4841)
-    """
-    values = np.asarray(values_s, dtype=np.float64)
-    values = values[np.isfinite(values)]
-    if values.size == 0:
-        return Interval(float("nan"), float("nan"), float("nan"))
-    mean = float(values.mean())
-    if values.size == 1:
-        return Interval(mean, float("nan"), float("nan"))
-    half = float(stats.t.ppf(0.975, values.size - 1) * values.std(ddof=1) / np.sqrt(values.size))
-    return Interval(mean, mean - half, mean + half)
-
-
-def verdict(difference: Interval) -> str:
-    """Say what an interval of a difference (method − baseline, more is better) allows to say.
-
-    Args:
-        difference: The difference with its interval.
-
-    Returns:
-        `better`, `worse`, or `open` where the interval holds 0 or there is none.
-
-    Example:
-        >>> verdict(Interval(0.2, 0.1, 0.3)), verdict(Interval(0.2, -0.1, 0.5))
-        ('better', 'open')
-    """
-    if difference.low > 0:
-        return "better"
-    if difference.high < 0:
-        return "worse"
-    return "open"
 
 
 def interpolate_frontier(kl_b: ArrayLike, value_b: ArrayLike, at: ArrayLike) -> Floats:
@@ -205,54 +134,3 @@ def equal_kl_differences(
         measured = gap[np.isfinite(gap)]
         rows.append((measured.mean(), low, high) if measured.size else (np.nan, np.nan, np.nan))
     return EqualKL(*np.asarray(rows, dtype=np.float64).T)
-
-
-def _ranks(values: Floats) -> Floats:
-    return np.asarray(stats.rankdata(values, axis=-1), dtype=np.float64)
-
-
-def rank_correlation(
-    estimated_sp: ArrayLike, truth_p: ArrayLike, *, resamples: int = 1000, rng: np.random.Generator
-) -> Interval:
-    """Spearman's correlation of an estimated index with the truth, averaged over seeds, with a bootstrap interval.
-
-    Prompts are resampled, the same ones for every seed, and the percentiles of the averaged correlation are taken.
-
-    Args:
-        estimated_sp: One estimate per seed and prompt, shape (S, P), finite.
-        truth_p: The true value of each prompt, shape (P,).
-        resamples: Bootstrap resamples.
-        rng: Source of randomness.
-
-    Returns:
-        The correlation with its 95% interval; NaN where one side has only one value.
-
-    Example:
-        >>> interval = rank_correlation([[1.0, 2.0, 3.0, 4.0]], [10, 20, 30, 40], rng=np.random.default_rng(0))
-        >>> round(interval.mean, 6)
-        1.0
-    """
-    estimated, truth = np.atleast_2d(np.asarray(estimated_sp, np.float64)), np.asarray(truth_p, np.float64)
-    if estimated.shape[1:] != truth.shape or not np.isfinite(estimated).all() or truth.size < 3:
-        raise InputError(
-            f"rank_correlation: got estimates of shape {estimated.shape} for {truth.shape} prompts, expected (S, P) "
-            f"finite values for P ≥ 3 prompts"
-        )
-    drawn_rp = rng.integers(truth.size, size=(resamples, truth.size))
-    samples = [_mean_correlation(estimated[:, drawn_p], truth[drawn_p]) for drawn_p in drawn_rp]
-    finite = np.asarray(samples)[np.isfinite(samples)]
-    low, high = np.percentile(finite, [2.5, 97.5]) if finite.size else (float("nan"), float("nan"))
-    mean = _mean_correlation(estimated, truth)
-    # Percentiles of a statistic near its bound may lie beside the estimate; the interval shown holds it.
-    return Interval(mean, float(min(low, mean)), float(max(high, mean)))
-
-
-def _mean_correlation(estimated_sp: Floats, truth_p: Floats) -> float:
-    """Spearman's correlation as Pearson's of the ranks, ties at their mean rank, averaged over rows."""
-    first, second = _ranks(estimated_sp), _ranks(truth_p)
-    first = first - first.mean(axis=1, keepdims=True)
-    second = second - second.mean()
-    norm = np.sqrt((first**2).sum(axis=1) * (second**2).sum())
-    if not np.all(norm > 0):
-        return float("nan")
-    return float(((first * second).sum(axis=1) / norm).mean())

@@ -1,0 +1,1 @@
+"""Intervals, bootstraps, comparisons at equal KL and verdicts: the only ones of the project."""

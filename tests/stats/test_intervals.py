@@ -1,0 +1,70 @@
+"""Intervals and verdicts against SciPy and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mallowspo.errors import InputError
+from mallowspo.stats.intervals import Interval, mean_interval
+from mallowspo.stats.verdicts import verdict
+
+
+def test_interval_equals_scipy(rng):
+    values = rng.normal(size=8)
+    interval = mean_interval(values)
+    wanted = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (interval.low, interval.high) == pytest.approx((wanted.low, wanted.high))
+
+
+def test_one_seed_has_no_interval_and_no_verdict():
+    interval = mean_interval([0.3, float("nan")])
+    assert interval.mean == 0.3
+    assert np.isnan([interval.low, interval.high]).all()
+    assert verdict(interval) == "open"
+
+
+@pytest.mark.parametrize(
+    ("ends", "word"), [((0.1, 0.3), "better"), ((-0.3, -0.1), "worse"), ((-0.1, 0.1), "open"), ((0.0, 0.2), "open")]
+)
+def test_a_verdict_needs_an_interval_without_zero(ends, word):
+    assert verdict(Interval(sum(ends) / 2, *ends)) == word
+
+
+@pytest.mark.parametrize(
+    ("rows", "seeds", "word"),
+    [
+        ((1, 2), (1, 2), "better"),
+        ((-2, -1), (-3, -1), "worse"),
+        ((1, 2), (-1, 4), "open"),
+        ((1, 2), (-2, -1), "open"),
+        ((1, 2), (float("nan"), float("nan")), "open"),
+    ],
+)
+def test_two_sources_of_chance_must_agree(rows, seeds, word):
+    both = [Interval(sum(ends) / 2, *ends) for ends in (rows, seeds)]
+    assert verdict(*both) == word
+    assert verdict(*both, more_is="worse") == {"better": "worse", "worse": "better"}.get(word, word)
+    assert verdict(*both, more_is="more") == {"better": "more", "worse": "less"}.get(word, word)
+
+
+def test_many_intervals_hold_arms_and_order():
+    many = Interval([1.0, 2.0], [0.5, 2.0], [1.25, 4.0])
+    np.testing.assert_array_equal(many.arms, [[0.5, 0.0], [0.25, 2.0]])
+    np.testing.assert_array_equal(many.take(np.array([1, 0])).high, [4.0, 1.25])
+    np.testing.assert_array_equal(many.scaled(-2.0).low, [-2.5, -8.0])
+
+
+def test_stacked_for_a_figure_no_estimate_lies_outside_its_ends():
+    stacked = Interval.stack([[1.0, 1.00001, 2.0], {"mean": 3.0, "low": None, "high": None}, Interval(1.0, 0.0, 2.0)])
+    assert stacked.low.tolist() == [1.0, 3.0, 0.0] and stacked.high.tolist() == [2.0, 3.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [(([1.0], [0.5], [0.7, 0.8]), "shape"), (([1.0, 2.0], [0.9, 0.1], [1.1, 0.1]), "outside")],
+)
+def test_what_is_no_interval_is_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        Interval(*given)
