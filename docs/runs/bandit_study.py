@@ -33,7 +33,7 @@ from mallowspo.experiments.bandit_words import (
     scale_sentence,
     thirds_sentences,
 )
-from mallowspo.reports.formatting import format_duration
+from mallowspo.reports.text import format_duration
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs/experiments/bandit.md"

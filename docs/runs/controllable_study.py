@@ -31,7 +31,7 @@ from mallowspo.experiments.controllable_words import (
     rate_sentence,
     weight_sentence,
 )
-from mallowspo.reports.formatting import format_duration, format_number, format_p
+from mallowspo.reports.text import format_duration, format_number, format_p
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs/experiments/controllable.md"

@@ -38,7 +38,7 @@ from mallowspo.experiments.world_study_words import (
     settings_text,
     share_sentence,
 )
-from mallowspo.reports.formatting import format_duration
+from mallowspo.reports.text import format_duration
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs/experiments/world.md"

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mallowspo.reports.figures import MethodStyle, grouped_interval_figure, save_figure
-from mallowspo.reports.formatting import format_interval, format_number
 from mallowspo.reports.html import (
     Block,
     Callout,
@@ -26,6 +25,7 @@ from mallowspo.reports.html import (
     write_report,
 )
 from mallowspo.reports.palette import BLUE, INK
+from mallowspo.reports.text import format_interval, format_number
 from mallowspo.stats.intervals import Interval
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from mallowspo.experiments.bandit_config import METHODS, TRAINED
 from mallowspo.experiments.bandit_figures import population_name
 from mallowspo.experiments.bandit_verdicts import REGIMES, design_of, regime_of
 from mallowspo.experiments.bandit_words import counted, interval_text, label, percent, points, setting_name
-from mallowspo.reports.formatting import format_number
 from mallowspo.reports.html import Table
+from mallowspo.reports.text import format_number
 
 __all__ = ["beta_table", "exact_table", "index_table", "scorecard", "settings_table", "training_table"]
 

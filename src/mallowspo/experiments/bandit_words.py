@@ -9,7 +9,7 @@ from mallowspo.experiments.bandit_config import METHODS
 from mallowspo.experiments.bandit_figures import STYLES, population_name
 from mallowspo.experiments.bandit_verdicts import REGIMES, design_of
 from mallowspo.reports.figures import METHOD_STYLES
-from mallowspo.reports.formatting import format_interval, format_number
+from mallowspo.reports.text import format_interval, format_number
 
 __all__ = [
     "collapse_facts",

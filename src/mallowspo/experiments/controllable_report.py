@@ -19,7 +19,6 @@ from mallowspo.experiments.controllable_words import (
     weight_sentence,
 )
 from mallowspo.reports.figures import FigurePaths
-from mallowspo.reports.formatting import format_duration, format_number, format_p
 from mallowspo.reports.html import (
     Block,
     BulletList,
@@ -35,6 +34,7 @@ from mallowspo.reports.html import (
     literal,
     write_report,
 )
+from mallowspo.reports.text import format_duration, format_number, format_p
 
 __all__ = ["write_controllable_report"]
 

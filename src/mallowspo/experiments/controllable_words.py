@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mallowspo.reports.figures import METHOD_STYLES
-from mallowspo.reports.formatting import format_interval, format_number, format_p, format_signed
+from mallowspo.reports.text import format_interval, format_number, format_p, format_signed
 
 __all__ = [
     "comparison_sentence",

@@ -24,7 +24,6 @@ from mallowspo.experiments.dialogue_words import (
     win_rate_sentences,
 )
 from mallowspo.reports.figures import FigurePaths
-from mallowspo.reports.formatting import format_duration, format_number
 from mallowspo.reports.html import (
     Block,
     BulletList,
@@ -40,6 +39,7 @@ from mallowspo.reports.html import (
     current_meta,
     write_report,
 )
+from mallowspo.reports.text import format_duration, format_number
 
 __all__ = ["OVERVIEW_HEADER", "WIN_RATE_HEADER", "limits", "write_dialogue_report"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mallowspo.experiments.dialogue_summary import BASELINE, THIRDS
 from mallowspo.reports.figure_style import METHOD_STYLES
-from mallowspo.reports.formatting import format_interval, format_number, format_signed
+from mallowspo.reports.text import format_interval, format_number, format_signed
 
 __all__ = [
     "challengers",

@@ -20,7 +20,6 @@ from mallowspo.experiments.estimator_words import (
     winner,
 )
 from mallowspo.reports.figures import FigurePaths
-from mallowspo.reports.formatting import format_duration, format_interval, format_number
 from mallowspo.reports.html import (
     Block,
     BulletList,
@@ -34,6 +33,7 @@ from mallowspo.reports.html import (
     current_meta,
     write_report,
 )
+from mallowspo.reports.text import format_duration, format_interval, format_number
 
 __all__ = ["SURVIVAL_HEADER", "limits", "rank_rows", "spread_rows", "survival_rows", "write_estimator_report"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mallowspo.experiments.estimator_summary import AIM, SPREAD_AIM, VOTED
-from mallowspo.reports.formatting import format_interval, format_number
+from mallowspo.reports.text import format_interval, format_number
 
 __all__ = [
     "LABELS",

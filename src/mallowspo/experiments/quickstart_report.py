@@ -24,7 +24,6 @@ from mallowspo.experiments.quickstart_words import (
     verdict_word,
 )
 from mallowspo.reports.figures import FigurePaths
-from mallowspo.reports.formatting import format_duration, format_number
 from mallowspo.reports.html import (
     Block,
     BulletList,
@@ -40,6 +39,7 @@ from mallowspo.reports.html import (
     literal,
     write_report,
 )
+from mallowspo.reports.text import format_duration, format_number
 
 __all__ = ["write_quickstart_report"]
 

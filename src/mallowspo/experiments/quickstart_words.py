@@ -9,7 +9,7 @@ from typing import Any
 from mallowspo.experiments.quickstart_config import METHODS
 from mallowspo.experiments.quickstart_figures import GROUPS
 from mallowspo.reports.figures import METHOD_STYLES
-from mallowspo.reports.formatting import format_interval, format_number, format_signed
+from mallowspo.reports.text import format_interval, format_number, format_signed
 
 __all__ = [
     "conclusions",

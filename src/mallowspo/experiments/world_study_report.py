@@ -30,7 +30,6 @@ from mallowspo.experiments.world_study_words import (
     share_sentence,
 )
 from mallowspo.reports.figures import FigurePaths
-from mallowspo.reports.formatting import format_duration, format_number
 from mallowspo.reports.html import (
     Block,
     BulletList,
@@ -43,6 +42,7 @@ from mallowspo.reports.html import (
     current_meta,
     write_report,
 )
+from mallowspo.reports.text import format_duration, format_number
 
 __all__ = ["write_world_report"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mallowspo.experiments.quickstart_words import found, interval_text, joined, label, number, points
 from mallowspo.experiments.world_study_config import BASELINE
-from mallowspo.reports.formatting import format_number
+from mallowspo.reports.text import format_number
 
 __all__ = [
     "agreement_verdicts",

@@ -188,7 +188,7 @@ class Figure:
     """A picture, copied into the page.
 
     Attributes:
-        source: A path of an SVG, PNG or JPEG file, or the bytes of one.
+        source: A path of an SVG, PNG or JPEG file, from the page's folder where it is relative, or the bytes of one.
         alt: What the picture shows, for those who do not see it; never empty.
         caption: What to read from it; marks are read here.
     """
@@ -258,9 +258,11 @@ class Report:
         summary: The answer, before anything else; an empty line starts a new paragraph.
         sections: The parts, in order.
         meta: How the page came to be.
+        verdicts: A table that stands before everything else.
     """
 
     title: str
     summary: str
     sections: Sequence[Section]
     meta: Meta = field(default_factory=Meta)
+    verdicts: Table | None = None

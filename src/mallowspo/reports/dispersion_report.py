@@ -22,7 +22,6 @@ from mallowspo.reports.dispersion_words import (
     summary_words,
 )
 from mallowspo.reports.figures import FigurePaths
-from mallowspo.reports.formatting import format_number, format_p
 from mallowspo.reports.html import (
     Block,
     BulletList,
@@ -39,6 +38,7 @@ from mallowspo.reports.html import (
     literal,
     write_report,
 )
+from mallowspo.reports.text import format_number, format_p
 
 __all__ = ["write_dispersion_report"]
 

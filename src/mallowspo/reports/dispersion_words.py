@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mallowspo.reports.blocks import literal
-from mallowspo.reports.formatting import MISSING, format_interval, format_number, format_p
+from mallowspo.reports.text import MISSING, format_interval, format_number, format_p
 
 __all__ = [
     "ESTIMATOR_WORDS",

@@ -26,9 +26,9 @@ from mallowspo.reports.figure_style import (
     save_figure,
     styles_for,
 )
-from mallowspo.reports.formatting import format_interval, format_number
 from mallowspo.reports.label_placement import place_labels
 from mallowspo.reports.palette import BLUE, GRID, INK, MUTED, PAPER, SKY
+from mallowspo.reports.text import format_interval, format_number
 from mallowspo.stats.intervals import Interval
 
 __all__ = [

@@ -49,14 +49,14 @@ from mallowspo.reports.blocks import (
     Table,
     literal,
 )
-from mallowspo.reports.formatting import (
+from mallowspo.reports.palette import DARK_SCHEME, HOUSE_MARK
+from mallowspo.reports.text import (
     format_duration,
     format_interval,
     format_number,
     format_p,
     format_signed,
 )
-from mallowspo.reports.palette import DARK_SCHEME, HOUSE_MARK
 
 __all__ = [
     "Block",
@@ -185,8 +185,8 @@ class _Picture(NamedTuple):
     follows_scheme: bool
 
 
-def _picture(figure: Figure) -> _Picture:
-    """Turn a figure into a data URI.
+def _picture(figure: Figure, folder: Path) -> _Picture:
+    """Turn a figure into a data URI; a relative path starts at the page's folder.
 
     An SVG too goes in as an image, not as markup: scripts in it stay dead, and the ids that each file uses
     for its own parts cannot meet those of another.
@@ -194,9 +194,11 @@ def _picture(figure: Figure) -> _Picture:
     if isinstance(figure.source, bytes):
         content, name = figure.source, f"{len(figure.source)} bytes"
     else:
-        path = Path(figure.source)
+        path = folder / figure.source
         if not path.is_file():
-            raise InputError(f"Figure: there is no file {str(path)!r}; save the figure before writing the page")
+            raise InputError(
+                f"Figure: there is no file {os.fspath(figure.source)!r}; save the figure before writing the page"
+            )
         content, name = path.read_bytes(), repr(str(path))
     kind = next((kind for signature, kind in _SIGNATURES if content.startswith(signature)), None)
     if kind is None and b"<svg" in content[:4096]:
@@ -249,17 +251,17 @@ def _environment() -> Environment:
         inline=_inline,
         unmarked=_unmarked,
         paragraphs=_paragraphs,
-        picture=_picture,
         duration=format_duration,
     )
     return environment
 
 
-def render_report(report: Report) -> str:
+def render_report(report: Report, folder: str | os.PathLike[str] = ".") -> str:
     """Turn a report into one HTML page.
 
     Args:
         report: What the page says.
+        folder: Where relative paths of figures start.
 
     Returns:
         The page, a complete HTML5 document. The same report gives the same text.
@@ -272,7 +274,11 @@ def render_report(report: Report) -> str:
         >>> "It <code>works</code>." in page, "1 &lt; 2" in page
         (True, True)
     """
-    context: dict[str, Any] = {"report": report, "parts": _parts(report.sections, {"top", "contents", "run"})}
+    context: dict[str, Any] = {
+        "report": report,
+        "parts": _parts(report.sections, {"top", "contents", "run"}),
+        "picture_of": functools.partial(_picture, folder=Path(folder)),
+    }
     page = _environment().get_template("report.html.j2").render(context).lstrip()
     # A lone surrogate, as a broken tokenizer may emit, cannot be written in UTF-8.
     return page.translate(_CONTROLS).encode("utf-8", "replace").decode("utf-8")
@@ -296,4 +302,4 @@ def write_report(path: str | os.PathLike[str], report: Report) -> None:
         >>> path.read_text(encoding="utf-8").startswith("<!doctype html>")
         True
     """
-    write_text(path, render_report(report))
+    write_text(path, render_report(report, Path(path).parent))

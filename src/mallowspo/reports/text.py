@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: an estimate never without its interval, and a sign that one can see.
+"""Words and numbers as a reader wants them: an estimate never without its interval, and a sign that one can see.
 
 A negative number carries the true minus sign (U+2212), as the axes of the figures do. A number that is not
 there (NaN) shows as an en dash.
@@ -7,8 +7,24 @@ there (NaN) shows as an en dash.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-__all__ = ["format_duration", "format_interval", "format_number", "format_p", "format_signed"]
+from mallowspo.stats.intervals import Interval
+from mallowspo.stats.verdicts import AGAINST_BASELINE
+
+__all__ = [
+    "format_duration",
+    "format_interval",
+    "format_number",
+    "format_p",
+    "format_signed",
+    "interval_text",
+    "joined",
+    "number",
+    "points",
+    "verdict_word",
+]
 
 MISSING = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
@@ -124,3 +140,64 @@ def format_duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def number(value: float | None) -> float:
+    """A number of the results; what JSON has no word for comes back as NaN."""
+    return float("nan") if value is None else float(value)
+
+
+def interval_text(
+    interval: Interval | Mapping[str, Any] | Sequence[float | None] | None,
+    digits: int = 2,
+    *,
+    scale: float = 1.0,
+    signed: bool = False,
+) -> str:
+    """Write an interval of the results, in whatever form they hold it; without ends it shows as a plain number.
+
+    Example:
+        >>> interval_text({"mean": 0.5, "low": 0.4, "high": 0.6}), interval_text([0.5, None, None], signed=True)
+        ('0.50 [0.40, 0.60]', '+0.50')
+        >>> interval_text(None)
+        '–'
+    """
+    if interval is None:
+        return MISSING
+    found = (interval if isinstance(interval, Interval) else Interval.of(interval)).scaled(scale)
+    if not found.has_ends:
+        return format_signed(found.mean, digits) if signed else format_number(found.mean, digits)
+    return format_interval(found.mean, found.low, found.high, digits, signed=signed)
+
+
+def points(interval: Mapping[str, Any] | Sequence[float | None]) -> str:
+    """A difference of probabilities in points (hundredths); a third decimal where an end would otherwise round to 0.
+
+    Example:
+        >>> points({"mean": 0.01, "low": 0.00004, "high": 0.02})
+        '+1.000 [+0.004, +2.000]'
+    """
+    found = Interval.of(interval).scaled(100.0)
+    digits = 3 if any(0 < abs(end) < 0.005 for end in (found.low, found.high)) else 2
+    return interval_text(found, digits, signed=True)
+
+
+def joined(names: Iterable[str]) -> str:
+    """Names in a sentence: commas, and an "and" before the last.
+
+    Example:
+        >>> joined(["a", "b", "c"])
+        'a, b and c'
+    """
+    names = list(names)
+    return "".join(names) if len(names) < 2 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def verdict_word(verdict: str) -> str:
+    """What a verdict of `mallowspo.stats.verdicts` is called on a page.
+
+    Example:
+        >>> verdict_word("better"), verdict_word("open"), verdict_word("less")
+        ('ahead', 'no significant difference', 'less')
+    """
+    return AGAINST_BASELINE.get(verdict, verdict)

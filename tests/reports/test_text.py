@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mallowspo.reports.formatting import (
+from mallowspo.reports.text import (
     format_duration,
     format_interval,
     format_number,

@@ -1,0 +1,96 @@
+"""The same page as Markdown, for the documentation: what stands on the page of a run stands there too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mallowspo.reports.blocks import (
+    Block,
+    BulletList,
+    Callout,
+    CodeBlock,
+    Definitions,
+    Examples,
+    Figure,
+    Paragraph,
+    Report,
+    Section,
+    Table,
+)
+
+__all__ = ["render_markdown"]
+
+
+def render_markdown(report: Report, *, figures: str, level: int = 2) -> str:
+    """Turn a page into Markdown.
+
+    Args:
+        report: What the page says; its title, which the document has already, and its foot are left out.
+        figures: Where the pictures lie, as seen from the document; their PNG files are linked.
+        level: Of the headings of sections.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> table = Table(["method", "gain"], [["DPO", "0.1"]])
+        >>> print(render_markdown(Report("A study", "It *works*.", [Section("Numbers", [table])]), figures="a"))
+        It *works*.
+        <BLANKLINE>
+        ## Numbers
+        <BLANKLINE>
+        | method | gain |
+        |---|---|
+        | DPO | 0.1 |
+    """
+    parts = [report.summary, *([_table(report.verdicts)] if report.verdicts else [])]
+    for section in report.sections:
+        parts += _section(section, figures, level)
+    return "\n\n".join(part for part in parts if part)
+
+
+def _section(section: Section, figures: str, level: int) -> list[str]:
+    parts = [f"{'#' * level} {section.heading}"]
+    for block in section.body:
+        parts.append(_figure(block, figures) if isinstance(block, Figure) else _RENDER[type(block)](block))
+    for inner in section.subsections:
+        parts += _section(inner, figures, level + 1)
+    return parts
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _table(block: Table) -> str:
+    lines = [f"| {' | '.join(map(_cell, row))} |" for row in (block.header, *block.rows)]
+    lines.insert(1, "|" + "---|" * len(block.header))
+    return "\n".join([*([block.caption, ""] if block.caption else []), *lines])
+
+
+def _figure(block: Figure, figures: str) -> str:
+    if isinstance(block.source, bytes):
+        return f"*{block.alt}*"
+    name = Path(os.fspath(block.source)).with_suffix(".png").name
+    return f"![{block.alt}]({figures}/{name})" + (f"\n\n{block.caption}" if block.caption else "")
+
+
+def _examples(block: Examples) -> str:
+    lines = [block.caption] if block.caption else []
+    for example in block.items:
+        lines.append("\n".join([f"> {example.prompt}", "", *(f"- {who}: {what}" for who, what in example.answers)]))
+    return "\n\n".join(lines)
+
+
+_RENDER: dict[type[Block], Callable[[Any], str]] = {
+    Paragraph: lambda block: block.text,
+    BulletList: lambda block: "\n".join(f"- {item}" for item in block.items),
+    Definitions: lambda block: "\n".join(f"- **{term}**: {meaning}" for term, meaning in block.items),
+    Callout: lambda block: f"> **{block.label}.** {block.text}",
+    CodeBlock: lambda block: f"```bash\n{block.text}\n```",
+    Examples: _examples,
+    Table: _table,
+}

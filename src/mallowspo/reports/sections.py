@@ -1,0 +1,73 @@
+"""Parts that every study's page has: a table from columns, and a comparison of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from mallowspo.reports.blocks import Block, BulletList, Figure, Paragraph, Section, Table
+from mallowspo.reports.text import number, verdict_word
+
+__all__ = ["Columns", "comparison", "picture", "table", "verdict_line"]
+
+Row = Any
+Columns = Mapping[str, Callable[[Row], str]]
+"""Title of a column → what a row shows there."""
+
+
+def table(rows: Iterable[Row], columns: Columns, caption: str = "") -> Table:
+    """A table of rows that all show the same columns.
+
+    Example:
+        >>> table([{"x": 1.0}], {"name": lambda row: "one", "x": lambda row: f"{row['x']:g}"}).rows
+        [['one', '1']]
+    """
+    return Table(list(columns), [[cell(row) for cell in columns.values()] for row in rows], caption)
+
+
+def picture(name: str, alt: str, caption: str = "") -> Figure:
+    """A figure that the study saved under this name."""
+    return Figure(f"figures/{name}.svg", alt, caption)
+
+
+def verdict_line(label: str, row: Mapping[str, Any], amount: str, *, against: str = "DPO") -> str:
+    """One line on a method: its verdict, and the difference with its interval.
+
+    Args:
+        label: What the method is called.
+        row: A comparison with `verdict` and `difference`.
+        amount: The difference as text, with its unit.
+        against: What the method is compared with.
+
+    Returns:
+        The line; a comparison that could not be made says so.
+
+    Example:
+        >>> verdict_line("IPO", {"verdict": "better", "difference": {"mean": 0.1}}, "+0.10 points")
+        '*IPO*: ahead of DPO, +0.10 points.'
+    """
+    difference = row["difference"]
+    mean = difference["mean"] if isinstance(difference, Mapping) else difference[0]
+    if number(mean) != number(mean):
+        return f"*{label}*: no common KL with {against}, nothing to compare."
+    word = verdict_word(row["verdict"])
+    said = f"{word} of {against}" if row["verdict"] == "better" else f"{word} {against}"
+    said = f"{word} from {against}" if row["verdict"] == "open" else said
+    said = f"{word} than {against}" if row["verdict"] in ("more", "less") else said
+    return f"*{label}*: {said}, {amount}."
+
+
+def comparison(
+    heading: str,
+    text: str,
+    figure: Figure | None,
+    rows: Sequence[Row],
+    columns: Columns,
+    lines: Sequence[str],
+    caption: str = "",
+) -> Section:
+    """Methods against a baseline: what was done, a figure, one verdict a method, and the table."""
+    body: list[Block] = [Paragraph(text)]
+    if figure is not None:
+        body.append(figure)
+    return Section(heading, [*body, BulletList(list(lines)), table(rows, columns, caption)])

@@ -1,0 +1,1 @@
+"""The studies: what each one asks is a declaration, how it runs is `mallowspo.studies.study`."""

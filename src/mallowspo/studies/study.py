@@ -1,0 +1,296 @@
+"""What every study shares: a study is data and a few functions, and this runs it.
+
+A study has stages, a stage has jobs. A job is a frozen dataclass of plain values, its result a mapping that JSON can
+hold and that depends on the stage's setup and the job alone. Every finished job is a line of `jobs.jsonl` in the
+study's folder, so that a study that was stopped goes on where it was, and one whose settings changed runs only what is
+new. From the results come `results.json`, the figures and `report.html`; all of these can be made again from the file.
+"""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import importlib
+import multiprocessing
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from mallowspo.errors import InputError
+from mallowspo.evaluation.json_log import JsonLog, key_of
+from mallowspo.files import parse_json, plain, write_json
+from mallowspo.outputs import writable_folder
+from mallowspo.progress import Progress, silent
+from mallowspo.reports.blocks import Report
+from mallowspo.versions import library_versions
+
+__all__ = ["Done", "Results", "Stage", "Study", "StudySettings", "run_study", "work_on", "write_page"]
+
+Results = dict[str, Any]
+Done = Mapping[str, list[Results]]
+"""The results of the stages before, by their names, each in the order of its jobs."""
+
+
+class StudySettings(Protocol):
+    """What every study's settings, a frozen dataclass, have among their fields."""
+
+    @property
+    def output_dir(self) -> str:
+        """Folder for everything that is written."""
+
+    @property
+    def workers(self) -> int:
+        """Processes that work side by side; 0 works in the calling one. It changes no result."""
+
+
+S = TypeVar("S", bound=StudySettings)
+
+
+def _nothing(setup: Any, job: Any, folder: Path) -> None:
+    return None
+
+
+def _all_alike(job: Any) -> Hashable:
+    return None
+
+
+def _no_files(setup: Any, job: Any, folder: Path) -> Sequence[Path]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Stage(Generic[S]):
+    """A step of a study: many jobs of one kind. Its functions belong to a module, so that processes find them.
+
+    Attributes:
+        name: Names the stage in the keys of finished jobs and in `Done`.
+        title: What the progress says.
+        jobs: From the settings and the stages before to the jobs; there may be none.
+        setup: From the settings and the stages before to the frozen dataclass that all jobs depend on, part of their
+            keys.
+        work: From the bench and a job to the job's result.
+        bench: From setup, job and folder to what jobs share: models, data. A process keeps the last one that it made.
+        shares: Jobs with the same value share a bench.
+        files: What a finished job has left on the disk; where one of these is gone the job runs again.
+        parallel: False for work that must stay in the calling process, such as calls of a server.
+    """
+
+    name: str
+    title: str
+    jobs: Callable[[S, Done], Sequence[Any]]
+    setup: Callable[[S, Done], Any]
+    work: Callable[[Any, Any], Results]
+    bench: Callable[[Any, Any, Path], Any] = _nothing
+    shares: Callable[[Any], Hashable] = _all_alike
+    files: Callable[[Any, Any, Path], Sequence[Path]] = _no_files
+    parallel: bool = True
+
+
+@dataclass(frozen=True)
+class Study(Generic[S]):
+    """A study, declared.
+
+    Attributes:
+        name: With `version` the key of finished work: a function that is renamed reruns nothing.
+        version: Raised where a change of the code changes results.
+        stages: In the order in which they run.
+        summarise: From the settings and all results to the findings, plain values for `results.json`.
+        figures: From the findings to the figures, by name.
+        page: From the findings to the page; it names the figures with `mallowspo.reports.sections.picture`.
+        presets: Name to settings for a folder: `default`, `fast` and others.
+        imports: Modules that worker processes import while the first jobs run elsewhere.
+        finish: Leaves further files for the user; called with settings, folder and findings.
+    """
+
+    name: str
+    version: int
+    stages: Sequence[Stage[S]]
+    summarise: Callable[[S, Done], Results]
+    figures: Callable[[Results], Mapping[str, Any]]
+    page: Callable[[Results], Report]
+    presets: Mapping[str, Callable[[str], S]]
+    imports: Sequence[str] = ("mallowspo.training",)
+    finish: Callable[[S, Path, Results], None] | None = None
+
+
+def run_study(study: Study[S], settings: S, *, progress: Progress | None = None) -> Results:
+    """Run a study, or what is left of it, and write `results.json`, figures and `report.html`.
+
+    With `workers` > 0, processes are started afresh: a script that calls this needs the usual
+    `if __name__ == "__main__":`.
+
+    Args:
+        study: The declaration.
+        settings: What to run; see the study's presets.
+        progress: Called as the work goes on; see `mallowspo.progress.progress_bar`.
+
+    Returns:
+        The findings, as `results.json` holds them.
+
+    Raises:
+        InputError: The settings cannot be used, or `output_dir` cannot be written.
+    """
+    if settings.workers < 0:
+        raise InputError(f"workers: got {settings.workers}, expected 0 or more")
+    report, started = progress or silent, time.perf_counter()
+    folder = writable_folder(settings.output_dir, "output_dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    done: dict[str, list[Results]] = {}
+    seconds: dict[str, float] = {}
+    with _Workers(settings.workers, study.imports) as workers, JsonLog(folder / "jobs.jsonl") as log:
+        for stage in study.stages:
+            begun = time.perf_counter()
+            setup, jobs = stage.setup(settings, done), stage.jobs(settings, done)
+            done[stage.name] = _run_stage(study, stage, setup, jobs, folder, log, workers, report)
+            seconds[stage.name] = time.perf_counter() - begun
+    findings = study.summarise(settings, done)
+    # Seconds of this run alone: what an earlier run had finished took none of them.
+    cost = {"seconds": {**seconds, "total": time.perf_counter() - started}, "peak_memory_gb": _peak(settings.workers)}
+    write_json(
+        folder / "results.json",
+        {"study": study.name, "version": study.version, "config": asdict(settings), **findings, **cost, **_origin()},  # type: ignore[call-overload]
+    )
+    stored: Results = parse_json((folder / "results.json").read_text(encoding="utf-8"))
+    if study.finish is not None:
+        study.finish(settings, folder, stored)
+    write_page(study, folder, stored)
+    report("Writing the report", 1, 1)
+    return stored
+
+
+def write_page(study: Study[Any], folder: Path, results: Results) -> None:
+    """Draw the figures and write `report.html` from what `results.json` holds.
+
+    Args:
+        study: The declaration.
+        folder: Where `results.json` lies.
+        results: Its content.
+    """
+    from mallowspo.reports.figures import save_figure
+    from mallowspo.reports.html import current_meta, write_report
+
+    for name, figure in study.figures(results).items():
+        save_figure(figure, folder / "figures", name)
+    page = study.page(results)
+    meta = current_meta(seeds=page.meta.seeds, run_time=results["seconds"]["total"], extra=dict(page.meta.extra))
+    write_report(folder / "report.html", replace(page, meta=meta))
+
+
+def _origin() -> Results:
+    return {
+        "provenance": {
+            "versions": library_versions(),
+            "machine": platform.platform(),
+            "date": datetime.date.today().isoformat(),
+        }
+    }
+
+
+def _peak(workers: int) -> float:
+    """Upper bound of the memory that was in use at once: this process's peak and the largest worker's, each once."""
+    unit = 1.0 if sys.platform == "darwin" else 1024.0  # ru_maxrss is in bytes there, in KiB elsewhere
+    own, child = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return (own + workers * child) * unit / 1e9
+
+
+def _run_stage(
+    study: Study[Any],
+    stage: Stage[Any],
+    setup: Any,
+    jobs: Sequence[Any],
+    folder: Path,
+    log: JsonLog,
+    workers: _Workers,
+    report: Progress,
+) -> list[Results]:
+    """Run every job that the log does not hold yet; the results come in the order of the jobs, whoever ran them."""
+    if not jobs:
+        return []
+    key = {"study": study.name, "version": study.version, "stage": stage.name, "setup": plain(asdict(setup))}
+    keys = [key_of(**key, job=plain(asdict(job))) for job in jobs]
+    found = {record["key"]: record["result"] for record in log.records if "key" in record}
+    missing = {
+        key: job
+        for key, job in zip(keys, jobs, strict=True)
+        if key not in found or not all(path.exists() for path in stage.files(setup, job, folder))
+    }
+    count, total = len(set(keys)) - len(missing), len(set(keys))
+    report(stage.title, count, total)
+
+    def keep(key: str, result: Results) -> None:
+        nonlocal count
+        found[key] = plain(result)
+        log.append({"key": key, "result": found[key]})
+        count += 1
+        report(stage.title, count, total)
+
+    if stage.parallel and workers.count and len(missing) > 0:
+        workers.run(stage, setup, folder, missing, keep)
+    else:
+        for key, job in missing.items():
+            keep(key, work_on(stage, setup, folder, job))
+    return [found[key] for key in keys]
+
+
+_BENCH: dict[Any, Any] = {}  # of this process: the bench of its last job
+
+
+def work_on(stage: Stage[Any], setup: Any, folder: Path, job: Any) -> Results:
+    """Run one job in this process, on the bench that is there or a new one."""
+    place = (stage.bench, setup, stage.shares(job), folder)
+    if _BENCH.get("place") != place:
+        _BENCH.clear()
+        _BENCH.update(place=place, bench=stage.bench(setup, job, folder), fresh=True)
+    result = stage.work(_BENCH["bench"], job)
+    if _BENCH["fresh"]:
+        # A trainer collects garbage when it ends; what stays from one run to the next need not be searched each time.
+        gc.collect()
+        gc.freeze()
+        _BENCH["fresh"] = False
+    return result
+
+
+class _Workers:
+    """The processes of a study; they import their libraries while the first stage runs elsewhere."""
+
+    def __init__(self, count: int, imports: Sequence[str]) -> None:
+        self.count, self._imports = count, tuple(imports)
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> _Workers:
+        if self.count:
+            # Spawned, not forked: a fork of a process whose torch has started threads may hang.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(max_workers=self.count, mp_context=context)
+            for _ in range(self.count):
+                self._pool.submit(_import_ahead, self._imports)
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=kind is None, cancel_futures=kind is not None)
+
+    def run(
+        self,
+        stage: Stage[Any],
+        setup: Any,
+        folder: Path,
+        jobs: Mapping[str, Any],
+        keep: Callable[[str, Results], None],
+    ) -> None:
+        """Run jobs side by side; a failed one ends the study with its own error."""
+        assert self._pool is not None
+        futures = {self._pool.submit(work_on, stage, setup, folder, job): key for key, job in jobs.items()}
+        for future in as_completed(futures):
+            keep(futures[future], future.result())
+
+
+def _import_ahead(modules: Sequence[str]) -> None:
+    for module in modules:
+        importlib.import_module(module)

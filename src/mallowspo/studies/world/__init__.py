@@ -1,0 +1,1 @@
+"""The study `world` and its preset, the quick start."""
