@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from golden.make import QUICK, differences, kept, machine, made
+from golden.make import OF_TRL, QUICK, differences, kept, machine, made
 from mallowspo.cli.main import main
 
 # Another processor's kernels sum in another order, and a log-probability is a sum of float32.
@@ -14,12 +14,15 @@ ELSEWHERE = 1e-4
 @pytest.mark.parametrize("name", [make.__name__ for make in QUICK])
 def test_it_is_as_it_was(name):
     old, made_on = kept(name)
-    found = list(differences(old, made(name), 0.0 if made_on == machine() else ELSEWHERE))
+    new, same = made(name), made_on == machine()
+    if name == "options" and not same:
+        del old[OF_TRL], new[OF_TRL]
+    found = list(differences(old, new, 0.0 if same else ELSEWHERE))
     told = "\n".join(f"{place}: {before!r} -> {after!r}" for place, before, after in found[:40])
     assert not found, f"{len(found)} cells differ; where that is meant: python tests/golden/make.py {name}\n{told}"
 
 
-@pytest.mark.parametrize("words", kept("options")[0])
+@pytest.mark.parametrize("words", sorted(set(kept("options")[0]) - {OF_TRL}))
 def test_the_help_of_each_command_shows_its_options_in_80_columns(words, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as stop:

@@ -19,10 +19,12 @@ import argparse
 import contextlib
 import hashlib
 import importlib
+import inspect
 import io
 import json
 import math
 import os
+import pkgutil
 import platform
 import re
 import subprocess
@@ -73,6 +75,8 @@ PUBLIC = (
     "mallowspo.training",
     "mallowspo.world",
 )
+
+OF_TRL = "train, options of TRL"
 
 # --------------------------------------------------------------------------------------------------------------------
 # Running the program, in a temporary folder that is the current one
@@ -334,18 +338,17 @@ def train() -> Any:
 
 def names() -> Any:
     """`__all__` of every public module; of `evaluation`, whose package exports nothing, those of its modules."""
-    import pkgutil
+    modules = {name: importlib.import_module(name) for name in PUBLIC}
+    for name, module in [*modules.items()]:
+        if not hasattr(module, "__all__"):
+            del modules[name]
+            parts = [f"{name}.{one.name}" for one in pkgutil.iter_modules(module.__path__)]
+            modules |= {part: importlib.import_module(part) for part in parts}
+    return {name: {one: _kind(getattr(module, one)) for one in module.__all__} for name, module in modules.items()}
 
-    found: dict[str, list[str]] = {}
-    for name in PUBLIC:
-        module = importlib.import_module(name)
-        if hasattr(module, "__all__"):
-            found[name] = sorted(module.__all__)
-            continue
-        for one in pkgutil.iter_modules(module.__path__):
-            part = importlib.import_module(f"{name}.{one.name}")
-            found[part.__name__] = sorted(part.__all__)
-    return found
+
+def _kind(value: Any) -> str:
+    return "class" if inspect.isclass(value) else "function" if callable(value) else "value"
 
 
 def commands() -> dict[str, Any]:
@@ -368,7 +371,12 @@ def commands() -> dict[str, Any]:
 
 def options() -> Any:
     """Command, "" for the program -> option, with its other names -> its default as the help shows it, its choices."""
+    from dataclasses import fields
+
+    from trl import DPOConfig
+
     from mallowspo.cli.train_options import TrainParser
+    from mallowspo.training import MallowsPOConfig
 
     found: dict[str, dict[str, list[Any]]] = {}
     for words, command in commands().items():
@@ -382,11 +390,13 @@ def options() -> Any:
                 None,
             ]
         found[words] = listed
-    found["train"] = {
-        ", ".join(action.option_strings): [_plain(action.default), _plain(action.choices)]
-        for action in TrainParser()._actions
-        if action.dest != "help"
-    }
+    # Apart, since those of TRL change with its version.
+    ours = {item.name for item in fields(MallowsPOConfig)} - {item.name for item in fields(DPOConfig)}
+    found |= {"train": {}, OF_TRL: {}}
+    for action in TrainParser()._actions:
+        if action.dest != "help":
+            listed = found["train" if action.dest in ours else OF_TRL]
+            listed[", ".join(action.option_strings)] = [_plain(action.default), _plain(action.choices)]
     return found
 
 
