@@ -46,14 +46,14 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "MALLOWSPO_CACHE": "",
+    "PYTHONPATH": str(TESTS.parent / "src"),  # the sources beside these goldens, whatever is installed
 }
-# The module's name comes with the folder that runs it: `golden.make` in the tests, `__main__` as a script.
-for _folder in (TESTS, TESTS / "evaluation"):
+for _folder in (TESTS, TESTS / "evaluation", TESTS.parent / "src"):
     if str(_folder) not in sys.path:
         sys.path.insert(0, str(_folder))
 
 PACKAGES = ("torch", "transformers", "trl", "numpy", "scipy", "pyarrow")
-MASKED = {"seconds", "date", "peak_memory_gb", "versions", "workers"}
+MASKED = {"seconds", "cpu_seconds", "processor_seconds", "date", "machine", "peak_memory_gb", "versions", "workers"}
 VERSIONS = {"python", "mallowspo", "accelerate", "peft", "datasets", *PACKAGES}
 """Keys that are masked where their value is text."""
 
