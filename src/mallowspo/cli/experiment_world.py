@@ -37,12 +37,11 @@ def world(
 
     from rich.console import Console
 
-    from mallowspo.experiments.world_study import run_world_study
-    from mallowspo.experiments.world_study_config import WorldSetup, WorldStudyConfig, fast_world_config
     from mallowspo.progress import progress_bar
+    from mallowspo.studies.study import run_study
+    from mallowspo.studies.world.study import WORLD
 
-    folder = str(output_dir)
-    base = fast_world_config(folder) if fast else WorldStudyConfig(setup=WorldSetup(output_dir=folder))
+    base = WORLD.presets["fast" if fast else "default"](str(output_dir))
     given: dict[str, Any] = {"workers": workers}
     if seeds is not None:
         given["seeds"] = tuple(range(base.seeds[0], base.seeds[0] + seeds))
@@ -51,9 +50,8 @@ def world(
     for name, text in (("betas", betas), ("learning_rates", learning_rates)):
         if text is not None:
             given[name] = _numbers(name, text)
-    config = replace(base, **given)
     with progress_bar("mallowspo experiment world") as progress:
-        run_world_study(config, progress=progress)
+        run_study(WORLD, replace(base, **given), progress=progress)
     Console().print(
         f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.", soft_wrap=True
     )

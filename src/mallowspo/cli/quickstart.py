@@ -18,18 +18,19 @@ def quickstart(
     fast: bool = typer.Option(False, help="A run of seconds that shows every part and resolves nothing."),
 ) -> None:
     """Compare DPO, MallowsPO-theta and MallowsPO-phi on a generated language whose truth is known."""
+    from dataclasses import replace
+
     from rich.console import Console
 
-    from mallowspo.experiments.quickstart import QuickstartConfig, fast_config, run_quickstart
     from mallowspo.progress import progress_bar
+    from mallowspo.studies.study import run_study
+    from mallowspo.studies.world.study import WORLD
 
-    config = (
-        fast_config(str(output_dir))
-        if fast
-        else QuickstartConfig(output_dir=str(output_dir), seeds=tuple(range(seeds)), workers=workers)
-    )
+    settings = WORLD.presets["quickstart_fast" if fast else "quickstart"](str(output_dir))
+    if not fast:
+        settings = replace(settings, seeds=tuple(range(seeds)), workers=workers)
     with progress_bar("mallowspo quickstart") as progress:
-        run_quickstart(config, progress=progress)
+        run_study(WORLD, settings, progress=progress)
     Console().print(
         f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.", soft_wrap=True
     )

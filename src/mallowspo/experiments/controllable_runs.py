@@ -33,8 +33,8 @@ from mallowspo.experiments.controllable_pairs import SeedPairs, make_pairs, text
 from mallowspo.experiments.controllable_prompts import StudyPrompts, read_prompts
 from mallowspo.experiments.controllable_rewards import Reward, load_reward
 from mallowspo.experiments.policy_training import QUIET, final_loss, train_quietly
-from mallowspo.experiments.quickstart_runs import one_thread, quiet_libraries
 from mallowspo.scoring.reference_cache import CACHE_VARIABLE
+from mallowspo.studies.policies import one_thread, quiet_libraries
 
 __all__ = [
     "Bench",

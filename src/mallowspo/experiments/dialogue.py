@@ -61,7 +61,7 @@ def _run(config: DialogueConfig, report: Progress) -> dict[str, Any]:
     from mallowspo.experiments.dialogue_models import make_judge, make_reference
     from mallowspo.experiments.dialogue_runs import Reference, open_bench, run_dialogue_job
     from mallowspo.experiments.dialogue_summary import summarise
-    from mallowspo.experiments.quickstart_runs import one_thread, quiet_libraries
+    from mallowspo.studies.policies import one_thread, quiet_libraries
 
     setup = config.setup
     if config.judge != HELDOUT_JUDGE:

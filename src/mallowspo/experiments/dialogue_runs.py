@@ -20,7 +20,7 @@ from mallowspo.experiments.dialogue_config import METHODS, DialogueJob, Dialogue
 from mallowspo.experiments.dialogue_data import DialogueData, PairSet, read_dialogues
 from mallowspo.experiments.dialogue_models import study_tokenizer
 from mallowspo.experiments.policy_training import QUIET, final_loss, train_quietly
-from mallowspo.experiments.quickstart_runs import one_thread, quiet_libraries
+from mallowspo.studies.policies import one_thread, quiet_libraries
 
 __all__ = ["Bench", "Reference", "open_bench", "policy_dir", "prompts_that_fit", "run_dialogue_job"]
 

@@ -77,7 +77,7 @@ def run_downstream_job(settings: DownstreamSettings, job: WorldJob) -> dict[str,
         `runs`, one mapping each with `method`, `beta`, `agreement` (counted), `kl` and `outside`; and `seconds` of
         processor time.
     """
-    from mallowspo.experiments.quickstart_runs import one_thread, quiet_libraries
+    from mallowspo.studies.policies import one_thread, quiet_libraries
 
     started, runs = time.process_time(), []
     with quiet_libraries(), one_thread(), tempfile.TemporaryDirectory() as folder:
@@ -171,7 +171,7 @@ class _Yardstick:
     """Measures policies on the held-out prompts; prompts with as many forms are laid out together."""
 
     def __init__(self, written: WrittenWorld, tokenizer: Any, reference: Any) -> None:
-        from mallowspo.experiments.quickstart_runs import score_prompts
+        from mallowspo.studies.world.bench import score_prompts
 
         self._reference, self._end = reference, int(tokenizer.eos_token_id)
         forms = tokenize_forms(tokenizer, written.heldout_forms)

@@ -224,7 +224,7 @@ def run_world_job(settings: WorldSettings, job: WorldJob) -> dict[str, Any]:
         prompts), `pairs` (prompt, chosen, rejected), `answers` as [ids, count, log-probability, entropies of the
         tokens], and `seconds` of processor time.
     """
-    from mallowspo.experiments.quickstart_runs import one_thread, quiet_libraries
+    from mallowspo.studies.policies import one_thread, quiet_libraries
 
     started = time.process_time()
     with quiet_libraries(), one_thread():

@@ -439,8 +439,8 @@ def _settings(results: Results) -> Table:
 
 _LIMITS = (
     "The worlds differ in who agrees on what, not in kind: one small language, answers of one to four words, no "
-    "style, tiny references, one judge a pair. A real model may do otherwise. Where all seeds share one world, the intervals "
-    "cover other pairs and orders of training, not other worlds.",
+    "style, tiny references, one judge a pair. A real model may do otherwise. Where all seeds share one world, the "
+    "intervals cover other pairs and orders of training, not other worlds.",
     "β, learning rates and epochs were laid out on plain DPO alone, in a world that is not among these. A method that "
     "would want another grid is at a disadvantage.",
     "Every interval stands on its own. Among as many as are shown, about one in twenty leaves out 0 by chance.",
