@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/ that are read off the code: presets, options, the paper index.
+"""Write what README.md and docs/ read off the code and off committed runs: tables, the numbers of the studies.
 
 python docs/make_tables.py           # rewrite what stands between the markers
 python docs/make_tables.py --check   # exit 1 where a page is out of date
@@ -6,9 +6,11 @@ python docs/make_tables.py --check   # exit 1 where a page is out of date
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,26 +75,41 @@ def options() -> str:
 
 
 def quickstart() -> str:
-    """What the committed run of the quick start found, in its report's own sentences."""
-    import json
+    """What the committed run of the quick start found: its verdicts, and how its index does."""
+    from mallowspo.reports.markdown import render_markdown
+    from mallowspo.reports.text import interval_text
+    from mallowspo.studies.world.study import WORLD
 
-    from mallowspo.experiments.quickstart_words import index_sentences, overall_sentence, tercile_sentence
-
-    results = json.loads((ROOT / "docs/quickstart/results.json").read_text(encoding="utf-8"))
+    results = _results("docs/quickstart")
     config, seconds = results["config"], results["seconds"]["total"]
-    methods = ("mallows_theta", "mallows_phi", "mallows_theta_true")
-    said = [*(f"{overall_sentence(results, m)} {tercile_sentence(results, m)}" for m in methods)]
-    said += index_sentences(results)[:2]
-    lines = [
-        f"`make quickstart`: {len(config['seeds'])} seeds, β {', '.join(f'{b:g}' for b in config['betas'])}, learning "
-        f"rates {' and '.join(f'{r:g}' for r in config['learning_rates'])}, {len(results['runs'])} training runs, "
-        f"{seconds / 60:.1f} minutes, at most {results['peak_memory_gb']:.1f} GB. A point is 0.01 of the probability "
-        "that a random member of the population prefers the policy's answer to the reference's, at equal KL; brackets "
-        "are 95% intervals over seeds:",
-        "",
-        *(f"- {line.replace('*', '')}" for line in said),
-    ]
-    return "\n".join(lines)
+    page = WORLD.page(results)
+    correlation = interval_text(results["index"]["estimated"]["rank_correlation"])
+    head = (
+        f"`make quickstart`: β {', '.join(f'{b:g}' for b in config['betas'])}, learning rates "
+        f"{' and '.join(f'{r:g}' for r in config['learning_rates'])}, {len(results['runs'])} training runs, "
+        f"{seconds / 60:.1f} minutes, at most {results['peak_memory_gb']:.1f} GB. {page.summary} The index that "
+        f"MallowsPO reads off the reference has a rank correlation of {correlation} with the true −log φ."
+    )
+    return render_markdown(replace(page, summary=head, sections=[]), figures="")
+
+
+def study_page(name: str) -> Callable[[], str]:
+    """A study's page from its committed run, as the library writes it."""
+
+    def write() -> str:
+        from mallowspo.reports.markdown import render_markdown
+        from mallowspo.studies import STUDIES
+
+        results = _results(f"docs/experiments/{name}")
+        said = render_markdown(STUDIES[name]().page(results), figures=f"{name}/figures", level=3)
+        return f"{said}\n\n[report.html]({name}/report.html), [results.json]({name}/results.json)"
+
+    return write
+
+
+def _results(folder: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / folder / "results.json").read_text(encoding="utf-8"))
+    return found
 
 
 def trl_options() -> str:
@@ -125,6 +142,7 @@ PAGES = {
     "README.md": {"presets": presets, "quickstart": quickstart},
     "docs/paper-index.md": {"paper-index": paper_index},
     "docs/training.md": {"options": options},
+    "docs/experiments/world.md": {"world": study_page("world")},
     "docs/coming-from-trl.md": {
         "trl-options": trl_options,
         "trl-arguments": trl_arguments,

@@ -30,11 +30,11 @@ MISSING = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
 
 
-def format_number(value: float, digits: int = 2) -> str:
+def format_number(value: float | None, digits: int = 2) -> str:
     """Write a number with a fixed number of decimals.
 
     Args:
-        value: The number; infinity shows as the symbol, NaN as an en dash.
+        value: The number; infinity shows as the symbol, NaN and None (as JSON gives it back) as an en dash.
         digits: Decimals, >= 0.
 
     Returns:
@@ -44,7 +44,7 @@ def format_number(value: float, digits: int = 2) -> str:
         >>> format_number(-0.127), format_number(-0.001), format_number(float("nan"))
         ('−0.13', '0.00', '–')
     """
-    value = float(value)
+    value = number(value)
     if math.isnan(value):
         return MISSING
     if math.isinf(value):
@@ -56,7 +56,7 @@ def format_number(value: float, digits: int = 2) -> str:
     return text.replace("-", _MINUS)
 
 
-def format_signed(value: float, digits: int = 2) -> str:
+def format_signed(value: float | None, digits: int = 2) -> str:
     """Write a difference with its sign, plus included.
 
     Args:

@@ -1,1 +1,21 @@
 """The studies: what each one asks is a declaration, how it runs is `mallowspo.studies.study`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+__all__ = ["STUDIES"]
+
+
+def _loader(module: str, name: str) -> Callable[[], Any]:
+    """A study is imported when it is asked for: training libraries are heavy."""
+    return lambda: getattr(importlib.import_module(module), name)
+
+
+STUDIES: Mapping[str, Callable[[], Any]] = MappingProxyType(
+    {"world": _loader("mallowspo.studies.world.study", "WORLD")}
+)
+"""Name on the command line → its declaration."""
