@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mallowspo.objectives import OBJECTIVES
+from mallowspo.studies import STUDIES
 from mallowspo.training.config import MallowsPOConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,11 +99,10 @@ def study_page(name: str) -> Callable[[], str]:
 
     def write() -> str:
         from mallowspo.reports.markdown import render_markdown
-        from mallowspo.studies import STUDIES
 
         results = _results(f"docs/experiments/{name}")
-        said = render_markdown(STUDIES[name]().page(results), figures=f"{name}/figures", level=3)
-        return f"{said}\n\n[report.html]({name}/report.html), [results.json]({name}/results.json)"
+        said = render_markdown(STUDIES[name]().page(results), figures=f"{name}/figures", level=3, details=False)
+        return f"{said}\n\nEvery table: [report.html]({name}/report.html), [results.json]({name}/results.json)"
 
     return write
 
@@ -142,7 +142,7 @@ PAGES = {
     "README.md": {"presets": presets, "quickstart": quickstart},
     "docs/paper-index.md": {"paper-index": paper_index},
     "docs/training.md": {"options": options},
-    "docs/experiments/world.md": {"world": study_page("world")},
+    **{f"docs/experiments/{name}.md": {name: study_page(name)} for name in STUDIES},
     "docs/coming-from-trl.md": {
         "trl-options": trl_options,
         "trl-arguments": trl_arguments,

@@ -35,10 +35,11 @@ def bandit(
     from rich.console import Console
 
     from mallowspo.errors import InputError
-    from mallowspo.experiments.bandit import BanditConfig, fast_config, run_bandit_study
     from mallowspo.progress import progress_bar
+    from mallowspo.studies.bandit.study import BANDIT
+    from mallowspo.studies.study import run_study
 
-    base = fast_config(str(output_dir)) if fast else BanditConfig(output_dir=str(output_dir))
+    base = BANDIT.presets["fast" if fast else "default"](str(output_dir))
     changes: dict[str, Any] = {"first_seed": seed, "arms": arms}
     changes |= {name: value for name, value in (("seeds", seeds), ("training_seeds", training_seeds)) if value}
     if phi:
@@ -49,9 +50,9 @@ def bandit(
         changes |= {"single_phis": tuple(phi), "training_single_phis": kept or tuple(phi[:2])}
     if pairs:
         changes["pairs"] = tuple(pairs)
-    config = replace(base, workers=workers, design=replace(base.design, **changes))
+    settings = replace(base, workers=workers, design=replace(base.design, **changes))
     with progress_bar("mallowspo experiment bandit") as progress:
-        run_bandit_study(config, progress=progress)
+        run_study(BANDIT, settings, progress=progress)
     Console().print(
         f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.", soft_wrap=True
     )

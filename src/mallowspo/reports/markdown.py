@@ -24,13 +24,14 @@ from mallowspo.reports.blocks import (
 __all__ = ["render_markdown"]
 
 
-def render_markdown(report: Report, *, figures: str, level: int = 2) -> str:
+def render_markdown(report: Report, *, figures: str, level: int = 2, details: bool = True) -> str:
     """Turn a page into Markdown.
 
     Args:
         report: What the page says; its title, which the document has already, and its foot are left out.
         figures: Where the pictures lie, as seen from the document; their PNG files are linked.
         level: Of the headings of sections.
+        details: Whether subsections are shown; they are left to the HTML page otherwise.
 
     Returns:
         The text.
@@ -48,16 +49,16 @@ def render_markdown(report: Report, *, figures: str, level: int = 2) -> str:
     """
     parts = [report.summary, *([_table(report.verdicts)] if report.verdicts else [])]
     for section in report.sections:
-        parts += _section(section, figures, level)
+        parts += _section(section, figures, level, details)
     return "\n\n".join(part for part in parts if part)
 
 
-def _section(section: Section, figures: str, level: int) -> list[str]:
+def _section(section: Section, figures: str, level: int, details: bool) -> list[str]:
     parts = [f"{'#' * level} {section.heading}"]
     for block in section.body:
         parts.append(_figure(block, figures) if isinstance(block, Figure) else _RENDER[type(block)](block))
-    for inner in section.subsections:
-        parts += _section(inner, figures, level + 1)
+    for inner in section.subsections if details else ():
+        parts += _section(inner, figures, level + 1, details)
     return parts
 
 

@@ -16,6 +16,9 @@ def _loader(module: str, name: str) -> Callable[[], Any]:
 
 
 STUDIES: Mapping[str, Callable[[], Any]] = MappingProxyType(
-    {"world": _loader("mallowspo.studies.world.study", "WORLD")}
+    {
+        "bandit": _loader("mallowspo.studies.bandit.study", "BANDIT"),
+        "world": _loader("mallowspo.studies.world.study", "WORLD"),
+    }
 )
 """Name on the command line → its declaration."""

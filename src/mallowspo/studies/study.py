@@ -52,8 +52,8 @@ class StudySettings(Protocol):
 S = TypeVar("S", bound=StudySettings)
 
 
-def _nothing(setup: Any, job: Any, folder: Path) -> None:
-    return None
+def _the_setup(setup: Any, job: Any, folder: Path) -> Any:
+    return setup
 
 
 def _all_alike(job: Any) -> Hashable:
@@ -75,7 +75,8 @@ class Stage(Generic[S]):
         setup: From the settings and the stages before to the frozen dataclass that all jobs depend on, part of their
             keys.
         work: From the bench and a job to the job's result.
-        bench: From setup, job and folder to what jobs share: models, data. A process keeps the last one that it made.
+        bench: From setup, job and folder to what jobs share: models, data; the setup itself where nothing is to be
+            opened. A process keeps the last one that it made.
         shares: Jobs with the same value share a bench.
         files: What a finished job has left on the disk; where one of these is gone the job runs again.
         parallel: False for work that must stay in the calling process, such as calls of a server.
@@ -86,7 +87,7 @@ class Stage(Generic[S]):
     jobs: Callable[[S, Done], Sequence[Any]]
     setup: Callable[[S, Done], Any]
     work: Callable[[Any, Any], Results]
-    bench: Callable[[Any, Any, Path], Any] = _nothing
+    bench: Callable[[Any, Any, Path], Any] = _the_setup
     shares: Callable[[Any], Hashable] = _all_alike
     files: Callable[[Any, Any, Path], Sequence[Path]] = _no_files
     parallel: bool = True

@@ -1,20 +1,18 @@
 """The bandit study: its people, its training, its measures and what it says of them."""
 
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from mallowspo.errors import InputError
-from mallowspo.experiments.bandit_config import METHODS, TRAINED, BanditConfig, BanditDesign
-from mallowspo.experiments.bandit_jobs import matched_betas
-from mallowspo.experiments.bandit_measures import compare_at_equal_kl, measure, paired
-from mallowspo.experiments.bandit_minimiser import minimise, policy_log_probs
-from mallowspo.experiments.bandit_population import (
+from mallowspo.maths import MallowsModel
+from mallowspo.studies.bandit.design import METHODS, TRAINED, BanditDesign
+from mallowspo.studies.bandit.jobs import matched_betas
+from mallowspo.studies.bandit.measures import compare_at_equal_kl, measure, paired
+from mallowspo.studies.bandit.minimiser import minimise, policy_log_probs
+from mallowspo.studies.bandit.population import (
     NEG_LOG_PHI_RANGE,
     Population,
     count_pairs,
@@ -22,10 +20,8 @@ from mallowspo.experiments.bandit_population import (
     draw_votes,
     index_from_pairs,
 )
-from mallowspo.experiments.bandit_training import Run, Schedule, train
-from mallowspo.experiments.bandit_verdicts import count_verdicts
-from mallowspo.experiments.bandit_words import overall
-from mallowspo.maths import MallowsModel
+from mallowspo.studies.bandit.summary import count_verdicts
+from mallowspo.studies.bandit.training import Run, Schedule, train
 
 FEW = Population(np.array([0.2, 0.5, 0.9]), 4)
 
@@ -46,11 +42,6 @@ FEW = Population(np.array([0.2, 0.5, 0.9]), 4)
 def test_a_design_that_cannot_be_run_is_refused(change, said):
     with pytest.raises(InputError, match=said):
         replace(BanditDesign(), **change)
-
-
-def test_workers_are_checked():
-    with pytest.raises(InputError, match="workers: got -1"):
-        BanditConfig(workers=-1)
 
 
 def test_the_design_holds_what_the_study_promises():
@@ -212,23 +203,3 @@ def test_verdicts_follow_from_the_intervals():
     assert theta["collapse"] == {"less collapsed": 2, "the same": 1, "not told apart": 1}
     assert theta["agreement"] == {"behind": 1, "no common KL": 1}
     assert phi["collapse"] == {"more collapsed": 2} and phi["agreement"] == {"ahead": 1}
-    said = overall({"verdicts": [theta, phi]}, "many_exact")
-    assert "With the true φ the claim holds in some settings" in said and "φ from the pairs" not in said
-    assert (
-        "more entropy than DPO in 2 of 6 comparisons at matched scale, less in 2, and are the same policy in 1" in said
-    )
-    assert "ahead in 1 of 3 and behind in 1" in said
-    for entropies, words in (
-        ([less], "holds throughout"),
-        ([more], "is turned round"),
-        ([less, none], "holds in part"),
-        ([more, same], "does not hold: MallowsPO collapses as much or more"),
-        ([none, same], "no difference shows"),
-    ):
-        counted = count_verdicts([row("mallows_phi_pairs", entropies, [none])])
-        assert words in overall({"verdicts": counted}, "many_exact")
-
-
-def test_the_page_shows_the_committed_run():
-    script = Path(__file__).resolve().parents[2] / "docs/runs/bandit_study.py"
-    assert subprocess.run([sys.executable, script, "--check"], check=False).returncode == 0

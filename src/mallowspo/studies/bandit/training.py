@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mallowspo.experiments.bandit_population import Pairs
 from mallowspo.objectives import OBJECTIVES, pairwise_loss
+from mallowspo.studies.bandit.population import Pairs
 
 __all__ = ["Run", "Schedule", "train"]
 

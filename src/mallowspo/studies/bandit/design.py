@@ -1,56 +1,27 @@
-"""What the bandit study runs: its design, its methods and its list of jobs."""
+"""What determines the numbers of the bandit study: its design, its methods and its jobs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 from mallowspo.errors import InputError
+from mallowspo.studies import policies
+from mallowspo.studies.policies import Method
 
-__all__ = [
-    "ESTIMATES",
-    "METHODS",
-    "TRAINED",
-    "BanditConfig",
-    "BanditDesign",
-    "ExactJob",
-    "Method",
-    "TrainingJob",
-    "fast_config",
-]
-
-
-@dataclass(frozen=True)
-class Method:
-    """An objective and where its φ comes from.
-
-    Attributes:
-        objective: A name in `mallowspo.objectives.OBJECTIVES`.
-        index: `true`, one of `ESTIMATES`, or empty for a method without φ.
-    """
-
-    objective: str
-    index: str = ""
+__all__ = ["ESTIMATES", "METHODS", "TRAINED", "BanditDesign", "ExactJob", "TrainingJob"]
 
 
 ESTIMATES = ("pairs", "votes")
 """How φ is estimated: from the training pairs themselves, or from votes on one more pair of each state."""
 
-METHODS: Mapping[str, Method] = MappingProxyType(
-    {
-        "dpo": Method("dpo"),
-        "ipo": Method("ipo"),
-        "mallows_theta_true": Method("mallows_theta", "true"),
-        "mallows_theta_pairs": Method("mallows_theta", "pairs"),
-        "mallows_theta_votes": Method("mallows_theta", "votes"),
-        "mallows_phi_true": Method("mallows_phi", "true"),
-        "mallows_phi_pairs": Method("mallows_phi", "pairs"),
-        "mallows_phi_votes": Method("mallows_phi", "votes"),
-    }
-)
+STUDIED = (
+    "dpo", "ipo", "mallows_theta_true", "mallows_theta_pairs", "mallows_theta_votes", "mallows_phi_true",
+    "mallows_phi_pairs", "mallows_phi_votes",
+)  # fmt: skip
+METHODS: Mapping[str, Method] = MappingProxyType({name: policies.METHODS[name] for name in STUDIED})
 
 # What is trained step by step: votes cost as much as the others and tell the same story at the exact minimiser.
 TRAINED = tuple(name for name, method in METHODS.items() if method.index != "votes")
@@ -164,25 +135,6 @@ class BanditDesign:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BanditConfig:
-    """A run of the study.
-
-    Attributes:
-        output_dir: Folder for everything that is written.
-        workers: Processes side by side; 0 works in the calling one. It changes no result.
-        design: What is run.
-    """
-
-    output_dir: str = "output/bandit"
-    workers: int = 0
-    design: BanditDesign = field(default_factory=BanditDesign)
-
-    def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise InputError(f"workers: got {self.workers}, expected 0 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
 class ExactJob:
     """All methods at the exact minimiser, on all seeds of one population and number of pairs."""
 
@@ -198,36 +150,6 @@ class TrainingJob:
     pairs: int
     learning_rate: float
     shared: bool
-
-
-def fast_config(output_dir: str, **changes: Any) -> BanditConfig:
-    """Settings that run every part of the study within seconds, for a first look or a test; they resolve nothing.
-
-    Args:
-        output_dir: Folder for everything that is written.
-        **changes: Other values for fields of `BanditDesign`.
-
-    Returns:
-        The settings: few seeds, states, sizes and steps.
-
-    Example:
-        >>> len(fast_config("out").design.training_jobs)
-        3
-    """
-    small = BanditDesign(
-        single_phis=(0.3,),
-        many_phis=(0.2, 0.5, 0.8),
-        seeds=12,
-        training_seeds=8,
-        pairs=(16, 256),
-        training_pairs=(16,),
-        betas=(0.5, 1.0, 2.0),
-        strengths=(0.2, 0.6),
-        learning_rates=(0.2,),
-        training_single_phis=(0.3,),
-        steps=(2, 8, 32),
-    )
-    return BanditConfig(output_dir=output_dir, design=replace(small, **changes))
 
 
 def _check_each(name: str, values: tuple[float, ...], low: float, high: float, expected: str) -> None:

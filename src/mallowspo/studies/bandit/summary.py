@@ -1,17 +1,20 @@
-"""What the bandit study allows to say of the paper's claim, setting by setting, and counted within each regime."""
+"""From the jobs of the bandit study to what its page shows, and what each comparison allows to say of the claim."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from mallowspo.experiments.bandit_config import METHODS, TRAINED, BanditDesign
-from mallowspo.experiments.bandit_jobs import BASELINE
 from mallowspo.stats.intervals import Interval
 from mallowspo.stats.verdicts import verdict
+from mallowspo.studies.bandit.design import METHODS, TRAINED, BanditDesign, ExactJob, TrainingJob
+from mallowspo.studies.policies import BASELINE
 
-__all__ = ["REGIMES", "count_verdicts", "design_of", "regime_of", "settings", "word_of"]
+__all__ = ["REGIMES", "comparisons", "count_verdicts", "design_of", "regime_of", "summarise", "word_of"]
+
+Row = dict[str, Any]
 
 REGIMES = {
     "single_exact": "One state, exact minimiser",
@@ -46,7 +49,7 @@ def regime_of(job: dict[str, Any]) -> str:
     return "many_shared" if job["shared"] else "many_separate"
 
 
-def settings(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def comparisons(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Go through every comparison with DPO.
 
     Args:
@@ -96,7 +99,7 @@ def word_of(interval: list[float | None], words: dict[str, str]) -> str:
 
 
 def count_verdicts(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Count what the differences of `settings` say, at every matched scale, for each regime and method.
+    """Count what the differences of `comparisons` say, at every matched scale, for each regime and method.
 
     Args:
         rows: All rows.
@@ -117,3 +120,60 @@ def count_verdicts(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
                     {"regime": regime, "method": method, "collapse": dict(collapse), "agreement": dict(agreement)}
                 )
     return counted
+
+
+def summarise(design: BanditDesign, exact: Sequence[Row], training: Sequence[Row]) -> Row:
+    """Turn the jobs' results into the study's.
+
+    Args:
+        design: The study.
+        exact: One result for each of `design.exact_jobs`, in order.
+        training: The same for `design.training_jobs`.
+
+    Returns:
+        `exact` and `training`, one entry a job: its fields, and for each method what was found at the shown matched
+        scale, with `entropies` (entropy less DPO's, one interval for each strength) and `agreements` (agreement less
+        DPO's at equal KL; in training one for each strength); `verdicts`, counted over all of them;
+        `processor_seconds`. The frontier (`line`), plain values of β (`at_beta`) and single steps
+        (`entropy_by_step`) are kept where they are shown.
+    """
+    results: Row = {
+        "exact": [_exact(design, job, found) for job, found in zip(design.exact_jobs, exact, strict=True)],
+        "training": [_training(design, job, found) for job, found in zip(design.training_jobs, training, strict=True)],
+    }
+    results["verdicts"] = count_verdicts(list(comparisons(results)))
+    results["processor_seconds"] = sum(found["processor_seconds"] for found in (*exact, *training))
+    return results
+
+
+def _exact(design: BanditDesign, job: ExactJob, found: Row) -> Row:
+    at = design.strengths.index(design.shown_strength)
+    few, most = job.pairs == min(design.pairs), job.pairs == max(design.pairs)
+    methods = {}
+    for name, mine in found["methods"].items():
+        row = {"matched": mine["matched"][at]}
+        if few:
+            row["at_beta"] = mine["at_beta"]
+        if job.phis == design.many_phis and (few or most):
+            row["line"] = mine["line"]
+        if name != BASELINE:
+            row["entropies"] = [one["minus_dpo"]["entropy"] for one in mine["matched"]]
+            row["equal_kl"] = mine["equal_kl"]
+            row["agreements"] = [mine["equal_kl"]["agreement"]]
+        methods[name] = row
+    return {**asdict(job), "facts": found["facts"], "methods": methods}
+
+
+def _training(design: BanditDesign, job: TrainingJob, found: Row) -> Row:
+    at = design.strengths.index(design.shown_strength)
+    methods = {}
+    for name, mine in found["methods"].items():
+        row = {"at_steps": mine[at]["at_steps"]}
+        if job.phis == design.many_phis and job.pairs == min(design.training_pairs):
+            row["entropy_by_step"] = mine[at]["entropy_by_step"]
+        if name != BASELINE:
+            row["entropies"] = [one["at_steps"][-1]["minus_dpo"]["entropy"] for one in mine]
+            row["equal_kl"] = mine[at]["equal_kl"]
+            row["agreements"] = [one["equal_kl"]["agreement"] for one in mine]
+        methods[name] = row
+    return {**asdict(job), "methods": methods}

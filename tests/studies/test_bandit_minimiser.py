@@ -7,9 +7,9 @@ import torch
 from scipy.optimize import minimize
 from scipy.sparse.csgraph import connected_components
 
-from mallowspo.experiments.bandit_minimiser import TOLERANCE, components, minimise, policy_log_probs
-from mallowspo.experiments.bandit_population import Population, count_pairs, draw_pairs
 from mallowspo.objectives import pairwise_loss
+from mallowspo.studies.bandit.minimiser import TOLERANCE, components, minimise, policy_log_probs
+from mallowspo.studies.bandit.population import Population, count_pairs, draw_pairs
 
 UNBOUNDED = ("dpo", "mallows_theta", "mallows_phi")
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mallowspo.evaluation.exact import terciles
-from mallowspo.experiments.bandit_population import Population
 from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences
 from mallowspo.stats.intervals import mean_interval
+from mallowspo.studies.bandit.population import Population
 
 __all__ = ["COLLAPSED", "Measures", "compare_at_equal_kl", "interval_of", "measure", "paired"]
 

@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from mallowspo.experiments.bandit_config import METHODS, TRAINED, BanditDesign, ExactJob, TrainingJob
-from mallowspo.experiments.bandit_measures import Measures, compare_at_equal_kl, interval_of, measure, paired
-from mallowspo.experiments.bandit_minimiser import Minimiser, minimise, policy_log_probs
-from mallowspo.experiments.bandit_population import (
+from mallowspo.studies.bandit.design import METHODS, TRAINED, BanditDesign, ExactJob, TrainingJob
+from mallowspo.studies.bandit.measures import Measures, compare_at_equal_kl, interval_of, measure, paired
+from mallowspo.studies.bandit.minimiser import Minimiser, minimise, policy_log_probs
+from mallowspo.studies.bandit.population import (
     Population,
     count_pairs,
     draw_pairs,
     draw_votes,
     index_from_pairs,
 )
-from mallowspo.experiments.bandit_training import Run, Schedule, train
+from mallowspo.studies.bandit.training import Run, Schedule, train
 
 __all__ = ["BASELINE", "SHOWN", "matched_betas", "run_exact_job", "run_training_job"]
 
