@@ -1,10 +1,13 @@
 """The analyses on data whose dispersion is known by construction."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mallowspo.dispersion import ReferenceStatistics, rankings_index, raw_from_phi
 from mallowspo.dispersion.maps import choice_entropy
+from mallowspo.dispersion.people import LIKELIHOODS
 from mallowspo.dispersion.rankings_analysis import analyse_rankings, opinion_of_rankings
 from mallowspo.dispersion.rankings_file import RankingRows
 from mallowspo.dispersion.reference_analysis import PromptOpinion, RowTexts, analyse_reference
@@ -159,6 +162,49 @@ def test_rankings_are_fitted_both_ways_and_measured_by_the_truth(rng):
     assert second["spearman"]["phi"] == pytest.approx(rankings_index([rows.ranks[1]], "spearman").phi_n[0])
     assert facts["equal_phi"]["p"] < 1e-6 and first["fit_p"] > 0.05
     assert [first["order"][rank - 1] for rank in models[0].center] == [f"r{i}" for i in range(5)]
+
+
+def test_records_with_gaps_are_analysed_and_say_what_is_left_out(rng):
+    rows, models = ranking_rows(rng, [0.3, 0.6], people=40)
+    first = rows.ranks[0].copy()
+    first[:20, 4] = np.nan  # Half of the people never saw the last item, and nobody saw it in the second prompt.
+    second = rows.ranks[1].copy()
+    second[:, 4] = np.nan
+    rows = replace(rows, ranks=[first, second])
+    found = analyse_rankings(rows, settings=DispersionSettings(fit_draws=19), truth=models[0].center)
+    index = rankings_index([first, second], ties="unordered")
+    assert found.columns["dispersion"].tolist() == index.phi_n.tolist()
+    facts = found.summary
+    assert facts["likelihood"] == [LIKELIHOODS["gaps"]] and any("no test of fit" in note for note in facts["notes"])
+    assert all(item["fit_p"] is None and "mean_distance" not in item["truth"] for item in facts["detail"])
+    shown = {item["prompt"]: dict(zip(item["responses"], item["mean_ranks"], strict=True))
+             for item in (*facts["agreed"], *facts["contested"])}  # fmt: skip
+    assert shown["p0"]["r4"] == pytest.approx(first[20:, 4].mean()) and np.isnan(shown["p1"]["r4"])
+    with pytest.raises(InputError, match="prompt 0: distance: .*row 0"):
+        analyse_rankings(rows, settings=DispersionSettings(distance="spearman"))
+
+
+def test_the_test_of_fit_is_left_out_only_where_it_cannot_be(rng):
+    rows, _ = ranking_rows(rng, [0.3, 0.3, 0.3], people=20)
+    rows.ranks[1][0, :2] = 1.0  # one shared rank
+    rows = replace(rows, counts=[np.ones(20), np.ones(20), np.full(20, 1.5)])
+    settings = DispersionSettings(fit_draws=19)
+    detail = analyse_rankings(rows, settings=settings).summary["detail"]
+    assert [item["fit_p"] is None for item in detail] == [False, True, True]
+    assert [item["people"] for item in detail] == [20, 20, 30]
+    # A ranking that nobody gave is no shared rank.
+    rows.counts[1][0] = 0
+    detail = analyse_rankings(rows, settings=settings).summary["detail"]
+    assert detail[1]["fit_p"] is not None and detail[1]["people"] == 19
+
+
+def test_a_prompt_with_several_sets_of_responses_has_the_mean_of_them(rng):
+    rows, _ = ranking_rows(rng, [0.2, 0.8, 0.5], people=40)
+    rows = replace(rows, prompt_ids=["a", "a", "b"])
+    each = rankings_index(rows.ranks).neg_log_phi_n
+    said = opinion_of_rankings(rows, settings=DispersionSettings())
+    assert said.neg_log_phi == pytest.approx({"a": each[:2].mean(), "b": each[2]})
+    assert said.count == {"a": 40, "b": 40}
 
 
 def test_equal_dispersion_is_rejected_as_often_as_it_should(rng):

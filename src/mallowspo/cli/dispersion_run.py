@@ -228,6 +228,12 @@ def _rankings(
 def _joined(parts: list[RankingRows]) -> RankingRows:
     from mallowspo.dispersion.rankings_file import RankingRows
 
+    ties = {part.ties for part in parts if part.tied or any(np.isnan(ranks).any() for ranks in part.ranks)}
+    if len(ties) > 1:
+        raise InputError(
+            "rankings: equal scores in one of these files say that two responses are equal, and shared or open ranks "
+            "in another that no order was given; analyse the files one at a time"
+        )
     return RankingRows(
         ranks=[ranks for part in parts for ranks in part.ranks],
         prompt_ids=[name for part in parts for name in part.prompt_ids],
@@ -241,7 +247,7 @@ def _joined(parts: list[RankingRows]) -> RankingRows:
             for part in parts
             for place, ranks in enumerate(part.ranks)
         ],
-        ties="half" if any(part.ties == "half" for part in parts) else "unordered",
+        ties=ties.pop() if ties else "unordered",
         notes=tuple(note for part in parts for note in part.notes),
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -366,10 +367,10 @@ def _row(
 
 def _shared_by_raters(votes: list[tuple[Any, Scores]]) -> tuple[list[Scores], list[float]]:
     """Give each rater one vote in all: who voted n times on one pair has n votes of 1/n."""
-    times: dict[Any, int] = {}
-    for rater, _ in votes:
-        times[rater] = times.get(rater, 0) + 1
-    return [vote for _, vote in votes], [1.0 if rater is None else 1 / times[rater] for rater, _ in votes]
+    # A rater may be named by anything that a file holds, such as an object; blanks and NaN name nobody.
+    raters = [None if repr(rater) in ("None", "nan", "''") else repr(rater) for rater, _ in votes]
+    times = Counter(raters)
+    return [vote for _, vote in votes], [1.0 if rater is None else 1 / times[rater] for rater in raters]
 
 
 # ---- lists of verdicts (MultiPref) and of strengths (HelpSteer3, HelpSteer2 preference)
