@@ -17,6 +17,7 @@ from mallowspo.dispersion.votes_analysis import analyse_votes, opinion_of_votes
 from mallowspo.dispersion.votes_file import VOTE_FORMS, VoteRows
 from mallowspo.errors import InputError
 from mallowspo.maths import MallowsModel
+from mallowspo.reports.dispersion_words import flip_sentences
 
 V = 64
 
@@ -121,6 +122,22 @@ def test_votes_tell_flips_within_bounds(rng):
     low, high = facts["flip"]["bounds"]
     assert low <= flip.mean() <= high
     assert facts["flip"]["differ"]["value"] == pytest.approx(np.mean(2 * flip * (1 - flip)), abs=0.01)
+
+
+def test_intervals_that_cover_too_little_are_pointed_out():
+    def notes(votes):
+        n = len(votes)
+        names = [str(i) for i in range(n)]
+        rows = VoteRows(np.array(votes, float), names, np.arange(n), [""] * n, [("", "")] * n, "")
+        found = analyse_votes(rows, settings=DispersionSettings(resamples=100)).summary
+        return found["notes"], " ".join(flip_sentences(found))
+
+    # Of four voters who toss a coin, all agree in 2 of 16 cases: then the interval ends below 1.
+    found, words = notes([[2, 2, 0], [2, 2, 0], [3, 1, 0], [4, 0, 0], [3, 0, 0], [2, 2, 1], [1.5, 2.5, 0]])
+    assert len(found) == 1 and "2 pairs" in found[0] and "0.88" in found[0] and "4 votes" in found[0]
+    assert "7 prompts" in words
+    found, words = notes([[3, 0, 0], [2, 1, 0]] * 15)
+    assert found == [] and "prompts" not in words
 
 
 def test_votes_are_summed_up_by_hand():

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
-from scipy.stats import beta, chi2
+from scipy.stats import beta, binom, chi2
 
 from mallowspo.dispersion import people
 from mallowspo.dispersion.people import goodness_of_fit, rankings_index, votes_index
+from mallowspo.dispersion.vote_intervals import vote_interval_coverage
 from mallowspo.errors import InputError
 from mallowspo.maths import MAX_NEG_LOG_PHI, MallowsModel, kendall_tau
 
@@ -63,6 +64,25 @@ def test_the_vote_interval_covers_the_truth(share, rng):
     index = votes_index(np.column_stack([chosen, 20 - chosen]))
     phi = (1 - share) / share
     assert ((index.phi_low_n <= phi) & (phi <= index.phi_high_n)).mean() > 0.92
+
+
+@pytest.mark.parametrize(("votes", "phi"), [(3, 0.3), (4, 0.95), (5, 0.05), (10, 0.28), (30, 1.0)])
+@pytest.mark.parametrize(("prior", "level"), [(0.5, 0.95), (1.0, 0.8)])
+def test_the_coverage_of_vote_intervals_is_that_of_simulated_voters(votes, phi, prior, level, rng):
+    better = rng.binomial(votes, 1 / (1 + phi), size=20_000)
+    index = votes_index(np.column_stack([better, votes - better]), prior=prior, level=level)
+    simulated = ((index.phi_low_n <= phi) & (phi <= index.phi_high_n)).mean()
+    assert vote_interval_coverage(votes, phi, prior=prior, level=level) == pytest.approx(simulated, abs=0.012)
+
+
+@pytest.mark.parametrize(
+    ("votes", "phi", "ends"), [(3, 0.1, (0.2, 0.3)), (3, 0.9, (0.45, 0.5)), (30, 0.9, (0.7, 0.8))]
+)
+def test_averages_of_few_votes_are_drawn_to_the_middle(votes, phi, ends):
+    # What docs/dispersion.md says, exactly: the mean over all outcomes by their chance.
+    better = np.arange(votes + 1)
+    mean = binom.pmf(better, votes, 1 / (1 + phi)) @ votes_index(np.column_stack([better, votes - better])).phi_n
+    assert ends[0] < mean < ends[1]
 
 
 def test_a_row_without_votes_stays_at_the_mean():

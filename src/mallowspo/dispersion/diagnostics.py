@@ -17,6 +17,7 @@ from scipy.stats import t as student_t
 from mallowspo.errors import InputError
 
 __all__ = [
+    "FEW_GROUPS",
     "Estimate",
     "PooledInterval",
     "auroc",
@@ -119,6 +120,10 @@ def vote_disagreement(votes: ArrayLike) -> tuple[Floats, Floats]:
     return differ, minority
 
 
+FEW_GROUPS = 30
+"""With fewer groups than these the percentile interval holds the truth clearly less often than it says."""
+
+
 def bootstrap(
     statistic: Callable[[NDArray[np.intp]], float],
     groups: Sequence[object],
@@ -137,7 +142,8 @@ def bootstrap(
         level: Nominal coverage.
 
     Returns:
-        The statistic and its interval; the ends are NaN with fewer than three groups.
+        The statistic and its interval; the ends are NaN with fewer than three groups, and with fewer than
+        `FEW_GROUPS` it covers less than its level (docs/dispersion.md).
 
     Source: Davison and Hinkley, Bootstrap Methods and their Application, 1997 (resampling of clusters).
 
