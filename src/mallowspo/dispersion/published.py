@@ -253,15 +253,30 @@ def _value(value: Any) -> Any:
 def _words(value: Any) -> Text | None:
     """Read a prompt or a response: text, messages, a mapping that holds one of them, or a bare JSON value as text."""
     if isinstance(value, str):
-        if not _WRITTEN_MESSAGES.match(value) or isinstance(read := _value(value), str):
+        written = _written_messages(value)
+        if written is None:
             return value if value.strip() else None
-        value = read
+        value = written
     if isinstance(value, Mapping):
         inner = next((value[name] for name in ("messages", "content", "response", "text") if value.get(name)), None)
         return None if inner is value else _words(inner)
-    if isinstance(value, list) and value and all(isinstance(item, Mapping) and "role" in item for item in value):
+    if _is_messages(value):
         return [{name: part for name, part in item.items() if part is not None} for item in value]
     return str(value) if isinstance(value, bool | int) else None
+
+
+def _written_messages(text: str) -> list[Any] | None:
+    """Give the messages that a cell of a CSV file holds as text, alone or as `messages` of an object."""
+    whole = _WRITTEN_MESSAGES.match(text) is not None
+    if not whole and not (text.lstrip().startswith("{") and re.search(r"""["']messages["']""", text)):
+        return None
+    read = _value(text)
+    found = read.get("messages") if isinstance(read, Mapping) else read
+    return found if _is_messages(found) else None
+
+
+def _is_messages(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(m, Mapping) and "role" in m for m in value)
 
 
 def _is_words(value: Any) -> bool:
