@@ -201,6 +201,24 @@ def test_records_with_gaps_are_analysed_and_say_what_is_left_out(rng):
         analyse_rankings(rows, settings=DispersionSettings(distance="spearman"))
 
 
+@pytest.mark.parametrize(
+    ("people", "phi", "ties", "word"),
+    [
+        (12, 0.5, False, ""),  # simulated
+        (12, 0.5, True, "people and a profile"),  # halves are not
+        (60, 0.98, False, "the centre is a guess"),
+        (300, 0.5, False, ""),
+    ],
+)
+def test_ranking_intervals_that_cover_too_little_are_pointed_out(people, phi, ties, word, rng):
+    rows, _ = ranking_rows(rng, [phi], people=people)
+    if ties:
+        rows.ranks[0][0] = 1.0
+        rows = replace(rows, ties="half")
+    notes = analyse_rankings(rows, settings=DispersionSettings(fit_draws=0)).summary["notes"]
+    assert [word in note for note in notes] == [True] if word else notes == []
+
+
 def test_the_test_of_fit_is_left_out_only_where_it_cannot_be(rng):
     rows, _ = ranking_rows(rng, [0.3, 0.3, 0.3], people=20)
     rows.ranks[1][0, :2] = 1.0  # one shared rank
