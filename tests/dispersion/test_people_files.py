@@ -325,6 +325,19 @@ def test_files_whose_shared_ranks_mean_different_things_are_not_joined(tmp_path)
         run(scores, top)
 
 
+def test_an_item_that_nobody_saw_does_not_stop_the_report(tmp_path):
+    from mallowspo.cli.dispersion_run import DispersionRequest, run_dispersion
+    from mallowspo.dispersion.settings import DispersionSettings
+
+    rows = ["prompt,a,b,c", "p,1,2,not shown", "p,2,1,not shown", "p,1,2,not shown"]
+    rows += [f"{prompt},{ranks}" for prompt in "qrs" for ranks in ("1,2,3", "not shown,1,2", "1,,not shown")]
+    (tmp_path / "r.csv").write_text("\n".join(rows))
+    request = DispersionRequest(output_dir=tmp_path / "out", rankings=(str(tmp_path / "r.csv"),))
+    summary = run_dispersion(request, DispersionSettings(resamples=100))
+    assert any("not shown" in note for note in summary["rankings"]["notes"])
+    assert "shown to nobody" in (tmp_path / "out/report.html").read_text()
+
+
 def test_prompts_without_text_are_named_by_their_place(tmp_path):
     rankings = [[[1, 2], [2, 1]], [[1, 2], [1, 2]]]
     path = parquet(tmp_path / "r.parquet", {"rankings": rankings, "row_index": [7, 7]})
