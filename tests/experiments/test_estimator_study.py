@@ -23,6 +23,7 @@ from mallowspo.experiments.estimator_indexes import (
 )
 from mallowspo.experiments.estimator_paper import entropy_estimate, paper_check
 from mallowspo.experiments.estimator_summary import VOTED, downstream_summary, survival
+from mallowspo.experiments.estimator_words import people_sentence
 from mallowspo.experiments.estimator_worlds import WorldJob
 from mallowspo.world.language import build_world
 
@@ -100,6 +101,13 @@ def test_an_index_survives_by_its_worst_trained_condition():
     assert found["panel"]["worst_low"] == pytest.approx(0.87)
     assert (found["first_token"]["reached"], found["first_token"]["worst"]) == (1, 0.8)
     assert found["panel"]["spread_reached"] == {"neglog": 2}
+
+
+def test_people_whose_votes_leave_a_figure_open_are_told_of_without_it():
+    nothing = {"value": None, "low": None, "high": None, "count": 0}
+    item = {"pairs": {"value": 0.5, "low": 0.25, "high": 0.75, "count": 9}, "auroc": nothing}
+    said = people_sentence({"people": {"model": "m", "data": {"some": {"indexes": {"panel": item}}}}})
+    assert "0.50 [0.25, 0.75]" in said and "– [–, –]" in said
 
 
 def test_methods_are_compared_at_equal_kl():
