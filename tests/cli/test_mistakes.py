@@ -14,6 +14,7 @@ import pytest
 from mallowspo.cli.exits import exit_code_of, message_of
 from mallowspo.cli.main import main
 from mallowspo.errors import InputError
+from mallowspo.loading import check_saved_model
 from mallowspo.outputs import writable_file, writable_folder
 from tiny import tiny_llama, tiny_tokenizer
 
@@ -121,6 +122,70 @@ def test_a_proof_leaves_nothing_behind(tmp_path):
         writable_folder("/proc/nowhere/new", "output_dir")
     with pytest.raises(InputError, match="output_dir"):
         writable_folder(tmp_path / ("long" * 100), "output_dir")
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    """Loading a model's weights fails the test: what is wrong must be told before."""
+    from transformers import PreTrainedModel
+
+    def loaded(*_, **__):
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", loaded)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "wanted"),
+    [
+        ("reference", ["--attn_implementation", "nonsense"], "attn_implementation: got 'nonsense'"),
+        ("reference", ["--attn_implementation", "flash_attention_2", "--use_cpu"], "attn_implementation"),
+        ("reference", ["--mixed_precision", "fp16", "--use_cpu"], "mixed_precision: fp16"),
+        ("reference", ["--mixed_precision", "half"], "mixed_precision: got 'half'"),
+        ("train", ["--attn_implementation", "nonsense"], "attn_implementation: got 'nonsense'"),
+        ("train", ["--fp16"], "fp16: "),
+        ("evaluate", ["--dtype", "half"], "dtype: got 'half'"),
+        ("evaluate", [], "judge: "),  # the judge of `commands` is a language model: its rewards would be random
+        ("controllable", ["--bf16"], "bf16: "),
+        ("controllable", ["--dtype", "half"], "dtype: got 'half'"),
+    ],
+)
+def test_what_this_machine_has_not_is_told_before_a_model_is_loaded(
+    name, options, wanted, run, model, pairs, tmp_path, no_weights, monkeypatch
+):
+    import torch
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    code, _, told = run(*commands(model, pairs, tmp_path / "out")[name], *options)
+    assert code == 2 and told.count("mallowspo: ") == 1
+    assert told.splitlines()[-1].startswith(f"mallowspo: {wanted}"), told
+
+
+@pytest.mark.parametrize("name", ["reference", "train", "evaluate", "controllable", "dialogue"])
+def test_a_package_that_the_weights_need_is_missed_before_a_model_is_loaded(
+    name, run, model, pairs, tmp_path, no_weights, monkeypatch
+):
+    from transformers.quantizers import quantizer_bnb_4bit
+
+    monkeypatch.setattr(quantizer_bnb_4bit, "is_bitsandbytes_available", lambda: False)
+    folder = tmp_path / "quantised"
+    folder.mkdir()
+    for file in model.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    code, _, told = run(*commands(folder, pairs, tmp_path / "out")[name])
+    assert code == 2 and told.count("mallowspo: ") == 1
+    assert "bitsandbytes" in told and str(folder) in told
+
+
+def test_the_base_model_of_an_adapter_is_looked_at_too(foreign, tmp_path):
+    folder, marker = foreign
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder)}))
+    with pytest.raises(InputError, match="trust_remote_code"):
+        check_saved_model("model", str(tmp_path))
+    assert not marker.exists()
 
 
 CODE = ("check", "reference", "train", "evaluate", "controllable", "dialogue", "estimator")
