@@ -246,6 +246,22 @@ def test_a_full_disk_names_the_file():
     assert told.startswith("out/a.json: ") and "space" in told
 
 
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ("[Errno 28] No space left on device", "this machine"),
+        ("[Errno 28] Error writing bytes to out/a. Detail: No space left on device", "Error writing bytes to out/a"),
+        ("Error writing bytes to file. Detail: [errno 28] No space left on device", "Error writing bytes to file"),
+        ("I/O error: No space left on device (os error 28)", "I/O error"),
+        ("[Errno 28] No space left on device: 'out/a'", "'out/a'"),
+    ],
+)
+def test_what_the_system_says_is_said_once(said, wanted):
+    told = message_of(OSError(said))
+    assert told.startswith(f"{wanted}: No space left on device; ") and told.count("No space left") == 1
+    assert "28" not in told and "Detail" not in told
+
+
 def test_our_own_mistakes_keep_their_traceback(tmp_path):
     for error in (KeyError("x"), OSError(errno.EBADF, "Bad file descriptor"), ValueError("x"), RuntimeError("x")):
         assert message_of(error) is None

@@ -184,14 +184,15 @@ def _of_the_machine(error: BaseException, arguments: Sequence[str]) -> str | Non
         return _missing(error, name, arguments)
     if number not in _ADVICE or (number in _WITH_A_NAME and name is None):
         return None
-    where = _printable(name) if name is not None else _stream() or _first_line(text)
+    where = _printable(name) if name is not None else _stream() or _rest_of(text, os.strerror(number))
     return f"{where}: {os.strerror(number)}; {_ADVICE[number]}"
 
 
-def _first_line(text: str) -> str:
-    """What the library said, without the number that `strerror` repeats."""
-    line = (text.splitlines() or [""])[0]
-    return re.sub(r"^\[Errno \d+\]\s*", "", line) or "this machine"
+def _rest_of(text: str, reason: str) -> str:
+    """What the library said beside the system's own words and number, which the message says itself."""
+    line = (text.splitlines() or [""])[0].replace(reason, "")
+    line = re.sub(r"\[errno \d+\]|\(os error \d+\)|\bDetail:", "", line, flags=re.IGNORECASE)
+    return re.sub(r"\s+", " ", line).strip(" .:,;") or "this machine"
 
 
 def _printable(name: object) -> str:
