@@ -223,6 +223,22 @@ def test_code_of_a_model_runs_where_it_is_asked_for(run, foreign, pairs, tmp_pat
     marker.unlink()
 
 
+@pytest.mark.parametrize("name", ["check", "reference", "train"])
+def test_a_tokenizer_that_knows_no_word_is_named_and_not_the_rows(name, run, model, pairs, tmp_path):
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in model.iterdir():
+        if "token" not in file.name:
+            (folder / file.name).write_bytes(file.read_bytes())
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), eos_token="</s>").save_pretrained(folder)
+    code, _, told = run(*commands(folder, pairs, tmp_path / "out")[name])
+    last = told.splitlines()[-1]
+    assert code == 2 and last.startswith("mallowspo: tokenizer: ") and str(folder) in last and "row" not in last
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -331,6 +347,16 @@ def test_a_reader_that_goes_away_is_no_error():
     done = subprocess.run([*PROGRAM, "--version"], stdout=theirs, stderr=subprocess.PIPE, text=True, check=False)
     os.close(theirs)
     assert done.returncode == 141 and done.stderr == ""
+
+
+def test_a_table_whose_reader_goes_away_is_no_error(model, pairs, tmp_path):
+    """As `mallowspo check … | head -1`: rich, which prints the table, ends in a way of its own."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = ["check", pairs, "--model_name_or_path", model, "--output_dir", tmp_path]
+    done = subprocess.run([*PROGRAM, *command], stdout=theirs, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(theirs)
+    assert done.returncode == 141 and "mallowspo: " not in done.stderr, done.stderr
 
 
 def test_a_terminal_without_our_letters(tmp_path):

@@ -329,11 +329,13 @@ class _Bar:
 
 def _summarise(store: ReferenceStore, result: WriteResult, seconds: float) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     manifest = store.manifest
     size = sum((store.folder / shard.file).stat().st_size for shard in manifest.shards)
-    table = Table(show_header=False, title=f"Reference store {store.folder}", title_justify="left")
+    # A path that is cut at the width of the terminal could not be copied.
+    columns = (Column(), Column(overflow="fold"))
+    table = Table(*columns, show_header=False, title=f"Reference store {store.folder}", title_justify="left")
     table.add_row("rows", f"{manifest.rows:,} (2 responses each)")
     table.add_row("response tokens", f"{manifest.tokens:,}")
     table.add_row("shards", f"{result.computed:,} computed, {result.reused:,} reused; {size / 2**20:,.1f} MiB")
