@@ -207,6 +207,25 @@ def test_code_of_a_model_never_runs_unasked(name, run, foreign, pairs, tmp_path)
     assert not marker.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("evaluate", "--baseline", "{}"),
+        ("evaluate", "--judge", "reward:{}"),
+        ("dialogue", "--judge", "reward:{}"),
+        ("dialogue", "--judge_base", "{}"),
+        ("controllable", "--reward_model", "{}"),
+    ],
+)
+def test_code_of_a_second_model_never_runs_unasked(
+    name, option, value, run, model, foreign, pairs, tmp_path, no_weights
+):
+    folder, marker = foreign
+    code, _, told = run(*commands(model, pairs, tmp_path / "out")[name], option, value.format(folder))
+    assert code == 2 and option[2:] in told and "trust_remote_code" in told and str(folder) in told, told
+    assert not marker.exists()
+
+
 def test_code_of_a_model_never_runs_in_the_study_of_indexes(foreign, pairs, tmp_path):
     from mallowspo.experiments.estimator import EstimatorConfig, run_estimator_study
 
