@@ -265,6 +265,7 @@ def test_a_tokenizer_that_knows_no_word_is_named_and_not_the_rows(name, run, mod
         PermissionError(errno.EACCES, "Permission denied", "out/model.safetensors"),
         OSError(errno.EROFS, "Read-only file system", "out/model.safetensors"),
         OSError("[Errno 28] Error writing bytes to out/model.safetensors. Detail: No space left on device"),
+        Exception("No space left on device (os error 28)"),  # tokenizers, which is written in Rust
     ],
 )
 def test_what_the_machine_refuses_is_one_message(error, capsys):
@@ -298,7 +299,14 @@ def test_what_the_system_says_is_said_once(said, wanted):
 
 
 def test_our_own_mistakes_keep_their_traceback(tmp_path):
-    for error in (KeyError("x"), OSError(errno.EBADF, "Bad file descriptor"), ValueError("x"), RuntimeError("x")):
+    for error in (
+        Exception("x"),
+        Exception("(os error x)"),
+        KeyError("x"),
+        OSError(errno.EBADF, "Bad file descriptor"),
+        ValueError("x"),
+        RuntimeError("x"),
+    ):
         assert message_of(error) is None
     missing = FileNotFoundError(errno.ENOENT, "No such file", str(tmp_path / "in/a.json"))
     assert message_of(missing, ["check", "elsewhere"]) is None

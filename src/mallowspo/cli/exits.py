@@ -194,11 +194,15 @@ def _of_the_machine(error: BaseException, arguments: Sequence[str]) -> str | Non
         return f"out of memory ({text.splitlines()[0]}); use smaller batches, shorter rows or a smaller model"
     if isinstance(error, RuntimeError) and any(part in text for part in _TORCH_WRITER) and "writ" in text + kind:
         return f"a file of the model's state could not be written ({text.splitlines()[0]}); {_SPACE}"
+    # Rust's libraries raise an error of their own (safetensors) or a bare Exception (tokenizers).
+    of_rust = kind == "SafetensorError" or (type(error) is Exception and "(os error " in text)
+    if not (isinstance(error, OSError) or of_rust):
+        return None
     number = getattr(error, "errno", None)
-    if number is None and (isinstance(error, OSError) or kind == "SafetensorError"):
+    if number is None:
         found = _NUMBER_IN_TEXT.search(text)
         number = int(found[1]) if found else None
-    if number is None or not (isinstance(error, OSError) or kind == "SafetensorError"):
+    if number is None:
         return None
     name = getattr(error, "filename", None)
     if number == errno.ENOENT:
