@@ -42,10 +42,11 @@ def test_every_preset_is_in_the_readme_and_in_the_paper_index():
         assert f"| `{name}` |" in README and f"| `{name}` |" in index
 
 
+# As printed, it leaves the choice of the device to the machine; where there is no accelerator, torch says so.
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")
 def test_the_python_example_runs(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = example("python").replace('"Qwen/Qwen2.5-0.5B-Instruct"', repr(model))
-    code = code.replace("beta=0.1)", 'beta=0.1, use_cpu=True, bf16=False, report_to="none", max_steps=1)')
     exec(compile(code, "README.md", "exec"), {})
 
 

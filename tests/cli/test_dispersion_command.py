@@ -116,6 +116,32 @@ def test_votes_alone(made, tmp_path):
     assert table["dispersion"] == pytest.approx(votes_index([row["votes"] for row in rows()]).phi_n)
 
 
+@pytest.mark.parametrize(("dissent", "said"), [((1, 1, 1, 1), True), ((0, 1, 4, 9), False)])
+def test_the_page_says_where_peoples_weights_hardly_differ(tmp_path, dissent, said):
+    votes = [{"prompt": f"Q {n}?", "chosen": " a", "rejected": " b", "votes": [9, n]} for n in dissent]
+    for number, row in enumerate(votes):
+        row["prompt"] = f"Q {number}?"
+    (tmp_path / "votes.jsonl").write_text("\n".join(map(json.dumps, votes)))
+    assert run("dispersion", "--votes", tmp_path / "votes.jsonl", "--output_dir", tmp_path / "out") == 0
+    page = (tmp_path / "out/report.html").read_text()
+    assert ("The weights from votes hardly differ" in page) is said
+    assert "dispersion_map" not in page.split("hardly differ")[-1][:400]  # a map is for a model's index
+
+
+def test_rows_with_an_object_without_keys_are_written_at_the_end(made, tmp_path):
+    from datasets import Dataset
+
+    meta = {"source": {}}
+    Dataset.from_list([row | {"meta": meta} for row in rows()[:4]]).save_to_disk(tmp_path / "data")
+    given = ("--dataset_name", tmp_path / "data", "--output_dir")
+    export = ("--use_cpu", "--export_trl", tmp_path / "trl.parquet")
+    model = ("--model_name_or_path", made.data.parent / "model")
+    assert run("reference", *model, *given, tmp_path / "store", *export) == 0
+    assert run("dispersion", "--reference", tmp_path / "store", *given, tmp_path / "out") == 0
+    for path in (tmp_path / "trl.parquet", tmp_path / "out/dispersion.parquet"):
+        assert [json.loads(text) for text in pq.read_table(path)["meta"].to_pylist()] == [meta] * 4, path
+
+
 def test_rankings_with_a_truth(tmp_path, capsys):
     for name, lines in (("sight", "1,2,3\n2,1,3\n1,3,2\n3,2,1"), ("hand", "1,2,3\n1,2,3\n2,1,3\n1,2,3")):
         (tmp_path / f"{name}.csv").write_text(f"a,b,c\n{lines}\n")

@@ -237,6 +237,44 @@ def test_plain_trl_trains_from_the_exported_columns(model, data, tmp_path, suffi
     assert losses(stored=True) == pytest.approx(losses(stored=False), rel=1e-5)
 
 
+def trained(model, data, out):
+    """Losses of three steps of `mallowspo train`."""
+    options = ["--model_name_or_path", model, "--dataset_name", data, "--output_dir", out, "--use_cpu"]
+    options += ["--max_steps", 3, "--logging_steps", 1, "--learning_rate", 1e-3, "--save_strategy", "no"]
+    options += ["--report_to", "none"]
+    with pytest.raises(SystemExit) as stop, contextlib.redirect_stderr(io.StringIO()) as err:
+        main(["train", *map(str, options)])
+    assert stop.value.code == 0, err.getvalue()
+    return [entry["loss"] for entry in json.loads((out / "run.json").read_text())["log_history"] if "loss" in entry]
+
+
+def test_the_exported_file_trains_as_the_data_that_it_was_made_from(model, data, tmp_path):
+    wanted = trained(model, data, tmp_path / "out")
+    assert len(wanted) == 3 and wanted[0] != wanted[2]
+    for suffix in ("jsonl", "parquet"):
+        path = tmp_path / f"exported.{suffix}"
+        given = ["--model_name_or_path", model, "--dataset_name", data, "--output_dir", tmp_path / "r"]
+        code, _, err = call(*given, "--use_cpu", "--export_trl", path)
+        assert code == 0, err
+        assert trained(model, path, tmp_path / suffix) == wanted
+
+
+def test_written_preferences_train_as_the_same_pairs(tmp_path):
+    model, tokenizer = tmp_path / "model", tiny_tokenizer(chat=True)
+    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    shapes = Path(__file__).resolve().parents[1] / "dispersion/shapes"
+    written, pairs = tmp_path / "preferences.jsonl", tmp_path / "pairs.jsonl"
+    with pytest.raises(SystemExit) as stop:
+        main(["dispersion", "--votes", str(shapes / "multipref.jsonl"), "--write_preferences", str(written),
+              "--output_dir", str(tmp_path / "dispersion")])  # fmt: skip
+    assert stop.value.code == 0
+    rows = [json.loads(line) for line in written.read_text().splitlines()]
+    write_rows(pairs, [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in rows])
+    found = trained(model, written, tmp_path / "a")
+    assert len(found) == 3 and found == trained(model, pairs, tmp_path / "b")
+
+
 def test_mistakes_get_one_message_and_exit_code_two(model, data, tmp_path):
     good = ["--model_name_or_path", model, "--dataset_name", data, "--output_dir", tmp_path / "r"]
     identical = write_rows(tmp_path / "same.jsonl", [*ROWS, {"prompt": "x", "chosen": "a", "rejected": "a"}])

@@ -175,6 +175,18 @@ def test_a_damaged_shard_is_named_and_alone_computed_again(reference, rows, tmp_
     assert contents(tmp_path / "r") == before
 
 
+@pytest.mark.parametrize("file", ["../shard-00000.parquet", "/tmp/shard-0.parquet", "a/shard-0.parquet", "secret", 3])
+def test_a_manifest_whose_shards_leave_its_folder_is_refused(reference, rows, tmp_path, file):
+    write(tmp_path / "r", reference, rows)
+    (tmp_path / "shard-00000.parquet").write_bytes((tmp_path / "r" / "shard-00000.parquet").read_bytes())
+    path = tmp_path / "r" / "manifest.json"
+    values = json.loads(path.read_text())
+    values["shards"][0]["file"] = file
+    path.write_text(json.dumps(values))
+    with pytest.raises(InputError, match="manifest.json.*of this folder"):
+        ReferenceStore.open(tmp_path / "r")
+
+
 @pytest.mark.parametrize("where", range(0, 2000, 97))
 def test_every_flipped_bit_is_seen(reference, rows, tmp_path, where):
     write(tmp_path / "r", reference, rows.select(range(8)))

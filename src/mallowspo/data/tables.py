@@ -200,10 +200,11 @@ def parquet_table(table: pa.Table) -> pa.Table:
 def _holds_empty(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
-    if pa.types.is_struct(kind):
-        return kind.num_fields == 0 or any(_holds_empty(field.type) for field in kind)
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return is_list and _holds_empty(kind.value_type)
+    if pa.types.is_map(kind):
+        return _holds_empty(kind.key_type) or _holds_empty(kind.item_type)
+    if pa.types.is_struct(kind) and kind.num_fields == 0:
+        return True
+    return pa.types.is_nested(kind) and any(_holds_empty(kind.field(n).type) for n in range(kind.num_fields))
 
 
 def _json_array(values: Sequence[Any]) -> pa.Array:
