@@ -191,6 +191,9 @@ def test_a_damaged_manifest_is_named(reference, rows, tmp_path):
         manifest.write_text(broken)
         with pytest.raises(InputError, match=r"manifest\.json: the file is damaged"):
             ReferenceStore.open(tmp_path / "r")
+    manifest.write_text(text.replace('"dtype": "', '"dtype": "\\ud83d', 1))
+    with pytest.raises(InputError, match=r"manifest\.json: the file is damaged"):
+        ReferenceStore.open(tmp_path / "r")
     manifest.write_text(text.replace('"format": 1', '"format": 9', 1))
     with pytest.raises(InputError, match="written in format 9, this version reads 1"):
         ReferenceStore.open(tmp_path / "r")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,7 +162,7 @@ def _lists(dataset: datasets.Dataset, column: str, source: str) -> RankingRows:
         ids.append(str(number) if prompt is None else prompt_id_of_text(prompt))
         prompts.append(prompt if isinstance(prompt, str) else f"row {number + 1:,}")
         responses = row.get("responses") or [row[side] for side in ("chosen", "rejected") if side in row]
-        names = [text if isinstance(text, str) else str(text) for text in responses]
+        names = [str(text) for text in responses] if isinstance(responses, list) else []
         count = ranks[-1].shape[1]
         items.append(names if len(names) == count else [f"response {i + 1}" for i in range(count)])
     return RankingRows(ranks, ids, prompts, items, RANKING_FORMS[0])
@@ -251,13 +250,13 @@ def _numbers(dataset: datasets.Dataset, column: str, known: str, forms: str) -> 
         raise InputError(f"{known} (the column {column!r} holds {what}); expected\n{forms}")
     try:
         return np.array([np.nan if v is None else v for v in given], np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{known} (the column {column!r} holds {error}); expected\n{forms}") from error
 
 
 def _array(rows: Any, where: str) -> Floats:
     """Bring one prompt's rankings into an array, or say what is wrong with them."""
-    if not isinstance(rows, Sequence) or not rows or not all(isinstance(row, Sequence) for row in rows):
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, list) for row in rows):
         raise InputError(f"{where}: expected a list of rankings, each a list of ranks, got {str(rows)[:60]!r}")
     lengths = sorted({len(row) for row in rows})
     if len(lengths) > 1:
@@ -267,9 +266,9 @@ def _array(rows: Any, where: str) -> Floats:
         )
     try:
         ranks = np.array(rows, np.float64)
-    except (TypeError, ValueError) as error:
+        _, count = ranks.shape
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{where}: a rank is no number in {str(rows)[:60]}") from error
-    count = ranks.shape[1]
     if count < 2:
         raise InputError(f"{where}: there is {count} response, expected at least 2")
     blank = np.isnan(ranks)
