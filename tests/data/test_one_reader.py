@@ -6,10 +6,12 @@ import decimal
 import gzip
 import json
 import logging
+import os
 import tempfile
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -35,13 +37,17 @@ PAIRS = [
 TEXTS = {name: [row[name] for row in PAIRS] for name in PAIRS[0]}
 
 
-def trained(path, **options):
-    """The texts that training reads of a file, with the number of each row; and what it drops."""
-    loaded = load_preferences(path, **options)
-    found = validate_rows(loaded.dataset, invalid_rows=options.get("invalid_rows", "error"))
-    tokens = tokenize_pairs(found.dataset, tiny_tokenizer(), max_length=64).dataset
+def trained(path, tokenizer=None, **options):
+    """The texts that training reads of a file, with the number of each row."""
+    found = validate_rows(load_preferences(path, **options).dataset, **options)
+    tokens = tokenize_pairs(found.dataset, tokenizer or tiny_tokenizer(), max_length=400, **options).dataset
     columns = ("row_index", "prompt", "chosen", "rejected")
     return [tuple(row[name] for name in columns) for row in tokens]
+
+
+def as_chat(row):
+    roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+    return {name: [{"role": roles[name], "content": text}] for name, text in row.items()}
 
 
 def deep(levels):
@@ -54,10 +60,13 @@ def deep(levels):
 EXTRAS = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=5),
     st.sampled_from([{}, [], {"a": {}}, {"a": None}, [1, "x"], [[]], "\ud83d", {"\udc00": 1}, deep(80), 10**400]),
+    st.sampled_from([[{"name": "f"}], '[{"name": "f"}]', [{"name": "\ud83d"}], r'[{"name": "\ud83d"}]', '{"a": 1}']),
     st.dictionaries(st.text(max_size=3), st.integers(0, 5), max_size=3),
     st.lists(st.dictionaries(st.sampled_from("abc"), st.none() | st.text(max_size=2)), max_size=3),
 )  # fmt: skip
-NAMES = st.sampled_from(["note", "", "row_index", "dispersion_index", "prompt_ids", "id", "ref_chosen_logps", "é"])
+NAMES = st.sampled_from(
+    ["note", "", "row_index", "dispersion_index", "prompt_ids", "id", "ref_chosen_logps", "é", "tools", "x\0"]
+)
 
 
 def write(folder, form, rows):
@@ -80,22 +89,35 @@ def write(folder, form, rows):
     return path
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=int(os.environ.get("EXAMPLES", "25")), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.dictionaries(NAMES, EXTRAS, max_size=4), min_size=4, max_size=4),
     st.sampled_from(["jsonl", "jsonl.gz", "json", "csv", "parquet", "saved"]),
+    st.booleans(),
 )
-def test_what_check_passes_train_reads(extras, form):
-    rows = [extra | row for extra, row in zip(extras, PAIRS, strict=True)]
+def test_what_check_passes_train_reads(extras, form, chat):
+    """And what it does not pass are the rows that training names; `tools` alone can be wrong here."""
+    tokenizer = tiny_tokenizer(chat=chat)
+    rows = [extra | (as_chat(row) if chat else row) for extra, row in zip(extras, PAIRS, strict=True)]
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = write(folder, form, rows)
         except (pa.ArrowException, OverflowError, TypeError, ValueError, RecursionError):
             return  # the writer of this format cannot write such a column
-        report = check_preferences(path, tiny_tokenizer())
-        assert not {"unparsable", "malformed_row", "unpaired_surrogate"} & set(report.counts())
+        if chat and form == "csv":
+            return  # a cell holds no messages
+        report = check_preferences(path, tokenizer)
         assert report.rows == 4
-        assert trained(path) == [(i, *(row[name] for name in TEXTS)) for i, row in enumerate(PAIRS)]
+        wrong = [finding.kind for finding in report.findings if finding.severity == "error"]
+        assert set(wrong) <= {"bad_tools", "unpaired_surrogate", "unparsable", "refused_by_template"}
+        refused = {int(place) for kind in wrong for place in np.flatnonzero(report.ledger.having(kind))}
+        assert refused <= {i for i, extra in enumerate(extras) if extra.get("tools") is not None}
+        expected = [(i, *(rows[i][name] for name in TEXTS)) for i in range(4) if i not in refused]
+        if not expected or refused:
+            with pytest.raises(InputError):
+                trained(path, tokenizer)
+        if expected:
+            assert trained(path, tokenizer, invalid_rows="drop" if refused else "error") == expected
 
 
 @pytest.mark.parametrize(
