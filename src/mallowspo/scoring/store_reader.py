@@ -136,6 +136,8 @@ def _stored_rows(table: Any, manifest: Manifest, token_entropies: bool) -> Store
         values: NDArray[Any] = table.column(name).to_numpy().reshape(-1, responses)
         return values
 
+    if not np.array_equal(table.column("position").to_numpy(), np.repeat(np.arange(manifest.rows), responses)):
+        raise ValueError("its rows stand in another order, or some are missing")
     values = {f"{name}_nk": column(name) for name in _SCORES}
     values["length_nk"] = values["length_nk"].astype(np.int64)
     tokens = None
