@@ -6,7 +6,6 @@ import decimal
 import gzip
 import json
 import logging
-import os
 import tempfile
 import unicodedata
 from pathlib import Path
@@ -89,7 +88,7 @@ def write(folder, form, rows):
     return path
 
 
-@settings(max_examples=int(os.environ.get("EXAMPLES", "25")), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.dictionaries(NAMES, EXTRAS, max_size=4), min_size=4, max_size=4),
     st.sampled_from(["jsonl", "jsonl.gz", "json", "csv", "parquet", "saved"]),

@@ -112,6 +112,8 @@ class ColumnGate:
             elif name == "row_index":
                 # Ours says on which line of the file a row stands; a column of that name may say anything.
                 why = "rows are numbered as they stand in the file"
+            elif "\0" in name:
+                why = "it has NUL in its name; is the file UTF-16, or damaged?"
             elif not _is_held(column):
                 why = f"no row can hold its type, {str(column.type)[:80]}"
             if not why:
@@ -126,14 +128,13 @@ class ColumnGate:
 
 
 def _is_held(column: pa.Field) -> bool:
-    """Say whether `datasets` has the column's type and its names."""
+    """Say whether `datasets` has the column's type, and Python and Arrow its values."""
     import datasets
     import pyarrow as pa
-    from datasets.table import InMemoryTable
 
     try:
-        datasets.Dataset(InMemoryTable(pa.schema([column]).empty_table()))
-    except (pa.ArrowException, datasets.table.CastError, KeyError, ValueError, TypeError, NotImplementedError):
+        datasets.Features.from_arrow_schema(pa.schema([column]))
+    except (ValueError, TypeError, NotImplementedError):
         return False
     return _is_sound(column.type)
 
