@@ -197,6 +197,19 @@ def test_what_a_saved_data_set_cannot_show_stops_neither_command(tmp_path, value
     assert check_preferences(tmp_path / "saved", tiny_tokenizer()).rows == 1
 
 
+def test_a_saved_data_set_with_a_damaged_offset_is_refused(tmp_path):
+    """To follow the offset of a text would end the process with a bus error or a segmentation fault."""
+    Dataset.from_dict(TEXTS).save_to_disk(tmp_path / "saved")
+    file = next((tmp_path / "saved").glob("*.arrow"))
+    raw = file.read_bytes()
+    ends = np.cumsum([0, *(len(text) for text in TEXTS["chosen"])]).astype("<i4").tobytes()
+    assert raw.count(ends) == 1
+    file.write_bytes(raw.replace(ends, ends[:8] + b"\xff\xff\xff\x7f" + ends[12:]))
+    for read in (load_preferences, lambda folder: list(stream_rows(folder))):
+        with pytest.raises(InputError, match="cannot be read as a directory saved"):
+            read(tmp_path / "saved")
+
+
 @pytest.mark.parametrize("form", ["jsonl", "json"])
 def test_names_with_a_character_that_no_column_can_have(tmp_path, form, caplog):
     odd = {"x\0": 1, "x\0y": 2}

@@ -396,6 +396,9 @@ def from_saved(path: Path, split: str) -> datasets.Dataset:
     try:
         # A data set on disk keeps its caches beside it; a folder that cannot be written must still be usable.
         loaded = datasets.load_from_disk(str(path), keep_in_memory=None if os.access(path, os.W_OK) else True)
+        # Arrow believes the file: to follow an offset that is damaged would kill the process.
+        for part in loaded.values() if isinstance(loaded, datasets.DatasetDict) else [loaded]:
+            part.data.table.validate(full=True)
     except Exception as error:
         raise InputError(f"{path}: cannot be read as a directory saved by `datasets` ({error})") from error
     splits = loaded if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
