@@ -196,6 +196,36 @@ def test_mistakes_give_one_message(made, tmp_path, capsys):
     assert "is a file" in refused(capsys, "--votes", made.data, "--output_dir", made.data)
 
 
+def test_words_are_not_joined_to_the_wrong_pair_of_a_ranked_list(made, tmp_path, capsys):
+    """Of three pairs the first is alike once it is cut, so the store has the second and the third."""
+    ranked = {"prompt": "One", "responses": [" two three four", " two three five", " else"], "ranks": [1, 2, 3]}
+    data, store, out = tmp_path / "ranked.jsonl", tmp_path / "store", tmp_path / "out"
+    data.write_text(json.dumps(ranked))
+    options = ("--model_name_or_path", made.store.parent / "model", "--dataset_name", data, "--output_dir", store)
+    assert run("reference", *options, "--use_cpu", "--invalid_rows", "drop", "--max_length", 6) == 0
+    assert pq.read_table(store / "shard-00000.parquet")["row_index"].to_pylist() == [0] * 4
+    capsys.readouterr()
+    assert "row 1 of" in refused(capsys, "--reference", store, "--dataset_name", data, "--output_dir", out)
+
+
+def test_a_number_of_the_users_own_does_not_join_words_to_other_rows(made, tmp_path, capsys):
+    """A store made in Python from rows that have numbers of their own, in another order, and one prompt."""
+    from datasets import Dataset
+
+    from mallowspo.data import tokenize_pairs, validate_rows
+    from mallowspo.scoring import StoreSettings, write_store
+    from scoring.stores import TinyReference
+
+    pairs = [{"prompt": "One", "chosen": f" two {word}", "rejected": " three"} for word in "abc"]
+    numbered = Dataset.from_list([pair | {"row_index": 2 - place} for place, pair in enumerate(pairs)])
+    rows, reference = tokenize_pairs(validate_rows(numbered).dataset, tiny_tokenizer(), max_length=64), TinyReference()
+    key = reference.key(rows.dataset)
+    write_store(tmp_path / "s", rows.dataset, key=key, score=reference.score, settings=StoreSettings(), made_with={})
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    options = ("--reference", tmp_path / "s", "--dataset_name", tmp_path / "p.jsonl", "--output_dir", tmp_path / "out")
+    assert "is not the one" in refused(capsys, *options)
+
+
 def test_a_damaged_store_is_named(made, tmp_path, capsys):
     import shutil
 

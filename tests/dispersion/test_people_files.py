@@ -360,6 +360,20 @@ def test_unusable_lists_are_refused(tmp_path, rankings, match):
         load_rankings(lines(tmp_path / "r.jsonl", [{"prompt": "p", "rankings": rankings}]))
 
 
+@pytest.mark.parametrize("rankings", [[[1, 10**400], [1, 2]], [[[1], [2]], [[2], [1]]], ["12", "21"], [[[1, 2]]]])
+def test_ranks_that_are_no_numbers_are_refused_with_the_row(tmp_path, rankings):
+    # As text, so that the digits reach the reader.
+    path = lines(tmp_path / "r.jsonl", [{"rankings": json.dumps(rankings)}])
+    with pytest.raises(InputError, match="row 1"):
+        load_rankings(path)
+
+
+def test_a_rank_beyond_any_number_in_a_table_is_refused(tmp_path):
+    (tmp_path / "r.json").write_text(json.dumps([{"a": 1, "b": 10**400}, {"a": 2, "b": 1}]))
+    with pytest.raises(InputError, match="ranking 1"):
+        load_rankings(tmp_path / "r.json")
+
+
 def test_truth_must_rank_the_same_items(tmp_path):
     (tmp_path / "t.csv").write_text("a,b,c\n2,1,3\n")
     assert load_truth(tmp_path / "t.csv", items=3).tolist() == [2, 1, 3]

@@ -251,6 +251,30 @@ def test_values_that_are_no_votes_are_refused(tmp_path, rows, match):
         load_votes(lines(tmp_path / "v.jsonl", rows))
 
 
+def test_a_row_without_outputs_has_no_vote(tmp_path):
+    penalised = {"source": "q", "outputs": {"A": "a", "B": "b"}, "penalty": {"A": {"r": 0}, "B": {"r": 1}}}
+    path = tmp_path / "v.jsonl"
+    path.write_text(json.dumps(penalised) + "\n" + json.dumps({"source": "p", "outputs": {}, "penalty": {}}) + "\n")
+    assert load_votes(path).votes.tolist() == [[1, 0, 0]]
+
+
+def test_a_rater_may_have_any_name(tmp_path):
+    given = [{"overall_pref": "A-is-better", "annotator": rater} for rater in (["x"], ["x"], {"y": 1})]
+    path = tmp_path / "v.json"
+    row = {"prompt": "p", "completion_a": "a", "completion_b": "b", "annotations": json.dumps(given)}
+    path.write_text(json.dumps([row]))
+    assert load_votes(path).votes.tolist() == [[2, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "written", [r'[{"role": "user", "content": "\ud83d"}]', r"[{'role': 'user', 'content': '\ud83d'}]"]
+)
+def test_half_a_character_that_a_cell_spells_stays_as_it_is_spelt(tmp_path, written):
+    path = tmp_path / "v.jsonl"
+    path.write_text(json.dumps({"prompt": written, "response1": "a", "response2": "b", "vote": 1}))
+    assert load_votes(path).prompts == [written]
+
+
 def test_rows_that_mean_nothing_can_be_dropped_and_are_named(tmp_path):
     row = {"prompt": "p", "first": "a", "second": "b"}
     path = lines(tmp_path / "v.jsonl", [{**row, "vote": "first"}, {**row, "vote": "best"}])

@@ -97,7 +97,7 @@ class TableBuilder:
             ) from error
         try:
             return datasets.Dataset(InMemoryTable(table))
-        except (datasets.table.CastError, UnicodeError) as error:
+        except (datasets.table.CastError, KeyError, UnicodeError) as error:
             # A name with a NUL is cut there on its way into Arrow's schema, and is then another name.
             raise InputError(
                 f"columns: a name in the data holds a character that no column's name can have, such as NUL, among "
@@ -132,7 +132,10 @@ def _exact_array(values: list[Any]) -> pa.Array | list[Any]:
 
 
 def _alike(values: list[Any]) -> bool:
-    """Say whether all objects at the same place have the same keys, at least one: parquet has no empty struct."""
+    """Say whether all objects at the same place have the same keys, at least one: parquet has no empty struct.
+
+    They must be keys that a struct can have.
+    """
     objects, lists = [], []
     for value in values:
         if isinstance(value, dict):
@@ -144,7 +147,8 @@ def _alike(values: list[Any]) -> bool:
     if not objects:
         return True
     keys = objects[0].keys()
-    if not keys or any(item.keys() != keys for item in objects):
+    # A name is cut at a NUL on its way through `datasets`.
+    if not keys or any("\0" in key for key in keys) or any(item.keys() != keys for item in objects):
         return False
     return all(_alike([item[key] for item in objects]) for key in keys)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mallowspo.data.problems import RowProblem, settle
 from mallowspo.dispersion.judged_rows import Judged, JudgedRow, Text, as_text, distinct
 from mallowspo.errors import InputError, not_one_of
-from mallowspo.files import parse_json
+from mallowspo.files import is_whole, parse_json
 
 if TYPE_CHECKING:
     import datasets
@@ -113,10 +113,7 @@ def read_judged(dataset: datasets.Dataset, source: str, *, invalid_rows: str = "
         InputError: Values that mean nothing (see `invalid_rows`), or no row with a pair that anybody judged.
     """
     dataset = dataset.with_format(None)
-    try:
-        head = dataset[:200]
-    except ValueError as error:  # an object that has one field twice, which no Python value can hold
-        raise InputError(f"{source}: its rows cannot be read ({error}); give each field another name") from error
+    head = dataset[:200]
     sample = [dict(zip(head, row, strict=True)) for row in zip(*head.values(), strict=True)]
     for form in PUBLISHED_FORMS:
         parts = form.find(dataset.column_names, sample)
@@ -245,8 +242,9 @@ def _value(value: Any) -> Any:
     except ValueError:
         pass
     try:
-        return ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        read = ast.literal_eval(value.strip())
+        return read if is_whole(read) else value
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         return value
 
 
@@ -370,7 +368,7 @@ def _row(
     chat: bool = True,
 ) -> list[JudgedRow]:
     """Make the row, or none where it has fewer than two responses that differ."""
-    scores = np.asarray(opinions, np.float64).reshape(-1, len(responses))
+    scores = np.asarray(opinions, np.float64).reshape(-1, max(len(responses), 1))
     try:
         kept, scores = distinct(responses, scores)
     except InputError as error:
