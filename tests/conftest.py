@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -24,6 +25,12 @@ import torch  # noqa: E402
 
 # Tiny models gain nothing from threads, and several test runs may share one machine.
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish():
+    """Spare the collector all that was imported: every run of a trainer asks it to go through everything."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
