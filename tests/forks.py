@@ -1,7 +1,12 @@
-"""Forked children that tests kill at any moment, without paying for their imports."""
+"""Forked children that tests kill at any moment, and processes of the program, without paying for their imports."""
 
+import logging
 import os
+import socket
+import sys
 import threading
+from pathlib import Path
+from subprocess import CompletedProcess
 
 from tqdm import tqdm
 
@@ -25,3 +30,66 @@ def in_child(work):
         finally:
             os._exit(code)
     return child
+
+
+def program(arguments, log, *, cwd=None, environment=None):
+    """`mallowspo` in a forked child; stdout and stderr go to `log` with these endings. Returns its process id."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            own_locks()
+            _become_a_program(log, cwd, environment or {})
+            from mallowspo.cli.main import main
+
+            try:
+                main([str(argument) for argument in arguments])
+            except SystemExit as end:
+                code = int(end.code or 0)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+    return child
+
+
+def _become_a_program(log, cwd, environment):
+    """Put off what a child has of the tests around it: their output, folder, environment and accelerate's state."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        handle = os.open(f"{log}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(handle, number)
+        setattr(sys, name, os.fdopen(number, "w", buffering=1))
+    # What the tests catch of the log is theirs; what the libraries' handlers say goes to the new stderr.
+    logging.root.handlers.clear()
+    for logger in list(logging.root.manager.loggerDict.values()):
+        for handler in getattr(logger, "handlers", ()):
+            if isinstance(handler, logging.StreamHandler):
+                handler.setStream(sys.stderr)
+    os.chdir(cwd or os.getcwd())
+    os.environ.update(environment)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def finish(child, log):
+    """Wait for a program; returns what `subprocess.run` would."""
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return CompletedProcess([], code, *(Path(f"{log}.{name}").read_text() for name in ("stdout", "stderr")))
+
+
+def run_program(arguments, log, **how):
+    """Run `mallowspo` in a forked child, to its end."""
+    return finish(program(arguments, log, **how), log)
+
+
+def ranks(count):
+    """The environments of `count` processes that train together, as torch's launcher sets them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    return [
+        common | {"LOCAL_WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)
+    ]
