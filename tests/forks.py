@@ -18,13 +18,15 @@ def own_locks(bar=tqdm):
         own_locks(kind)
 
 
-def in_child(work):
-    """Run in a forked child; returns its process id."""
+def in_child(work, *, environment=None):
+    """Run in a forked child, with an environment as a new process; returns its process id."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
             own_locks()
+            if environment is not None:
+                _as_a_new_process(environment)
             work()
             code = 0
         finally:
@@ -53,10 +55,17 @@ def program(arguments, log, *, cwd=None, environment=None):
     return child
 
 
-def _become_a_program(log, cwd, environment):
-    """Put off what a child has of the tests around it: their output, folder, environment and accelerate's state."""
+def _as_a_new_process(environment):
+    """Put off what accelerate knows of the processes of the parent."""
     from accelerate.state import AcceleratorState, GradientState
 
+    os.environ.update(environment)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def _become_a_program(log, cwd, environment):
+    """Put off what a child has of the tests around it: their output, log, folder and environment."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         handle = os.open(f"{log}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, number)
@@ -68,9 +77,7 @@ def _become_a_program(log, cwd, environment):
             if isinstance(handler, logging.StreamHandler):
                 handler.setStream(sys.stderr)
     os.chdir(cwd or os.getcwd())
-    os.environ.update(environment)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    _as_a_new_process(environment)
 
 
 def finish(child, log):
