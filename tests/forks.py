@@ -2,9 +2,11 @@
 
 import logging
 import os
+import runpy
 import socket
 import sys
 import threading
+import traceback
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -34,20 +36,50 @@ def in_child(work, *, environment=None):
     return child
 
 
-def program(arguments, log, *, cwd=None, environment=None):
-    """`mallowspo` in a forked child; stdout and stderr go to `log` with these endings. Returns its process id."""
+def program(arguments, log, **how):
+    """`mallowspo` in a forked child; see `_started`."""
+
+    def work():
+        from mallowspo.cli.main import main
+
+        main([str(argument) for argument in arguments])
+
+    return _started(work, log, **how)
+
+
+def run_program(arguments, log, **how):
+    """Run `mallowspo` in a forked child, to its end."""
+    return finish(program(arguments, log, **how), log)
+
+
+def run_script(script, *arguments, log):
+    """Run a script in a forked child as `python script` would, to its end."""
+
+    def work():
+        sys.argv = [str(script), *arguments]
+        sys.path.insert(0, str(Path(script).parent))
+        runpy.run_path(str(script), run_name="__main__")
+
+    return finish(_started(work, log), log)
+
+
+def _started(work, log, *, cwd=None, environment=None):
+    """Start work in a child; its stdout and stderr go to `log` with these endings. Returns its process id."""
     child = os.fork()
     if child == 0:
-        code = 99
+        code = 1
         try:
             own_locks()
             _become_a_program(log, cwd, environment or {})
-            from mallowspo.cli.main import main
-
             try:
-                main([str(argument) for argument in arguments])
+                work()
+                code = 0
             except SystemExit as end:
-                code = int(end.code or 0)
+                code = end.code if isinstance(end.code, int) else int(end.code is not None)
+                if isinstance(end.code, str):
+                    print(end.code, file=sys.stderr)
+            except BaseException:
+                traceback.print_exc()
             sys.stdout.flush()
             sys.stderr.flush()
         finally:
@@ -84,11 +116,6 @@ def finish(child, log):
     """Wait for a program; returns what `subprocess.run` would."""
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return CompletedProcess([], code, *(Path(f"{log}.{name}").read_text() for name in ("stdout", "stderr")))
-
-
-def run_program(arguments, log, **how):
-    """Run `mallowspo` in a forked child, to its end."""
-    return finish(program(arguments, log, **how), log)
 
 
 def ranks(count):

@@ -45,8 +45,8 @@ def assert_same_run(first, second, rel=1e-4, atol=2e-5):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"objective": "dpo"},
-        {"objective": "mallows_theta"},
+        {"objective": "dpo", "max_steps": 8},
+        {"objective": "mallows_theta", "max_steps": 8},
         {"objective": "mallows_phi", "gradient_accumulation_steps": 2, "max_steps": 6},
         {"objective": "simpo", "gradient_checkpointing": True, "max_steps": 6},
     ],
