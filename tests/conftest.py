@@ -27,10 +27,16 @@ import torch  # noqa: E402
 torch.set_num_threads(1)
 
 
-def pytest_collection_finish():
+modules_frozen = 0
+
+
+def pytest_runtest_setup():
     """Spare the collector all that was imported: every run of a trainer asks it to go through everything."""
-    gc.collect()
-    gc.freeze()
+    global modules_frozen  # noqa: PLW0603
+    if len(sys.modules) > modules_frozen + 300:
+        gc.collect()
+        gc.freeze()
+        modules_frozen = len(sys.modules)
 
 
 @pytest.fixture(scope="session")
