@@ -1,13 +1,12 @@
 """What the pages show is what the code does."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from forks import run_script
 from mallowspo.objectives import OBJECTIVES
 from tiny import tiny_llama, tiny_tokenizer
 
@@ -29,10 +28,8 @@ def model(tmp_path):
     return str(tmp_path / "model")
 
 
-def test_tables_are_those_of_the_code():
-    done = subprocess.run(
-        [sys.executable, ROOT / "docs/make_tables.py", "--check"], capture_output=True, text=True, check=False
-    )
+def test_tables_are_those_of_the_code(tmp_path):
+    done = run_script(ROOT / "docs/make_tables.py", "--check", log=tmp_path / "log")
     assert done.returncode == 0, done.stderr
 
 

@@ -1,7 +1,5 @@
 """The bandit study: its people, its training, its measures and what it says of them."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from forks import run_script
 from mallowspo.errors import InputError
 from mallowspo.experiments.bandit_config import METHODS, TRAINED, BanditConfig, BanditDesign
 from mallowspo.experiments.bandit_jobs import matched_betas
@@ -229,6 +228,7 @@ def test_verdicts_follow_from_the_intervals():
         assert words in overall({"verdicts": counted}, "many_exact")
 
 
-def test_the_page_shows_the_committed_run():
+def test_the_page_shows_the_committed_run(tmp_path):
     script = Path(__file__).resolve().parents[2] / "docs/runs/bandit_study.py"
-    assert subprocess.run([sys.executable, script, "--check"], check=False).returncode == 0
+    done = run_script(script, "--check", log=tmp_path / "log")
+    assert done.returncode == 0, done.stderr

@@ -21,8 +21,10 @@ from mallowspo.experiments.world_study_runs import selection_prompts
 from mallowspo.experiments.world_study_summary import CHOSEN_BY, chosen_runs, read_levels
 from mallowspo.experiments.world_study_words import choice_sentence, conclusions, equal_kl_sentence
 from mallowspo.world.language import build_world
+from mallowspo.world.reference import ReferenceTraining
 
 METHODS = ("dpo", "ipo", "mallows_theta", "mallows_theta_true")
+SMALL = ReferenceTraining(hidden_size=32, layers=1, steps=30)
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     calls = []
     config = replace(fast_world_config(str(folder)), methods=METHODS)
+    config = replace(config, setup=replace(config.setup, reference=SMALL))
     results = run_world_study(config, progress=lambda *call: calls.append(call))
     return folder, config, results, calls
 
