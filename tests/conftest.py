@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -24,6 +25,18 @@ import torch  # noqa: E402
 
 # Tiny models gain nothing from threads, and several test runs may share one machine.
 torch.set_num_threads(1)
+
+
+modules_frozen = 0
+
+
+def pytest_runtest_setup():
+    """Spare the collector all that was imported: every run of a trainer asks it to go through everything."""
+    global modules_frozen  # noqa: PLW0603
+    if len(sys.modules) > modules_frozen + 300:
+        gc.collect()
+        gc.freeze()
+        modules_frozen = len(sys.modules)
 
 
 @pytest.fixture(scope="session")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mallowspo.redaction import without_known_secrets
 
-__all__ = ["atomic_path", "parse_json", "plain", "write_json", "write_text"]
+__all__ = ["atomic_path", "is_whole", "parse_json", "plain", "write_json", "write_text"]
 
 
 @contextmanager
@@ -84,26 +85,50 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def parse_json(text: str | bytes, *, parse_int: Callable[[str], Any] | None = None) -> Any:
+# Half of a surrogate pair as an escape; only a search, for a whole pair has two of them.
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def parse_json(text: str | bytes, *, decoder: json.JSONDecoder | None = None, halves: bool = False) -> Any:
     """Parse JSON that somebody else wrote; whatever is wrong with it is a `ValueError`.
 
     Args:
         text: A document, from a file or a server.
-        parse_int: Turns the digits of an integer into a value; None for `int`.
+        decoder: What parses it; None for Python's own.
+        halves: Let half surrogate pairs pass, for the caller mends them. No file and no digest can hold one.
 
     Returns:
         The value.
 
     Raises:
-        ValueError: It is not JSON, or it is nested more deeply than Python's parser can follow, for which `json.loads`
-            raises a `RecursionError` that its callers do not expect.
+        ValueError: It is not JSON, an escape in it is half of a surrogate pair, or it is nested more deeply than
+            Python's parser can follow, for which that raises a `RecursionError` that callers do not expect.
 
     Example:
         >>> parse_json("[" * 100_000)
         Traceback (most recent call last):
         ValueError: not usable JSON: nested too deeply
     """
+    if isinstance(text, bytes):
+        text = text.decode(json.detect_encoding(text))
     try:
-        return json.loads(text, parse_int=parse_int)
+        value = json.loads(text) if decoder is None else decoder.decode(text)
+        if halves or not _HALF.search(text) or is_whole(value):
+            return value
     except RecursionError as error:
         raise ValueError("not usable JSON: nested too deeply") from error
+    raise ValueError("not usable JSON: a \\u escape is half of a surrogate pair")
+
+
+def is_whole(value: Any) -> bool:
+    r"""Say whether the texts in a value, however deep, can be written: none has half of a surrogate pair.
+
+    Example:
+        >>> is_whole(["a", {"b": 1}]), is_whole(["a", {"\ud83d": 1}])
+        (True, False)
+    """
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

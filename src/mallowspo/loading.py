@@ -6,11 +6,12 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mallowspo.errors import InputError, reason_of
 from mallowspo.files import parse_json
 
-__all__ = ["broken", "loading"]
+__all__ = ["adapter_base", "broken", "check_saved_model", "loading"]
 
 # What the libraries raise where a file is not what its name says, beside OSError and ValueError.
 _DAMAGE = ("SafetensorError", "UnpicklingError", "BadZipFile", "EOFError")
@@ -28,7 +29,7 @@ def broken(path: Path) -> str:
     """
     try:
         if path.suffix == ".json":
-            values = parse_json(path.read_bytes())
+            values = parse_json(path.read_bytes(), halves=True)  # a vocabulary may name any bytes
             if path.name == "trainer_state.json" and not isinstance(values.get("global_step"), int):
                 return "it has no global_step"
         elif path.suffix == ".safetensors":
@@ -74,3 +75,47 @@ def loading(option: str, name: str, *, also_ours: bool = False) -> Iterator[None
             raise
         why = "; ".join(found) or ("its weights do not fit its config.json" if misfit else reason_of(error))
         raise InputError(f"{option}: {name} cannot be loaded ({why})") from error
+
+
+def adapter_base(folder: Path) -> str | None:
+    """The base model that an adapter's folder names; None where it names none or is no adapter's."""
+    try:
+        described = parse_json((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    base = described.get("base_model_name_or_path") if isinstance(described, dict) else None
+    return base if isinstance(base, str) else None
+
+
+def check_saved_model(option: str, name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """Refuse a model for what its configuration tells, before hours of other work: no weights are read.
+
+    Args:
+        option: The option that named the model.
+        name: A folder or a hub name; of an adapter's folder the base model is looked at.
+        revision: Of a hub name.
+        trust_remote_code: Run code that comes with the configuration.
+
+    Returns:
+        The configuration; None for an adapter that names no base model.
+
+    Raises:
+        InputError: The configuration cannot be read, comes with code of its own, or says that the weights are
+            quantised in a way whose package or device is missing here.
+    """
+    from transformers import AutoConfig
+    from transformers.quantizers import AutoHfQuantizer
+
+    folder = Path(name).expanduser()
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        base = adapter_base(folder)
+        if base is None:
+            return None
+        name = base
+    with loading(option, name):
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+        quantization = getattr(config, "quantization_config", None)
+        if quantization is not None:
+            quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=True)
+            quantizer.validate_environment(dtype=None, device_map=None, weights_only=True)
+    return config

@@ -7,6 +7,7 @@ last, and one at their end.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -14,12 +15,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Progress", "ProgressLines", "current_lines", "on_a_terminal", "progress_bar", "silent"]
+__all__ = ["Progress", "ProgressLines", "current_lines", "on_a_terminal", "lines_for_a_log", "progress_bar", "silent"]
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all); 0 in all where that is not known."""
 
 EVERY_SECONDS = 30.0
+
+# The public switches of tqdm, datasets, huggingface_hub and (through the latter) transformers, read at their import.
+_BARS_OFF = ("TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS")
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -32,6 +36,22 @@ def on_a_terminal() -> bool:
         return sys.stderr.isatty()
     except (AttributeError, ValueError):  # there is none, or it is closed
         return False
+
+
+@contextlib.contextmanager
+def lines_for_a_log() -> Iterator[None]:
+    """Keep the libraries' own bars out of a log: without a terminal their carriage returns make one endless line.
+
+    For the whole of a command, from before the libraries are imported; processes that it starts inherit the switches.
+    What the user has set stays.
+    """
+    ours = [] if on_a_terminal() else [name for name in _BARS_OFF if name not in os.environ]
+    os.environ.update(dict.fromkeys(ours, "1"))
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """The benchmarks' arithmetic, that no measurement is made twice, and that the page shows what was measured."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,8 @@ import measure  # noqa: E402
 import step  # noqa: E402
 import summary  # noqa: E402
 import workload  # noqa: E402
+
+from forks import run_script  # noqa: E402
 
 
 def line(arm, round_, step_, seconds, peak=3.0, bare=1.0):
@@ -99,7 +100,6 @@ def test_lengths_are_what_they_are_drawn_to_be():
     assert len(lists) == 2 and all(len(row["responses"]) == 3 and row["ranks"] == [1, 2, 3] for row in lists)
 
 
-def test_the_page_shows_what_was_measured():
-    command = [sys.executable, ROOT / "benchmarks/summary.py", "--check"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_the_page_shows_what_was_measured(tmp_path):
+    done = run_script(ROOT / "benchmarks/summary.py", "--check", log=tmp_path / "log")
     assert done.returncode == 0, done.stderr

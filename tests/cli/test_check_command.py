@@ -1,13 +1,11 @@
 """`mallowspo check` as its users call it: exit codes, files and the table."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from forks import run_program
 from mallowspo.cli.main import main
 from tiny import tiny_llama, tiny_tokenizer
 
@@ -41,15 +39,8 @@ def check(*arguments):
 
 def test_clean_data_as_a_process(model, tmp_path):
     write(tmp_path / "rows.jsonl", rows())
-    program = Path(sys.executable).with_name("mallowspo")
-    done = subprocess.run(
-        [program, "check", "rows.jsonl", "--model_name_or_path", str(model)],
-        check=False,
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    arguments = ["check", "rows.jsonl", "--model_name_or_path", model]
+    done = run_program(arguments, tmp_path / "log", cwd=tmp_path)
     # Without a terminal there are lines of progress, and nothing else.
     assert done.returncode == 0 and all(
         line.startswith(("mallowspo check: ", "Checking ")) for line in done.stderr.splitlines()

@@ -116,6 +116,32 @@ def test_votes_alone(made, tmp_path):
     assert table["dispersion"] == pytest.approx(votes_index([row["votes"] for row in rows()]).phi_n)
 
 
+@pytest.mark.parametrize(("dissent", "said"), [((1, 1, 1, 1), True), ((0, 1, 4, 9), False)])
+def test_the_page_says_where_peoples_weights_hardly_differ(tmp_path, dissent, said):
+    votes = [{"prompt": f"Q {n}?", "chosen": " a", "rejected": " b", "votes": [9, n]} for n in dissent]
+    for number, row in enumerate(votes):
+        row["prompt"] = f"Q {number}?"
+    (tmp_path / "votes.jsonl").write_text("\n".join(map(json.dumps, votes)))
+    assert run("dispersion", "--votes", tmp_path / "votes.jsonl", "--output_dir", tmp_path / "out") == 0
+    page = (tmp_path / "out/report.html").read_text()
+    assert ("The weights from votes hardly differ" in page) is said
+    assert "dispersion_map" not in page.split("hardly differ")[-1][:400]  # a map is for a model's index
+
+
+def test_rows_with_an_object_without_keys_are_written_at_the_end(made, tmp_path):
+    from datasets import Dataset
+
+    meta = {"source": {}}
+    Dataset.from_list([row | {"meta": meta} for row in rows()[:4]]).save_to_disk(tmp_path / "data")
+    given = ("--dataset_name", tmp_path / "data", "--output_dir")
+    export = ("--use_cpu", "--export_trl", tmp_path / "trl.parquet")
+    model = ("--model_name_or_path", made.data.parent / "model")
+    assert run("reference", *model, *given, tmp_path / "store", *export) == 0
+    assert run("dispersion", "--reference", tmp_path / "store", *given, tmp_path / "out") == 0
+    for path in (tmp_path / "trl.parquet", tmp_path / "out/dispersion.parquet"):
+        assert [json.loads(text) for text in pq.read_table(path)["meta"].to_pylist()] == [meta] * 4, path
+
+
 def test_rankings_with_a_truth(tmp_path, capsys):
     for name, lines in (("sight", "1,2,3\n2,1,3\n1,3,2\n3,2,1"), ("hand", "1,2,3\n1,2,3\n2,1,3\n1,2,3")):
         (tmp_path / f"{name}.csv").write_text(f"a,b,c\n{lines}\n")
@@ -168,6 +194,36 @@ def test_mistakes_give_one_message(made, tmp_path, capsys):
         assert match in refused(capsys, *arguments, *out), arguments
         assert not (tmp_path / "out/summary.json").exists()
     assert "is a file" in refused(capsys, "--votes", made.data, "--output_dir", made.data)
+
+
+def test_words_are_not_joined_to_the_wrong_pair_of_a_ranked_list(made, tmp_path, capsys):
+    """Of three pairs the first is alike once it is cut, so the store has the second and the third."""
+    ranked = {"prompt": "One", "responses": [" two three four", " two three five", " else"], "ranks": [1, 2, 3]}
+    data, store, out = tmp_path / "ranked.jsonl", tmp_path / "store", tmp_path / "out"
+    data.write_text(json.dumps(ranked))
+    options = ("--model_name_or_path", made.store.parent / "model", "--dataset_name", data, "--output_dir", store)
+    assert run("reference", *options, "--use_cpu", "--invalid_rows", "drop", "--max_length", 6) == 0
+    assert pq.read_table(store / "shard-00000.parquet")["row_index"].to_pylist() == [0] * 4
+    capsys.readouterr()
+    assert "row 1 of" in refused(capsys, "--reference", store, "--dataset_name", data, "--output_dir", out)
+
+
+def test_a_number_of_the_users_own_does_not_join_words_to_other_rows(made, tmp_path, capsys):
+    """A store made in Python from rows that have numbers of their own, in another order, and one prompt."""
+    from datasets import Dataset
+
+    from mallowspo.data import tokenize_pairs, validate_rows
+    from mallowspo.scoring import StoreSettings, write_store
+    from scoring.stores import TinyReference
+
+    pairs = [{"prompt": "One", "chosen": f" two {word}", "rejected": " three"} for word in "abc"]
+    numbered = Dataset.from_list([pair | {"row_index": 2 - place} for place, pair in enumerate(pairs)])
+    rows, reference = tokenize_pairs(validate_rows(numbered).dataset, tiny_tokenizer(), max_length=64), TinyReference()
+    key = reference.key(rows.dataset)
+    write_store(tmp_path / "s", rows.dataset, key=key, score=reference.score, settings=StoreSettings(), made_with={})
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    options = ("--reference", tmp_path / "s", "--dataset_name", tmp_path / "p.jsonl", "--output_dir", tmp_path / "out")
+    assert "is not the one" in refused(capsys, *options)
 
 
 def test_a_damaged_store_is_named(made, tmp_path, capsys):

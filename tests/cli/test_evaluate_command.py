@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import random
 import re
 import sys
 from pathlib import Path
@@ -187,13 +188,16 @@ def test_a_judge_that_is_not_there_is_found_out_first(here, capsys):
 
 
 @pytest.mark.shared
-def test_alpacaeval_figures_come_out_of_the_command(shared, here):
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_alpacaeval_figures_come_out_of_the_command(shared, here, shuffled):
     folder = shared / "data/alpaca_eval"
     name = "claude-2.1"
     with (folder / "leaderboard.csv").open() as file:
         published = next(row for row in csv.DictReader(file) if row["model"] == name)
     with gzip.open(folder / "preferences.csv.gz", "rt") as file:
         rows = sorted((int(r["index"]), r) for r in csv.DictReader(file) if r["model"] == name)
+    if shuffled:  # the tables know their own order, the user's file may have another
+        random.Random(0).shuffle(rows)
     # Prompts and answers of the published lengths, and a judge that says what the published one said.
     Path("p.jsonl").write_text("\n".join(json.dumps({"prompt": f"{i}"}) for i, _ in rows))
     for side, letter, column in (("model", "m", "len_2"), ("baseline", "b", "len_1")):

@@ -1,10 +1,13 @@
 """`mallowspo experiment world` as its users call it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from mallowspo.cli.main import main
+from mallowspo.experiments import world_study_config
+from mallowspo.world.reference import ReferenceTraining
 
 
 def run(*arguments):
@@ -13,8 +16,12 @@ def run(*arguments):
     return stop.value.code
 
 
-def test_options_change_what_is_run(tmp_path, capsys):
+def test_options_change_what_is_run(tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
+    fast = world_study_config.fast_world_config(str(out))
+    reference = ReferenceTraining(hidden_size=32, layers=1, steps=10)
+    small = replace(fast, setup=replace(fast.setup, reference=reference))
+    monkeypatch.setattr(world_study_config, "fast_world_config", {str(out): small}.__getitem__)
     code = run("--fast", "--output_dir", out, "--methods", "dpo,mallows_phi", "--betas", "0.5,4", "--seeds", 1,
                "--learning_rates", "4e-4")  # fmt: skip
     assert code == 0 and "report.html" in capsys.readouterr().out

@@ -14,6 +14,7 @@ import pytest
 from mallowspo.cli.exits import exit_code_of, message_of
 from mallowspo.cli.main import main
 from mallowspo.errors import InputError
+from mallowspo.loading import check_saved_model
 from mallowspo.outputs import writable_file, writable_folder
 from tiny import tiny_llama, tiny_tokenizer
 
@@ -123,6 +124,70 @@ def test_a_proof_leaves_nothing_behind(tmp_path):
         writable_folder(tmp_path / ("long" * 100), "output_dir")
 
 
+@pytest.fixture
+def no_weights(monkeypatch):
+    """Loading a model's weights fails the test: what is wrong must be told before."""
+    from transformers import PreTrainedModel
+
+    def loaded(*_, **__):
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", loaded)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "wanted"),
+    [
+        ("reference", ["--attn_implementation", "nonsense"], "attn_implementation: got 'nonsense'"),
+        ("reference", ["--attn_implementation", "flash_attention_2", "--use_cpu"], "attn_implementation"),
+        ("reference", ["--mixed_precision", "fp16", "--use_cpu"], "mixed_precision: fp16"),
+        ("reference", ["--mixed_precision", "half"], "mixed_precision: got 'half'"),
+        ("train", ["--attn_implementation", "nonsense"], "attn_implementation: got 'nonsense'"),
+        ("train", ["--fp16"], "fp16: "),
+        ("evaluate", ["--dtype", "half"], "dtype: got 'half'"),
+        ("evaluate", [], "judge: "),  # the judge of `commands` is a language model: its rewards would be random
+        ("controllable", ["--bf16"], "bf16: "),
+        ("controllable", ["--dtype", "half"], "dtype: got 'half'"),
+    ],
+)
+def test_what_this_machine_has_not_is_told_before_a_model_is_loaded(
+    name, options, wanted, run, model, pairs, tmp_path, no_weights, monkeypatch
+):
+    import torch
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    code, _, told = run(*commands(model, pairs, tmp_path / "out")[name], *options)
+    assert code == 2 and told.count("mallowspo: ") == 1
+    assert told.splitlines()[-1].startswith(f"mallowspo: {wanted}"), told
+
+
+@pytest.mark.parametrize("name", ["reference", "train", "evaluate", "controllable", "dialogue"])
+def test_a_package_that_the_weights_need_is_missed_before_a_model_is_loaded(
+    name, run, model, pairs, tmp_path, no_weights, monkeypatch
+):
+    from transformers.quantizers import quantizer_bnb_4bit
+
+    monkeypatch.setattr(quantizer_bnb_4bit, "is_bitsandbytes_available", lambda: False)
+    folder = tmp_path / "quantised"
+    folder.mkdir()
+    for file in model.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    code, _, told = run(*commands(folder, pairs, tmp_path / "out")[name])
+    assert code == 2 and told.count("mallowspo: ") == 1
+    assert "bitsandbytes" in told and str(folder) in told
+
+
+def test_the_base_model_of_an_adapter_is_looked_at_too(foreign, tmp_path):
+    folder, marker = foreign
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder)}))
+    with pytest.raises(InputError, match="trust_remote_code"):
+        check_saved_model("model", str(tmp_path))
+    assert not marker.exists()
+
+
 CODE = ("check", "reference", "train", "evaluate", "controllable", "dialogue", "estimator")
 
 
@@ -142,6 +207,25 @@ def test_code_of_a_model_never_runs_unasked(name, run, foreign, pairs, tmp_path)
     assert not marker.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("evaluate", "--baseline", "{}"),
+        ("evaluate", "--judge", "reward:{}"),
+        ("dialogue", "--judge", "reward:{}"),
+        ("dialogue", "--judge_base", "{}"),
+        ("controllable", "--reward_model", "{}"),
+    ],
+)
+def test_code_of_a_second_model_never_runs_unasked(
+    name, option, value, run, model, foreign, pairs, tmp_path, no_weights
+):
+    folder, marker = foreign
+    code, _, told = run(*commands(model, pairs, tmp_path / "out")[name], option, value.format(folder))
+    assert code == 2 and option[2:] in told and "trust_remote_code" in told and str(folder) in told, told
+    assert not marker.exists()
+
+
 def test_code_of_a_model_never_runs_in_the_study_of_indexes(foreign, pairs, tmp_path):
     from mallowspo.experiments.estimator import EstimatorConfig, run_estimator_study
 
@@ -158,6 +242,22 @@ def test_code_of_a_model_runs_where_it_is_asked_for(run, foreign, pairs, tmp_pat
     marker.unlink()
 
 
+@pytest.mark.parametrize("name", ["check", "reference", "train"])
+def test_a_tokenizer_that_knows_no_word_is_named_and_not_the_rows(name, run, model, pairs, tmp_path):
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in model.iterdir():
+        if "token" not in file.name:
+            (folder / file.name).write_bytes(file.read_bytes())
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), eos_token="</s>").save_pretrained(folder)
+    code, _, told = run(*commands(folder, pairs, tmp_path / "out")[name])
+    last = told.splitlines()[-1]
+    assert code == 2 and last.startswith("mallowspo: tokenizer: ") and str(folder) in last and "row" not in last
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -165,6 +265,7 @@ def test_code_of_a_model_runs_where_it_is_asked_for(run, foreign, pairs, tmp_pat
         PermissionError(errno.EACCES, "Permission denied", "out/model.safetensors"),
         OSError(errno.EROFS, "Read-only file system", "out/model.safetensors"),
         OSError("[Errno 28] Error writing bytes to out/model.safetensors. Detail: No space left on device"),
+        Exception("No space left on device (os error 28)"),  # tokenizers, which is written in Rust
     ],
 )
 def test_what_the_machine_refuses_is_one_message(error, capsys):
@@ -181,8 +282,31 @@ def test_a_full_disk_names_the_file():
     assert told.startswith("out/a.json: ") and "space" in told
 
 
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ("[Errno 28] No space left on device", "this machine"),
+        ("[Errno 28] Error writing bytes to out/a. Detail: No space left on device", "Error writing bytes to out/a"),
+        ("Error writing bytes to file. Detail: [errno 28] No space left on device", "Error writing bytes to file"),
+        ("I/O error: No space left on device (os error 28)", "I/O error"),
+        ("[Errno 28] No space left on device: 'out/a'", "'out/a'"),
+    ],
+)
+def test_what_the_system_says_is_said_once(said, wanted):
+    told = message_of(OSError(said))
+    assert told.startswith(f"{wanted}: No space left on device; ") and told.count("No space left") == 1
+    assert "28" not in told and "Detail" not in told
+
+
 def test_our_own_mistakes_keep_their_traceback(tmp_path):
-    for error in (KeyError("x"), OSError(errno.EBADF, "Bad file descriptor"), ValueError("x"), RuntimeError("x")):
+    for error in (
+        Exception("x"),
+        Exception("(os error x)"),
+        KeyError("x"),
+        OSError(errno.EBADF, "Bad file descriptor"),
+        ValueError("x"),
+        RuntimeError("x"),
+    ):
         assert message_of(error) is None
     missing = FileNotFoundError(errno.ENOENT, "No such file", str(tmp_path / "in/a.json"))
     assert message_of(missing, ["check", "elsewhere"]) is None
@@ -250,6 +374,16 @@ def test_a_reader_that_goes_away_is_no_error():
     done = subprocess.run([*PROGRAM, "--version"], stdout=theirs, stderr=subprocess.PIPE, text=True, check=False)
     os.close(theirs)
     assert done.returncode == 141 and done.stderr == ""
+
+
+def test_a_table_whose_reader_goes_away_is_no_error(model, pairs, tmp_path):
+    """As `mallowspo check … | head -1`: rich, which prints the table, ends in a way of its own."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = ["check", pairs, "--model_name_or_path", model, "--output_dir", tmp_path]
+    done = subprocess.run([*PROGRAM, *command], stdout=theirs, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(theirs)
+    assert done.returncode == 141 and "mallowspo: " not in done.stderr, done.stderr
 
 
 def test_a_terminal_without_our_letters(tmp_path):

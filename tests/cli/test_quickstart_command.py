@@ -1,10 +1,13 @@
 """`mallowspo quickstart` as its users call it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from mallowspo.cli.main import main
+from mallowspo.experiments import quickstart
+from mallowspo.world.reference import ReferenceTraining
 
 
 def run(*arguments):
@@ -13,7 +16,13 @@ def run(*arguments):
     return stop.value.code
 
 
-def test_it_writes_a_report_and_its_numbers(tmp_path, capsys):
+def test_it_writes_a_report_and_its_numbers(tmp_path, capsys, monkeypatch):
+    """The study that is begun is a smaller one; the whole of it runs in `experiments/test_quickstart.py`."""
+    small = replace(
+        quickstart.fast_config(str(tmp_path / "out")), betas=(2.0,), train_prompts=48,
+        reference=ReferenceTraining(hidden_size=32, layers=1, steps=10),
+    )  # fmt: skip
+    monkeypatch.setattr(quickstart, "fast_config", {small.output_dir: small}.__getitem__)
     assert run("quickstart", "--fast", "--output_dir", str(tmp_path / "out")) == 0
     assert "<html" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "out/results.json").read_text())["index"]

@@ -5,8 +5,6 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from forks import finish, program, ranks
 from mallowspo.cli.main import main
 from mallowspo.scoring import ReferenceStore
 from tiny import tiny_llama, tiny_tokenizer
@@ -60,31 +59,24 @@ def contents(folder):
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != ".lock"}
 
 
-def program(*arguments, cwd):
-    """The program as a process of its own, on one thread as all tests are."""
-    command = [Path(sys.executable).with_name("mallowspo"), "reference", *map(str, arguments)]
-    env = os.environ | {"TQDM_DISABLE": "1"}
-    return subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def test_two_processes_kill_and_one_process_give_the_same_bytes(model, data, tmp_path):
     common = ["--model_name_or_path", model, "--dataset_name", data, "--shard_rows", 2, "--batch_size", 2]
     code, _, err = call(*common, "--output_dir", tmp_path / "one")
     assert code == 0 and "40 (2 responses each)" in err, err
-    two = program(*common, "--output_dir", tmp_path / "two", "--num_processes", 2, cwd=tmp_path)
-    killed = program(*common, "--output_dir", tmp_path / "killed", cwd=tmp_path)
+    log = tmp_path / "log"
+    two = program(["reference", *common, "--output_dir", tmp_path / "two", "--num_processes", 2], log, cwd=tmp_path)
+    killed = program(["reference", *common, "--output_dir", tmp_path / "killed"], tmp_path / "log2", cwd=tmp_path)
     while not list((tmp_path / "killed" / ".progress").glob("shard-*.json")):
-        assert killed.poll() is None, killed.stderr.read()
-        time.sleep(0.002)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+        time.sleep(0.0005)
+    os.kill(killed, signal.SIGKILL)
+    assert finish(killed, tmp_path / "log2").returncode == -signal.SIGKILL
     code, _, err = call("--verify", "--output_dir", tmp_path / "killed")
     assert code == 2 and "was not finished" in err
     code, _, err = call(*common, "--output_dir", tmp_path / "killed")
     assert code == 0 and "rows are there" in err, err
     assert contents(tmp_path / "killed") == contents(tmp_path / "one")
-    _, err = two.communicate(timeout=240)
-    assert two.returncode == 0, err[-3000:]
+    done = finish(two, log)
+    assert done.returncode == 0, done.stderr[-3000:]
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
@@ -92,14 +84,15 @@ def test_two_processes_train_from_a_store(model, data, tmp_path):
     common = ["--model_name_or_path", str(model), "--dataset_name", str(data)]
     assert call(*common, "--output_dir", tmp_path / "r")[0] == 0
     command = [
-        Path(sys.executable).with_name("mallowspo"), "train", *common, "--reference_store", tmp_path / "r",
+        "train", *common, "--reference_store", tmp_path / "r",
         "--output_dir", tmp_path / "out", "--use_cpu", "--bf16", "false", "--gradient_checkpointing", "false",
         "--report_to", "none", "--max_steps", "2", "--per_device_train_batch_size", "2", "--logging_steps", "1",
-        "--num_processes", "2", "--mixed_precision", "no", "--num_machines", "1", "--dynamo_backend", "no",
-        "--multi_gpu", "--main_process_port", "0",
     ]  # fmt: skip
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    logs = [tmp_path / "rank0", tmp_path / "rank1"]
+    both = [program(command, log, environment=rank) for log, rank in zip(logs, ranks(2), strict=True)]
+    for child, log in zip(both, logs, strict=True):
+        done = finish(child, log)
+        assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads((tmp_path / "out/run.json").read_text())
     assert record["processes"] == 2 and record["final_metrics"]["dispersion/weight_mean"] > 0
 
@@ -235,6 +228,44 @@ def test_plain_trl_trains_from_the_exported_columns(model, data, tmp_path, suffi
         return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
     assert losses(stored=True) == pytest.approx(losses(stored=False), rel=1e-5)
+
+
+def trained(model, data, out):
+    """Losses of three steps of `mallowspo train`."""
+    options = ["--model_name_or_path", model, "--dataset_name", data, "--output_dir", out, "--use_cpu"]
+    options += ["--max_steps", 3, "--logging_steps", 1, "--learning_rate", 1e-3, "--save_strategy", "no"]
+    options += ["--report_to", "none"]
+    with pytest.raises(SystemExit) as stop, contextlib.redirect_stderr(io.StringIO()) as err:
+        main(["train", *map(str, options)])
+    assert stop.value.code == 0, err.getvalue()
+    return [entry["loss"] for entry in json.loads((out / "run.json").read_text())["log_history"] if "loss" in entry]
+
+
+def test_the_exported_file_trains_as_the_data_that_it_was_made_from(model, data, tmp_path):
+    wanted = trained(model, data, tmp_path / "out")
+    assert len(wanted) == 3 and wanted[0] != wanted[2]
+    for suffix in ("jsonl", "parquet"):
+        path = tmp_path / f"exported.{suffix}"
+        given = ["--model_name_or_path", model, "--dataset_name", data, "--output_dir", tmp_path / "r"]
+        code, _, err = call(*given, "--use_cpu", "--export_trl", path)
+        assert code == 0, err
+        assert trained(model, path, tmp_path / suffix) == wanted
+
+
+def test_written_preferences_train_as_the_same_pairs(tmp_path):
+    model, tokenizer = tmp_path / "model", tiny_tokenizer(chat=True)
+    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    shapes = Path(__file__).resolve().parents[1] / "dispersion/shapes"
+    written, pairs = tmp_path / "preferences.jsonl", tmp_path / "pairs.jsonl"
+    with pytest.raises(SystemExit) as stop:
+        main(["dispersion", "--votes", str(shapes / "multipref.jsonl"), "--write_preferences", str(written),
+              "--output_dir", str(tmp_path / "dispersion")])  # fmt: skip
+    assert stop.value.code == 0
+    rows = [json.loads(line) for line in written.read_text().splitlines()]
+    write_rows(pairs, [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in rows])
+    found = trained(model, written, tmp_path / "a")
+    assert len(found) == 3 and found == trained(model, pairs, tmp_path / "b")
 
 
 def test_mistakes_get_one_message_and_exit_code_two(model, data, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
+from forks import run_program
 from tiny import tiny_llama, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -19,12 +20,21 @@ ROWS = [
 COMMON = ["--use_cpu", "--bf16", "false", "--report_to", "none", "--gradient_checkpointing", "false"]
 
 
-def mallowspo(*arguments, cwd, timeout=240):
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def mallowspo(*arguments, cwd, log="log"):
+    """The program in a process of its own, forked."""
+    return run_program(arguments, Path(cwd) / log, cwd=cwd, environment=ENVIRONMENT)
+
+
+def installed_program(*arguments, cwd, timeout=240):
+    """The program as a shell starts it, with its imports."""
     program = Path(sys.executable).with_name("mallowspo")
-    env = os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [program, *map(str, arguments)], check=False, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout
-    )
+        [program, *map(str, arguments)], check=False, cwd=cwd, env=os.environ | ENVIRONMENT, capture_output=True,
+        text=True, timeout=timeout,
+    )  # fmt: skip
 
 
 def write_rows(path, rows=ROWS):
@@ -216,7 +226,9 @@ def test_tokenizer_without_eos(tmp_path):
 
 
 def test_a_mistake_as_a_process_prints_no_traceback(model, tmp_path):
-    done = mallowspo("train", "--model_name_or_path", model, "--dataset_name", "x.jsonl", *COMMON, cwd=tmp_path)
+    done = installed_program(
+        "train", "--model_name_or_path", model, "--dataset_name", "x.jsonl", *COMMON, cwd=tmp_path
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("mallowspo: dataset: there is no file or folder x.jsonl")
 
@@ -232,12 +244,12 @@ def test_dropping_what_is_malformed_goes_on(model, tmp_path):
 
 
 def test_help_lists_the_commands():
-    done = mallowspo("--help", cwd=ROOT)
+    done = installed_program("--help", cwd=ROOT)
     assert done.returncode == 0 and "quickstart" in done.stdout and "train" in done.stdout
 
 
-def test_help_of_train_shows_trls_options_and_ours():
-    done = mallowspo("train", "--help", cwd=ROOT)
+def test_help_of_train_shows_trls_options_and_ours(tmp_path):
+    done = mallowspo("train", "--help", cwd=tmp_path)
     assert done.returncode == 0
     for option in ("--objective", "--dispersion_scale", "--learning_rate", "--use_peft", "--dataset_name"):
         assert option in done.stdout

@@ -10,10 +10,11 @@ import tempfile
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, concatenate_datasets
+from datasets import Audio, Dataset, Image, List, concatenate_datasets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -35,13 +36,17 @@ PAIRS = [
 TEXTS = {name: [row[name] for row in PAIRS] for name in PAIRS[0]}
 
 
-def trained(path, **options):
-    """The texts that training reads of a file, with the number of each row; and what it drops."""
-    loaded = load_preferences(path, **options)
-    found = validate_rows(loaded.dataset, invalid_rows=options.get("invalid_rows", "error"))
-    tokens = tokenize_pairs(found.dataset, tiny_tokenizer(), max_length=64).dataset
+def trained(path, tokenizer=None, **options):
+    """The texts that training reads of a file, with the number of each row."""
+    found = validate_rows(load_preferences(path, **options).dataset, **options)
+    tokens = tokenize_pairs(found.dataset, tokenizer or tiny_tokenizer(), max_length=400, **options).dataset
     columns = ("row_index", "prompt", "chosen", "rejected")
     return [tuple(row[name] for name in columns) for row in tokens]
+
+
+def as_chat(row):
+    roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+    return {name: [{"role": roles[name], "content": text}] for name, text in row.items()}
 
 
 def deep(levels):
@@ -54,10 +59,13 @@ def deep(levels):
 EXTRAS = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=5),
     st.sampled_from([{}, [], {"a": {}}, {"a": None}, [1, "x"], [[]], "\ud83d", {"\udc00": 1}, deep(80), 10**400]),
+    st.sampled_from([[{"name": "f"}], '[{"name": "f"}]', [{"name": "\ud83d"}], r'[{"name": "\ud83d"}]', '{"a": 1}']),
     st.dictionaries(st.text(max_size=3), st.integers(0, 5), max_size=3),
     st.lists(st.dictionaries(st.sampled_from("abc"), st.none() | st.text(max_size=2)), max_size=3),
 )  # fmt: skip
-NAMES = st.sampled_from(["note", "", "row_index", "dispersion_index", "prompt_ids", "id", "ref_chosen_logps", "é"])
+NAMES = st.sampled_from(
+    ["note", "", "row_index", "dispersion_index", "prompt_ids", "id", "ref_chosen_logps", "é", "tools", "x\0"]
+)
 
 
 def write(folder, form, rows):
@@ -84,18 +92,31 @@ def write(folder, form, rows):
 @given(
     st.lists(st.dictionaries(NAMES, EXTRAS, max_size=4), min_size=4, max_size=4),
     st.sampled_from(["jsonl", "jsonl.gz", "json", "csv", "parquet", "saved"]),
+    st.booleans(),
 )
-def test_what_check_passes_train_reads(extras, form):
-    rows = [extra | row for extra, row in zip(extras, PAIRS, strict=True)]
+def test_what_check_passes_train_reads(extras, form, chat):
+    """And what it does not pass are the rows that training names; `tools` alone can be wrong here."""
+    tokenizer = tiny_tokenizer(chat=chat)
+    rows = [extra | (as_chat(row) if chat else row) for extra, row in zip(extras, PAIRS, strict=True)]
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = write(folder, form, rows)
         except (pa.ArrowException, OverflowError, TypeError, ValueError, RecursionError):
             return  # the writer of this format cannot write such a column
-        report = check_preferences(path, tiny_tokenizer())
-        assert not {"unparsable", "malformed_row", "unpaired_surrogate"} & set(report.counts())
+        if chat and form == "csv":
+            return  # a cell holds no messages
+        report = check_preferences(path, tokenizer)
         assert report.rows == 4
-        assert trained(path) == [(i, *(row[name] for name in TEXTS)) for i, row in enumerate(PAIRS)]
+        wrong = [finding.kind for finding in report.findings if finding.severity == "error"]
+        assert set(wrong) <= {"bad_tools", "unpaired_surrogate", "unparsable", "refused_by_template"}
+        refused = {int(place) for kind in wrong for place in np.flatnonzero(report.ledger.having(kind))}
+        assert refused <= {i for i, extra in enumerate(extras) if extra.get("tools") is not None}
+        expected = [(i, *(rows[i][name] for name in TEXTS)) for i in range(4) if i not in refused]
+        if not expected or refused:
+            with pytest.raises(InputError):
+                trained(path, tokenizer)
+        if expected:
+            assert trained(path, tokenizer, invalid_rows="drop" if refused else "error") == expected
 
 
 @pytest.mark.parametrize(
@@ -109,6 +130,11 @@ def test_what_check_passes_train_reads(extras, form):
         pa.array([b"\xff\x00"] * 4),
         pa.array([b"0" * 16] * 4, type=pa.uuid()),
         pa.nulls(4),
+        pa.array([decimal.Decimal("1.10")] * 4, type=pa.decimal256(50, 2)),
+        pa.array([1] * 4, type=pa.duration("s")),
+        pa.array([[]] * 4, type=pa.list_(pa.int64(), 0)),
+        pa.StructArray.from_arrays([pa.array([1] * 4)] * 2, names=["x", "x"]),
+        pa.StructArray.from_arrays([pa.array([1] * 4)], names=["x\0y"]),
     ],
     ids=lambda column: str(column.type),
 )
@@ -119,8 +145,115 @@ def test_parquet_columns_of_every_type_stop_nothing(tmp_path, column, caplog):
     caplog.set_level(logging.WARNING)
     assert [row[0] for row in trained(path, invalid_rows="drop")] == [0, 1, 2]
     assert check_preferences(path, tiny_tokenizer()).counts()["empty_response"] == 1
-    left_out = any(word in str(column.type) for word in ("map", "decimal32", "uuid"))
+    left_out = any(word in str(column.type) for word in ("map", "decimal32", "uuid", "list", "struct"))
     assert ("'extra' is left out" in caplog.text) == left_out
+
+
+@pytest.mark.parametrize(
+    ("column", "read"),
+    [
+        (pa.array([2**62, 0], pa.timestamp("us")), [None, datetime.datetime(1970, 1, 1)]),
+        (pa.array([2**30, 0], pa.date32()), [None, datetime.date(1970, 1, 1)]),
+        (pa.array([2**62, 1], pa.duration("s")), [None, datetime.timedelta(seconds=1)]),
+        (pa.array([[2**62], [0]], pa.list_(pa.timestamp("us"))), [None, [datetime.datetime(1970, 1, 1)]]),
+        (pa.array([1, None], pa.timestamp("us", tz="Nowhere/City")), [None, None]),
+        (pa.array(["no JSON", '{"a": 1}'], pa.json_()), [None, {"a": 1}]),
+    ],
+    ids=lambda value: str(getattr(value, "type", "")),
+)
+def test_values_that_no_row_can_hold_are_missing(tmp_path, column, read, caplog):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({name: values[:2] for name, values in TEXTS.items()} | {"extra": column}), path)
+    assert [row.values["extra"] for row in stream_rows(path)] == read
+    assert load_preferences(path).dataset["extra"][:] == read
+    assert "'extra' has values that no row can hold" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["chosen", "tools", "weight"])
+def test_a_needed_column_of_a_type_that_no_row_can_hold_is_named(tmp_path, name):
+    column = pa.array([[("k", "v")]], pa.map_(pa.string(), pa.string()))
+    table = pa.table({key: values[:1] for key, values in TEXTS.items() if key != name} | {name: column})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    for read in (load_preferences, lambda file: list(stream_rows(file))):
+        with pytest.raises(InputError, match=f"column '{name}' cannot be read.*map"):
+            read(tmp_path / "rows.parquet")
+
+
+@pytest.mark.parametrize(
+    ("values", "feature"),
+    [
+        ([{"bytes": b"no picture", "path": None}], Image()),
+        ([{"bytes": b"no sound", "path": None}], Audio()),
+        ([[{"bytes": b"no picture", "path": None}]], List(Image())),
+        (pa.array([2**62], pa.timestamp("us")), None),
+        (pa.array(["no JSON"], pa.json_()), None),
+    ],
+)
+def test_what_a_saved_data_set_cannot_show_stops_neither_command(tmp_path, values, feature):
+    dataset = Dataset(pa.table({name: texts[:1] for name, texts in TEXTS.items()} | {"extra": values}))
+    dataset = dataset if feature is None else dataset.cast_column("extra", feature)
+    dataset.save_to_disk(tmp_path / "saved")
+    assert trained(tmp_path / "saved") == [(0, *PAIRS[0].values())]
+    assert check_preferences(tmp_path / "saved", tiny_tokenizer()).rows == 1
+
+
+def test_a_saved_data_set_with_a_damaged_offset_is_refused(tmp_path):
+    """To follow the offset of a text would end the process with a bus error or a segmentation fault."""
+    Dataset.from_dict(TEXTS).save_to_disk(tmp_path / "saved")
+    file = next((tmp_path / "saved").glob("*.arrow"))
+    raw = file.read_bytes()
+    ends = np.cumsum([0, *(len(text) for text in TEXTS["chosen"])]).astype("<i4").tobytes()
+    assert raw.count(ends) == 1
+    file.write_bytes(raw.replace(ends, ends[:8] + b"\xff\xff\xff\x7f" + ends[12:]))
+    for read in (load_preferences, lambda folder: list(stream_rows(folder))):
+        with pytest.raises(InputError, match="cannot be read as a directory saved"):
+            read(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json"])
+def test_names_with_a_character_that_no_column_can_have(tmp_path, form, caplog):
+    odd = {"x\0": 1, "x\0y": 2}
+    path = write(tmp_path, form, [PAIRS[0] | odd | {"meta": odd, "tools": [odd]}])
+    assert [row.values for row in stream_rows(path)] == [PAIRS[0] | {"meta": odd, "tools": [odd]}]
+    loaded = load_preferences(path).dataset
+    assert (loaded["meta"][0], loaded["tools"][0]) == (odd, [odd])
+    assert "row 1 has NUL in its name" in caplog.text
+
+
+# Keys that stand twice in one object: which of the two values is meant nobody knows.
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ('{"prompt": "p", "chosen": "a", "prompt": "q", "rejected": "b"}', "prompt stands twice"),
+        (
+            '{"chosen": [{"role": "user", "content": "a", "content": "b"}], "rejected": "b"}',
+            "chosen: 'content' stands twice",
+        ),
+        ('{"prompt": "p", "chosen": "a", "rejected": "b", "votes": {"chosen": 1, "chosen": 2}}', "votes: 'chosen'"),
+        ('{"prompt": "p", "chosen": "a", "rejected": "b", "weight": 1, "we\\u0069ght": 1}', "weight stands twice"),
+    ],
+)
+@pytest.mark.parametrize("form", ["jsonl", "json"])
+def test_a_needed_key_that_stands_twice_is_named_with_its_row(tmp_path, line, named, form):
+    path = tmp_path / f"rows.{form}"
+    rows = [json.dumps(PAIRS[0]), line, json.dumps(PAIRS[1])]
+    path.write_text("\n".join(rows) if form == "jsonl" else f"[{', '.join(rows)}]")
+    unit = "line" if form == "jsonl" else "element"
+    with pytest.raises(InputError, match=f"(?s){unit} 2: {named}"):
+        load_preferences(path)
+    assert load_preferences(path, invalid_rows="drop").dataset["row_index"][:] == [0, 2]
+    report = check_preferences(path, tiny_tokenizer())
+    assert report.counts()["unparsable"] == 1 and named in report.findings[0].examples[0].shows
+
+
+def test_a_key_that_nobody_needs_may_stand_twice(tmp_path, caplog):
+    path = tmp_path / "rows.jsonl"
+    inner = '{"a": 1, "a": 2}'
+    path.write_text(f'{json.dumps(PAIRS[0])[:-1]}, "note": 1, "meta": {inner}, "note": 2}}\n')
+    assert [row.values for row in stream_rows(path)] == [PAIRS[0] | {"meta": {"a": 2}}]
+    assert "'note' is left out: row 1 has it twice" in caplog.text
 
 
 def test_columns_that_stand_twice(tmp_path, caplog):
@@ -136,7 +269,7 @@ def test_columns_that_stand_twice(tmp_path, caplog):
     )
     for file in (path, tmp_path / "t.parquet"):
         for read in (load_preferences, lambda file: list(stream_rows(file))):
-            with pytest.raises(InputError, match="'chosen' stands there 2 times"):
+            with pytest.raises(InputError, match="'chosen'.* it stands there 2 times"):
                 read(file)
 
 

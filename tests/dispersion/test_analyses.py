@@ -1,10 +1,13 @@
 """The analyses on data whose dispersion is known by construction."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mallowspo.dispersion import ReferenceStatistics, rankings_index, raw_from_phi
 from mallowspo.dispersion.maps import choice_entropy
+from mallowspo.dispersion.people import LIKELIHOODS
 from mallowspo.dispersion.rankings_analysis import analyse_rankings, opinion_of_rankings
 from mallowspo.dispersion.rankings_file import RankingRows
 from mallowspo.dispersion.reference_analysis import PromptOpinion, RowTexts, analyse_reference
@@ -14,6 +17,7 @@ from mallowspo.dispersion.votes_analysis import analyse_votes, opinion_of_votes
 from mallowspo.dispersion.votes_file import VOTE_FORMS, VoteRows
 from mallowspo.errors import InputError
 from mallowspo.maths import MallowsModel
+from mallowspo.reports.dispersion_words import flip_sentences
 
 V = 64
 
@@ -120,6 +124,22 @@ def test_votes_tell_flips_within_bounds(rng):
     assert facts["flip"]["differ"]["value"] == pytest.approx(np.mean(2 * flip * (1 - flip)), abs=0.01)
 
 
+def test_intervals_that_cover_too_little_are_pointed_out():
+    def notes(votes):
+        n = len(votes)
+        names = [str(i) for i in range(n)]
+        rows = VoteRows(np.array(votes, float), names, np.arange(n), [""] * n, [("", "")] * n, "")
+        found = analyse_votes(rows, settings=DispersionSettings(resamples=100)).summary
+        return found["notes"], " ".join(flip_sentences(found))
+
+    # Of four voters who toss a coin, all agree in 2 of 16 cases: then the interval ends below 1.
+    found, words = notes([[2, 2, 0], [2, 2, 0], [3, 1, 0], [4, 0, 0], [3, 0, 0], [2, 2, 1], [1.5, 2.5, 0]])
+    assert len(found) == 1 and "2 pairs" in found[0] and "0.88" in found[0] and "4 votes" in found[0]
+    assert "7 prompts" in words
+    found, words = notes([[3, 0, 0], [2, 1, 0]] * 15)
+    assert found == [] and "prompts" not in words
+
+
 def test_votes_are_summed_up_by_hand():
     votes = np.array([[3, 0, 0], [1, 2, 0], [0, 0, 3], [2, 0, 1], [0, 0, 0], [1, 0, 0]], float)
     names = ["a", "a", "b", "c", "d", "e"]
@@ -159,6 +179,67 @@ def test_rankings_are_fitted_both_ways_and_measured_by_the_truth(rng):
     assert second["spearman"]["phi"] == pytest.approx(rankings_index([rows.ranks[1]], "spearman").phi_n[0])
     assert facts["equal_phi"]["p"] < 1e-6 and first["fit_p"] > 0.05
     assert [first["order"][rank - 1] for rank in models[0].center] == [f"r{i}" for i in range(5)]
+
+
+def test_records_with_gaps_are_analysed_and_say_what_is_left_out(rng):
+    rows, models = ranking_rows(rng, [0.3, 0.6], people=40)
+    first = rows.ranks[0].copy()
+    first[:20, 4] = np.nan  # Half of the people never saw the last item, and nobody saw it in the second prompt.
+    second = rows.ranks[1].copy()
+    second[:, 4] = np.nan
+    rows = replace(rows, ranks=[first, second])
+    found = analyse_rankings(rows, settings=DispersionSettings(fit_draws=19), truth=models[0].center)
+    index = rankings_index([first, second], ties="unordered")
+    assert found.columns["dispersion"].tolist() == index.phi_n.tolist()
+    facts = found.summary
+    assert facts["likelihood"] == [LIKELIHOODS["gaps"]] and any("no test of fit" in note for note in facts["notes"])
+    assert all(item["fit_p"] is None and "mean_distance" not in item["truth"] for item in facts["detail"])
+    shown = {item["prompt"]: dict(zip(item["responses"], item["mean_ranks"], strict=True))
+             for item in (*facts["agreed"], *facts["contested"])}  # fmt: skip
+    assert shown["p0"]["r4"] == pytest.approx(first[20:, 4].mean()) and np.isnan(shown["p1"]["r4"])
+    with pytest.raises(InputError, match="prompt 0: distance: .*row 0"):
+        analyse_rankings(rows, settings=DispersionSettings(distance="spearman"))
+
+
+@pytest.mark.parametrize(
+    ("people", "phi", "ties", "word"),
+    [
+        (12, 0.5, False, ""),  # simulated
+        (12, 0.5, True, "people and a profile"),  # halves are not
+        (60, 0.98, False, "the centre is a guess"),
+        (300, 0.5, False, ""),
+    ],
+)
+def test_ranking_intervals_that_cover_too_little_are_pointed_out(people, phi, ties, word, rng):
+    rows, _ = ranking_rows(rng, [phi], people=people)
+    if ties:
+        rows.ranks[0][0] = 1.0
+        rows = replace(rows, ties="half")
+    notes = analyse_rankings(rows, settings=DispersionSettings(fit_draws=0)).summary["notes"]
+    assert [word in note for note in notes] == [True] if word else notes == []
+
+
+def test_the_test_of_fit_is_left_out_only_where_it_cannot_be(rng):
+    rows, _ = ranking_rows(rng, [0.3, 0.3, 0.3], people=20)
+    rows.ranks[1][0, :2] = 1.0  # one shared rank
+    rows = replace(rows, counts=[np.ones(20), np.ones(20), np.full(20, 1.5)])
+    settings = DispersionSettings(fit_draws=19)
+    detail = analyse_rankings(rows, settings=settings).summary["detail"]
+    assert [item["fit_p"] is None for item in detail] == [False, True, True]
+    assert [item["people"] for item in detail] == [20, 20, 30]
+    # A ranking that nobody gave is no shared rank.
+    rows.counts[1][0] = 0
+    detail = analyse_rankings(rows, settings=settings).summary["detail"]
+    assert detail[1]["fit_p"] is not None and detail[1]["people"] == 19
+
+
+def test_a_prompt_with_several_sets_of_responses_has_the_mean_of_them(rng):
+    rows, _ = ranking_rows(rng, [0.2, 0.8, 0.5], people=40)
+    rows = replace(rows, prompt_ids=["a", "a", "b"])
+    each = rankings_index(rows.ranks).neg_log_phi_n
+    said = opinion_of_rankings(rows, settings=DispersionSettings())
+    assert said.neg_log_phi == pytest.approx({"a": each[:2].mean(), "b": each[2]})
+    assert said.count == {"a": 40, "b": 40}
 
 
 def test_equal_dispersion_is_rejected_as_often_as_it_should(rng):

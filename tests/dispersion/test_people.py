@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import beta, chi2
+from scipy.optimize import minimize_scalar
+from scipy.stats import beta, binom, chi2
 
+from mallowspo.dispersion import people
 from mallowspo.dispersion.people import goodness_of_fit, rankings_index, votes_index
+from mallowspo.dispersion.vote_intervals import vote_interval_coverage
 from mallowspo.errors import InputError
 from mallowspo.maths import MAX_NEG_LOG_PHI, MallowsModel, kendall_tau
 
@@ -61,6 +64,25 @@ def test_the_vote_interval_covers_the_truth(share, rng):
     index = votes_index(np.column_stack([chosen, 20 - chosen]))
     phi = (1 - share) / share
     assert ((index.phi_low_n <= phi) & (phi <= index.phi_high_n)).mean() > 0.92
+
+
+@pytest.mark.parametrize(("votes", "phi"), [(3, 0.3), (4, 0.95), (5, 0.05), (10, 0.28), (30, 1.0)])
+@pytest.mark.parametrize(("prior", "level"), [(0.5, 0.95), (1.0, 0.8)])
+def test_the_coverage_of_vote_intervals_is_that_of_simulated_voters(votes, phi, prior, level, rng):
+    better = rng.binomial(votes, 1 / (1 + phi), size=20_000)
+    index = votes_index(np.column_stack([better, votes - better]), prior=prior, level=level)
+    simulated = ((index.phi_low_n <= phi) & (phi <= index.phi_high_n)).mean()
+    assert vote_interval_coverage(votes, phi, prior=prior, level=level) == pytest.approx(simulated, abs=0.012)
+
+
+@pytest.mark.parametrize(
+    ("votes", "phi", "ends"), [(3, 0.1, (0.2, 0.3)), (3, 0.9, (0.45, 0.5)), (30, 0.9, (0.7, 0.8))]
+)
+def test_averages_of_few_votes_are_drawn_to_the_middle(votes, phi, ends):
+    # What docs/dispersion.md says, exactly: the mean over all outcomes by their chance.
+    better = np.arange(votes + 1)
+    mean = binom.pmf(better, votes, 1 / (1 + phi)) @ votes_index(np.column_stack([better, votes - better])).phi_n
+    assert ends[0] < mean < ends[1]
 
 
 def test_a_row_without_votes_stays_at_the_mean():
@@ -155,6 +177,119 @@ def test_goodness_of_fit_is_level_and_sees_two_camps(rng):
     assert goodness_of_fit([[1, 2, 3, 4]] * 8 + [[4, 3, 2, 1]] * 8, rng=rng, draws=100) < 0.02
     with pytest.raises(InputError, match="draws"):
         goodness_of_fit([[1, 2], [2, 1]], rng=rng, draws=0)
+
+
+NAN = float("nan")
+
+
+def with_gaps(rng, phi=0.5, people=200, items=5):
+    """Rankings of which each person gave a part: some items stay out, and of the rest some share the last rank."""
+    ranks = MallowsModel(range(1, items + 1), phi).sample(people, rng).astype(float)
+    ranks[rng.random(ranks.shape) < 0.3] = NAN
+    top = rng.integers(2, items + 1, (people, 1))
+    return np.where(ranks > top, items + 1, ranks)
+
+
+def test_partial_rankings_of_many_items_take_the_chance_of_every_pair(rng, monkeypatch):
+    monkeypatch.setattr(people, "_EXACT_BUDGET", 0)
+    ranks = with_gaps(rng)
+    weights = rng.integers(1, 4, len(ranks))
+    index = rankings_index([ranks], ties="unordered", counts=[weights])
+    assert index.likelihoods == ("pairs",)
+    center = index.centers[0]
+
+    def cost(phi):
+        """Minus the composite log-likelihood, from the model's own table of pairs."""
+        chance = MallowsModel(center, phi).pairwise_matrix()
+        ahead = ranks[:, :, None] < ranks[:, None, :]
+        return -float(weights @ np.where(ahead, np.log(np.where(ahead, chance, 1)), 0).sum(axis=(1, 2)))
+
+    best = minimize_scalar(cost, bounds=(1e-6, 1), method="bounded", options={"xatol": 1e-10}).x
+    assert index.phi_n[0] == pytest.approx(best, abs=1e-5)
+    # One person's pairs hang together: the interval is wider than where the pairs' own likelihood falls by chi2 / 2.
+    for phi in (index.phi_low_n[0], index.phi_high_n[0]):
+        assert cost(phi) - cost(best) > chi2.ppf(0.95, 1) / 2
+
+
+def test_pairs_and_the_exact_likelihood_agree_on_many_people(rng, monkeypatch):
+    ranks = with_gaps(rng, phi=0.6, people=3000)
+    exact = rankings_index([ranks], ties="unordered")
+    monkeypatch.setattr(people, "_EXACT_BUDGET", 0)
+    pairs = rankings_index([ranks], ties="unordered")
+    assert (exact.likelihoods, pairs.likelihoods) == (("gaps",), ("pairs",))
+    for index in (exact, pairs):
+        assert index.phi_n[0] == pytest.approx(0.6, abs=0.03)
+        assert index.phi_low_n[0] < 0.6 < index.phi_high_n[0]
+
+
+def test_the_interval_of_pairs_covers_the_truth(rng, monkeypatch):
+    monkeypatch.setattr(people, "_EXACT_BUDGET", 0)
+    index = rankings_index([with_gaps(rng, people=60) for _ in range(200)], ties="unordered")
+    assert 0.88 < ((index.phi_low_n <= 0.5) & (index.phi_high_n >= 0.5)).mean()
+
+
+@pytest.mark.parametrize("ties", ["unordered", "half"])
+def test_where_all_is_tied_nothing_is_known(ties):
+    index = rankings_index([[[1, 1, 1]] * 4, [[1, 1], [1, 1]]], ties=ties)
+    assert index.phi_n.tolist() == [1, 1] and index.phi_high_n.tolist() == [1, 1]
+    if ties == "unordered":  # All of (0, 1]: no order was given. Halves are people at random, who do show scatter.
+        assert index.phi_low_n == pytest.approx([np.exp(-MAX_NEG_LOG_PHI)] * 2)
+    gone = rankings_index([[[1, NAN, NAN], [NAN, 1, NAN], [NAN, NAN, 1]]], ties="unordered")
+    assert gone.phi_n[0] == 1 and gone.phi_low_n == pytest.approx([np.exp(-MAX_NEG_LOG_PHI)])
+
+
+@pytest.mark.parametrize(
+    ("rankings", "match"),
+    [([[1], [1]], "at least 2 responses"), ([[1, 2, 3]], "needs at least 2"), ([[], []], "at least 2 responses")],
+)
+def test_one_item_or_one_person_is_refused(rankings, match):
+    for ties in ("error", "half", "unordered"):
+        with pytest.raises(InputError, match=f"^prompt 0: rankings.*{match}"):
+            rankings_index([rankings], ties=ties)
+
+
+@pytest.mark.parametrize("distance", ["kendall", "spearman"])
+def test_a_ranking_that_nobody_gave_changes_nothing(distance):
+    given = [[1, 2, 3], [2, 1, 3], [1, 3, 2]]
+    bare = rankings_index([given], distance, counts=[[3, 1, 1]])
+    for beside in ([3, 2, 1], [1, 1, 3], [NAN, 1, 2]):
+        more = rankings_index([[*given, beside]], distance, counts=[[3, 1, 1, 0]])
+        for name in ("phi_n", "phi_low_n", "phi_high_n", "rankings_n", "mean_distance_n"):
+            assert getattr(more, name).tolist() == getattr(bare, name).tolist()
+        p = [
+            goodness_of_fit(rows, distance, rng=np.random.default_rng(1), draws=20, counts=counts)
+            for rows, counts in ((given, [3, 1, 1]), ([*given, beside], [3, 1, 1, 0]))
+        ]
+        assert p[0] == p[1]
+    with pytest.raises(InputError, match="rankings: got 0 ranking"):
+        rankings_index([given], distance, counts=[[0, 0, 0]])
+
+
+def test_parts_of_people_weigh_in_the_fit_and_are_refused_by_its_test():
+    given, counts = [[1, 2, 3], [2, 1, 3]], np.array([2.5, 0.75])
+    index = rankings_index([given], counts=[counts])
+    assert index.rankings_n[0] == 3.25 and index.mean_distance_n[0] == pytest.approx(0.75 / 3.25)
+    assert MallowsModel([1, 2, 3], index.phi_n[0]).expected_distance() == pytest.approx(0.75 / 3.25)
+    with pytest.raises(InputError, match="^counts: got 2.5"):
+        goodness_of_fit(given, rng=np.random.default_rng(0), counts=counts)
+
+
+def test_counted_people_are_tested_as_those_written_out():
+    given, counts = np.array([[1, 2, 3, 4], [2, 1, 4, 3], [4, 3, 2, 1]]), [9, 4, 7]
+    p = [
+        goodness_of_fit(rows, rng=np.random.default_rng(3), draws=50, counts=many)
+        for rows, many in ((given, counts), (np.repeat(given, counts, axis=0), None), (given, [9.0, 4.0, 7.0]))
+    ]
+    assert p[0] == p[1] == p[2] < 0.05
+
+
+@pytest.mark.parametrize(
+    ("ties", "distance", "match"),
+    [("half", "kendall", "row 1 .*response 2"), ("unordered", "spearman", "row 1 "), ("error", "kendall", "at 1")],
+)
+def test_a_missing_rank_is_refused_with_its_row(ties, distance, match):
+    with pytest.raises(InputError, match=match):
+        rankings_index([[[1, 2, 3], [1, 2, NAN]]], distance, ties=ties)
 
 
 @pytest.mark.shared

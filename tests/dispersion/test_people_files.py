@@ -1,9 +1,12 @@
 """Reading votes and rankings: the general forms by hand, the public data by what is known of them."""
 
+import datetime
+import itertools
 import json
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 
 from mallowspo.data import validate_rows
 from mallowspo.data.records import prompt_id_of_text
@@ -111,7 +114,7 @@ def test_rankings_as_lists_and_as_a_table(tmp_path):
     [
         ("a,b\n1,2\n", "has 1 ranking; people can only differ"),
         ("prompt,a,b\np,1,2\np,2,1\nq,1,2\n", "prompt 2 has 1 ranking"),
-        ("a,b\n1,2\n2,4\n", "ranking 2 is \\[2.0, 4.0\\], expected ranks from 1"),
+        ("a,b\n1,2\n2,4\n", "ranking 2 is \\[2, 4\\], expected ranks from 1"),
         ("a,b\n1,2\n2,\n", "blank for what was not ranked"),
         ("a,b\nbest,worst\nworst,best\n", "the column 'a' holds words"),
         ("a\n1\n1\n", "1 columns of ranks"),
@@ -145,6 +148,203 @@ def test_a_top_k_gives_the_dispersion_of_the_whole_rankings(tmp_path, top, rng):
     assert rankings_index(found.ranks, ties=found.ties).phi_n[0] == pytest.approx(0.3, abs=0.03)
 
 
+def parquet(path, columns):
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def fitted_by_enumeration(people, center):
+    """The phi that maximises the likelihood of orders among the shown, each summed over all full rankings."""
+    n = len(center)
+    every = np.array(list(itertools.permutations(range(1, n + 1))))
+    agrees = [np.all([every[:, a] < every[:, b] for a, b in pairs], axis=0) for pairs in people]
+
+    def cost(phi):
+        chance = np.exp(MallowsModel(center, phi).log_prob(every))
+        return -sum(np.log(chance[keeps].sum()) for keeps in agrees)
+
+    return minimize_scalar(cost, bounds=(1e-6, 1), method="bounded", options={"xatol": 1e-10}).x
+
+
+@pytest.mark.parametrize("form", ["table", "lists", "parquet"])
+def test_an_item_that_was_not_shown_says_nothing(tmp_path, form):
+    # Four items a b c d. A blank lies below all that the person ranked, and "not shown" is in no order.
+    given = [
+        [1, 2, "not shown", 3],
+        [2, 1, 3, 4],
+        ["Not shown", 1, 2, None],
+        [1, None, "not shown", None],
+        ["not shown", "not shown", 1, 2],
+        [1, "not shown", "not shown", "not shown"],
+    ]
+    said = [
+        [(0, 1), (1, 3)],
+        [(1, 0), (0, 2), (2, 3)],
+        [(1, 2), (2, 3)],
+        [(0, 1), (0, 3)],
+        [(2, 3)],
+        [],
+    ]
+    if form == "lists":
+        path = lines(tmp_path / "r.jsonl", [{"prompt": "p", "rankings": given}])
+    elif form == "table":
+        path = tmp_path / "r.csv"
+        cells = [",".join("" if value is None else str(value) for value in row) for row in given]
+        path.write_text("a,b,c,d\n" + "\n".join(cells) + "\n")
+    else:
+        columns = {name: [None if row[i] is None else str(row[i]) for row in given] for i, name in enumerate("abcd")}
+        path = parquet(tmp_path / "r.parquet", columns)
+    found = load_rankings(path)
+    assert np.isnan(found.ranks[0]).tolist() == [["not shown" == str(v).lower() for v in row] for row in given]
+    assert sum("not shown" in note for note in found.notes) == 2
+    index = rankings_index(found.ranks, ties=found.ties)
+    assert index.likelihoods == ("gaps",)
+    expected = fitted_by_enumeration(said, index.centers[0])
+    assert index.phi_n[0] == pytest.approx(expected, abs=1e-5) and 0.05 < expected < 0.95
+
+
+def test_people_who_saw_three_of_five_items_have_the_dispersion_of_all(tmp_path, rng):
+    full = MallowsModel([1, 2, 3, 4, 5], 0.4).sample(1500, rng)
+    text = []
+    for row in full:
+        shown = rng.choice(5, 3, replace=False)
+        place = {int(item): rank for rank, item in enumerate(shown[np.argsort(row[shown])], 1)}
+        text.append(",".join(str(place.get(item, "not shown")) for item in range(5)))
+    (tmp_path / "r.csv").write_text("a,b,c,d,e\n" + "\n".join(text))
+    found = load_rankings(tmp_path / "r.csv")
+    index = rankings_index(found.ranks, ties=found.ties)
+    assert index.phi_n[0] == pytest.approx(0.4, abs=0.04) and index.centers[0].tolist() == [1, 2, 3, 4, 5]
+    assert index.phi_low_n[0] < 0.4 < index.phi_high_n[0]
+
+
+@pytest.mark.parametrize(
+    "ranking", [["not shown"] * 3, ["not shown", None, None], ["not shown", 2, 3], [1, 2, "unseen"], [True, 2, 3]]
+)
+def test_rankings_without_a_rank_or_with_another_word_are_refused(tmp_path, ranking):
+    with pytest.raises(InputError, match="'not shown'"):
+        load_rankings(lines(tmp_path / "r.jsonl", [{"rankings": [[1, 2, 3], ranking]}]))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [{"x": 1}, {"x": 2}],
+        [["x"], []],
+        [True, False],
+        [datetime.date(2026, 1, 1)] * 2,
+        [datetime.datetime(2026, 1, 1)] * 2,
+        [datetime.timedelta(1)] * 2,
+        [b"x", b"y"],
+        ["DE", "FR"],
+    ],
+)
+def test_a_column_that_holds_no_ranks_cannot_stop_a_table(tmp_path, other):
+    path = parquet(tmp_path / "r.parquet", {"more": other, "x": [1, 2], "y": [2, 1]})
+    found = load_rankings(path)
+    assert found.items == [["x", "y"]] and found.ranks[0].tolist() == [[1, 2], [2, 1]]
+    assert any("more" in note for note in found.notes)
+    # Alone beside one column of ranks it is what is wrong with the file; and it names prompts as well as text does.
+    with pytest.raises(InputError, match="'more'"):
+        load_rankings(parquet(tmp_path / "s.parquet", {"more": other, "x": [1, 2]}))
+    listed = {"prompt": other, "responses": other, "row_index": other, "rankings": [[[1, 2], [2, 1]]] * 2}
+    assert len(load_rankings(parquet(tmp_path / "t.parquet", listed)).ranks) == 2
+    with pytest.raises(InputError, match="r.parquet: row 1"):
+        load_rankings(parquet(tmp_path / "r.parquet", {"rankings": other}))
+
+
+def test_a_column_with_ranks_and_words_is_no_column_to_pass_over(tmp_path):
+    (tmp_path / "r.csv").write_text("a,b,c\n1,2,n/k\n1,2,3\n")
+    with pytest.raises(InputError, match="'c'"):
+        load_rankings(tmp_path / "r.csv")
+
+
+@pytest.mark.parametrize(
+    "value", [{"x": 1}, ["a"], True, datetime.date(2026, 1, 1), datetime.timedelta(1), b"x"], ids=repr
+)
+def test_votes_beside_and_made_of_other_types(tmp_path, value):
+    vote = {"first": ["a"] * 2, "second": ["b"] * 2, "vote": ["first", "second"]}
+    counted = {"votes": [[2, 1]], "prompt": ["p"], "chosen": ["a"], "rejected": ["b"]}
+    path = tmp_path / "v.parquet"
+    assert load_votes(parquet(path, {**counted, "more": [value]})).votes.tolist() == [[2, 1, 0]]
+    # A rater may be named by anything: one person who voted twice has one vote.
+    assert load_votes(parquet(path, {**vote, "rater": [value] * 2})).votes.tolist() == [[0.5, 0.5, 0]]
+    scores = {"score_chosen": [value], "score_rejected": [value]}
+    for columns in (
+        {**counted, "votes": [value]},
+        {"votes_chosen": [value], "votes_rejected": [1]},
+        {**vote, "vote": [value] * 2},
+        {**vote, "count": [value] * 2},
+        {"chosen": ["a"], "rejected": ["b"], "prompt": ["p"], **scores},
+    ):
+        with pytest.raises(InputError, match="vote"):
+            load_votes(parquet(path, columns))
+
+
+def test_a_rater_without_a_name_is_somebody_each_time(tmp_path):
+    rows = [{"first": "a", "second": "b", "vote": vote, "rater": ""} for vote in (1, 1, 2)]
+    assert load_votes(lines(tmp_path / "v.jsonl", rows)).votes.tolist() == [[2, 1, 0]]
+
+
+def test_a_vote_that_counts_nobody_is_no_vote(tmp_path):
+    (tmp_path / "v.csv").write_text("first,second,vote,count\na,b,1,0\na,b,2,3\nc,d,1,0\n")
+    found = load_votes(tmp_path / "v.csv")
+    assert found.votes.tolist() == [[0, 3, 0], [0, 0, 0]]
+    assert votes_index(found.votes).voted_n.tolist() == [True, False]
+
+
+def test_a_header_that_is_itself_a_ranking_is_pointed_out(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("2,1,3\n1,2,3\n1,3,2\n")
+    assert any("2,1,3" in note for note in load_rankings(path).notes)
+    path.write_text("2,1,4\n1,2,3\n1,3,2\n")
+    assert not load_rankings(path).notes
+
+
+def test_files_whose_shared_ranks_mean_different_things_are_not_joined(tmp_path):
+    from mallowspo.cli.dispersion_run import DispersionRequest, run_dispersion
+    from mallowspo.dispersion.settings import DispersionSettings
+
+    scores = lines(
+        tmp_path / "s.jsonl", [{"prompt": "p", "responses": ["x", "y", "z"], "rankings": ["A=B>C", "A>B>C"]}]
+    )
+    whole, top = tmp_path / "w.csv", tmp_path / "t.csv"
+    whole.write_text("a,b,c\n1,2,3\n2,1,3\n")
+    top.write_text("a,b,c\n1,,\n2,1,3\n")
+    settings = DispersionSettings(resamples=100, fit_draws=0)
+
+    def run(*files):
+        request = DispersionRequest(output_dir=tmp_path / "out", rankings=tuple(map(str, files)))
+        return run_dispersion(request, settings)["rankings"]
+
+    assert run(scores, whole)["ties"] == "half a discordance each"
+    assert run(whole, top)["ties"].startswith("an order not given")
+    with pytest.raises(InputError, match="^rankings: "):
+        run(scores, top)
+
+
+def test_an_item_that_nobody_saw_does_not_stop_the_report(tmp_path):
+    from mallowspo.cli.dispersion_run import DispersionRequest, run_dispersion
+    from mallowspo.dispersion.settings import DispersionSettings
+
+    rows = ["prompt,a,b,c", "p,1,2,not shown", "p,2,1,not shown", "p,1,2,not shown"]
+    rows += [f"{prompt},{ranks}" for prompt in "qrs" for ranks in ("1,2,3", "not shown,1,2", "1,,not shown")]
+    (tmp_path / "r.csv").write_text("\n".join(rows))
+    request = DispersionRequest(output_dir=tmp_path / "out", rankings=(str(tmp_path / "r.csv"),))
+    summary = run_dispersion(request, DispersionSettings(resamples=100))
+    assert any("not shown" in note for note in summary["rankings"]["notes"])
+    assert "shown to nobody" in (tmp_path / "out/report.html").read_text()
+
+
+def test_prompts_without_text_are_named_by_their_place(tmp_path):
+    rankings = [[[1, 2], [2, 1]], [[1, 2], [1, 2]]]
+    path = parquet(tmp_path / "r.parquet", {"rankings": rankings, "row_index": [7, 7]})
+    found = load_rankings(path)
+    assert found.prompt_ids == ["0", "1"] and found.prompts == ["row 1", "row 2"]
+
+
 @pytest.mark.parametrize(
     ("rankings", "match"),
     [
@@ -158,6 +358,20 @@ def test_a_top_k_gives_the_dispersion_of_the_whole_rankings(tmp_path, top, rng):
 def test_unusable_lists_are_refused(tmp_path, rankings, match):
     with pytest.raises(InputError, match=match):
         load_rankings(lines(tmp_path / "r.jsonl", [{"prompt": "p", "rankings": rankings}]))
+
+
+@pytest.mark.parametrize("rankings", [[[1, 10**400], [1, 2]], [[[1], [2]], [[2], [1]]], ["12", "21"], [[[1, 2]]]])
+def test_ranks_that_are_no_numbers_are_refused_with_the_row(tmp_path, rankings):
+    # As text, so that the digits reach the reader.
+    path = lines(tmp_path / "r.jsonl", [{"rankings": json.dumps(rankings)}])
+    with pytest.raises(InputError, match="row 1"):
+        load_rankings(path)
+
+
+def test_a_rank_beyond_any_number_in_a_table_is_refused(tmp_path):
+    (tmp_path / "r.json").write_text(json.dumps([{"a": 1, "b": 10**400}, {"a": 2, "b": 1}]))
+    with pytest.raises(InputError, match="ranking 1"):
+        load_rankings(tmp_path / "r.json")
 
 
 def test_truth_must_rank_the_same_items(tmp_path):

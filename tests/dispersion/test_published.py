@@ -15,6 +15,7 @@ from mallowspo.dispersion.votes_file import load_votes
 from mallowspo.errors import InputError
 
 SHAPES = Path(__file__).parent / "shapes"
+SHAPE_NAMES = sorted(path.stem for path in SHAPES.glob("*.jsonl"))
 PAIR = {"prompt": "The sky is", "chosen": " blue", "rejected": " green"}
 
 
@@ -66,21 +67,51 @@ def test_votes_of_each_shape_are_those_counted_by_hand(name, votes):
     np.testing.assert_allclose(found.votes, votes, rtol=1e-12)
 
 
-def test_the_same_rows_in_parquet_csv_and_json_give_the_same_votes(tmp_path):
+@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet", "csv"])
+@pytest.mark.parametrize("name", SHAPE_NAMES)
+def test_a_shape_is_known_in_every_format_order_and_company(name, ending, tmp_path):
     import pandas
 
-    for name in ("multipref", "helpsteer3", "helpsteer2_disagreements", "one_row_a_vote", "ultrafeedback"):
-        path = SHAPES / f"{name}.jsonl"
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        expected = load_votes(path)
-        frame = pandas.DataFrame(rows)
-        (tmp_path / "a.json").write_text(json.dumps(rows))
-        frame.to_parquet(tmp_path / "a.parquet")
-        frame.to_csv(tmp_path / "a.csv", index=False)  # pandas writes lists as Python does
-        for ending in ("json", "parquet", "csv"):
-            found = load_votes(tmp_path / f"a.{ending}")
-            assert found.votes.tolist() == expected.votes.tolist(), (name, ending)
-            assert found.prompt_ids == expected.prompt_ids, (name, ending)
+    expected = load_votes(SHAPES / f"{name}.jsonl")
+    rows = [json.loads(line) for line in (SHAPES / f"{name}.jsonl").read_text().splitlines()]
+    more = {"tags": ["a"], "meta": {"k": 1}, "safe": True, "tokens": 17, "license": None, "conversation": user("Hi")}
+    ids = {"prompt_id": "uuid", "comparison_id": "key", "evaluator": "annotator_id"}
+    variants = [
+        [dict(reversed(row.items())) for row in rows],
+        [{**more, **row, "note": "x"} for row in rows],
+        [{ids.get(key, key): value for key, value in row.items()} | {"my_id": n} for n, row in enumerate(rows)],
+    ]
+    for number, variant in enumerate(variants):
+        path = tmp_path / f"{number}.{ending}"
+        frame = pandas.DataFrame(variant)
+        if ending == "jsonl":
+            lines(path, variant)
+        elif ending == "json":
+            path.write_text(json.dumps(variant))
+        elif ending == "parquet":
+            frame.to_parquet(path)
+        else:
+            frame.to_csv(path, index=False)  # pandas writes lists and objects as Python does
+        if (name, ending) == ("ultrafeedback_binarized", "csv"):
+            # Pairs that are preference data as they stand hold no conversations in CSV, here and in training.
+            with pytest.raises(InputError, match="messages_as_text"):
+                load_votes(path)
+            continue
+        found = load_votes(path)
+        assert found.votes.tolist() == expected.votes.tolist()
+        assert found.prompt_ids == expected.prompt_ids and found.responses == expected.responses
+        assert found.form == expected.form
+
+
+def test_scores_beside_lists_of_responses_are_those_of_completions(tmp_path):
+    rows = [{"instruction": "p", "responses": ["a", "b", "c"], "ratings": [4, 4, 1.5]}]
+    assert load_votes(lines(tmp_path / "u.jsonl", rows)).votes.tolist() == [[0, 0, 1], [1, 0, 0], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("prompt", ['{"id": 1, "messages": "none"}', '{"messages": [1]}', '[{"role":', '{"messages"'])
+def test_words_that_only_look_like_a_conversation_stay_text(tmp_path, prompt):
+    found = load_votes(lines(tmp_path / "v.jsonl", [{"prompt": prompt, "first": "a", "second": "b", "vote": 1}]))
+    assert found.prompts == [prompt]
 
 
 def test_strengths_count_one_vote_each_and_phi_is_that_of_the_shares():
@@ -218,6 +249,30 @@ def test_rows_without_a_vote_are_counted_and_named(tmp_path):
 def test_values_that_are_no_votes_are_refused(tmp_path, rows, match):
     with pytest.raises(InputError, match=match):
         load_votes(lines(tmp_path / "v.jsonl", rows))
+
+
+def test_a_row_without_outputs_has_no_vote(tmp_path):
+    penalised = {"source": "q", "outputs": {"A": "a", "B": "b"}, "penalty": {"A": {"r": 0}, "B": {"r": 1}}}
+    path = tmp_path / "v.jsonl"
+    path.write_text(json.dumps(penalised) + "\n" + json.dumps({"source": "p", "outputs": {}, "penalty": {}}) + "\n")
+    assert load_votes(path).votes.tolist() == [[1, 0, 0]]
+
+
+def test_a_rater_may_have_any_name(tmp_path):
+    given = [{"overall_pref": "A-is-better", "annotator": rater} for rater in (["x"], ["x"], {"y": 1})]
+    path = tmp_path / "v.json"
+    row = {"prompt": "p", "completion_a": "a", "completion_b": "b", "annotations": json.dumps(given)}
+    path.write_text(json.dumps([row]))
+    assert load_votes(path).votes.tolist() == [[2, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "written", [r'[{"role": "user", "content": "\ud83d"}]', r"[{'role': 'user', 'content': '\ud83d'}]"]
+)
+def test_half_a_character_that_a_cell_spells_stays_as_it_is_spelt(tmp_path, written):
+    path = tmp_path / "v.jsonl"
+    path.write_text(json.dumps({"prompt": written, "response1": "a", "response2": "b", "vote": 1}))
+    assert load_votes(path).prompts == [written]
 
 
 def test_rows_that_mean_nothing_can_be_dropped_and_are_named(tmp_path):

@@ -56,6 +56,26 @@ def test_a_dispersion_without_names_is_not_joined_by_its_order(tmp_path):
         read_dispersion(tmp_path / "d.parquet", load_prompts(str(tmp_path / "p.jsonl")))
 
 
+def test_a_dispersion_with_columns_that_no_row_can_hold_is_joined_by_the_others(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from mallowspo.evaluation.prompts import load_prompts
+
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    twice = pa.StructArray.from_arrays([pa.array([1, 2])] * 2, names=["x", "x"])
+    columns = {"prompt": ["b", "a"], "dispersion": [0.1, 0.2]}
+    pq.write_table(pa.table(columns | {"note": twice}), tmp_path / "d.parquet")
+    prompts = load_prompts(str(tmp_path / "p.jsonl"))
+    assert read_dispersion(tmp_path / "d.parquet", prompts).tolist() == [0.2, 0.1]
+    pq.write_table(pa.table({"prompt": [["a"], ["b"]], "dispersion": [0.1, 0.2]}), tmp_path / "d.parquet")
+    with pytest.raises(InputError, match="'prompt'"):
+        read_dispersion(tmp_path / "d.parquet", prompts)
+    pq.write_table(pa.table({"prompt_id": twice, "dispersion": [0.1, 0.2]}), tmp_path / "d.parquet")
+    with pytest.raises(InputError, match="dispersion"):
+        read_dispersion(tmp_path / "d.parquet", prompts)
+
+
 @pytest.mark.parametrize("verdict", [7, -0.5, float("nan"), True, None, "C", ["A"], {}])
 def test_a_verdict_out_of_range_is_named_by_its_line(verdict):
     with pytest.raises(InputError, match=r"v\.jsonl: line 2 .*verdict"):

@@ -3,15 +3,13 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from judge_server import JudgeServer
 
+from forks import in_child
 from mallowspo.errors import InputError
 from mallowspo.evaluation.endpoint import Endpoint, EndpointAddress, RequestLimits
 from mallowspo.evaluation.judge_prompt import JudgeTemplate
@@ -113,29 +111,16 @@ def test_a_dead_endpoint_names_itself_and_what_is_saved_and_the_next_run_goes_on
     assert len(lines(log)) == 20 and found.usage.replies == 20
 
 
-CHILD = """
-import sys
-from pathlib import Path
-from mallowspo.evaluation.endpoint import Endpoint, EndpointAddress, RequestLimits
-from mallowspo.evaluation.judging import judge_with_endpoint
-sys.path.insert(0, sys.argv[3])
-from test_judging import pairs
-endpoint = Endpoint(EndpointAddress(sys.argv[1], "judge"), RequestLimits(concurrency=3))
-judge_with_endpoint(pairs(30), endpoint, Path(sys.argv[2]))
-"""
-
-
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
     log = tmp_path / "verdicts.jsonl"
-    here = Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
     with JudgeServer(lambda question, n: "timeout", hang=0.05) as server:
-        child = subprocess.Popen([sys.executable, "-c", CHILD, server.url, str(log), str(here)], env=environment)
+        asking = Endpoint(EndpointAddress(server.url, "judge"), RequestLimits(concurrency=3))
+        child = in_child(lambda: judge_with_endpoint(pairs(30), asking, log))
         deadline = time.monotonic() + 60
         while (not log.exists() or log.read_text().count("\n") < 12) and time.monotonic() < deadline:
             time.sleep(0.005)
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
         saved = log.read_text().count("\n")
         assert 12 <= saved < 60
         with log.open("a") as file:

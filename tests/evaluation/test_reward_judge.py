@@ -9,8 +9,10 @@ from mallowspo.errors import InputError
 from mallowspo.evaluation.prompts import EvaluationPrompt
 from mallowspo.evaluation.reward_judge import (
     RewardModel,
+    check_reward_model,
     judge_with_callable,
     judge_with_reward_model,
+    load_classifier,
     load_judge_callable,
 )
 from mallowspo.evaluation.verdicts import AnswerPair
@@ -112,5 +114,21 @@ def test_what_is_no_reward_model_is_refused(reward_folder, tmp_path):
     model.save_pretrained(folder)
     with pytest.raises(InputError, match="2 outputs"):
         judge_with_reward_model(PROMPTS, PAIRS, RewardModel(str(folder), use_cpu=True), tmp_path / "s")
+    for kind, match in (("LlamaForSequenceClassification", "2 outputs"), ("LlamaForCausalLM", "drawn at random")):
+        model.config.architectures = [kind]
+        model.config.save_pretrained(folder)
+        with pytest.raises(InputError, match=f"^judge: .*{match}"):
+            check_reward_model(RewardModel(str(folder)))
     with pytest.raises(InputError, match="judge: .*none cannot be loaded"):
         judge_with_reward_model(PROMPTS, PAIRS, RewardModel(str(tmp_path / "none")), tmp_path / "s")
+
+
+def test_a_model_whose_output_was_not_trained_is_refused(reward_folder, tmp_path):
+    """Transformers would draw the missing output at random and go on."""
+    folder, model, _ = reward_folder
+    weights = {name: value for name, value in model.state_dict().items() if not name.startswith("score")}
+    model.save_pretrained(folder, state_dict=weights)
+    with pytest.raises(InputError, match=r"^judge: .*score\.weight"):
+        judge_with_reward_model(PROMPTS, PAIRS, RewardModel(str(folder), use_cpu=True), tmp_path / "s")
+    with pytest.raises(InputError, match=r"^reward_model: .*score\.weight"):
+        load_classifier(str(folder), option="reward_model")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 from scipy import stats
 
 from experiments.controllable_inputs import write_classifier, write_policy, write_texts
+from forks import run_script
 from mallowspo.data.sources import load_preferences
 from mallowspo.experiments import controllable_runs
 from mallowspo.experiments.controllable import (
@@ -226,6 +225,7 @@ def test_one_seed_decides_nothing(run):
     assert all(row["verdict"] == "open" for row in run[0]["comparisons"])
 
 
-def test_the_page_shows_the_numbers_of_the_committed_runs():
+def test_the_page_shows_the_numbers_of_the_committed_runs(tmp_path):
     script = Path(__file__).resolve().parents[2] / "docs/runs/controllable_study.py"
-    assert subprocess.run([sys.executable, script, "--check"], check=False).returncode == 0
+    done = run_script(script, "--check", log=tmp_path / "log")
+    assert done.returncode == 0, done.stderr

@@ -2,19 +2,17 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from dialogue_world import dialogue_rows, write_lines
 
+from forks import run_script
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_page_shows_the_committed_run():
-    done = subprocess.run(
-        [sys.executable, ROOT / "docs/runs/dialogue_study.py", "--check"], capture_output=True, text=True, check=False
-    )
+def test_the_page_shows_the_committed_run(tmp_path):
+    done = run_script(ROOT / "docs/runs/dialogue_study.py", "--check", log=tmp_path / "log")
     assert done.returncode == 0, done.stderr
     page = (ROOT / "docs/experiments/dialogue.md").read_text(encoding="utf-8")
     for part in page.split("](dialogue/")[1:]:

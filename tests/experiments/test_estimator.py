@@ -1,14 +1,13 @@
 """The study of the indexes against people: its scores against plain logits, its figures on people made by hand."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from forks import run_script
 from mallowspo.compat import add_score_head
 from mallowspo.dispersion import ESTIMATORS
 from mallowspo.dispersion.votes_file import VoteRows
@@ -92,6 +91,6 @@ def test_the_study_asks_every_index_and_control(tmp_path):
         run_estimator_study(EstimatorConfig(model="", data={}, output_dir=str(tmp_path)))
 
 
-def test_the_page_shows_the_committed_results():
-    command = [sys.executable, ROOT / "docs/runs/estimator_study.py", "--check"]
-    assert subprocess.run(command, check=False, cwd=ROOT).returncode == 0
+def test_the_page_shows_the_committed_results(tmp_path):
+    done = run_script(ROOT / "docs/runs/estimator_study.py", "--check", log=tmp_path / "log")
+    assert done.returncode == 0, done.stderr

@@ -1,7 +1,5 @@
 """The study of the indexes: the paper's check against enumeration, the judge on indexes that are exact."""
 
-import subprocess
-import sys
 from itertools import permutations
 from math import factorial, log
 from pathlib import Path
@@ -10,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from forks import run_script
 from mallowspo.dispersion.maps import choice_entropy
 from mallowspo.errors import InputError
 from mallowspo.experiments.estimator_config import IndexStudyConfig, fast_config
@@ -153,7 +152,7 @@ def test_the_fast_settings_are_the_same_study():
     assert [job.condition for job in fast_config("x").jobs] == ["mixed_length", "style_agreed"]
 
 
-def test_the_pages_show_the_committed_results():
+def test_the_pages_show_the_committed_results(tmp_path):
     root = Path(__file__).resolve().parent.parent.parent
-    command = [sys.executable, root / "docs/runs/estimator_index_study.py", "--check"]
-    assert subprocess.run(command, check=False, cwd=root).returncode == 0
+    done = run_script(root / "docs/runs/estimator_index_study.py", "--check", log=tmp_path / "log")
+    assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -118,6 +119,20 @@ def as_json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
+@st.composite
+def repeating(draw: st.DrawFn, documents: Sequence[Any]) -> bytes:
+    """JSON in which a key stands twice in one object, and text in which escapes are spelt out."""
+    text = json.dumps(draw(changed(documents)))
+    keys = re.findall(r'"[^"\\]*": ', text)
+    for _ in range(draw(st.integers(1, 2))):
+        if keys:
+            key = draw(st.sampled_from(keys))
+            at = draw(st.sampled_from([found.start() for found in re.finditer(re.escape(key), text)] or [0]))
+            twice = draw(st.sampled_from([key, key.replace("e", "\\u0065"), '"\\ud83d": ', '"x\\u0000": ']))
+            text = f"{text[:at]}{twice}{json.dumps(draw(VALUES))}, {text[at:]}"
+    return text.encode()
+
+
 def as_lines(rows: Any) -> bytes:
     """JSON lines; what is no list of rows becomes one line."""
     return b"\n".join(as_json(row) for row in (rows if isinstance(rows, list) else [rows])) + b"\n"
@@ -155,6 +170,69 @@ def as_parquet(rows: Any) -> bytes:
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
         return b""
     return out.getvalue()
+
+
+def _odd_columns(count: int) -> list[Any]:
+    """Columns of so many rows that other writers of parquet make, and values that their types allow."""
+    import pyarrow as pa
+
+    whole = pa.array(range(count))
+
+    def of(values: list[Any], kind: Any) -> Any:
+        return pa.array((values * count)[:count], kind)
+
+    return [
+        of([[("k", "v"), ("k", "w")], []], pa.map_(pa.string(), pa.string())),
+        *(of([2**62, 0, -(2**62)], kind) for kind in (pa.timestamp("us"), pa.time64("ns"), pa.duration("s"))),
+        *(of([2**30, 0], kind) for kind in (pa.date32(), pa.timestamp("us", tz="Nowhere/City"))),
+        of([1], pa.decimal256(50, 2)),
+        of(["{}", "no JSON", '{"a": 1, "a": 2}', "NaN", "[[1, 2], [2, 1]]"], pa.json_()),
+        of([b"\xff\x00", b""], pa.binary()),
+        of([b"0" * 16], pa.uuid()),
+        of(["a", "b", None], pa.string()).dictionary_encode(),
+        of(["long"], pa.large_string()),
+        of([[1, 2], [2, 1]], pa.list_(pa.int64(), 2)),
+        of([[], []], pa.list_(pa.int64(), 0)),
+        of([[None], []], pa.list_(pa.null())),
+        of([1.5, float("nan")], pa.float16()),
+        pa.StructArray.from_arrays([whole, whole], names=["x", "x"]),
+        pa.StructArray.from_arrays([whole, whole], names=["role", "content\0"]),
+        pa.nulls(count),
+    ]
+
+
+@st.composite
+def odd_parquet(draw: st.DrawFn, documents: Sequence[Any]) -> bytes:
+    """A parquet file of which one or two columns have a type, values or a name that few files have."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [row for row in draw(st.sampled_from(documents)) if isinstance(row, dict)]
+    table = pa.table({name: _any_array([row.get(name) for row in rows]) for row in rows[:1] for name in row})
+    odd = _odd_columns(len(rows))
+    for _ in range(draw(st.integers(1, 2))):
+        name = draw(st.sampled_from([*table.column_names, "extra", "", "row_index", "x\0", "a.b", *_names(documents)]))
+        column = odd[draw(st.integers(0, len(odd) - 1))]
+        if name in table.column_names and draw(st.integers(0, 3)):
+            place = table.column_names.index(name)
+            table = table.set_column(place, name, column)
+        else:
+            table = table.append_column(name, column)
+    out = io.BytesIO()
+    try:
+        pq.write_table(table, out)
+    except (pa.ArrowException, ValueError):
+        return b""
+    return out.getvalue()
+
+
+def _any_array(values: list[Any]) -> Any:
+    import pyarrow as pa
+
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, TypeError, ValueError):
+        return pa.array([json.dumps(value) for value in values])
 
 
 def as_gzip(rows: Any) -> bytes:

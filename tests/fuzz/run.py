@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import logging
 import os
 import random
 import shutil
@@ -60,6 +61,7 @@ def fuzz(name: str, examples: int, seed: int) -> Outcome:
     from mallowspo.errors import InputError
 
     datasets.disable_progress_bars()
+    logging.disable(logging.WARNING)
     target = next(target for target in targets() if target.name == name)
     outcome = Outcome()
     root = Path(tempfile.mkdtemp(prefix="fuzz"))
@@ -96,6 +98,7 @@ def fuzz(name: str, examples: int, seed: int) -> Outcome:
         one()
     finally:
         shutil.rmtree(root, ignore_errors=True)
+        logging.disable(logging.NOTSET)
     return outcome
 
 

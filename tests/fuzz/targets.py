@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -12,7 +13,18 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from fuzz.documents import as_csv, as_gzip, as_json, as_lines, as_parquet, as_yaml, damaged, files
+from fuzz.documents import (
+    as_csv,
+    as_gzip,
+    as_json,
+    as_lines,
+    as_parquet,
+    as_yaml,
+    damaged,
+    files,
+    odd_parquet,
+    repeating,
+)
 from mallowspo.errors import InputError
 
 
@@ -65,12 +77,29 @@ _VOTES: list[Any] = [
     [{"annotator1": 1, "annotator2": 2, "annotator3": 0, "instruction": "x", "input": "", "response1": "a"}],
     [{"source": "x", "outputs": {"s1": "a", "s2": "b"}, "penalty": {"s1": {"r1": 0.0}, "s2": {"r1": 1.0, "r2": 2.0}}}],
 ]
+_SHAPES: list[Any] = [
+    [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for path in sorted((Path(__file__).parent.parent / "dispersion" / "shapes").glob("*.jsonl"))
+]
+"""What data sets look like that are published."""
+
 _RANKINGS: list[Any] = [
     [{"red": 1, "green": 2, "blue": 3}, {"red": 2, "green": 1, "blue": 3}, {"red": 1, "green": 3, "blue": 2}],
     [{"voter_id": 7, "red": 1, "green": 2}, {"voter_id": 8, "red": 2, "green": 1}],
     [{"prompt": "x", "rankings": [[1, 2, 3], [2, 1, 3]]}, {"prompt": "y", "rankings": [[1, 2], [1, 2]]}],
 ]
 _PROMPTS: list[Any] = [[{"prompt": "Hi"}, {"prompt": [_turn("user", "Hi")]}], [{"instruction": "Hi", "output": "Yes"}]]
+_COLUMNS: list[Any] = [
+    [
+        {"prompt": "Hi", "output": "Yes", "difficulty": 0.5, "dispersion": 0.2},
+        {
+            "prompt": "Ho",
+            "output": [_turn("user", "Ho"), _turn("assistant", "No")],
+            "difficulty": 1,
+            "dispersion": 1.0,
+        },
+    ]
+]
 _ANSWERS: list[Any] = [[{"instruction": "Hi", "output": "Yes"}, {"instruction": "Ho", "output": "No"}]]
 _FORMATS: tuple[tuple[str, Callable[[Any], bytes]], ...] = (
     (".jsonl", as_lines),
@@ -90,6 +119,7 @@ def _tokenizer() -> Any:
 
 def _read_pairs(path: Path) -> None:
     from mallowspo.data import load_preferences, tokenize_pairs, validate_rows
+    from mallowspo.data.annotations import OPTIONAL_COLUMNS
     from mallowspo.data.lint import check_preferences
 
     try:
@@ -99,7 +129,11 @@ def _read_pairs(path: Path) -> None:
     for invalid_rows in ("drop", "error"):
         try:
             loaded = load_preferences(path, invalid_rows=invalid_rows).dataset
-            rows = validate_rows(loaded, invalid_rows=invalid_rows).dataset
+            # A column without a value is one that no training can ask for.
+            columns = [
+                n for n in OPTIONAL_COLUMNS if n in loaded.column_names and any(v is not None for v in loaded[n])
+            ]
+            rows = validate_rows(loaded, invalid_rows=invalid_rows, columns=columns).dataset
             tokenize_pairs(rows, _tokenizer(), max_length=1024, invalid_rows=invalid_rows)
         except InputError as error:
             if clean and invalid_rows == "error":
@@ -113,9 +147,26 @@ def _read_votes(path: Path) -> None:
 
 
 def _read_rankings(path: Path) -> None:
-    from mallowspo.dispersion.rankings_file import load_rankings
+    from mallowspo.dispersion.rankings_file import load_rankings, load_truth
 
-    load_rankings(path)
+    for read in (load_rankings, functools.partial(load_truth, items=3)):
+        try:
+            read(path)
+        except InputError:
+            continue
+
+
+def _read_people(path: Path) -> None:
+    """Whatever a published shape is taken for; names of columns are given for those that have others."""
+    from mallowspo.dispersion.rankings_file import load_rankings
+    from mallowspo.dispersion.votes_file import load_votes
+
+    for columns in ("", "prompt=question,first=answer_a,second=answer_b,vote=winner,rater=who"):
+        for read in (functools.partial(load_votes, invalid_rows="drop"), load_rankings):
+            try:
+                read(path, columns=columns)
+            except InputError:
+                continue
 
 
 def _read_prompts(path: Path) -> None:
@@ -135,7 +186,77 @@ def _table(name: str, documents: Sequence[Any], read: Callable[[Path], None], sh
 
         return Target(f"{name} {suffix}", files(documents, write), read_file, share)
 
-    return [target(suffix, write) for suffix, write in _FORMATS]
+    def odd(suffix: str, inputs: st.SearchStrategy[bytes]) -> Target:
+        return Target(f"{name} odd {suffix}", inputs, target(suffix, as_json).read, share)
+
+    made = [target(suffix, write) for suffix, write in _FORMATS]
+    return [*made, odd(".parquet", odd_parquet(documents)), odd(".json", repeating(documents))]
+
+
+@functools.cache
+def _saved() -> Path:
+    """A directory that `datasets` saved, from which a damaged one is made."""
+    import datasets
+
+    folder = Path(tempfile.mkdtemp()) / "saved"
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_list(_PAIRS[0]).save_to_disk(folder)
+    return folder
+
+
+def _read_saved(name: str, data: bytes, folder: Path) -> None:
+    shutil.copytree(_saved(), folder / "saved")
+    (folder / "saved" / name).write_bytes(data)
+    _read_pairs(folder / "saved")
+
+
+def _read_checkpoint(name: str, data: bytes, folder: Path) -> None:
+    from mallowspo.training.checkpoints import newest_whole, seal
+
+    checkpoint = folder / "checkpoint-3"
+    checkpoint.mkdir()
+    for file in ("model.safetensors.index.json", "trainer_state.json", "scheduler.pt", "config.json"):
+        (checkpoint / file).write_bytes(_CHECKPOINT.get(file, b"{}"))
+    if name.startswith("mallowspo"):
+        seal(checkpoint)
+    (checkpoint / name).write_bytes(data)
+    newest_whole(folder)
+
+
+_CHECKPOINT = {
+    "model.safetensors.index.json": b'{"metadata": {}, "weight_map": {"a": "model-1.safetensors", "b": "x"}}',
+    "trainer_state.json": b'{"global_step": 3, "log_history": []}',
+    "mallowspo-files.json": b'{"format": 1, "files": {"config.json": {"bytes": 2, "xxh3_128": "0f"}, "x": {}}}',
+}
+
+
+def _read_json_option(data: bytes, folder: Path) -> None:
+    from mallowspo.cli.evaluate_options import _json_object
+
+    _json_object("judge_parameters", data.decode("utf-8", "replace"))
+
+
+def _read_adapter(data: bytes, folder: Path) -> None:
+    from mallowspo.scoring.model_checks import refuse_adapter_folder
+
+    (folder / "adapter_config.json").write_bytes(data)
+    refuse_adapter_folder(str(folder), "model", "merge it")
+
+
+def _read_columns(path: Path) -> None:
+    """What an evaluation takes from the columns of its prompts."""
+    from mallowspo.evaluation.prompts import answer_text, load_prompts, texts_of
+
+    prompts = load_prompts(str(path))
+    for read in (
+        lambda: prompts.numbers("difficulty", "difficulty_column"),
+        lambda: prompts.numbers("dispersion", "dispersion_column"),
+        lambda: texts_of(prompts.column("output", "model"), answer_text, "model", prompts.prompts),
+    ):
+        try:
+            read()
+        except InputError:
+            continue
 
 
 def _read_answers(data: bytes, folder: Path) -> None:
@@ -203,6 +324,28 @@ def _read_store(name: str, data: bytes, folder: Path) -> None:
     opened = ReferenceStore.open(store)
     opened.damaged()
     opened.read()
+
+
+def _read_rewritten(data: bytes, folder: Path) -> None:
+    """A shard that another program wrote, with its checksum put into the manifest."""
+    from mallowspo.scoring import ReferenceStore
+    from mallowspo.scoring.store_format import file_checksum
+
+    store = folder / "store"
+    shutil.copytree(_store(), store)
+    shard = min(store.glob("shard-*.parquet"))
+    shard.write_bytes(data)
+    values = json.loads((store / "manifest.json").read_text())
+    values["shards"][0]["sha256"] = file_checksum(shard)
+    (store / "manifest.json").write_text(json.dumps(values))
+    ReferenceStore.open(store).read()
+
+
+def _shard_rows() -> list[Any]:
+    import pyarrow.parquet as pq
+
+    rows: list[Any] = pq.read_table(min(_store().glob("shard-*.parquet"))).to_pylist()
+    return rows
 
 
 def _read_log(data: bytes, folder: Path) -> None:
@@ -289,6 +432,7 @@ _WORDS = [
 def targets() -> tuple[Target, ...]:
     """All of them."""
     store = _store()
+    manifest, rows = json.loads((store / "manifest.json").read_text()), _shard_rows()
     shards = [name for name in sorted(p.name for p in store.iterdir()) if name.endswith((".parquet", ".json"))]
     addresses = [b"http://127.0.0.1:8000/v1#m", b"https://user:key@host/v1?api_key=k#m", b"http://[::1]:80/v1#a/b"]
     return (
@@ -296,8 +440,30 @@ def targets() -> tuple[Target, ...]:
         *_table("votes", _VOTES + _PAIRS, _read_votes),
         *_table("rankings", _RANKINGS + _VOTES, _read_rankings),
         *_table("prompts", _PROMPTS, _read_prompts),
+        *_table("people", _SHAPES, _read_people),
+        *_table("columns", _COLUMNS, _read_columns),
+        *(
+            Target(f"saved {p.name}", damaged([p.read_bytes()]), functools.partial(_read_saved, p.name), 0.2)
+            for p in sorted(_saved().iterdir())
+        ),
+        *(
+            Target(
+                f"checkpoint {name}",
+                st.one_of(damaged([whole]), files([json.loads(whole)], as_json)),
+                functools.partial(_read_checkpoint, name),
+            )
+            for name, whole in _CHECKPOINT.items()
+        ),
+        Target("option of JSON", files([{"temperature": 1, "extra_body": {"x": [1]}}], as_json), _read_json_option),
+        Target("adapter", files([{"base_model_name_or_path": "m", "r": 8}], as_json), _read_adapter),
+        Target(
+            "shard rewritten",
+            st.one_of(files([rows := _shard_rows()], as_parquet), odd_parquet([rows])),
+            _read_rewritten,
+        ),
+        Target("manifest of JSON", files([manifest], as_json), functools.partial(_read_store, "manifest.json")),
         Target("answers", st.one_of(files(_ANSWERS, as_json), files(_ANSWERS, as_lines)), _read_answers),
-        Target("index table", files(_INDEX, as_parquet), _read_index_table),
+        Target("index table", st.one_of(files(_INDEX, as_parquet), odd_parquet(_INDEX)), _read_index_table),
         Target("training state", files([_state()], as_json), _read_state),
         *(
             Target(f"store {name}", damaged([(store / name).read_bytes()]), functools.partial(_read_store, name))

@@ -175,6 +175,18 @@ def test_a_damaged_shard_is_named_and_alone_computed_again(reference, rows, tmp_
     assert contents(tmp_path / "r") == before
 
 
+@pytest.mark.parametrize("file", ["../shard-00000.parquet", "/tmp/shard-0.parquet", "a/shard-0.parquet", "secret", 3])
+def test_a_manifest_whose_shards_leave_its_folder_is_refused(reference, rows, tmp_path, file):
+    write(tmp_path / "r", reference, rows)
+    (tmp_path / "shard-00000.parquet").write_bytes((tmp_path / "r" / "shard-00000.parquet").read_bytes())
+    path = tmp_path / "r" / "manifest.json"
+    values = json.loads(path.read_text())
+    values["shards"][0]["file"] = file
+    path.write_text(json.dumps(values))
+    with pytest.raises(InputError, match="manifest.json.*of this folder"):
+        ReferenceStore.open(tmp_path / "r")
+
+
 @pytest.mark.parametrize("where", range(0, 2000, 97))
 def test_every_flipped_bit_is_seen(reference, rows, tmp_path, where):
     write(tmp_path / "r", reference, rows.select(range(8)))
@@ -191,9 +203,38 @@ def test_a_damaged_manifest_is_named(reference, rows, tmp_path):
         manifest.write_text(broken)
         with pytest.raises(InputError, match=r"manifest\.json: the file is damaged"):
             ReferenceStore.open(tmp_path / "r")
+    manifest.write_text(text.replace('"dtype": "', '"dtype": "\\ud83d', 1))
+    with pytest.raises(InputError, match=r"manifest\.json: the file is damaged"):
+        ReferenceStore.open(tmp_path / "r")
     manifest.write_text(text.replace('"format": 1', '"format": 9', 1))
     with pytest.raises(InputError, match="written in format 9, this version reads 1"):
         ReferenceStore.open(tmp_path / "r")
+
+
+@pytest.mark.parametrize("change", ["empty", "rows", "column", "type"])
+def test_a_shard_of_another_writer_is_refused(reference, rows, tmp_path, change):
+    """Its checksum is that of the manifest, its content is not scores."""
+    import pyarrow.parquet as pq
+
+    from mallowspo.scoring.store_format import file_checksum
+
+    write(tmp_path / "r", reference, rows)
+    shard, manifest = tmp_path / "r" / "shard-00000.parquet", tmp_path / "r" / "manifest.json"
+    table = pq.read_table(shard)
+    other = {
+        "rows": table.slice(1),
+        "column": table.drop_columns("logp"),
+        "type": table.set_column(4, "logp", table["prompt_id"]),
+    }
+    if change == "empty":
+        shard.write_bytes(b"")
+    else:
+        pq.write_table(other[change], shard)
+    values = json.loads(manifest.read_text())
+    values["shards"][0]["sha256"] = file_checksum(shard)
+    manifest.write_text(json.dumps(values))
+    with pytest.raises(InputError, match="another program"):
+        ReferenceStore.open(tmp_path / "r").read()
 
 
 def test_a_store_of_another_reference_is_refused_with_the_field_named(reference, rows, tmp_path):

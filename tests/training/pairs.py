@@ -35,7 +35,7 @@ def real_pairs(shared: Path, count: int = 48) -> Dataset:
     with gzip.open(shared / "data/hh/helpful_train.jsonl.gz", "rt", encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
-            if len(row["prompt"]) < 250 and max(len(row["chosen"]), len(row["rejected"])) < 200:
+            if len(row["prompt"]) < 150 and max(len(row["chosen"]), len(row["rejected"])) < 100:
                 rows.append({name: row[name] for name in ("prompt", "chosen", "rejected")})
             if len(rows) == count:
                 break

@@ -285,6 +285,11 @@ def test_a_saved_model_has_whole_files_and_no_stale_weights(random_setting, tmp_
     assert not list((tmp_path / "out").glob("model-*")) and not list((tmp_path / "out").glob(".*"))
 
 
+def test_an_index_that_names_no_files_is_told_as_what_is_missing(tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": 7, "b": "x", "c": ["y"]}}')
+    assert {"7 is missing", "x is missing", "['y'] is missing"} <= set(faults(tmp_path))
+
+
 def test_the_best_checkpoint_is_kept_loaded_and_named_by_where_it_is(random_setting, tmp_path):
     changes = {"eval_strategy": "steps", "eval_steps": 1, "save_total_limit": 1, "load_best_model_at_end": True}
     args = MallowsPOConfig(**options(tmp_path / "out", max_steps=4, save_strategy="steps", save_steps=1, **changes))

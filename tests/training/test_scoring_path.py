@@ -3,9 +3,7 @@
 import json
 import logging
 import os
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +11,9 @@ from datasets import Dataset
 from pairs import history, options, small_pairs
 from peft import LoraConfig
 from transformers import BloomConfig, BloomForCausalLM, LlamaConfig
+from two_processes import main
 
+from forks import in_child, ranks
 from mallowspo import MallowsPOConfig, MallowsPOTrainer
 from mallowspo.errors import InputError
 from mallowspo.training import scoring_path as file
@@ -45,8 +45,8 @@ def assert_same_run(first, second, rel=1e-4, atol=2e-5):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"objective": "dpo"},
-        {"objective": "mallows_theta"},
+        {"objective": "dpo", "max_steps": 8},
+        {"objective": "mallows_theta", "max_steps": 8},
         {"objective": "mallows_phi", "gradient_accumulation_steps": 2, "max_steps": 6},
         {"objective": "simpo", "gradient_checkpointing": True, "max_steps": 6},
     ],
@@ -226,17 +226,13 @@ def test_long_prompts_are_cut_as_before(random_setting, tmp_path):
 
 def test_two_processes_synchronise_once_a_step_and_train_as_one(random_setting, tmp_path):
     """Batches of 2 on each of two processes, cut in pieces, are batches of 4 on one."""
-    script = Path(__file__).with_name("two_processes.py")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     found = []
-    for name, command, size in (("two", launcher, 4), ("one", [sys.executable], 8)):
+    for name, world, size in (("two", ranks(2), 4), ("one", [{}], 8)):
         folder = tmp_path / name
         folder.mkdir()
-        done = subprocess.run(
-            [*command, script, random_setting.path, folder, str(size)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
+        work = partial(main, random_setting.path, folder, size)
+        children = [in_child(work, environment=rank) for rank in world]
+        assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(world)
         found.append((json.loads((folder / "found.json").read_text()), torch.load(folder / "weights.pt")))
     (two, two_weights), (one, one_weights) = found
     assert (two["world"], one["world"], two["path"]) == (2, 1, "packed")

@@ -72,13 +72,19 @@ def test_weight_scales_the_gradient_of_a_pair(random_setting, tmp_path):
     ],
     ids=str,
 )  # fmt: skip
-def test_every_option_changes_the_result(random_setting, tmp_path, change):
-    def losses(**changes):
-        run = build(random_setting, tmp_path, max_steps=3, **changes)
-        run.train()
-        return history(run, "loss")
+def test_every_option_changes_the_result(random_setting, tmp_path, plain_losses, change):
+    assert losses(random_setting, tmp_path, **change) != plain_losses
 
-    assert losses(**change) != losses()
+
+def losses(setting, folder, **changes):
+    run = build(setting, folder, max_steps=3, **changes)
+    run.train()
+    return history(run, "loss")
+
+
+@pytest.fixture(scope="module")
+def plain_losses(random_setting, tmp_path_factory):
+    return losses(random_setting, tmp_path_factory.mktemp("plain"))
 
 
 def test_kendall_smoothing_changes_the_result(random_setting, tmp_path):

@@ -1,20 +1,15 @@
-"""Run by `test_scoring_path.py` under torch's launcher: train in small pieces and count the synchronisations."""
+"""Run by `test_scoring_path.py` in each process: train in small pieces and count the synchronisations."""
 
 import json
-import sys
 from pathlib import Path
 
 import torch
+from pairs import history, options, small_pairs
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from transformers import TrainerCallback
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
-torch.set_num_threads(1)
-
-from pairs import history, options, small_pairs  # noqa: E402
-
-from mallowspo import MallowsPOConfig, MallowsPOTrainer  # noqa: E402
-from mallowspo.training import scoring_path  # noqa: E402
+from mallowspo import MallowsPOConfig, MallowsPOTrainer
+from mallowspo.training import scoring_path
 
 
 class CountSynchronisations(TrainerCallback):
@@ -53,7 +48,3 @@ def main(model, folder, batch_size):
         }  # fmt: skip
         (Path(folder) / "found.json").write_text(json.dumps(found))
         torch.save(run.accelerator.unwrap_model(run.model).state_dict(), Path(folder) / "weights.pt")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -228,6 +229,12 @@ def _rankings(
 def _joined(parts: list[RankingRows]) -> RankingRows:
     from mallowspo.dispersion.rankings_file import RankingRows
 
+    ties = {part.ties for part in parts if part.tied or any(np.isnan(ranks).any() for ranks in part.ranks)}
+    if len(ties) > 1:
+        raise InputError(
+            "rankings: equal scores in one of these files say that two responses are equal, and shared or open ranks "
+            "in another that no order was given; analyse the files one at a time"
+        )
     return RankingRows(
         ranks=[ranks for part in parts for ranks in part.ranks],
         prompt_ids=[name for part in parts for name in part.prompt_ids],
@@ -241,7 +248,7 @@ def _joined(parts: list[RankingRows]) -> RankingRows:
             for part in parts
             for place, ranks in enumerate(part.ranks)
         ],
-        ties="half" if any(part.ties == "half" for part in parts) else "unordered",
+        ties=ties.pop() if ties else "unordered",
         notes=tuple(note for part in parts for note in part.notes),
     )
 
@@ -286,25 +293,34 @@ def _data_of(request: DispersionRequest, rows: StoredRows) -> datasets.Dataset:
     pairs = validate_rows(
         loaded.dataset, columns=(), invalid_rows=request.invalid_rows, source=request.dataset_name
     ).dataset
-    places = {key: place for place, key in enumerate(_numbered(pairs["row_index"][:]))}
-    wanted = _numbered(rows.row_index.tolist())
-    missing = next((key for key in wanted if key not in places), None)
-    if missing is None:
-        chosen = pairs.select([places[key] for key in wanted])
-        context = [name for name in ("tools", "chat_template_kwargs") if name in chosen.column_names]
-        differs = next(
-            (
-                place
-                for place, row in enumerate(chosen.select_columns(["prompt", *context]))
-                if prompt_id_of_text(row["prompt"], {name: row[name] for name in context}) != rows.prompt_ids[place]
-            ),
-            None,
-        )
-        if differs is None:
-            return chosen
-        missing = wanted[differs]
-    raise InputError(
-        f"dataset_name: row {missing[0] + 1:,} of {request.dataset_name} is not the one that the store "
+    numbers, stored = pairs["row_index"][:], rows.row_index.tolist()
+    places = {key: place for place, key in enumerate(_numbered(numbers))}
+    in_data, in_store = Counter(numbers), Counter(stored)
+    chosen: list[int] = []
+    for number, nth in _numbered(stored):
+        place = places.get((number, nth), -1)
+        # A store keeps the order of its data; a number of a user's own may name other rows here.
+        if place <= (chosen[-1] if chosen else -1):
+            raise _other_data(request, number)
+        if in_data[number] != in_store[number]:
+            raise InputError(
+                f"dataset_name: row {number + 1:,} of {request.dataset_name} gives {in_data[number]} pairs, of which "
+                f"the store {request.reference} has {in_store[number]}, for the others were left out as tokens; which "
+                "ones cannot be told, so take that row out of the data and make the store again, or leave out "
+                "dataset_name"
+            )
+        chosen.append(place)
+    found = pairs.select(chosen)
+    context = [name for name in ("tools", "chat_template_kwargs") if name in found.column_names]
+    for row, number, name in zip(found.select_columns(["prompt", *context]), stored, rows.prompt_ids, strict=True):
+        if prompt_id_of_text(row["prompt"], {column: row[column] for column in context}) != name:
+            raise _other_data(request, number)
+    return found
+
+
+def _other_data(request: DispersionRequest, number: int) -> InputError:
+    return InputError(
+        f"dataset_name: row {number + 1:,} of {request.dataset_name} is not the one that the store "
         f"{request.reference} was made from; give the data and the split of `mallowspo reference`"
     )
 

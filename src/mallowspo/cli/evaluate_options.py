@@ -106,7 +106,8 @@ class EvaluateOptions:
         ):
             if getattr(self, name) not in allowed:
                 raise not_one_of(name, getattr(self, name), allowed)
-        kinds = {source_of(getattr(self, name), name).kind for name in ("model", "baseline")}
+        sources = {name: source_of(getattr(self, name), name) for name in ("model", "baseline")}
+        kinds = {source.kind for source in sources.values()}
         if self.kl_samples and kinds != {"local"}:
             raise InputError("kl_samples: KL needs both models on this machine; got an endpoint, a file or a column")
         self.sampling()
@@ -120,6 +121,19 @@ class EvaluateOptions:
         from mallowspo.evaluation.judges import judge_kind
 
         self._check_unused(judge_kind(self.judge), kinds)
+        self._check_models(sources)
+
+    def _check_models(self, sources: dict[str, Source]) -> None:
+        """The second model and the judge are loaded after the first has answered for hours."""
+        from mallowspo.evaluation.reward_judge import RewardModel, check_reward_model
+        from mallowspo.loading import check_saved_model
+
+        for option, source in sources.items():
+            if source.kind == "local":
+                check_saved_model(option, source.name, trust_remote_code=self.trust_remote_code)
+        if self.judge.startswith("reward:"):
+            name = self.judge.removeprefix("reward:")
+            check_reward_model(RewardModel(name, trust_remote_code=self.trust_remote_code))
 
     def _check_unused(self, kind: str, sources: set[str]) -> None:
         """An option that could have no effect is a mistake, not a wish."""

@@ -6,6 +6,7 @@ file. What is our own mistake keeps its traceback.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -79,18 +80,24 @@ def exit_code_of(run: Callable[[], int], arguments: Sequence[str] = ()) -> int:
         0
     """
     ends_at_sigterm()
+    with _copies_of_the_streams() as streams:
+        return _exit_code_of(run, arguments, streams)
+
+
+def _exit_code_of(run: Callable[[], int], arguments: Sequence[str], streams: Sequence[int]) -> int:
     try:
         code = run()
         sys.stdout.flush()  # a full disk behind standard output shows here, not after the exit code
         return code
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError) and end.code == 1:  # typer ends so, whatever the pipe was
+        # typer and rich end so, whatever the pipe was
+        if isinstance(end.__context__, BrokenPipeError) and end.code == 1:
             sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
-            return _told(end.__context__, arguments) or 1
+            return _told(end.__context__, arguments, streams) or 1
         try:
             sys.stdout.flush()
         except OSError as error:
-            return _told(error, arguments) or 2
+            return _told(error, arguments, streams) or 2
         raise end
     except KeyboardInterrupt as stop:
         if is_first_process():  # the others of a launch end for the same reason
@@ -100,15 +107,29 @@ def exit_code_of(run: Callable[[], int], arguments: Sequence[str] = ()) -> int:
             return 143
         return 130
     except Exception as error:
-        code_of_error = _told(error, arguments)
+        code_of_error = _told(error, arguments, streams)
         if code_of_error is None:
             raise
         return code_of_error
 
 
-def _told(error: Exception, arguments: Sequence[str]) -> int | None:
+@contextlib.contextmanager
+def _copies_of_the_streams() -> Iterator[list[int]]:
+    """Standard output and error under other numbers: where a reader goes away, rich puts /dev/null in its place."""
+    copies: list[int] = []
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            copies.append(os.dup(stream.fileno()))
+    try:
+        yield copies
+    finally:
+        for copy in copies:
+            os.close(copy)
+
+
+def _told(error: Exception, arguments: Sequence[str], streams: Sequence[int]) -> int | None:
     """Say what was wrong; None where it is our mistake."""
-    if isinstance(error, BrokenPipeError) and _reader_is_gone():
+    if isinstance(error, BrokenPipeError) and _reader_is_gone(streams):
         _silence()
         return _BROKEN_PIPE
     text = message_of(error, arguments)
@@ -173,25 +194,30 @@ def _of_the_machine(error: BaseException, arguments: Sequence[str]) -> str | Non
         return f"out of memory ({text.splitlines()[0]}); use smaller batches, shorter rows or a smaller model"
     if isinstance(error, RuntimeError) and any(part in text for part in _TORCH_WRITER) and "writ" in text + kind:
         return f"a file of the model's state could not be written ({text.splitlines()[0]}); {_SPACE}"
+    # Rust's libraries raise an error of their own (safetensors) or a bare Exception (tokenizers).
+    of_rust = kind == "SafetensorError" or (type(error) is Exception and "(os error " in text)
+    if not (isinstance(error, OSError) or of_rust):
+        return None
     number = getattr(error, "errno", None)
-    if number is None and (isinstance(error, OSError) or kind == "SafetensorError"):
+    if number is None:
         found = _NUMBER_IN_TEXT.search(text)
         number = int(found[1]) if found else None
-    if number is None or not (isinstance(error, OSError) or kind == "SafetensorError"):
+    if number is None:
         return None
     name = getattr(error, "filename", None)
     if number == errno.ENOENT:
         return _missing(error, name, arguments)
     if number not in _ADVICE or (number in _WITH_A_NAME and name is None):
         return None
-    where = _printable(name) if name is not None else _stream() or _first_line(text)
+    where = _printable(name) if name is not None else _stream() or _rest_of(text, os.strerror(number))
     return f"{where}: {os.strerror(number)}; {_ADVICE[number]}"
 
 
-def _first_line(text: str) -> str:
-    """What the library said, without the number that `strerror` repeats."""
-    line = (text.splitlines() or [""])[0]
-    return re.sub(r"^\[Errno \d+\]\s*", "", line) or "this machine"
+def _rest_of(text: str, reason: str) -> str:
+    """What the library said beside the system's own words and number, which the message says itself."""
+    line = (text.splitlines() or [""])[0].replace(reason, "")
+    line = re.sub(r"\[errno \d+\]|\(os error \d+\)|\bDetail:", "", line, flags=re.IGNORECASE)
+    return re.sub(r"\s+", " ", line).strip(" .:,;") or "this machine"
 
 
 def _printable(name: object) -> str:
@@ -226,16 +252,14 @@ def _stream() -> str | None:
     return None
 
 
-def _reader_is_gone() -> bool:
+def _reader_is_gone(streams: Sequence[int]) -> bool:
     """Whether nobody reads what is written to standard output or error; other pipes are not the shell's."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
+    for stream in streams:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             poll = select.poll()
-            poll.register(stream.fileno(), select.POLLOUT)
+            poll.register(stream, select.POLLOUT)
             if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
                 return True
-        except (OSError, ValueError, AttributeError):
-            continue
     return False
 
 

@@ -119,8 +119,10 @@ def controllable(
 
 def _config(given: dict[str, Any]) -> Any:
     """The study's settings from the command's options; those of its design carry the same names."""
+    from mallowspo.cli.preflight import check_precision
     from mallowspo.experiments.controllable import ControllableConfig, ControllableDesign, fast_config
 
+    check_precision(bf16=given["bf16"], fp16=False, use_cpu=given["use_cpu"])
     fast = given.pop("fast")
     own: dict[str, Any] = {
         "output_dir": str(given.pop("output_dir")),

@@ -20,6 +20,7 @@ from mallowspo.cli.quickstart import quickstart
 from mallowspo.cli.reference import reference
 from mallowspo.cli.signals import Terminated, was_terminated
 from mallowspo.errors import InputError
+from mallowspo.progress import lines_for_a_log
 from mallowspo.redaction import hide_in_tracebacks
 
 # The mistakes in options, by the one class of them that typer makes public: it carries its own copy of click.
@@ -83,7 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return run_train(given[1:])
         return _run_typer(given)
 
-    raise SystemExit(exit_code_of(run, given))
+    with lines_for_a_log():
+        raise SystemExit(exit_code_of(run, given))
 
 
 def _print_anything() -> None:

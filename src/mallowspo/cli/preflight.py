@@ -10,6 +10,7 @@ from typing import Any
 
 from mallowspo.cli.hints import did_you_mean
 from mallowspo.errors import InputError, not_one_of
+from mallowspo.loading import check_saved_model
 from mallowspo.outputs import writable_folder
 from mallowspo.scoring.model_checks import refuse_adapter_folder
 from mallowspo.training.adapters import ADAPTER_ADVICE
@@ -17,6 +18,7 @@ from mallowspo.training.adapters import ADAPTER_ADVICE
 __all__ = [
     "check_attention",
     "check_before_loading",
+    "check_mixed_precision",
     "check_options",
     "check_precision",
     "need_package",
@@ -77,7 +79,10 @@ def check_before_loading(training_args: Any, model_args: Any) -> None:
         InputError: A model that is none, an output folder that is a file, a package that is missing, a metric that
             is never logged.
     """
-    _check_model(model_args.model_name_or_path)
+    name = model_args.model_name_or_path
+    _check_model(name)
+    revision, trust = model_args.model_revision, training_args.trust_remote_code
+    check_saved_model("model_name_or_path", name, revision=revision, trust_remote_code=trust)
     if os.environ.get("RANK", "0") == "0":
         writable_folder(training_args.output_dir, "output_dir")
     _check_metric(training_args)
@@ -194,15 +199,43 @@ def check_precision(*, bf16: Any, fp16: Any, tf32: Any = None, use_cpu: bool = F
 
     if bf16 and fp16:
         raise InputError("bf16 and fp16: give one of them")
-    on_cpu = use_cpu or not torch.accelerator.is_available()
+    on_cpu = _on_cpu(use_cpu)
     if fp16 and on_cpu:
         raise InputError("fp16: it needs an accelerator; give bf16: true for a CPU, or neither for float32")
     if bf16 and on_cpu and not use_cpu:
         raise InputError("bf16: there is no accelerator here; add use_cpu: true to train on the CPU, or bf16: false")
-    if bf16 and not on_cpu and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+    if bf16 and _gpu_lacks_bf16(use_cpu):
         raise InputError("bf16: this GPU has no bfloat16; give fp16: true")
     if tf32 and not (_has_cuda() and not use_cpu and torch.cuda.get_device_capability()[0] >= 8):
         raise InputError("tf32: it needs a CUDA device of the Ampere generation or newer; leave it out")
+
+
+def check_mixed_precision(name: str, *, use_cpu: bool = False) -> None:
+    """Refuse a `mixed_precision` that the device does not offer; bf16 is for a CPU too.
+
+    Args:
+        name: As accelerate names it, or `auto`.
+        use_cpu: Whether an accelerator is left alone.
+
+    Raises:
+        InputError: Names the option.
+    """
+    if name == "fp16" and _on_cpu(use_cpu):
+        raise InputError("mixed_precision: fp16 needs an accelerator; give bf16, or no for float32")
+    if name == "bf16" and _gpu_lacks_bf16(use_cpu):
+        raise InputError("mixed_precision: this GPU has no bfloat16; give fp16, or no for float32")
+
+
+def _on_cpu(use_cpu: bool) -> bool:
+    import torch
+
+    return use_cpu or not torch.accelerator.is_available()
+
+
+def _gpu_lacks_bf16(use_cpu: bool) -> bool:
+    import torch
+
+    return _has_cuda() and not use_cpu and not torch.cuda.is_bf16_supported()
 
 
 def _has_cuda() -> bool:

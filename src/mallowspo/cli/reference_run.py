@@ -9,8 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from mallowspo.cli.preflight import check_attention, check_mixed_precision
 from mallowspo.cli.signals import is_first_process
 from mallowspo.errors import InputError, not_one_of
+from mallowspo.loading import check_saved_model
 from mallowspo.outputs import writable_file, writable_folder
 from mallowspo.progress import Progress, progress_bar, silent
 
@@ -91,6 +93,8 @@ class ReferenceOptions:
         _check_folder("model_name_or_path", self.model_name_or_path, "config.json")
         if self.adapter is not None:
             _check_folder("adapter", self.adapter, "adapter_config.json")
+        check_attention(self.attn_implementation, use_cpu=self.use_cpu)
+        check_mixed_precision(self.mixed_precision, use_cpu=self.use_cpu)
         if self.export_trl is not None and self.export_trl.suffix not in _EXPORTS:
             raise InputError(
                 f"export_trl: got {self.export_trl}, expected a name that ends in {' or '.join(_EXPORTS)}"
@@ -158,9 +162,10 @@ def _make_store(options: ReferenceOptions, progress: Progress) -> WriteResult:
     started = time.monotonic()
     options.check()
     accelerator = start_processes(options)
+    revision, trust = options.model_revision, options.trust_remote_code
+    check_saved_model("model_name_or_path", options.model_name_or_path, revision=revision, trust_remote_code=trust)
     tokenizer = _tokenizer(options)
     rows = _rows(options, tokenizer)
-    revision, trust = options.model_revision, options.trust_remote_code
     size = embedding_rows(options.model_name_or_path, revision=revision, trust_remote_code=trust)
     refuse_unknown_ids(rows, tokenizer, size, str(options.dataset_name))
     known = _known_fields(options, tokenizer)
@@ -324,11 +329,13 @@ class _Bar:
 
 def _summarise(store: ReferenceStore, result: WriteResult, seconds: float) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     manifest = store.manifest
     size = sum((store.folder / shard.file).stat().st_size for shard in manifest.shards)
-    table = Table(show_header=False, title=f"Reference store {store.folder}", title_justify="left")
+    # A path that is cut at the width of the terminal could not be copied.
+    columns = (Column(), Column(overflow="fold"))
+    table = Table(*columns, show_header=False, title=f"Reference store {store.folder}", title_justify="left")
     table.add_row("rows", f"{manifest.rows:,} (2 responses each)")
     table.add_row("response tokens", f"{manifest.tokens:,}")
     table.add_row("shards", f"{result.computed:,} computed, {result.reused:,} reused; {size / 2**20:,.1f} MiB")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from mallowspo.files import write_json
-from mallowspo.redaction import without_secrets
 from mallowspo.versions import library_versions
 
 __all__ = ["write_run_record"]
@@ -47,7 +46,7 @@ def write_run_record(
         "machine": {"platform": platform.platform(), "device": str(trainer.accelerator.device)},
         "processes": trainer.accelerator.num_processes,
         "objective": {"preset": trainer.args.objective, **asdict(trainer.objective)},
-        "config": without_secrets(trainer.args.to_dict()),
+        "config": trainer.args.to_dict(),
         "model": {"name_or_path": model_args.model_name_or_path, "peft": model_args.use_peft},
         "data": {
             "name": script_args.dataset_name,

@@ -8,16 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from mallowspo.data.batches import ColumnGate, SourceRow, TableBatch
+from mallowspo.data.batches import ColumnGate, SourceRow, TableBatch, may_not_be_held
 from mallowspo.data.json_files import open_bytes, unreadable_as_input_error
 from mallowspo.data.limits import Limits
+from mallowspo.data.tables import is_json_feature
 from mallowspo.errors import InputError
 
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
-__all__ = ["csv_batches", "csv_types", "parquet_batches"]
+__all__ = ["csv_batches", "csv_types", "decoded", "parquet_batches"]
 
 _ROWS = 1_000
 # What stays text in a CSV file though it looks like a number: an answer such as `42` or `NA`.
@@ -45,20 +46,50 @@ def parquet_batches(path: Path, gate: ColumnGate, limits: Limits, first: int) ->
     with unreadable_as_input_error(path):
         try:
             with pq.ParquetFile(path) as file:
-                kept = gate.table_columns(file.schema_arrow)
-                for batch in file.iter_batches(batch_size=_ROWS):
-                    names = [batch.schema.names[place] for place in kept]
-                    table = pa.table([_written_out(batch.column(place)) for place in kept], names=names)
-                    yield TableBatch(table, range(first, first + len(batch)))
+                schema = file.schema_arrow
+                names = [schema.names[place] for place in gate.table_columns(schema)]
+                # Only the columns that are let in are read: what cannot be read of another one stops nothing.
+                for batch in file.iter_batches(batch_size=_ROWS, columns=names):
+                    columns = [_kept_values(batch.column(batch.schema.get_field_index(n)), n, gate) for n in names]
+                    yield TableBatch(pa.table(columns, names=names), range(first, first + len(batch)))
                     first += len(batch)
         except (pa.ArrowException, UnicodeDecodeError) as error:
             raise InputError(f"{path}: not a sound parquet file ({error})") from error
 
 
-def _written_out(column: pa.Array) -> pa.Array:
+def _kept_values(column: pa.Array, name: str, gate: ColumnGate) -> pa.Array:
+    """Write dictionaries out, and put null for a value that Python cannot hold, such as a date before the year 1."""
     import pyarrow as pa
 
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if not may_not_be_held(column.type) or _is_readable(column):
+        return column
+    places = [place if _is_readable(column.slice(place, 1)) else None for place in range(len(column))]
+    gate.warn(name, "has values that no row can hold, such as a date before the year 1; they are read as missing")
+    return column.take(pa.array(places, pa.int64()))
+
+
+def decoded(table: pa.Table) -> list[dict[str, Any]]:
+    """Give a table's rows as `datasets` gives them: columns of JSON as the values that it spells."""
+    import datasets
+    from datasets.table import InMemoryTable
+
+    if not any(is_json_feature(feature) for feature in datasets.Features.from_arrow_schema(table.schema).values()):
+        rows: list[dict[str, Any]] = table.to_pylist()
+        return rows
+    columns = datasets.Dataset(InMemoryTable(table))[:]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _is_readable(column: pa.Array) -> bool:
+    import pyarrow as pa
+
+    try:
+        decoded(pa.table([column], names=["column"]))
+    except (pa.ArrowException, OverflowError, ValueError):
+        return False
+    return True
 
 
 class _Utf8(io.RawIOBase):

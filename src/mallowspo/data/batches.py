@@ -15,7 +15,7 @@ from mallowspo.errors import InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["NEEDED_COLUMNS", "ColumnGate", "SourceRow", "TableBatch"]
+__all__ = ["NEEDED_COLUMNS", "ColumnGate", "SourceRow", "TableBatch", "may_not_be_held"]
 
 logger = logging.getLogger(__name__)
 
@@ -86,40 +86,49 @@ class ColumnGate:
 
     def leave_out(self, name: str, why: str) -> None:
         """Say, once, that a column is not read and why."""
+        self.warn(name, f"is left out: {why}")
+
+    def warn(self, name: str, what: str) -> None:
+        """Say, once, what is wrong with a column."""
         if name not in self._out:
             self._out.add(name)
             if not self._quiet:
-                logger.warning(f"{self._source}: the column {name!r} is left out: {why}")
+                logger.warning(f"{self._source}: the column {name!r} {what}")
 
     def table_columns(self, schema: pa.Schema) -> list[int]:
         """Give the places of a table's columns that are let in.
 
         Raises:
-            InputError: A column that a run reads stands there twice, or there are too many columns.
+            InputError: A column that a run reads stands there twice or is of a type that no row can have, or there
+                are too many columns.
         """
         self.see(schema.names)
         counts = Counter(schema.names)
         kept = []
         for place, column in enumerate(schema):
-            name = column.name
+            name, why = column.name, ""
             if counts[name] > 1:
-                if name in NEEDED_COLUMNS:
-                    raise InputError(
-                        f"{self._source}: the column {name!r} stands there {counts[name]} times; rename or remove "
-                        "all but one"
-                    )
-                self.leave_out(name, f"it stands there {counts[name]} times")
+                why = f"it stands there {counts[name]} times"
             elif name == "row_index":
                 # Ours says on which line of the file a row stands; a column of that name may say anything.
-                self.leave_out(name, "rows are numbered as they stand in the file")
-            elif name not in NEEDED_COLUMNS and not _is_held(column):
-                self.leave_out(name, f"`datasets` has no type for {column.type}")
-            else:
+                why = "rows are numbered as they stand in the file"
+            elif "\0" in name:
+                why = "it has NUL in its name; is the file UTF-16, or damaged?"
+            elif not _is_held(column):
+                why = f"no row can hold its type, {str(column.type)[:80]}"
+            if not why:
                 kept.append(place)
+            elif name in NEEDED_COLUMNS:
+                raise InputError(
+                    f"{self._source}: the column {name!r} cannot be read: {why}; mend, rename or remove it"
+                )
+            else:
+                self.leave_out(name, why)
         return kept
 
 
 def _is_held(column: pa.Field) -> bool:
+    """Say whether `datasets` has the column's type, and Python and Arrow its values."""
     import datasets
     import pyarrow as pa
 
@@ -127,4 +136,26 @@ def _is_held(column: pa.Field) -> bool:
         datasets.Features.from_arrow_schema(pa.schema([column]))
     except (ValueError, TypeError, NotImplementedError):
         return False
-    return True
+    return _is_sound(column.type)
+
+
+def _is_sound(kind: pa.DataType) -> bool:
+    """Say whether the fields of every object can be told apart, and Arrow can read what it wrote."""
+    import pyarrow as pa
+
+    fields = [kind.field(place) for place in range(kind.num_fields)]
+    names = [field.name for field in fields]
+    if pa.types.is_struct(kind) and (len(set(names)) < len(names) or any("\0" in name for name in names)):
+        return False
+    if pa.types.is_fixed_size_list(kind) and kind.list_size == 0:
+        return False
+    return all(_is_sound(field.type) for field in fields)
+
+
+def may_not_be_held(kind: pa.DataType) -> bool:
+    """Say whether a type has values for which Python has none: times, and JSON that may not be any."""
+    import pyarrow as pa
+
+    if pa.types.is_temporal(kind) or isinstance(kind, pa.BaseExtensionType):
+        return True
+    return any(may_not_be_held(kind.field(place).type) for place in range(kind.num_fields))

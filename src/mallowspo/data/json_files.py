@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -59,6 +60,7 @@ def json_lines(path: Path, gate: ColumnGate, limits: Limits, first: int) -> Iter
     Raises:
         InputError: The file cannot be opened or unpacked, or a limit is passed.
     """
+    made = _Rows(gate, limits)
     rows: list[SourceRow] = []
     size = 0
     with unreadable_as_input_error(path), open_bytes(path) as stream:
@@ -71,7 +73,7 @@ def json_lines(path: Path, gate: ColumnGate, limits: Limits, first: int) -> Iter
             raw = (line.removeprefix(_BOM) if offset == 0 else line).strip()
             if not raw:
                 continue
-            rows.append(_parsed(first + offset, raw, gate, limits))
+            rows.append(made.of_line(first + offset, raw))
             size += len(raw)
             if len(rows) >= _CHUNK_ROWS or size >= _CHUNK_BYTES:
                 yield rows
@@ -80,43 +82,101 @@ def json_lines(path: Path, gate: ColumnGate, limits: Limits, first: int) -> Iter
         yield rows
 
 
-def _parsed(index: int, raw: bytes, gate: ColumnGate, limits: Limits) -> SourceRow:
-    try:
-        value = parse_json(raw.decode("utf-8"), parse_int=_integer)
-    except UnicodeDecodeError as error:
-        found = f"not UTF-8: byte {error.start + 1} is 0x{raw[error.start]:02x}"
-        return SourceRow(index, None, found, kind="not_utf8")
-    except json.JSONDecodeError as error:
-        return SourceRow(index, None, f"not valid JSON: {error.msg} at character {error.pos + 1}")
-    except ValueError as error:
-        return SourceRow(index, None, str(error))
-    nested = raw.count(b"[") + raw.count(b"{") > limits.max_nesting
-    return _row(index, value, gate, limits, escapes=b"\\u" in raw, nested=nested)
+class _Repeated(dict[str, Any]):
+    """An object in which a key stands more than once; it has the last value of each."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        counts = Counter(name for name, _ in pairs)
+        self.names = [name for name, count in counts.items() if count > 1]
+
+
+class _Rows:
+    """Makes rows of parsed values."""
+
+    def __init__(self, gate: ColumnGate, limits: Limits) -> None:
+        self._gate = gate
+        self._limits = limits
+        self._repeated = False
+        # One decoder for all rows: to make it takes longer than to read a row.
+        self.decoder = json.JSONDecoder(object_pairs_hook=self._object, parse_int=_integer)
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) == len(pairs):
+            return found
+        self._repeated = True
+        return _Repeated(pairs)
+
+    def of_line(self, index: int, raw: bytes) -> SourceRow:
+        """Parse a line."""
+        self._repeated = False
+        try:
+            value = parse_json(raw.decode("utf-8"), decoder=self.decoder, halves=True)
+        except UnicodeDecodeError as error:
+            found = f"not UTF-8: byte {error.start + 1} is 0x{raw[error.start]:02x}"
+            return SourceRow(index, None, found, kind="not_utf8")
+        except json.JSONDecodeError as error:
+            return SourceRow(index, None, f"not valid JSON: {error.msg} at character {error.pos + 1}")
+        except ValueError as error:
+            return SourceRow(index, None, str(error))
+        nested = raw.count(b"[") + raw.count(b"{") > self._limits.max_nesting
+        return self.of_value(index, value, escapes=b"\\u" in raw, nested=nested)
+
+    def of_value(self, index: int, value: Any, *, escapes: bool, nested: bool) -> SourceRow:
+        """Make a row; a column that nobody needs is mended or left out where it cannot be kept."""
+        if not isinstance(value, dict):
+            names = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "true or false"}
+            found = names.get(type(value), "null")
+            return SourceRow(index, None, f'expected an object such as {{"prompt": …}}, found {found}')
+        value.pop("row_index", None)
+        if nested:
+            limit = self._limits.max_nesting
+            for name in [name for name, item in value.items() if _is_deep(item, limit)]:
+                if name in NEEDED_COLUMNS:
+                    why = f"{name} is nested more than {limit} deep; flatten it, or raise max_nesting"
+                    return SourceRow(index, None, why, kind="nested_too_deeply")
+                self._leave_out(index, value, name, f"nests it more than {limit} deep (max_nesting)")
+        if self._repeated and (twice := self._settle_repeated(index, value)):
+            return SourceRow(index, None, twice)
+        problem = ""
+        if escapes:
+            problem = _mend_surrogates(value)
+            for name in [name for name in value if "\0" in name]:
+                self._leave_out(index, value, name, "has NUL in its name")
+        self._gate.see(value)
+        return SourceRow(index, value, problem)
+
+    def _leave_out(self, index: int, value: dict[str, Any], name: str, why: str) -> None:
+        self._gate.leave_out(name, f"row {index + 1:,} {why}")
+        del value[name]
+
+    def _settle_repeated(self, index: int, value: dict[str, Any]) -> str:
+        """Say which key of a needed column stands twice, for nobody knows which of its values is meant."""
+        for name in value.names if isinstance(value, _Repeated) else ():
+            if name in NEEDED_COLUMNS:
+                return f"{name} stands twice in it; remove one of the two"
+            if name in value:
+                self._leave_out(index, value, name, "has it twice")
+        for name in sorted(NEEDED_COLUMNS & value.keys()):
+            inner = _first_repeated(value[name])
+            if inner is not None:
+                return f"{name}: {inner!r:.60} stands twice in an object of it; remove one of the two"
+        return ""
+
+
+def _first_repeated(value: Any) -> str | None:
+    """Find a key that stands twice in an object."""
+    if isinstance(value, _Repeated):
+        return value.names[0]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((found for item in items if (found := _first_repeated(item)) is not None), None)
 
 
 def _integer(text: str) -> int | float:
     """Parse an integer; one beyond 64 bits becomes a float, since no column can hold it."""
     value = int(text) if len(text) < 4000 else float(text)
     return value if abs(value) < 2**63 else float(text)
-
-
-def _row(index: int, value: Any, gate: ColumnGate, limits: Limits, *, escapes: bool, nested: bool) -> SourceRow:
-    """Make a row of a parsed value; a column that nobody needs is mended or left out where it cannot be kept."""
-    if not isinstance(value, dict):
-        names = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "true or false"}
-        found = names.get(type(value), "null")
-        return SourceRow(index, None, f'expected an object such as {{"prompt": …}}, found {found}')
-    value.pop("row_index", None)
-    if nested:
-        for name in [name for name, item in value.items() if _is_deep(item, limits.max_nesting)]:
-            if name in NEEDED_COLUMNS:
-                why = f"{name} is nested more than {limits.max_nesting} deep; flatten it, or raise max_nesting"
-                return SourceRow(index, None, why, kind="nested_too_deeply")
-            gate.leave_out(name, f"row {index + 1:,} nests it more than {limits.max_nesting} deep (max_nesting)")
-            del value[name]
-    problem = _mend_surrogates(value) if escapes else ""
-    gate.see(value)
-    return SourceRow(index, value, problem)
 
 
 def _is_deep(value: Any, limit: int) -> bool:
@@ -192,8 +252,9 @@ def json_array(path: Path, gate: ColumnGate, limits: Limits, first: int) -> Iter
             f"{path}: it unpacks to more than {_PACKED} times its size and {limits.max_line_mb:,} MiB; raise "
             "max_line_mb, or write one object per line"
         )
+    made = _Rows(gate, limits)
     try:
-        elements = parse_json(raw.decode("utf-8-sig"), parse_int=_integer)
+        elements = parse_json(raw.decode("utf-8-sig"), decoder=made.decoder, halves=True)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 (byte {error.start + 1:,}); convert the file first") from error
     except json.JSONDecodeError as error:
@@ -203,7 +264,5 @@ def json_array(path: Path, gate: ColumnGate, limits: Limits, first: int) -> Iter
     escapes = b"\\u" in raw
     for start in range(0, len(elements), _CHUNK_ROWS):
         chunk = elements[start : start + _CHUNK_ROWS]
-        rows = (
-            _row(first + start + i, each, gate, limits, escapes=escapes, nested=True) for i, each in enumerate(chunk)
-        )
+        rows = (made.of_value(first + start + i, each, escapes=escapes, nested=True) for i, each in enumerate(chunk))
         yield [replace(row, unit="element") for row in rows]

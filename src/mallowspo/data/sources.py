@@ -6,14 +6,14 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mallowspo.data.arrow_files import csv_batches, csv_types, parquet_batches
-from mallowspo.data.batches import ColumnGate, SourceRow, TableBatch
+from mallowspo.data.arrow_files import csv_batches, csv_types, decoded, parquet_batches
+from mallowspo.data.batches import NEEDED_COLUMNS, ColumnGate, SourceRow, TableBatch, may_not_be_held
 from mallowspo.data.json_files import holds_array, json_array, json_lines
 from mallowspo.data.limits import Limits
 from mallowspo.data.problems import RowProblem, check_invalid_rows, settle
@@ -283,7 +283,7 @@ def _rows_of_table(batch: TableBatch, *, csv: bool) -> Iterator[SourceRow]:
     problems = iter(batch.problems)
     bad = next(problems, None)
     for start in range(0, batch.table.num_rows, _BATCH):
-        rows = batch.table.slice(start, _BATCH).to_pylist()
+        rows = decoded(batch.table.slice(start, _BATCH))
         for number, values in zip(batch.numbers[start : start + _BATCH], rows, strict=True):
             while bad is not None and bad.index < number:
                 yield bad
@@ -396,24 +396,47 @@ def from_saved(path: Path, split: str) -> datasets.Dataset:
     try:
         # A data set on disk keeps its caches beside it; a folder that cannot be written must still be usable.
         loaded = datasets.load_from_disk(str(path), keep_in_memory=None if os.access(path, os.W_OK) else True)
+        # Arrow believes the file: to follow an offset that is damaged would kill the process.
+        for part in loaded.values() if isinstance(loaded, datasets.DatasetDict) else [loaded]:
+            part.data.table.validate(full=True)
     except Exception as error:
         raise InputError(f"{path}: cannot be read as a directory saved by `datasets` ({error})") from error
     splits = loaded if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
     if split not in splits:
         raise InputError(f"split: got {split!r}, but {path} has {_listed(sorted(map(str, splits)))}")
-    return _without_numbers(splits[split])
+    return _let_in(splits[split], str(path))
 
 
-def _without_numbers(dataset: Any) -> Any:
-    """Leave out a column called like our numbering; here a row's number is its position."""
-    return dataset.remove_columns([name for name in dataset.column_names if name == "row_index"])
+def _let_in(dataset: Any, source: str) -> Any:
+    """Leave out the columns of a data set that no row can hold; pictures and sounds nobody looks at stay as bytes."""
+    import datasets
+    from datasets.features.features import require_decoding
+
+    gate = ColumnGate(source, Limits.current())
+    for name, feature in dataset.features.items():
+        if getattr(feature, "decode", False) and not isinstance(feature, datasets.Json):
+            dataset = dataset.cast_column(name, replace(feature, decode=False))
+    schema = dataset.data.schema
+    kept = []
+    for name in (schema.names[place] for place in gate.table_columns(schema)):
+        if may_not_be_held(schema.field(name).type) or require_decoding(dataset.features[name]):
+            try:
+                for _ in dataset.select_columns([name]).with_format(None).iter(_BATCH):
+                    pass
+            except Exception as error:  # decoders raise dozens of types
+                if name in NEEDED_COLUMNS:
+                    raise InputError(f"{source}: the column {name!r} cannot be read ({error}); mend it") from error
+                gate.leave_out(name, f"its values cannot be read ({error})")
+                continue
+        kept.append(name)
+    return dataset.select_columns(kept)
 
 
 def _from_hub(source: str, *, split: str, name: str | None) -> datasets.Dataset:
     import datasets
 
     try:
-        return _without_numbers(datasets.load_dataset(source, name=name, split=split))
+        found = datasets.load_dataset(source, name=name, split=split)
     except Exception as error:  # load_dataset raises dozens of types, its own and those of its transports
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         offline = datasets.config.HF_HUB_OFFLINE or datasets.config.HF_DATASETS_OFFLINE
@@ -425,3 +448,4 @@ def _from_hub(source: str, *, split: str, name: str | None) -> datasets.Dataset:
         raise InputError(
             f"dataset: {source!r} is no local file, and the hub did not give its split {split!r} ({reason}); {hint}"
         ) from error
+    return _let_in(found, source)

@@ -97,7 +97,7 @@ class TableBuilder:
             ) from error
         try:
             return datasets.Dataset(InMemoryTable(table))
-        except (datasets.table.CastError, UnicodeError) as error:
+        except (datasets.table.CastError, KeyError, UnicodeError) as error:
             # A name with a NUL is cut there on its way into Arrow's schema, and is then another name.
             raise InputError(
                 f"columns: a name in the data holds a character that no column's name can have, such as NUL, among "
@@ -132,7 +132,10 @@ def _exact_array(values: list[Any]) -> pa.Array | list[Any]:
 
 
 def _alike(values: list[Any]) -> bool:
-    """Say whether all objects at the same place have the same keys, at least one: parquet has no empty struct."""
+    """Say whether all objects at the same place have the same keys, at least one: parquet has no empty struct.
+
+    They must be keys that a struct can have.
+    """
     objects, lists = [], []
     for value in values:
         if isinstance(value, dict):
@@ -144,7 +147,8 @@ def _alike(values: list[Any]) -> bool:
     if not objects:
         return True
     keys = objects[0].keys()
-    if not keys or any(item.keys() != keys for item in objects):
+    # A name is cut at a NUL on its way through `datasets`.
+    if not keys or any("\0" in key for key in keys) or any(item.keys() != keys for item in objects):
         return False
     return all(_alike([item[key] for item in objects]) for key in keys)
 
@@ -200,10 +204,11 @@ def parquet_table(table: pa.Table) -> pa.Table:
 def _holds_empty(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
-    if pa.types.is_struct(kind):
-        return kind.num_fields == 0 or any(_holds_empty(field.type) for field in kind)
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return is_list and _holds_empty(kind.value_type)
+    if pa.types.is_map(kind):
+        return _holds_empty(kind.key_type) or _holds_empty(kind.item_type)
+    if pa.types.is_struct(kind) and kind.num_fields == 0:
+        return True
+    return pa.types.is_nested(kind) and any(_holds_empty(kind.field(n).type) for n in range(kind.num_fields))
 
 
 def _json_array(values: Sequence[Any]) -> pa.Array:

@@ -332,14 +332,20 @@ def goodness_of_fit(
     if draws < 1:
         raise InputError(f"draws: got {draws!r}, expected a positive number of bootstrap samples")
     check_distance(distance)
-    ranks, weights = _checked_rankings(as_rankings(rankings), "error", counts)
-    size = fit_sample_size(weights.sum(), ranks.shape[1])
-    if size < weights.sum():
+    ranks, weights = _checked_rankings(rankings, "error", counts)
+    if (weights != np.round(weights)).any():
+        raise InputError(
+            f"counts: got {weights[weights != np.round(weights)][0]:g}, expected whole numbers of people; the test of "
+            "fit draws people, and there are no parts of one"
+        )
+    people = weights.astype(np.int64)
+    size = fit_sample_size(int(people.sum()), ranks.shape[1])
+    if size < people.sum():
         # Without replacement, and without writing the counts out.
-        chosen = np.sort(rng.choice(int(weights.sum()), size, replace=False))
-        ranks = ranks[np.searchsorted(np.cumsum(weights), chosen, side="right")]
+        chosen = np.sort(rng.choice(int(people.sum()), size, replace=False))
+        ranks = ranks[np.searchsorted(np.cumsum(people), chosen, side="right")]
     else:
-        ranks = np.repeat(ranks, weights.astype(np.int64), axis=0)
+        ranks = np.repeat(ranks, people, axis=0)
     whole = ranks.astype(np.int64)
     model = _quick_fit(whole, distance)
     observed = _discrepancy(whole, model, rng)
@@ -374,8 +380,6 @@ class _PromptFit:
 
 def _checked_rankings(given: ArrayLike, ties: str, counts: ArrayLike | None) -> tuple[Floats, Floats]:
     """Check one prompt's rankings, and return them with the number of people behind each (zeros left out)."""
-    if ties == "error":
-        as_rankings(given)
     try:
         ranks = np.asarray(given, np.float64)
     except (TypeError, ValueError) as error:
@@ -383,12 +387,6 @@ def _checked_rankings(given: ArrayLike, ties: str, counts: ArrayLike | None) -> 
     if ranks.ndim != 2 or ranks.shape[1] < 2:
         raise InputError(
             f"rankings: got shape {ranks.shape}, expected (people, responses) with at least 2 responses to rank"
-        )
-    missing = np.isnan(ranks)
-    if ties == "half" and missing.any():
-        row, column = (int(place[0]) for place in np.nonzero(missing))
-        raise InputError(
-            f"rankings: row {row:,} has no rank for response {column:,}; every response needs one, or ties='unordered'"
         )
     try:
         weights = np.ones(len(ranks)) if counts is None else np.asarray(counts, np.float64)
@@ -398,7 +396,16 @@ def _checked_rankings(given: ArrayLike, ties: str, counts: ArrayLike | None) -> 
         raise InputError(f"counts: expected {len(ranks):,} finite numbers >= 0, one per ranking")
     if weights.sum() < 2:
         raise InputError(f"rankings: got {weights.sum():g} ranking, a dispersion needs at least 2")
-    return ranks[weights > 0], weights[weights > 0]
+    given_by = weights > 0
+    if ties == "error":
+        as_rankings(np.asarray(given)[given_by])
+    missing = np.isnan(ranks) & given_by[:, None]
+    if ties == "half" and missing.any():
+        row, column = (int(place[0]) for place in np.nonzero(missing))
+        raise InputError(
+            f"rankings: row {row:,} has no rank for response {column:,}; every response needs one, or ties='unordered'"
+        )
+    return ranks[given_by], weights[given_by]
 
 
 def _fit_prompt(
@@ -466,7 +473,11 @@ def _fit_prompt(
 
 def _fit_spearman(ranks: Floats, weights: Floats, level: float, prior: float, shared: bool) -> _PromptFit:
     if np.isnan(ranks).any():
-        raise InputError("distance: spearman needs every response ranked by everybody; kendall takes what was ranked")
+        row = int(np.argmax(np.isnan(ranks).any(axis=1)))
+        raise InputError(
+            f"distance: spearman needs every response ranked by everybody, and row {row:,} leaves one out; kendall "
+            "takes what was ranked"
+        )
     strict, people = untie(ranks) if shared else untie(ranks)[: len(ranks)], float(weights.sum())
     share = np.concatenate([weights, weights]) / 2 if shared else weights
     items = strict.shape[1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from mallowspo.data.problems import RowProblem, settle
 from mallowspo.dispersion.judged_rows import Judged, JudgedRow, Text, as_text, distinct
 from mallowspo.errors import InputError, not_one_of
-from mallowspo.files import parse_json
+from mallowspo.files import is_whole, parse_json
 
 if TYPE_CHECKING:
     import datasets
@@ -112,10 +113,7 @@ def read_judged(dataset: datasets.Dataset, source: str, *, invalid_rows: str = "
         InputError: Values that mean nothing (see `invalid_rows`), or no row with a pair that anybody judged.
     """
     dataset = dataset.with_format(None)
-    try:
-        head = dataset[:200]
-    except ValueError as error:  # an object that has one field twice, which no Python value can hold
-        raise InputError(f"{source}: its rows cannot be read ({error}); give each field another name") from error
+    head = dataset[:200]
     sample = [dict(zip(head, row, strict=True)) for row in zip(*head.values(), strict=True)]
     for form in PUBLISHED_FORMS:
         parts = form.find(dataset.column_names, sample)
@@ -244,23 +242,39 @@ def _value(value: Any) -> Any:
     except ValueError:
         pass
     try:
-        return ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        read = ast.literal_eval(value.strip())
+        return read if is_whole(read) else value
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         return value
 
 
 def _words(value: Any) -> Text | None:
     """Read a prompt or a response: text, messages, a mapping that holds one of them, or a bare JSON value as text."""
     if isinstance(value, str):
-        if not _WRITTEN_MESSAGES.match(value) or isinstance(read := _value(value), str):
+        written = _written_messages(value)
+        if written is None:
             return value if value.strip() else None
-        value = read
+        value = written
     if isinstance(value, Mapping):
         inner = next((value[name] for name in ("messages", "content", "response", "text") if value.get(name)), None)
         return None if inner is value else _words(inner)
-    if isinstance(value, list) and value and all(isinstance(item, Mapping) and "role" in item for item in value):
+    if _is_messages(value):
         return [{name: part for name, part in item.items() if part is not None} for item in value]
     return str(value) if isinstance(value, bool | int) else None
+
+
+def _written_messages(text: str) -> list[Any] | None:
+    """Give the messages that a cell of a CSV file holds as text, alone or as `messages` of an object."""
+    whole = _WRITTEN_MESSAGES.match(text) is not None
+    if not whole and not (text.lstrip().startswith("{") and re.search(r"""["']messages["']""", text)):
+        return None
+    read = _value(text)
+    found = read.get("messages") if isinstance(read, Mapping) else read
+    return found if _is_messages(found) else None
+
+
+def _is_messages(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(m, Mapping) and "role" in m for m in value)
 
 
 def _is_words(value: Any) -> bool:
@@ -354,7 +368,7 @@ def _row(
     chat: bool = True,
 ) -> list[JudgedRow]:
     """Make the row, or none where it has fewer than two responses that differ."""
-    scores = np.asarray(opinions, np.float64).reshape(-1, len(responses))
+    scores = np.asarray(opinions, np.float64).reshape(-1, max(len(responses), 1))
     try:
         kept, scores = distinct(responses, scores)
     except InputError as error:
@@ -366,10 +380,10 @@ def _row(
 
 def _shared_by_raters(votes: list[tuple[Any, Scores]]) -> tuple[list[Scores], list[float]]:
     """Give each rater one vote in all: who voted n times on one pair has n votes of 1/n."""
-    times: dict[Any, int] = {}
-    for rater, _ in votes:
-        times[rater] = times.get(rater, 0) + 1
-    return [vote for _, vote in votes], [1.0 if rater is None else 1 / times[rater] for rater, _ in votes]
+    # A rater may be named by anything that a file holds, such as an object; blanks and NaN name nobody.
+    raters = [None if repr(rater) in ("None", "nan", "''") else repr(rater) for rater, _ in votes]
+    times = Counter(raters)
+    return [vote for _, vote in votes], [1.0 if rater is None else 1 / times[rater] for rater in raters]
 
 
 # ---- lists of verdicts (MultiPref) and of strengths (HelpSteer3, HelpSteer2 preference)

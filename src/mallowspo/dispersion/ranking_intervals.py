@@ -20,7 +20,7 @@ __all__ = ["FEW_PEOPLE", "MAX_SIMULATED_ITEMS", "simulated_interval"]
 Floats = NDArray[np.float64]
 
 FEW_PEOPLE = 30
-"""Up to so many people the interval is simulated; beyond, the profile likelihood covers as it should."""
+"""Up to so many people the interval is simulated; beyond, the profile likelihood covers well, save near φ = 1."""
 
 MAX_SIMULATED_ITEMS = 12
 

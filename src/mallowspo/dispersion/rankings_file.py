@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +16,19 @@ from scipy.stats import rankdata
 from mallowspo.data import load_preferences
 from mallowspo.data.records import prompt_id_of_text
 from mallowspo.dispersion.judged_rows import Judged, as_text
-from mallowspo.dispersion.published import PUBLISHED_FORMS, holds_orders, read_judged, renamed
+from mallowspo.dispersion.published import PUBLISHED_FORMS, holds_orders, number_or_none, read_judged, renamed
 from mallowspo.errors import InputError
 from mallowspo.files import parse_json
 
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["RANKING_FORMS", "RankingRows", "load_rankings", "load_truth"]
+__all__ = ["NOT_SHOWN", "RANKING_FORMS", "RankingRows", "load_rankings", "load_truth"]
 
 Floats = NDArray[np.float64]
+
+NOT_SHOWN = "not shown"
+"""What a file says in place of a rank where a person never saw the item; a blank is below all that were ranked."""
 
 RANKING_FORMS = (
     "a column `rankings` with a list of m >= 2 rankings, one row a prompt",
@@ -49,7 +52,7 @@ class RankingRows:
 
     Attributes:
         ranks: For each prompt an array of shape (m, n): entry i of a row is the rank of response i, 1 is best;
-            responses may share a rank (a top k shares the last one among the rest), and NaN was not seen.
+            responses may share a rank (a top k shares the last one among the rest), and NaN was not shown.
         prompt_ids: What names each prompt, as a reference store names it; length P.
         prompts: Each prompt as text.
         items: The names or texts of each prompt's responses.
@@ -71,7 +74,12 @@ class RankingRows:
     @property
     def tied(self) -> bool:
         """Whether any response shares a rank with another."""
-        return any((np.diff(np.sort(ranks, axis=1), axis=1) == 0).any() for ranks in self.ranks)
+        return any(shares_ranks(ranks) for ranks in self.ranks)
+
+
+def shares_ranks(ranks: Floats) -> bool:
+    """Say whether any of the rankings, shape (m, n), gives two items one rank."""
+    return bool((np.diff(np.sort(ranks, axis=1), axis=1) == 0).any())
 
 
 def load_rankings(
@@ -90,7 +98,7 @@ def load_rankings(
 
     Raises:
         InputError: There is no such file or column, a prompt has fewer than two rankings, its rankings have different
-            items, or a rank is no number or missing.
+            items, or a rank is no number.
 
     Example:
         >>> import tempfile
@@ -122,7 +130,14 @@ def load_rankings(
                 f"{source}: {which} has {people:g} ranking{'s' * (people != 1)}; people can only differ where "
                 "there are at least 2"
             )
-    return found
+    notes = list(found.notes)
+    if any((ranks > ranks.shape[1]).any() for ranks in found.ranks):
+        notes.append(
+            f"Blank ranks are taken as below all ranked items (a top k); {NOT_SHOWN!r} says nothing of an item."
+        )
+    if any(np.isnan(ranks).any() for ranks in found.ranks):
+        notes.append(f"Items that are {NOT_SHOWN!r} to a person count for nothing there: an order among the shown.")
+    return replace(found, notes=tuple(notes))
 
 
 def load_truth(source: str | os.PathLike[str], *, items: int) -> NDArray[np.int64]:
@@ -151,18 +166,20 @@ def load_truth(source: str | os.PathLike[str], *, items: int) -> NDArray[np.int6
 def _lists(dataset: datasets.Dataset, column: str, source: str) -> RankingRows:
     ranks, ids, prompts, items = [], [], [], []
     for position, row in enumerate(dataset):
-        number = row.get("row_index", position)
+        name = f"row {position + 1:,}"
         given = row[column]
         if isinstance(given, str):
             try:
                 given = parse_json(given)
             except ValueError as error:
-                raise InputError(f"{source}: row {number + 1:,} has no list of rankings ({error})") from error
-        ranks.append(_array(given, f"{source}: row {number + 1:,}"))
+                raise InputError(f"{source}: {name} has no list of rankings ({error})") from error
+        ranks.append(_array(given, f"{source}: {name}"))
         prompt = row.get("prompt")
-        ids.append(str(number) if prompt is None else prompt_id_of_text(prompt))
-        prompts.append(prompt if isinstance(prompt, str) else f"row {number + 1:,}")
-        responses = row.get("responses") or [row[side] for side in ("chosen", "rejected") if side in row]
+        ids.append(str(position) if prompt is None else prompt_id_of_text(prompt))
+        prompts.append(prompt if isinstance(prompt, str) else name)
+        responses = row.get("responses")
+        if not isinstance(responses, list):
+            responses = [row[side] for side in ("chosen", "rejected") if side in row]
         names = [text if isinstance(text, str) else str(text) for text in responses]
         count = ranks[-1].shape[1]
         items.append(names if len(names) == count else [f"response {i + 1}" for i in range(count)])
@@ -174,19 +191,32 @@ def _table(dataset: datasets.Dataset, source: str, name: str) -> RankingRows:
     if len(set(columns)) < len(columns):
         raise InputError(f"{source}: two columns have one name; give each item one column")
     counted = next((column for column in columns if column.casefold() in _COUNTS), None)
-    items = [column for column in columns if column != counted and not _names_things(column)]
-    forms = "\n".join(f"  {form}" for form in RANKING_FORMS)
-    known = f"{source}: no rankings in the columns {', '.join(columns)}"
-    if len(items) < 2:
-        raise InputError(f"{known} ({len(items)} columns of ranks); expected\n{forms}")
-    values = np.column_stack([_numbers(dataset, item, known, forms) for item in items])
-    weights = np.ones(len(values)) if counted is None else _numbers(dataset, counted, known, forms)
-    if not (np.isfinite(weights) & (weights >= 0)).all():
-        row = int(np.argmin(np.isfinite(weights) & (weights >= 0)))
-        raise InputError(f"{source}: row {row + 1:,} has {weights[row]} in {counted!r}, expected how many people >= 0")
+    values: dict[str, Floats] = {}
+    passed: dict[str, str] = {}
+    for column in columns:
+        if column == counted or _names_things(column):
+            continue
+        try:
+            values[column] = _numbers(dataset[column][:])
+        except _NoRanks as error:
+            passed[column] = str(error)
+            if error.partly:
+                raise InputError(f"{source}: the column {column!r} holds ranks and {error}; {_RANKS}") from error
+    if len(values) < 2:
+        forms = "\n".join(f"  {form}" for form in RANKING_FORMS)
+        why = next((f"the column {column!r} holds {what}" for column, what in passed.items()), None)
+        raise InputError(
+            f"{source}: no rankings in the columns {', '.join(columns)} "
+            f"({why or f'{len(values)} columns of ranks'}); expected\n{forms}"
+        )
     notes = []
+    weights = np.ones(len(dataset))
     if counted is not None:
         notes.append(f"The column {counted!r} says how many people gave each ranking.")
+        weights = _people(dataset[counted][:], counted, source)
+    if passed:
+        notes.append(f"Passed over, since they hold no ranks: {', '.join(passed)}.")
+    items = list(values)
     try:
         header = sorted(float(item) for item in items)
     except ValueError:
@@ -195,11 +225,13 @@ def _table(dataset: datasets.Dataset, source: str, name: str) -> RankingRows:
         notes.append(f"The header {','.join(items)} is itself a ranking: if the file has none, its first row is lost.")
     group = next((column for column in columns if column.casefold() in ("prompt", "group")), None)
     where_of: dict[str, list[int]] = {}
-    for place, value in enumerate([name] * len(values) if group is None else dataset[group][:]):
+    for place, value in enumerate([name] * len(dataset) if group is None else dataset[group][:]):
         where_of.setdefault(name if group is None else str(value), []).append(place)
-    ranks = [_array(values[rows].tolist(), f"{source}: {prompt}") for prompt, rows in where_of.items()]
-    if any((found == found.shape[1] + 1).any() for found in ranks):
-        notes.append("Blank ranks are taken as below all ranked items (a top k).")
+    given = np.column_stack(list(values.values()))
+    try:
+        ranks = [_checked(given[rows], f"{source}: {prompt}") for prompt, rows in where_of.items()]
+    except InputError as error:
+        raise InputError(f"{error}. The items are taken to be the columns {', '.join(items)}") from error
     return RankingRows(
         ranks=ranks,
         prompt_ids=[prompt if group is None else prompt_id_of_text(prompt) for prompt in where_of],
@@ -237,54 +269,97 @@ def _names_things(column: str) -> bool:
     return bool(_NAMING.fullmatch(column) or _NAMING.fullmatch(column.strip().casefold()))
 
 
-def _numbers(dataset: datasets.Dataset, column: str, known: str, forms: str) -> Floats:
-    """Read one column of numbers with blanks as NaN; anything else is no rank."""
-    given = dataset[column][:]
-    wrong = next(
-        (v for v in given if v is not None and (isinstance(v, bool) or not isinstance(v, (int, float)))), None
-    )
-    if isinstance(wrong, str) and not wrong.strip():
-        given = [None if isinstance(v, str) and not v.strip() else v for v in given]
-        wrong = None
-    if wrong is not None:
-        what = "words" if isinstance(wrong, str) else f"a {type(wrong).__name__}"
-        raise InputError(f"{known} (the column {column!r} holds {what}); expected\n{forms}")
+_RANKS = f"expected a number, a blank for what was not ranked, or {NOT_SHOWN!r}"
+
+
+class _NoRanks(ValueError):
+    """A column holds something else than ranks; `partly` where some of its cells are ranks all the same."""
+
+    def __init__(self, what: str, partly: bool) -> None:
+        super().__init__(what)
+        self.partly = partly
+
+
+def _numbers(given: list[Any]) -> Floats:
+    """Read a column of ranks: blanks as NaN, and infinity where an item was not shown. Raises `_NoRanks`."""
+    read = [_rank(value) for value in given]
+    wrong = next((value for value, rank in zip(given, read, strict=True) if rank is None), None)
+    if wrong is None:
+        return np.array(read, np.float64)
+    some = any(rank is not None and not math.isnan(rank) for rank in read)
+    raise _NoRanks(f"words, {wrong!r:.40}" if isinstance(wrong, str) else f"{wrong!r:.40}", some)
+
+
+def _rank(value: Any) -> float | None:
+    """Read one rank; None where the value is none."""
+    if value is None:
+        return math.nan
+    if isinstance(value, str):
+        text = value.strip()
+        if not text:
+            return math.nan
+        if text.casefold() == NOT_SHOWN:
+            return math.inf
+        value = number_or_none(text)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
     try:
-        return np.array([np.nan if v is None else v for v in given], np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{known} (the column {column!r} holds {error}); expected\n{forms}") from error
+        # Infinity is the mark of what was not shown, and no rank that a file may give.
+        return None if math.isinf(value) else float(value)
+    except OverflowError:
+        return None
+
+
+def _people(given: list[Any], column: str, source: str) -> Floats:
+    """Read how many people each row stands for."""
+    found = [number_or_none(value) for value in given]
+    row = next((place for place, count in enumerate(found) if count is None or count < 0), None)
+    if row is not None:
+        raise InputError(
+            f"{source}: row {row + 1:,} has {given[row]!r:.40} in {column!r}, expected how many people >= 0"
+        )
+    return np.array(found, np.float64)
 
 
 def _array(rows: Any, where: str) -> Floats:
     """Bring one prompt's rankings into an array, or say what is wrong with them."""
-    if not isinstance(rows, Sequence) or not rows or not all(isinstance(row, Sequence) for row in rows):
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, list) for row in rows):
         raise InputError(f"{where}: expected a list of rankings, each a list of ranks, got {str(rows)[:60]!r}")
     lengths = sorted({len(row) for row in rows})
     if len(lengths) > 1:
         raise InputError(
             f"{where}: the rankings have different items ({lengths[0]} and {lengths[-1]} ranks); everybody must rank "
-            "the same responses"
+            f"the same responses, with {NOT_SHOWN!r} for what a person never saw"
         )
-    try:
-        ranks = np.array(rows, np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: a rank is no number in {str(rows)[:60]}") from error
+    read = [[_rank(value) for value in row] for row in rows]
+    if any(rank is None for row in read for rank in row):
+        raise InputError(f"{where}: a rank is no number in {str(rows)[:60]}; {_RANKS}")
+    return _checked(np.array(read, np.float64), where)
+
+
+def _checked(ranks: Floats, where: str) -> Floats:
+    """Check ranks and give blanks the last rank; what was not shown is NaN from here on."""
     count = ranks.shape[1]
     if count < 2:
         raise InputError(f"{where}: there is {count} response, expected at least 2")
-    blank = np.isnan(ranks)
-    bad = ~(((ranks >= 1) & (ranks <= count)) | blank)
+    unseen, blank = np.isinf(ranks), np.isnan(ranks)
+    open_ = unseen | blank
+    bad = ~(((ranks >= 1) & (ranks <= count)) | open_)
     # Any numbering of the groups will do (1 1 3, 1 1 2, 1.5 1.5 3), yet a rank cannot leave more above than there are.
-    ordered = np.sort(np.where(blank, np.inf, ranks), axis=1)
+    ordered = np.sort(np.where(open_, np.inf, ranks), axis=1)
     bad |= ((ordered > np.arange(1, count + 1)) & np.isfinite(ordered) & ~_midranks(ordered)).any(axis=1)[:, None]
-    bad |= np.asarray(blank.all(axis=1))[:, None]
+    bad |= np.asarray(open_.all(axis=1))[:, None]
     if bad.any():
         row = int(np.argmax(bad.any(axis=1)))
-        raise InputError(
-            f"{where}: ranking {row + 1:,} is {[float(r) for r in ranks[row]]}, expected ranks from 1 (best) to "
-            f"{count}, shared by ties, blank for what was not ranked"
+        shown = ", ".join(
+            NOT_SHOWN if gone else "blank" if empty else f"{rank:g}"
+            for rank, gone, empty in zip(ranks[row], unseen[row], blank[row], strict=True)
         )
-    return np.where(blank, count + 1, ranks)
+        raise InputError(
+            f"{where}: ranking {row + 1:,} is [{shown}], expected ranks from 1 (best) to {count}, shared by ties, "
+            f"blank for what was not ranked, and {NOT_SHOWN!r}; at least one of them a rank"
+        )
+    return np.where(unseen, np.nan, np.where(blank, count + 1, ranks))
 
 
 def _midranks(ordered: Floats) -> NDArray[np.bool_]:

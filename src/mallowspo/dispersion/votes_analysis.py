@@ -13,6 +13,7 @@ from mallowspo.dispersion.entropy import mean_by_prompt
 from mallowspo.dispersion.people import VotesIndex, votes_index
 from mallowspo.dispersion.reference_analysis import SHOWN, Analysis, PromptOpinion
 from mallowspo.dispersion.settings import DispersionSettings
+from mallowspo.dispersion.vote_intervals import poor_intervals
 from mallowspo.dispersion.votes_file import VOTE_FORMS, VoteRows
 from mallowspo.dispersion.weight_summary import calibrated_people, distribution, weight_summary
 from mallowspo.stats.bootstrap import bootstrap
@@ -67,7 +68,7 @@ def analyse_votes(rows: VoteRows, *, settings: DispersionSettings) -> Analysis:
     summary = {
         "source": "votes",
         "form": rows.form,
-        "notes": list(rows.notes),
+        "notes": [*rows.notes, *_interval_notes(rows, index, settings)],
         "rows": len(rows.votes),
         "prompts": len(set(rows.prompt_ids)),
         "voted": int(index.voted_n.sum()),
@@ -83,6 +84,17 @@ def analyse_votes(rows: VoteRows, *, settings: DispersionSettings) -> Analysis:
         **_vote_extremes(rows, index, columns),
     }
     return Analysis(columns, summary)
+
+
+def _interval_notes(rows: VoteRows, index: VotesIndex, settings: DispersionSettings) -> list[str]:
+    """Say where single intervals hold φ less often than they claim."""
+    poor, coverage, votes = poor_intervals(rows.votes, index, prior=settings.vote_prior)
+    if not poor:
+        return []
+    return [
+        f"the intervals of {poor:,} pair{'s' * (poor != 1)} hold φ less often than they say, where φ is what the "
+        f"votes give: {coverage:.2f} of the time with {votes} votes, nominally {index.level:g}"
+    ]
 
 
 def _vote_flips(

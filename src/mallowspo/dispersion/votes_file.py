@@ -118,12 +118,7 @@ def load_votes(
         raise InputError(f"{source}: there are no rows")
     counted = _counted(dataset, column)
     if counted is not None:
-        rows = _general(dataset, *counted, str(source), invalid_rows)
-        if not rows.votes.any():
-            raise InputError(
-                f"{source}: none of the {len(rows.votes):,} rows has a vote; every count is zero or missing"
-            )
-        return rows
+        return _general(dataset, *counted, str(source), invalid_rows)
     judged = None if column != "votes" else read_judged(dataset, str(source), invalid_rows=invalid_rows)
     if judged is not None:
         return _of_judged(judged, row_numbers(dataset))
@@ -175,6 +170,8 @@ def _general(dataset: datasets.Dataset, form: str, values: list[Any], source: st
     votes = {
         number: _counts(value, f"{source}: row {number + 1:,}") for number, value in zip(numbers, values, strict=True)
     }
+    if not any(map(any, votes.values())):
+        raise InputError(f"{source}: none of the {len(numbers):,} rows has a vote; each is zero, missing or no number")
     if not {"chosen", "rejected"} <= set(dataset.column_names):
         prompts = dataset["prompt"][:] if "prompt" in dataset.column_names else [None] * len(numbers)
         return VoteRows(

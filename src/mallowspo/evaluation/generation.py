@@ -373,7 +373,9 @@ def answers_from_file(path: Path, prompts: Sequence[EvaluationPrompt], *, option
     try:
         content = path.read_text(encoding="utf-8")
         lines = path.suffix == ".jsonl"
-        rows = [parse_json(line) for line in content.split("\n") if line.strip()] if lines else parse_json(content)
+        documents = [line for line in content.split("\n") if line.strip()] if lines else [content]
+        parsed = [parse_json(document, halves=True) for document in documents]
+        rows = parsed if lines else parsed[0]
     except (OSError, ValueError) as error:
         raise InputError(f"{option}: {path} cannot be read ({error})") from error
     if not isinstance(rows, list):

@@ -72,7 +72,7 @@ class PromptSet:
         """One finite number per prompt, shape (N,); otherwise as `column`."""
         try:
             values = np.asarray(self.column(name, option), dtype=np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{option}: the column {name!r} of {self.source} is not all numbers") from error
         return _finite(values, f"{option}: the column {name!r} of {self.source}")
 
@@ -197,8 +197,8 @@ def read_dispersion(path: Path, prompts: PromptSet, *, column: str = "dispersion
     """Read a dispersion index from a table beside the prompts.
 
     Args:
-        path: A parquet file, such as `mallowspo dispersion` writes: joined by `prompt_id`, else by `prompt`, never by
-            position. Several rows of one prompt are averaged.
+        path: A table, such as the parquet file that `mallowspo dispersion` writes: joined by `prompt_id`, else by
+            `prompt`, never by position. Several rows of one prompt are averaged.
         prompts: The prompts.
         column: The column with the index; `dispersion` holds φ, of which 1 means that people choose at random.
 
@@ -208,26 +208,24 @@ def read_dispersion(path: Path, prompts: PromptSet, *, column: str = "dispersion
     Raises:
         InputError: The file cannot be read, lacks the column, or does not fit the prompts.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     from mallowspo.data.records import prompt_id_of_text
+    from mallowspo.data.sources import load_preferences
 
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"dispersion: {path} cannot be read as parquet ({error})") from error
+        table = load_preferences(path).dataset
+    except InputError as error:
+        raise InputError(f"dispersion: {error}") from error
     if column not in table.column_names:
         raise InputError(f"dispersion_column: {path} has no column {column!r}; it has {', '.join(table.column_names)}")
     try:
-        values = np.asarray(table[column].to_pylist(), dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        values = np.asarray(table[column][:], dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"dispersion: the column {column!r} of {path} is not all numbers") from error
     if "prompt_id" in table.column_names:
         names = [prompt_id_of_text(value) for value in prompts.rows[prompts.prompt_column]]
-        values = _joined(names, table["prompt_id"].to_pylist(), values, path)
+        values = _joined(names, table["prompt_id"][:], values, path)
     elif "prompt" in table.column_names:
-        texts = texts_of(table["prompt"].to_pylist(), as_text, f"dispersion: 'prompt' of {path}")
+        texts = texts_of(table["prompt"][:], as_text, f"dispersion: 'prompt' of {path}")
         values = _joined([p.text for p in prompts.prompts], texts, values, path)
     else:
         raise InputError(
@@ -251,9 +249,9 @@ def texts_of(values: Iterable[Any], read: Callable[..., str], where: str, *other
 def _joined(
     wanted: Sequence[str], names: Iterable[Any], values: NDArray[np.float64], path: Path
 ) -> NDArray[np.float64]:
-    by_name: dict[Any, list[float]] = {}
+    by_name: dict[str, list[float]] = {}
     for name, value in zip(names, values, strict=True):
-        by_name.setdefault(name, []).append(value)
+        by_name.setdefault(str(name), []).append(value)
     missing = [row for row, name in enumerate(wanted) if name not in by_name]
     if missing:
         raise InputError(

@@ -35,12 +35,20 @@ from mallowspo.evaluation.verdicts import (
     states_of,
     tasks_for,
 )
-from mallowspo.loading import loading
+from mallowspo.loading import check_saved_model, loading
 
 if TYPE_CHECKING:
     from mallowspo.evaluation.prompts import EvaluationPrompt
 
-__all__ = ["JudgeCallable", "RewardModel", "judge_with_callable", "judge_with_reward_model", "load_judge_callable"]
+__all__ = [
+    "JudgeCallable",
+    "RewardModel",
+    "check_reward_model",
+    "judge_with_callable",
+    "judge_with_reward_model",
+    "load_classifier",
+    "load_judge_callable",
+]
 
 
 @dataclass(frozen=True)
@@ -278,24 +286,58 @@ def _equal_lengths(keys: Sequence[str], rows: Mapping[str, list[int]], size: int
             yield members[start : start + size]
 
 
+def check_reward_model(reward: RewardModel) -> None:
+    """Raise `InputError` where a model's configuration shows that it is no reward model; no weights are read."""
+    config = check_saved_model("judge", reward.name_or_path, trust_remote_code=reward.trust_remote_code)
+    if config is None:
+        return
+    kinds = list(config.architectures or [])
+    if kinds and all(kind.endswith("ForCausalLM") for kind in kinds):
+        raise InputError(
+            f"judge: {reward.name_or_path} is a language model ({kinds[0]}) without an output for rewards; it "
+            "would be drawn at random; expected a model that was trained to give rewards"
+        )
+    _check_outputs(config, reward.name_or_path)
+
+
+def _check_outputs(config: Any, name: str) -> None:
+    if config.num_labels != 1:
+        raise InputError(f"judge: {name} has {config.num_labels} outputs, expected a reward model with one")
+
+
 def _load_reward_model(reward: RewardModel) -> Any:
+    model = load_classifier(
+        reward.name_or_path, option="judge", dtype=reward.dtype, trust_remote_code=reward.trust_remote_code
+    )
+    _check_outputs(model.config, reward.name_or_path)
+    return model.to(inference_device(reward.use_cpu)).eval()
+
+
+def load_classifier(name: str, *, option: str, dtype: str = "auto", trust_remote_code: bool = False) -> Any:
+    """Load a sequence classifier whose every weight was saved.
+
+    Args:
+        name: A folder or a hub name.
+        option: The option that named it, for messages.
+        dtype: Of the weights.
+        trust_remote_code: Run code that comes with the model.
+
+    Returns:
+        The model, on the CPU.
+
+    Raises:
+        InputError: It cannot be loaded, or its output would be drawn at random.
+    """
     from transformers import AutoModelForSequenceClassification
 
-    with loading("judge", reward.name_or_path):
+    with loading(option, name):
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-            reward.name_or_path,
-            dtype=reward.dtype,
-            trust_remote_code=reward.trust_remote_code,
-            output_loading_info=True,
+            name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
         )
     model, info = loaded
     if info["missing_keys"]:
         raise InputError(
-            f"judge: {reward.name_or_path} has no weights for {', '.join(sorted(info['missing_keys'])[:3])}, which "
-            "would be drawn at random; expected a model that was trained to give rewards"
+            f"{option}: {name} has no weights for {', '.join(sorted(info['missing_keys'])[:3])}, which would be drawn "
+            "at random; expected a model that was trained to give rewards"
         )
-    if model.config.num_labels != 1:
-        raise InputError(
-            f"judge: {reward.name_or_path} has {model.config.num_labels} outputs, expected a reward model with one"
-        )
-    return model.to(inference_device(reward.use_cpu)).eval()
+    return model

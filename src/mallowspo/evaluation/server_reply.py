@@ -32,7 +32,7 @@ class ServerError(RuntimeError):
     """
 
     def __init__(self, message: str, code: int, blocked: bool) -> None:
-        super().__init__(message)
+        super().__init__(whole_text(message))
         self.code = code
         self.blocked = blocked
 
@@ -87,8 +87,9 @@ def read_reply(body: bytes) -> ReplyContent:
         'Hi'
     """
     decoded = body.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
+    is_stream = decoded.startswith(("data:", "event:", ":"))
     try:
-        reply = _joined_events(decoded) if decoded.startswith(("data:", "event:", ":")) else parse_json(decoded)
+        reply = _joined_events(decoded) if is_stream else parse_json(decoded, halves=True)
     except ValueError as error:
         raise Malformed(decoded, is_json=False) from error
     if not isinstance(reply, dict):
@@ -167,7 +168,7 @@ def _joined_events(text: str) -> dict[str, Any]:
         data = line.removeprefix("data:").strip()
         if not line.startswith("data:") or data in ("", "[DONE]"):
             continue
-        chunk = parse_json(data)
+        chunk = parse_json(data, halves=True)
         if not isinstance(chunk, dict):
             raise ValueError("a chunk is no object")
         whole |= {name: value for name, value in chunk.items() if value}

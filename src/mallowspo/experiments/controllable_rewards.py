@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mallowspo.errors import InputError, reason_of
+from mallowspo.errors import InputError
 from mallowspo.evaluation.local_model import context_length, inference_device, load_tokenizer
+from mallowspo.evaluation.reward_judge import load_classifier
 from mallowspo.experiments.controllable_config import VADER, ControllableDesign
 
 __all__ = ["Reward", "load_reward", "vader_reward"]
@@ -78,16 +79,10 @@ def vader_reward() -> Reward:
 def _classifier_reward(design: ControllableDesign) -> Reward:
     """Probability of one label of a sequence classifier; a model with one output gives that output itself."""
     import torch
-    from transformers import AutoModelForSequenceClassification
 
     name = design.reward_model
     tokenizer = load_tokenizer(name, option="reward_model", trust_remote_code=design.trust_remote_code)
-    try:
-        model: Any = AutoModelForSequenceClassification.from_pretrained(
-            name, trust_remote_code=design.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise InputError(f"reward_model: the classifier {name} cannot be loaded ({reason_of(error)})") from error
+    model = load_classifier(name, option="reward_model", trust_remote_code=design.trust_remote_code)
     model = model.to(inference_device(design.use_cpu)).eval()
     label = _label_index(model.config, design)
     # RoBERTa counts two positions that it cannot use, and a tokenizer without a limit says 1e30.

@@ -33,6 +33,7 @@ from mallowspo.experiments.controllable_pairs import SeedPairs, make_pairs, text
 from mallowspo.experiments.controllable_prompts import StudyPrompts, read_prompts
 from mallowspo.experiments.controllable_rewards import Reward, load_reward
 from mallowspo.experiments.policy_training import QUIET, final_loss, train_quietly
+from mallowspo.loading import check_saved_model
 from mallowspo.scoring.reference_cache import CACHE_VARIABLE
 from mallowspo.studies.policies import one_thread, quiet_libraries
 
@@ -136,6 +137,7 @@ def open_bench(design: ControllableDesign) -> Bench:
     Raises:
         InputError: A model, the data or the reward cannot be used.
     """
+    check_saved_model("model_name_or_path", design.model_name_or_path, trust_remote_code=design.trust_remote_code)
     reward = load_reward(design)  # first: a missing package is found before a model is loaded
     tokenizer = load_tokenizer(
         design.model_name_or_path, option="model_name_or_path", trust_remote_code=design.trust_remote_code

@@ -15,6 +15,7 @@ from typing import Any
 from mallowspo.experiments.dialogue_config import HELDOUT_JUDGE, METHODS, DialogueConfig, DialogueSetup, fast_config
 from mallowspo.experiments.jobs import run_jobs
 from mallowspo.experiments.study import open_folder, write_results
+from mallowspo.loading import check_saved_model
 from mallowspo.progress import Progress, silent
 
 __all__ = ["METHODS", "DialogueConfig", "DialogueSetup", "fast_config", "run_dialogue_study"]
@@ -64,8 +65,12 @@ def _run(config: DialogueConfig, report: Progress) -> dict[str, Any]:
     from mallowspo.studies.policies import one_thread, quiet_libraries
 
     setup = config.setup
+    trust = setup.trust_remote_code
+    check_saved_model("model_name_or_path", setup.model_name_or_path, trust_remote_code=trust)
     if config.judge != HELDOUT_JUDGE:
         open_judge(config)  # a name that means nothing is told now, not after hours
+    elif config.judge_base:
+        check_saved_model("judge_base", config.judge_base, trust_remote_code=trust)
     report("Reading the dialogues", 0, 1)
     bench = open_bench(setup)
     prompts = judged_prompts(config, bench)

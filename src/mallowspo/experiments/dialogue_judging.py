@@ -198,6 +198,7 @@ def open_judge(config: DialogueConfig) -> Judge:
     from mallowspo.evaluation.judges import judge_kind
     from mallowspo.evaluation.reward_judge import (
         RewardModel,
+        check_reward_model,
         judge_with_callable,
         judge_with_reward_model,
         load_judge_callable,
@@ -215,6 +216,7 @@ def open_judge(config: DialogueConfig) -> Judge:
             use_cpu=config.setup.use_cpu,
             trust_remote_code=config.setup.trust_remote_code,
         )
+        check_reward_model(reward)
 
         def by_reward(prompts: Any, pairs: Any, report: Any) -> Judgement:
             return judge_with_reward_model(

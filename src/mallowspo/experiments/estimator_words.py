@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from mallowspo.experiments.estimator_summary import AIM, SPREAD_AIM, VOTED
 from mallowspo.reports.text import format_interval, format_number
+from mallowspo.reports.text import interval_text as statistic_text
 
 __all__ = [
     "LABELS",
@@ -171,14 +171,9 @@ def people_sentence(results: Results) -> str:
         pairs, clear = item["pairs"], item["auroc"]
         parts.append(
             f"{name}: rank correlation with people's φ over pairs "
-            f"{_with_ends(pairs)}, AUROC for contradicted pairs {_with_ends(clear)}"
+            f"{statistic_text(pairs)}, AUROC for contradicted pairs {statistic_text(clear)}"
         )
     return f"The panel of one pass, read from `{people['model']}`, against people: {'; '.join(parts)}."
-
-
-def _with_ends(found: Mapping[str, Any]) -> str:
-    """A statistic with its interval; dashes stand for what too few votes leave open."""
-    return format_interval(*(float("nan") if found[end] is None else found[end] for end in ("value", "low", "high")))
 
 
 def winner(results: Results) -> str:

@@ -236,7 +236,9 @@ def _example(item: Summary, value: str) -> Example:
     else:
         phi = f"{format_number(item['dispersion'])} [{format_number(item['dispersion_low'])}, "
         note = f"φ = {phi}{format_number(item['dispersion_high'])}], {item['people']} people, best first"
-        names = [f"mean rank {format_number(rank, 1)}" for rank in item["mean_ranks"]]
+        names = [
+            "shown to nobody" if rank is None else f"mean rank {format_number(rank, 1)}" for rank in item["mean_ranks"]
+        ]
     answers = [(name, _short(text)) for name, text in zip(names, item["responses"], strict=True)][:4]
     if item.get("more_responses"):
         note += f"; {count(item['more_responses'], 'more response')} not shown"

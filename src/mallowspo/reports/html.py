@@ -160,6 +160,15 @@ def _unmarked(text: str) -> str:
     return _inline(text).striptags()
 
 
+def _whole_intervals(cell: object) -> object:
+    """Keep the two ends of an interval on one line where a cell of a wide table is broken."""
+    return (
+        re.sub(r"\[[^\[\]]{1,24}\]", lambda found: found[0].replace(" ", "\u00a0"), cell)
+        if type(cell) is str
+        else cell
+    )
+
+
 def _paragraphs(text: str) -> list[str]:
     return [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
 
@@ -251,6 +260,7 @@ def _environment() -> Environment:
         inline=_inline,
         unmarked=_unmarked,
         paragraphs=_paragraphs,
+        whole_intervals=_whole_intervals,
         duration=format_duration,
     )
     return environment

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from mallowspo.errors import InputError
-from mallowspo.files import parse_json
+from mallowspo.loading import adapter_base
 
 __all__ = ["adapter_configs", "base_model", "refuse_adapter_folder", "require_plain_head", "unwrapped_adapters"]
 
@@ -45,11 +45,7 @@ def refuse_adapter_folder(name: Any, option: str, advice: str) -> None:
     folder = Path(name) if isinstance(name, str) else None
     if folder is None or not (folder / "adapter_config.json").is_file() or (folder / "config.json").is_file():
         return
-    try:
-        described = parse_json((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        base = described.get("base_model_name_or_path") if isinstance(described, dict) else None
-    except (OSError, ValueError):
-        base = None
+    base = adapter_base(folder)
     raise InputError(f"{option}: {name} is not a whole model, it is an adapter of the base model {base}; {advice}")
 
 

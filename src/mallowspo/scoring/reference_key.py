@@ -137,7 +137,8 @@ def _short(value: Any) -> str:
 
 def _digest_of_json(value: Any) -> str:
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    # A damaged file, or a configuration, may hold half of a surrogate pair.
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def vocabulary_size(model: Any) -> int:

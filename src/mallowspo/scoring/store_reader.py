@@ -118,27 +118,40 @@ class ReferenceStore:
                 f"{self.folder}: it was made without --per_token, so it has no entropies of single "
                 "tokens; write another one with --per_token"
             )
-        table = pa.concat_tables([pq.read_table(self.folder / shard.file) for shard in self.manifest.shards])
-        responses = table.num_rows // self.manifest.rows
+        try:
+            table = pa.concat_tables([pq.read_table(self.folder / shard.file) for shard in self.manifest.shards])
+            return _stored_rows(table, self.manifest, token_entropies)
+        except (pa.ArrowException, OSError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{self.folder}: its shards are as their checksums say, but do not hold the scores of "
+                f"{self.manifest.rows:,} rows ({str(error)[:200]}); another program wrote them. Remove the store "
+                f"(mallowspo reference --rm --yes --output_dir {self.folder}) and compute it again"
+            ) from error
 
-        def column(name: str) -> NDArray[Any]:
-            values: NDArray[Any] = table.column(name).to_numpy().reshape(-1, responses)
-            return values
 
-        values = {f"{name}_nk": column(name) for name in _SCORES}
-        values["length_nk"] = values["length_nk"].astype(np.int64)
-        tokens = None
-        if token_entropies:
-            flat = [np.asarray(item, np.float32) for item in table.column("token_entropies").to_pylist()]
-            tokens = tuple(tuple(flat[i : i + responses]) for i in range(0, len(flat), responses))
-        vocab_size = self.manifest.key.vocab_size
-        assert vocab_size is not None  # every writer states it
-        return StoredRows(
-            ReferenceScores(**values, token_entropies=tokens),
-            column("row_index")[:, 0],
-            table.column("prompt_id").to_pylist()[::responses],
-            vocab_size,
-        )
+def _stored_rows(table: Any, manifest: Manifest, token_entropies: bool) -> StoredRows:
+    responses = table.num_rows // manifest.rows
+
+    def column(name: str) -> NDArray[Any]:
+        values: NDArray[Any] = table.column(name).to_numpy().reshape(-1, responses)
+        return values
+
+    if not np.array_equal(table.column("position").to_numpy(), np.repeat(np.arange(manifest.rows), responses)):
+        raise ValueError("its rows stand in another order, or some are missing")
+    values = {f"{name}_nk": column(name) for name in _SCORES}
+    values["length_nk"] = values["length_nk"].astype(np.int64)
+    tokens = None
+    if token_entropies:
+        flat = [np.asarray(item, np.float32) for item in table.column("token_entropies").to_pylist()]
+        tokens = tuple(tuple(flat[i : i + responses]) for i in range(0, len(flat), responses))
+    if manifest.key.vocab_size is None:
+        raise ValueError("the size of the vocabulary is missing")
+    return StoredRows(
+        ReferenceScores(**values, token_entropies=tokens),
+        column("row_index")[:, 0],
+        table.column("prompt_id").to_pylist()[::responses],
+        manifest.key.vocab_size,
+    )
 
 
 def find_stores(root: Path) -> list[Path]:

@@ -15,12 +15,14 @@ from scipy.stats import rankdata
 from mallowspo.errors import InputError
 from mallowspo.stats.intervals import Interval
 
-__all__ = ["Resamples", "auroc", "bootstrap", "rank_correlation", "spearman"]
+__all__ = ["FEW_GROUPS", "Resamples", "auroc", "bootstrap", "rank_correlation", "spearman"]
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
 _LEVEL = 0.95
+FEW_GROUPS = 30
+"""With fewer groups than these the percentile interval holds the truth clearly less often than it says."""
 
 
 def _places(groups: Sequence[object]) -> tuple[int, Rows]:
@@ -68,7 +70,7 @@ def bootstrap(
 
     Returns:
         The statistic and its interval; the ends are NaN with too few groups, and where the statistic does
-        not exist for most resamples.
+        not exist for most resamples. With fewer than `FEW_GROUPS` it covers less than its level (docs/dispersion.md).
 
     Source: Davison and Hinkley, Bootstrap Methods and their Application, 1997 (resampling of clusters).
 

@@ -321,12 +321,11 @@ def train_policy(reference: Any, rows: Any, tokenizer: Any, job: Job, folder: st
         **METHODS[job.method].options,
         **{**_QUIET, **options},
     )
-    trainer = MallowsPOTrainer(
-        model=copy.deepcopy(reference), args=args, train_dataset=rows, processing_class=tokenizer
-    )
+    policy = copy.deepcopy(reference)
+    trainer = MallowsPOTrainer(model=policy, args=args, train_dataset=rows, processing_class=tokenizer)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    trainer.model.eval()
+    policy.eval()
     return trainer
 
 

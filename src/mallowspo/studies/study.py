@@ -213,8 +213,8 @@ def _run_stage(
     """Run every job that the log does not hold yet; the results come in the order of the jobs, whoever ran them."""
     if not jobs:
         return []
-    key = {"study": study.name, "version": study.version, "stage": stage.name, "setup": plain(asdict(setup))}
-    keys = [key_of(**key, job=plain(asdict(job))) for job in jobs]
+    place = {"study": study.name, "version": study.version, "stage": stage.name, "setup": plain(asdict(setup))}
+    keys = [key_of(**place, job=plain(asdict(job))) for job in jobs]
     found = {record["key"]: record["result"] for record in log.records if "key" in record}
     missing = {
         key: job

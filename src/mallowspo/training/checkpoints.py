@@ -195,7 +195,8 @@ def _missing(folder: Path) -> Iterator[str]:
         yield "rng_state.pth is missing, so the rows would be drawn in another order"
     for index in _INDEXES:
         try:
-            shards = set(parse_json((folder / index).read_bytes())["weight_map"].values()) if index in names else set()
+            told = parse_json((folder / index).read_bytes())["weight_map"].values() if index in names else ()
+            shards = {str(shard) for shard in told}
         except (ValueError, KeyError, TypeError, AttributeError):
             yield f"{index} is damaged"
             continue

@@ -181,6 +181,10 @@ class MallowsPOConfig(DPOConfig):
         state = without_secrets(self.__dict__)
         return state | {name: None for name in ("hub_token", "push_to_hub_token") if state.get(name)}
 
+    def to_dict(self) -> dict[str, Any]:
+        """What trackers and records are handed: all but keys and tokens, also those inside `model_init_kwargs`."""
+        return without_secrets(super().to_dict())
+
     def __deepcopy__(self, memo: dict[int, Any]) -> MallowsPOConfig:
         """A copy within this process keeps them."""
         new = type(self).__new__(type(self))

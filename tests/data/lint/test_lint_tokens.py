@@ -137,8 +137,10 @@ def test_half_a_character_outside_the_text(linted):
     tokenizer = chat_tokenizer(BOS + "{{ tools }}" + CHAT_TEMPLATE.replace("</s>", "{{ message['name'] }}</s>"))
     rows = as_chat(clean_rows())
     rows[7]["prompt"][0]["name"] = "\ud83d"
-    # The evaluation row cannot be read either, so its prompt is not compared.
-    assert linted(rows, with_tokenizer=tokenizer, eval_rows=rows[7:8]).counts() == {"unpaired_surrogate": 1}
+    assert linted(rows, with_tokenizer=tokenizer, eval_rows=rows[7:8]).counts() == {
+        "unpaired_surrogate": 1,
+        "prompt_in_eval": 1,
+    }
 
 
 def test_refusals_of_the_template_are_findings(linted):

@@ -88,9 +88,8 @@ def read_row(row: SourceRow, ledger: Ledger) -> LintRow | None:
             around = text[max(error.start - 20, 0) : error.start + 20]
             ledger.flag(position, "unpaired_surrogate", f"{name}: {clip(around)}")
             return None
-    if row.problem:  # in a column beside the texts
+    if row.problem:  # in a column beside the texts, or a field of a message: the texts can still be compared
         ledger.flag(position, "unpaired_surrogate", row.problem)
-        return None
     return LintRow(position, record, _pairs(record), texts[0], tuple(texts[1:]), row.values, names)
 
 

@@ -180,7 +180,7 @@ def _scorecard(results: Results, regimes: Sequence[str]) -> Table:
 
 def _question(results: Results) -> Section:
     design = results["config"]["design"]
-    strength = design_of(dict(results)).shown_strength
+    strength = design_of(results).shown_strength
     many = next(job for job in results["exact"] if len(job["phis"]) > 1)
     betas = ", ".join(
         f"{label(name)} {many['methods'][name]['matched']['beta']:.3g}"
@@ -243,9 +243,7 @@ def _exact(results: Results) -> Section:
     parts = []
     for phis in _populations(results):
         jobs = [job for job in results["exact"] if tuple(job["phis"]) == phis]
-        mine = [
-            row for row in comparisons(dict(results)) if row["learning_rate"] is None and tuple(row["phis"]) == phis
-        ]
+        mine = [row for row in comparisons(results) if row["learning_rate"] is None and tuple(row["phis"]) == phis]
         figure = picture(
             _collapse_name(phis),
             f"Entropy below own optimum against the number of pairs, by method. {population_name(phis)}.",
@@ -264,7 +262,7 @@ def _exact(results: Results) -> Section:
         parts.append(Section(population_name(phis), [figure, *tables, _index_table(jobs), *frontiers]))
     body: list[Block] = [Paragraph(text)]
     body.append(table(results["exact"], facts, "What the pairs alone decide, and how exact it is."))
-    many = [row for row in comparisons(dict(results)) if row["regime"] == "many_exact"]
+    many = [row for row in comparisons(results) if row["regime"] == "many_exact"]
     body.append(_differences(results, many))
     return Section("At the exact minimiser", body, parts)
 
@@ -282,7 +280,7 @@ def _exact_table(results: Results, jobs: Sequence[Row]) -> Table:
         "agreement": lambda row: interval_text(row[2]["agreement"], 3),
         "regret": lambda row: interval_text(row[2]["regret"], 3),
     }
-    strength = design_of(dict(results)).shown_strength
+    strength = design_of(results).shown_strength
     return table(rows, columns, f"Matched scale, KL of the own optimum {strength:g} nats.")
 
 
@@ -296,7 +294,7 @@ def _setting(row: Row) -> str:
 
 def _differences(results: Results, rows: Sequence[Row]) -> Table:
     """Differences from DPO, setting by setting: entropy and collapse at matched scale, the rest at equal KL."""
-    early, last = design_of(dict(results)).shown_steps
+    early, last = design_of(results).shown_steps
     trained = any(row["early"] for row in rows)
     columns: dict[str, Any] = {"setting": _setting, "method": lambda row: label(row["method"])}
     if trained:
@@ -369,7 +367,7 @@ def _training(results: Results) -> Section:
     )
     parts = []
     for regime in ("single_steps", "many_shared", "many_separate"):
-        mine = [row for row in comparisons(dict(results)) if row["regime"] == regime]
+        mine = [row for row in comparisons(results) if row["regime"] == regime]
         shown = [] if regime == "many_shared" else [_differences(results, mine)]
         pictures = [
             picture(
@@ -379,10 +377,10 @@ def _training(results: Results) -> Section:
                 f"Mean over data sets with 95% intervals; {len(TRAINED)} of {len(METHODS)} methods are trained.",
             )
             for number, job in enumerate(_trajectory_jobs(results))
-            if regime_of(dict(job)) == regime
+            if regime_of(job) == regime
         ]
         parts.append(Section(REGIMES[regime], [*shown, *pictures, _training_table(results, regime)]))
-    many = [row for row in comparisons(dict(results)) if row["regime"] == "many_shared"]
+    many = [row for row in comparisons(results) if row["regime"] == "many_shared"]
     return Section("After so many steps", [Paragraph(text), _differences(results, many)], parts)
 
 
@@ -390,8 +388,8 @@ def _training_table(results: Results, regime: str) -> Table:
     rows = [
         (job, step, name, job["methods"][name]["at_steps"][number])
         for job in results["training"]
-        if regime_of(dict(job)) == regime
-        for number, step in enumerate(design_of(dict(results)).shown_steps)
+        if regime_of(job) == regime
+        for number, step in enumerate(design_of(results).shown_steps)
         for name in TRAINED
     ]
     columns: Columns = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -31,7 +31,7 @@ AGREEMENT_WORDS = {"better": "ahead", "worse": "behind", "open": "not told apart
 INTERPOLATION = 2e-5
 
 
-def design_of(results: dict[str, Any]) -> BanditDesign:
+def design_of(results: Mapping[str, Any]) -> BanditDesign:
     """The design of a run, from its `results.json`."""
     stored: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in results["config"]["design"].items()
@@ -39,7 +39,7 @@ def design_of(results: dict[str, Any]) -> BanditDesign:
     return BanditDesign(**stored)
 
 
-def regime_of(job: dict[str, Any]) -> str:
+def regime_of(job: Mapping[str, Any]) -> str:
     """The regime, a key of `REGIMES`, that a job of the results belongs to."""
     one = len(job["phis"]) == 1
     if "learning_rate" not in job:
@@ -49,7 +49,7 @@ def regime_of(job: dict[str, Any]) -> str:
     return "many_shared" if job["shared"] else "many_separate"
 
 
-def comparisons(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def comparisons(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Go through every comparison with DPO.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -407,11 +407,15 @@ def _examples(results: Results) -> Section:
     who = ["population", "reference", *results["config"]["methods"]]
     tables = []
     for row in results["examples"]:
-        order = sorted(range(len(row["candidates"])), key=lambda place, row=row: row["center"][place])
+        order = sorted(range(len(row["candidates"])), key=row["center"].__getitem__)
         cells = [[row["candidates"][k], *(f"{100 * row[name][k]:.1f}%" for name in who)] for k in order]
         cells.append(["(anything else)", *(f"{100 * max(0.0, 1 - sum(row[name])):.1f}%" for name in who)])
         tables.append(Table([row["prompt"], *map(label, who)], cells, f"φ = {format_number(row['phi'])}"))
     return Section("Prompts to read for oneself", [Paragraph(text), *tables])
+
+
+def _of_third(at: int) -> Callable[[Row], str]:
+    return lambda row: interval_text(row["agreement_by_tercile"][at], scale=100)
 
 
 def _settings(results: Results) -> Table:
@@ -431,9 +435,7 @@ def _settings(results: Results) -> Table:
         "entropy, contested, nats": lambda row: interval_text(row["entropy_by_tercile"][2], 3),
     }
     for at, title in enumerate(list(GROUPS.values())[1:]):
-        columns[f"agreement, {title.lower()}, %"] = lambda row, at=at: interval_text(
-            row["agreement_by_tercile"][at], scale=100
-        )
+        columns[f"agreement, {title.lower()}, %"] = _of_third(at)
     return table(rows, columns, "Every setting on the held-out prompts, mean over seeds with 95% intervals.")
 
 

@@ -124,8 +124,8 @@ def _default(output_dir: str) -> WorldSettings:
 
 def _fast(output_dir: str) -> WorldSettings:
     """Every part of the study within seconds; it resolves nothing."""
-    sizes = {"train_prompts": 96, "selection_prompts": 24, "heldout_prompts": 30}
-    setup = WorldSetup(**sizes, reference=ReferenceTraining(steps=60))
+    reference = ReferenceTraining(steps=60)
+    setup = WorldSetup(train_prompts=96, selection_prompts=24, heldout_prompts=30, reference=reference)
     return WorldSettings(output_dir=output_dir, setup=setup, seeds=(1, 2), betas=(0.5, 2.0), learning_rates=(8e-4,))
 
 
@@ -144,8 +144,14 @@ def _quickstart(output_dir: str) -> WorldSettings:
 
 
 def _quickstart_fast(output_dir: str) -> WorldSettings:
-    sizes = {"train_prompts": 120, "selection_prompts": 0, "heldout_prompts": 30}
-    setup = WorldSetup(world_seed=0, **sizes, examples=True, reference=ReferenceTraining(steps=60))
+    setup = WorldSetup(
+        world_seed=0,
+        train_prompts=120,
+        selection_prompts=0,
+        heldout_prompts=30,
+        examples=True,
+        reference=ReferenceTraining(steps=60),
+    )
     return WorldSettings(
         output_dir=output_dir,
         setup=setup,
