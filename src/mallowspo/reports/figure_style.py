@@ -316,7 +316,7 @@ def save_figure(figure: Figure, folder: str | os.PathLike[str], name: str) -> Fi
             stream = io.BytesIO()
             figure.savefig(stream, format=kind, dpi=PNG_DPI, metadata=facts)
             contents[kind] = stream.getvalue()
-    paths = {kind: Path(folder) / f"{name}.{kind}" for kind in contents}
+    paths = {kind: Path(folder).resolve() / f"{name}.{kind}" for kind in contents}
     for kind, content in contents.items():
         with atomic_path(paths[kind]) as beside:
             beside.write_bytes(content)
