@@ -45,13 +45,11 @@ def around(mean, half):
 
 
 def synthetic_frontier() -> MatplotlibFigure:
-    betas = ["β 0.3", "β 0.1", "β 0.05", "β 0.02", "β 0.01"]
     kl = np.array([0.4, 1.3, 2.6, 5.2, 8.8])
     curves = {
         name: FrontierCurve(
             around(kl * (1 + 0.08 * place), 0.06 * kl),
             around(0.45 + 0.25 * (1 - np.exp(-kl / 2)) - 0.012 * place - 0.004 * kl, 0.012),
-            betas if place < 2 else (),
         )
         for place, name in enumerate(METHODS)
     }

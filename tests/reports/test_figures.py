@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.collections import FillBetweenPolyCollection, LineCollection, PathCollection
 from matplotlib.container import ErrorbarContainer
-from matplotlib.text import Annotation, Text
+from matplotlib.text import Text
 from synthetic_study import GROUPS, MAKERS, METHODS, around
 
 from mallowspo.errors import InputError
@@ -91,7 +91,7 @@ def test_figures_read_with_long_words_and_many_names():
     check_reads(grouped_interval_figure(grouped, groups, x_label="Difference", title=LONG, better="left"))
     lines = {name: LineCurve([0, 1], around([0.0, place], 0.1)) for place, name in enumerate(names)}
     check_reads(line_figure(lines, x_label="Step", y_label="Loss (nats)", title=LONG))
-    points = {name: FrontierCurve(around([1.0, 2.0], 0.1), around([0.1, 0.2], 0.1), ["a", "b"]) for name in names}
+    points = {name: FrontierCurve(around([1.0, 2.0], 0.1), around([0.1, 0.2], 0.1)) for name in names}
     check_reads(frontier_figure(points, title=LONG))
     values = np.random.default_rng(0).normal(size=50)
     shares = np.linspace(0, 1, 9).tolist()
@@ -104,7 +104,7 @@ def test_figures_read_with_long_words_and_many_names():
 def test_frontier_draws_points_intervals_and_optimum():
     x, y = Interval([2.0, 1.0], [1.5, 0.9], [2.7, 1.2]), Interval([0.6, 0.5], [0.55, 0.4], [0.7, 0.52])
     optimum = Curve([0.0, 3.0], [0.4, 0.8])
-    figure = frontier_figure({"dpo": FrontierCurve(x, y, ["late", "early"])}, optimum=optimum)
+    figure = frontier_figure({"dpo": FrontierCurve(x, y)}, optimum=optimum)
     axes = figure.axes[0]
     (container,) = bars(axes)
     np.testing.assert_array_equal(container.lines[0].get_xydata(), [[1.0, 0.5], [2.0, 0.6]])
@@ -115,32 +115,8 @@ def test_frontier_draws_points_intervals_and_optimum():
     for corner in ([1.0, 0.4], [1.0, 0.52], [2.0, 0.55], [2.0, 0.7]):
         assert np.isclose(corners, corner).all(axis=1).any()
     assert any(np.array_equal(line.get_xydata(), [[0.0, 0.4], [3.0, 0.8]]) for line in axes.get_lines())
-    notes = {note.get_text(): note.xy for note in figure.findobj(Annotation)}
-    assert notes == {"early": (1.0, 0.5), "late": (2.0, 0.6)}
     assert {t.get_text() for t in figure.legends[0].get_texts()} == {"DPO", "Exact optimum"}
     assert "nats" in axes.get_xlabel()
-
-
-def test_a_label_without_a_free_place_is_left_out_and_the_rest_stay_apart():
-    crowd = np.full(40, 0.5) + np.linspace(0, 1e-3, 40)
-    curve = FrontierCurve(around(crowd, 0.0), around(crowd, 0.0), [f"point {i}" for i in range(40)])
-    wide = FrontierCurve(around([0.0, 1.0], 0.0), around([0.0, 1.0], 0.0))
-    figure = frontier_figure({"dpo": curve, "ipo": wide})
-    said = [text for text in check_reads(figure) if text.startswith("point")]
-    assert 2 <= len(said) < 40
-
-
-def test_labels_keep_off_the_curves_where_there_is_room():
-    curve = FrontierCurve(around([0.0, 1.0, 2.0], 0.0), around([0.0, 1.0, 0.0], 0.0), ["a", "b", "c"])
-    figure = frontier_figure({"dpo": curve})
-    figure.draw_without_rendering()
-    axes = figure.axes[0]
-    along = np.linspace(0, 2, 400)
-    pixels = axes.transData.transform(np.column_stack([along, 1 - np.abs(along - 1)]))
-    notes = figure.findobj(Annotation)
-    assert len(notes) == 3
-    for note in notes:
-        assert note.get_window_extent().count_contains(pixels) == 0
 
 
 def test_scatter_says_its_correlation_and_tells_groups_apart():
@@ -233,7 +209,6 @@ CORRELATION = Interval(0.5, 0.4, 0.6)
     [
         (lambda: FrontierCurve(around([1.0], 0), around([1.0, 2.0], 0)), "expected one length"),
         (lambda: FrontierCurve(around(1.0, 0), around(1.0, 0)), "expected one length"),
-        (lambda: FrontierCurve(around([1.0], 0), around([1.0], 0), ["a", "b"]), "got 2 labels for 1 points"),
         (lambda: LineCurve([0, 1], around([1.0], 0)), "expected one length"),
         (lambda: index_scatter_figure([1.0], [1.0, 2.0], correlation=CORRELATION), "expected one length"),
         (lambda: index_scatter_figure([1.0], [1.0], correlation=CORRELATION, groups=["a", "b"]), "2 groups"),

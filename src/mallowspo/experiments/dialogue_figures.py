@@ -121,7 +121,6 @@ def _frontier(results: Results) -> Any:
         curves[method] = FrontierCurve(
             x=Interval.stack([policy["kl"] for policy in policies]),
             y=Interval.stack([row["accuracy"]["all"]["seeds"] for row in rows], scale=100.0),
-            labels=[f"β {row['beta']:g}" for row in rows],
         )
     return frontier_figure(
         curves,

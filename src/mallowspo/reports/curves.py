@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,20 +28,16 @@ class FrontierCurve:
     Attributes:
         x: What it spends, as KL from the reference in nats.
         y: What it gains, as agreement with people.
-        labels: A short text per point, such as its β; empty for none.
     """
 
     x: Interval
     y: Interval
-    labels: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if np.shape(self.x.mean) != np.shape(self.y.mean) or np.ndim(self.x.mean) != 1:
             raise InputError(
                 f"FrontierCurve: got shapes {np.shape(self.x.mean)} and {np.shape(self.y.mean)}, expected one length"
             )
-        if self.labels and len(self.labels) != len(self.x.mean):
-            raise InputError(f"FrontierCurve: got {len(self.labels)} labels for {len(self.x.mean)} points")
 
 
 @dataclass(frozen=True)

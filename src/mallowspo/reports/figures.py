@@ -26,7 +26,6 @@ from mallowspo.reports.figure_style import (
     save_figure,
     styles_for,
 )
-from mallowspo.reports.label_placement import place_labels
 from mallowspo.reports.palette import BLUE, GRID, INK, MUTED, PAPER, SKY
 from mallowspo.reports.text import format_interval, format_number
 from mallowspo.stats.intervals import Interval
@@ -99,10 +98,6 @@ def frontier_figure(
     """
     figure, axes = new_figure(title=title, x_label=x_label, y_label=y_label, height=4.8)
     looks = styles_for([*curves, *(["optimum"] if optimum else [])], styles)
-    xs: list[float] = []
-    ys: list[float] = []
-    texts: list[str] = []
-    colors: list[str] = []
     with house_style():
         if optimum is not None:
             axes.plot(np.asarray(optimum.x), np.asarray(optimum.y), **_look(looks["optimum"]), zorder=1.8)
@@ -111,13 +106,8 @@ def frontier_figure(
             x, y, look = curve.x.take(order), curve.y.take(order), looks[name]
             axes.fill_between(x.mean, y.low, y.high, color=look.color, alpha=_BAND, linewidth=0)
             axes.errorbar(x.mean, y.mean, xerr=x.arms, yerr=y.arms, elinewidth=1.0, **_look(look))
-            xs += x.mean.tolist()
-            ys += y.mean.tolist()
-            texts += [curve.labels[index] for index in order] if curve.labels else [""] * len(order)
-            colors += [look.color] * len(order)
         axes.margins(0.06)
         _legend(figure, looks)
-        place_labels(axes, xs, ys, texts, colors)
     return figure
 
 
