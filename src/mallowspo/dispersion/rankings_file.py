@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from mallowspo.data import load_preferences
 from mallowspo.data.records import prompt_id_of_text
 from mallowspo.dispersion.judged_rows import Judged, as_text
 from mallowspo.dispersion.published import PUBLISHED_FORMS, holds_orders, read_judged, renamed
+from mallowspo.dispersion.ranking_columns import items_sentence, names_things, settled_items
 from mallowspo.errors import InputError
 from mallowspo.files import parse_json
 
@@ -33,12 +34,6 @@ RANKING_FORMS = (
     *(form.words for form in PUBLISHED_FORMS),
 )
 
-# Columns of the table form that name things and rank nothing.
-_NAMING = re.compile(
-    r"row_index|index|prompt|group|rater|annotator|person|voter|worker|user|respondent|participant|judge|subject|name|"
-    r"date|time|timestamp|id|.*[_ .-]id|unnamed.*|__index.*|(column)?|.*[a-z]ID|uuid|guid|"
-    r"(started|submitted|created)([_ ]at)?"
-)
 # Columns of the table form that say how many people gave the row's ranking.
 _COUNTS = ("count", "counts", "n", "votes", "weight", "weights", "num_voters", "frequency")
 
@@ -174,17 +169,27 @@ def _table(dataset: datasets.Dataset, source: str, name: str) -> RankingRows:
     if len(set(columns)) < len(columns):
         raise InputError(f"{source}: two columns have one name; give each item one column")
     counted = next((column for column in columns if column.casefold() in _COUNTS), None)
-    items = [column for column in columns if column != counted and not _names_things(column)]
+    group = next((column for column in columns if column.casefold() in ("prompt", "group")), None)
     forms = "\n".join(f"  {form}" for form in RANKING_FORMS)
     known = f"{source}: no rankings in the columns {', '.join(columns)}"
+    given: dict[str, Floats] = {}
+    named: dict[str, Floats] = {}
+    for column in columns:
+        if not names_things(column) and column != counted:
+            given[column] = _numbers(dataset, column, known, forms)
+        elif column not in (counted, group):
+            with contextlib.suppress(InputError):
+                named[column] = _numbers(dataset, column, known, forms)
+    settled = settled_items(given, named, lambda ranks: _array(ranks.tolist(), source))
+    items = [column for column in columns if column in settled]
     if len(items) < 2:
         raise InputError(f"{known} ({len(items)} columns of ranks); expected\n{forms}")
-    values = np.column_stack([_numbers(dataset, item, known, forms) for item in items])
+    values = np.column_stack([(given | named)[item] for item in items])
     weights = np.ones(len(values)) if counted is None else _numbers(dataset, counted, known, forms)
     if not (np.isfinite(weights) & (weights >= 0)).all():
         row = int(np.argmin(np.isfinite(weights) & (weights >= 0)))
         raise InputError(f"{source}: row {row + 1:,} has {weights[row]} in {counted!r}, expected how many people >= 0")
-    notes = []
+    notes = [items_sentence(items, [c for c in columns if c not in (*items, counted, group)])]
     if counted is not None:
         notes.append(f"The column {counted!r} says how many people gave each ranking.")
     try:
@@ -193,7 +198,6 @@ def _table(dataset: datasets.Dataset, source: str, name: str) -> RankingRows:
         header = []
     if header == list(range(1, len(items) + 1)):
         notes.append(f"The header {','.join(items)} is itself a ranking: if the file has none, its first row is lost.")
-    group = next((column for column in columns if column.casefold() in ("prompt", "group")), None)
     where_of: dict[str, list[int]] = {}
     for place, value in enumerate([name] * len(values) if group is None else dataset[group][:]):
         where_of.setdefault(name if group is None else str(value), []).append(place)
@@ -231,10 +235,6 @@ def _of_judged(judged: Judged, source: str) -> RankingRows:
         form=judged.form,
         ties="half",  # who gives two answers one score says that they are equal
     )
-
-
-def _names_things(column: str) -> bool:
-    return bool(_NAMING.fullmatch(column) or _NAMING.fullmatch(column.strip().casefold()))
 
 
 def _numbers(dataset: datasets.Dataset, column: str, known: str, forms: str) -> Floats:
