@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +11,11 @@ from pathlib import Path
 from mallowspo.errors import InputError, reason_of
 from mallowspo.files import parse_json
 
-__all__ = ["broken", "loading"]
+__all__ = ["broken", "loading", "while_loading"]
 
 # What the libraries raise where a file is not what its name says, beside OSError and ValueError.
 _DAMAGE = ("SafetensorError", "UnpicklingError", "BadZipFile", "EOFError")
+_LOADERS = ("from_pretrained", "create_model_from_path")  # of transformers, and of TRL
 _MISFIT = ("size mismatch", "ignore_mismatched_sizes")
 
 
@@ -52,7 +54,7 @@ def loading(option: str, name: str, *, also_ours: bool = False) -> Iterator[None
     Args:
         option: The option that named the model.
         name: A folder or a hub name.
-        also_ours: Code of ours runs in the block too: an error that speaks of no file is then passed on as a bug.
+        also_ours: Other code runs in the block too: what it raises is then passed on, unless a file is damaged.
 
     Yields:
         Nothing.
@@ -70,7 +72,12 @@ def loading(option: str, name: str, *, also_ours: bool = False) -> Iterator[None
         found = [f"{path.name} {why}" for path in files if (why := broken(path))]
         known = isinstance(error, OSError | ValueError | ImportError) or type(error).__name__ in _DAMAGE
         misfit = any(words in str(error) for words in _MISFIT)
-        if also_ours and not (found or known or misfit):
+        if also_ours and not (found or misfit or (known and while_loading(error))):
             raise
         why = "; ".join(found) or ("its weights do not fit its config.json" if misfit else reason_of(error))
         raise InputError(f"{option}: {name} cannot be loaded ({why})") from error
+
+
+def while_loading(error: BaseException) -> bool:
+    """Whether a model or tokenizer was being loaded when this was raised, and not being set up or trained."""
+    return any(frame.f_code.co_name in _LOADERS for frame, _ in traceback.walk_tb(error.__traceback__))
