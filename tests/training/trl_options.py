@@ -97,7 +97,8 @@ OPTIONS: dict[str, Treatment] = {
     "precompute_ref_batch_size": _equal({"precompute_ref_batch_size": 3, "precompute_ref_log_probs": True}),
     "sync_ref_model": _equal(
         {"sync_ref_model": True, "ref_model_sync_steps": 1},
-        words="refused where the dispersion is read off the reference, which must stay as it is then",
+        words="refused where the dispersion is read off the reference, which must stay as it is then, and with an "
+        "adapter (`use_peft`, `peft_config`), as in TRL: no separate reference is kept",
     ),
     "ref_model_mixup_alpha": _equal({"ref_model_mixup_alpha": 0.9, "sync_ref_model": True, "ref_model_sync_steps": 1}),
     "ref_model_sync_steps": _equal({"ref_model_sync_steps": 1, "sync_ref_model": True}),
@@ -152,7 +153,13 @@ OPTIONS: dict[str, Treatment] = {
     "torch_compile": Treatment(DIFFERS, _PACKED, ({"torch_compile": True},), read=True),
     "use_liger_kernel": Treatment(DIFFERS, f"its layers' kernels are used; {_PACKED}", read=True),
     "optim": _equal({"optim": "sgd", "learning_rate": 0.1}, words="lomo and adalomo take padded rows"),
-    "activation_offloading": _passed("its context is entered around every training step, as in TRL"),
+    "activation_offloading": _passed(
+        "its context is entered around every training step, as in TRL; refused without an accelerator, where TRL ends "
+        "in an error",
+        read=True,
+    ),
+    "fsdp": _passed("refused in a single process, before the model is loaded", read=True),
+    "fsdp_config": _passed("a file that cannot be read is refused", read=True),
     # Optimiser
     "learning_rate": _equal({"learning_rate": 1e-2}, words="0 is said, less is refused"),
     "max_grad_norm": _equal({"max_grad_norm": 0.1}),
@@ -195,7 +202,7 @@ _UNTOUCHED = """
     restore_callback_states_from_checkpoint full_determinism use_cpu accelerator_config parallelism_config
     dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order
     label_names ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend
-    ddp_timeout fsdp fsdp_config debug skip_memory_metrics do_train do_eval do_predict local_rank
+    ddp_timeout debug skip_memory_metrics do_train do_eval do_predict local_rank
 """.split()
 OPTIONS |= {name: _passed() for name in _UNTOUCHED}
 # Saving is in two steps here, so what follows a save reads these once more.

@@ -152,7 +152,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         quantization_config: Any = None,
         peft_config: Any = None,
     ) -> None:
-        self.settings = args = checked_settings(args, model, ref_model, train_dataset)
+        self.settings = args = checked_settings(args, model, ref_model, train_dataset, peft_config)
         refuse_lost_reference(model, ref_model, peft_config)
         self.reference_is_ours = ref_model is None
         self.objective = args.resolved_objective
