@@ -111,7 +111,7 @@ def _own_logps(model: Any, batch: dict[str, Tensor]) -> Tensor:
     # Prompt-learning adapters put virtual tokens in front: the last columns are the real ones.
     log_p = logits[:, -_TOKENS:][:, :-1].float().log_softmax(-1)
     target = batch["input_ids"][:, 1:, None].to(log_p.device)
-    log_prob = log_p.gather(-1, target).squeeze(-1).cpu()
+    log_prob: Tensor = log_p.gather(-1, target).squeeze(-1).cpu()
     return log_prob.masked_fill(batch["completion_mask"][:, 1:].cpu() == 0, 0).sum(1).view(2, -1).T
 
 

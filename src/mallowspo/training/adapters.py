@@ -53,7 +53,7 @@ def refuse_lost_reference(model: Any, ref_model: Any, peft_config: Any) -> None:
             )
     if ref_model is not None:
         return
-    if is_peft_model(model):
+    if isinstance(model, torch.nn.Module) and is_peft_model(model):
         # TRL copies the adapter of one name to the other.
         named = ", ".join(repr(name) for name in model.peft_config)
         if "default" not in model.peft_config or "ref" in model.peft_config:
