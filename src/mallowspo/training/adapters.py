@@ -55,8 +55,9 @@ def refuse_lost_reference(model: Any, ref_model: Any, peft_config: Any) -> None:
         return
     if isinstance(model, torch.nn.Module) and is_peft_model(model):
         # TRL copies the adapter of one name to the other.
-        named = ", ".join(repr(name) for name in model.peft_config)
-        if "default" not in model.peft_config or "ref" in model.peft_config:
+        held = adapter_configs(model)
+        if "default" not in held or "ref" in held:
+            named = ", ".join(map(repr, held))
             raise InputError(
                 f"model: got adapters called {named}. The reference is a frozen copy, called 'ref', of the adapter "
                 "called 'default', so there must be a 'default' and not yet a 'ref': load the adapter to train with "
