@@ -212,9 +212,15 @@ OPTIONS |= {name: _passed(read=True) for name in ("hub_revision", "save_total_li
 ARGUMENTS: dict[str, Treatment] = {
     "model": _equal(
         words="a name, a path or a model; with PEFT's wrapper or with the adapters that transformers holds. An "
-        "adapter's folder, an adapter on `lm_head`, and a model of which nothing can be trained are refused"
+        "adapter's folder, an adapter on `lm_head`, a hook or a forward that changes the logits (TRL computes losses "
+        "without it), and a model of which nothing can be trained are refused. Without a `ref_model`, an adapter in "
+        "PEFT's wrapper must be called `default`, and none `ref`: TRL fails there"
     ),
-    "ref_model": _equal(words="refused where the objective reads no reference"),
+    "ref_model": _equal(
+        words="refused where the objective reads no reference, and where a token of the data has no row in it. It "
+        "always scores in evaluation mode; in TRL one that comes in training mode stays in it, and so does a policy "
+        "that is its own reference: `disable_dropout` leaves a dropout that is a number (`attention_dropout`) on"
+    ),
     "args": Treatment(
         DIFFERS,
         "a `MallowsPOConfig`, which takes every field of `DPOConfig`; a `DPOConfig` is refused, since it names no "

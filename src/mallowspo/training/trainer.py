@@ -163,7 +163,12 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         refuse_other_collator(data_collator, args, train_dataset)
         processing_class = preparing_tokenizer(model, processing_class, args)
         revision = dict(cast(Any, args.model_init_kwargs) or {}).get("revision")
-        self._vocabulary = embedding_rows(model, revision=revision, trust_remote_code=args.trust_remote_code)
+        # Ids that the policy and a reference of its own can read.
+        self._vocabularies = {
+            option: embedding_rows(given, revision=revision, trust_remote_code=args.trust_remote_code)
+            for option, given in (("model", model), ("ref_model", ref_model))
+            if given is not None
+        }
         train_dataset = self._prepared(train_dataset, processing_class, "train")
         if isinstance(eval_dataset, dict):
             eval_dataset = {k: self._prepared(v, processing_class, f"eval_{k}") for k, v in eval_dataset.items()}
@@ -173,7 +178,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             model=model,
             ref_model=ref_model,
             args=args,
-            data_collator=data_collator or pair_collator(processing_class, args, self._vocabulary),
+            data_collator=data_collator or pair_collator(processing_class, args, *self._vocabularies.values()),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -195,7 +200,8 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         """Validate, tokenise and weigh one split; the first one fits the calibration."""
         split = prepare_split(dataset, tokenizer, self.settings, name)
         self.splits[name] = split
-        refuse_unknown_ids(split.dataset, tokenizer, self._vocabulary, f"{name} data")
+        for option, size in self._vocabularies.items():
+            refuse_unknown_ids(split.dataset, tokenizer, size, f"{option}: {name} data")
         if name != "train" and "train" in self.splits:
             warn_of_other_layout(self.splits["train"].dataset, split.dataset, name)
         if name == "train":
