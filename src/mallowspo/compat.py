@@ -6,7 +6,6 @@ of the package imports this module only where it is about to use it.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -22,6 +21,8 @@ from trl.kernels import ChunkedLogProbFunction
 from trl.models import prepare_deepspeed
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import add_fused_lm_head, global_then_local_main_first, maybe_gather_lm_head_ctx, use_adapter
+
+from mallowspo.files import hidden_folder
 
 __all__ = [
     "REFERENCE_OUTPUTS",
@@ -176,6 +177,11 @@ class TRLPreferenceTrainer(DPOTrainer):
         self._load_from_checkpoint(str(checkpoint))
 
     @property
+    def in_checkpoint(self) -> bool:
+        """Whether a checkpoint is being written, whose folder has not its name yet."""
+        return self._staging_root is not None
+
+    @property
     def mode(self) -> str:
         """`train` or `eval`, as TRL tells them apart when it logs."""
         return "train" if cast(Any, self.model).training else "eval"
@@ -201,24 +207,25 @@ class TRLPreferenceTrainer(DPOTrainer):
         """Let transformers write a checkpoint into a hidden folder beside, and name it when it is whole."""
         run_dir = Path(super()._get_output_dir(trial))
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        self._staging_root = str(run_dir / f".{name}.saving")
-        staging, final, pushes = Path(self._staging_root) / name, run_dir / name, self.args.push_to_hub
-        self.args.push_to_hub = False
+        root, pushes = run_dir / f".{name}.saving", self.args.push_to_hub
+        staging, final = root / name, run_dir / name
+        self._staging_root, self.args.push_to_hub = str(root), False
         try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                if self.state.best_model_checkpoint == str(staging):
-                    self.state.best_model_checkpoint = str(final)
-                    self.state.save_to_json(str(staging / TRAINER_STATE_NAME))
-                self.publish_checkpoint(staging, final)
-            self.accelerator.wait_for_everyone()
-            if staging.is_dir() and self.args.local_process_index == 0:
-                staging.rename(final)  # a node with a disk of its own, where only random states are written
+            # A process that fails must not take files from under the one that lists and names them.
+            with hidden_folder(root, ours=self.args.should_save):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    if self.state.best_model_checkpoint == str(staging):
+                        self.state.best_model_checkpoint = str(final)
+                        self.state.save_to_json(str(staging / TRAINER_STATE_NAME))
+                    self.publish_checkpoint(staging, final)
+                self.accelerator.wait_for_everyone()
+                if staging.is_dir() and self.args.local_process_index == 0:
+                    staging.rename(final)  # a node with a disk of its own, where only random states are written
+                    root.rmdir()
         finally:
-            self.args.push_to_hub = pushes
-            shutil.rmtree(self._staging_root, ignore_errors=True)
-            self._staging_root = None
+            self._staging_root, self.args.push_to_hub = None, pushes
         if self.state.best_model_checkpoint == str(staging):
             self.state.best_model_checkpoint = str(final)
         if pushes:

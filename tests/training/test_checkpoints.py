@@ -6,6 +6,7 @@ import random
 import resource
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -18,8 +19,17 @@ from trl import DPOConfig, DPOTrainer
 
 from forks import in_child
 from mallowspo import MallowsPOConfig, MallowsPOTrainer
+from mallowspo.cli.signals import Terminated
 from mallowspo.errors import InputError
-from mallowspo.training.checkpoints import FILE_LIST, chosen_checkpoint, clear_leftovers, faults, newest_whole, publish
+from mallowspo.training.checkpoints import (
+    FILE_LIST,
+    chosen_checkpoint,
+    clear_leftovers,
+    faults,
+    newest_whole,
+    publish,
+    run_folder,
+)
 
 STEPS = 6
 
@@ -115,6 +125,67 @@ def test_thirty_kills_half_of_them_inside_a_save(random_setting, whole, tmp_path
     killed, inside = (sum(column) for column in zip(*kills, strict=True))
     print(f"40 runs, {killed} killed, {inside} of them inside a save; all ended with the weights of a whole one")
     assert killed >= 30 and inside >= 15 and 2 * inside >= killed
+
+
+class Interrupting:
+    """Ends a run at the n-th moment at which it opens, makes, renames or removes a file, as a signal would."""
+
+    def __init__(self):
+        self.at, self.seen, self.where = None, 0, ""
+        sys.addaudithook(self.audit)
+
+    def audit(self, event, arguments):
+        if self.at is not None and (event == "open" or event.startswith(("os.", "shutil."))):
+            self.seen += 1
+            if self.seen == self.at:
+                self.where = f"{event}{arguments}"
+                raise Terminated
+
+    def run(self, work, at):
+        """Whether the work was interrupted."""
+        self.at, self.seen = at, 0
+        try:
+            work()
+        except Terminated:
+            return True
+        finally:
+            self.at = None
+        return False
+
+
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_signal_at_any_moment_leaves_nothing_hidden_and_loses_no_checkpoint(random_setting, tmp_path, stride):
+    """It once left an empty `.checkpoint-3.saving`, when it fell into the clearing away of that folder."""
+    template, report = tmp_path / "template", tmp_path / "report.json"
+
+    def work():
+        signals, found = Interrupting(), []  # in a child, since a hook cannot be taken off again
+        run = build(random_setting, template, max_steps=1)
+        run.train()
+
+        def again():
+            with run_folder(folder):  # as the command does
+                run.train()  # its checkpoint replaces that of the template
+                run.save_model()
+
+        moment, interrupted = 1 - stride, True
+        while interrupted:
+            moment += stride
+            folder = Path(shutil.copytree(template, tmp_path / str(moment)))
+            run.args.output_dir = str(folder)
+            interrupted = signals.run(again, moment)
+            hidden = [path.name for path in folder.rglob(".*")]
+            wrong = faults(folder / "checkpoint-1") if (folder / "checkpoint-1").is_dir() else ["is lost"]
+            if interrupted and signals.seen < moment or hidden or wrong:
+                found.append([moment, signals.where, hidden, wrong])
+            shutil.rmtree(folder)
+        report.write_text(json.dumps({"moments": signals.seen, "found": found}))
+
+    _, status = os.waitpid(in_child(work), 0)
+    assert status == 0
+    told = json.loads(report.read_text())
+    print(f"{told['moments']} moments, every {stride}. of them interrupted")
+    assert told["moments"] > 100 and not told["found"], told
 
 
 def test_a_full_disk_inside_a_save_leaves_the_last_checkpoint_and_no_half_of_one(random_setting, whole, tmp_path):

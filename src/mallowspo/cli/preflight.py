@@ -242,15 +242,12 @@ def _check_metric(args: Any) -> None:
 def refuse_resume(args: Any) -> None:
     """Look whether there is something to resume, before a model is loaded; the trainer looks again.
 
-    For whoever holds the folder's lock: what a killed save left is cleared, which may bring a checkpoint's name back.
-
     Args:
         args: `MallowsPOConfig`.
 
     Raises:
         InputError: No checkpoint is there, or the one that is named is not whole.
     """
-    from mallowspo.training.checkpoints import chosen_checkpoint, clear_leftovers
+    from mallowspo.training.checkpoints import chosen_checkpoint
 
-    clear_leftovers(Path(args.output_dir))
     chosen_checkpoint(args.resume_from_checkpoint, Path(args.output_dir))

@@ -11,12 +11,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mallowspo.errors import InputError
-from mallowspo.files import parse_json, write_json
+from mallowspo.files import parse_json, to_the_end, write_json
 from mallowspo.loading import broken
+from mallowspo.locks import folder_lock
 
 __all__ = [
     "FILE_LIST",
@@ -26,6 +28,7 @@ __all__ = [
     "move_in",
     "newest_whole",
     "publish",
+    "run_folder",
     "seal",
     "staging_folder",
 ]
@@ -102,14 +105,19 @@ def move_in(staging: Path, folder: Path) -> None:
     """
     names = sorted((p.name for p in staging.iterdir()), key=lambda name: (_is_weights(name), name))
     stale = [p for p in folder.iterdir() if _is_weights(p.name) and p.name not in names]
-    for name in names:
-        if (staging / name).is_dir():
-            shutil.rmtree(folder / name, ignore_errors=True)
-        os.replace(staging / name, folder / name)
-    if any(map(_is_weights, names)):
-        for path in stale:
-            path.unlink()
-    staging.rmdir()
+
+    def move() -> None:
+        for name in names:
+            if not (staging / name).exists():
+                continue
+            if (staging / name).is_dir():
+                shutil.rmtree(folder / name, ignore_errors=True)
+            os.replace(staging / name, folder / name)
+        if any(map(_is_weights, names)):
+            for path in stale:
+                path.unlink(missing_ok=True)
+
+    to_the_end(move)  # half of it would be shards of two models
     _sync(folder)
 
 
@@ -117,6 +125,27 @@ def _is_weights(name: str) -> bool:
     return name.startswith(("model", "pytorch_model", "adapter_model")) and name.endswith(
         (".safetensors", ".bin", ".index.json")
     )
+
+
+@contextmanager
+def run_folder(output_dir: Path) -> Iterator[None]:
+    """Hold the only right to write to a run's folder; what a cut-off save leaves in it goes, before and after.
+
+    Args:
+        output_dir: Of the run; created where it is missing.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InputError: Another process holds it, or it cannot be written.
+    """
+    with folder_lock(output_dir, "a training run"):
+        try:
+            clear_leftovers(output_dir)
+            yield
+        finally:
+            to_the_end(lambda: clear_leftovers(output_dir))
 
 
 def clear_leftovers(output_dir: Path) -> None:

@@ -22,18 +22,17 @@ from mallowspo.data.records import LIST_COLUMN
 from mallowspo.data.vocabulary import embedding_rows, refuse_unknown_ids
 from mallowspo.dispersion import Calibration
 from mallowspo.errors import InputError
-from mallowspo.files import plain
-from mallowspo.locks import folder_lock
+from mallowspo.files import hidden_folder, plain
 from mallowspo.objectives import Objective, objective_loss
 from mallowspo.scoring import Processes, vocabulary_size
 from mallowspo.scoring.model_checks import require_plain_head
 from mallowspo.training.adapters import compare_at_start, refuse_lost_reference
 from mallowspo.training.checkpoints import (
     chosen_checkpoint,
-    clear_leftovers,
     faults,
     move_in,
     publish,
+    run_folder,
     seal,
     staging_folder,
 )
@@ -429,20 +428,24 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save as transformers does, and our own state (calibration, objective) and a model card beside it."""
         folder = Path(output_dir or str(self.args.output_dir))
-        # A checkpoint is written beside its name already; any other folder gets whole files at the end.
-        beside = folder if _internal_call else staging_folder(folder / "model")
-        self._write_card(beside)
-        super().save_model(str(beside), _internal_call=True)
-        if self.args.should_save:
-            write_state(beside, self._state())
-        if _internal_call:
+        if self.in_checkpoint:
+            self._write_model(folder)  # beside its name already
             return
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            move_in(beside, folder)
-        self.accelerator.wait_for_everyone()
-        if self.args.push_to_hub:
+        beside = staging_folder(folder / "model")
+        with hidden_folder(beside, ours=self.args.should_save):
+            self._write_model(beside)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                move_in(beside, folder)
+            self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _write_model(self, folder: Path) -> None:
+        self._write_card(folder)
+        super().save_model(str(folder), _internal_call=True)
+        if self.args.should_save:
+            write_state(folder, self._state())
 
     def publish_checkpoint(self, staging: Path, final: Path) -> None:
         """Name a checkpoint once its list of files is written and all of it is on the disk."""
@@ -555,8 +558,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         output_dir = Path(str(self.args.output_dir))
         try:
             if resume or self.args.save_strategy != "no":  # what writes nothing may share a folder
-                held.enter_context(folder_lock(output_dir, "a training run"))
-                clear_leftovers(output_dir)
+                held.enter_context(run_folder(output_dir))
             folder, skipped = chosen_checkpoint(resume, output_dir)
             state = None if folder is None else read_state(folder)
             if folder is not None and state is not None:
