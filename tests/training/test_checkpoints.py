@@ -1,5 +1,7 @@
 """Checkpoints survive kills and full disks at any moment, in a save too; what is not whole is not resumed."""
 
+import errno
+import fcntl
 import json
 import os
 import random
@@ -333,6 +335,19 @@ def test_two_runs_cannot_share_a_folder(random_setting, stopped):
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     build(random_setting, stopped).train()  # the lock has died with its process
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
+def test_without_locks_a_run_warns_and_trains(random_setting, tmp_path, caplog, monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    folder = tmp_path / "out"
+    build(random_setting, folder, max_steps=1).train()
+    assert not faults(folder / "checkpoint-1") and not list(folder.glob("*lock"))
+    (warning,) = [one for one in caplog.messages if "without locks" in one]
+    assert str(folder) in warning and os.strerror(number) in warning
 
 
 def hold(folder):
