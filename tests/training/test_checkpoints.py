@@ -224,6 +224,58 @@ def test_the_newest_whole_checkpoint_is_taken_and_the_others_are_named(random_se
     assert "going on from" in caplog.text and "checkpoint-3" in caplog.text
 
 
+class EndAfter(TrainerCallback):
+    """Ends a run after a step, its checkpoint included."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise Terminated
+
+
+def ended_after(step, run, resume=None):
+    run.add_callback(EndAfter(step))
+    with pytest.raises(Terminated):
+        run.train(resume_from_checkpoint=resume)
+
+
+def test_true_goes_on_from_the_last_run_and_not_from_an_earlier_one_that_came_further(
+    random_setting, whole, tmp_path, caplog
+):
+    """The earlier run's checkpoint-6 was once taken for one of the later run, which had come to step 2."""
+    alone = build(random_setting, tmp_path / "alone", seed=8)
+    alone.train()
+    folder = Path(shutil.copytree(whole[0], tmp_path / "out"))
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "README.md"}
+    ended_after(0, build(random_setting, folder, seed=8))
+    assert "output_dir" in caplog.text and "checkpoint-6" in caplog.text
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path.name != "_run")
+    with pytest.raises(InputError, match="resume_from_checkpoint.*checkpoint-6 is passed over"):
+        build(random_setting, folder, seed=8).train(resume_from_checkpoint=True)
+    ended_after(2, build(random_setting, folder, seed=8))
+    for step in (4, STEPS):  # interrupted once more, with checkpoints of the earlier run still before it
+        run = build(random_setting, folder, seed=8)
+        if step < STEPS:
+            ended_after(step, run, True)
+        else:
+            run.train(resume_from_checkpoint=True)
+    assert same(weights(run), weights(alone)) and not same(weights(run), whole[1])
+
+
+def test_true_goes_on_from_a_run_that_began_at_a_checkpoint_with_later_ones(random_setting, whole, tmp_path):
+    alone, folder = (Path(shutil.copytree(whole[0], tmp_path / name)) for name in ("alone", "out"))
+    uninterrupted = build(random_setting, alone, seed=8)
+    uninterrupted.train(resume_from_checkpoint=str(alone / "checkpoint-2"))
+    ended_after(2, build(random_setting, folder, seed=8), str(folder / "checkpoint-2"))
+    assert newest_whole(folder)[0] == folder / "checkpoint-2"
+    ended_after(4, build(random_setting, folder, seed=8), True)
+    run = build(random_setting, folder, seed=8)
+    run.train(resume_from_checkpoint=True)
+    assert same(weights(run), weights(uninterrupted)) and not same(weights(run), whole[1])
+
+
 NEEDED = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "mallowspo.json"]
 
 
@@ -281,6 +333,7 @@ def rows_with(setting, **change):
         (lambda s: {"rows": s.rows.select([1, 0, *range(2, 30)])}, "dataset_name.*other training rows"),
         (lambda s: {"beta": 0.5}, "beta.*0.1.*0.5"),
         (lambda s: {"objective": "dpo"}, "objective|dispersion"),
+        (lambda s: {"optim": "sgd"}, "optim.*adamw_torch.*sgd"),  # once a KeyError
         (lambda s: {"objective": "mallows_phi"}, r"objective \(link\).*sigmoid.*kendall"),
     ],
 )
@@ -310,10 +363,45 @@ def test_a_reference_of_other_weights_is_refused(random_setting, stopped, tmp_pa
         run.train(resume_from_checkpoint=True)
 
 
-def test_other_steps_are_gone_on_with_and_named(random_setting, stopped, caplog):
-    run = build(random_setting, stopped, learning_rate=5e-4)
+@pytest.mark.parametrize(
+    ("option", "before", "after"),
+    [
+        ("per_device_train_batch_size", 4, 2),
+        ("gradient_accumulation_steps", 1, 2),
+        ("seed", 3, 8),
+        ("data_seed", None, 8),
+        ("lr_scheduler_type", "linear", "constant"),
+        ("max_grad_norm", 1.0, 0.01),
+        ("max_steps", STEPS, STEPS + 1),
+        ("warmup_steps", 0, 3),
+        ("num_processes", 1, 2),
+    ],
+)
+def test_another_step_is_gone_on_with_and_named(random_setting, whole, stopped, caplog, option, before, after):
+    if option == "num_processes":  # of the checkpoint: this test has one
+        path = stopped / "checkpoint-4/mallowspo.json"
+        path.write_text(path.read_text().replace('"num_processes": 1', '"num_processes": 2'))
+        (path.parent / FILE_LIST).unlink()
+        run, before, after = build(random_setting, stopped), 2, 1
+    else:
+        run = build(random_setting, stopped, **{option: after})
     run.train(resume_from_checkpoint=True)
-    assert "learning_rate was 0.001 and is 0.0005 now" in caplog.text
+    assert f"{option} was {before} and is {after} now" in caplog.text
+    assert same(weights(run), whole[1]) == (option == "num_processes")  # the others change the steps that follow
+
+
+@pytest.mark.parametrize(
+    ("option", "before", "after"),
+    [("learning_rate", 0.001, 0.0005), ("weight_decay", 0.0, 0.5), ("adam_beta1", 0.9, 0.5)],
+)
+def test_what_the_optimizers_state_holds_is_not_taken_and_named(
+    random_setting, whole, stopped, caplog, option, before, after
+):
+    """transformers ignores it without a word, and this log once said that it was taken."""
+    run = build(random_setting, stopped, **{option: after})
+    run.train(resume_from_checkpoint=True)
+    (line,) = [one for one in caplog.messages if f"{option} was {before} and stays so" in one]
+    assert str(after) in line and same(weights(run), whole[1])
 
 
 def test_a_finished_run_says_that_nothing_was_trained(random_setting, whole, tmp_path, caplog):

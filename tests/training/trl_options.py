@@ -174,7 +174,9 @@ OPTIONS: dict[str, Treatment] = {
     ),
     "save_strategy": _equal({"save_strategy": "epoch"}, words="every checkpoint holds `mallowspo.json` as well"),
     "save_only_model": _equal({"save_only_model": True, "save_strategy": "steps", "save_steps": 1}),
-    "resume_from_checkpoint": _passed("checkpoints of ours go on with their calibration", read=True),
+    "resume_from_checkpoint": _passed(
+        "checkpoints of ours go on with their calibration; `true` takes the newest one of the last run", read=True
+    ),
     "output_dir": _passed("gets `mallowspo.json`, `run.json` (from the command line) and a model card too", read=True),
     "disable_tqdm": _passed("the reference pass has a bar too", read=True),
     "push_to_hub": _passed("`mallowspo train` pushes at the end, as `trl dpo` does", read=True),

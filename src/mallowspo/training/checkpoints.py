@@ -9,6 +9,7 @@ as far as their formats allow.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,11 +20,13 @@ from mallowspo.errors import InputError
 from mallowspo.files import parse_json, to_the_end, write_json
 from mallowspo.loading import broken
 from mallowspo.locks import folder_lock
+from mallowspo.training.state_file import read_state
 
 __all__ = [
     "FILE_LIST",
     "chosen_checkpoint",
     "clear_leftovers",
+    "enter_run",
     "faults",
     "move_in",
     "newest_whole",
@@ -36,6 +39,8 @@ __all__ = [
 FILE_LIST = "mallowspo-files.json"
 """What a checkpoint holds: size and XXH3 digest by file."""
 
+# The name of the run that a folder belongs to now; transformers uploads nothing that begins with an underscore.
+_RUN = "_run"
 _BLOCK = 1 << 24
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -231,23 +236,88 @@ def _missing(folder: Path) -> Iterator[str]:
         yield from (f"{shard} is missing" for shard in sorted(shards - names))
 
 
+def enter_run(output_dir: Path, resumed: Path | None) -> tuple[str | None, list[str]]:
+    """Note to which run a folder belongs from now on: `true` goes on from the checkpoints of that one alone.
+
+    A run that begins anew, or from a checkpoint that has later ones, is another one than that which wrote them.
+
+    Args:
+        output_dir: Of the run.
+        resumed: The checkpoint that it goes on from.
+
+    Returns:
+        The run's name, None where it goes on from a checkpoint that has none, as TRL's; and which checkpoints of
+        another run are left where they are.
+    """
+    run = None if resumed is None else _run_of(resumed)
+    others = [
+        path
+        for path in _by_step(output_dir)
+        if resumed is None or (_run_of(path) == run and _step(path) > _step(resumed))
+    ]
+    if resumed is None or others:
+        run = secrets.token_hex(8)
+    if run is None:
+        (output_dir / _RUN).unlink(missing_ok=True)
+    else:
+        begun = None if resumed is None or resumed.parent.resolve() != output_dir.resolve() else resumed.name
+        write_json(output_dir / _RUN, {"run": run, "from": begun})
+    return run, [path.name for path in others]
+
+
+def _step(path: Path) -> int:
+    """The step in a checkpoint's name, -1 where it has another one."""
+    step = path.name.removeprefix("checkpoint-")
+    return int(step) if step.isdecimal() else -1
+
+
+def _by_step(output_dir: Path) -> list[Path]:
+    found = [p for p in output_dir.glob("checkpoint-*") if p.is_dir() and _step(p) >= 0] if output_dir.is_dir() else []
+    return sorted(found, key=_step)
+
+
+def _run_of(checkpoint: Path) -> str | None:
+    try:
+        state = read_state(checkpoint)
+    except InputError:
+        return None
+    return None if state is None else state.run
+
+
+def _last_run(output_dir: Path) -> tuple[str | None, str | None]:
+    """What `enter_run` noted: the last run of a folder, and the checkpoint of another one that it went on from."""
+    note = output_dir / _RUN
+    if not note.exists():
+        return None, None
+    try:
+        values = parse_json(note.read_bytes())
+        return str(values["run"]), values["from"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{note}: cannot be read ({error}); delete it, and the newest checkpoint of any run is taken"
+        ) from error
+
+
 def newest_whole(output_dir: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint of a folder that can be resumed, and why newer ones cannot.
+    """The newest checkpoint of a folder's last run that can be resumed, and why newer ones cannot.
 
     Args:
         output_dir: Of a run.
 
     Returns:
         The checkpoint, or None; a line for each newer one that is passed over.
+
+    Raises:
+        InputError: The note of the folder's last run cannot be read.
     """
-    found = []
-    for path in output_dir.glob("checkpoint-*") if output_dir.is_dir() else ():
-        step = path.name.removeprefix("checkpoint-")
-        if path.is_dir() and step.isdecimal():
-            found.append((int(step), path))
+    run, begun = _last_run(output_dir)
     skipped: list[str] = []
-    for _, path in sorted(found, reverse=True):
-        wrong = faults(path)
+    for path in reversed(_by_step(output_dir)):
+        its = _run_of(path)
+        ours = run in (None, its) or path.name == begun
+        wrong = faults(path) if ours or its is None else []
+        if not (ours or wrong):
+            wrong = [f"it is not of the last run in this folder (resume_from_checkpoint: {path} goes on from it)"]
         if not wrong:
             return path, skipped
         skipped.append(f"{path.name} is passed over: {'; '.join(wrong)}")
@@ -258,7 +328,7 @@ def chosen_checkpoint(given: str | bool | None, output_dir: Path) -> tuple[Path 
     """Read `resume_from_checkpoint`.
 
     Args:
-        given: A folder; true for the newest whole checkpoint in `output_dir`; None or false to begin anew.
+        given: A folder; true for the newest whole checkpoint of the last run in `output_dir`; None or false for none.
         output_dir: Of the run.
 
     Returns:

@@ -9,12 +9,40 @@ from typing import Any
 
 from mallowspo.dispersion import Calibration
 from mallowspo.errors import InputError
-from mallowspo.files import parse_json, write_json
+from mallowspo.files import parse_json, plain, write_json
 from mallowspo.objectives import Objective
 
-__all__ = ["STATE_FILE", "TrainingState", "read_state", "refuse_other_run", "resumed_calibration", "write_state"]
+__all__ = [
+    "STATE_FILE",
+    "TrainingState",
+    "changed_settings",
+    "read_state",
+    "refuse_other_run",
+    "resumed_calibration",
+    "step_settings",
+    "write_state",
+]
 
 STATE_FILE = "mallowspo.json"
+
+# Options under which a resumed run goes on, but not to where the first one would have come.
+_STEP_OPTIONS = (
+    "max_steps",
+    "num_train_epochs",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "optim",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "dataloader_drop_last",
+    "train_sampling_strategy",
+    "max_grad_norm",
+    "seed",
+    "data_seed",
+)
+# The optimizer's state holds these, and transformers loads it over what the options say.
+_OPTIMIZER_OPTIONS = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
+_SAME_STATE = {"adamw_torch", "adamw_torch_fused"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +57,7 @@ class TrainingState:
         rows: Number and fingerprint of the training rows, in their order.
         reference: Digest of the reference's weights; None where it is not known.
         settings: Other options that decide what a step does, by name.
+        run: Names the run that the checkpoint belongs to, through all its resumptions.
     """
 
     objective: Objective
@@ -38,6 +67,34 @@ class TrainingState:
     rows: Mapping[str, Any] | None = None
     reference: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    run: str | None = None
+
+
+def step_settings(args: Any) -> dict[str, Any]:
+    """What decides a step, of a training configuration: by option, as JSON holds it."""
+    values = {name: getattr(args, name) for name in _STEP_OPTIONS + _OPTIMIZER_OPTIONS}
+    return plain({name: getattr(value, "value", value) for name, value in values.items()}) | {
+        "num_processes": args.world_size
+    }
+
+
+def changed_settings(saved: TrainingState, now: TrainingState) -> list[str]:
+    """Say which options are others than in the checkpoint, with both values, and which of them do nothing.
+
+    Args:
+        saved: From the checkpoint.
+        now: Of this run.
+
+    Returns:
+        A line for each option.
+    """
+    return [
+        f"{name} was {before} and stays so, as a part of the optimizer's state: {after} is not taken"
+        if name in _OPTIMIZER_OPTIONS
+        else f"{name} was {before} and is {after} now"
+        for name, before in saved.settings.items()
+        if (after := now.settings.get(name, before)) != before
+    ]
 
 
 def write_state(folder: Path, state: TrainingState) -> None:
@@ -53,6 +110,7 @@ def write_state(folder: Path, state: TrainingState) -> None:
             "rows": state.rows,
             "reference": state.reference,
             "settings": state.settings,
+            "run": state.run,
         },
     )
 
@@ -91,6 +149,7 @@ def read_state(folder: Path) -> TrainingState | None:
             rows=None if values.get("rows") is None else dict(values["rows"]),
             reference=values.get("reference"),
             settings=dict(values.get("settings") or {}),
+            run=values.get("run"),
         )
     except (OSError, AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: cannot be read ({error}); delete the checkpoint, or restore the file") from error
@@ -106,7 +165,8 @@ def refuse_other_run(saved: TrainingState, now: TrainingState, folder: Path, *, 
         allow_other_data: Accept other training rows.
 
     Raises:
-        InputError: The objective, beta, the training rows or the reference differ; the message names the field.
+        InputError: The objective, beta, the optimizer, the training rows or the reference differ; the message names
+            the field.
     """
     begin = "or begin anew without resume_from_checkpoint"
 
@@ -121,6 +181,9 @@ def refuse_other_run(saved: TrainingState, now: TrainingState, folder: Path, *, 
         after = getattr(now.objective, axis)
         if before != after:
             raise refuse(f"objective ({axis})", repr(before), repr(after))
+    before, after = (state.settings.get("optim") for state in (saved, now))
+    if before != after and None not in (before, after) and not {before, after} <= _SAME_STATE:
+        raise refuse("optim", before, after)
     if saved.rows and now.rows and saved.rows != now.rows and not allow_other_data:
         before, after = saved.rows.get("count"), now.rows["count"]
         differ = f"{before:,} training rows" if before != after else f"other training rows (also {before:,})"

@@ -22,13 +22,14 @@ from mallowspo.data.records import LIST_COLUMN
 from mallowspo.data.vocabulary import embedding_rows, refuse_unknown_ids
 from mallowspo.dispersion import Calibration
 from mallowspo.errors import InputError
-from mallowspo.files import hidden_folder, plain
+from mallowspo.files import hidden_folder
 from mallowspo.objectives import Objective, objective_loss
 from mallowspo.scoring import Processes, vocabulary_size
 from mallowspo.scoring.model_checks import require_plain_head
 from mallowspo.training.adapters import compare_at_start, refuse_lost_reference
 from mallowspo.training.checkpoints import (
     chosen_checkpoint,
+    enter_run,
     faults,
     move_in,
     publish,
@@ -64,29 +65,17 @@ from mallowspo.training.splits import (
 )
 from mallowspo.training.state_file import (
     TrainingState,
+    changed_settings,
     read_state,
     refuse_other_run,
     resumed_calibration,
+    step_settings,
     write_state,
 )
 
 __all__ = ["MallowsPOTrainer"]
 
 logger = get_logger(__name__)
-
-# Options under which a resumed run goes on, but not to where the first one would have come.
-_STEP_OPTIONS = (
-    "learning_rate",
-    "lr_scheduler_type",
-    "optim",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "max_grad_norm",
-    "weight_decay",
-    "seed",
-    "data_seed",
-    "world_size",
-)
 
 
 class MallowsPOTrainer(TRLPreferenceTrainer):
@@ -129,6 +118,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     _scoring: ScoringPath | None = None
     _in_training_step = False
     _rows: dict[str, Any] | None = None
+    _run: str | None = None
     reference_weights: str | None = None
 
     _tag_names = ["trl", "mallowspo"]
@@ -467,7 +457,8 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             self.total_train_tokens,
             rows=self._rows,
             reference=self.reference_weights,
-            settings={name: plain(getattr(self.args, name)) for name in _STEP_OPTIONS},
+            settings=step_settings(self.args),
+            run=self._run,
         )
 
     def _write_card(self, folder: Path) -> None:
@@ -489,7 +480,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         """Train; see `transformers.Trainer.train`.
 
         Args:
-            resume_from_checkpoint: A checkpoint, or True for the newest whole one in `output_dir`.
+            resume_from_checkpoint: A checkpoint, or True for the newest whole one of the last run in `output_dir`.
             trial: Passed on.
             ignore_keys_for_eval: Passed on.
 
@@ -505,9 +496,9 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             begun = processes.share(self._begin(held, resume_from_checkpoint) if processes.is_first else None)
             if isinstance(begun, InputError):
                 raise begun
-            folder, skipped = begun
-            for line in skipped:
-                logger.warning(f"resume_from_checkpoint: {line}")
+            folder, self._run, remarks = begun
+            for line in remarks:
+                logger.warning(line)
             if folder is not None:
                 logger.warning(f"resume_from_checkpoint: going on from {folder}")
                 self._restore(folder)
@@ -553,20 +544,29 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         logger.warning(f"load_best_model_at_end: the model is that of {best}")
         return best
 
-    def _begin(self, held: ExitStack, resume: str | bool | None) -> tuple[Path | None, list[str]] | InputError:
-        """In the first process: take the folder, clear it of what killed saves left, and choose the checkpoint."""
+    def _begin(
+        self, held: ExitStack, resume: str | bool | None
+    ) -> tuple[Path | None, str | None, list[str]] | InputError:
+        """In the first process: take the folder, choose the checkpoint, and name the run."""
         output_dir = Path(str(self.args.output_dir))
         try:
-            if resume or self.args.save_strategy != "no":  # what writes nothing may share a folder
+            writes = resume or self.args.save_strategy != "no"  # what writes nothing may share a folder
+            if writes:
                 held.enter_context(run_folder(output_dir))
             folder, skipped = chosen_checkpoint(resume, output_dir)
+            remarks = [f"resume_from_checkpoint: {line}" for line in skipped]
             state = None if folder is None else read_state(folder)
             if folder is not None and state is not None:
                 now, allowed = self._state(), self.settings.allow_other_data
                 refuse_other_run(state, now, folder, allow_other_data=allowed)
-                changed = [n for n, before in state.settings.items() if now.settings.get(n, before) != before]
-                skipped += [f"{n} was {state.settings[n]} and is {now.settings[n]} now" for n in changed]
-            return folder, skipped
+                remarks += changed_settings(state, now)
+            run, others = enter_run(output_dir, folder) if writes else (None, [])
+            if others and folder is None:
+                remarks.append(
+                    f"output_dir: {output_dir} holds checkpoints of an earlier run ({', '.join(others)}); they stay, "
+                    "and resume_from_checkpoint: true will go on from those of this run alone"
+                )
+            return folder, run, remarks
         except InputError as error:
             return error
 
