@@ -22,7 +22,7 @@ from trl.models import prepare_deepspeed
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import add_fused_lm_head, global_then_local_main_first, maybe_gather_lm_head_ctx, use_adapter
 
-from mallowspo.files import hidden_folder
+from mallowspo.files import passing_folder, staging_folder
 
 __all__ = [
     "REFERENCE_OUTPUTS",
@@ -207,12 +207,12 @@ class TRLPreferenceTrainer(DPOTrainer):
         """Let transformers write a checkpoint into a hidden folder beside, and name it when it is whole."""
         run_dir = Path(super()._get_output_dir(trial))
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        root, pushes = run_dir / f".{name}.saving", self.args.push_to_hub
+        root, pushes = staging_folder(run_dir / name), self.args.push_to_hub
         staging, final = root / name, run_dir / name
         self._staging_root, self.args.push_to_hub = str(root), False
         try:
             # A process that fails must not take files from under the one that lists and names them.
-            with hidden_folder(root, ours=self.args.should_save):
+            with passing_folder(root, ours=self.args.should_save):
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:

@@ -14,7 +14,16 @@ from typing import Any
 
 from mallowspo.redaction import without_known_secrets
 
-__all__ = ["atomic_path", "hidden_folder", "parse_json", "plain", "to_the_end", "write_json", "write_text"]
+__all__ = [
+    "atomic_path",
+    "parse_json",
+    "passing_folder",
+    "plain",
+    "staging_folder",
+    "to_the_end",
+    "write_json",
+    "write_text",
+]
 
 
 def to_the_end(work: Callable[[], object]) -> None:
@@ -45,8 +54,21 @@ def to_the_end(work: Callable[[], object]) -> None:
         raise
 
 
+def staging_folder(final: Path) -> Path:
+    """Where a folder is written before it gets its name.
+
+    No pattern for checkpoints finds it, and transformers, which uploads an output_dir while a run goes on, leaves out
+    what begins with an underscore.
+
+    Example:
+        >>> staging_folder(Path("out/checkpoint-4")).name
+        '_checkpoint-4.saving'
+    """
+    return final.with_name(f"_{final.name}.saving")
+
+
 @contextmanager
-def hidden_folder(folder: Path, *, ours: bool = True) -> Iterator[None]:
+def passing_folder(folder: Path, *, ours: bool = True) -> Iterator[None]:
     """Let a folder be written for the time of a block; what is in it then goes, however the block ends.
 
     Args:

@@ -10,12 +10,16 @@ import shutil
 import signal
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import Dataset
+from huggingface_hub.utils import filter_repo_objects
 from pairs import options, small_pairs
+from safetensors.torch import load as load_safetensors
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
@@ -31,6 +35,7 @@ from mallowspo.training.checkpoints import (
     newest_whole,
     publish,
     run_folder,
+    seal,
 )
 
 STEPS = 6
@@ -44,6 +49,11 @@ def build(setting, folder, rows=None, **changes):
 
 def weights(run):
     return {name: value.clone() for name, value in run.model.state_dict().items()}
+
+
+def leftovers(folder):
+    """What nobody but a save that was cut off leaves."""
+    return [path.name for path in folder.rglob("*") if path.name.startswith((".", "_")) and path.name != "_run"]
 
 
 def same(first, second):
@@ -89,7 +99,7 @@ def killed_run(setting, folder, draw, *, in_save):
 
     child = in_child(work)
     step, moment = draw.randint(2, STEPS), time.monotonic() + draw.uniform(0.3, 1.6)
-    staging = folder / f".checkpoint-{step}.saving"
+    staging = folder / f"_checkpoint-{step}.saving"
     while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
         if staging.exists() if in_save else time.monotonic() > moment:
             time.sleep(draw.uniform(0.0, 0.02) if in_save else 0.0)
@@ -99,7 +109,7 @@ def killed_run(setting, folder, draw, *, in_save):
         time.sleep(0.0005)
     killed = os.WIFSIGNALED(ended[1])
     assert killed or ended[1] == 0
-    return killed, killed and bool(list(folder.glob(".checkpoint-*.saving")))
+    return killed, killed and bool(list(folder.glob("_checkpoint-*.saving")))
 
 
 def survives(setting, folder, last, draw, *, in_save):
@@ -110,7 +120,7 @@ def survives(setting, folder, last, draw, *, in_save):
     run = build(setting, folder)
     run.train(resume_from_checkpoint=newest_whole(folder)[0] is not None)
     assert run.state.global_step == STEPS and same(weights(run), last)
-    assert not list(folder.glob(".checkpoint-*"))
+    assert not leftovers(folder)
     return killed
 
 
@@ -156,8 +166,8 @@ class Interrupting:
 
 
 @pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_signal_at_any_moment_leaves_nothing_hidden_and_loses_no_checkpoint(random_setting, tmp_path, stride):
-    """It once left an empty `.checkpoint-3.saving`, when it fell into the clearing away of that folder."""
+def test_a_signal_at_any_moment_leaves_nothing_and_loses_no_checkpoint(random_setting, tmp_path, stride):
+    """An empty folder of a save was once left, when the signal fell into its clearing away."""
     template, report = tmp_path / "template", tmp_path / "report.json"
 
     def work():
@@ -176,10 +186,10 @@ def test_a_signal_at_any_moment_leaves_nothing_hidden_and_loses_no_checkpoint(ra
             folder = Path(shutil.copytree(template, tmp_path / str(moment)))
             run.args.output_dir = str(folder)
             interrupted = signals.run(again, moment)
-            hidden = [path.name for path in folder.rglob(".*")]
+            left = leftovers(folder)
             wrong = faults(folder / "checkpoint-1") if (folder / "checkpoint-1").is_dir() else ["is lost"]
-            if interrupted and signals.seen < moment or hidden or wrong:
-                found.append([moment, signals.where, hidden, wrong])
+            if interrupted and signals.seen < moment or left or wrong:
+                found.append([moment, signals.where, left, wrong])
             shutil.rmtree(folder)
         report.write_text(json.dumps({"moments": signals.seen, "found": found}))
 
@@ -456,7 +466,7 @@ def test_a_saved_model_has_whole_files_and_no_stale_weights(random_setting, tmp_
 
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
     assert same({k: v for k, v in weights(run).items() if k in saved}, saved)
-    assert not list((tmp_path / "out").glob("model-*")) and not list((tmp_path / "out").glob(".*"))
+    assert not list((tmp_path / "out").glob("model-*")) and not leftovers(tmp_path / "out")
 
 
 def test_the_best_checkpoint_is_kept_loaded_and_named_by_where_it_is(random_setting, tmp_path):
@@ -501,4 +511,70 @@ def test_a_checkpoint_that_was_being_replaced_is_not_lost(stopped):
     assert not (stopped / "checkpoint-4").exists()
     clear_leftovers(stopped)
     assert newest_whole(stopped) == (stopped / "checkpoint-4", [])
-    assert not list(stopped.glob(".*"))
+    assert not leftovers(stopped)
+
+
+class Hub:
+    """Stands for the hub: what it is given, and what uploads in the background would find at later moments."""
+
+    def __init__(self):
+        self.pushes, self.names, self.contents = [], set(), {}
+
+    def create_repo(self, name, **_):
+        return SimpleNamespace(repo_id=f"me/{name}")
+
+    def upload_folder(self, *, folder_path, ignore_patterns=None, path_in_repo="", **_):
+        folder = Path(folder_path)
+        self.pushes.append((folder, ignore_patterns, path_in_repo, folder.name != "out" and faults(folder)))
+        self.look()
+        done = Future()
+        done.set_result(None)
+        return done
+
+    def look(self):
+        for folder, ignored, target, _ in self.pushes:
+            there = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+            for name in filter_repo_objects(there, ignore_patterns=ignored):
+                self.names.add(name)
+                self.contents[target, name] = (folder / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "checkpoints"),
+    [
+        ("end", []),
+        ("every_save", []),
+        ("checkpoint", ["last-checkpoint"] * 2),
+        ("all_checkpoints", ["checkpoint-1", "checkpoint-2"]),
+    ],
+)
+def test_what_is_pushed_is_whole_and_has_no_passing_files_and_no_secrets(
+    random_setting, tmp_path, monkeypatch, strategy, checkpoints
+):
+    """Uploads run while the next checkpoint is being written: its folder was once among what they took."""
+    hub, secret = Hub(), "hf_abcdefgh1234567890secret"
+    monkeypatch.setattr("transformers.trainer.hf_api", lambda: hub)
+
+    def seal_under_uploads(folder):
+        hub.look()
+        seal(folder)
+
+    monkeypatch.setattr("mallowspo.training.trainer.seal", seal_under_uploads)
+    pushing = {"push_to_hub": True, "hub_strategy": strategy, "hub_token": secret}
+    run = build(random_setting, tmp_path / "out", max_steps=2, **pushing)
+    with run_folder(tmp_path / "out"):
+        run.train()
+        run.save_model()
+        run.push_to_hub()
+    assert [target for _, _, target, _ in hub.pushes if target] == checkpoints
+    assert not any(wrong for _, _, _, wrong in hub.pushes)
+    assert not [name for name in hub.names if name.startswith((".", "_", "checkpoint-")) or "lock" in name], hub.names
+    assert not [place for place, content in hub.contents.items() if secret.encode() in content]
+    assert {"model.safetensors", "mallowspo.json", "training_args.bin", "README.md"} <= hub.names
+    for target in ("", *checkpoints[-1:]):
+        pushed = load_safetensors(hub.contents[target, "model.safetensors"])
+        assert same(pushed, {name: value for name, value in weights(run).items() if name in pushed})
+    for target in checkpoints[-1:]:
+        listed = json.loads(hub.contents[target, FILE_LIST])["files"]
+        assert {name for place, name in hub.contents if place == target} == {*listed, FILE_LIST}
+        assert all(len(hub.contents[target, name]) == entry["bytes"] for name, entry in listed.items())

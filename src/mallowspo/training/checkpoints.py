@@ -1,7 +1,7 @@
 """Checkpoints that are whole or not there.
 
 A checkpoint is written beside its final name, gets a list of its files with their sizes and digests, and is then
-renamed: a kill or a full disk inside a save leaves a hidden folder that nobody takes for a checkpoint. The list also
+renamed: a kill or a full disk inside a save leaves a folder that nobody takes for a checkpoint. The list also
 tells later what is missing or was damaged. Checkpoints without one (TRL's, or an older version's) are looked through
 as far as their formats allow.
 """
@@ -33,29 +33,18 @@ __all__ = [
     "publish",
     "run_folder",
     "seal",
-    "staging_folder",
 ]
 
 FILE_LIST = "mallowspo-files.json"
 """What a checkpoint holds: size and XXH3 digest by file."""
 
-# The name of the run that a folder belongs to now; transformers uploads nothing that begins with an underscore.
+# The name of the run that a folder belongs to now.
 _RUN = "_run"
 _BLOCK = 1 << 24
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 # A model card may be edited by its owner; nothing reads it on resume.
 _FREE = ("README.md",)
-
-
-def staging_folder(final: Path) -> Path:
-    """Where a folder is written before it gets its name; hidden, so that no pattern for checkpoints finds it.
-
-    Example:
-        >>> staging_folder(Path("out/checkpoint-4")).name
-        '.checkpoint-4.saving'
-    """
-    return final.with_name(f".{final.name}.saving")
 
 
 def _digest(path: Path) -> str:
@@ -94,7 +83,7 @@ def seal(folder: Path) -> None:
 
 def publish(staging: Path, final: Path) -> None:
     """Give a sealed folder its name; one that has the name already is replaced."""
-    old = final.with_name(f".{final.name}.replaced")
+    old = final.with_name(f"_{final.name}.replaced")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
         final.rename(old)
@@ -158,13 +147,13 @@ def clear_leftovers(output_dir: Path) -> None:
 
     A checkpoint that was being replaced gets its name back where the new one did not come to have it.
     """
-    for path in output_dir.glob(".checkpoint-*.replaced"):
-        final = path.with_name(path.name.removeprefix(".").removesuffix(".replaced"))
+    for path in output_dir.glob("_checkpoint-*.replaced"):
+        final = path.with_name(path.name.removeprefix("_").removesuffix(".replaced"))
         if final.exists():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.rename(final)
-    for path in output_dir.glob(".*.saving"):
+    for path in output_dir.glob("_*.saving"):
         shutil.rmtree(path, ignore_errors=True)
 
 

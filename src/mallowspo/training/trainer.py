@@ -22,7 +22,7 @@ from mallowspo.data.records import LIST_COLUMN
 from mallowspo.data.vocabulary import embedding_rows, refuse_unknown_ids
 from mallowspo.dispersion import Calibration
 from mallowspo.errors import InputError
-from mallowspo.files import hidden_folder
+from mallowspo.files import passing_folder, staging_folder
 from mallowspo.objectives import Objective, objective_loss
 from mallowspo.scoring import Processes, vocabulary_size
 from mallowspo.scoring.model_checks import require_plain_head
@@ -35,7 +35,6 @@ from mallowspo.training.checkpoints import (
     publish,
     run_folder,
     seal,
-    staging_folder,
 )
 from mallowspo.training.checks import nothing_trained, require_finite
 from mallowspo.training.config import MallowsPOConfig, checked_settings, refuse_other_collator
@@ -422,7 +421,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             self._write_model(folder)  # beside its name already
             return
         beside = staging_folder(folder / "model")
-        with hidden_folder(beside, ours=self.args.should_save):
+        with passing_folder(beside, ours=self.args.should_save):
             self._write_model(beside)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
