@@ -8,6 +8,7 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import sys
 import time
 from concurrent.futures import Future
@@ -16,9 +17,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, PartialState
 from datasets import Dataset
 from huggingface_hub.utils import filter_repo_objects
 from pairs import options, small_pairs
+from peft import LoraConfig
 from safetensors.torch import load as load_safetensors
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
@@ -41,10 +44,17 @@ from mallowspo.training.checkpoints import (
 STEPS = 6
 
 
-def build(setting, folder, rows=None, **changes):
+def build(setting, folder, rows=None, *, lora=False, eval_rows=None, **changes):
     saving = {"max_steps": STEPS, "save_strategy": "steps", "save_steps": 1, "share_prompts": False}
     args = MallowsPOConfig(**options(folder, **(saving | changes)))
-    return MallowsPOTrainer(setting.path, args=args, train_dataset=setting.rows if rows is None else rows)
+    adapter = LoraConfig(r=4, lora_dropout=0.1, target_modules="all-linear", task_type="CAUSAL_LM") if lora else None
+    return MallowsPOTrainer(
+        setting.path,
+        args=args,
+        train_dataset=setting.rows if rows is None else rows,
+        eval_dataset=eval_rows,
+        peft_config=adapter,
+    )
 
 
 def weights(run):
@@ -86,42 +96,85 @@ class Slowly(TrainerCallback):
         time.sleep(0.02)
 
 
-def killed_run(setting, folder, draw, *, in_save):
-    """Train in a child and kill it: at a random moment, or while a chosen checkpoint is being written.
+def started(setting, folder, last, kind):
+    """Start a run in one child, or in one for each of its processes; its last step and weights are then in a file."""
+    changes = dict(KINDS[kind])
+    world = changes.pop("processes", 1)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
 
-    Returns whether the kill came before its end, and whether inside a save.
-    """
-
-    def work():
-        run = build(setting, folder)
+    def work(rank):
+        if world > 1:
+            PartialState._reset_state()
+            AcceleratorState._reset_state(True)
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world)}
+        run = build(setting, folder, **changes)
+        assert run.args.world_size == world
         run.add_callback(Slowly())
         run.train(resume_from_checkpoint=newest_whole(Path(folder))[0] is not None)
+        if rank == 0:
+            torch.save({"step": run.state.global_step, "weights": weights(run)}, last)
 
-    child = in_child(work)
+    return [in_child(lambda rank=rank: work(rank)) for rank in range(world)]
+
+
+def finished(setting, folder, kind):
+    """Let a run come to its end."""
+    last = folder.with_suffix(".last.pt")
+    assert all(os.waitpid(child, 0)[1] == 0 for child in started(setting, folder, last, kind))
+    return torch.load(last)
+
+
+def killed_run(setting, folder, draw, kind, *, in_save):
+    """Train in children and kill them: at a random moment, or while a chosen checkpoint is being written.
+
+    Returns whether the kill came before their end, and whether inside a save.
+    """
+    children = started(setting, folder, folder.with_suffix(".last.pt"), kind)
     step, moment = draw.randint(2, STEPS), time.monotonic() + draw.uniform(0.3, 1.6)
     staging = folder / f"_checkpoint-{step}.saving"
-    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+    while (ended := os.waitpid(children[0], os.WNOHANG)) == (0, 0):
         if staging.exists() if in_save else time.monotonic() > moment:
             time.sleep(draw.uniform(0.0, 0.02) if in_save else 0.0)
-            os.kill(child, signal.SIGKILL)
-            ended = os.waitpid(child, 0)
+            for child in draw.sample(children, len(children)):
+                os.kill(child, signal.SIGKILL)
+            ended = os.waitpid(children[0], 0)
             break
         time.sleep(0.0005)
+    for child in children[1:]:
+        os.waitpid(child, 0)
     killed = os.WIFSIGNALED(ended[1])
     assert killed or ended[1] == 0
     return killed, killed and bool(list(folder.glob("_checkpoint-*.saving")))
 
 
-def survives(setting, folder, last, draw, *, in_save):
+def survives(setting, folder, whole, draw, kind="full", *, in_save):
     """Kill a run, then let it end; its weights must be those of a run that nobody killed."""
-    killed = killed_run(setting, folder, draw, in_save=in_save)
-    for path in folder.glob("checkpoint-*"):
-        assert not faults(path), path  # what has the name of a checkpoint is one
-    run = build(setting, folder)
-    run.train(resume_from_checkpoint=newest_whole(folder)[0] is not None)
-    assert run.state.global_step == STEPS and same(weights(run), last)
+    killed = killed_run(setting, folder, draw, kind, in_save=in_save)
+    for path in folder.glob("checkpoint-*"):  # what has the name of a checkpoint is one
+        assert all(kind == "model only" and "would be" in fault for fault in faults(path)), path
+    last = finished(setting, folder, kind)
+    assert last["step"] == STEPS and same(last["weights"], whole)
     assert not leftovers(folder)
     return killed
+
+
+KINDS = {
+    "full": {},
+    "lora": {"lora": True},
+    "two processes": {"processes": 2, "per_device_train_batch_size": 2},
+    "save_total_limit": {"save_total_limit": 1},
+    "load_best_model_at_end": {
+        "save_total_limit": 1,
+        "load_best_model_at_end": True,
+        "eval_rows": small_pairs(5),
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+    },
+    "model only": {"save_only_model": True},
+}
 
 
 def test_a_run_killed_inside_saves_ends_as_one_that_was_not(random_setting, whole, tmp_path):
@@ -131,12 +184,26 @@ def test_a_run_killed_inside_saves_ends_as_one_that_was_not(random_setting, whol
 
 
 @pytest.mark.slow
-def test_thirty_kills_half_of_them_inside_a_save(random_setting, whole, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "runs", "least"),
+    [
+        ("full", 40, 30),
+        ("lora", 14, 10),
+        ("two processes", 14, 10),
+        ("save_total_limit", 10, 7),
+        ("load_best_model_at_end", 10, 7),
+        ("model only", 6, 4),
+    ],
+)
+def test_killed_runs_most_of_them_inside_a_save(random_setting, tmp_path, kind, runs, least):
     draw = random.Random(11)
-    kills = [survives(random_setting, tmp_path / str(i), whole[1], draw, in_save=i < 26) for i in range(40)]
+    whole = finished(random_setting, tmp_path / "whole", kind)["weights"]
+    kills = [
+        survives(random_setting, tmp_path / str(i), whole, draw, kind, in_save=i < 2 * runs // 3) for i in range(runs)
+    ]
     killed, inside = (sum(column) for column in zip(*kills, strict=True))
-    print(f"40 runs, {killed} killed, {inside} of them inside a save; all ended with the weights of a whole one")
-    assert killed >= 30 and inside >= 15 and 2 * inside >= killed
+    print(f"{kind}: {runs} runs, {killed} killed, {inside} of them inside a save; all ended with the right weights")
+    assert killed >= least and 2 * inside >= killed
 
 
 class Interrupting:
