@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from accelerate.utils import is_peft_model
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import is_triton_available
 from trl import DPOTrainer
 from trl.kernels import ChunkedLogProbFunction
@@ -172,6 +172,9 @@ class TRLPreferenceTrainer(DPOTrainer):
         """Give a checkpoint that is written in full its name; called by the processes that save."""
         staging.rename(final)
 
+    def remove_surplus(self, run_dir: Path) -> None:
+        """Remove the checkpoints that `save_total_limit` does not keep; called by the processes that save."""
+
     def load_weights(self, checkpoint: Path) -> None:
         """Put a checkpoint's weights, or its adapter's, into the model."""
         self._load_from_checkpoint(str(checkpoint))
@@ -231,12 +234,7 @@ class TRLPreferenceTrainer(DPOTrainer):
         if pushes:
             self._push_from_checkpoint(str(final))
         if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=str(run_dir),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+            self.remove_surplus(run_dir)
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return self.tokenize_dataset(dataset, processing_class, dataset_name)

@@ -353,6 +353,18 @@ def test_true_goes_on_from_a_run_that_began_at_a_checkpoint_with_later_ones(rand
     assert same(weights(run), weights(uninterrupted)) and not same(weights(run), whole[1])
 
 
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_limit_keeps_the_runs_own_newest_and_leaves_an_earlier_runs(random_setting, whole, tmp_path, limit):
+    """Written within a second they are ordered by step in transformers, which removed what the later run had written."""
+    folder = Path(shutil.copytree(whole[0], tmp_path / "out"))
+    for path in (folder / "checkpoint-1", folder / "checkpoint-2"):
+        shutil.rmtree(path)
+    build(random_setting, folder, max_steps=2, save_total_limit=limit).train()
+    own = ["checkpoint-1", "checkpoint-2"][-limit:]
+    assert sorted(p.name for p in folder.glob("checkpoint-*")) == [*own, *(f"checkpoint-{i}" for i in range(3, 7))]
+    assert newest_whole(folder)[0] == folder / "checkpoint-2" and not leftovers(folder)
+
+
 NEEDED = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "mallowspo.json"]
 
 

@@ -201,7 +201,10 @@ _UNTOUCHED = """
 """.split()
 OPTIONS |= {name: _passed() for name in _UNTOUCHED}
 # Saving is in two steps here, so what follows a save reads these once more.
-OPTIONS |= {name: _passed(read=True) for name in ("hub_revision", "save_total_limit")}
+OPTIONS |= {
+    "hub_revision": _passed(read=True),
+    "save_total_limit": _passed("counts the checkpoints of this run; an earlier one's in the folder stay", read=True),
+}
 
 # Arguments of the constructor.
 ARGUMENTS: dict[str, Treatment] = {

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mallowspo.errors import InputError
-from mallowspo.files import parse_json, to_the_end, write_json
+from mallowspo.files import parse_json, staging_folder, to_the_end, write_json
 from mallowspo.loading import broken
 from mallowspo.locks import folder_lock
 from mallowspo.training.state_file import read_state
@@ -31,6 +31,7 @@ __all__ = [
     "move_in",
     "newest_whole",
     "publish",
+    "remove_surplus",
     "run_folder",
     "seal",
 ]
@@ -252,6 +253,27 @@ def enter_run(output_dir: Path, resumed: Path | None) -> tuple[str | None, list[
         begun = None if resumed is None or resumed.parent.resolve() != output_dir.resolve() else resumed.name
         write_json(output_dir / _RUN, {"run": run, "from": begun})
     return run, [path.name for path in others]
+
+
+def remove_surplus(output_dir: Path, run: str | None, *, limit: int | None, best: str | None) -> None:
+    """Remove the oldest checkpoints of a run, but for the best and the last one.
+
+    transformers counts those of all runs, and removes the newer run's where it cannot order them by their times.
+
+    Args:
+        output_dir: Of the run.
+        run: Its name.
+        limit: How many stay; None or 0 for all.
+        best: The name of the one whose model is the best.
+    """
+    if not limit or limit < 0:
+        return
+    ours = [path for path in _by_step(output_dir) if _run_of(path) == run]
+    surplus = [path for path in ours[:-1] if path.name != best]
+    for path in surplus[: len(ours) - max(limit, len(ours) - len(surplus))]:
+        going = staging_folder(path)  # half of a checkpoint must not bear its name
+        path.rename(going)
+        shutil.rmtree(going, ignore_errors=True)
 
 
 def _step(path: Path) -> int:

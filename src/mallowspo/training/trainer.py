@@ -33,6 +33,7 @@ from mallowspo.training.checkpoints import (
     faults,
     move_in,
     publish,
+    remove_surplus,
     run_folder,
     seal,
 )
@@ -440,6 +441,11 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         """Name a checkpoint once its list of files is written and all of it is on the disk."""
         seal(staging)
         publish(staging, final)
+
+    def remove_surplus(self, run_dir: Path) -> None:
+        """Keep as many checkpoints of this run as `save_total_limit` says; those of earlier runs stay."""
+        best = self.state.best_model_checkpoint
+        remove_surplus(run_dir, self._run, limit=self.args.save_total_limit, best=Path(best).name if best else None)
 
     def _state(self) -> TrainingState:
         """Our part of a checkpoint of this run."""
