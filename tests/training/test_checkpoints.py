@@ -355,7 +355,7 @@ def test_true_goes_on_from_a_run_that_began_at_a_checkpoint_with_later_ones(rand
 
 @pytest.mark.parametrize("limit", [1, 2])
 def test_a_limit_keeps_the_runs_own_newest_and_leaves_an_earlier_runs(random_setting, whole, tmp_path, limit):
-    """Written within a second they are ordered by step in transformers, which removed what the later run had written."""
+    """Written within a second they go by step in transformers, which removed what the later run had written."""
     folder = Path(shutil.copytree(whole[0], tmp_path / "out"))
     for path in (folder / "checkpoint-1", folder / "checkpoint-2"):
         shutil.rmtree(path)
