@@ -88,10 +88,10 @@ def folder_lock(folder: Path, what: str, *, keep_file: bool = False) -> Iterator
             )
         if not path.exists() or os.fstat(handle).st_ino != path.stat().st_ino:
             raise InputError(f"output_dir: {folder} was removed by another process just now; run this again")
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        _held.add(mine)
         try:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            _held.add(mine)
             yield
         finally:
             _held.discard(mine)
