@@ -1,5 +1,6 @@
 """Checkpoints survive kills and full disks at any moment, in a save too; what is not whole is not resumed."""
 
+import copy
 import errno
 import fcntl
 import json
@@ -12,6 +13,7 @@ import socket
 import sys
 import time
 from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,9 +23,17 @@ from accelerate.state import AcceleratorState, PartialState
 from datasets import Dataset
 from huggingface_hub.utils import filter_repo_objects
 from pairs import options, small_pairs
-from peft import LoraConfig
+from peft import (
+    IA3Config,
+    LoHaConfig,
+    LoraConfig,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    VeraConfig,
+    get_peft_model,
+)
 from safetensors.torch import load as load_safetensors
-from transformers import TrainerCallback
+from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from forks import in_child
@@ -40,20 +50,22 @@ from mallowspo.training.checkpoints import (
     run_folder,
     seal,
 )
+from mallowspo.training.resumed_adapters import refuse_other_adapters
+from tiny import tiny_tokenizer
 
 STEPS = 6
 
 
-def build(setting, folder, rows=None, *, lora=False, eval_rows=None, **changes):
+def build(setting, folder, rows=None, *, adapter=None, eval_rows=None, processing_class=None, **changes):
     saving = {"max_steps": STEPS, "save_strategy": "steps", "save_steps": 1, "share_prompts": False}
     args = MallowsPOConfig(**options(folder, **(saving | changes)))
-    adapter = LoraConfig(r=4, lora_dropout=0.1, target_modules="all-linear", task_type="CAUSAL_LM") if lora else None
     return MallowsPOTrainer(
         setting.path,
         args=args,
         train_dataset=setting.rows if rows is None else rows,
         eval_dataset=eval_rows,
-        peft_config=adapter,
+        processing_class=processing_class,
+        peft_config=copy.deepcopy(adapter),  # PEFT fills it in
     )
 
 
@@ -163,7 +175,7 @@ def survives(setting, folder, whole, draw, kind="full", *, in_save):
 
 KINDS = {
     "full": {},
-    "lora": {"lora": True},
+    "lora": {"adapter": LoraConfig(r=4, lora_dropout=0.1, target_modules="all-linear", task_type="CAUSAL_LM")},
     "two processes": {"processes": 2, "per_device_train_batch_size": 2},
     "save_total_limit": {"save_total_limit": 1},
     "load_best_model_at_end": {
@@ -424,6 +436,16 @@ def rows_with(setting, **change):
         (lambda s: {"objective": "dpo"}, "objective|dispersion"),
         (lambda s: {"optim": "sgd"}, "optim.*adamw_torch.*sgd"),  # once a KeyError
         (lambda s: {"objective": "mallows_phi"}, r"objective \(link\).*sigmoid.*kendall"),
+        (lambda s: {"loss_weights": [0.5]}, "^loss_weights: .* 1.0 .* 0.5;"),
+        (lambda s: {"optim_target_modules": ["q_proj"]}, "^optim_target_modules: .* None .*q_proj"),
+        (lambda s: {"max_length": 32}, "^max_length: .* 256 .* 32,.*allow_other_data"),
+        (lambda s: {"truncation_mode": "keep_end"}, "^truncation_mode: .*keep_start.*keep_end.*allow_other_data"),
+        (
+            lambda s: {"train_sampling_strategy": "sequential"},
+            "^train_sampling_strategy: .*random.*sequential.*allow",
+        ),
+        (lambda s: {"seed": 8}, "^seed: .* 3 .* 8,.*allow_other_data"),
+        (lambda s: {"data_seed": 8}, "^data_seed: .* None .* 8,.*allow_other_data"),
     ],
 )
 def test_going_on_with_something_else_is_refused_with_the_field(random_setting, stopped, change, named):
@@ -457,8 +479,9 @@ def test_a_reference_of_other_weights_is_refused(random_setting, stopped, tmp_pa
     [
         ("per_device_train_batch_size", 4, 2),
         ("gradient_accumulation_steps", 1, 2),
-        ("seed", 3, 8),
-        ("data_seed", None, 8),
+        ("neftune_noise_alpha", None, 5.0),
+        ("bf16", False, True),
+        ("dataloader_drop_last", False, True),
         ("lr_scheduler_type", "linear", "constant"),
         ("max_grad_norm", 1.0, 0.01),
         ("max_steps", STEPS, STEPS + 1),
@@ -476,7 +499,43 @@ def test_another_step_is_gone_on_with_and_named(random_setting, whole, stopped, 
         run = build(random_setting, stopped, **{option: after})
     run.train(resume_from_checkpoint=True)
     assert f"{option} was {before} and is {after} now" in caplog.text
-    assert same(weights(run), whole[1]) == (option == "num_processes")  # the others change the steps that follow
+    unchanged = option in ("num_processes", "dataloader_drop_last")  # no last batch by then
+    assert same(weights(run), whole[1]) == unchanged  # the others change the steps that follow
+
+
+class Drawn(TrainerCallback):
+    """Notes which rows each step has trained on."""
+
+    def __init__(self, run):
+        self.rows, collate = [], run.data_collator
+
+        def noting(batch):
+            self.rows += [row["row_index"] for row in batch]
+            return collate(batch)
+
+        run.data_collator = noting
+
+
+@pytest.mark.parametrize(
+    ("option", "after", "step"),
+    [("seed", 8, 4), ("train_sampling_strategy", "sequential", 4), ("seed", 8, 8)],
+)
+def test_another_order_is_refused_where_rows_would_come_twice(random_setting, tmp_path, caplog, option, after, step):
+    """Of 30 rows in batches of 4, an epoch has 8 steps: at its end, another order of the next one skips no row."""
+    run = build(random_setting, tmp_path / "out", max_steps=step)
+    before, first = getattr(run.args, option), Drawn(run)
+    run.train()
+    changed = build(random_setting, tmp_path / "out", max_steps=8 if step == 4 else 16, **{option: after})
+    if step == 4:
+        with pytest.raises(InputError, match=f"^{option}: .*{before}.*{after}"):
+            changed.train(resume_from_checkpoint=True)
+        changed = build(random_setting, tmp_path / "out", max_steps=8, allow_other_data=True, **{option: after})
+    second = Drawn(changed)
+    changed.train(resume_from_checkpoint=True)
+    assert f"{option} was {before} and is {after} now" in caplog.text
+    # transformers draws the rows that it skips too
+    seen = first.rows[: 4 * step], second.rows[(0 if step == 8 else 16) :]
+    assert (len(set(seen[0] + seen[1])) < 30) == (step == 4)
 
 
 @pytest.mark.parametrize(
@@ -491,6 +550,103 @@ def test_what_the_optimizers_state_holds_is_not_taken_and_named(
     run.train(resume_from_checkpoint=True)
     (line,) = [one for one in caplog.messages if f"{option} was {before} and stays so" in one]
     assert str(after) in line and same(weights(run), whole[1])
+
+
+LORA = {"r": 4, "target_modules": ["q_proj", "k_proj"], "task_type": "CAUSAL_LM"}
+
+
+@pytest.fixture(scope="module")
+def lora(random_setting, tmp_path_factory):
+    """The folder of a LoRA run that ended after two steps."""
+    folder = tmp_path_factory.mktemp("lora") / "out"
+    build(random_setting, folder, adapter=LoraConfig(**LORA), max_steps=2).train()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("adapter", "named"),
+    [
+        (LoraConfig(**LORA | {"target_modules": ["v_proj", "o_proj"]}), r"\(target_modules\): .*k_proj.*v_proj"),
+        (LoraConfig(**LORA | {"lora_alpha": 64}), r"\(lora_alpha\): .* 8 .* 64;"),
+        (LoraConfig(**LORA | {"use_rslora": True}), r"\(use_rslora\): .* False .* True;"),
+        (LoraConfig(**LORA | {"r": 8}), r"\(r\): .* 4 .* 8;"),
+        (LoraConfig(**LORA | {"use_dora": True}), r"\(use_dora\): .* False .* True;"),
+        (LoraConfig(**LORA | {"lora_dropout": 0.5}), r"\(lora_dropout\): .* 0.0 .* 0.5;"),
+        (LoraConfig(**LORA | {"rank_pattern": {"q_proj": 2}}), r"\(rank_pattern\): .* {} .* {'q_proj': 2};"),
+        (LoraConfig(**LORA | {"modules_to_save": ["embed_tokens"]}), r"\(modules_to_save\): .* None .*embed_tokens"),
+        (LoHaConfig(**LORA), r"\(peft_type\): .*LORA.*LOHA"),
+        (None, r"\(use_peft\): .*an adapter \(LORA\).*whole model"),
+    ],
+)
+def test_another_adapter_is_refused_with_its_field(random_setting, lora, tmp_path, adapter, named):
+    """PEFT loads what has the same names; of the rest the run began anew, under the old optimizer's state."""
+    folder = shutil.copytree(lora, tmp_path / "out")
+    run = build(random_setting, folder, adapter=adapter)
+    with pytest.raises(InputError, match=f"^peft_config {named}"):
+        run.train(resume_from_checkpoint=True)
+
+
+def test_an_adapter_is_not_put_on_a_checkpoint_of_a_whole_model(random_setting, stopped):
+    run = build(random_setting, stopped, adapter=LoraConfig(**LORA))
+    with pytest.raises(InputError, match=r"^peft_config \(use_peft\): .*a whole model.*an adapter"):
+        run.train(resume_from_checkpoint=True)
+
+
+def held_by_transformers(setting):
+    model = AutoModelForCausalLM.from_pretrained(setting.path)
+    model.add_adapter(LoraConfig(**LORA))
+    return SimpleNamespace(path=model, rows=setting.rows)
+
+
+def test_an_adapter_without_its_wrapper_is_said_to_be_beyond_resuming(random_setting, lora, tmp_path):
+    """transformers looks for the weights of a whole model there, and ended in a traceback."""
+    folder = shutil.copytree(lora, tmp_path / "out")
+    with pytest.raises(InputError, match="^model: .*peft_config"):
+        run = build(held_by_transformers(random_setting), folder, processing_class=tiny_tokenizer())
+        run.train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(r=4, target_modules="all-linear"),
+        LoraConfig(r=4),
+        LoraConfig(r=4, target_modules=r".*\.(q|v)_proj", alpha_pattern={"q_proj": 3}, init_lora_weights="gaussian"),
+        LoraConfig(r=4, use_dora=True, layers_to_transform=[0], modules_to_save=["lm_head"]),
+        LoHaConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj"]),
+        IA3Config(task_type="CAUSAL_LM"),
+        VeraConfig(r=4, target_modules=["q_proj"]),
+        PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+        PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+    ],
+    ids=lambda config: f"{config.peft_type.value}-{getattr(config, 'target_modules', None)}",
+)
+def test_the_same_adapter_is_gone_on_with(random_setting, tmp_path, config):
+    """Whatever PEFT fills in when it puts an adapter on, of a kind with fields of its own."""
+
+    def put_on(given):
+        return get_peft_model(AutoModelForCausalLM.from_pretrained(random_setting.path), given)
+
+    again = copy.deepcopy(config)
+    put_on(copy.deepcopy(config)).save_pretrained(tmp_path)
+    refuse_other_adapters(tmp_path, {"default": config}, loaded=False)  # as the command line looks, before the model
+    refuse_other_adapters(tmp_path, put_on(again).peft_config, loaded=True)
+
+
+@pytest.mark.parametrize(("name", "right"), [("ref", True), ("second", False)])
+def test_adapters_of_other_names_are_refused_but_for_a_frozen_copy(random_setting, tmp_path, name, right):
+    """TRL puts `ref`, a copy of a pretrained adapter, beside it, and older versions did not."""
+    model = AutoModelForCausalLM.from_pretrained(random_setting.path)
+    policy = get_peft_model(model, LoraConfig(**LORA))
+    policy.save_pretrained(tmp_path)
+    policy.add_adapter(name, LoraConfig(**LORA))
+    with nullcontext() if right else pytest.raises(InputError, match="^peft_config: .*default.*default, second"):
+        refuse_other_adapters(tmp_path, policy.peft_config, loaded=True)
+    policy.save_pretrained(tmp_path)
+    refuse_other_adapters(tmp_path, policy.peft_config, loaded=True)
+    policy.delete_adapter(name)
+    with pytest.raises(InputError, match=f"^peft_config: .*default, {name}.*default;"):
+        refuse_other_adapters(tmp_path, policy.peft_config, loaded=True)
 
 
 def test_a_finished_run_says_that_nothing_was_trained(random_setting, whole, tmp_path, caplog):

@@ -125,6 +125,8 @@ def train_in_this_process(script_args: Any, training_args: Any, model_args: Any,
         InputError: Data or options that cannot be used; before the model is loaded where they show by then.
         NonFiniteLossError: A loss became NaN or infinite.
     """
+    from trl import get_peft_config
+
     from mallowspo.cli.preflight import check_before_loading, refuse_resume
     from mallowspo.cli.signals import is_first_process
     from mallowspo.training.checkpoints import run_folder
@@ -132,7 +134,7 @@ def train_in_this_process(script_args: Any, training_args: Any, model_args: Any,
     check_before_loading(training_args, model_args)
     with run_folder(Path(training_args.output_dir)) if is_first_process() else nullcontext():
         if is_first_process():
-            refuse_resume(training_args)
+            refuse_resume(training_args, get_peft_config(model_args))
         _train(script_args, training_args, model_args, mixture_args)
     return 0
 

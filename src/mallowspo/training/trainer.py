@@ -25,7 +25,7 @@ from mallowspo.errors import InputError
 from mallowspo.files import passing_folder, staging_folder
 from mallowspo.objectives import Objective, objective_loss
 from mallowspo.scoring import Processes, vocabulary_size
-from mallowspo.scoring.model_checks import require_plain_head
+from mallowspo.scoring.model_checks import adapter_configs, require_plain_head, unwrapped_adapters
 from mallowspo.training.adapters import compare_at_start, refuse_lost_reference
 from mallowspo.training.checkpoints import (
     chosen_checkpoint,
@@ -46,6 +46,7 @@ from mallowspo.training.prompt_sampler import ListSampler
 from mallowspo.training.recording import Recorder
 from mallowspo.training.reference_source import refuse_other_store, split_columns
 from mallowspo.training.removed_options import knows_removed_options
+from mallowspo.training.resumed_adapters import refuse_other_adapters
 from mallowspo.training.row_weights import (
     RAW_COLUMN,
     batch_weights,
@@ -69,7 +70,7 @@ from mallowspo.training.state_file import (
     read_state,
     refuse_other_run,
     resumed_calibration,
-    step_settings,
+    run_settings,
     write_state,
 )
 
@@ -462,7 +463,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             self.total_train_tokens,
             rows=self._rows,
             reference=self.reference_weights,
-            settings=step_settings(self.args),
+            settings=run_settings(self.settings, str(self.accelerator.unwrap_model(self.model).dtype)),
             run=self._run,
         )
 
@@ -561,9 +562,14 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             folder, skipped = chosen_checkpoint(resume, output_dir)
             remarks = [f"resume_from_checkpoint: {line}" for line in skipped]
             state = None if folder is None else read_state(folder)
+            if folder is not None:
+                model = self.accelerator.unwrap_model(self.model)
+                refuse_other_adapters(folder, adapter_configs(model), loaded=True, held=unwrapped_adapters(model))
             if folder is not None and state is not None:
                 now, allowed = self._state(), self.settings.allow_other_data
-                refuse_other_run(state, now, folder, allow_other_data=allowed)
+                epoch = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).epoch
+                in_epoch = not float(epoch or 0).is_integer()
+                refuse_other_run(state, now, folder, allow_other_data=allowed, in_epoch=in_epoch)
                 remarks += changed_settings(state, now)
             run, others = enter_run(output_dir, folder) if writes else (None, [])
             if others and folder is None:
