@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import faulthandler
 import fcntl
 import json
 import os
@@ -54,6 +55,7 @@ from mallowspo.training.resumed_adapters import refuse_other_adapters
 from tiny import tiny_tokenizer
 
 STEPS = 6
+PATIENCE = 150  # seconds for a run of two or three
 
 
 def build(setting, folder, rows=None, *, adapter=None, eval_rows=None, processing_class=None, **changes):
@@ -110,13 +112,12 @@ class Slowly(TrainerCallback):
 
 def started(setting, folder, last, kind):
     """Start a run in one child, or in one for each of its processes; its last step and weights are then in a file."""
-    changes = dict(KINDS[kind])
+    changes, kept = dict(KINDS[kind]), []
     world = changes.pop("processes", 1)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
 
     def work(rank):
+        # A rank waits half an hour for one that failed at its start.
+        faulthandler.dump_traceback_later(PATIENCE, exit=True, file=sys.__stderr__)
         if world > 1:
             PartialState._reset_state()
             AcceleratorState._reset_state(True)
@@ -128,14 +129,21 @@ def started(setting, folder, last, kind):
         run.train(resume_from_checkpoint=newest_whole(Path(folder))[0] is not None)
         if rank == 0:
             torch.save({"step": run.state.global_step, "weights": weights(run)}, last)
+        run.accelerator.wait_for_everyone()
+        kept.append(run)  # freed here, DDP's reducer may wait for a thread of Gloo's that waits for the interpreter
 
-    return [in_child(lambda rank=rank: work(rank)) for rank in range(world)]
+    with socket.socket() as own:  # the children inherit it, so that nobody else gets the port before they listen there
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        own.bind(("127.0.0.1", 0))
+        port = own.getsockname()[1]
+        return [in_child(lambda rank=rank: work(rank)) for rank in range(world)]
 
 
 def finished(setting, folder, kind):
     """Let a run come to its end."""
     last = folder.with_suffix(".last.pt")
-    assert all(os.waitpid(child, 0)[1] == 0 for child in started(setting, folder, last, kind))
+    ended = [os.waitpid(child, 0)[1] for child in started(setting, folder, last, kind)]
+    assert not any(ended), ended
     return torch.load(last)
 
 
