@@ -52,9 +52,10 @@ from mallowspo.training.checkpoints import (
     seal,
 )
 from mallowspo.training.resumed_adapters import refuse_other_adapters
-from tiny import tiny_tokenizer
+from tiny import tiny_llama, tiny_tokenizer
 
 STEPS = 6
+LORA = {"r": 4, "target_modules": ["q_proj", "k_proj"], "task_type": "CAUSAL_LM"}
 PATIENCE = 150  # seconds for a run of two or three
 
 
@@ -469,17 +470,21 @@ def test_other_rows_where_they_are_wanted(random_setting, stopped):
     assert run.state.global_step == STEPS
 
 
-def test_a_reference_of_other_weights_is_refused(random_setting, stopped, tmp_path):
-    from tiny import tiny_llama, tiny_tokenizer
-
-    other = tmp_path / "other"
+@pytest.mark.parametrize(
+    ("objective", "adapter"), [("mallows_theta", False), ("dpo", False), ("dpo", True), ("simpo", True)]
+)
+def test_going_on_from_a_model_of_other_weights_is_refused(random_setting, tmp_path, objective, adapter):
+    """Whether the reference is read before the run (the first), live, or there is none beside the adapter's base."""
+    other, changes = tmp_path / "other", {"objective": objective, "adapter": LoraConfig(**LORA) if adapter else None}
     tiny_llama(vocab_size=len(tiny_tokenizer()), seed=9).save_pretrained(other)
     tiny_tokenizer().save_pretrained(other)
-    run = MallowsPOTrainer(
-        str(other), args=MallowsPOConfig(**options(stopped, max_steps=STEPS)), train_dataset=random_setting.rows
-    )
-    with pytest.raises(InputError, match="model_name_or_path.*other weights"):
+    build(random_setting, tmp_path / "out", max_steps=1, **changes).train()
+    run = build(SimpleNamespace(path=str(other), rows=random_setting.rows), tmp_path / "out", **changes)
+    with pytest.raises(InputError, match="^model_name_or_path: .*other weights"):
         run.train(resume_from_checkpoint=True)
+    same_run = build(random_setting, tmp_path / "out", max_steps=2, **changes)
+    same_run.train(resume_from_checkpoint=True)
+    assert same_run.state.global_step == 2
 
 
 @pytest.mark.parametrize(
@@ -558,9 +563,6 @@ def test_what_the_optimizers_state_holds_is_not_taken_and_named(
     run.train(resume_from_checkpoint=True)
     (line,) = [one for one in caplog.messages if f"{option} was {before} and stays so" in one]
     assert str(after) in line and same(weights(run), whole[1])
-
-
-LORA = {"r": 4, "target_modules": ["q_proj", "k_proj"], "task_type": "CAUSAL_LM"}
 
 
 @pytest.fixture(scope="module")

@@ -111,7 +111,7 @@ class TrainingState:
         calibration: How an index becomes a weight; None without an index.
         num_tokens: Tokens seen in training.
         rows: Number and fingerprint of the training rows, in their order.
-        reference: Digest of the reference's weights; None where it is not known.
+        reference: Digest of the weights of the reference, or of an adapter's base; None where it is not known.
         settings: Other options that decide what the run comes to, by name.
         run: Names the run that the checkpoint belongs to, through all its resumptions.
     """
@@ -287,8 +287,8 @@ def refuse_other_run(
             )
     if saved.reference and now.reference and saved.reference != now.reference:
         raise InputError(
-            f"model_name_or_path: the reference of {folder} had other weights than that of this run; resume with the "
-            f"model that the run began from, {begin}"
+            f"model_name_or_path: the model that {folder} began from (its reference, or its adapter's base) had other "
+            f"weights than this run's; resume with the same, {begin}"
         )
 
 

@@ -26,6 +26,7 @@ from mallowspo.files import passing_folder, staging_folder
 from mallowspo.objectives import Objective, objective_loss
 from mallowspo.scoring import Processes, vocabulary_size
 from mallowspo.scoring.model_checks import adapter_configs, require_plain_head, unwrapped_adapters
+from mallowspo.scoring.reference_key import weights_digest
 from mallowspo.training.adapters import compare_at_start, refuse_lost_reference
 from mallowspo.training.checkpoints import (
     chosen_checkpoint,
@@ -90,7 +91,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         calibration: How an index becomes a weight; None with `dispersion: none`. Saved in every checkpoint.
         splits: What was read, dropped and truncated of each split, by name.
         reference_sources: Where the reference's scores of each split came from, by name.
-        reference_weights: Digest of the reference's weights, once it is known.
+        reference_weights: Digest of the weights of the reference, or of an adapter's base; known once training begins.
         reference_is_ours: Nobody gave a `ref_model`.
         displacement: Watches whether chosen responses lose probability, and what it has warned of.
 
@@ -502,7 +503,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             begun = processes.share(self._begin(held, resume_from_checkpoint) if processes.is_first else None)
             if isinstance(begun, InputError):
                 raise begun
-            folder, self._run, remarks = begun
+            folder, self._run, self.reference_weights, remarks = begun
             for line in remarks:
                 logger.warning(line)
             if folder is not None:
@@ -552,9 +553,14 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
 
     def _begin(
         self, held: ExitStack, resume: str | bool | None
-    ) -> tuple[Path | None, str | None, list[str]] | InputError:
-        """In the first process: take the folder, choose the checkpoint, and name the run."""
+    ) -> tuple[Path | None, str | None, str | None, list[str]] | InputError:
+        """In the first process: take the folder, choose the checkpoint, and name the run and what it begins from."""
         output_dir = Path(str(self.args.output_dir))
+        model = self.accelerator.unwrap_model(self.model)
+        if self.reference_weights is None and (self.ref_model is not None or is_peft_model(self.model)):
+            # No pass over the rows has named it; a checkpoint's adapter belongs to one base all the same.
+            frozen = model if self.ref_model is None else self.accelerator.unwrap_model(self.ref_model)
+            self.reference_weights = weights_digest(frozen)
         try:
             writes = resume or self.args.save_strategy != "no"  # what writes nothing may share a folder
             if writes:
@@ -563,7 +569,6 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             remarks = [f"resume_from_checkpoint: {line}" for line in skipped]
             state = None if folder is None else read_state(folder)
             if folder is not None:
-                model = self.accelerator.unwrap_model(self.model)
                 refuse_other_adapters(folder, adapter_configs(model), loaded=True, held=unwrapped_adapters(model))
             if folder is not None and state is not None:
                 now, allowed = self._state(), self.settings.allow_other_data
@@ -577,7 +582,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
                     f"output_dir: {output_dir} holds checkpoints of an earlier run ({', '.join(others)}); they stay, "
                     "and resume_from_checkpoint: true will go on from those of this run alone"
                 )
-            return folder, run, remarks
+            return folder, run, self.reference_weights, remarks
         except InputError as error:
             return error
 
