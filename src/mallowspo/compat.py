@@ -22,6 +22,7 @@ from trl.models import prepare_deepspeed
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import add_fused_lm_head, global_then_local_main_first, maybe_gather_lm_head_ctx, use_adapter
 
+from mallowspo.errors import InputError
 from mallowspo.files import passing_folder, staging_folder
 
 __all__ = [
@@ -146,6 +147,7 @@ class TRLPreferenceTrainer(DPOTrainer):
     """
 
     _staging_root: str | None = None
+    _loaded_from = ""
 
     def tokenize_dataset(self, dataset: Any, tokenizer: Any, name: str) -> Any:
         """Turn a dataset that a user gave into tokenised rows; called for every split."""
@@ -235,6 +237,41 @@ class TRLPreferenceTrainer(DPOTrainer):
             self._push_from_checkpoint(str(final))
         if self.args.should_save:
             self.remove_surplus(run_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self._loaded_from = resume_from_checkpoint
+        try:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        except RuntimeError as error:
+            if "size mismatch" in str(error):
+                raise self._other_model() from error
+            raise
+
+    def _load_best_model(self) -> None:
+        self._loaded_from = str(self.state.best_model_checkpoint)
+        super()._load_best_model()
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Load again through transformers' own names where the plain ones left weights out.
+
+        On disk, experts of a mixture are apart and some heads have another name; the trainer reads the live names
+        alone, warns, and would go on with those weights as they were before training.
+        """
+        model: Any = self.accelerator.unwrap_model(cast(Any, self.model))
+        left_out = set(load_result.missing_keys) - set(getattr(model, "all_tied_weights_keys", None) or ())
+        if not left_out or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._issue_warnings_after_load(load_result)
+            return
+        loaded, found = type(model).from_pretrained(self._loaded_from, dtype=model.dtype, output_loading_info=True)
+        if found["missing_keys"] or found.get("mismatched_keys"):
+            raise self._other_model()
+        model.load_state_dict(loaded.state_dict())
+
+    def _other_model(self) -> InputError:
+        return InputError(
+            f"model_name_or_path: {self._loaded_from} holds the weights of another model than this run's; resume with "
+            "the model that the run began from, or begin anew without resume_from_checkpoint"
+        )
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return self.tokenize_dataset(dataset, processing_class, dataset_name)

@@ -34,7 +34,7 @@ from peft import (
     get_peft_model,
 )
 from safetensors.torch import load as load_safetensors
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, MixtralConfig, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from forks import in_child
@@ -657,6 +657,56 @@ def test_adapters_of_other_names_are_refused_but_for_a_frozen_copy(random_settin
     policy.delete_adapter(name)
     with pytest.raises(InputError, match=f"^peft_config: .*default, {name}.*default;"):
         refuse_other_adapters(tmp_path, policy.peft_config, loaded=True)
+
+
+SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module", params=["head", "experts"])
+def renamed(request, tmp_path_factory):
+    """A model whose head has another name on disk, or whose experts are apart there."""
+    folder, tokenizer = tmp_path_factory.mktemp("renamed"), tiny_tokenizer()
+    kinds = {
+        "head": (GPTNeoXConfig, {}),
+        "experts": (MixtralConfig, {"num_local_experts": 2, "num_key_value_heads": 2}),
+    }
+    kind, more = kinds[request.param]
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(kind(vocab_size=len(tokenizer), **SMALL, **more)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return SimpleNamespace(path=str(folder), rows=small_pairs())
+
+
+def test_weights_with_other_names_on_disk_are_gone_on_with(renamed, tmp_path):
+    """transformers' trainer left them as they were before training, with a warning of missing keys."""
+    folder = tmp_path / "out"
+    first = build(renamed, folder, learning_rate=1e-2)
+    first.train()
+    for step in (5, 6):
+        shutil.rmtree(folder / f"checkpoint-{step}")
+    second = build(renamed, folder, learning_rate=1e-2)
+    second.train(resume_from_checkpoint=True)
+    assert same(weights(second), weights(first))
+
+
+def test_the_best_model_has_its_weights_with_other_names_on_disk(renamed, tmp_path):
+    evaluating = {"eval_rows": small_pairs(5), "eval_strategy": "steps", "eval_steps": 1, "greater_is_better": True}
+    evaluating |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}  # the worst: the first or so
+    run = build(renamed, tmp_path / "out", learning_rate=1e-2, **evaluating)
+    run.train()
+    best = AutoModelForCausalLM.from_pretrained(run.state.best_model_checkpoint).state_dict()
+    assert run.state.best_global_step < STEPS and same(best, weights(run))
+
+
+def test_a_model_of_another_shape_is_refused(random_setting, tmp_path):
+    """Without a reference nothing tells before the weights are read."""
+    wide = tmp_path / "wide"
+    tiny_llama(vocab_size=len(tiny_tokenizer()), hidden_size=64).save_pretrained(wide)
+    tiny_tokenizer().save_pretrained(wide)
+    build(random_setting, tmp_path / "out", objective="simpo", max_steps=1).train()
+    run = build(SimpleNamespace(path=str(wide), rows=random_setting.rows), tmp_path / "out", objective="simpo")
+    with pytest.raises(InputError, match="^model_name_or_path: .*another model"):
+        run.train(resume_from_checkpoint=True)
 
 
 def test_a_finished_run_says_that_nothing_was_trained(random_setting, whole, tmp_path, caplog):
