@@ -18,12 +18,13 @@ from peft import LoraConfig
 from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
-from trl_options import ARGUMENTS, DIFFERS, EQUAL, OPTIONS, PASSED, REFUSED
+from trl_options import ARGUMENTS, DIFFERS, EQUAL, OPTIONS, PASSED, REFUSED, is_neutral
 
 import mallowspo
 from mallowspo import MallowsPOConfig, MallowsPOTrainer
 from mallowspo.compat import TRLPreferenceTrainer
 from mallowspo.errors import InputError
+from mallowspo.training.state_file import OPTION_EFFECTS
 from tiny import tiny_llama, tiny_tokenizer
 
 SOURCES = Path(mallowspo.__file__).parent
@@ -97,6 +98,15 @@ def test_every_option_and_argument_is_declared_once():
     assert set(ARGUMENTS) == arguments == set(inspect.signature(MallowsPOTrainer.__init__).parameters) - {"self"}
     for name, entry in (OPTIONS | ARGUMENTS).items():
         assert entry.words or entry.kind in (EQUAL, PASSED), f"{name}: a difference or a refusal needs its words"
+
+
+def test_every_option_either_leaves_a_resumed_run_as_it_is_or_has_an_effect_that_is_told():
+    """An option that a later version of TRL brings belongs into one of the two."""
+    told = {name for names in OPTION_EFFECTS.values() for name in names}
+    refused = {name for name, entry in OPTIONS.items() if entry.kind == REFUSED}  # of one value
+    for name in {field.name for field in fields(MallowsPOConfig)}:
+        assert (name in told) + (name in refused) + is_neutral(name) == 1, name
+    assert told - {field.name for field in fields(MallowsPOConfig)} == {"dtype", "num_processes"}
 
 
 @pytest.mark.parametrize(("name", "changes"), runs_beside_trl())

@@ -6,12 +6,13 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
 from mallowspo.errors import InputError, reason_of
+from mallowspo.files import to_the_end
 from mallowspo.progress import ProgressLines, current_lines, on_a_terminal
 
 __all__ = ["make_parser", "train_command", "train_in_this_process"]
@@ -62,7 +63,21 @@ def train_command(arguments: Sequence[str]) -> int:
             return train_in_this_process(*parsed)
         with ProgressLines("mallowspo train"):
             return train_in_this_process(*parsed)
-    return _launch(launch, _without(arguments, from_line))
+    output_dir = Path(parsed[1].output_dir)
+    try:
+        return _launch(launch, _without(arguments, from_line))
+    finally:
+        # The processes do not end in order: one may write into a save that the first one has cleared.
+        to_the_end(lambda: _clear(output_dir))
+
+
+def _clear(output_dir: Path) -> None:
+    """Clear a run's folder of what a cut-off save left, unless somebody else is writing there."""
+    from mallowspo.training.checkpoints import run_folder
+
+    if output_dir.is_dir():
+        with suppress(InputError), run_folder(output_dir):
+            pass
 
 
 def _without(arguments: Sequence[str], remaining: Sequence[str]) -> list[str]:
@@ -112,17 +127,19 @@ def train_in_this_process(script_args: Any, training_args: Any, model_args: Any,
         InputError: Data or options that cannot be used; before the model is loaded where they show by then.
         NonFiniteLossError: A loss became NaN or infinite.
     """
+    from trl import get_peft_config
+
     from mallowspo.cli.preflight import check_before_loading, refuse_resume
     from mallowspo.cli.signals import is_first_process
-    from mallowspo.locks import folder_lock
+    from mallowspo.training.checkpoints import run_folder
     from mallowspo.training.option_values import check_numbers
 
     for group in (script_args, model_args, mixture_args):
         check_numbers(group)
     check_before_loading(training_args, model_args)
-    with folder_lock(Path(training_args.output_dir), "a training run") if is_first_process() else nullcontext():
+    with run_folder(Path(training_args.output_dir)) if is_first_process() else nullcontext():
         if is_first_process():
-            refuse_resume(training_args)
+            refuse_resume(training_args, get_peft_config(model_args))
         _train(script_args, training_args, model_args, mixture_args)
     return 0
 

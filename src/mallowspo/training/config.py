@@ -89,7 +89,7 @@ class MallowsPOConfig(DPOConfig):
         max_nesting: Levels of lists and objects in a value of the data.
         max_columns: Different columns that all rows together may have.
         invalid_rows: What to do with rows that cannot be trained on: stop (`error`), or count, name and `drop` them.
-        allow_other_data: Resume a checkpoint on other training rows than it was trained on.
+        allow_other_data: Resume a checkpoint on other training rows, tokens of them or order than it was trained on.
 
     Example:
         >>> config = MallowsPOConfig("out", objective="mallows_simpo", margin=0.3, use_cpu=True, bf16=False)
