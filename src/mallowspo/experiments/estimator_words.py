@@ -178,7 +178,8 @@ def people_sentence(results: Results) -> str:
 
 def _with_ends(found: Mapping[str, Any]) -> str:
     """A statistic with its interval; dashes stand for what too few votes leave open."""
-    return format_interval(*(float("nan") if found[end] is None else found[end] for end in ("value", "low", "high")))
+    value, low, high = (float("nan") if found[end] is None else found[end] for end in ("value", "low", "high"))
+    return format_interval(value, low, high)
 
 
 def winner(results: Results) -> str:
