@@ -51,3 +51,13 @@ def test_weights_that_do_not_fit_their_config(saved, tmp_path):
 def test_a_bug_of_ours_is_not_hidden(saved):
     with pytest.raises(KeyError), loading("model", str(saved), also_ours=True):
         raise KeyError("x")
+
+
+def test_what_other_code_in_the_block_raises_is_no_fault_of_the_model(saved):
+    from transformers import AutoModelForCausalLM
+
+    with pytest.raises(ValueError, match="^fsdp") as error, loading("model", str(saved), also_ours=True):
+        raise ValueError("fsdp")
+    assert not isinstance(error.value, InputError)
+    with pytest.raises(InputError, match="^model: "), loading("model", str(saved), also_ours=True):
+        AutoModelForCausalLM.from_pretrained(saved, attn_implementation="nope")

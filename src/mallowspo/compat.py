@@ -6,7 +6,6 @@ of the package imports this module only where it is about to use it.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -15,13 +14,16 @@ from typing import Any, cast
 import torch
 from accelerate.utils import is_peft_model
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import is_triton_available
 from trl import DPOTrainer
 from trl.kernels import ChunkedLogProbFunction
 from trl.models import prepare_deepspeed
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import add_fused_lm_head, global_then_local_main_first, maybe_gather_lm_head_ctx, use_adapter
+
+from mallowspo.errors import InputError
+from mallowspo.files import passing_folder, staging_folder
 
 __all__ = [
     "REFERENCE_OUTPUTS",
@@ -145,6 +147,7 @@ class TRLPreferenceTrainer(DPOTrainer):
     """
 
     _staging_root: str | None = None
+    _loaded_from = ""
 
     def tokenize_dataset(self, dataset: Any, tokenizer: Any, name: str) -> Any:
         """Turn a dataset that a user gave into tokenised rows; called for every split."""
@@ -171,9 +174,17 @@ class TRLPreferenceTrainer(DPOTrainer):
         """Give a checkpoint that is written in full its name; called by the processes that save."""
         staging.rename(final)
 
+    def remove_surplus(self, run_dir: Path) -> None:
+        """Remove the checkpoints that `save_total_limit` does not keep; called by the processes that save."""
+
     def load_weights(self, checkpoint: Path) -> None:
         """Put a checkpoint's weights, or its adapter's, into the model."""
         self._load_from_checkpoint(str(checkpoint))
+
+    @property
+    def in_checkpoint(self) -> bool:
+        """Whether a checkpoint is being written, whose folder has not its name yet."""
+        return self._staging_root is not None
 
     @property
     def mode(self) -> str:
@@ -201,35 +212,66 @@ class TRLPreferenceTrainer(DPOTrainer):
         """Let transformers write a checkpoint into a hidden folder beside, and name it when it is whole."""
         run_dir = Path(super()._get_output_dir(trial))
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        self._staging_root = str(run_dir / f".{name}.saving")
-        staging, final, pushes = Path(self._staging_root) / name, run_dir / name, self.args.push_to_hub
-        self.args.push_to_hub = False
+        root, pushes = staging_folder(run_dir / name), self.args.push_to_hub
+        staging, final = root / name, run_dir / name
+        self._staging_root, self.args.push_to_hub = str(root), False
         try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                if self.state.best_model_checkpoint == str(staging):
-                    self.state.best_model_checkpoint = str(final)
-                    self.state.save_to_json(str(staging / TRAINER_STATE_NAME))
-                self.publish_checkpoint(staging, final)
-            self.accelerator.wait_for_everyone()
-            if staging.is_dir() and self.args.local_process_index == 0:
-                staging.rename(final)  # a node with a disk of its own, where only random states are written
+            # A process that fails must not take files from under the one that lists and names them.
+            with passing_folder(root, ours=self.args.should_save):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    if self.state.best_model_checkpoint == str(staging):
+                        self.state.best_model_checkpoint = str(final)
+                        self.state.save_to_json(str(staging / TRAINER_STATE_NAME))
+                    self.publish_checkpoint(staging, final)
+                self.accelerator.wait_for_everyone()
+                if staging.is_dir() and self.args.local_process_index == 0:
+                    staging.rename(final)  # a node with a disk of its own, where only random states are written
+                    root.rmdir()
         finally:
-            self.args.push_to_hub = pushes
-            shutil.rmtree(self._staging_root, ignore_errors=True)
-            self._staging_root = None
+            self._staging_root, self.args.push_to_hub = None, pushes
         if self.state.best_model_checkpoint == str(staging):
             self.state.best_model_checkpoint = str(final)
         if pushes:
             self._push_from_checkpoint(str(final))
         if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=str(run_dir),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+            self.remove_surplus(run_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self._loaded_from = resume_from_checkpoint
+        try:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        except RuntimeError as error:
+            if "size mismatch" in str(error):
+                raise self._other_model() from error
+            raise
+
+    def _load_best_model(self) -> None:
+        self._loaded_from = str(self.state.best_model_checkpoint)
+        super()._load_best_model()
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Load again through transformers' own names where the plain ones left weights out.
+
+        On disk, experts of a mixture are apart and some heads have another name; the trainer reads the live names
+        alone, warns, and would go on with those weights as they were before training.
+        """
+        model: Any = self.accelerator.unwrap_model(cast(Any, self.model))
+        left_out = set(load_result.missing_keys) - set(getattr(model, "all_tied_weights_keys", None) or ())
+        if not left_out or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._issue_warnings_after_load(load_result)
+            return
+        loaded, found = type(model).from_pretrained(self._loaded_from, dtype=model.dtype, output_loading_info=True)
+        if found["missing_keys"] or found.get("mismatched_keys"):
+            raise self._other_model()
+        model.load_state_dict(loaded.state_dict())
+
+    def _other_model(self) -> InputError:
+        return InputError(
+            f"model_name_or_path: {self._loaded_from} holds the weights of another model than this run's; resume with "
+            "the model that the run began from, or begin anew without resume_from_checkpoint"
+        )
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return self.tokenize_dataset(dataset, processing_class, dataset_name)

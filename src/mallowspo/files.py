@@ -6,15 +6,85 @@ import json
 import math
 import os
 import re
-import tempfile
-from collections.abc import Iterator
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mallowspo.redaction import without_known_secrets
 
-__all__ = ["atomic_path", "is_whole", "parse_json", "plain", "write_json", "write_text"]
+__all__ = [
+    "atomic_path",
+    "is_whole",
+    "parse_json",
+    "passing_folder",
+    "plain",
+    "staging_folder",
+    "to_the_end",
+    "write_json",
+    "write_text",
+]
+
+
+def to_the_end(work: Callable[[], object]) -> None:
+    """Do something that may be begun again; a signal that falls into it takes effect once it is done.
+
+    Args:
+        work: Tidies up or finishes; what it has done already it passes over.
+
+    Raises:
+        KeyboardInterrupt: The signal's, afterwards. A second one may cut the work short.
+
+    Example:
+        >>> done = []
+        >>> def work():
+        ...     done.append(len(done))
+        ...     if len(done) == 1:
+        ...         raise KeyboardInterrupt
+        >>> try:
+        ...     to_the_end(work)
+        ... except KeyboardInterrupt:
+        ...     print(done)
+        [0, 1]
+    """
+    try:
+        work()
+    except KeyboardInterrupt:
+        work()
+        raise
+
+
+def staging_folder(final: Path) -> Path:
+    """Where a folder is written before it gets its name.
+
+    No pattern for checkpoints finds it, and transformers, which uploads an output_dir while a run goes on, leaves out
+    what begins with an underscore.
+
+    Example:
+        >>> staging_folder(Path("out/checkpoint-4")).name
+        '_checkpoint-4.saving'
+    """
+    return final.with_name(f"_{final.name}.saving")
+
+
+@contextmanager
+def passing_folder(folder: Path, *, ours: bool = True) -> Iterator[None]:
+    """Let a folder be written for the time of a block; what is in it then goes, however the block ends.
+
+    Args:
+        folder: Its path; whoever writes into it makes it.
+        ours: Whether this process takes it away; others may still be writing for one that does.
+
+    Yields:
+        Nothing.
+    """
+    try:
+        yield
+    finally:
+        if ours:
+            to_the_end(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @contextmanager
@@ -40,15 +110,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{final.stem}.", suffix=final.suffix, dir=final.parent)
-    os.close(handle)
-    beside = Path(name)
+    beside = final.with_name(f".{final.stem}.{secrets.token_hex(4)}{final.suffix}")
     try:
+        os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield beside
-        # mkstemp makes the file private; give it the mode that an ordinary open() would have given.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(beside, 0o666 & ~umask)
         os.replace(beside, final)
     except OSError as error:
         # A write that fails for want of space does not say of which file.
@@ -56,7 +121,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             error.filename = str(final)
         raise
     finally:
-        beside.unlink(missing_ok=True)
+        to_the_end(lambda: beside.unlink(missing_ok=True))
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

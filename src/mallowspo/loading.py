@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +12,11 @@ from typing import Any
 from mallowspo.errors import InputError, reason_of
 from mallowspo.files import parse_json
 
-__all__ = ["adapter_base", "broken", "check_saved_model", "loading"]
+__all__ = ["adapter_base", "broken", "check_saved_model", "loading", "while_loading"]
 
 # What the libraries raise where a file is not what its name says, beside OSError and ValueError.
 _DAMAGE = ("SafetensorError", "UnpicklingError", "BadZipFile", "EOFError")
+_LOADERS = ("from_pretrained", "create_model_from_path")  # of transformers, and of TRL
 _MISFIT = ("size mismatch", "ignore_mismatched_sizes")
 
 
@@ -53,7 +55,7 @@ def loading(option: str, name: str, *, also_ours: bool = False) -> Iterator[None
     Args:
         option: The option that named the model.
         name: A folder or a hub name.
-        also_ours: Code of ours runs in the block too: an error that speaks of no file is then passed on as a bug.
+        also_ours: Other code runs in the block too: what it raises is then passed on, unless a file is damaged.
 
     Yields:
         Nothing.
@@ -71,7 +73,7 @@ def loading(option: str, name: str, *, also_ours: bool = False) -> Iterator[None
         found = [f"{path.name} {why}" for path in files if (why := broken(path))]
         known = isinstance(error, OSError | ValueError | ImportError) or type(error).__name__ in _DAMAGE
         misfit = any(words in str(error) for words in _MISFIT)
-        if also_ours and not (found or known or misfit):
+        if also_ours and not (found or misfit or (known and while_loading(error))):
             raise
         why = "; ".join(found) or ("its weights do not fit its config.json" if misfit else reason_of(error))
         raise InputError(f"{option}: {name} cannot be loaded ({why})") from error
@@ -119,3 +121,8 @@ def check_saved_model(option: str, name: str, *, revision: str | None = None, tr
             quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=True)
             quantizer.validate_environment(dtype=None, device_map=None, weights_only=True)
     return config
+
+
+def while_loading(error: BaseException) -> bool:
+    """Whether a model or tokenizer was being loaded when this was raised, and not being set up or trained."""
+    return any(frame.f_code.co_name in _LOADERS for frame, _ in traceback.walk_tb(error.__traceback__))

@@ -82,7 +82,7 @@ def _probe(folder: Path) -> None:
             made.append(one)
         if not folder.is_dir():
             raise NotADirectoryError(folder)
-        with tempfile.NamedTemporaryFile(prefix=".mallowspo-", dir=folder, buffering=0) as file:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:  # without a name, that no signal may leave
             file.write(b"\0" * _PROBE_BYTES)
     finally:
         for one in reversed(made):

@@ -36,6 +36,13 @@ _SECRET_NAME = re.compile(
     r"|(?:^|[-_])(?:pwd|sig|signature)$|^(?:x[-_])?(?:key|token|auth)$",
     re.IGNORECASE,
 )
+# Words that say so where a name ends with them, in a request or in settings. The environment has innocent variables of
+# these names (DESKTOP_SESSION), whose values must not be taken out of everything.
+_SECRET_WORDS = frozenset(
+    "pw pwd pass passcode passwd pin otp auth bearer jwt pat cert certificate cookies creds session sessionid sid sig "
+    "signature".split()
+)
+_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+")
 _KEY = re.compile(
     r"\b(?:sk|rk|pk)-(?=[\w-]*\d)[\w-]{8,}|\b(?:hf|gsk|ghp|gho|ghs|r8|tgp|fw|csk)_(?=\w*\d)\w{12,}|\bgithub_pat_\w{20,}"
     r"|\b(?:xai|pplx|nvapi|glpat)-[\w-]{12,}|\bxox[abprs]-[\w-]{10,}|\bA[KS]IA[0-9A-Z]{16}\b|\bAIza[\w-]{30,}"
@@ -59,9 +66,15 @@ def is_secret_name(name: str) -> bool:
     """Whether a field, option or variable of this name holds a secret.
 
     Example:
-        >>> [is_secret_name(name) for name in ("api_key", "hub_token", "max_tokens", "pad_token", "prompt_cache_key")]
+        >>> [is_secret_name(name) for name in ("api_key", "dbPass", "max_tokens", "passages", "prompt_cache_key")]
         [True, True, False, False, False]
     """
+    words = _WORD.findall(name)
+    ends = {"".join(words[-count:]).lower() for count in (1, 2)}
+    return _is_surely_secret(name) or not ends.isdisjoint(_SECRET_WORDS)
+
+
+def _is_surely_secret(name: str) -> bool:
     return bool(_SECRET_NAME.search(name)) and not name.lower().endswith("_env")
 
 
@@ -85,7 +98,7 @@ def _known() -> set[str]:
     named = {
         value
         for name, value in os.environ.items()
-        if len(value) >= 8 and is_secret_name(name) and not value.startswith(("/", "~", ".", "http"))
+        if len(value) >= 8 and _is_surely_secret(name) and not value.startswith(("/", "~", ".", "http"))
     }
     return _remembered | named
 
@@ -137,11 +150,14 @@ def without_secrets(value: Any, name: str = "") -> Any:
         {'model': 'm', 'model_init_kwargs': {'token': '[hidden]'}, 'eos_token': '</s>'}
     """
     if isinstance(value, Mapping):
-        return {key: without_secrets(item, str(key)) for key, item in value.items()}
+        secret = is_secret_name(name)  # then all that is in it is
+        return {key: without_secrets(item, name if secret else str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(without_secrets(item, name) for item in value) if type(value) in (list, tuple) else value
     if isinstance(value, str) and value:
         return HIDDEN if is_secret_name(name) and not value.startswith("<") else without_keys(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and is_secret_name(name):
+        return HIDDEN
     return value
 
 

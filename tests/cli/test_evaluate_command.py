@@ -166,7 +166,7 @@ FINE = {
         ({"--temperature": "-1"}, "temperature: got -1.0"),
         ({"--concurrency": "0"}, "concurrency: got 0, expected at least 1"),
         ({"--dtype": "float8"}, "dtype: got 'float8'"),
-        ({"--dispersion": "none.parquet"}, "dispersion: none.parquet cannot be read"),
+        ({"--dispersion": "none.parquet"}, "dispersion: dataset: there is no file or folder none.parquet"),
         ({"--dispersion_column": "chosen"}, "'chosen' of p.jsonl is not all numbers"),
         ({"--alpaca_tables": "."}, "instructions.csv cannot be read"),
         ({"--max_prompts": "0"}, "max_prompts: got 0"),

@@ -355,9 +355,10 @@ def test_a_file_that_does_not_fit_is_named_and_not_left(tmp_path):
 PROGRAM = [sys.executable, "-m", "mallowspo.cli.main"]
 
 
-def test_standard_output_on_a_full_disk():
+@pytest.mark.parametrize("arguments", [["--version"], ["train", "--help"], ["dispersion", "--help"]], ids=" ".join)
+def test_standard_output_on_a_full_disk(arguments):
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run([*PROGRAM, "--version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run([*PROGRAM, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2 and "standard output" in done.stderr
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
 

@@ -75,7 +75,7 @@ def test_a_signal_ends_in_one_line_and_the_run_goes_on_as_if_nothing_was(model, 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code
     text = log.read_text()
     assert "Traceback" not in text and text.count("mallowspo: interrupted") == 1
-    assert not (out / "run.json").exists() and not list(out.glob(".*"))
+    assert not (out / "run.json").exists() and [path.name for path in out.glob("[._]*")] == ["_run"]
     assert not [path for path in out.glob("checkpoint-*") if faults(path)]
     again = command(model, tmp_path, 40, "--output_dir", str(out), "--resume_from_checkpoint", "true")
     assert os.waitpid(in_child(again, log), 0)[1] == 0, log.read_text()

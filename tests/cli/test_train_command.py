@@ -284,3 +284,22 @@ def test_resume_true_goes_on_from_the_last_checkpoint(model, tmp_path):
     assert done.code == 0, done.err
     steps = [entry["step"] for entry in json.loads((tmp_path / "out/run.json").read_text())["log_history"]]
     assert steps == sorted(steps) and steps[-1] == 3
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "named"),
+    [
+        ([], ["--use_peft"], "peft_config (use_peft)"),
+        (["--use_peft", "--lora_r", "4"], [], "peft_config (use_peft)"),
+        (["--use_peft", "--lora_r", "4"], ["--use_peft", "--lora_r", "8"], "peft_config (r)"),
+        (["--use_peft", "--lora_r", "4"], ["--use_peft", "--lora_r", "4", "--use_dora", "true"], "(use_dora)"),
+    ],
+)
+def test_another_adapter_is_refused_before_data_and_model_are_read(model, tmp_path, before, after, named):
+    write_rows(tmp_path / GOOD)
+    common = ["train", "--model_name_or_path", str(model), "--output_dir", "out", *COMMON]
+    common += ["--save_strategy", "steps", "--save_steps", "1"]
+    assert run_in_process([*common, "--dataset_name", GOOD, "--max_steps", "1", *before], tmp_path).code == 0
+    resumed = ["--dataset_name", "nowhere.jsonl", "--max_steps", "2", "--resume_from_checkpoint", "true"]
+    done = run_in_process([*common, *resumed, *after], tmp_path)
+    assert done.code == 2 and named in done.err and "nowhere.jsonl" not in done.err and "Traceback" not in done.err

@@ -300,7 +300,7 @@ def test_a_header_that_is_itself_a_ranking_is_pointed_out(tmp_path):
     path.write_text("2,1,3\n1,2,3\n1,3,2\n")
     assert any("2,1,3" in note for note in load_rankings(path).notes)
     path.write_text("2,1,4\n1,2,3\n1,3,2\n")
-    assert not load_rankings(path).notes
+    assert not any("itself a ranking" in note for note in load_rankings(path).notes)
 
 
 def test_files_whose_shared_ranks_mean_different_things_are_not_joined(tmp_path):
@@ -370,7 +370,7 @@ def test_ranks_that_are_no_numbers_are_refused_with_the_row(tmp_path, rankings):
 
 def test_a_rank_beyond_any_number_in_a_table_is_refused(tmp_path):
     (tmp_path / "r.json").write_text(json.dumps([{"a": 1, "b": 10**400}, {"a": 2, "b": 1}]))
-    with pytest.raises(InputError, match="ranking 1"):
+    with pytest.raises(InputError, match="column 'b'"):
         load_rankings(tmp_path / "r.json")
 
 

@@ -1,5 +1,7 @@
 """A judge behind a real HTTP server that fails in every way that servers do."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -208,6 +210,19 @@ def test_somebody_else_writing_is_refused(tmp_path):
     with JudgeServer() as server, JsonLog(tmp_path / "v.jsonl"):
         with pytest.raises(InputError, match="another process"):
             judge_with_endpoint(pairs(1), endpoint(server), tmp_path / "v.jsonl")
+
+
+def test_without_locks_a_log_warns_and_is_written(tmp_path, caplog, monkeypatch):
+    from mallowspo.evaluation.json_log import JsonLog
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with JsonLog(tmp_path / "v.jsonl") as log:
+        log.append({"key": "a"})
+    assert lines(tmp_path / "v.jsonl") == [{"key": "a"}]
+    assert str(tmp_path / "v.jsonl") in caplog.text and os.strerror(errno.ENOLCK) in caplog.text
 
 
 def test_a_damaged_log_is_named(tmp_path):

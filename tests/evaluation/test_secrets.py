@@ -10,7 +10,7 @@ from judge_server import JudgeServer
 from mallowspo.cli.main import main
 from mallowspo.errors import InputError
 from mallowspo.evaluation.endpoint import EndpointAddress, api_key_from, check_no_secrets
-from mallowspo.redaction import without_keys, without_secrets
+from mallowspo.redaction import is_secret_name, without_keys, without_secrets
 
 KEY = "Zq7hunter2value91"
 
@@ -62,6 +62,33 @@ def test_what_a_run_writes_holds_no_key_also_where_the_judge_sends_it_back(here,
     assert json.loads(Path("out/results.json").read_text())["settings"]["judge_api_key_env"] == "OUR_KEY"
 
 
+def test_a_key_in_the_path_is_hidden_where_its_variable_is_named(here, capsys, monkeypatch):
+    """It has no shape to be known by; the variable tells it."""
+    monkeypatch.setenv("OUR_KEY", KEY)
+    with JudgeServer() as server:
+        assert evaluate(f"{server.url.removesuffix('/v1')}/{KEY}/v1#m", "--judge_api_key_env", "OUR_KEY") == 0
+    found = everything(here, capsys)
+    assert KEY not in found and "/[hidden]/v1" in found
+
+
+def test_no_option_is_taken_for_a_secret_by_its_name():
+    """Else its value would be missing in messages and in `run.json`."""
+    from dataclasses import fields
+
+    from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
+
+    from mallowspo import MallowsPOConfig
+    from mallowspo.cli.evaluate_options import EvaluateOptions
+
+    groups = (MallowsPOConfig, ModelConfig, ScriptArguments, DatasetMixtureConfig, EvaluateOptions)
+    assert {item.name for group in groups for item in fields(group) if is_secret_name(item.name)} == {"hub_token"}
+
+
+def test_a_variable_of_the_desktop_is_no_secret(monkeypatch):
+    monkeypatch.setenv("DESKTOP_SESSION", "ubuntu-xorg")
+    assert without_keys("model: ubuntu-xorg") == "model: ubuntu-xorg"
+
+
 def test_a_refusal_that_echoes_the_key_is_shown_without_it(here, capsys, monkeypatch):
     monkeypatch.setenv("OUR_KEY", KEY)
 
@@ -83,6 +110,16 @@ def test_a_refusal_that_echoes_the_key_is_shown_without_it(here, capsys, monkeyp
         (f"http://user:a/{KEY}@127.0.0.1:9/v1#m", [], "judge_api_key_env"),
         (f"http://127.0.0.1:9/v1?api_key={KEY}#m", [], "judge_api_key_env"),
         (f"http://127.0.0.1:9/v1?x={KEY}#m", [], "judge_api_key_env"),
+        (f"http://127.0.0.1:9/v1#m?api_key={KEY}", [], "judge_api_key_env"),
+        (f"http://127.0.0.1:9/v1#m?k={KEY}", [], "judge_api_key_env"),
+        (f"http://127.0.0.1:9/v1#m&api_key={KEY}", [], "judge_api_key_env"),
+        (f"http://127.0.0.1:9/v1#m#token={KEY}", [], "judge_api_key_env"),
+        ("http://127.0.0.1:9/v1#m", ["--judge_parameters", json.dumps({"user": "u", "pw": KEY})], "judge_parameters"),
+        (
+            "http://127.0.0.1:9/v1#m",
+            ["--judge_parameters", json.dumps({"auth": [{"user": "u", "value": KEY}]})],
+            "judge_parameters",
+        ),
         ("http://127.0.0.1:9/v1#m", ["--judge_parameters", json.dumps({"api_key": KEY})], "judge_parameters"),
         (
             "http://127.0.0.1:9/v1#m",
@@ -108,10 +145,28 @@ def test_an_address_that_is_none_is_refused(address):
         EndpointAddress.parse(address, "judge")
 
 
+SECRET = (
+    "pw pass db_pass dbPass pwd pin auth bearer session sessionId sig signature credential credentials cert cookie "
+    "cookies jwt passphrase PW proxy-auth apiKey"
+).split()
+
+
+@pytest.mark.parametrize("value", [KEY, 12345678, [KEY], {"value": KEY}], ids=str)
+@pytest.mark.parametrize("name", SECRET)
+def test_a_name_says_that_a_value_is_secret(name, value):
+    assert is_secret_name(name)
+    with pytest.raises(InputError, match=f"^judge_parameters: the field 'extra.{name}"):
+        check_no_secrets({"extra": {name: value}}, "judge_parameters")
+    written = str(without_secrets({"extra": {name: value}}))
+    assert KEY not in written and "12345678" not in written and "[hidden]" in written
+
+
 def test_fields_that_are_no_secret_pass(monkeypatch):
-    check_no_secrets(
-        {"max_tokens": 5, "prompt_cache_key": "a", "stop": ["</s>"], "pad_token": "x"}, "judge_parameters"
-    )
+    passed = {"max_tokens": 5, "prompt_cache_key": "a", "stop": ["</s>"], "pad_token": "x", "top_p": 0.9,
+              "passages": "p", "pass_rate": 0.5, "author": "a", "signature_version": "2", "session_length": 3,
+              "pinned": "y", "max_passes": 2, "certainty": 1.0, "signal": "s", "auth": None}  # fmt: skip
+    check_no_secrets(passed, "judge_parameters")
+    assert without_secrets(passed) == passed
     monkeypatch.setenv("OUR_KEY", "é" + KEY)
     with pytest.raises(InputError, match="OUR_KEY holds a space or a character") as error:
         api_key_from("OUR_KEY", "judge_api_key_env")

@@ -29,13 +29,13 @@ def small_pairs(count: int = 32) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def real_pairs(shared: Path, count: int = 48) -> Dataset:
-    """The first short dialogues of the HH data, cut to what a tiny model scores fast."""
+def real_pairs(shared: Path, count: int = 48, *, prompt: int = 150, response: int = 100) -> Dataset:
+    """The first short dialogues of the HH data, so many characters at most, which a tiny model scores fast."""
     rows = []
     with gzip.open(shared / "data/hh/helpful_train.jsonl.gz", "rt", encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
-            if len(row["prompt"]) < 150 and max(len(row["chosen"]), len(row["rejected"])) < 100:
+            if len(row["prompt"]) < prompt and max(len(row["chosen"]), len(row["rejected"])) < response:
                 rows.append({name: row[name] for name in ("prompt", "chosen", "rejected")})
             if len(rows) == count:
                 break

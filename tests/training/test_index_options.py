@@ -42,7 +42,8 @@ def test_a_panel_that_knows_nothing_is_refused(random_setting, tmp_path):
 @pytest.mark.shared
 def test_a_panel_feeds_the_weight(shared, tmp_path):
     config = MallowsPOConfig(**options(tmp_path, dispersion_estimator="panel", max_steps=1))
-    run = MallowsPOTrainer(str(shared / "models/stories-260k"), args=config, train_dataset=real_pairs(shared, 16))
+    rows = real_pairs(shared, 16, prompt=250, response=200)  # of shorter ones the panel knows next to nothing
+    run = MallowsPOTrainer(str(shared / "models/stories-260k"), args=config, train_dataset=rows)
     assert run.calibration.estimator == "panel" and run.calibration.weight_mean == pytest.approx(1.0)
     raw = np.array(run.train_dataset["dispersion_raw"])
     assert len(np.unique(raw)) > 3 and (raw >= 0).all()

@@ -1,5 +1,6 @@
 """Packed rows in the trainer: chosen with a reason, equal to padded rows, and in pieces that change nothing."""
 
+import copy
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ from datasets import Dataset
 from pairs import history, options, small_pairs
 from peft import LoraConfig
 from transformers import BloomConfig, BloomForCausalLM, LlamaConfig
+from trl import DPOConfig, DPOTrainer
 from two_processes import main
 
 from forks import in_child, ranks
@@ -23,10 +25,13 @@ from tiny import tiny_llama, tiny_tokenizer
 LOGGED = ("loss", "grad_norm", "entropy", "mean_token_accuracy", "logits/chosen", "logits/rejected", "logps/chosen")
 
 
-def build(setting, tmp_path, rows=None, peft=None, model=None, **changes):
+DPO = {"objective": "dpo"}
+
+
+def build(setting, tmp_path, rows=None, peft=None, model=None, ref_model=None, **changes):
     args = MallowsPOConfig(**options(tmp_path, **changes))
     data = setting.rows if rows is None else rows
-    extra = {} if model is None else {"processing_class": tiny_tokenizer()}
+    extra = {} if model is None else {"processing_class": tiny_tokenizer(), "ref_model": ref_model}
     return MallowsPOTrainer(model or setting.path, args=args, train_dataset=data, peft_config=peft, **extra)
 
 
@@ -162,6 +167,47 @@ def test_a_separate_reference_is_packed_too(random_setting, tmp_path):
         runs.append(run)
     assert_same_run(*runs)
     assert abs(history(runs[0], "loss")[0] - 0.6931472) > 1e-3
+
+
+def replicated():
+    """Every layer twice, as PEFT does it; the second halves have a configuration object of their own."""
+    lora = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", layer_replication=[[0, 2], [0, 2]])
+    return tiny_llama(vocab_size=len(tiny_tokenizer())), {"peft_config": lora}
+
+
+def grown():
+    """One more layer, a deep copy of the last."""
+    model = tiny_llama(vocab_size=len(tiny_tokenizer()))
+    layer = copy.deepcopy(model.model.layers[1])
+    layer.self_attn.layer_idx = 2
+    model.model.layers.append(layer)
+    model.config.num_hidden_layers = 3
+    return model, {"ref_model": tiny_llama(vocab_size=len(tiny_tokenizer()), seed=5)}
+
+
+@pytest.mark.parametrize("made", [replicated, grown], ids=lambda made: made.__name__)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_model_whose_layers_cannot_all_be_packed_gives_trls_numbers_in_padded_rows(tmp_path, made, bf16):
+    runs = []
+    for config, trainer, extra in ((DPOConfig, DPOTrainer, {}), (MallowsPOConfig, MallowsPOTrainer, DPO)):
+        model, arguments = made()
+        torch.manual_seed(0)
+        args = config(**options(tmp_path, max_steps=2, **extra) | {"bf16": bf16})
+        tokenizer = tiny_tokenizer()
+        run = trainer(model, args=args, train_dataset=small_pairs(8), processing_class=tokenizer, **arguments)
+        run.train()
+        runs.append(run)
+    theirs, ours = runs
+    assert ours.scoring.path == "padded" and "on a trial" in ours.scoring.reason
+    for name in ("loss", "logps/chosen", "rewards/margins"):
+        rel, atol = (2e-2, 2e-2) if bf16 else (2e-5, 2e-6)
+        assert history(ours, name) == pytest.approx(history(theirs, name), rel=rel, abs=atol), name
+
+
+def test_sharing_that_fails_its_trial_is_refused_where_it_was_asked_for(random_setting, tmp_path):
+    model, arguments = grown()
+    with pytest.raises(InputError, match="^share_prompts: "):
+        build(random_setting, tmp_path, model=model, share_prompts=True, **DPO, **arguments)
 
 
 def bloom():

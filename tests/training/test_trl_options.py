@@ -15,15 +15,16 @@ import trl_options
 from datasets import Dataset, IterableDataset
 from pairs import history, options, small_pairs
 from peft import LoraConfig
-from transformers import MixtralConfig, MixtralForCausalLM, TrainerCallback
+from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
-from trl_options import ARGUMENTS, DIFFERS, EQUAL, OPTIONS, PASSED, REFUSED
+from trl_options import ARGUMENTS, DIFFERS, EQUAL, OPTIONS, PASSED, REFUSED, is_neutral
 
 import mallowspo
 from mallowspo import MallowsPOConfig, MallowsPOTrainer
 from mallowspo.compat import TRLPreferenceTrainer
 from mallowspo.errors import InputError
+from mallowspo.training.state_file import OPTION_EFFECTS
 from tiny import tiny_llama, tiny_tokenizer
 
 SOURCES = Path(mallowspo.__file__).parent
@@ -97,6 +98,15 @@ def test_every_option_and_argument_is_declared_once():
     assert set(ARGUMENTS) == arguments == set(inspect.signature(MallowsPOTrainer.__init__).parameters) - {"self"}
     for name, entry in (OPTIONS | ARGUMENTS).items():
         assert entry.words or entry.kind in (EQUAL, PASSED), f"{name}: a difference or a refusal needs its words"
+
+
+def test_every_option_either_leaves_a_resumed_run_as_it_is_or_has_an_effect_that_is_told():
+    """An option that a later version of TRL brings belongs into one of the two."""
+    told = {name for names in OPTION_EFFECTS.values() for name in names}
+    refused = {name for name, entry in OPTIONS.items() if entry.kind == REFUSED}  # of one value
+    for name in {field.name for field in fields(MallowsPOConfig)}:
+        assert (name in told) + (name in refused) + is_neutral(name) == 1, name
+    assert told - {field.name for field in fields(MallowsPOConfig)} == {"dtype", "num_processes"}
 
 
 @pytest.mark.parametrize(("name", "changes"), runs_beside_trl())
@@ -356,6 +366,74 @@ def test_an_adapter_on_the_head_is_refused(tmp_path):
         run(True, head_adapter(), tmp_path, {"objective": "mallows_theta"})
 
 
+@pytest.mark.parametrize("names", [("mine",), ("default", "ref")], ids=str)
+def test_an_adapter_of_which_no_copy_can_be_made_is_named(tmp_path, names):
+    from peft import get_peft_model
+
+    def wrapped():
+        torch.manual_seed(2)
+        made = get_peft_model(model(), lora(), adapter_name=names[0])
+        for name in names[1:]:
+            made.add_adapter(name, lora())
+        return made
+
+    with pytest.raises(InputError, match=f"^model: .*{names[-1]!r}"):
+        run(True, wrapped(), tmp_path)
+    runs = [run(ours, wrapped(), tmp_path, ref_model=model(seed=7)) for ours in (False, True)]
+    assert_same_losses(*runs)
+
+
+@pytest.mark.parametrize("precompute", [False, True])
+def test_a_reference_in_training_mode_scores_as_in_evaluation_mode(tmp_path, precompute):
+    """Its attention drops nothing, though `attention_dropout` is no module that `disable_dropout` would reach."""
+    changes = {"precompute_ref_log_probs": precompute}
+    made = run(True, model(), tmp_path, changes, ref_model=model(seed=7, attention_dropout=0.4).train())
+    theirs = run(False, model(), tmp_path, changes, ref_model=model(seed=7))
+    assert_same_losses(theirs, made)
+
+
+def logits_halved(name):
+    """A model whose logits are not the product with the head's weight, though its head is a plain `Linear`."""
+    made = model()
+    if name == "hook on the head":
+        made.lm_head.register_forward_hook(lambda module, given, out: out * 0.5)
+    elif name == "hook before the head":
+        made.lm_head.register_forward_pre_hook(lambda module, given: (given[0] * 0.5,))
+    elif name == "patched head":
+        inner = made.lm_head.forward
+        made.lm_head.forward = lambda hidden: inner(hidden) * 0.5
+    elif name == "forward of its own":
+        made.__class__ = HalvedLlama
+    else:
+        made.register_forward_hook(halve)
+    return made
+
+
+def halve(module, given, out):
+    if getattr(out, "logits", None) is not None:
+        out.logits = out.logits * 0.5
+    return out
+
+
+class HalvedLlama(LlamaForCausalLM):
+    def forward(self, *args, **kwargs):
+        return halve(self, args, super().forward(*args, **kwargs))
+
+
+@pytest.mark.parametrize("share", [None, False])
+@pytest.mark.parametrize(
+    "name", ["hook on the head", "hook before the head", "patched head", "forward of its own", "hook on the model"]
+)
+def test_logits_that_are_not_the_heads_product_are_refused(tmp_path, name, share):
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(logits_halved(name)(ids).logits, model()(ids).logits * 0.5)
+    changes = {"share_prompts": share}
+    with pytest.raises(InputError, match="^lm_head: "):
+        run(True, logits_halved(name), tmp_path, changes, ref_model=model())
+    with pytest.raises(InputError, match="^lm_head: "):
+        run(True, model(), tmp_path, changes, ref_model=logits_halved(name))
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -405,12 +483,18 @@ def test_a_token_that_the_model_has_no_row_for_is_refused(tmp_path):
         run(True, model(), tmp_path, train_dataset=rows, processing_class=tokenizer, ref_model=model())
 
 
-def test_a_pad_token_that_the_model_has_no_row_for_changes_nothing(tmp_path):
+def test_a_token_that_the_reference_has_no_row_for_is_refused_too(tmp_path):
+    with pytest.raises(InputError, match="^ref_model: .*resize_token_embeddings"):
+        run(True, model(), tmp_path, ref_model=tiny_llama(vocab_size=300))
+
+
+@pytest.mark.parametrize("lacking", [("model", "ref_model"), ("ref_model",)], ids=str)
+def test_a_pad_token_that_a_model_has_no_row_for_changes_nothing(tmp_path, lacking):
     tokenizer = tiny_tokenizer(pad=False)
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
-    size = len(tokenizer) - 1
+    policy, reference = (len(tokenizer) - (name in lacking) for name in ("model", "ref_model"))
     made, plain = (
-        run(True, tiny_llama(size), tmp_path, processing_class=one, ref_model=tiny_llama(size))
+        run(True, tiny_llama(policy), tmp_path, processing_class=one, ref_model=tiny_llama(reference, seed=5))
         for one in (tokenizer, tiny_tokenizer(pad=False))
     )
     assert history(made, "loss") == history(plain, "loss")

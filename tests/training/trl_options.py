@@ -97,7 +97,8 @@ OPTIONS: dict[str, Treatment] = {
     "precompute_ref_batch_size": _equal({"precompute_ref_batch_size": 3, "precompute_ref_log_probs": True}),
     "sync_ref_model": _equal(
         {"sync_ref_model": True, "ref_model_sync_steps": 1},
-        words="refused where the dispersion is read off the reference, which must stay as it is then",
+        words="refused where the dispersion is read off the reference, which must stay as it is then, and with an "
+        "adapter (`use_peft`, `peft_config`), as in TRL: no separate reference is kept",
     ),
     "ref_model_mixup_alpha": _equal({"ref_model_mixup_alpha": 0.9, "sync_ref_model": True, "ref_model_sync_steps": 1}),
     "ref_model_sync_steps": _equal({"ref_model_sync_steps": 1, "sync_ref_model": True}),
@@ -152,7 +153,13 @@ OPTIONS: dict[str, Treatment] = {
     "torch_compile": Treatment(DIFFERS, _PACKED, ({"torch_compile": True},), read=True),
     "use_liger_kernel": Treatment(DIFFERS, f"its layers' kernels are used; {_PACKED}", read=True),
     "optim": _equal({"optim": "sgd", "learning_rate": 0.1}, words="lomo and adalomo take padded rows"),
-    "activation_offloading": _passed("its context is entered around every training step, as in TRL"),
+    "activation_offloading": _passed(
+        "its context is entered around every training step, as in TRL; refused without an accelerator, where TRL ends "
+        "in an error",
+        read=True,
+    ),
+    "fsdp": _passed("refused in a single process, before the model is loaded", read=True),
+    "fsdp_config": _passed("a file that cannot be read is refused", read=True),
     # Optimiser
     "learning_rate": _equal({"learning_rate": 1e-2}, words="0 is said, less is refused"),
     "max_grad_norm": _equal({"max_grad_norm": 0.1}),
@@ -174,7 +181,9 @@ OPTIONS: dict[str, Treatment] = {
     ),
     "save_strategy": _equal({"save_strategy": "epoch"}, words="every checkpoint holds `mallowspo.json` as well"),
     "save_only_model": _equal({"save_only_model": True, "save_strategy": "steps", "save_steps": 1}),
-    "resume_from_checkpoint": _passed("checkpoints of ours go on with their calibration", read=True),
+    "resume_from_checkpoint": _passed(
+        "checkpoints of ours go on with their calibration; `true` takes the newest one of the last run", read=True
+    ),
     "output_dir": _passed("gets `mallowspo.json`, `run.json` (from the command line) and a model card too", read=True),
     "disable_tqdm": _passed("the reference pass has a bar too", read=True),
     "push_to_hub": _passed("`mallowspo train` pushes at the end, as `trl dpo` does", read=True),
@@ -195,19 +204,55 @@ _UNTOUCHED = """
     restore_callback_states_from_checkpoint full_determinism use_cpu accelerator_config parallelism_config
     dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order
     label_names ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend
-    ddp_timeout fsdp fsdp_config debug skip_memory_metrics do_train do_eval do_predict local_rank
+    ddp_timeout debug skip_memory_metrics do_train do_eval do_predict local_rank
 """.split()
 OPTIONS |= {name: _passed() for name in _UNTOUCHED}
 # Saving is in two steps here, so what follows a save reads these once more.
-OPTIONS |= {name: _passed(read=True) for name in ("hub_revision", "save_total_limit")}
+OPTIONS |= {
+    "hub_revision": _passed(read=True),
+    "save_total_limit": _passed("counts the checkpoints of this run; an earlier one's in the folder stay", read=True),
+}
+
+# Options, TRL's and ours, of which another value trains the same rows with the same loss and the same steps, but for
+# rounding: a resumed run may have another one without a word. Of the rest, `OPTION_EFFECTS` says what comes of it.
+NEUTRAL = set(
+    """
+    activation_checkpointing activation_checkpointing_kwargs activation_offloading allow_other_data
+    average_tokens_across_devices dataloader_in_order dataloader_multiprocessing_context dataloader_num_workers
+    dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor dataset_num_proc ddp_backend
+    ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout debug deepspeed
+    disable_tqdm displacement_alarm do_eval do_predict do_train enable_jit_checkpoint fsdp fsdp_config full_determinism
+    gradient_checkpointing gradient_checkpointing_kwargs greater_is_better include_for_metrics
+    include_num_input_tokens_seen label_names length_column_name liger_kernel_config load_best_model_at_end local_rank
+    max_columns max_line_mb max_nesting metric_for_best_model output_dir pad_to_multiple_of pad_token
+    parallelism_config prediction_loss_only precompute_ref_batch_size precompute_ref_log_probs project
+    remove_unused_columns report_to restore_callback_states_from_checkpoint resume_from_checkpoint run_name
+    share_prompts skip_memory_metrics torch_compile torch_compile_backend torch_compile_mode torch_empty_cache_steps
+    trust_remote_code use_cache use_cpu use_liger_kernel per_device_eval_batch_size batch_eval_metrics bf16_full_eval
+    fp16_full_eval
+    """.split()
+)
+_NEUTRAL_GROUPS = ("eval_", "hub_", "log", "push_to_hub", "save_", "trackio_")
+
+
+def is_neutral(name: str) -> bool:
+    """Whether a resumed run comes to the same with another value of an option."""
+    return name in NEUTRAL or name.startswith(_NEUTRAL_GROUPS)
+
 
 # Arguments of the constructor.
 ARGUMENTS: dict[str, Treatment] = {
     "model": _equal(
         words="a name, a path or a model; with PEFT's wrapper or with the adapters that transformers holds. An "
-        "adapter's folder, an adapter on `lm_head`, and a model of which nothing can be trained are refused"
+        "adapter's folder, an adapter on `lm_head`, a hook or a forward that changes the logits (TRL computes losses "
+        "without it), and a model of which nothing can be trained are refused. Without a `ref_model`, an adapter in "
+        "PEFT's wrapper must be called `default`, and none `ref`: TRL fails there"
     ),
-    "ref_model": _equal(words="refused where the objective reads no reference"),
+    "ref_model": _equal(
+        words="refused where the objective reads no reference, and where a token of the data has no row in it. It "
+        "always scores in evaluation mode; in TRL one that comes in training mode stays in it, and so does a policy "
+        "that is its own reference: `disable_dropout` leaves a dropout that is a number (`attention_dropout`) on"
+    ),
     "args": Treatment(
         DIFFERS,
         "a `MallowsPOConfig`, which takes every field of `DPOConfig`; a `DPOConfig` is refused, since it names no "
@@ -248,4 +293,4 @@ def table(entries: dict[str, Treatment]) -> str:
     return "\n".join(rows)
 
 
-__all__ = ["ARGUMENTS", "DIFFERS", "EQUAL", "OPTIONS", "PASSED", "REFUSED", "Treatment", "table"]
+__all__ = ["ARGUMENTS", "DIFFERS", "EQUAL", "OPTIONS", "PASSED", "REFUSED", "Treatment", "is_neutral", "table"]

@@ -272,18 +272,21 @@ def _check_metric(args: Any) -> None:
         )
 
 
-def refuse_resume(args: Any) -> None:
-    """Look whether there is something to resume, before a model is loaded; the trainer looks again.
+def refuse_resume(args: Any, peft_config: Any) -> None:
+    """Look whether there is something to resume, and whether it has this run's adapter, before a model is loaded.
 
-    For whoever holds the folder's lock: what a killed save left is cleared, which may bring a checkpoint's name back.
+    The trainer looks again.
 
     Args:
         args: `MallowsPOConfig`.
+        peft_config: Of the adapter that will be trained, or None.
 
     Raises:
-        InputError: No checkpoint is there, or the one that is named is not whole.
+        InputError: No checkpoint is there, the one that is named is not whole, or it has another adapter.
     """
-    from mallowspo.training.checkpoints import chosen_checkpoint, clear_leftovers
+    from mallowspo.training.checkpoints import chosen_checkpoint
+    from mallowspo.training.resumed_adapters import refuse_other_adapters
 
-    clear_leftovers(Path(args.output_dir))
-    chosen_checkpoint(args.resume_from_checkpoint, Path(args.output_dir))
+    folder, _ = chosen_checkpoint(args.resume_from_checkpoint, Path(args.output_dir))
+    if folder is not None:
+        refuse_other_adapters(folder, {} if peft_config is None else {"default": peft_config}, loaded=False)

@@ -106,13 +106,17 @@ def loaded_scorer(options: Any, accelerator: Any, tokenizer: Any, settings: Any)
     from mallowspo.data.vocabulary import embedding_rows, padding_id
     from mallowspo.scoring import Processes, model_fields
     from mallowspo.scoring.model_checks import base_model
+    from mallowspo.scoring.self_check import check_scores
 
     on_cpu = accelerator.device.type == "cpu"
     processes = Processes.of_accelerate(accelerator)
     model = _model(options, accelerator.device)
+    mixed = str(accelerator.mixed_precision)
+    with accelerator.autocast():
+        check_scores(model, accelerator.device, packed=False, mixed_precision=mixed)
     fields = model_fields(
         model, adapter=None if options.adapter is None else "default", weights=processes.is_first
-    ) | {"mixed_precision": str(accelerator.mixed_precision)}
+    ) | {"mixed_precision": mixed}
     threads = torch.get_num_threads()
     try:
         if on_cpu:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, reason_of
+from mallowspo.files import to_the_end
 from mallowspo.progress import ProgressLines, current_lines, on_a_terminal
 
 __all__ = ["make_parser", "train_command", "train_in_this_process"]
@@ -53,14 +56,28 @@ def train_command(arguments: Sequence[str]) -> int:
     except InputError:
         raise
     except (ValueError, TypeError, ImportError, NotImplementedError) as error:
-        raise InputError(f"arguments: {error}") from error
+        raise InputError(f"{_option_of(error, parser.names)}: {error}") from error
     # A launched process reads the launcher's options from the same YAML again, and must not obey them again.
     if not launch or _LAUNCHED in os.environ or "LOCAL_RANK" in os.environ:
         if on_a_terminal() or os.environ.get("RANK", "0") != "0":
             return train_in_this_process(*parsed)
         with ProgressLines("mallowspo train"):
             return train_in_this_process(*parsed)
-    return _launch(launch, _without(arguments, from_line))
+    output_dir = Path(parsed[1].output_dir)
+    try:
+        return _launch(launch, _without(arguments, from_line))
+    finally:
+        # The processes do not end in order: one may write into a save that the first one has cleared.
+        to_the_end(lambda: _clear(output_dir))
+
+
+def _clear(output_dir: Path) -> None:
+    """Clear a run's folder of what a cut-off save left, unless somebody else is writing there."""
+    from mallowspo.training.checkpoints import run_folder
+
+    if output_dir.is_dir():
+        with suppress(InputError), run_folder(output_dir):
+            pass
 
 
 def _without(arguments: Sequence[str], remaining: Sequence[str]) -> list[str]:
@@ -110,14 +127,19 @@ def train_in_this_process(script_args: Any, training_args: Any, model_args: Any,
         InputError: Data or options that cannot be used; before the model is loaded where they show by then.
         NonFiniteLossError: A loss became NaN or infinite.
     """
+    from trl import get_peft_config
+
     from mallowspo.cli.preflight import check_before_loading, refuse_resume
     from mallowspo.cli.signals import is_first_process
-    from mallowspo.locks import folder_lock
+    from mallowspo.training.checkpoints import run_folder
+    from mallowspo.training.option_values import check_numbers
 
+    for group in (script_args, model_args, mixture_args):
+        check_numbers(group)
     check_before_loading(training_args, model_args)
-    with folder_lock(Path(training_args.output_dir), "a training run") if is_first_process() else nullcontext():
+    with run_folder(Path(training_args.output_dir)) if is_first_process() else nullcontext():
         if is_first_process():
-            refuse_resume(training_args)
+            refuse_resume(training_args, get_peft_config(model_args))
         _train(script_args, training_args, model_args, mixture_args)
     return 0
 
@@ -136,10 +158,11 @@ def _train(script_args: Any, training_args: Any, model_args: Any, mixture_args: 
         "attn_implementation": model_args.attn_implementation,
         "dtype": model_args.dtype,
     }
-    training_args.model_init_kwargs = init | (training_args.model_init_kwargs or {})
+    given = training_args.model_init_kwargs or {}
+    training_args.model_init_kwargs = init | given
     with Limits.of(training_args).in_force():
         data, unparsable = _load_splits(script_args, training_args, mixture_args)
-    with loading("model_name_or_path", model_args.model_name_or_path, also_ours=True):
+    with _building(given), loading("model_name_or_path", model_args.model_name_or_path, also_ours=True):
         trainer = MallowsPOTrainer(
             model=model_args.model_name_or_path,
             args=training_args,
@@ -158,8 +181,8 @@ def _train(script_args: Any, training_args: Any, model_args: Any, mixture_args: 
 
         report_in_lines(trainer)
     _summarise(trainer, unparsable)
-    given = training_args.resume_from_checkpoint
-    result = trainer.train(resume_from_checkpoint=None if str(given).lower() in ("none", "false", "") else given)
+    resume = training_args.resume_from_checkpoint
+    result = trainer.train(resume_from_checkpoint=None if str(resume).lower() in ("none", "false", "") else resume)
     trainer.save_model(training_args.output_dir)
     metrics = dict(result.metrics)
     if trainer.accelerator.is_main_process:
@@ -168,6 +191,48 @@ def _train(script_args: Any, training_args: Any, model_args: Any, mixture_args: 
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)
     _finish(trainer)
+
+
+@contextmanager
+def _building(model_init_kwargs: dict[str, Any]) -> Iterator[None]:
+    """Name the option where a library refuses, while the trainer is built, what is not known before.
+
+    Args:
+        model_init_kwargs: As the user gave them.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InputError: Names the option that the library speaks of.
+    """
+    from mallowspo.loading import while_loading
+
+    try:
+        yield
+    except Exception as error:
+        cause = (error.__cause__ if isinstance(error, InputError) else None) or error
+        named = [key for key in model_init_kwargs if re.search(rf"\b{re.escape(key)}\b", str(cause))]
+        if while_loading(cause) and (named or (model_init_kwargs and not isinstance(error, InputError))):
+            keys = ", ".join(named or model_init_kwargs)
+            raise InputError(f"model_init_kwargs: {keys}: cannot be used ({reason_of(cause)})") from error
+        ours = [frame.f_globals["__name__"] for frame, _ in walk_tb(error.__traceback__)][-1].startswith("mallowspo.")
+        if ours or isinstance(error, InputError) or not isinstance(error, _REFUSALS):
+            raise
+        raise InputError(f"{_option_of(error, make_parser().names)}: {reason_of(error)}") from error
+
+
+_REFUSALS = (ValueError, ImportError, NotImplementedError)
+
+
+def _option_of(error: Exception, names: set[str]) -> str:
+    """The first option that a library's message speaks of; PEFT writes the names without lora_ and with spaces."""
+    found = {
+        name: re.search(rf"\b{name.removeprefix('lora_').replace('_', '[ _]')}\b", str(error), re.IGNORECASE)
+        for name in names
+        if "_" in name
+    }
+    return min(((match.start(), name) for name, match in found.items() if match), default=(0, "arguments"))[1]
 
 
 def _finish(trainer: Any) -> None:

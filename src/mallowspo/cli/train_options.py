@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import textwrap
-import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from enum import Enum
 from typing import Any
@@ -18,6 +18,7 @@ from mallowspo.cli.hints import about_option
 from mallowspo.cli.yaml_file import read_yaml
 from mallowspo.errors import InputError
 from mallowspo.training import MallowsPOConfig
+from mallowspo.training.option_values import KIND_WORDS, kinds_of
 
 __all__ = ["TrainParser", "launcher_options", "refuse_unknown", "take_config"]
 
@@ -39,6 +40,10 @@ class TrainParser(TrlParser):
     def error(self, message: str) -> typing.NoReturn:
         """Say what is wrong with the command line, without the usage, which has no end."""
         raise InputError(f"{message.removeprefix('argument ')}; {_PAGE}")
+
+    def print_help(self, file: Any = None) -> None:
+        """Write the page; unlike argparse's own, an error of the stream is not passed over."""
+        (file or sys.stdout).write(self.format_help())
 
     def set_defaults_from_file(self, path: str) -> list[str]:
         """Take a YAML file's values as defaults, and set its `env`.
@@ -207,7 +212,7 @@ def _fitting(value: Any, hint: Any, action: Any, where: str) -> Any:
 
     YAML reads `no` as false and 0.5 as a number, also where text is wanted; the text that was written is meant then.
     """
-    kinds = _kinds(hint)
+    kinds = kinds_of(hint)
     if value is None or not kinds or any(_is_a(value, kind) for kind in kinds):
         return value
     texts = str in kinds
@@ -220,33 +225,9 @@ def _fitting(value: Any, hint: Any, action: Any, where: str) -> Any:
             return str(value).lower()
     elif isinstance(value, int | float) and texts:
         return str(value)
-    expected = " or ".join(dict.fromkeys(_WORDS.get(kind, "text") for kind in kinds))
+    expected = " or ".join(dict.fromkeys(KIND_WORDS.get(kind, "text") for kind in kinds))
     quotes = "; YAML reads yes, no, on and off as truth values: put text in quotes" if isinstance(value, bool) else ""
     raise InputError(f"{where}: got {value!r}, expected {expected}{quotes}")
-
-
-_WORDS: Mapping[Any, str] = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    list: "a list",
-    dict: "a mapping",
-}
-
-
-def _kinds(hint: Any) -> list[Any]:
-    """The classes that an annotation allows; empty where it allows anything."""
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        parts = [_kinds(part) for part in typing.get_args(hint) if part is not type(None)]
-        return [] if any(not part for part in parts) else [kind for part in parts for kind in part]
-    if origin is typing.Literal:
-        return [type(choice) for choice in typing.get_args(hint)]
-    if origin in (list, dict):
-        inner = typing.get_args(hint)
-        return [hint] if origin is list and inner and inner[0] in (str, int, float, bool) else [origin]
-    return [hint] if isinstance(hint, type) else []
 
 
 def _is_a(value: Any, kind: Any) -> bool:
@@ -264,7 +245,7 @@ def _is_a(value: Any, kind: Any) -> bool:
             return False
     if kind is dict and isinstance(value, str):
         return value.startswith("{")
-    if not isinstance(kind, type) or kind not in _WORDS:
+    if not isinstance(kind, type) or kind not in KIND_WORDS:
         # An enum is written as text; for a configuration object of another kind there is no way to write one.
         return isinstance(value, str if isinstance(kind, type) and issubclass(kind, Enum) else dict)
     return isinstance(value, kind)

@@ -2,7 +2,8 @@ r"""What counts as text that somebody can see.
 
 White space, control and format characters (zero-width spaces and joiners, soft hyphens, marks of direction, byte-order
 marks, tags), variation selectors and the fillers of Hangul, Khmer and Braille leave nothing on paper. A text of these
-alone says nothing, and two texts that differ in these alone look the same.
+alone says nothing, and two texts that differ in these alone look the same. Combining marks without a letter say
+nothing either, nor do the signs for what was lost: U+FFFC for an object, U+FFFD for bytes that could not be decoded.
 """
 
 from __future__ import annotations
@@ -23,23 +24,24 @@ _UNSEEN = (
 )
 _SEEN = re.compile(f"[^{_UNSEEN}]")
 _UNSEEN_RUN = re.compile(f"[{_UNSEEN}]+")
+_LOST = "\ufffc\ufffd"
 _SPACES = re.compile(r"\s+")
 
 
 def is_blank(text: str) -> bool:
-    r"""Say whether nobody could see anything of a text.
+    r"""Say whether nobody could read anything in a text.
 
     Args:
         text: Any text; the empty one is blank.
 
     Returns:
-        Whether it is made of white space and invisible characters alone.
+        Whether it is made of white space, invisible characters, marks without a letter and signs for what was lost.
 
     Example:
-        >>> is_blank("\u200b \ufeff\n"), is_blank("\u3164"), is_blank("a\u200b"), is_blank("0")
+        >>> is_blank("\u200b \ufeff\n"), is_blank("\u0301\ufffd"), is_blank("a\u200b"), is_blank("0")
         (True, True, False, False)
     """
-    return _SEEN.search(text) is None
+    return all(sign[0] in _LOST or unicodedata.category(sign[0])[0] == "M" for sign in _SEEN.finditer(text))
 
 
 def looks(text: str) -> str:

@@ -322,9 +322,9 @@ def _is_blank(text: Text) -> bool:
 
 
 def _emptiness(text: Text) -> str:
-    """Say whether there is nothing, or nothing that can be seen."""
+    """Say whether there is nothing, or nothing that can be read."""
     shown = text if isinstance(text, str) else content_text(text[-1]) if text else ""
-    return f"blank, made of characters that nobody sees: {_excerpt(shown)}" if shown.strip() else "empty"
+    return f"blank, made of characters that say nothing: {ascii(shown[:12])}" if shown.strip() else "empty"
 
 
 def _text(value: Any, name: str) -> Text:

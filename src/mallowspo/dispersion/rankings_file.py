@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from mallowspo.data import load_preferences
 from mallowspo.data.records import prompt_id_of_text
 from mallowspo.dispersion.judged_rows import Judged, as_text
 from mallowspo.dispersion.published import PUBLISHED_FORMS, holds_orders, number_or_none, read_judged, renamed
+from mallowspo.dispersion.ranking_columns import items_sentence, names_things, settled_items
 from mallowspo.errors import InputError
 from mallowspo.files import parse_json
 
@@ -36,12 +36,6 @@ RANKING_FORMS = (
     *(form.words for form in PUBLISHED_FORMS),
 )
 
-# Columns of the table form that name things and rank nothing.
-_NAMING = re.compile(
-    r"row_index|index|prompt|group|rater|annotator|person|voter|worker|user|respondent|participant|judge|subject|name|"
-    r"date|time|timestamp|id|.*[_ .-]id|unnamed.*|__index.*|(column)?|.*[a-z]ID|uuid|guid|"
-    r"(started|submitted|created)([_ ]at)?"
-)
 # Columns of the table form that say how many people gave the row's ranking.
 _COUNTS = ("count", "counts", "n", "votes", "weight", "weights", "num_voters", "frequency")
 
@@ -191,43 +185,49 @@ def _table(dataset: datasets.Dataset, source: str, name: str) -> RankingRows:
     if len(set(columns)) < len(columns):
         raise InputError(f"{source}: two columns have one name; give each item one column")
     counted = next((column for column in columns if column.casefold() in _COUNTS), None)
+    group = next((column for column in columns if column.casefold() in ("prompt", "group")), None)
     values: dict[str, Floats] = {}
+    named: dict[str, Floats] = {}
     passed: dict[str, str] = {}
     for column in columns:
-        if column == counted or _names_things(column):
+        if column in (counted, group):
             continue
+        kept = named if names_things(column) else values
         try:
-            values[column] = _numbers(dataset[column][:])
+            kept[column] = _numbers(dataset[column][:])
         except _NoRanks as error:
+            if kept is named:
+                continue
             passed[column] = str(error)
             if error.partly:
                 raise InputError(f"{source}: the column {column!r} holds ranks and {error}; {_RANKS}") from error
-    if len(values) < 2:
+    settled = settled_items(values, named, lambda ranks: _checked(ranks, source))
+    items = [column for column in columns if column in settled]
+    if len(items) < 2:
         forms = "\n".join(f"  {form}" for form in RANKING_FORMS)
         why = next((f"the column {column!r} holds {what}" for column, what in passed.items()), None)
         raise InputError(
             f"{source}: no rankings in the columns {', '.join(columns)} "
-            f"({why or f'{len(values)} columns of ranks'}); expected\n{forms}"
+            f"({why or f'{len(items)} columns of ranks'}); expected\n{forms}"
         )
-    notes = []
+    values |= named
+    notes = [items_sentence(items, [c for c in columns if c not in (*items, *passed, counted, group)])]
     weights = np.ones(len(dataset))
     if counted is not None:
         notes.append(f"The column {counted!r} says how many people gave each ranking.")
         weights = _people(dataset[counted][:], counted, source)
     if passed:
         notes.append(f"Passed over, since they hold no ranks: {', '.join(passed)}.")
-    items = list(values)
     try:
         header = sorted(float(item) for item in items)
     except ValueError:
         header = []
     if header == list(range(1, len(items) + 1)):
         notes.append(f"The header {','.join(items)} is itself a ranking: if the file has none, its first row is lost.")
-    group = next((column for column in columns if column.casefold() in ("prompt", "group")), None)
     where_of: dict[str, list[int]] = {}
     for place, value in enumerate([name] * len(dataset) if group is None else dataset[group][:]):
         where_of.setdefault(name if group is None else str(value), []).append(place)
-    given = np.column_stack(list(values.values()))
+    given = np.column_stack([values[item] for item in items])
     try:
         ranks = [_checked(given[rows], f"{source}: {prompt}") for prompt, rows in where_of.items()]
     except InputError as error:
@@ -263,10 +263,6 @@ def _of_judged(judged: Judged, source: str) -> RankingRows:
         form=judged.form,
         ties="half",  # who gives two answers one score says that they are equal
     )
-
-
-def _names_things(column: str) -> bool:
-    return bool(_NAMING.fullmatch(column) or _NAMING.fullmatch(column.strip().casefold()))
 
 
 _RANKS = f"expected a number, a blank for what was not ranked, or {NOT_SHOWN!r}"

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from mallowspo.errors import InputError
 from mallowspo.evaluation.server_reply import Malformed, ReplyContent, ServerError, is_blocked, read_reply, whole_text
-from mallowspo.redaction import HIDDEN, is_secret_name, looks_like_a_key, remember_secret
+from mallowspo.redaction import HIDDEN, is_secret_name, looks_like_a_key, remember_secret, without_keys
 
 __all__ = [
     "Endpoint",
@@ -83,9 +83,9 @@ class EndpointAddress:
                 f"every result; write it without, such as {example}, and name the variable that holds the key with "
                 f"--{_key_option(option)}"
             )
-        if "?" in url:
+        if "?" in text:
             raise InputError(
-                f"{option}: got {url.partition('?')[0]}?{HIDDEN}, but an address takes no parameters after a '?'; a "
+                f"{option}: got {text.partition('?')[0]}?{HIDDEN}, but an address takes no parameters after a '?'; a "
                 f"key stands in a variable that --{_key_option(option)} names, other fields of a request go into "
                 f"--{'judge' if option == 'judge' else 'generation'}_parameters"
             )
@@ -97,7 +97,7 @@ class EndpointAddress:
             fine = False
         if not model.strip() or not fine or re.search(r"[\s\x00-\x1f\x7f]", url):
             raise InputError(f"{option}: got {text!r}, expected an address such as {example}")
-        if looks_like_a_key(url) or looks_like_a_key(model):
+        if looks_like_a_key(url) or without_keys(model) != model:
             raise InputError(
                 f"{option}: the address holds what looks like a key, which would be written into every result; name "
                 f"the variable that holds the key with --{_key_option(option)}"
@@ -392,11 +392,11 @@ def check_no_secrets(parameters: dict[str, Any], option: str) -> None:
     def look(value: Any, path: str, name: str) -> None:
         if isinstance(value, dict):
             for key, item in value.items():
-                look(item, f"{path}.{key}" if path else str(key), str(key))
+                look(item, f"{path}.{key}" if path else str(key), name if is_secret_name(name) else str(key))
         elif isinstance(value, list):
             for item in value:
                 look(item, path, name)
-        elif isinstance(value, str) and value and (is_secret_name(name) or looks_like_a_key(value)):
+        elif (is_secret_name(name) and value not in (None, "", True, False)) or looks_like_a_key(str(value)):
             variable = "judge_api_key_env" if option.startswith("judge") else "api_key_env"
             raise InputError(
                 f"{option}: the field {path!r} holds a key, which would be written into every result; put it into "

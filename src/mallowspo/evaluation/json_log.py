@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +12,7 @@ from typing import Any
 
 from mallowspo.errors import InputError
 from mallowspo.files import parse_json
+from mallowspo.locks import take_lock
 from mallowspo.redaction import without_known_secrets
 
 __all__ = ["JsonLog", "key_of"]
@@ -70,7 +70,10 @@ class JsonLog:
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written ({error.strerror})") from error
         try:
-            self._take_lock()
+            if not take_lock(self._file, self.path):
+                raise InputError(
+                    f"{self.path}: another process is writing to it; wait for it, or give another output_dir"
+                )
             self._read()
         except BaseException:
             os.close(self._file)
@@ -82,16 +85,6 @@ class JsonLog:
     ) -> None:
         os.close(self._file)
         self._file = -1
-
-    def _take_lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"{self.path}: another process is writing to it; wait for it, or give another output_dir"
-            ) from error
-        except OSError:
-            pass  # a file system without locks, as some network mounts are
 
     def _read(self) -> None:
         content = self.path.read_bytes()

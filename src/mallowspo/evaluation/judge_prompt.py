@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mallowspo.errors import InputError
 
@@ -99,102 +101,224 @@ def read_template(path: Path) -> JudgeTemplate:
 
 
 # What models put around their thinking. The opener is often part of the prompt, so that only the closer is in a reply.
-_THINKING = r"(?:seed:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|analysis|scratchpad)"
-_OPENS = re.compile(
-    rf"\s*(?:<{_THINKING}>|\[(?:THINK|REASONING)\]|◁think▷|<\|begin_of_thought\|>|<\|START_THINKING\|>"
-    r"|(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)|<\|channel>thought|<unused94>thought)",
-    re.IGNORECASE,
+_THINKING = r"(?:think(?:ing)?|thoughts?|reasoning|reflection|analysis|scratchpad)"
+_TAGGED = rf"(?:\w{{1,16}}[:_])?{_THINKING}(?:[_-]process)?"
+_OPENS = (
+    rf"<{_TAGGED}(?:\s[^<>]*)?>|<\|(?:(?:begin|start)_(?:of_)?)?{_THINKING}\|>|\[(?:THINK|REASONING)\]|◁think▷"
+    r"|(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)|<\|channel>thought|<unused94>thought"
 )
-_CLOSES = re.compile(
-    rf"</{_THINKING}>|\[/(?:THINK|REASONING)\]|◁/think▷|<\|end_of_thought\|>|<\|END_THINKING\|>"
-    r"|<\|channel\|>final(?:\s*<\|message\|>)?|<channel\|>|<unused95>",
-    re.IGNORECASE,
+_CLOSES = (
+    rf"</{_TAGGED}>|<\|(?:/|end_(?:of_)?){_THINKING}\|>|\[/(?:THINK|REASONING)\]|◁/think▷"
+    r"|<\|channel\|>final(?:\s*<\|message\|>)?|<channel\|>|<unused95>"
 )
+# A tag in back quotes is spoken of.
+_THOUGHT = re.compile(rf"(?<!`)(?:(?P<opens>{_OPENS})|{_CLOSES})", re.IGNORECASE)
 
 
 def without_thinking(reply: str) -> str:
-    """Take away what a model thought before it spoke; a thought that never ends leaves nothing.
+    """Take away what a model thought: all between its marks, before a lone closing one, after a lone opening one.
 
     Example:
-        >>> without_thinking("<think>[[A]] or [[B]]?</think>It is [[A]]."), without_thinking("<think>[[A]] or")
-        ('It is [[A]].', '')
+        >>> without_thinking("<think>[[A]] or [[B]]?</think>It is [[A]]."), without_thinking("Hm. <think>[[A]] or")
+        ('It is [[A]].', 'Hm. ')
     """
-    closed = list(_CLOSES.finditer(reply))
-    if closed:
-        return reply[closed[-1].end() :]
-    return "" if _OPENS.match(reply) else reply
+    spoken: list[str] = []
+    start, thinks = 0, False
+    for mark in _THOUGHT.finditer(reply):
+        if mark["opens"] is None:
+            if not thinks:
+                spoken.clear()
+            start, thinks = mark.end(), False
+        elif not thinks:
+            spoken.append(reply[start : mark.start()])
+            thinks = True
+    return "".join(spoken if thinks else (*spoken, reply[start:]))
 
 
-_NAMES = {
-    "a": "A", "b": "B", "tie": "tie", "tied": "tie", "draw": "tie",
-    "a>b": "A", "a>>b": "A", "b<a": "A", "b>a": "B", "b>>a": "B", "a<b": "B", "a=b": "tie", "b=a": "tie",
-}  # fmt: skip
-_WHO = r"(?:the\s+)?(?:(?:answer|assistant|response|option|model|output)\s+)?"
-_NAME = r"(a\s*(?:>>?|<|=)\s*b|b\s*(?:>>?|<|=)\s*a|(?:an?\s+)?(?:tied?|draw)|a|b)"
-_MARK = re.compile(rf"\[\[\s*{_WHO}{_NAME}\s*\]\]", re.IGNORECASE)
-_BOX = re.compile(
-    rf"\\f?boxed\s*\{{\s*(?:\\(?:text|mathrm|textbf|mathbf)\s*\{{)?\s*{_WHO}{_NAME}\s*\}}", re.IGNORECASE
+# Names of a verdict. Whatever is neither A nor B nor a comparison of both is a word for a tie.
+_NAMES = {"a": "A", "b": "B", "a>b": "A", "a>>b": "A", "b<a": "A", "b<<a": "A",
+          "b>a": "B", "b>>a": "B", "a<b": "B", "a<<b": "B"}  # fmt: skip
+_TIES = (
+    r"(?:an?|eine?|une?|un|una)?\s*(?:tied?|draw|toss[ -]?up|equal|unentschieden|gleichstand|égalité|empate|pareggio"
+    r"|gelijkspel|ничья|平局|平手|引き分け|무승부)|neither|both"
 )
+_NAME = rf"(a\s*(?:>>?|<<?|=+)\s*b|b\s*(?:>>?|<<?|=+)\s*a|{_TIES}|a|b)(?!\w|['’]\w)"
+_WHO = (
+    r"(?:the\s+)?(?:(?:answer|assistant|response|option|model|output|antwort|réponse|respuesta|risposta|resposta"
+    r"|ответ)\s+|(?:回答|答案|选项|答え)\s*)?"
+)
+_SAID = rf"(?:it(?:['’]s|\s+is)\s+)?{_WHO}{_NAME}"
 _LABEL = (
-    r"(?:verdict|winner|judge?ment|decision|choice|preference|preferred|conclusion|result|better|best|answer|chosen)"
+    r"(?:verdicts?|winner|judge?ment|decision|choice|preference|preferred|conclusion|result|better|best|answer|chosen"
+    r"|overall|ranking|urteil|sieger|gewinner|entscheidung|ergebnis|fazit|jugement|gagnant|vainqueur|décision|résultat"
+    r"|veredicto|ganadora?|decisión|conclusión|resultado|verdetto|vincitore|decisione|veredito|vencedora?|decisão"
+    r"|oordeel|winnaar|вердикт|победитель|решение|结论|判断|裁决|判定|結論|胜者|勝者|答案|판정|결론|승자)"
 )
+_HEAD = (
+    r"(?:(?:so|therefore|thus|hence|overall|finally)\W+)?"
+    r"(?:(?:(?:my|the|is|final|overall|better|best|preferred|chosen|mein|das|der|mon|le|la|el|il|mi|o)\s+"
+    rf"|最终|最終|最后|我的)\s*)*{_LABEL}"
+    r"(?:\s+(?:answer|assistant|response|one|option|finale?))?(?:\s*\([^()]*\))?"
+)
+_IS = (
+    r"(?:\s+(?:is|goes\s+to|ist|est|es|è)\b\s*[:\-–—]*|\s*(?:[:=|→⇒]|[=-]+>|[-–—](?=\s))+"
+    r"|\s*(?=[\"'(\[{“„«])|\s*[是为は]|(?:(?<=verdict)|(?<=winner))\s)"
+)
+_HEADING = re.compile(_HEAD, re.IGNORECASE)
+_LABELLED = re.compile(rf"{_HEAD}{_IS}\s*[\"'(\[{{“„«]*\s*{_SAID}", re.IGNORECASE)
+_BARE = re.compile(_SAID, re.IGNORECASE)
+_SENTENCE = re.compile(
+    rf"{_WHO}(a|b)\s+(?:is\s+(?:\w+ly\s+|much\s+)?(?:better|the\s+winner|preferred)|wins)(?:\s+than\s+{_WHO}[ab])?",
+    re.IGNORECASE,
+)
+# What may follow a labelled name, and the other names that leave a doubt if they stand there.
+_TAIL = re.compile(
+    r"(?:\((?!or\b)[^()]*\)\s*)?(?=$|[.,;!(\[/&。]|[-–—]\s+(?!\d)|(?:or|and|vs|because|since|as|with)\b)"
+)
+_OTHERS = re.compile(r"(?<![\w'’])(?:[AB](?!\w|['’]\w)|(?i:tie\b))")
+
+_MARK = re.compile(r"\[\[([^\[\]]{0,60})\]\]")
+_AGAINST = re.compile(
+    r"(?:\b(?:not|nor|neither|never|than|over|against)|n['’]t)\s+(?:(?:choose|pick|select|prefer|be|the)\s+)*$",
+    re.IGNORECASE,
+)
+_BOX = re.compile(r"\\f?boxed\s*\{\s*(?:\\\w+\s*\{)?([^{}]{0,60})\}")
 _FIELD = re.compile(
     rf"[\"'](?:[a-z]+[_ ])*{_LABEL}(?:_[a-z]+)*[\"']\s*:\s*[\"']\W*{_WHO}{_NAME}\W*?[\"']", re.IGNORECASE
 )
-_TAG = re.compile(rf"<((?:[a-z]+_)*{_LABEL})>\s*\W*{_WHO}{_NAME}\W*?\s*</\1>", re.IGNORECASE)
-# Whole lines, of which the decoration has been taken.
-_BARE = re.compile(rf"(?:it(?:['’]s|\s+is)\s+)?{_WHO}{_NAME}", re.IGNORECASE)
-_LABELLED = re.compile(
-    rf"(?:so\W+|therefore\W+|thus\W+|overall\W+)?(?:(?:my|the|is|final|overall|better|best|preferred|chosen)\s+)*{_LABEL}"
-    rf"(?:\s+(?:answer|assistant|response|one|option))?(?:\s+is|\s+goes\s+to)?\s*[:=\-–—]*\s*[*_`\"'(\[{{]*\s*{_WHO}{_NAME}",
-    re.IGNORECASE,
-)
-_SENTENCE = re.compile(
-    r"(?:the\s+)?(?:answer|assistant|response|option)\s+(a|b)\s+(?:is\s+(?:\w+ly\s+|much\s+)?(?:better|the\s+winner|preferred)|wins)",
-    re.IGNORECASE,
-)
+_TAG = re.compile(rf"<((?:[a-z]+[_-])*{_LABEL})>\s*\W*{_WHO}{_NAME}\W*?\s*</\1>", re.IGNORECASE)
+_KEY = re.compile(rf"(?:.*[\W_])?{_LABEL}(?:[\W_].*)?", re.IGNORECASE)
+_OBJECT = re.compile(r"\{\s*\"")
+_TRIES = 100  # openings of no object: each costs a look at the whole text
+_BROKEN_OBJECT = re.compile(r"\{[^{}]*(?:\}|\Z)")
+_HTML = re.compile(r"</?(?:b|i|u|em|strong|p|br|div|span|code|h[1-6])\s*/?>", re.IGNORECASE)
 _PLAIN = str.maketrans(
     {"【": "[", "】": "]", "〔": "[", "〕": "]", "⟦": "[[", "⟧": "]]", "\x00": " ", "*": None, "`": None}
 )
-_DECORATION = " \t\r.,;:!_'\"()[]{}<>#~-–—$"
+_DECORATION = " \t\r.,;:!_'\"()[]{}<>#~-–—$|。、“”„«»‘’•→⇒►▶👉✅✔☑🏆🥇⭐✨\ufe0f"
+_STARTS = re.compile(rf"(?:^|[.!?;]\s|。)[{re.escape(_DECORATION)}\d]*")
+_ALONE, _WHOLE, _LAST, _PASSING = "a mark alone", "a whole statement", "a mark at the end", "a mark in passing"
 
 
 def _named(text: str) -> str:
-    return _NAMES[re.sub(r"^an? (?=t|d)|\s", "", re.sub(r"\s+", " ", text.lower()))]
+    return _NAMES.get(re.sub(r"\s", "", text.lower()), "tie")
 
 
-def _from_marks(lines: list[str]) -> str | None:
-    """The last line with a mark decides, unless a line that is a verdict alone was contradicted in passing."""
-    found = [{_named(mark) for mark in _MARK.findall(line)} for line in lines]
-    places = [place for place, marks in enumerate(found) if marks]
-    if not places:
-        return None
-    alone = [place for place in places if not re.sub(r"\W|_", "", _MARK.sub("", lines[place]))]
-    last = found[places[-1]]
-    if len(last) != 1 or (alone and alone[-1] != places[-1] and found[alone[-1]] != last):
-        return UNDECIDED
-    return last.copy().pop()
+def _bare(text: str) -> str | None:
+    match = _BARE.fullmatch(text.strip(_DECORATION))
+    return _named(match[1]) if match else None
 
 
-def _from_other_forms(text: str, lines: list[str]) -> str:
-    """Forms that a person reads without doubt; all that are found must say the same."""
-    found = {_named(name) for name in _BOX.findall(text) + _FIELD.findall(text)}
-    found |= {_named(name) for _, name in _TAG.findall(text)}
+def _inside(text: str) -> str | None:
+    """Read what stands in brackets: a name, or a label with it."""
+    match = _LABELLED.fullmatch(text.strip(_DECORATION))
+    return _named(match[1]) if match else _bare(text)
+
+
+def _fields(value: Any) -> list[str]:
+    """Give the texts of an object's fields whose names are those of a verdict, however deep."""
+    texts, waiting = [], [value]
+    while waiting:
+        item = waiting.pop()
+        waiting.extend(item.values() if isinstance(item, dict) else item if isinstance(item, list) else ())
+        if isinstance(item, dict):
+            keys = {name: re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name) for name in item}
+            texts += [said for name, said in item.items() if isinstance(said, str) and _KEY.fullmatch(keys[name])]
+    return texts
+
+
+def _with_marks(text: str) -> str:
+    """Write objects, tags and boxes as the mark that they hold, so that an object's other fields say nothing."""
+    parts, start, vain = [], 0, 0
+    for opening in _OBJECT.finditer(text) if '"' in text else ():
+        if opening.start() < start or vain > _TRIES:
+            continue
+        try:
+            found, end = json.JSONDecoder(strict=False).raw_decode(text, opening.start())
+        except (ValueError, RecursionError):
+            vain += 1
+            continue
+        said = _fields(found)
+        if said:
+            names = {name for value in said if (name := _bare(value))} or {_of_lines(value) for value in said}
+            parts += [text[start : opening.start()], "\n", *(f"[[{name}]]" for name in names), "\n"]
+            start = end
+    text = "".join((*parts, text[start:]))
+    # Objects in another language's quotes, or cut short: the fields that can be read.
+    text = _BROKEN_OBJECT.sub(
+        lambda found: f"\n[[{']] [['.join(names)}]]\n" if (names := _FIELD.findall(found[0])) else found[0], text
+    )
+    text = _TAG.sub(r"\n[[\2]]\n", text)
+    return _FIELD.sub(r"[[\1]]", _BOX.sub(r"[[\1]]", text))
+
+
+def _labelled(line: str) -> set[str]:
+    """Read sentences such as "Verdict: B (clearer)" in a line; a second name behind one leaves a doubt."""
+    names: set[str] = set()
+    for start in _STARTS.finditer(line):
+        match = _LABELLED.match(line, start.end())
+        if match is None:
+            continue
+        rest = line[match.end() :].lstrip(" ]})\"'”»")
+        after = _TAIL.match(rest)
+        # A small letter before more words may be an article: "the result is a ...".
+        if rest.strip(_DECORATION) and (after is None or match[1] in ("a", "b")):
+            continue
+        if not names and after:
+            names.update(_named(other) for other in _OTHERS.findall(rest, after.end()))
+        names.add(_named(match[1]))
+    return names
+
+
+def _stated(line: str) -> tuple[set[str], str]:
+    """Give the verdicts in a line and how it states them; names alone on a line are left to `_of_lines`."""
+    marks = [(mark, _inside(mark[1])) for mark in _MARK.finditer(line)]
+    if marks and not re.search(r"[^\W_]", _MARK.sub("", line)):
+        return {name or UNDECIDED for _, name in marks}, _ALONE
+    meant = [
+        (mark, name)
+        for mark, name in marks
+        if name and not _AGAINST.search(line, max(0, mark.start() - 40), mark.start())
+    ]
+    names = {name for _, name in meant}
+    whole = _labelled(line)
+    if sentence := _SENTENCE.fullmatch(line.strip(_DECORATION)):
+        whole.add(_named(sentence[1]))
+    if whole or not meant:
+        return names | whole, _WHOLE
+    return names, _PASSING if re.search(r"[^\W_]", line[meant[-1][0].end() :]) else _LAST
+
+
+def _of_lines(text: str) -> str:
+    """Let the last line that holds a verdict decide."""
+    lines = [line for line in (" ".join(line.split()) for line in text.splitlines()) if re.search(r"\w", line)]
+    # "Answer A:" is a heading; what stands below it is no verdict.
+    bare = [None if line.rstrip(" _#").endswith(":") else _bare(line) for line in lines]
+    found = []
+    for place, line in enumerate(lines):
+        names, kind = _stated(line)
+        if not names and bare[place] is not None:
+            headed = place and _HEADING.fullmatch(lines[place - 1].strip(_DECORATION))
+            if headed or place == len(lines) - 1 or (place == 0 and len({*bare} - {None}) == 1):
+                # Names on lines one after the other are a list of what there is.
+                names = {name for name in bare[max(place - 1, 0) : place + 2] if name}
+        if names:
+            found.append((names, kind))
     if not found:
-        for place, line in enumerate(lines):
-            stripped = line.strip(_DECORATION)
-            forms = (_LABELLED, _SENTENCE, *((_BARE,) if place in (0, len(lines) - 1) else ()))
-            match = next((match for form in forms if (match := form.fullmatch(stripped))), None)
-            if match is not None:
-                found.add(_named(match[match.lastindex or 1]))
-    return found.pop() if len(found) == 1 else UNDECIDED
+        return UNDECIDED
+    names, kind = found[-1]
+    stronger = {_LAST: (_ALONE,), _PASSING: (_ALONE, _WHOLE)}.get(kind, ())
+    earlier = next((said for said, how in reversed(found) if how in stronger), names)
+    return next(iter(names)) if len(names) == 1 and earlier == names else UNDECIDED
 
 
 def parse_verdict(reply: str) -> str:
-    r"""Read a verdict: after the thinking, the last line with a mark such as [[A]] decides.
+    r"""Read a verdict: after the thinking, the last line that holds one decides.
 
-    Without a mark, forms that leave no doubt are read as well: `Verdict: A`, `**B**` as the first or last line,
-    `\boxed{A}`, `{"verdict": "B"}`. Brackets and letters of full width count as the plain ones.
+    A line holds one as a mark such as [[A]], with a label (`Verdict: A`, `the winner is B`), as a sentence (`Answer A
+    is better`), as a name alone (on the first or last line or below a label), in `\boxed{A}` or in a tag. An object
+    stands for its field: `{"verdict": "B", "reason": ...}`. Several verdicts in that line are undecided, and so is a
+    mark in passing after a line that said something else. Brackets and letters of full width count as the plain ones.
 
     Args:
         reply: What the judge said.
@@ -205,10 +329,11 @@ def parse_verdict(reply: str) -> str:
     Example:
         >>> parse_verdict("B is clearer. [[B]]"), parse_verdict("tie"), parse_verdict("[[A]] [[B]]")
         ('B', 'tie', 'undecided')
-        >>> parse_verdict("<think>[[A]] or [[B]]?</think>I first thought [[A]], but no.\n[[B]]")
+        >>> parse_verdict("<think>[[A]] or [[B]]?</think>Reply with [[A]] or [[B]], you said.\nVerdict: B")
         'B'
     """
     text = unicodedata.normalize("NFKC", without_thinking(reply)).translate(_PLAIN)
-    text = text.replace("\\[", "[").replace("\\]", "]")
-    lines = [line for line in text.splitlines() if line.strip()]
-    return _from_marks(lines) or _from_other_forms(text, lines)
+    text = _HTML.sub(" ", text.replace("\\[", "[").replace("\\]", "]"))
+    # Runs of white space as one character: a pattern with several of them would try every way to share a long run.
+    text = re.sub(r"(?: ?\n ?)+", "\n", re.sub(r"[^\S\n]+", " ", text))
+    return _of_lines(_with_marks(text))

@@ -118,10 +118,12 @@ def _usable(name: str, rows: VoteRows, count: int | None) -> VoteRows:
 def _load(name: str, trust_remote_code: bool) -> tuple[Any, Any]:
     from mallowspo.compat import add_score_head
     from mallowspo.evaluation.local_model import load_causal_model, load_tokenizer
+    from mallowspo.scoring.self_check import check_scores
 
     loading: dict[str, Any] = {"option": "model_name_or_path", "trust_remote_code": trust_remote_code}
     model = load_causal_model(name, dtype="auto", use_cpu=True, **loading).float()
     add_score_head(model)
+    check_scores(model, model.device, packed=False)
     return model, load_tokenizer(name, **loading)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate.utils import is_peft_model
@@ -13,7 +13,14 @@ from torch.nn.functional import linear
 from mallowspo.errors import InputError
 from mallowspo.loading import adapter_base
 
-__all__ = ["adapter_configs", "base_model", "refuse_adapter_folder", "require_plain_head", "unwrapped_adapters"]
+__all__ = [
+    "adapter_configs",
+    "base_model",
+    "refuse_adapter_folder",
+    "refuse_own_logits",
+    "require_plain_head",
+    "unwrapped_adapters",
+]
 
 
 def base_model(model: Any) -> Any:
@@ -68,14 +75,39 @@ def require_plain_head(model: Any) -> None:
     head = model.get_output_embeddings()
     if head is None:
         raise InputError(f"model: {type(model).__name__} has no output head; a causal language model is wanted")
-    if isinstance(head, BaseTunerLayer) or (type(head) is not torch.nn.Linear and not _gives_its_weight(head)):
-        name = next((name for name, module in model.named_modules() if module is head), "lm_head")
+    if isinstance(head, BaseTunerLayer) or not _gives_its_weight(head):
+        if type(head) is torch.nn.Linear:
+            refuse_own_logits(model, "a call of the head gives other logits than its weight and bias")
         raise InputError(
-            f"{name.rsplit('.', 1)[-1]}: {type(head).__module__.split('.')[0]}'s {type(head).__name__} is on the "
+            f"{_head_name(model)}: {type(head).__module__.split('.')[0]}'s {type(head).__name__} is on the "
             "output head (lm_head), and log-probabilities are computed from the head's weight, so what it adds would "
             "be ignored. Take 'lm_head' out of target_modules (modules_to_save: [lm_head] trains the head whole), or "
             "merge a trained adapter into its model with merge_and_unload and save that"
         )
+
+
+def refuse_own_logits(model: Any, found: str) -> NoReturn:
+    """Refuse a model that does more for its logits than multiply with the head's weight.
+
+    Args:
+        model: The model.
+        found: What showed it.
+
+    Raises:
+        InputError: Always; names the head.
+    """
+    raise InputError(
+        f"{_head_name(model)}: {found}, so something else takes part in the logits of "
+        f"{type(base_model(model)).__name__}: a hook on the output head (lm_head) or on the model, or a forward of "
+        "its own. It would be ignored, since log-probabilities are computed from the head's weight. Take it off, or "
+        "fold it into the weight"
+    )
+
+
+def _head_name(model: Any) -> str:
+    """The last part of the output head's name in the model."""
+    head = model.get_output_embeddings()
+    return next((name for name, module in model.named_modules() if module is head), "lm_head").rsplit(".", 1)[-1]
 
 
 @torch.no_grad()

@@ -58,8 +58,9 @@ def _forward(model: Any, packed: PackedBatch, path: str) -> dict[str, Tensor]:
         packed, inputs = flex_inputs(packed, model.config)
     elif path == "packed":
         # A mask of four dimensions is passed through as it is. With none, transformers would take the restarting
-        # positions for separate sequences and build a mask of the whole row, wrong and, here, unread.
-        ignored = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=packed.input_ids.device)
+        # positions for separate sequences and build a mask of the whole row. Ours must not be read: a layer that
+        # packing did not reach attends to everything, and NaN shows that in any precision.
+        ignored = torch.full((1, 1, 1, 1), float("nan"), dtype=model.dtype, device=packed.input_ids.device)
         inputs = {"attention_mask": ignored, "prompt_groups": packed.groups}
     else:
         inputs = {"attention_mask": dense_masks(packed, model.config, model.dtype)}

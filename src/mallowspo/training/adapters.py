@@ -40,8 +40,8 @@ def refuse_lost_reference(model: Any, ref_model: Any, peft_config: Any) -> None:
         peft_config: The adapter that is about to be put on, or None.
 
     Raises:
-        InputError: An adapter's folder as the model; an adapter whose initialisation changes the base weights, without
-            a `ref_model`; a model of which nothing can be trained.
+        InputError: An adapter's folder as the model; a model of which nothing can be trained. Without a `ref_model`:
+            an adapter whose initialisation changes the base weights; one whose name its copy cannot be made under.
     """
     refuse_adapter_folder(model, "model", ADAPTER_ADVICE)
     if isinstance(model, torch.nn.Module) and peft_config is None:
@@ -53,6 +53,16 @@ def refuse_lost_reference(model: Any, ref_model: Any, peft_config: Any) -> None:
             )
     if ref_model is not None:
         return
+    if isinstance(model, torch.nn.Module) and is_peft_model(model):
+        # TRL copies the adapter of one name to the other.
+        held = adapter_configs(model)
+        if "default" not in held or "ref" in held:
+            named = ", ".join(map(repr, held))
+            raise InputError(
+                f"model: got adapters called {named}. The reference is a frozen copy, called 'ref', of the adapter "
+                "called 'default', so there must be a 'default' and not yet a 'ref': load the adapter to train with "
+                "adapter_name='default', take off a 'ref' with delete_adapter('ref'), or give a ref_model"
+            )
     configs = [config for config in (peft_config, *adapter_configs(model).values()) if config is not None]
     for config in configs:
         given = getattr(config, "init_lora_weights", None)

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or not there.
 
 A checkpoint is written beside its final name, gets a list of its files with their sizes and digests, and is then
-renamed: a kill or a full disk inside a save leaves a hidden folder that nobody takes for a checkpoint. The list also
+renamed: a kill or a full disk inside a save leaves a folder that nobody takes for a checkpoint. The list also
 tells later what is missing or was damaged. Checkpoints without one (TRL's, or an older version's) are looked through
 as far as their formats allow.
 """
@@ -9,45 +9,43 @@ as far as their formats allow.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mallowspo.errors import InputError
-from mallowspo.files import parse_json, write_json
+from mallowspo.files import parse_json, staging_folder, to_the_end, write_json
 from mallowspo.loading import broken
+from mallowspo.locks import folder_lock
+from mallowspo.training.state_file import read_state
 
 __all__ = [
     "FILE_LIST",
     "chosen_checkpoint",
     "clear_leftovers",
+    "enter_run",
     "faults",
     "move_in",
     "newest_whole",
     "publish",
+    "remove_surplus",
+    "run_folder",
     "seal",
-    "staging_folder",
 ]
 
 FILE_LIST = "mallowspo-files.json"
 """What a checkpoint holds: size and XXH3 digest by file."""
 
+# The name of the run that a folder belongs to now.
+_RUN = "_run"
 _BLOCK = 1 << 24
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 # A model card may be edited by its owner; nothing reads it on resume.
 _FREE = ("README.md",)
-
-
-def staging_folder(final: Path) -> Path:
-    """Where a folder is written before it gets its name; hidden, so that no pattern for checkpoints finds it.
-
-    Example:
-        >>> staging_folder(Path("out/checkpoint-4")).name
-        '.checkpoint-4.saving'
-    """
-    return final.with_name(f".{final.name}.saving")
 
 
 def _digest(path: Path) -> str:
@@ -86,7 +84,7 @@ def seal(folder: Path) -> None:
 
 def publish(staging: Path, final: Path) -> None:
     """Give a sealed folder its name; one that has the name already is replaced."""
-    old = final.with_name(f".{final.name}.replaced")
+    old = final.with_name(f"_{final.name}.replaced")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
         final.rename(old)
@@ -102,14 +100,19 @@ def move_in(staging: Path, folder: Path) -> None:
     """
     names = sorted((p.name for p in staging.iterdir()), key=lambda name: (_is_weights(name), name))
     stale = [p for p in folder.iterdir() if _is_weights(p.name) and p.name not in names]
-    for name in names:
-        if (staging / name).is_dir():
-            shutil.rmtree(folder / name, ignore_errors=True)
-        os.replace(staging / name, folder / name)
-    if any(map(_is_weights, names)):
-        for path in stale:
-            path.unlink()
-    staging.rmdir()
+
+    def move() -> None:
+        for name in names:
+            if not (staging / name).exists():
+                continue
+            if (staging / name).is_dir():
+                shutil.rmtree(folder / name, ignore_errors=True)
+            os.replace(staging / name, folder / name)
+        if any(map(_is_weights, names)):
+            for path in stale:
+                path.unlink(missing_ok=True)
+
+    to_the_end(move)  # half of it would be shards of two models
     _sync(folder)
 
 
@@ -119,18 +122,39 @@ def _is_weights(name: str) -> bool:
     )
 
 
+@contextmanager
+def run_folder(output_dir: Path) -> Iterator[None]:
+    """Hold the only right to write to a run's folder; what a cut-off save leaves in it goes, before and after.
+
+    Args:
+        output_dir: Of the run; created where it is missing.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InputError: Another process holds it, or it cannot be written.
+    """
+    with folder_lock(output_dir, "a training run"):
+        try:
+            clear_leftovers(output_dir)
+            yield
+        finally:
+            to_the_end(lambda: clear_leftovers(output_dir))
+
+
 def clear_leftovers(output_dir: Path) -> None:
     """Remove what killed saves left; only for whoever holds the folder's lock.
 
     A checkpoint that was being replaced gets its name back where the new one did not come to have it.
     """
-    for path in output_dir.glob(".checkpoint-*.replaced"):
-        final = path.with_name(path.name.removeprefix(".").removesuffix(".replaced"))
+    for path in output_dir.glob("_checkpoint-*.replaced"):
+        final = path.with_name(path.name.removeprefix("_").removesuffix(".replaced"))
         if final.exists():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.rename(final)
-    for path in output_dir.glob(".*.saving"):
+    for path in output_dir.glob("_*.saving"):
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -203,23 +227,109 @@ def _missing(folder: Path) -> Iterator[str]:
         yield from (f"{shard} is missing" for shard in sorted(shards - names))
 
 
+def enter_run(output_dir: Path, resumed: Path | None) -> tuple[str | None, list[str]]:
+    """Note to which run a folder belongs from now on: `true` goes on from the checkpoints of that one alone.
+
+    A run that begins anew, or from a checkpoint that has later ones, is another one than that which wrote them.
+
+    Args:
+        output_dir: Of the run.
+        resumed: The checkpoint that it goes on from.
+
+    Returns:
+        The run's name, None where it goes on from a checkpoint that has none, as TRL's; and which checkpoints of
+        another run are left where they are.
+    """
+    run = None if resumed is None else _run_of(resumed)
+    others = [
+        path
+        for path in _by_step(output_dir)
+        if resumed is None or (_run_of(path) == run and _step(path) > _step(resumed))
+    ]
+    if resumed is None or others:
+        run = secrets.token_hex(8)
+    if run is None:
+        (output_dir / _RUN).unlink(missing_ok=True)
+    else:
+        begun = None if resumed is None or resumed.parent.resolve() != output_dir.resolve() else resumed.name
+        write_json(output_dir / _RUN, {"run": run, "from": begun})
+    return run, [path.name for path in others]
+
+
+def remove_surplus(output_dir: Path, run: str | None, *, limit: int | None, best: str | None) -> None:
+    """Remove the oldest checkpoints of a run, but for the best and the last one.
+
+    transformers counts those of all runs, and removes the newer run's where it cannot order them by their times.
+
+    Args:
+        output_dir: Of the run.
+        run: Its name.
+        limit: How many stay; None or 0 for all.
+        best: The name of the one whose model is the best.
+    """
+    if not limit or limit < 0:
+        return
+    ours = [path for path in _by_step(output_dir) if _run_of(path) == run]
+    surplus = [path for path in ours[:-1] if path.name != best]
+    for path in surplus[: len(ours) - max(limit, len(ours) - len(surplus))]:
+        going = staging_folder(path)  # half of a checkpoint must not bear its name
+        path.rename(going)
+        shutil.rmtree(going, ignore_errors=True)
+
+
+def _step(path: Path) -> int:
+    """The step in a checkpoint's name, -1 where it has another one."""
+    step = path.name.removeprefix("checkpoint-")
+    return int(step) if step.isdecimal() else -1
+
+
+def _by_step(output_dir: Path) -> list[Path]:
+    found = [p for p in output_dir.glob("checkpoint-*") if p.is_dir() and _step(p) >= 0] if output_dir.is_dir() else []
+    return sorted(found, key=_step)
+
+
+def _run_of(checkpoint: Path) -> str | None:
+    try:
+        state = read_state(checkpoint)
+    except InputError:
+        return None
+    return None if state is None else state.run
+
+
+def _last_run(output_dir: Path) -> tuple[str | None, str | None]:
+    """What `enter_run` noted: the last run of a folder, and the checkpoint of another one that it went on from."""
+    note = output_dir / _RUN
+    if not note.exists():
+        return None, None
+    try:
+        values = parse_json(note.read_bytes())
+        return str(values["run"]), values["from"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{note}: cannot be read ({error}); delete it, and the newest checkpoint of any run is taken"
+        ) from error
+
+
 def newest_whole(output_dir: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint of a folder that can be resumed, and why newer ones cannot.
+    """The newest checkpoint of a folder's last run that can be resumed, and why newer ones cannot.
 
     Args:
         output_dir: Of a run.
 
     Returns:
         The checkpoint, or None; a line for each newer one that is passed over.
+
+    Raises:
+        InputError: The note of the folder's last run cannot be read.
     """
-    found = []
-    for path in output_dir.glob("checkpoint-*") if output_dir.is_dir() else ():
-        step = path.name.removeprefix("checkpoint-")
-        if path.is_dir() and step.isdecimal():
-            found.append((int(step), path))
+    run, begun = _last_run(output_dir)
     skipped: list[str] = []
-    for _, path in sorted(found, reverse=True):
-        wrong = faults(path)
+    for path in reversed(_by_step(output_dir)):
+        its = _run_of(path)
+        ours = run in (None, its) or path.name == begun
+        wrong = faults(path) if ours or its is None else []
+        if not (ours or wrong):
+            wrong = [f"it is not of the last run in this folder (resume_from_checkpoint: {path} goes on from it)"]
         if not wrong:
             return path, skipped
         skipped.append(f"{path.name} is passed over: {'; '.join(wrong)}")
@@ -230,7 +340,7 @@ def chosen_checkpoint(given: str | bool | None, output_dir: Path) -> tuple[Path 
     """Read `resume_from_checkpoint`.
 
     Args:
-        given: A folder; true for the newest whole checkpoint in `output_dir`; None or false to begin anew.
+        given: A folder; true for the newest whole checkpoint of the last run in `output_dir`; None or false for none.
         output_dir: Of the run.
 
     Returns:

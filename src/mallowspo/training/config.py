@@ -7,14 +7,18 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
+from accelerate.utils import is_peft_model
+from transformers.training_args import ParallelMode
 from trl import DPOConfig
 
+from mallowspo.data.limits import Limits
 from mallowspo.dispersion import ESTIMATORS
 from mallowspo.dispersion.maps import DEFAULT_SPREAD, check_alternatives, check_map
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.objectives import LINKS, OBJECTIVES, Objective, resolve_objective
 from mallowspo.redaction import without_secrets
 from mallowspo.training.displacement import check_threshold
+from mallowspo.training.option_values import check_optimizer, check_values
 from mallowspo.training.removed_options import knows_removed_options
 from mallowspo.training.selection import DISPERSION_ORDERS, check_filter
 
@@ -45,29 +49,6 @@ _TRL_ONLY = (
     ("padding_free", False, "it has no effect in TRL's DPO trainer either"),
 )
 
-# Options whose values nobody else looks at: name, lowest value, whether it is a count.
-_RANGES = (
-    ("learning_rate", 0, False),
-    ("num_train_epochs", 0, False),
-    ("per_device_train_batch_size", 1, True),
-    ("per_device_eval_batch_size", 1, True),
-    ("gradient_accumulation_steps", 1, True),
-    ("precompute_ref_batch_size", 1, True),
-    ("max_length", 2, True),
-    ("max_grad_norm", 0, False),
-    ("weight_decay", 0, False),
-    ("adam_epsilon", 0, False),
-    ("neftune_noise_alpha", 0, False),
-    ("router_aux_loss_coef", 0, False),
-    ("dataset_num_proc", 1, True),
-    ("dataloader_num_workers", 0, True),
-    ("eval_accumulation_steps", 1, True),
-    ("ref_model_sync_steps", 1, True),
-    ("ref_model_mixup_alpha", 0, False),
-    ("save_total_limit", 0, True),
-    ("seed", 0, True),
-    ("data_seed", 0, True),
-)
 _HUGE_BETA = 100.0  # published runs take 0.01 to 10; at 100 a gap of a tenth of a nat saturates the loss
 
 
@@ -108,7 +89,7 @@ class MallowsPOConfig(DPOConfig):
         max_nesting: Levels of lists and objects in a value of the data.
         max_columns: Different columns that all rows together may have.
         invalid_rows: What to do with rows that cannot be trained on: stop (`error`), or count, name and `drop` them.
-        allow_other_data: Resume a checkpoint on other training rows than it was trained on.
+        allow_other_data: Resume a checkpoint on other training rows, tokens of them or order than it was trained on.
 
     Example:
         >>> config = MallowsPOConfig("out", objective="mallows_simpo", margin=0.3, use_cpu=True, bf16=False)
@@ -194,7 +175,8 @@ class MallowsPOConfig(DPOConfig):
 
     def __post_init__(self) -> None:
         """Check our options against each other, then let TRL and transformers check theirs."""
-        self._check_ranges()
+        check_values(self)
+        Limits.of(self)
         self._read_losses()
         for name, allowed in (
             ("dispersion_estimator", ESTIMATORS),
@@ -210,9 +192,7 @@ class MallowsPOConfig(DPOConfig):
                 f"label_smoothing_factor: got {self.label_smoothing_factor}, which is for losses over tokens; the "
                 "probability that a preference is flipped is label_smoothing"
             )
-        if not isinstance(self.beta, int | float):
-            raise InputError(f"beta: got {self.beta!r}, expected a finite number > 0")
-        if not 0 < self.beta < float("inf"):
+        if self.beta <= 0:
             raise InputError(f"beta: got {self.beta}, expected a finite number > 0")
         objective = self.resolved_objective
         self._check_displacement(objective)
@@ -227,6 +207,11 @@ class MallowsPOConfig(DPOConfig):
                 "sync_ref_model: the dispersion index is fitted once on the reference, and an objective without a "
                 "reference has none to move; set sync_ref_model: false, or objective: dpo with dispersion: none"
             )
+        if self.sync_ref_model and self.precompute_ref_log_probs:
+            raise InputError(
+                "sync_ref_model: precompute_ref_log_probs keeps the scores of a reference that stays as it is; leave "
+                "one of the two out"
+            )
         if self.reference_store is not None:
             self._check_store(objective)
         # The index needs the reference's entropies on every training row before the first step, and the same pass
@@ -237,6 +222,7 @@ class MallowsPOConfig(DPOConfig):
             # TRL's default would stop here for want of a GPU, or round on a CPU, which gains nothing by it.
             self.bf16 = False
         super().__post_init__()
+        check_optimizer(self)
 
     @property
     def resolved_objective(self) -> Objective:
@@ -391,20 +377,6 @@ class MallowsPOConfig(DPOConfig):
                 "axes is another loss; leave one of the two out"
             )
 
-    def _check_ranges(self) -> None:
-        for name, low, whole in _RANGES:
-            value = getattr(self, name)
-            if value is None:
-                continue
-            kind = "a whole number" if whole else "a finite number"
-            fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-            if not fits or not low <= value < float("inf"):
-                raise InputError(f"{name}: got {value!r}, expected {kind} >= {low}")
-        for name in ("adam_beta1", "adam_beta2"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise InputError(f"{name}: got {value!r}, expected a number in [0, 1)")
-
     @property
     def remarks(self) -> list[str]:
         """What is allowed and yet deserves a line in the log, since it is seldom meant."""
@@ -460,7 +432,9 @@ class MallowsPOConfig(DPOConfig):
 MallowsPOConfig.__init__ = knows_removed_options(MallowsPOConfig.__init__)  # type: ignore[method-assign]
 
 
-def checked_settings(args: Any, model: Any, ref_model: Any, train_dataset: Any) -> MallowsPOConfig:
+def checked_settings(
+    args: Any, model: Any, ref_model: Any, train_dataset: Any, peft_config: Any = None
+) -> MallowsPOConfig:
     """The trainer's configuration, checked against what else the trainer was given.
 
     Args:
@@ -468,12 +442,14 @@ def checked_settings(args: Any, model: Any, ref_model: Any, train_dataset: Any) 
         model: A name, a path or a model.
         ref_model: A separate reference, or None.
         train_dataset: The training data.
+        peft_config: The adapter that is about to be put on, or None.
 
     Returns:
         The configuration.
 
     Raises:
-        InputError: Another class of configuration, no data, or a reference that the objective does not read.
+        InputError: Another class of configuration, no data, a reference that the objective does not read, or what
+            this model, this machine or this launch cannot do.
     """
     if args is None:
         name = model if isinstance(model, str) else model.config._name_or_path
@@ -487,6 +463,19 @@ def checked_settings(args: Any, model: Any, ref_model: Any, train_dataset: Any) 
         raise InputError("train_dataset: it is missing; give a datasets.Dataset of preference rows")
     if ref_model is not None and not (args.resolved_objective.needs_reference or args.reads_entropy):
         raise InputError(f"ref_model: objective {args.objective!r} without an index reads none; leave it out")
+    if args.sync_ref_model and (peft_config is not None or is_peft_model(model)):
+        raise InputError(
+            "sync_ref_model: with an adapter (use_peft, peft_config) no separate reference is kept that could be "
+            "moved; leave it out, or train without an adapter"
+        )
+    if args.activation_offloading and args.device.type == "cpu":
+        raise InputError("activation_offloading: it moves activations from an accelerator to the CPU; leave it out")
+    xla = isinstance(args.fsdp_config, dict) and args.fsdp_config.get("xla")
+    if args.fsdp and not xla and args.parallel_mode != ParallelMode.DISTRIBUTED:
+        raise InputError(
+            "fsdp: it shards the model over several processes, and this is one; start it with --num_processes (or "
+            "accelerate launch), or leave it out"
+        )
     return args
 
 

@@ -27,6 +27,7 @@ from mallowspo.scoring import (
     write_store,
 )
 from mallowspo.scoring.reference_cache import cache_folder
+from mallowspo.scoring.self_check import sum_tolerance
 from mallowspo.scoring.store_format import MANIFEST
 from mallowspo.training.reference_pass import COLUMN_KINDS, prepare_reference, reference_columns
 
@@ -116,20 +117,16 @@ def split_columns(trainer: Any, dataset: Any, name: str, batch_size: int) -> Col
 
 
 def live_tolerance(key: ReferenceKey, lengths: Any) -> NDArray[np.float64]:
-    """How far a stored sum may be from a live one, for responses of these lengths.
-
-    Padding and batch size move each token's value by rounding, so sums drift with the root of their length.
+    """How far a stored sum may be from a live one, for responses of these lengths: `sum_tolerance` of its precision.
 
     Args:
         key: Tells the precision.
         lengths: Tokens of each response.
 
     Returns:
-        Nats, in the shape of `lengths`: per root of a token 0.002 in float32, 0.05 in float16, 0.3 in bfloat16.
+        Nats, in the shape of `lengths`.
     """
-    precision = f"{key.dtype} {key.mixed_precision}"
-    unit = 0.3 if "bf" in precision else 0.05 if "16" in precision else 0.002
-    return unit * np.sqrt(np.maximum(np.asarray(lengths, np.float64), 1.0))
+    return sum_tolerance(f"{key.dtype} {key.mixed_precision}", lengths)
 
 
 def _open(folder: str) -> ReferenceStore:

@@ -15,6 +15,7 @@ from mallowspo.scoring import PackedSupport, ResponseScores, add_packed_head, sc
 from mallowspo.scoring.model_checks import adapter_configs, require_plain_head
 from mallowspo.scoring.packed_attention import packed_support, plain_attention
 from mallowspo.scoring.packed_layout import split_by_tokens
+from mallowspo.scoring.self_check import check_scores
 
 __all__ = ["ScoredPairs", "ScoringPath", "choose_scoring_path", "largest_first"]
 
@@ -23,6 +24,9 @@ __all__ = ["ScoredPairs", "ScoringPath", "choose_scoring_path", "largest_first"]
 _ROW_TOKENS = {"accelerator": 8192, "dense_mask": 1024}
 _CPU_ROW_TOKENS = (512, 1536)  # between these; beyond, a longer row was measured to save nothing
 _CPU_ROW_BYTES = 480 * 2**20  # what a row's backward pass may keep
+
+# Where every process has the whole model.
+_WHOLE_MODELS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 def _cpu_row_tokens(config: Any) -> int:
@@ -166,6 +170,11 @@ def choose_scoring_path(trainer: Any) -> ScoringPath:
     refusal = "share_prompts: false" if wanted is False else _refusal(trainer)
     supports = [PackedSupport("padded", refusal)] if refusal else [packed_support(model) for model in models]
     padded = next((support for support in supports if support.path == "padded"), None)
+    if padded is None:
+        supports = [add_packed_head(model) for model in models]
+    complaint = _complaint(trainer, models, packed=padded is None)
+    if complaint is not None:
+        padded = PackedSupport("padded", complaint)
     if padded is not None:
         if wanted:
             raise InputError(
@@ -173,7 +182,7 @@ def choose_scoring_path(trainer: Any) -> ScoringPath:
                 "are shared where they can be, or set it to false"
             )
         return ScoringPath("padded", padded.reason)
-    policy, *_ = [add_packed_head(model) for model in models]
+    policy = supports[0]
     if policy.path in _ROW_TOKENS:
         tokens = _ROW_TOKENS[policy.path]
     elif device == "cpu":
@@ -183,10 +192,20 @@ def choose_scoring_path(trainer: Any) -> ScoringPath:
     return ScoringPath(policy.path, policy.reason, tokens)
 
 
+def _complaint(trainer: Any, models: list[Any], *, packed: bool) -> str | None:
+    """Try the scores of every model on a few tokens, where it is whole: why their rows cannot be packed, or None."""
+    accelerator = trainer.accelerator
+    if accelerator.distributed_type not in _WHOLE_MODELS or trainer.tensor_parallel_size > 1:
+        return None
+    mixed = str(accelerator.mixed_precision)
+    with accelerator.autocast():
+        found = [check_scores(model, accelerator.device, packed=packed, mixed_precision=mixed) for model in models]
+    return next((complaint for complaint in found if complaint is not None), None)
+
+
 def _refusal(trainer: Any) -> str | None:
     """What of the run, and not of the model, stands against packed rows."""
     engine = trainer.accelerator.distributed_type
-    plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     args = trainer.args
     model = trainer.accelerator.unwrap_model(trainer.model)
     noise = None if args.disable_dropout is False else _dropout_left(model)
@@ -197,7 +216,7 @@ def _refusal(trainer: Any) -> str | None:
         ),
         (args.use_liger_kernel, "use_liger_kernel has not been verified with packed rows"),
         (noise is not None, f"{noise} stays on in training, and responses would share the noise on their prompt"),
-        (engine not in plain, f"the engine {engine.value} has not been verified with packed rows"),
+        (engine not in _WHOLE_MODELS, f"the engine {engine.value} has not been verified with packed rows"),
         (trainer.tensor_parallel_size > 1, "tensor parallelism has not been verified with packed rows"),
         (trainer.aux_loss_enabled, "the balance loss of a mixture of experts counts every token of every row"),
         (not args.disable_dropout, "with dropout, responses would share the noise on their prompt"),

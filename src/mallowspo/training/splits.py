@@ -148,10 +148,11 @@ def _why_none(name: str, revision: Any, args: Any, error: Exception) -> str:
     return reason_of(error)
 
 
-def pair_collator(tokenizer: Any, args: MallowsPOConfig, vocabulary: int | None = None) -> PreferenceCollator:
-    """The collator of a run, from its options; `vocabulary` is the number of ids that the model can read."""
+def pair_collator(tokenizer: Any, args: MallowsPOConfig, *vocabularies: int | None) -> PreferenceCollator:
+    """The collator of a run, from its options; `vocabularies` are the numbers of ids that its models can read."""
+    known = [size for size in vocabularies if size is not None]
     return PreferenceCollator(
-        pad_token_id=padding_id(tokenizer, vocabulary),
+        pad_token_id=padding_id(tokenizer, min(known, default=None)),
         max_length=args.max_length,
         truncation_mode=args.truncation_mode,
         pad_to_multiple_of=cast(int | None, args.pad_to_multiple_of),

@@ -2,19 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mallowspo.dispersion import Calibration
 from mallowspo.errors import InputError
-from mallowspo.files import parse_json, write_json
+from mallowspo.files import parse_json, plain, write_json
 from mallowspo.objectives import Objective
 
-__all__ = ["STATE_FILE", "TrainingState", "read_state", "refuse_other_run", "resumed_calibration", "write_state"]
+__all__ = [
+    "OPTION_EFFECTS",
+    "STATE_FILE",
+    "TrainingState",
+    "changed_settings",
+    "read_state",
+    "refuse_other_run",
+    "resumed_calibration",
+    "run_settings",
+    "write_state",
+]
 
 STATE_FILE = "mallowspo.json"
+
+OPTION_EFFECTS: Mapping[str, tuple[str, ...]] = {
+    # Other tokens are trained on, of the same rows: refused like other rows.
+    "rows": ("max_length", "truncation_mode"),
+    # Another loss: refused like another objective.
+    "loss": (
+        "loss_weights",
+        "router_aux_loss_coef",
+        "sync_ref_model",
+        "ref_model_mixup_alpha",
+        "ref_model_sync_steps",
+    ),
+    # The optimizer's state is of another form: refused.
+    "form": ("optim", "optim_args", "optim_target_modules"),
+    # The rows are drawn in another order: refused inside an epoch, of which some would come twice and some not at all.
+    "order": ("train_sampling_strategy", "seed", "data_seed"),
+    # Other steps, and so other places in the epoch at the same step: taken and named.
+    "pace": (
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "dataloader_drop_last",
+        "ignore_data_skip",
+        "auto_find_batch_size",
+        "accelerator_config",
+        "num_processes",
+    ),
+    # The steps from here on are others: taken and named.
+    "step": (
+        "max_steps",
+        "num_train_epochs",
+        "lr_scheduler_type",
+        "lr_scheduler_kwargs",
+        "warmup_steps",
+        "max_grad_norm",
+        "neftune_noise_alpha",
+        "disable_dropout",
+        "bf16",
+        "fp16",
+        "tf32",
+        "dtype",
+    ),
+    # The optimizer's state holds them, and transformers loads it over what the options say: named and not taken.
+    "kept": ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
+    # Compared by what comes of them: the objective, beta, the calibration, the rows and the reference's weights.
+    "elsewhere": (
+        "beta",
+        "objective",
+        "link",
+        "length_normalized",
+        "reference_weight",
+        "margin",
+        "label_smoothing",
+        "sft_weight",
+        "kendall_smoothing",
+        "loss_type",
+        "dispersion",
+        "dispersion_estimator",
+        "dispersion_map",
+        "dispersion_alternatives",
+        "dispersion_spread",
+        "dispersion_scale",
+        "dispersion_per",
+        "dispersion_clip",
+        "dispersion_filter",
+        "dispersion_order",
+        "invalid_rows",
+        "reference_store",
+        "model_init_kwargs",
+    ),
+}
+"""What another value of an option does to a run that goes on; options that are not here do nothing to it."""
+
+_EFFECT = {name: effect for effect, names in OPTION_EFFECTS.items() for name in names}
+_SAME_STATE = {"adamw_torch", "adamw_torch_fused"}
 
 
 @dataclass(frozen=True)
@@ -27,8 +111,9 @@ class TrainingState:
         calibration: How an index becomes a weight; None without an index.
         num_tokens: Tokens seen in training.
         rows: Number and fingerprint of the training rows, in their order.
-        reference: Digest of the reference's weights; None where it is not known.
-        settings: Other options that decide what a step does, by name.
+        reference: Digest of the weights of the reference, or of an adapter's base; None where it is not known.
+        settings: Other options that decide what the run comes to, by name.
+        run: Names the run that the checkpoint belongs to, through all its resumptions.
     """
 
     objective: Objective
@@ -38,6 +123,60 @@ class TrainingState:
     rows: Mapping[str, Any] | None = None
     reference: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    run: str | None = None
+
+
+def run_settings(args: Any, dtype: str) -> dict[str, Any]:
+    """Every option that decides what a run comes to and that nothing else in the state tells, as JSON holds it.
+
+    Args:
+        args: `MallowsPOConfig`.
+        dtype: Of the policy's weights.
+
+    Returns:
+        Values by the options' names, with `dtype` and `num_processes`.
+    """
+    given = {
+        "dtype": dtype,
+        "num_processes": args.world_size,
+        "loss_weights": args.loss_scale,  # a weight of the term sft is in the objective
+    }
+    values = {name: given.get(name, getattr(args, name, None)) for name in _EFFECT if _EFFECT[name] != "elsewhere"}
+    return cast(dict[str, Any], plain({name: _as_data(value) for name, value in values.items()}))
+
+
+def _as_data(value: Any) -> Any:
+    return value.to_dict() if hasattr(value, "to_dict") else getattr(value, "value", value)
+
+
+def _changed(saved: TrainingState, now: TrainingState) -> Iterator[tuple[str, Any, Any]]:
+    """Options that differ; what an older version did not keep is not known to."""
+    for name, before in saved.settings.items():
+        after = now.settings.get(name, before)
+        if before != after:
+            yield name, before, after
+
+
+def changed_settings(saved: TrainingState, now: TrainingState) -> list[str]:
+    """Say which options are others than in the checkpoint, with both values, and what comes of it.
+
+    Args:
+        saved: From the checkpoint.
+        now: Of this run.
+
+    Returns:
+        A line for each option.
+    """
+    lines = []
+    for name, before, after in _changed(saved, now):
+        effect = _EFFECT.get(name)
+        line = f"{name} was {before} and is {after} now"
+        if effect == "kept":
+            line = f"{name} was {before} and stays so, as a part of the optimizer's state: {after} is not taken"
+        elif effect == "pace":
+            line += "; the place in the epoch is counted in steps, so that rows of it may come twice or not at all"
+        lines.append(line)
+    return lines
 
 
 def write_state(folder: Path, state: TrainingState) -> None:
@@ -53,6 +192,7 @@ def write_state(folder: Path, state: TrainingState) -> None:
             "rows": state.rows,
             "reference": state.reference,
             "settings": state.settings,
+            "run": state.run,
         },
     )
 
@@ -91,22 +231,27 @@ def read_state(folder: Path) -> TrainingState | None:
             rows=None if values.get("rows") is None else dict(values["rows"]),
             reference=values.get("reference"),
             settings=dict(values.get("settings") or {}),
+            run=values.get("run"),
         )
     except (OSError, AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: cannot be read ({error}); delete the checkpoint, or restore the file") from error
 
 
-def refuse_other_run(saved: TrainingState, now: TrainingState, folder: Path, *, allow_other_data: bool) -> None:
+def refuse_other_run(
+    saved: TrainingState, now: TrainingState, folder: Path, *, allow_other_data: bool, in_epoch: bool
+) -> None:
     """Refuse to go on from a checkpoint with something else than it was trained with.
 
     Args:
         saved: From the checkpoint.
         now: Of this run.
         folder: The checkpoint, for messages.
-        allow_other_data: Accept other training rows.
+        allow_other_data: Accept other training rows, and another order of them.
+        in_epoch: The checkpoint was written inside an epoch, not at the end of one.
 
     Raises:
-        InputError: The objective, beta, the training rows or the reference differ; the message names the field.
+        InputError: The objective, beta, the optimizer, the training rows, their order inside an epoch or the reference
+            differ; the message names the field.
     """
     begin = "or begin anew without resume_from_checkpoint"
 
@@ -121,6 +266,10 @@ def refuse_other_run(saved: TrainingState, now: TrainingState, folder: Path, *, 
         after = getattr(now.objective, axis)
         if before != after:
             raise refuse(f"objective ({axis})", repr(before), repr(after))
+    for name, before, after in _changed(saved, now):
+        effect = _EFFECT.get(name)
+        if effect == "loss" or (effect == "form" and not (name == "optim" and {before, after} <= _SAME_STATE)):
+            raise refuse(name, before, after)
     if saved.rows and now.rows and saved.rows != now.rows and not allow_other_data:
         before, after = saved.rows.get("count"), now.rows["count"]
         differ = f"{before:,} training rows" if before != after else f"other training rows (also {before:,})"
@@ -128,10 +277,18 @@ def refuse_other_run(saved: TrainingState, now: TrainingState, folder: Path, *, 
             f"dataset_name: {folder} was trained on {differ} and this run has {after:,}; resume with the same data "
             f"and the same options for it, {begin}; to go on with other rows all the same, set allow_other_data"
         )
+    for name, before, after in _changed(saved, now):
+        effect = _EFFECT.get(name)
+        if not allow_other_data and (effect == "rows" or (effect == "order" and in_epoch)):
+            why = "other tokens of each row" if effect == "rows" else "another order, some rows twice and some never"
+            raise InputError(
+                f"{name}: {folder} was trained with {before} and this run has {after}, which would go on with {why}; "
+                f"resume with the same, {begin}; to go on all the same, set allow_other_data"
+            )
     if saved.reference and now.reference and saved.reference != now.reference:
         raise InputError(
-            f"model_name_or_path: the reference of {folder} had other weights than that of this run; resume with the "
-            f"model that the run began from, {begin}"
+            f"model_name_or_path: the model that {folder} began from (its reference, or its adapter's base) had other "
+            f"weights than this run's; resume with the same, {begin}"
         )
 
 

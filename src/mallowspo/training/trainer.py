@@ -22,20 +22,21 @@ from mallowspo.data.records import LIST_COLUMN
 from mallowspo.data.vocabulary import embedding_rows, refuse_unknown_ids
 from mallowspo.dispersion import Calibration
 from mallowspo.errors import InputError
-from mallowspo.files import plain
-from mallowspo.locks import folder_lock
+from mallowspo.files import passing_folder, staging_folder
 from mallowspo.objectives import Objective, objective_loss
 from mallowspo.scoring import Processes, vocabulary_size
-from mallowspo.scoring.model_checks import require_plain_head
+from mallowspo.scoring.model_checks import adapter_configs, require_plain_head, unwrapped_adapters
+from mallowspo.scoring.reference_key import weights_digest
 from mallowspo.training.adapters import compare_at_start, refuse_lost_reference
 from mallowspo.training.checkpoints import (
     chosen_checkpoint,
-    clear_leftovers,
+    enter_run,
     faults,
     move_in,
     publish,
+    remove_surplus,
+    run_folder,
     seal,
-    staging_folder,
 )
 from mallowspo.training.checks import nothing_trained, require_finite
 from mallowspo.training.config import MallowsPOConfig, checked_settings, refuse_other_collator
@@ -46,6 +47,7 @@ from mallowspo.training.prompt_sampler import ListSampler
 from mallowspo.training.recording import Recorder
 from mallowspo.training.reference_source import refuse_other_store, split_columns
 from mallowspo.training.removed_options import knows_removed_options
+from mallowspo.training.resumed_adapters import refuse_other_adapters
 from mallowspo.training.row_weights import (
     RAW_COLUMN,
     batch_weights,
@@ -65,29 +67,17 @@ from mallowspo.training.splits import (
 )
 from mallowspo.training.state_file import (
     TrainingState,
+    changed_settings,
     read_state,
     refuse_other_run,
     resumed_calibration,
+    run_settings,
     write_state,
 )
 
 __all__ = ["MallowsPOTrainer"]
 
 logger = get_logger(__name__)
-
-# Options under which a resumed run goes on, but not to where the first one would have come.
-_STEP_OPTIONS = (
-    "learning_rate",
-    "lr_scheduler_type",
-    "optim",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "max_grad_norm",
-    "weight_decay",
-    "seed",
-    "data_seed",
-    "world_size",
-)
 
 
 class MallowsPOTrainer(TRLPreferenceTrainer):
@@ -101,7 +91,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         calibration: How an index becomes a weight; None with `dispersion: none`. Saved in every checkpoint.
         splits: What was read, dropped and truncated of each split, by name.
         reference_sources: Where the reference's scores of each split came from, by name.
-        reference_weights: Digest of the reference's weights, once it is known.
+        reference_weights: Digest of the weights of the reference, or of an adapter's base; known once training begins.
         reference_is_ours: Nobody gave a `ref_model`.
         displacement: Watches whether chosen responses lose probability, and what it has warned of.
 
@@ -130,6 +120,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     _scoring: ScoringPath | None = None
     _in_training_step = False
     _rows: dict[str, Any] | None = None
+    _run: str | None = None
     reference_weights: str | None = None
 
     _tag_names = ["trl", "mallowspo"]
@@ -152,7 +143,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         quantization_config: Any = None,
         peft_config: Any = None,
     ) -> None:
-        self.settings = args = checked_settings(args, model, ref_model, train_dataset)
+        self.settings = args = checked_settings(args, model, ref_model, train_dataset, peft_config)
         refuse_lost_reference(model, ref_model, peft_config)
         self.reference_is_ours = ref_model is None
         self.objective = args.resolved_objective
@@ -163,7 +154,12 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         refuse_other_collator(data_collator, args, train_dataset)
         processing_class = preparing_tokenizer(model, processing_class, args)
         revision = dict(cast(Any, args.model_init_kwargs) or {}).get("revision")
-        self._vocabulary = embedding_rows(model, revision=revision, trust_remote_code=args.trust_remote_code)
+        # Ids that the policy and a reference of its own can read.
+        self._vocabularies = {
+            option: embedding_rows(given, revision=revision, trust_remote_code=args.trust_remote_code)
+            for option, given in (("model", model), ("ref_model", ref_model))
+            if given is not None
+        }
         train_dataset = self._prepared(train_dataset, processing_class, "train")
         if isinstance(eval_dataset, dict):
             eval_dataset = {k: self._prepared(v, processing_class, f"eval_{k}") for k, v in eval_dataset.items()}
@@ -173,7 +169,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             model=model,
             ref_model=ref_model,
             args=args,
-            data_collator=data_collator or pair_collator(processing_class, args, self._vocabulary),
+            data_collator=data_collator or pair_collator(processing_class, args, *self._vocabularies.values()),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -195,7 +191,8 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         """Validate, tokenise and weigh one split; the first one fits the calibration."""
         split = prepare_split(dataset, tokenizer, self.settings, name)
         self.splits[name] = split
-        refuse_unknown_ids(split.dataset, tokenizer, self._vocabulary, f"{name} data")
+        for option, size in self._vocabularies.items():
+            refuse_unknown_ids(split.dataset, tokenizer, size, f"{option}: {name} data")
         if name != "train" and "train" in self.splits:
             warn_of_other_layout(self.splits["train"].dataset, split.dataset, name)
         if name == "train":
@@ -429,25 +426,34 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save as transformers does, and our own state (calibration, objective) and a model card beside it."""
         folder = Path(output_dir or str(self.args.output_dir))
-        # A checkpoint is written beside its name already; any other folder gets whole files at the end.
-        beside = folder if _internal_call else staging_folder(folder / "model")
-        self._write_card(beside)
-        super().save_model(str(beside), _internal_call=True)
-        if self.args.should_save:
-            write_state(beside, self._state())
-        if _internal_call:
+        if self.in_checkpoint:
+            self._write_model(folder)  # beside its name already
             return
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            move_in(beside, folder)
-        self.accelerator.wait_for_everyone()
-        if self.args.push_to_hub:
+        beside = staging_folder(folder / "model")
+        with passing_folder(beside, ours=self.args.should_save):
+            self._write_model(beside)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                move_in(beside, folder)
+            self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _write_model(self, folder: Path) -> None:
+        self._write_card(folder)
+        super().save_model(str(folder), _internal_call=True)
+        if self.args.should_save:
+            write_state(folder, self._state())
 
     def publish_checkpoint(self, staging: Path, final: Path) -> None:
         """Name a checkpoint once its list of files is written and all of it is on the disk."""
         seal(staging)
         publish(staging, final)
+
+    def remove_surplus(self, run_dir: Path) -> None:
+        """Keep as many checkpoints of this run as `save_total_limit` says; those of earlier runs stay."""
+        best = self.state.best_model_checkpoint
+        remove_surplus(run_dir, self._run, limit=self.args.save_total_limit, best=Path(best).name if best else None)
 
     def _state(self) -> TrainingState:
         """Our part of a checkpoint of this run."""
@@ -464,7 +470,8 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             self.total_train_tokens,
             rows=self._rows,
             reference=self.reference_weights,
-            settings={name: plain(getattr(self.args, name)) for name in _STEP_OPTIONS},
+            settings=run_settings(self.settings, str(self.accelerator.unwrap_model(self.model).dtype)),
+            run=self._run,
         )
 
     def _write_card(self, folder: Path) -> None:
@@ -486,7 +493,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         """Train; see `transformers.Trainer.train`.
 
         Args:
-            resume_from_checkpoint: A checkpoint, or True for the newest whole one in `output_dir`.
+            resume_from_checkpoint: A checkpoint, or True for the newest whole one of the last run in `output_dir`.
             trial: Passed on.
             ignore_keys_for_eval: Passed on.
 
@@ -502,9 +509,9 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             begun = processes.share(self._begin(held, resume_from_checkpoint) if processes.is_first else None)
             if isinstance(begun, InputError):
                 raise begun
-            folder, skipped = begun
-            for line in skipped:
-                logger.warning(f"resume_from_checkpoint: {line}")
+            folder, self._run, self.reference_weights, remarks = begun
+            for line in remarks:
+                logger.warning(line)
             if folder is not None:
                 logger.warning(f"resume_from_checkpoint: going on from {folder}")
                 self._restore(folder)
@@ -550,21 +557,38 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         logger.warning(f"load_best_model_at_end: the model is that of {best}")
         return best
 
-    def _begin(self, held: ExitStack, resume: str | bool | None) -> tuple[Path | None, list[str]] | InputError:
-        """In the first process: take the folder, clear it of what killed saves left, and choose the checkpoint."""
+    def _begin(
+        self, held: ExitStack, resume: str | bool | None
+    ) -> tuple[Path | None, str | None, str | None, list[str]] | InputError:
+        """In the first process: take the folder, choose the checkpoint, and name the run and what it begins from."""
         output_dir = Path(str(self.args.output_dir))
+        model = self.accelerator.unwrap_model(self.model)
+        if self.reference_weights is None and (self.ref_model is not None or is_peft_model(self.model)):
+            # No pass over the rows has named it; a checkpoint's adapter belongs to one base all the same.
+            frozen = model if self.ref_model is None else self.accelerator.unwrap_model(self.ref_model)
+            self.reference_weights = weights_digest(frozen)
         try:
-            if resume or self.args.save_strategy != "no":  # what writes nothing may share a folder
-                held.enter_context(folder_lock(output_dir, "a training run"))
-                clear_leftovers(output_dir)
+            writes = resume or self.args.save_strategy != "no"  # what writes nothing may share a folder
+            if writes:
+                held.enter_context(run_folder(output_dir))
             folder, skipped = chosen_checkpoint(resume, output_dir)
+            remarks = [f"resume_from_checkpoint: {line}" for line in skipped]
             state = None if folder is None else read_state(folder)
+            if folder is not None:
+                refuse_other_adapters(folder, adapter_configs(model), loaded=True, held=unwrapped_adapters(model))
             if folder is not None and state is not None:
                 now, allowed = self._state(), self.settings.allow_other_data
-                refuse_other_run(state, now, folder, allow_other_data=allowed)
-                changed = [n for n, before in state.settings.items() if now.settings.get(n, before) != before]
-                skipped += [f"{n} was {state.settings[n]} and is {now.settings[n]} now" for n in changed]
-            return folder, skipped
+                epoch = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).epoch
+                in_epoch = not float(epoch or 0).is_integer()
+                refuse_other_run(state, now, folder, allow_other_data=allowed, in_epoch=in_epoch)
+                remarks += changed_settings(state, now)
+            run, others = enter_run(output_dir, folder) if writes else (None, [])
+            if others and folder is None:
+                remarks.append(
+                    f"output_dir: {output_dir} holds checkpoints of an earlier run ({', '.join(others)}); they stay, "
+                    "and resume_from_checkpoint: true will go on from those of this run alone"
+                )
+            return folder, run, self.reference_weights, remarks
         except InputError as error:
             return error
 

@@ -52,6 +52,14 @@ PLANTED = [
         {"empty_response": 5},
     ),
     (
+        "response_without_a_letter",
+        edited(
+            *((i, "chosen", text) for i, text in enumerate(("\u0301\u0302", "\ufffc", " \ufffd\ufffd", "\u093e"))),
+            (9, "rejected", "\u20e3\u200b\ufffd"),
+        ),
+        {"empty_response": 5},
+    ),
+    (
         "differ_unseen",
         edited(
             (5, "chosen", " a caf\u00e9"),
@@ -60,6 +68,31 @@ PLANTED = [
             (7, "rejected", " a so\u00adft cat"),
         ),
         {"near_identical_pair": 2},
+    ),
+    (
+        "differ_in_form",
+        edited(
+            (5, "chosen", " \uff21\uff22\uff23"),
+            (5, "rejected", " ABC"),
+            (7, "chosen", " \ufb01ne \uff76\uff9e"),
+            (7, "rejected", " fine \u30ac"),
+            # Letters of another alphabet, quotation marks of another shape: other texts.
+            (9, "chosen", " \u0410\u0412\u0421"),
+            (9, "rejected", " ABC"),
+            (11, "chosen", " \u201cyes\u201d"),
+            (11, "rejected", ' "yes"'),
+        ),
+        {"near_identical_pair": 2},
+    ),
+    (
+        "prompt_in_another_width",
+        [
+            *clean_rows(),
+            {"prompt": "Why are there \uff11\uff10?", "chosen": " one two", "rejected": " six"},
+            {"prompt": "Why are there 10?", "chosen": " three four", "rejected": " ten"},
+            {"prompt": "Why are there 1\u2070?", "chosen": " seven eight", "rejected": " eleven"},
+        ],
+        {"duplicate_prompt": 1},
     ),
     ("identical_pair", edited((5, "chosen", clean_rows()[5]["rejected"])), {"identical_pair": 1}),
     ("near_identical_pair", edited((5, "chosen", NEAR), (5, "rejected", NEAR + "!")), {"near_identical_pair": 1}),

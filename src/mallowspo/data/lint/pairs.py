@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,14 +22,17 @@ from mallowspo.data.lint.rows import LintRow
 __all__ = ["PairIndex", "check_near_identical", "normalised", "prompt_key", "similarity"]
 
 
+_OF_OTHER_WIDTH = re.compile("[\uff01-\uffee]+")
+
+
 def normalised(text: str) -> str:
-    r"""Fold case, white space and what nobody sees, so that texts which a reader takes for the same are the same.
+    r"""Fold case, width, white space and what nobody sees: what a reader takes for the same text is the same.
 
     Example:
-        >>> normalised("  Hello,\n World ")
-        'hello, world'
+        >>> normalised("  Hello,\n World "), normalised("\uff21\uff22\uff23 1\u00b2")
+        ('hello, world', 'abc 1²')
     """
-    return looks(text).casefold()
+    return _OF_OTHER_WIDTH.sub(lambda run: unicodedata.normalize("NFKC", run[0]), looks(text)).casefold()
 
 
 def _grams(text: str) -> Counter[str]:
@@ -38,7 +43,8 @@ def similarity(left: str, right: str, *, floor: float = 0.0) -> float:
     """Compare two texts by the characters that they share, three at a time.
 
     The Jaccard index of the two multisets of character 3-grams, after `normalised`: shared grams over all grams.
-    A text shorter than three characters is one gram. Blind to the order of longer passages.
+    A text shorter than three characters is one gram. Blind to the order of longer passages, and to other forms of a
+    character that Unicode calls compatible: a ligature, a digit in a circle.
 
     Args:
         left: A text.
@@ -46,13 +52,13 @@ def similarity(left: str, right: str, *, floor: float = 0.0) -> float:
         floor: Similarities below this need not be exact; they may be given as 0.
 
     Returns:
-        A number in [0, 1]; 1 for texts that are equal but for case and white space.
+        A number in [0, 1]; 1 for texts that are equal but for case, white space and compatible forms.
 
     Example:
         >>> similarity("The sky is blue.", "the sky  is blue."), round(similarity("The cat sat.", "The cat sits."), 2)
         (1.0, 0.5)
     """
-    left, right = normalised(left), normalised(right)
+    left, right = (unicodedata.normalize("NFKC", normalised(text)) for text in (left, right))
     if left == right:
         return 1.0
     # The index is at most the ratio of the sizes, which spares nearly all pairs the counting.

@@ -1,0 +1,59 @@
+"""An option of `mallowspo train` that cannot be used is named in one message with exit code 2, and nothing else is."""
+
+import json
+
+import pytest
+
+from mallowspo.cli.main import main
+from tiny import tiny_llama, tiny_tokenizer
+
+ROWS = [{"prompt": f"Question {i}?", "chosen": f" fine, {i}", "rejected": f" no {i} no"} for i in range(4)]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = tiny_tokenizer()
+    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    data = folder / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return ["train", "--model_name_or_path", folder, "--dataset_name", data, "--use_cpu", "--report_to", "none",
+            "--objective", "dpo", "--max_steps", 1, "--save_strategy", "no"]  # fmt: skip
+
+
+PEFT = ("--use_peft",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "more"),
+    [
+        ("sync_ref_model", "true", PEFT),
+        ("activation_offloading", "true", ()),
+        ("pad_to_multiple_of", "0", ()),
+        ("gradient_checkpointing_kwargs", '{"a": 1}', ()),
+        ("warmup_steps", "nan", ()),
+        ("lr_scheduler_kwargs", '{"a": 1}', ()),
+        ("accelerator_config", '{"no": 1}', ()),
+        ("save_steps", "0", ("--save_strategy", "steps")),
+        ("save_steps", "1.5", ("--save_strategy", "steps")),
+        ("eval_steps", "-2", ()),
+        ("fsdp", "full_shard", ()),
+        ("seed", str(2**40), ()),
+        ("lora_r", "0", PEFT),
+        ("lora_dropout", "nan", PEFT),
+        ("lora_target_modules", "nope", PEFT),
+        ("lora_target_modules", "lm_head", PEFT),
+        ("lora_task_type", "nope", PEFT),
+        ("model_init_kwargs", '{"a": 1}', ()),
+        ("model_init_kwargs", '{"dtype": "nope"}', ()),
+        ("model_init_kwargs", '{"quantization_config": 3}', ()),
+    ],
+)
+def test_the_option_is_named_and_no_other(given, tmp_path, capsys, name, value, more):
+    with pytest.raises(SystemExit) as end:
+        main([str(part) for part in (*given, "--output_dir", tmp_path / "out", *more, f"--{name}", value)])
+    told = capsys.readouterr().err
+    assert end.value.code == 2 and "Traceback" not in told
+    (message,) = (line for line in told.splitlines() if line.startswith("mallowspo: "))
+    assert message.startswith(f"mallowspo: {name}: ") and "model_name_or_path" not in message
