@@ -8,6 +8,7 @@ from mallowspo.cli.experiment_bandit import bandit
 from mallowspo.cli.experiment_controllable import controllable
 from mallowspo.cli.experiment_dialogue import dialogue
 from mallowspo.cli.experiment_estimator import estimator
+from mallowspo.cli.experiment_noise import noise
 from mallowspo.cli.experiment_world import world
 
 __all__ = ["experiment"]
@@ -22,4 +23,5 @@ experiment.command()(controllable)
 experiment.command()(bandit)
 experiment.command()(dialogue)
 experiment.command()(estimator)
+experiment.command()(noise)
 experiment.command()(world)

@@ -136,6 +136,7 @@ METHOD_STYLES: Mapping[str, MethodStyle] = MappingProxyType(
         "theta_mean_entropy": MethodStyle("θ, mean entropy", BLUE, "d", _DASHED),
         "theta_panel": MethodStyle("θ, panel", PURPLE, "*", _DASH_DOT),
         "theta_true": MethodStyle("θ, true index", SKY, "d", _LONG, filled=False),
+        "cdpo": MethodStyle("cDPO (10% smoothed)", MUTED, "P", _DASHED, filled=False),
         "ipo": MethodStyle("IPO", GREEN, "D", _DOTTED),
         "mallows_ipo": MethodStyle("MallowsPO-IPO", GREEN, "D", _DASHED, filled=False),
         "simpo": MethodStyle("SimPO", PURPLE, "v", _DOTTED),

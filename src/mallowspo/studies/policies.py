@@ -56,21 +56,26 @@ class Method:
         objective: A name in `mallowspo.objectives.OBJECTIVES`.
         index: Empty for a method without an index; `entropy`: the trainer reads it off the reference; anything else:
             the study gives it, as a column of its rows.
+        label_smoothing: Share of the labels that the objective takes for flipped.
     """
 
     objective: str
     index: str = ""
+    label_smoothing: float = 0.0
 
     @property
     def options(self) -> dict[str, Any]:
         """What the method sets in `MallowsPOConfig`; everything else is the same for all."""
         given = {"": {}, "entropy": {"dispersion": "entropy"}}.get(self.index, {"dispersion": "column"})
+        if self.label_smoothing:
+            given = given | {"label_smoothing": self.label_smoothing}
         return {"objective": self.objective, **given}
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "dpo": Method("dpo"),
+        "cdpo": Method("dpo", label_smoothing=0.1),
         "ipo": Method("ipo"),
         "mallows_theta": Method("mallows_theta", "entropy"),
         "mallows_phi": Method("mallows_phi", "entropy"),
@@ -248,12 +253,17 @@ def compare_at_equal_kl(
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silence the progress bars and notices of the training libraries inside the block: the study shows one bar."""
+    """Silence the progress bars and notices of training inside the block: the study shows one bar."""
+    import logging as python_logging
+
     import datasets
     from transformers.utils import logging
 
     datasets_bars, bars = datasets.are_progress_bars_disabled(), logging.is_progress_bar_enabled()
     verbosity = logging.get_verbosity()
+    ours = python_logging.getLogger("mallowspo")
+    level = ours.level
+    ours.setLevel(python_logging.ERROR)  # what a run tells its user, a study that trains hundreds has settled
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -264,6 +274,7 @@ def quiet_libraries() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(verbosity)
+        ours.setLevel(level)
         if bars:
             logging.enable_progress_bar()
         if not datasets_bars:

@@ -388,12 +388,13 @@ def _index_of_run(trainer: Any, bench: Bench, pairs: list[PreferencePair]) -> di
     return found
 
 
-def run_job(bench: Bench, job: Job) -> dict[str, Any]:
+def run_job(bench: Bench, job: Job, pairs: list[PreferencePair] | None = None) -> dict[str, Any]:
     """Train one policy in the world of its seed and measure it.
 
     Args:
         bench: The world.
         job: The run.
+        pairs: What it trains on; the pairs of its seed where None.
 
     Returns:
         The job's fields; on the held-out prompts `agreement`, `outside`, entropies, all by tercile too, `kl` (exact
@@ -403,7 +404,7 @@ def run_job(bench: Bench, job: Job) -> dict[str, Any]:
     """
     started = time.process_time()
     setup, split = bench.setup, bench.heldout
-    pairs = pairs_of_seed(bench, job.seed)
+    pairs = pairs_of_seed(bench, job.seed) if pairs is None else pairs
     with quiet_libraries(), one_thread():
         trainer = train_policy(
             bench.reference,

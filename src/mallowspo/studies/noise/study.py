@@ -1,0 +1,184 @@
+"""The study `noise`: what flipped labels do to each method, in the embedded worlds where the truth is known.
+
+A share of the pairs, drawn evenly, has its labels exchanged, as careless annotators do. A weight that rises where
+people agree also rises where a flipped label does most harm; a smoothed label expects flips everywhere. Every method
+sees the same pairs with the same flips, and more flips contain the fewer ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mallowspo.errors import InputError
+from mallowspo.studies.noise.page import figures, page
+from mallowspo.studies.policies import Grid, Job, check_grid, compare_at_equal_kl, select_runs
+from mallowspo.studies.study import Done, Results, Stage, Study
+from mallowspo.studies.world.bench import (
+    Bench,
+    WorldJob,
+    WorldSetup,
+    describe_world,
+    make_world,
+    open_world,
+    pairs_of_seed,
+    run_job,
+    world_folder,
+)
+from mallowspo.studies.world.summary import CHOSEN_BY, QUANTITIES
+from mallowspo.world.population import PreferencePair
+from mallowspo.world.reference import ReferenceTraining
+
+__all__ = ["NOISE", "NOISE_METHODS", "NoiseSettings", "flip"]
+
+NOISE_METHODS = ("dpo", "cdpo", "ipo", "mallows_theta", "mallows_phi")
+_COMPARED = ("agreement", "agreement_agreed", "agreement_contested", "share_of_optimum")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseJob(Job):
+    """A run on pairs of which a share is flipped."""
+
+    flipped: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseSettings:
+    """The settings of the study.
+
+    Attributes:
+        output_dir: Folder for everything that is written.
+        setup: What all runs share; nothing is chosen, so that there are no selection prompts.
+        seeds: A world, a set of pairs and flips each, the same for all methods.
+        methods: Names in `NOISE_METHODS`; DPO, the baseline, among them.
+        flipped: Shares of flipped labels, in [0, ½).
+        betas: Values of β.
+        learning_rate: Peak learning rate.
+        workers: Processes that train side by side; 0 trains in the calling process. It changes no result.
+    """
+
+    output_dir: str = "output/noise"
+    setup: WorldSetup = field(default_factory=lambda: WorldSetup(selection_prompts=0, pairs_per_prompt=4))
+    seeds: tuple[int, ...] = (21, 22, 23, 24, 25, 26)
+    methods: tuple[str, ...] = NOISE_METHODS
+    flipped: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4)
+    betas: tuple[float, ...] = (0.25, 1.0, 4.0)
+    learning_rate: float = 4e-4
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        check_grid(self, NOISE_METHODS)
+        if (
+            not self.flipped
+            or len(set(self.flipped)) != len(self.flipped)
+            or not all(0 <= f < 0.5 for f in self.flipped)
+        ):
+            raise InputError(f"flipped: got {self.flipped}, expected shares in [0, 0.5), at least one and none twice")
+
+    @property
+    def grid(self) -> Grid:
+        """What every method is trained at, at each share of flips."""
+        return Grid(seeds=self.seeds, methods=self.methods, betas=self.betas, learning_rates=(self.learning_rate,))
+
+
+def flip(pairs: Sequence[PreferencePair], share: float, seed: int) -> list[PreferencePair]:
+    """Exchange chosen and rejected in a share of the pairs; a larger share flips all that a smaller one does.
+
+    Args:
+        pairs: In the order of the data.
+        share: Probability of a flip, in [0, 1].
+        seed: Of the draws.
+
+    Returns:
+        The pairs.
+
+    Example:
+        >>> flip([PreferencePair(0, 1, 2)], 1.0, seed=0)
+        [PreferencePair(prompt=0, chosen=2, rejected=1)]
+    """
+    drawn = np.random.default_rng([seed, 41]).random(len(pairs))
+    return [
+        PreferencePair(pair.prompt, pair.rejected, pair.chosen) if one < share else pair
+        for pair, one in zip(pairs, drawn, strict=True)
+    ]
+
+
+def _setup(settings: NoiseSettings, done: Done) -> WorldSetup:
+    return settings.setup
+
+
+def _worlds(settings: NoiseSettings, done: Done) -> Sequence[WorldJob]:
+    return [WorldJob(seed) for seed in settings.seeds]
+
+
+def _runs(settings: NoiseSettings, done: Done) -> Sequence[NoiseJob]:
+    return [NoiseJob(**vars(job), flipped=share) for job in settings.grid.jobs for share in settings.flipped]
+
+
+def _open(setup: WorldSetup, job: Job, folder: Path) -> Bench:
+    return open_world(setup, job.seed, folder)
+
+
+def _seed(job: Job) -> int:
+    return job.seed
+
+
+def _world(job: WorldJob) -> int:
+    return job.world
+
+
+def _reference(setup: WorldSetup, job: WorldJob, folder: Path) -> Sequence[Path]:
+    return [world_folder(folder, job.world) / "reference.json"]
+
+
+def _run(bench: Bench, job: NoiseJob) -> Results:
+    return run_job(bench, job, flip(pairs_of_seed(bench, job.seed), job.flipped, job.seed))
+
+
+def _summarise(settings: NoiseSettings, done: Done) -> Results:
+    """Differences from DPO at equal KL for each share of flips, and what each method loses against no flips."""
+    kept = ("seed", "method", "beta", "flipped", "agreement", "kl", "share_of_optimum", CHOSEN_BY)
+    rows: list[dict[str, Any]] = []
+    for share in settings.flipped:
+        runs = select_runs(done["runs"], flipped=share)
+        compared = {name: QUANTITIES[name] for name in _COMPARED}
+        found = compare_at_equal_kl(settings.grid, runs, compared, chosen_by=CHOSEN_BY)
+        rows += [row | {"flipped": share} for row in found]
+    return {
+        "comparisons": rows,
+        "cpu_seconds": float(sum(run["cpu_seconds"] for run in done["runs"])),
+        "runs": [{key: run[key] for key in kept} for run in done["runs"]],
+    }
+
+
+def _default(output_dir: str) -> NoiseSettings:
+    return NoiseSettings(output_dir=output_dir)
+
+
+def _fast(output_dir: str) -> NoiseSettings:
+    """Every part of the study within seconds; it resolves nothing."""
+    setup = WorldSetup(
+        train_prompts=96, selection_prompts=0, heldout_prompts=30, reference=ReferenceTraining(steps=60)
+    )
+    return NoiseSettings(
+        output_dir=output_dir, setup=setup, seeds=(1, 2), flipped=(0.0, 0.4), betas=(0.5, 2.0), learning_rate=8e-4
+    )
+
+
+NOISE: Study[NoiseSettings] = Study(
+    name="noise",
+    version=1,
+    stages=(
+        Stage("worlds", "Training the references", _worlds, _setup, describe_world, make_world, _world, _reference),
+        Stage("runs", "Training the policies", _runs, _setup, _run, _open, _seed),
+    ),
+    summarise=_summarise,
+    figures=figures,
+    page=page,
+    presets={"default": _default, "fast": _fast},
+)
+"""The declaration; `mallowspo experiment noise` runs it."""
