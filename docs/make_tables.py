@@ -94,15 +94,19 @@ def quickstart() -> str:
     return render_markdown(replace(page, summary=head, sections=[]), figures="")
 
 
-def study_page(name: str) -> Callable[[], str]:
-    """A study's page from its committed run, as the library writes it."""
+def study_page(name: str, run: str = "") -> Callable[[], str]:
+    """A study's page from its committed run as the library writes it; of a further run what the first does not say."""
+    where = f"{name}/{run}" if run else name
 
     def write() -> str:
         from mallowspo.reports.markdown import render_markdown
 
-        results = _results(f"docs/experiments/{name}")
-        said = render_markdown(STUDIES[name]().page(results), figures=f"{name}/figures", level=3, details=False)
-        return f"{said}\n\nEvery table: [report.html]({name}/report.html), [results.json]({name}/results.json)"
+        page = STUDIES[name]().page(_results(f"docs/experiments/{where}"))
+        if run:
+            first = STUDIES[name]().page(_results(f"docs/experiments/{name}"))
+            page = replace(page, sections=[section for section in page.sections if section not in first.sections])
+        said = render_markdown(page, figures=f"{where}/figures", level=3, details=False)
+        return f"{said}\n\nEvery table: [report.html]({where}/report.html), [results.json]({where}/results.json)"
 
     return write
 
@@ -143,6 +147,10 @@ PAGES = {
     "docs/paper-index.md": {"paper-index": paper_index},
     "docs/training.md": {"options": options},
     **{f"docs/experiments/{name}.md": {name: study_page(name)} for name in STUDIES},
+    "docs/experiments/controllable.md": {
+        "controllable": study_page("controllable"),
+        "controllable stories-3m": study_page("controllable", "stories-3m"),
+    },
     "docs/coming-from-trl.md": {
         "trl-options": trl_options,
         "trl-arguments": trl_arguments,

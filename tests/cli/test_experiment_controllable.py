@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from experiments.controllable_inputs import write_classifier, write_policy, write_texts
 from mallowspo.cli.main import main
+from studies.controllable_inputs import write_classifier, write_policy, write_texts
 
 
 def run(*arguments):

@@ -151,7 +151,7 @@ def experiment_world() -> Any:
 
 def experiment_controllable() -> Any:
     """With preferences that are drawn and a classifier as the reward: the form without any package of others."""
-    from experiments.controllable_inputs import write_classifier, write_policy, write_texts
+    from studies.controllable_inputs import write_classifier, write_policy, write_texts
 
     policy, texts = write_policy(Path("policy")), write_texts(Path("texts.txt"))
     write_classifier(Path("classifier"), ("joy", "anger"))

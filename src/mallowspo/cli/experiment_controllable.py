@@ -107,20 +107,21 @@ def controllable(
     """
     from rich.console import Console
 
-    from mallowspo.experiments.controllable import run_controllable_study
     from mallowspo.progress import progress_bar
+    from mallowspo.studies.controllable.study import CONTROLLABLE
+    from mallowspo.studies.study import run_study
 
-    config = _config(dict(context.params))
+    settings = _settings(dict(context.params))
     with progress_bar("mallowspo experiment controllable") as progress:
-        run_controllable_study(config, progress=progress)
+        run_study(CONTROLLABLE, settings, progress=progress)
     end = f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json."
     Console().print(end, markup=False, highlight=False, soft_wrap=True)
 
 
-def _config(given: dict[str, Any]) -> Any:
+def _settings(given: dict[str, Any]) -> Any:
     """The study's settings from the command's options; those of its design carry the same names."""
     from mallowspo.cli.preflight import check_precision
-    from mallowspo.experiments.controllable import ControllableConfig, ControllableDesign, fast_config
+    from mallowspo.studies.controllable import study
 
     check_precision(bf16=given["bf16"], fp16=False, use_cpu=given["use_cpu"])
     fast = given.pop("fast")
@@ -132,8 +133,8 @@ def _config(given: dict[str, Any]) -> Any:
     lists: dict[str, Any] = {
         name: _numbers(name, given.pop(name)) for name in ("betas", "ipo_betas", "learning_rates")
     }
-    config = ControllableConfig(design=ControllableDesign(**given), **own, **lists)
-    return fast_config(config) if fast else config
+    settings = study.ControllableSettings(design=study.ControllableDesign(**given), **own, **lists)
+    return study.fast(settings) if fast else settings
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:

@@ -18,6 +18,7 @@ def _loader(module: str, name: str) -> Callable[[], Any]:
 STUDIES: Mapping[str, Callable[[], Any]] = MappingProxyType(
     {
         "bandit": _loader("mallowspo.studies.bandit.study", "BANDIT"),
+        "controllable": _loader("mallowspo.studies.controllable.study", "CONTROLLABLE"),
         "noise": _loader("mallowspo.studies.noise.study", "NOISE"),
         "world": _loader("mallowspo.studies.world.study", "WORLD"),
     }

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from experiments.controllable_inputs import write_classifier, write_policy, write_texts
 from mallowspo.errors import InputError
 from mallowspo.evaluation.local_model import load_causal_model
-from mallowspo.experiments.controllable_config import ControllableConfig, ControllableDesign
-from mallowspo.experiments.controllable_optimum import tilted_reference
-from mallowspo.experiments.controllable_pairs import compare, make_pairs, text_of
-from mallowspo.experiments.controllable_prompts import first_words, read_prompts, read_texts
-from mallowspo.experiments.controllable_rewards import Reward, load_reward, vader_reward
+from mallowspo.studies.controllable.design import ControllableDesign
+from mallowspo.studies.controllable.optimum import tilted_reference
+from mallowspo.studies.controllable.pairs import compare, make_pairs, text_of
+from mallowspo.studies.controllable.prompts import first_words, read_prompts, read_texts
+from mallowspo.studies.controllable.rewards import Reward, load_reward, vader_reward
+from mallowspo.studies.controllable.study import ControllableSettings
+from studies.controllable_inputs import write_classifier, write_policy, write_texts
 from tiny import tiny_tokenizer
 
 
@@ -225,9 +226,8 @@ def test_a_design_that_cannot_be_used_is_refused(changes, says):
         ({"betas": (0.1, -1.0)}, "finite numbers > 0"),
         ({"learning_rates": (1e-4, 1e-4)}, "none twice"),
         ({"pilot_seed": 2}, "pilot_seed"),
-        ({"workers": -1}, "0 or more"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(changes, says):
     with pytest.raises(InputError, match=says):
-        ControllableConfig(design=design(), **changes)
+        ControllableSettings(design=design(), **changes)

@@ -1,23 +1,22 @@
-"""One training run of the controllable-generation study, and what all runs of a seed share.
+"""What the runs of the controllable-generation study share, and what is done on it.
 
-A process builds a `Bench` once and the pairs of a seed once, and then runs any number of jobs on them. A job's result
-depends on the job and the inputs alone, never on which process ran it or what it ran before.
+A process loads the models once and makes the pairs of a seed once, and then does any number of jobs on them. A job's
+result depends on the job and the inputs alone, never on which process did it or what it did before.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
+import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mallowspo.errors import InputError
 from mallowspo.evaluation.divergence import sequence_kl
@@ -28,29 +27,30 @@ from mallowspo.evaluation.local_model import (
     load_tokenizer,
     model_stamp,
 )
-from mallowspo.experiments.controllable_config import METHODS, VADER, ControllableDesign, Job
-from mallowspo.experiments.controllable_pairs import SeedPairs, make_pairs, text_of
-from mallowspo.experiments.controllable_prompts import StudyPrompts, read_prompts
-from mallowspo.experiments.controllable_rewards import Reward, load_reward
-from mallowspo.experiments.policy_training import QUIET, final_loss, train_quietly
+from mallowspo.files import write_text
 from mallowspo.loading import check_saved_model
 from mallowspo.scoring.reference_cache import CACHE_VARIABLE
-from mallowspo.studies.policies import one_thread, quiet_libraries
+from mallowspo.studies.controllable.design import VADER, ControllableDesign
+from mallowspo.studies.controllable.optimum import tilted_reference
+from mallowspo.studies.controllable.pairs import SeedPairs, draw_responses, make_pairs, text_of, whole_texts
+from mallowspo.studies.controllable.prompts import StudyPrompts, read_prompts
+from mallowspo.studies.controllable.rewards import Reward, load_reward
+from mallowspo.studies.policies import Job, final_loss, one_thread, quiet_libraries, train_policy, weight_quantiles
 
 __all__ = [
     "Bench",
     "Inputs",
-    "bench_of",
+    "OptimumJob",
+    "SeedJob",
+    "describe_pairs",
+    "estimate_optimum",
     "measure",
+    "measure_reference",
     "open_bench",
-    "quiet_libraries",
-    "reference_cache",
     "run_job",
     "stamp_of",
-    "threads_for",
+    "written_pairs",
 ]
-
-Floats = NDArray[np.float64]
 
 SMALL = 20_000_000  # parameters below which a second thread costs more than it brings
 
@@ -66,6 +66,20 @@ class Inputs:
 
     design: ControllableDesign
     stamp: str
+
+
+@dataclass(frozen=True)
+class SeedJob:
+    """Describe the pairs of a seed, or measure the reference itself with its draws."""
+
+    seed: int
+
+
+@dataclass(frozen=True)
+class OptimumJob:
+    """Estimate the best possible trade-off."""
+
+    samples: int
 
 
 def stamp_of(design: ControllableDesign) -> str:
@@ -89,19 +103,21 @@ def stamp_of(design: ControllableDesign) -> str:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all runs share.
+    """What all jobs share.
 
     Attributes:
         design: The settings.
+        folder: Of the study.
         tokenizer: Of the policy.
         reference: The reference model, in eval mode, on its device.
         end_ids: Tokens that end a response.
         prompts: Training and held-out prompts.
         reward: The scorer.
-        pairs: The pairs of the seeds that were asked for; one at a time is kept.
+        pairs: Those of the seed that was asked for last: a new seed needs new pairs, not the models loaded again.
     """
 
     design: ControllableDesign
+    folder: Path
     tokenizer: Any
     reference: Any
     end_ids: tuple[int, ...]
@@ -125,18 +141,13 @@ class Bench:
         return self.pairs[seed]
 
 
-def open_bench(design: ControllableDesign) -> Bench:
-    """Load the models and read the prompts.
-
-    Args:
-        design: The settings.
-
-    Returns:
-        The bench.
+def open_bench(inputs: Inputs, job: Any, folder: Path) -> Bench:
+    """Load the models and read the prompts; the job is not looked at.
 
     Raises:
         InputError: A model, the data or the reward cannot be used.
     """
+    design = inputs.design
     check_saved_model("model_name_or_path", design.model_name_or_path, trust_remote_code=design.trust_remote_code)
     reward = load_reward(design)  # first: a missing package is found before a model is loaded
     tokenizer = load_tokenizer(
@@ -157,39 +168,30 @@ def open_bench(design: ControllableDesign) -> Bench:
             f"response_tokens: {design.prompt_tokens} tokens of a prompt and {design.response_tokens} of a response "
             f"do not fit into the {room} positions of {design.model_name_or_path}; lower one of them"
         )
-    return Bench(design, tokenizer, reference, end_token_ids(reference, tokenizer), prompts, reward, {})
-
-
-_BENCHES: dict[Inputs, Bench] = {}  # of this process: it opens its bench with its first job
-
-
-def bench_of(inputs: Inputs) -> Bench:
-    """The bench of this process; another one that it may hold is given up."""
-    if inputs not in _BENCHES:
-        _BENCHES.clear()
-        _BENCHES[inputs] = open_bench(inputs.design)
-    return _BENCHES[inputs]
+    return Bench(design, folder, tokenizer, reference, end_token_ids(reference, tokenizer), prompts, reward, {})
 
 
 @contextlib.contextmanager
-def reference_cache(folder: Path) -> Iterator[None]:
-    """Keep the reference's scores of a seed's pairs below `folder` inside the block: all methods read the same ones.
+def _cached_below(folder: Path) -> Iterator[None]:
+    """Keep the reference's scores of a seed's pairs in the study's folder: all methods read the same ones.
 
     A cache that the user has named stays in use.
     """
     if CACHE_VARIABLE in os.environ:
         yield
         return
-    os.environ[CACHE_VARIABLE] = str(folder)
+    os.environ[CACHE_VARIABLE] = str(folder / "cache")
     try:
         yield
     finally:
         del os.environ[CACHE_VARIABLE]
 
 
-def threads_for(model: Any) -> contextlib.AbstractContextManager[None]:
-    """Hold torch at one thread where a model is too small to gain from more."""
-    return one_thread() if model.num_parameters() < SMALL else contextlib.nullcontext()
+@contextlib.contextmanager
+def _at_work(bench: Bench) -> Iterator[None]:
+    """Quietly, and at one thread where the model is too small to gain from more."""
+    with quiet_libraries(), one_thread() if bench.reference.num_parameters() < SMALL else contextlib.nullcontext():
+        yield
 
 
 def _dataset(bench: Bench, seed: int) -> Any:
@@ -203,34 +205,6 @@ def _dataset(bench: Bench, seed: int) -> Any:
             "rejected_ids": [list(pair.rejected) for pair in pairs],
         }
     )
-
-
-def _train(bench: Bench, job: Job, folder: str) -> Any:
-    """Train the policy of a job; returns the trainer."""
-    from mallowspo.training import MallowsPOConfig, MallowsPOTrainer
-
-    design = bench.design
-    args = MallowsPOConfig(
-        output_dir=folder,
-        **METHODS[job.method],
-        beta=job.beta,
-        learning_rate=job.learning_rate,
-        num_train_epochs=design.epochs,
-        per_device_train_batch_size=design.batch_size,
-        max_length=design.prompt_tokens + design.response_tokens,
-        precompute_ref_batch_size=4 * design.batch_size,
-        seed=job.seed,
-        use_cpu=design.use_cpu,
-        bf16=design.bf16,
-        **QUIET,
-    )
-    trainer = MallowsPOTrainer(
-        model=copy.deepcopy(bench.reference),
-        args=args,
-        train_dataset=_dataset(bench, job.seed),
-        processing_class=bench.tokenizer,
-    )
-    return train_quietly(trainer)
 
 
 def measure(bench: Bench, policy: Any, seed: int) -> dict[str, Any]:
@@ -257,8 +231,7 @@ def measure(bench: Bench, policy: Any, seed: int) -> dict[str, Any]:
         end_ids=bench.end_ids,
         on_response=lambda p, s, response: responses.update({(p, s): response}),
     )
-    keys = sorted(responses)
-    texts = [text_of(bench.tokenizer, [*prompts[p], *responses[p, s]]) for p, s in keys]
+    texts = whole_texts(bench.tokenizer, prompts, responses)
     reward_p = bench.reward.score(texts).reshape(len(prompts), design.eval_samples).mean(axis=1)
     return {
         "reward": float(reward_p.mean()),
@@ -274,33 +247,108 @@ def measure(bench: Bench, policy: Any, seed: int) -> dict[str, Any]:
     }
 
 
-def run_job(inputs: Inputs, job: Job) -> dict[str, Any]:
+def run_job(bench: Bench, job: Job) -> dict[str, Any]:
     """Train one policy and measure it.
 
     Args:
-        inputs: What all runs share.
+        bench: What all jobs share.
         job: The run.
 
     Returns:
         The job's fields, those of `measure`, `steps`, `train_loss`, `cpu_seconds` (processor time, the pairs of the
         seed left out), and for methods that read a dispersion `weight_quantiles`: 5%, 50%, 95% of the weights.
     """
-    bench = bench_of(inputs)
-    with quiet_libraries(), threads_for(bench.reference), tempfile.TemporaryDirectory() as folder:
-        bench.pairs_of(job.seed)
+    design = bench.design
+    with _at_work(bench), _cached_below(bench.folder), tempfile.TemporaryDirectory() as folder:
+        rows = _dataset(bench, job.seed)
         started = time.process_time()
-        trainer = _train(bench, job, folder)
-        result = measure(bench, trainer.model.eval(), job.seed)
+        trainer = train_policy(
+            bench.reference,
+            rows,
+            bench.tokenizer,
+            job,
+            folder,
+            num_train_epochs=design.epochs,
+            per_device_train_batch_size=design.batch_size,
+            max_length=design.prompt_tokens + design.response_tokens,
+            precompute_ref_batch_size=4 * design.batch_size,
+            use_cpu=design.use_cpu,
+            bf16=design.bf16,
+        )
+        result = measure(bench, trainer.model, job.seed)
+    result |= asdict(job)
     result |= {
-        "seed": job.seed,
-        "method": job.method,
-        "beta": job.beta,
-        "learning_rate": job.learning_rate,
         "steps": int(trainer.state.global_step),
         "train_loss": final_loss(trainer),
         "cpu_seconds": time.process_time() - started,
     }
-    if trainer.calibration is not None:
-        raw_n = np.asarray(trainer.train_dataset["dispersion_raw"], dtype=np.float64)
-        result["weight_quantiles"] = np.quantile(trainer.calibration.scale * raw_n, [0.05, 0.5, 0.95]).tolist()
-    return result
+    weights = weight_quantiles(trainer)
+    return result if weights is None else result | {"weight_quantiles": weights.tolist()}
+
+
+def measure_reference(bench: Bench, job: SeedJob) -> dict[str, Any]:
+    """Measure the reference itself, with the draws of a seed."""
+    with _at_work(bench):
+        return measure(bench, bench.reference, job.seed)
+
+
+def estimate_optimum(bench: Bench, job: OptimumJob) -> dict[str, Any]:
+    """Estimate the best possible trade-off from responses of the reference to the held-out prompts."""
+    prompts, design = bench.prompts.heldout, bench.design
+    with _at_work(bench):
+        drawn = draw_responses(
+            bench.reference,
+            prompts,
+            samples=job.samples,
+            design=design,
+            end_ids=bench.end_ids,
+            seed=design.prompt_seed,
+            purpose="optimum",
+        )
+        reward = bench.reward.score(whole_texts(bench.tokenizer, prompts, drawn))
+    found = tilted_reference(reward.reshape(len(prompts), job.samples))
+    return {"kl": found.kl.tolist(), "reward": found.reward.tolist(), "samples": job.samples}
+
+
+def written_pairs(inputs: Inputs, job: SeedJob, folder: Path) -> Sequence[Path]:
+    """Where `describe_pairs` leaves the pairs."""
+    return [folder / "preferences.jsonl"]
+
+
+def describe_pairs(bench: Bench, job: SeedJob) -> dict[str, Any]:
+    """Write a seed's pairs, and tell what the page says of model, prompts and pairs."""
+    with _at_work(bench):
+        found = bench.pairs_of(job.seed)
+    _write_pairs(bench, found)
+    gaps = [pair.chosen_reward - pair.rejected_reward for pair in found.pairs]
+    facts = {
+        "parameters": int(bench.reference.num_parameters()),
+        "device": bench.reference.device.type,
+        "reward": bench.reward.name,
+        "train_prompts": len(bench.prompts.train),
+        "heldout_prompts": len(bench.prompts.heldout),
+        "pairs": len(found.pairs),
+        "compared": found.compared,
+        "equal": found.equal,
+        "against_reward": sum(gap < 0 for gap in gaps) / len(gaps),
+        "mean_gap": sum(map(abs, gaps)) / len(gaps),
+        "reward_mean": float(found.reward_pk.mean()),
+        "reward_deviation": float(found.reward_pk.std()),
+    }
+    return {"facts": facts, "prompt": text_of(bench.tokenizer, bench.prompts.heldout[0])}
+
+
+def _write_pairs(bench: Bench, found: SeedPairs) -> None:
+    """Write pairs as text, the layout that `mallowspo train` and `trl dpo` read."""
+    lines = []
+    for pair in found.pairs:
+        prompt = bench.prompts.train[pair.prompt]
+        start = text_of(bench.tokenizer, prompt)
+        # Decoded together with the prompt: a response alone may lose the blank before its first word.
+        sides = {
+            side: text_of(bench.tokenizer, [*prompt, *ids])[len(start) :]
+            for side, ids in (("chosen", pair.chosen), ("rejected", pair.rejected))
+        }
+        rewards = {"chosen_reward": pair.chosen_reward, "rejected_reward": pair.rejected_reward}
+        lines.append(json.dumps({"prompt": start, **sides, **rewards}, ensure_ascii=False))
+    write_text(bench.folder / "preferences.jsonl", "\n".join(lines) + "\n")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mallowspo.errors import InputError
-from mallowspo.experiments.controllable_config import ControllableDesign
+from mallowspo.studies.controllable.design import ControllableDesign
 
 __all__ = ["StudyPrompts", "first_words", "read_prompts", "read_texts"]
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-from mallowspo.experiments.controllable_config import BASELINE, METHODS, ControllableConfig
 from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences, interpolate_frontier
 from mallowspo.stats.intervals import mean_interval, mean_of_known
 from mallowspo.stats.verdicts import holm, verdict
+from mallowspo.studies.controllable.design import CONTROLLABLE_METHODS
+from mallowspo.studies.policies import BASELINE, Run, select_runs
+
+if TYPE_CHECKING:
+    from mallowspo.studies.controllable.study import ControllableSettings
 
 __all__ = ["area", "choose_rate", "compare_methods", "summarise"]
-
-Floats = NDArray[np.float64]
-Run = Mapping[str, Any]
 
 GRID = 41  # points at which frontiers are read
 LEVELS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # nats at which differences are shown one by one
@@ -42,10 +42,6 @@ def _frontier(runs: Sequence[Run]) -> SeedFrontier:
     kl_b = [max(float(run["kl"]), 1e-9) for run in runs]
     reward_b = [float(run["reward"]) for run in runs]
     return SeedFrontier(kl_b=kl_b, agreement_b=reward_b, value_b=reward_b)
-
-
-def _of(runs: Sequence[Run], **wanted: Any) -> list[Run]:
-    return [run for run in runs if all(run[key] == value for key, value in wanted.items())]
 
 
 def _shared_range(frontiers: Sequence[SeedFrontier]) -> tuple[float, float]:
@@ -92,7 +88,7 @@ def choose_rate(rates: Sequence[float], runs: Sequence[Run]) -> dict[str, Any]:
     """
     if len(rates) == 1:
         return {"chosen": rates[0], "rule": "given", "candidates": []}
-    lines = {rate: _frontier(_of(runs, learning_rate=rate)) for rate in rates}
+    lines = {rate: _frontier(select_runs(runs, learning_rate=rate)) for rate in rates}
     low, high = _shared_range(list(lines.values()))
     rows: list[dict[str, Any]] = [
         {
@@ -115,12 +111,12 @@ def choose_rate(rates: Sequence[float], runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _settings(config: ControllableConfig, runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _settings(settings: ControllableSettings, runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Means over seeds, one entry per method and β."""
     rows = []
-    for method in METHODS:
-        for beta in config.betas_of(method):
-            here = _of(runs, method=method, beta=beta)
+    for method in CONTROLLABLE_METHODS:
+        for beta in settings.betas_of(method):
+            here = select_runs(runs, method=method, beta=beta)
             row: dict[str, Any] = {"method": method, "beta": beta, "seeds": len(here)}
             row |= {name: asdict(mean_interval([run[name] for run in here])) for name in _SCALARS}
             rows.append(row)
@@ -199,35 +195,52 @@ def _weights(runs: Sequence[Run]) -> dict[str, list[float]]:
     """Quantiles of the weights, 5%, 50% and 95%, mean over runs."""
     return {
         method: np.mean([run["weight_quantiles"] for run in here], axis=0).tolist()
-        for method in METHODS
-        if (here := [run for run in _of(runs, method=method) if "weight_quantiles" in run])
+        for method in CONTROLLABLE_METHODS
+        if (here := [run for run in select_runs(runs, method=method) if "weight_quantiles" in run])
     }
 
 
-def summarise(config: ControllableConfig, runs: Sequence[Run], references: Sequence[Run]) -> dict[str, Any]:
-    """Turn runs into findings.
+def summarise(settings: ControllableSettings, done: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+    """Turn the results of all stages into findings.
 
     Args:
-        config: The settings.
-        runs: Results of `run_job` at the chosen learning rate.
-        references: Measurements of the reference itself, one per seed.
+        settings: What was run.
+        done: The results.
 
     Returns:
-        `settings` (means over seeds), `areas`, `comparisons` (every two methods at equal KL), `by_kl`, `weights` and
-        `reference`. An interval is a mapping with `mean`, `low` and `high`.
+        `facts` (of model, prompts and the first seed's pairs), `learning_rate` (how it was chosen), `settings` (means
+        over seeds), `areas`, `comparisons` (every two methods at equal KL), `by_kl`, `weights`, `reference`,
+        `optimum`, `examples` and the `runs`. An interval is a mapping with `mean`, `low` and `high`.
     """
+    runs, references, [pairs], [optimum] = (done[name] for name in ("runs", "references", "pairs", "optimum"))
     per_method = {
-        method: [_frontier(_of(runs, method=method, seed=seed)) for seed in config.seeds] for method in METHODS
+        method: [_frontier(select_runs(runs, method=method, seed=seed)) for seed in settings.seeds]
+        for method in CONTROLLABLE_METHODS
     }
     return {
-        "settings": _settings(config, runs),
+        "facts": pairs["facts"],
+        "learning_rate": choose_rate(settings.learning_rates, done["pilot"]),
+        "settings": _settings(settings, runs),
         "areas": _areas(per_method),
         "comparisons": compare_methods(per_method),
         "by_kl": _by_kl(per_method),
         "weights": _weights(runs),
         "reference": {
             "reward": asdict(mean_interval([row["reward"] for row in references])),
-            "reward_standard_error": mean_of_known(np.asarray([row["reward_standard_error"] for row in references])),
+            "reward_standard_error": mean_of_known([row["reward_standard_error"] for row in references]),
         },
         "cpu_seconds": float(sum(run["cpu_seconds"] for run in runs)),
+        "optimum": optimum,
+        "examples": {"prompt": pairs["prompt"], "answers": _answers(settings, runs, references)},
+        "runs": [{key: value for key, value in run.items() if key != "example"} for run in runs],
     }
+
+
+def _answers(settings: ControllableSettings, runs: Sequence[Run], references: Sequence[Run]) -> list[dict[str, Any]]:
+    """The first response to the first held-out prompt by every method, at its smallest and its middle β."""
+    answers: list[dict[str, Any]] = [{"method": "reference", "beta": None, "text": references[0]["example"]}]
+    for run in select_runs(runs, seed=settings.seeds[0]):
+        betas = sorted(settings.betas_of(run["method"]))
+        if run["beta"] in (betas[0], betas[len(betas) // 2]):
+            answers.append({name: run[name] for name in ("method", "beta", "kl")} | {"text": run["example"]})
+    return answers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from mallowspo.errors import InputError
 from mallowspo.evaluation.local_model import Sampling, prompt_uniforms, sample_batch
-from mallowspo.experiments.controllable_config import ControllableDesign
-from mallowspo.experiments.controllable_rewards import Reward
+from mallowspo.studies.controllable.design import ControllableDesign
+from mallowspo.studies.controllable.rewards import Reward
 
-__all__ = ["Pair", "SeedPairs", "compare", "draw_responses", "make_pairs", "text_of"]
+__all__ = ["Pair", "SeedPairs", "compare", "draw_responses", "make_pairs", "text_of", "whole_texts"]
 
 Floats = NDArray[np.float64]
 
@@ -59,6 +59,13 @@ class SeedPairs:
 def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
     """What the reward reads of a sequence of tokens."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def whole_texts(
+    tokenizer: Any, prompts: Sequence[Sequence[int]], drawn: Mapping[tuple[int, int], Sequence[int]]
+) -> list[str]:
+    """Every prompt with each of its responses as text, in the order of prompts and samples."""
+    return [text_of(tokenizer, [*prompts[p], *drawn[p, k]]) for p, k in sorted(drawn)]
 
 
 def compare(
@@ -155,9 +162,7 @@ def make_pairs(
     """
     samples = design.samples_per_prompt
     drawn = draw_responses(model, prompts, samples=samples, design=design, end_ids=end_ids, seed=seed, purpose="pairs")
-    keys = [(p, k) for p in range(len(prompts)) for k in range(samples)]
-    texts = [text_of(tokenizer, [*prompts[p], *drawn[p, k]]) for p, k in keys]
-    reward_pk = reward.score(texts).reshape(len(prompts), samples)
+    reward_pk = reward.score(whole_texts(tokenizer, prompts, drawn)).reshape(len(prompts), samples)
     rng = np.random.default_rng([seed, 1])
     pairs = []
     for p in range(len(prompts)):

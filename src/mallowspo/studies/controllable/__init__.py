@@ -1,0 +1,1 @@
+"""The controllable-generation study."""

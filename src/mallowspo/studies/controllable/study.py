@@ -1,0 +1,180 @@
+"""Controllable generation: how much reward does each method buy for how much KL?
+
+The paper's sentiment study at any size. A language model continues the first words of texts; an external reward reads
+what it wrote; pairs of its own responses, compared by that reward, train DPO, IPO, MallowsPO-θ and MallowsPO-φ at
+several strengths; reward and KL of every policy are measured on the same sampled responses to held-out prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mallowspo.errors import InputError
+from mallowspo.studies.controllable.bench import (
+    Inputs,
+    OptimumJob,
+    SeedJob,
+    describe_pairs,
+    estimate_optimum,
+    measure_reference,
+    open_bench,
+    run_job,
+    stamp_of,
+    written_pairs,
+)
+from mallowspo.studies.controllable.design import CONTROLLABLE_METHODS, ControllableDesign
+from mallowspo.studies.controllable.page import figures, page
+from mallowspo.studies.controllable.summary import choose_rate, summarise
+from mallowspo.studies.policies import BASELINE, Job, check_grid
+from mallowspo.studies.study import Done, Stage, Study
+
+__all__ = ["CONTROLLABLE", "ControllableDesign", "ControllableSettings", "fast"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControllableSettings:
+    """The study's settings.
+
+    Attributes:
+        design: Models, data and sizes.
+        output_dir: Folder for everything that is written.
+        seeds: One set of pairs, one order of training and one set of evaluation draws each, shared by all methods.
+        betas: Values of β of DPO, MallowsPO-θ and MallowsPO-φ.
+        ipo_betas: Those of IPO, whose β is another quantity (τ of its paper, per token).
+        learning_rates: Peak learning rates. Where there are several, one is chosen on DPO alone, with pairs and draws
+            of `pilot_seed`, which no comparison uses.
+        pilot_seed: See there.
+        workers: Processes that train side by side; 0 trains in the calling process. It changes no result.
+    """
+
+    design: ControllableDesign
+    output_dir: str = "output/controllable"
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    betas: tuple[float, ...] = (0.02, 0.07, 0.2, 0.6, 2.0, 8.0)
+    ipo_betas: tuple[float, ...] = (0.1, 0.5, 1.5, 4.0, 10.0, 30.0)
+    learning_rates: tuple[float, ...] = (1e-4,)
+    pilot_seed: int = 1000
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        check_grid(self, CONTROLLABLE_METHODS, names=("seeds", "betas", "ipo_betas", "learning_rates"))
+        for name in ("betas", "ipo_betas"):
+            if len(getattr(self, name)) < 2:
+                raise InputError(f"{name}: got {getattr(self, name)}, expected at least two: a frontier is a line")
+        if any(seed < 0 for seed in (*self.seeds, self.pilot_seed)):
+            raise InputError(f"seeds: got {self.seeds} and pilot_seed {self.pilot_seed}, expected numbers >= 0")
+        if self.pilot_seed in self.seeds:
+            raise InputError(f"pilot_seed: got {self.pilot_seed}, which is one of the seeds; choose another")
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """All of them, always."""
+        return CONTROLLABLE_METHODS
+
+    def betas_of(self, method: str) -> tuple[float, ...]:
+        """The values of β of a method."""
+        return self.ipo_betas if method == "ipo" else self.betas
+
+
+def fast(settings: ControllableSettings) -> ControllableSettings:
+    """Cut a study down to a run of seconds that shows every part and resolves nothing.
+
+    Args:
+        settings: The study.
+
+    Returns:
+        One seed, two values of β, two learning rates for the pilot, a few prompts, brief responses.
+    """
+    design = replace(
+        settings.design,
+        response_tokens=min(12, settings.design.response_tokens),
+        train_prompts=12,
+        eval_prompts=8,
+        samples_per_prompt=2,
+        eval_samples=2,
+        optimum_samples=8,
+        epochs=1,
+        batch_size=4,
+    )
+    rate, betas = settings.learning_rates[0], (0.1, 1.0)
+    return replace(
+        settings,
+        design=design,
+        seeds=settings.seeds[:1],
+        betas=betas,
+        ipo_betas=betas,
+        learning_rates=(rate, 3 * rate),
+    )
+
+
+def _inputs(settings: ControllableSettings, done: Done) -> Inputs:
+    return Inputs(settings.design, stamp_of(settings.design))
+
+
+def _pilot(settings: ControllableSettings, done: Done) -> Sequence[Job]:
+    """The runs that choose the learning rate; none where there is nothing to choose."""
+    rates = settings.learning_rates if len(settings.learning_rates) > 1 else ()
+    return [
+        Job(seed=settings.pilot_seed, method=BASELINE, beta=beta, learning_rate=rate)
+        for rate in rates
+        for beta in settings.betas
+    ]
+
+
+def _first_seed(settings: ControllableSettings, done: Done) -> Sequence[SeedJob]:
+    return [SeedJob(settings.seeds[0])]
+
+
+def _runs(settings: ControllableSettings, done: Done) -> Sequence[Job]:
+    """Every run of the comparison; those of one seed stand together, since they share its pairs."""
+    rate = choose_rate(settings.learning_rates, done["pilot"])["chosen"]
+    return [
+        Job(seed=seed, method=method, beta=beta, learning_rate=rate)
+        for seed in settings.seeds
+        for method in CONTROLLABLE_METHODS
+        for beta in settings.betas_of(method)
+    ]
+
+
+def _every_seed(settings: ControllableSettings, done: Done) -> Sequence[SeedJob]:
+    return [SeedJob(seed) for seed in settings.seeds]
+
+
+def _optimum(settings: ControllableSettings, done: Done) -> Sequence[OptimumJob]:
+    return [OptimumJob(settings.design.optimum_samples)]
+
+
+CONTROLLABLE: Study[ControllableSettings] = Study(
+    name="controllable",
+    version=1,
+    stages=(
+        Stage("pilot", "Choosing the learning rate", jobs=_pilot, setup=_inputs, bench=open_bench, work=run_job),
+        Stage(
+            "pairs",
+            "Describing the pairs",
+            jobs=_first_seed,
+            setup=_inputs,
+            bench=open_bench,
+            work=describe_pairs,
+            files=written_pairs,
+        ),
+        Stage("runs", "Training the policies", jobs=_runs, setup=_inputs, bench=open_bench, work=run_job),
+        Stage(
+            "references",
+            "Measuring the reference",
+            jobs=_every_seed,
+            setup=_inputs,
+            bench=open_bench,
+            work=measure_reference,
+        ),
+        Stage(
+            "optimum", "Estimating the optimum", jobs=_optimum, setup=_inputs, bench=open_bench, work=estimate_optimum
+        ),
+    ),
+    summarise=summarise,
+    figures=figures,
+    page=page,
+    presets={},  # model and texts are the user's; `fast` cuts any settings down
+)
+"""The declaration; `mallowspo experiment controllable` runs it."""
