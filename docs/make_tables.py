@@ -146,7 +146,11 @@ PAGES = {
     "README.md": {"presets": presets, "quickstart": quickstart},
     "docs/paper-index.md": {"paper-index": paper_index},
     "docs/training.md": {"options": options},
-    **{f"docs/experiments/{name}.md": {name: study_page(name)} for name in STUDIES},
+    **{
+        f"docs/experiments/{name}.md": {name: study_page(name)}
+        for name in STUDIES
+        if (ROOT / f"docs/experiments/{name}/results.json").is_file()
+    },
     "docs/experiments/controllable.md": {
         "controllable": study_page("controllable"),
         "controllable stories-3m": study_page("controllable", "stories-3m"),

@@ -66,10 +66,12 @@ class Method:
     @property
     def options(self) -> dict[str, Any]:
         """What the method sets in `MallowsPOConfig`; everything else is the same for all."""
-        given = {"": {}, "entropy": {"dispersion": "entropy"}}.get(self.index, {"dispersion": "column"})
+        given: dict[str, Any] = {"objective": self.objective}
+        if self.index:
+            given["dispersion"] = "entropy" if self.index == "entropy" else "column"
         if self.label_smoothing:
-            given = given | {"label_smoothing": self.label_smoothing}
-        return {"objective": self.objective, **given}
+            given["label_smoothing"] = self.label_smoothing
+        return given
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
