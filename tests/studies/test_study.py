@@ -170,7 +170,7 @@ def test_what_cannot_be_used_is_refused(tmp_path, settings):
 def test_results_say_where_they_come_from_and_the_page_says_what_they_hold(tmp_path, settings):
     stored = run_study(STUDY, settings)
     assert stored["study"] == "toy" and stored["version"] == 1 and stored["config"]["numbers"] == [2, 1, 2]
-    assert set(stored["provenance"]) == {"date", "machine", "versions"} and stored["seconds"]["total"] > 0
+    assert set(stored["provenance"]) == {"command", "date", "machine", "versions"} and stored["seconds"]["total"] > 0
     assert stored == json.loads((tmp_path / "out/results.json").read_text())
     html = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     assert "It <em>works</em>" in html and "data:image/svg+xml" in html and html.count("<table>") == 2

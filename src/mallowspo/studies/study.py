@@ -14,6 +14,7 @@ import importlib
 import multiprocessing
 import platform
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -27,6 +28,7 @@ from mallowspo.evaluation.json_log import JsonLog, key_of
 from mallowspo.files import parse_json, plain, write_json
 from mallowspo.outputs import writable_folder
 from mallowspo.progress import Progress, silent
+from mallowspo.redaction import without_keys
 from mallowspo.reports.blocks import Report
 from mallowspo.versions import library_versions
 
@@ -179,7 +181,16 @@ def write_page(study: Study[Any], folder: Path, results: Results) -> None:
     for name, figure in study.figures(results).items():
         save_figure(figure, folder / "figures", name)
     page = study.page(results)
-    meta = current_meta(seeds=page.meta.seeds, run_time=results["seconds"]["total"], extra=dict(page.meta.extra))
+    made = results["provenance"]
+    meta = current_meta(
+        command=made.get("command", ""),
+        seeds=page.meta.seeds,
+        run_time=results["seconds"]["total"],
+        packages=(),
+        extra=dict(page.meta.extra),
+    )
+    # Of the run, not of this process, which may write the page again long after.
+    meta = replace(meta, date=made["date"], versions=made["versions"])
     write_report(folder / "report.html", replace(page, meta=meta))
 
 
@@ -189,6 +200,7 @@ def _origin() -> Results:
             "versions": library_versions(),
             "machine": platform.platform(),
             "date": datetime.date.today().isoformat(),
+            "command": without_keys(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         }
     }
 
