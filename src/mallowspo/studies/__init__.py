@@ -18,6 +18,7 @@ def _loader(module: str, name: str) -> Callable[[], Any]:
 STUDIES: Mapping[str, Callable[[], Any]] = MappingProxyType(
     {
         "bandit": _loader("mallowspo.studies.bandit.study", "BANDIT"),
+        "dialogue": _loader("mallowspo.studies.dialogue.study", "DIALOGUE"),
         "world": _loader("mallowspo.studies.world.study", "WORLD"),
     }
 )
