@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 from mallowspo.data.sources import load_preferences
-from mallowspo.experiments.dialogue_data import TURN, split_text
 from mallowspo.files import write_text
+from mallowspo.studies.dialogue.data import TURN, split_text
 
 
 def single_turns(source: str, split: str) -> tuple[list[dict[str, str]], int]:

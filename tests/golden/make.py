@@ -163,7 +163,7 @@ def experiment_controllable() -> Any:
 
 def experiment_dialogue() -> Any:
     """With the judge that the study trains itself, votes, and two turns."""
-    from experiments.dialogue_world import dialogue_world
+    from dialogue_world import dialogue_world
 
     given = [part for name, path in dialogue_world(Path(".")).items() for part in (f"--{name}", path)]
     alone("experiment", "dialogue", "--fast", "--use_cpu", "--output_dir", "out", *given)
@@ -172,7 +172,7 @@ def experiment_dialogue() -> Any:
 
 def experiment_estimator() -> Any:
     """With a model and votes, without which the part on people does not run."""
-    from experiments.dialogue_world import votes
+    from dialogue_world import votes
 
     Path("votes.json").write_text(json.dumps(votes(40)), encoding="utf-8")
     alone("experiment", "estimator", "--fast", "--model_name_or_path", tiny_model("model"), "--votes",
@@ -276,7 +276,7 @@ def dispersion_indexes() -> Any:
 
 
 def dispersion_votes() -> Any:
-    from experiments.dialogue_world import votes
+    from dialogue_world import votes
 
     write_rows("pairs.jsonl", pairs())
     Path("pandalm.json").write_text(json.dumps(votes(40)), encoding="utf-8")

@@ -111,31 +111,33 @@ def dialogue(
     """Train DPO and MallowsPO on real dialogues; accuracy, calibration and win rates, in and out of distribution."""
     from rich.console import Console
 
-    from mallowspo.experiments.dialogue import fast_config, run_dialogue_study
     from mallowspo.progress import progress_bar
+    from mallowspo.studies.dialogue.study import DIALOGUE
+    from mallowspo.studies.study import run_study
 
-    config = _config(dict(context.params))
+    settings = _settings(dict(context.params))
     with progress_bar("mallowspo experiment dialogue") as progress:
-        run_dialogue_study(fast_config(config) if fast else config, progress=progress)
+        run_study(DIALOGUE, settings, progress=progress)
     Console().print(
         f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.", soft_wrap=True
     )
 
 
-def _config(given: dict[str, Any]) -> Any:
+def _settings(given: dict[str, Any]) -> Any:
     """Turn the options into the study's settings; an option has the name of the field that it sets."""
     from dataclasses import fields
 
-    from mallowspo.experiments.dialogue import DialogueConfig, DialogueSetup
+    from mallowspo.studies.dialogue.design import DialogueSettings, DialogueSetup, fast
 
-    given.pop("fast")
+    in_small = given.pop("fast")
     given["output_dir"] = str(given["output_dir"])
     given["methods"] = tuple(part.strip() for part in given["methods"].split(","))
     given["seeds"] = tuple(range(given["seeds"]))
     for name in ("betas", "temperatures"):
         given[name] = _numbers(name, given[name])
     setup = {item.name: given.pop(item.name) for item in fields(DialogueSetup)}
-    return DialogueConfig(setup=DialogueSetup(**setup), **given)
+    settings = DialogueSettings(setup=DialogueSetup(**setup), **given)
+    return fast(settings) if in_small else settings
 
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:

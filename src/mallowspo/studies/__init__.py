@@ -19,6 +19,7 @@ STUDIES: Mapping[str, Callable[[], Any]] = MappingProxyType(
     {
         "bandit": _loader("mallowspo.studies.bandit.study", "BANDIT"),
         "controllable": _loader("mallowspo.studies.controllable.study", "CONTROLLABLE"),
+        "dialogue": _loader("mallowspo.studies.dialogue.study", "DIALOGUE"),
         "noise": _loader("mallowspo.studies.noise.study", "NOISE"),
         "world": _loader("mallowspo.studies.world.study", "WORLD"),
     }

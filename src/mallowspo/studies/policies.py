@@ -308,7 +308,9 @@ _QUIET: dict[str, Any] = {
 }
 
 
-def train_policy(reference: Any, rows: Any, tokenizer: Any, job: Job, folder: str, **options: Any) -> Any:
+def train_policy(
+    reference: Any, rows: Any, tokenizer: Any, job: Job, folder: str, *, fresh: bool = False, **options: Any
+) -> Any:
     """Train one policy from the reference, without a line of logs.
 
     Args:
@@ -317,6 +319,7 @@ def train_policy(reference: Any, rows: Any, tokenizer: Any, job: Job, folder: st
         tokenizer: Of the model.
         job: The run.
         folder: The trainer's `output_dir`.
+        fresh: Nobody else needs `reference`: it is trained itself, which spares the memory of a copy.
         **options: Of `MallowsPOConfig`, as the study sets them for all methods.
 
     Returns:
@@ -334,7 +337,7 @@ def train_policy(reference: Any, rows: Any, tokenizer: Any, job: Job, folder: st
         **METHODS[job.method].options,
         **{**_QUIET, **options},
     )
-    policy = copy.deepcopy(reference)
+    policy = reference if fresh else copy.deepcopy(reference)
     trainer = MallowsPOTrainer(model=policy, args=args, train_dataset=rows, processing_class=tokenizer)
     trainer.remove_callback(PrinterCallback)
     trainer.train()

@@ -8,6 +8,7 @@ new. From the results come `results.json`, the figures and `report.html`; all of
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import gc
 import importlib
@@ -17,8 +18,9 @@ import resource
 import shlex
 import sys
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -32,7 +34,7 @@ from mallowspo.redaction import without_keys
 from mallowspo.reports.blocks import Report
 from mallowspo.versions import library_versions
 
-__all__ = ["Done", "Results", "Stage", "Study", "StudySettings", "run_study", "work_on", "write_page"]
+__all__ = ["Done", "Results", "Stage", "Study", "StudySettings", "run_study", "say", "work_on", "write_page"]
 
 Results = dict[str, Any]
 Done = Mapping[str, list[Results]]
@@ -122,6 +124,23 @@ class Study(Generic[S]):
     finish: Callable[[S, Path, Results], None] | None = None
 
 
+_LISTENER: ContextVar[Progress] = ContextVar("_LISTENER", default=silent)
+
+
+def say(what: str, done: int, total: int) -> None:
+    """Tell how far a long job has come; in a worker process nobody listens."""
+    _LISTENER.get()(what, done, total)
+
+
+@contextlib.contextmanager
+def _listening(report: Progress) -> Iterator[None]:
+    before = _LISTENER.set(report)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(before)
+
+
 def run_study(study: Study[S], settings: S, *, progress: Progress | None = None) -> Results:
     """Run a study, or what is left of it, and write `results.json`, figures and `report.html`.
 
@@ -146,7 +165,11 @@ def run_study(study: Study[S], settings: S, *, progress: Progress | None = None)
     folder.mkdir(parents=True, exist_ok=True)
     done: dict[str, list[Results]] = {}
     seconds: dict[str, float] = {}
-    with _Workers(settings.workers, study.imports) as workers, JsonLog(folder / "jobs.jsonl") as log:
+    with (
+        _listening(report),
+        _Workers(settings.workers, study.imports) as workers,
+        JsonLog(folder / "jobs.jsonl") as log,
+    ):
         for stage in study.stages:
             begun = time.perf_counter()
             setup, jobs = stage.setup(settings, done), stage.jobs(settings, done)

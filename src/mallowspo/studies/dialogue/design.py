@@ -1,35 +1,30 @@
-"""What the dialogue study runs: its settings, its methods and its list of jobs."""
+"""What the dialogue study runs: its settings and its methods."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any
 
-from mallowspo.errors import InputError, not_one_of
+from mallowspo.errors import InputError
+from mallowspo.studies.policies import Grid, Job, check_grid
 
-__all__ = ["HELDOUT_JUDGE", "METHODS", "DialogueConfig", "DialogueJob", "DialogueSetup", "fast_config"]
+__all__ = ["HELDOUT_JUDGE", "METHODS", "REFERENCE", "DialogueSettings", "DialogueSetup", "fast"]
 
-METHODS: Mapping[str, Mapping[str, Any]] = {
-    "dpo": {"objective": "dpo"},
-    "mallows_theta": {"objective": "mallows_theta", "dispersion": "entropy"},
-    "mallows_phi": {"objective": "mallows_phi", "dispersion": "entropy"},
-}
-"""What each method sets in `MallowsPOConfig`; everything else is the same for all. DPO is the baseline."""
+METHODS = ("dpo", "mallows_theta", "mallows_phi")
 
 HELDOUT_JUDGE = "heldout"
 """The judge that needs nothing from outside: a reward model trained on the part of the data that no policy saw."""
+
+REFERENCE = Job(seed=-1, method="reference", beta=0.0, learning_rate=0.0)
+"""The job that trains nothing and measures the reference itself."""
 
 _SHARED = "../shared"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DialogueSetup:
-    """What every job depends on; a change of it runs every job anew.
+    """What every policy depends on; a change of it runs every one anew.
 
     Attributes:
-        output_dir: Folder for everything that is written.
         model_name_or_path: The base model, which the SFT step starts from.
         train_data: Dialogues with a preference: `prompt`, `chosen`, `rejected` as raw text, or HH's two whole texts.
         train_split: Its split.
@@ -55,7 +50,6 @@ class DialogueSetup:
         trust_remote_code: Run code that comes with a model.
     """
 
-    output_dir: str = "output/dialogue"
     model_name_or_path: str = f"{_SHARED}/models/stories-260k"
     train_data: str = f"{_SHARED}/data/hh/helpful_train.jsonl.gz"
     train_split: str = "train"
@@ -100,42 +94,21 @@ class DialogueSetup:
         if self.max_length < 3:
             raise InputError(f"max_length: got {self.max_length}, expected room for a prompt, a response and its end")
 
-    @property
-    def folder(self) -> Path:
-        """The study's folder."""
-        return Path(self.output_dir)
+    def only(self, *names: str) -> DialogueSetup:
+        """A setup with these fields as they are here and all others at their defaults.
 
-    @property
-    def reference_dir(self) -> Path:
-        """Where the reference is saved, as a Hugging Face checkpoint."""
-        return self.folder / "reference"
-
-    @property
-    def judge_dir(self) -> Path:
-        """Where the held-out judge is saved, as a Hugging Face checkpoint."""
-        return self.folder / "judge"
+        Finished work is found again by the setup that it was given; a field that it does not read must not matter.
+        """
+        return replace(DialogueSetup(), **{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
-class DialogueJob:
-    """One training run; `reference` trains nothing and scores the reference itself, with seed −1 and β 0."""
-
-    seed: int
-    method: str
-    beta: float
-
-    @property
-    def name(self) -> str:
-        """Its folder among the policies."""
-        return f"{self.method}-beta{self.beta:g}-seed{self.seed}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DialogueConfig:
+class DialogueSettings:
     """The study's settings.
 
     Attributes:
-        setup: What every job depends on.
+        output_dir: Folder for everything that is written; the reference, the judge and the policies lie in it.
+        setup: What every policy depends on.
         methods: Of `METHODS`; DPO among them.
         betas: Values of β. With two or more, methods are also compared at equal KL.
         seeds: Each draws its own pairs from the policies' part, and its own order; the same for all methods.
@@ -150,8 +123,9 @@ class DialogueConfig:
         workers: Processes that train side by side; 0 trains in the calling process. It changes no result.
     """
 
+    output_dir: str = "output/dialogue"
     setup: DialogueSetup = field(default_factory=DialogueSetup)
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = METHODS
     betas: tuple[float, ...] = (0.1, 0.5)
     seeds: tuple[int, ...] = (0, 1, 2)
     judge: str = HELDOUT_JUDGE
@@ -165,17 +139,9 @@ class DialogueConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("methods", "betas", "seeds", "temperatures"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise InputError(f"{name}: got {values}, expected at least one value and none twice")
-        for method in self.methods:
-            if method not in METHODS:
-                raise not_one_of("methods", method, METHODS)
-        if "dpo" not in self.methods:
-            raise InputError(f"methods: got {self.methods}; 'dpo' must be among them, as all are compared with it")
-        if not all(0 < beta < float("inf") for beta in self.betas):
-            raise InputError(f"betas: got {self.betas}, expected finite numbers > 0")
+        check_grid(self, METHODS)
+        if not self.temperatures or len(set(self.temperatures)) != len(self.temperatures):
+            raise InputError(f"temperatures: got {self.temperatures}, expected at least one value and none twice")
         if not all(0 <= value < float("inf") for value in self.temperatures):
             raise InputError(f"temperatures: got {self.temperatures}, expected numbers of 0 or above")
         if self.judged_beta is not None and self.judged_beta not in self.betas:
@@ -189,8 +155,6 @@ class DialogueConfig:
                 raise InputError(f"{name}: got {getattr(self, name)}, expected at least 1")
         if not 0 < self.judge_learning_rate < float("inf"):
             raise InputError(f"judge_learning_rate: got {self.judge_learning_rate}, expected a finite number > 0")
-        if self.workers < 0:
-            raise InputError(f"workers: got {self.workers}, expected 0 or more")
         defaults = {item.name: item.default for item in fields(self)}
         for name in ("judge_base", "judge_steps", "judge_learning_rate"):
             if self.judge != HELDOUT_JUDGE and getattr(self, name) != defaults[name]:
@@ -204,38 +168,30 @@ class DialogueConfig:
         return self.betas[0] if self.judged_beta is None else self.judged_beta
 
     @property
-    def jobs(self) -> list[DialogueJob]:
+    def grid(self) -> Grid:
+        """Every setting that a method is trained at."""
+        rates = (self.setup.learning_rate,)
+        return Grid(seeds=self.seeds, methods=self.methods, betas=self.betas, learning_rates=rates)
+
+    @property
+    def jobs(self) -> list[Job]:
         """The reference first, then every training run."""
-        return [
-            DialogueJob(seed=-1, method="reference", beta=0.0),
-            *(
-                DialogueJob(seed=seed, method=method, beta=beta)
-                for beta in self.betas
-                for seed in self.seeds
-                for method in self.methods
-            ),
-        ]
+        return [REFERENCE, *self.grid.jobs]
 
 
-def fast_config(config: DialogueConfig) -> DialogueConfig:
-    """The same study with sizes that run every part within seconds, for a first look or a test; it resolves nothing.
-
-    Args:
-        config: Whose data, model, judge and folder to keep.
-
-    Returns:
-        The settings: one seed, two values of β, 16 pairs, a few steps.
+def fast(settings: DialogueSettings) -> DialogueSettings:
+    """The same data, model and judge in sizes that run every part within seconds; it resolves nothing.
 
     Example:
-        >>> len(fast_config(DialogueConfig()).jobs)
+        >>> len(fast(DialogueSettings()).jobs)
         7
     """
     setup = replace(
-        config.setup, max_length=min(config.setup.max_length, 192), test_pairs=24, sft_steps=4, train_pairs=16,
+        settings.setup, max_length=min(settings.setup.max_length, 192), test_pairs=24, sft_steps=4, train_pairs=16,
         batch_size=8, kl_prompts=4, max_new_tokens=8,
     )  # fmt: skip
-    judge_steps = 4 if config.judge == HELDOUT_JUDGE else config.judge_steps
+    judge_steps = 4 if settings.judge == HELDOUT_JUDGE else settings.judge_steps
     return replace(
-        config, setup=setup, seeds=(config.seeds[0],), betas=(0.1, 0.5), judged_beta=None, judged_prompts=6,
+        settings, setup=setup, seeds=(settings.seeds[0],), betas=(0.1, 0.5), judged_beta=None, judged_prompts=6,
         temperatures=(0.7, 1.0), judge_steps=judge_steps,
     )  # fmt: skip

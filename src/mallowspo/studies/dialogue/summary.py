@@ -5,7 +5,7 @@ Suffixes: s seeds, n rows, p prompts, k the two responses of a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,21 +15,20 @@ from numpy.typing import ArrayLike, NDArray
 from mallowspo.dispersion import Calibration, IndexMap, entropy_index
 from mallowspo.evaluation.exact import terciles
 from mallowspo.evaluation.length_control import length_controlled_win_rate
-from mallowspo.evaluation.win_rates import check_orders
-from mallowspo.experiments.dialogue_config import METHODS, DialogueConfig
-from mallowspo.experiments.dialogue_data import DialogueData, PairSet
-from mallowspo.experiments.dialogue_judging import Comparison, JudgedAnswers
+from mallowspo.evaluation.win_rates import both_orders
 from mallowspo.stats.bootstrap import Resamples
-from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences
 from mallowspo.stats.intervals import Interval, mean_interval
 from mallowspo.stats.verdicts import verdict
+from mallowspo.studies.dialogue.data import PairSet, prompts_that_fit, read_dialogues
+from mallowspo.studies.dialogue.design import REFERENCE, DialogueSettings
+from mallowspo.studies.dialogue.judging import sides, texts_of
+from mallowspo.studies.policies import BASELINE, METHODS, Run, compare_at_equal_kl, select_runs
+from mallowspo.studies.study import Done, Results
 
-__all__ = ["BASELINE", "QUANTITIES", "THIRDS", "summarise"]
+__all__ = ["QUANTITIES", "THIRDS", "both_intervals", "summarise"]
 
 Floats = NDArray[np.float64]
-Run = dict[str, Any]
 
-BASELINE = "dpo"
 THIRDS = ("agreed", "middle", "contested")
 QUANTITIES = {"accuracy": "better", "margin": "more", "log_loss": "worse", "overconfidence": "worse"}
 """What is measured on every row -> what more of it is; see `mallowspo.stats.verdicts.verdict`."""
@@ -108,33 +107,31 @@ class _Test:
     third_n: NDArray[np.int64]
 
 
-def summarise(
-    config: DialogueConfig, data: DialogueData, runs: Sequence[Run], judged: JudgedAnswers, prompts: int
-) -> dict[str, Any]:
+def summarise(settings: DialogueSettings, done: Done) -> Results:
     """Turn jobs and verdicts into findings.
-
-    Args:
-        config: The settings.
-        data: The dialogues.
-        runs: Of `run_dialogue_job`, in the order of `config.jobs`.
-        judged: Of `judge_everything`.
-        prompts: Prompts that were judged.
 
     Returns:
         A tree of plain values for `results.json`: `data`, `reference`, `policies` (training and KL), `tests` (per
         test set: every method at every β, by third, differences from DPO at the same β and at equal KL, the weight's
-        effect), `judge` and `win_rates`. Intervals are mappings with `mean`, `low`, `high`; `rows` and `seeds` tell
-        over what.
+        effect), `judge`, `win_rates` and `examples`. Intervals are mappings with `mean`, `low`, `high`; `rows` and
+        `seeds` tell over what.
     """
-    reference, trained = runs[0], list(runs[1:])
+    data = read_dialogues(settings.setup)
+    reference, trained = done["policies"][0], done["policies"][1:]
     tests = [_test(pairs, reference) for pairs in data.tests]
+    prompts = [text for text, _ in prompts_that_fit(settings.setup, settings.judged_prompts)]
+    (judged,) = done["verdicts"]
+    first = np.asarray(judged["first"])
+    preference = first if judged["second"] is None else both_orders(first, np.asarray(judged["second"]))
     return {
         "data": {pairs.name: _account(pairs) for pairs in (data.sft, data.policy, data.judge, *data.tests)},
         "reference": {test.pairs.name: _reference(test) for test in tests},
-        "policies": _policies(config, trained),
-        "tests": {test.pairs.name: _findings(config, test, trained) for test in tests},
-        "judge": _judge(config, judged, prompts),
-        "win_rates": [_win_rate(comparison, config) for comparison in judged.comparisons],
+        "policies": _policies(settings, trained),
+        "tests": {test.pairs.name: _findings(settings, test, trained) for test in tests},
+        "judge": _judge(settings, judged, preference, data.tests[0], len(prompts)),
+        "win_rates": _win_rates(settings, done, preference, len(prompts)),
+        "examples": _examples(settings, done, prompts),
+        "cpu_seconds": sum(run["cpu_seconds"] for run in done["policies"]),
     }
 
 
@@ -174,16 +171,12 @@ def _reference(test: _Test) -> dict[str, Any]:
     }
 
 
-def _select(runs: Sequence[Run], **wanted: object) -> list[Run]:
-    return [run for run in runs if all(run[key] == value for key, value in wanted.items())]
-
-
-def _policies(config: DialogueConfig, runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _policies(settings: DialogueSettings, runs: Sequence[Run]) -> list[Results]:
     """Training and distance from the reference, means over seeds with the sampling error of each beside them."""
     rows = []
-    for beta in config.betas:
-        for method in config.methods:
-            here = _select(runs, method=method, beta=beta)
+    for beta in settings.betas:
+        for method in settings.methods:
+            here = select_runs(runs, method=method, beta=beta)
             weights = [run["calibration"] for run in here if run["calibration"] is not None]
             rows.append(
                 {
@@ -210,7 +203,7 @@ def _of(test: _Test, runs: Sequence[Run]) -> _Policies:
 
     from mallowspo.objectives import pairwise_loss
 
-    objective, beta = METHODS[runs[0]["method"]]["objective"], runs[0]["beta"]
+    objective, beta = METHODS[runs[0]["method"]].objective, runs[0]["beta"]
     policy_snk = np.asarray([run["tests"][test.pairs.name]["logp_nk"] for run in runs], np.float64)
     ratio_snk = policy_snk - test.logp_nk
     logp_sn = []
@@ -233,11 +226,11 @@ def _weights(test: _Test, calibration: dict[str, Any]) -> Floats:
     return np.asarray(found.weight(raw_n), np.float64)
 
 
-def _findings(config: DialogueConfig, test: _Test, runs: Sequence[Run]) -> dict[str, Any]:
+def _findings(settings: DialogueSettings, test: _Test, runs: Sequence[Run]) -> dict[str, Any]:
     policies = {
-        (method, beta): _of(test, _select(runs, method=method, beta=beta))
-        for method in config.methods
-        for beta in config.betas
+        (method, beta): _of(test, select_runs(runs, method=method, beta=beta))
+        for method in settings.methods
+        for beta in settings.betas
     }
     return {
         "settings": [
@@ -248,10 +241,8 @@ def _findings(config: DialogueConfig, test: _Test, runs: Sequence[Run]) -> dict[
             for (method, beta), found in policies.items()
             if method != BASELINE
         ],
-        "equal_kl": [
-            _equal_kl(config, method, policies, runs) for method in config.methods if method != BASELINE
-        ] if len(config.betas) > 1 else [],
-    }  # fmt: skip
+        "equal_kl": _equal_kl(settings, policies, runs) if len(settings.betas) > 1 else [],
+    }
 
 
 def _groups(test: _Test) -> dict[str, NDArray[np.bool_] | None]:
@@ -310,74 +301,96 @@ def _differences(test: _Test, found: _Policies, baseline: _Policies) -> dict[str
 
 
 def _equal_kl(
-    config: DialogueConfig, method: str, policies: dict[tuple[str, float], _Policies], runs: Sequence[Run]
-) -> dict[str, Any]:
+    settings: DialogueSettings, policies: dict[tuple[str, float], _Policies], runs: Sequence[Run]
+) -> list[Results]:
     """Accuracy − DPO's at equal KL, read along each seed's own line over β."""
+    measured = [
+        {
+            **run,
+            "kl": run["kl"]["kl"],
+            "accuracy": policies[run["method"], run["beta"]].value("accuracy")[place].mean(),
+        }
+        for place, seed in enumerate(settings.seeds)
+        for run in select_runs(runs, seed=seed)
+    ]
+    quantities = {"accuracy": (("accuracy", None), "better")}
+    return [
+        {
+            "method": row["method"],
+            "accuracy": row["difference"],
+            "seeds": int(np.isfinite(row["per_seed"]).sum()),
+            "kl_low": row["kl_low"],
+            "kl_high": row["kl_high"],
+            "verdict": row["verdict"],
+        }
+        for row in compare_at_equal_kl(settings.grid, measured, quantities, chosen_by="accuracy")
+    ]
 
-    def frontiers(name: str) -> list[list[SeedFrontier]]:
-        lines = []
-        for place, seed in enumerate(config.seeds):
-            here = [_select(runs, method=name, beta=beta, seed=seed)[0] for beta in config.betas]
-            accuracy_b = [policies[name, beta].value("accuracy")[place].mean() for beta in config.betas]
-            lines.append([SeedFrontier([run["kl"]["kl"] for run in here], accuracy_b, accuracy_b)])
-        return lines
 
-    found = equal_kl_differences(frontiers(method), frontiers(BASELINE))
-    difference = mean_interval(found.difference_s)
-    shared = np.isfinite(found.difference_s)
-    return {
-        "method": method,
-        "accuracy": asdict(difference),
-        "seeds": int(shared.sum()),
-        "kl_low": float(np.mean(found.low_s[shared])) if shared.any() else float("nan"),
-        "kl_high": float(np.mean(found.high_s[shared])) if shared.any() else float("nan"),
-    }
-
-
-def _judge(config: DialogueConfig, judged: JudgedAnswers, prompts: int) -> dict[str, Any]:
+def _judge(settings: DialogueSettings, judged: Run, preference: Floats, human: PairSet, prompts: int) -> Results:
     """What the judge is worth: how often it agrees with people, and how much it goes by length."""
-    human, judgement = judged.human, judged.judgement
+    preference_n = preference[-len(human) :]  # for what people chose
     draws = Resamples.of(human.groups, rng=np.random.default_rng(0))
     difference_n = np.asarray([len(row["chosen"].strip()) - len(row["rejected"].strip()) for row in human.rows])
-    longer_n = np.where(difference_n >= 0, judged.human_n, 1.0 - judged.human_n)
-    accuracy = draws.mean(judged.human_n)
-    pairs = len(judgement.model_first_n)
-    orders = None
-    if judgement.both_orders:
-        orders = asdict(check_orders(judgement.model_first_n, judgement.model_second_n))
+    longer_n = np.where(difference_n >= 0, preference_n, 1.0 - preference_n)
+    accuracy = draws.mean(preference_n)
     return {
-        "name": config.judge,
+        "name": settings.judge,
         "human_pairs": len(human),
         "accuracy": asdict(accuracy),
         "shrinkage": 2 * accuracy.mean - 1,
         "prefers_longer": asdict(draws.mean(longer_n, difference_n != 0)),
         "longer_is_chosen": asdict(draws.mean(0.5 + 0.5 * np.sign(difference_n))),
-        "pairs": pairs,
-        "identical": judgement.identical,
-        "undecided": judgement.undecided,
-        "refused": judgement.refused,
-        "orders": orders,
+        "pairs": len(preference),
+        "identical": judged["identical"],
+        "undecided": judged["undecided"],
+        "refused": judged["refused"],
+        "orders": judged["orders"],
         "prompts": prompts,
     }
 
 
-def _win_rate(comparison: Comparison, config: DialogueConfig) -> dict[str, Any]:
-    """Points above an even match, with both intervals; prompts are the rows."""
-    preference_sp = comparison.preference_sp
-    draws = Resamples.of(range(preference_sp.shape[1]), rng=np.random.default_rng(0))
-    found = both_intervals(preference_sp - 0.5, draws)
-    control: Callable[..., Any] = length_controlled_win_rate
-    length, other = comparison.length_sp.ravel(), comparison.baseline_length_sp.ravel()
-    return {
-        "method": comparison.method,
-        "baseline": comparison.baseline,
-        "temperature": comparison.temperature,
-        "beta": config.shown_beta,
-        "win_rate": float(preference_sp.mean()),
-        "above_even": found,
-        "verdict": said(found),
-        "ties": float(np.mean(preference_sp == 0.5)),
-        "length_controlled": control(preference_sp.ravel(), length, other, seed=0).win_rate / 100,
-        "characters": float(length.mean()),
-        "baseline_characters": float(other.mean()),
-    }
+def _win_rates(settings: DialogueSettings, done: Done, preference: Floats, prompts: int) -> list[Results]:
+    """Every method against every baseline: points above an even match with both intervals; prompts are the rows."""
+    texts, compared = texts_of(settings, done), sides(settings)
+    shape = (len(compared), len(settings.seeds), prompts)
+    preference_csp = preference[: int(np.prod(shape))].reshape(shape)
+    rows = []
+    for (method, baseline, temperature), preference_sp in zip(compared, preference_csp, strict=True):
+        draws = Resamples.of(range(prompts), rng=np.random.default_rng(0))
+        found = both_intervals(preference_sp - 0.5, draws)
+        others = [REFERENCE.seed] * len(settings.seeds) if baseline == REFERENCE.method else settings.seeds
+        length, other = (
+            np.asarray([[len(text) for text in texts[who, seed, temperature]] for seed in seeds], np.float64).ravel()
+            for who, seeds in ((method, settings.seeds), (baseline, others))
+        )
+        controlled = length_controlled_win_rate(preference_sp.ravel(), length, other, seed=0)
+        rows.append(
+            {
+                "method": method,
+                "baseline": baseline,
+                "temperature": temperature,
+                "beta": settings.shown_beta,
+                "win_rate": float(preference_sp.mean()),
+                "above_even": found,
+                "verdict": said(found),
+                "ties": float(np.mean(preference_sp == 0.5)),
+                "length_controlled": controlled.win_rate / 100,
+                "characters": float(length.mean()),
+                "baseline_characters": float(other.mean()),
+            }
+        )
+    return rows
+
+
+def _examples(settings: DialogueSettings, done: Done, prompts: Sequence[str]) -> list[Results]:
+    """The first prompts with the first seed's answers, so that nobody has picked them."""
+    texts, temperature = texts_of(settings, done), settings.temperatures[0]
+    who = {REFERENCE.method: REFERENCE.seed} | dict.fromkeys(settings.methods, settings.seeds[0])
+    return [
+        {
+            "prompt": prompt.strip(),
+            "answers": {name: texts[name, seed, temperature][place] for name, seed in who.items()},
+        }
+        for place, prompt in enumerate(prompts[:3])
+    ]

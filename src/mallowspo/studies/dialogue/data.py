@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,20 @@ from mallowspo.data.validation import validate_rows
 from mallowspo.dispersion.votes_file import load_votes
 from mallowspo.errors import InputError
 from mallowspo.evaluation.json_log import key_of
-from mallowspo.experiments.dialogue_config import DialogueSetup
+from mallowspo.evaluation.local_model import load_tokenizer
+from mallowspo.studies.dialogue.design import DialogueSetup
+from mallowspo.studies.policies import quiet_libraries
 
-__all__ = ["DialogueData", "PairSet", "first_turn", "read_dialogues", "split_text"]
+__all__ = [
+    "DialogueData",
+    "PairSet",
+    "first_turn",
+    "prompts_that_fit",
+    "read_dialogues",
+    "read_parts",
+    "split_text",
+    "study_tokenizer",
+]
 
 TURN = "\n\nHuman:"
 REPLY = "\n\nAssistant:"
@@ -106,30 +118,69 @@ def split_text(text: str) -> tuple[str, str]:
     return (before + mark, reply) if mark else ("", text)
 
 
-def read_dialogues(setup: DialogueSetup, tokenizer: Any) -> DialogueData:
-    """Read and split everything.
+def study_tokenizer(setup: DialogueSetup) -> Any:
+    """The base model's tokenizer, with a padding token where it has none."""
+    tokenizer = load_tokenizer(
+        setup.model_name_or_path, option="model_name_or_path", trust_remote_code=setup.trust_remote_code
+    )
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
-    Args:
-        setup: Where the data lies, and the sizes.
-        tokenizer: The base model's.
 
-    Returns:
-        The data.
+PARTS = (
+    "model_name_or_path",
+    "trust_remote_code",
+    "train_data",
+    "train_split",
+    "single_turn",
+    "max_length",
+    "data_seed",
+)
+"""The fields of a setup that the split into parts depends on."""
 
-    Raises:
-        InputError: A source cannot be used, or too few rows fit.
-    """
-    train = _preferences(setup, "train", tokenizer)
-    sft, policy, judge = _parts(train, setup.data_seed)
+
+def read_parts(setup: DialogueSetup) -> tuple[PairSet, PairSet, PairSet]:
+    """What SFT, policies and judge see; read once in a process."""
+    return _read_parts(setup.only(*PARTS))
+
+
+@functools.lru_cache(maxsize=1)
+def _read_parts(setup: DialogueSetup) -> tuple[PairSet, PairSet, PairSet]:
+    with quiet_libraries():
+        return _parts(_preferences(setup, "train", study_tokenizer(setup)), setup.data_seed)
+
+
+@functools.lru_cache(maxsize=1)
+def read_dialogues(setup: DialogueSetup) -> DialogueData:
+    """All the data, read once in a process; `InputError` where a source cannot be used, or too few rows fit."""
+    sft, policy, judge = read_parts(setup)
     if len(policy) < setup.train_pairs:
         raise InputError(
             f"train_pairs: got {setup.train_pairs}, but the policies' part of {setup.train_data} has {len(policy)} "
             f"rows that fit whole into max_length {setup.max_length}; lower train_pairs or raise max_length"
         )
-    tests = [_preferences(setup, "test", tokenizer), _preferences(setup, "ood", tokenizer)]
-    if setup.votes_data:
-        tests.append(_votes(setup, tokenizer))
-    return DialogueData(sft, policy, judge, tuple(_sample(test, setup) for test in tests))
+    with quiet_libraries():
+        tokenizer = study_tokenizer(setup)
+        tests = [_preferences(setup, "test", tokenizer), _preferences(setup, "ood", tokenizer)]
+        if setup.votes_data:
+            tests.append(_votes(setup, tokenizer))
+        return DialogueData(sft, policy, judge, tuple(_sample(test, setup) for test in tests))
+
+
+def prompts_that_fit(setup: DialogueSetup, count: int) -> list[tuple[str, list[int]]]:
+    """The first prompts of the first test set that leave room for an answer, one of each dialogue: texts, ids."""
+    test, room = read_dialogues(setup).tests[0], setup.max_length - setup.max_new_tokens
+    found: dict[str, tuple[str, list[int]]] = {}
+    for group, row in zip(test.groups, test.rows, strict=True):
+        if len(row["prompt_ids"]) <= room:
+            found.setdefault(group, (row["prompt"], row["prompt_ids"]))
+    if not found:
+        raise InputError(
+            f"max_new_tokens: got {setup.max_new_tokens}; no prompt of {setup.test_data} leaves room for so many in "
+            f"max_length {setup.max_length}"
+        )
+    return list(found.values())[:count]
 
 
 def _preferences(setup: DialogueSetup, name: str, tokenizer: Any) -> PairSet:
@@ -227,7 +278,7 @@ def _kinds(problems: list[RowProblem]) -> dict[str, int]:
     return {kind.replace("_", " "): count for kind, count in Counter(p.kind for p in problems).items()}
 
 
-def _parts(train: PairSet, seed: int) -> tuple[PairSet, ...]:
+def _parts(train: PairSet, seed: int) -> tuple[PairSet, PairSet, PairSet]:
     """Three parts, split by dialogue, not by row: rows of one dialogue repeat its turns."""
     dialogues = sorted(set(train.groups))
     order = np.random.default_rng([seed, 1]).permutation(len(dialogues))
@@ -237,10 +288,11 @@ def _parts(train: PairSet, seed: int) -> tuple[PairSet, ...]:
         raise InputError(
             f"train_data: {train.source} holds {len(dialogues)} dialogues; SFT, policies and judge need one each"
         )
-    return tuple(
+    sft, policy, judge = (
         train.take(name, np.flatnonzero(part_n == part), train.account)
         for part, name in enumerate(("sft", "policy", "judge"))
     )
+    return sft, policy, judge
 
 
 def _sample(test: PairSet, setup: DialogueSetup) -> PairSet:

@@ -1,24 +1,27 @@
-"""The dialogues of the study: which rows are used, and who sees which."""
+"""The dialogues of the study: which rows are used, and who sees which; the preparation of HH for the full size."""
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from dialogue_world import dialogue_rows, dialogue_world, write_lines
 
+from dialogue_world import dialogue_rows, dialogue_world, write_lines
 from mallowspo.errors import InputError
-from mallowspo.experiments.dialogue_config import DialogueConfig, DialogueSetup, fast_config
-from mallowspo.experiments.dialogue_data import first_turn, read_dialogues
-from mallowspo.experiments.dialogue_models import study_tokenizer
+from mallowspo.studies.dialogue.data import first_turn, prompts_that_fit, read_dialogues, study_tokenizer
+from mallowspo.studies.dialogue.design import DialogueSettings, DialogueSetup, fast
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def setup(tmp_path):
-    return DialogueSetup(output_dir=str(tmp_path / "out"), train_pairs=10, **dialogue_world(tmp_path))
+    return DialogueSetup(train_pairs=10, **dialogue_world(tmp_path))
 
 
 def read(setup, **changes):
-    from dataclasses import replace
-
-    setup = replace(setup, **changes)
-    return read_dialogues(setup, study_tokenizer(setup))
+    return read_dialogues(replace(setup, **changes))
 
 
 def test_no_dialogue_is_in_two_parts(setup):
@@ -105,6 +108,7 @@ def test_one_dialogue_cannot_be_split(setup, tmp_path):
     "changes",
     [
         {"methods": ("mallows_theta",)},
+        {"methods": ("dpo",)},
         {"methods": ("dpo", "dppo")},
         {"betas": ()},
         {"betas": (0.0,)},
@@ -113,14 +117,13 @@ def test_one_dialogue_cannot_be_split(setup, tmp_path):
         {"judged_beta": 7.0},
         {"judge": "reward:x", "judge_steps": 7},
         {"judge_api_key_env": "KEY"},
-        {"workers": -1},
         {"judged_prompts": 0},
         {"judge_learning_rate": 0.0},
     ],
 )
 def test_settings_are_checked(changes):
     with pytest.raises(InputError, match=list(changes)[-1]):
-        DialogueConfig(**changes)
+        DialogueSettings(**changes)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +135,31 @@ def test_the_setup_is_checked(changes):
 
 
 def test_a_fast_run_keeps_what_was_asked(setup):
-    config = fast_config(DialogueConfig(setup=setup, judge="reward:x", seeds=(5, 6)))
+    config = fast(DialogueSettings(setup=setup, judge="reward:x", seeds=(5, 6)))
     assert config.judge == "reward:x" and config.seeds == (5,) and config.setup.train_data == setup.train_data
-    assert config.judge_steps == DialogueConfig.judge_steps
+    assert config.judge_steps == DialogueSettings.judge_steps
+
+
+def test_prompts_leave_room_for_an_answer_and_are_one_of_each_dialogue(setup):
+    roomy = prompts_that_fit(replace(setup, max_length=80, max_new_tokens=20), 100)
+    assert 0 < len(roomy) <= 20 and all(len(ids) <= 60 for _, ids in roomy)
+    assert len({first_turn(text) for text, _ in roomy}) == len(roomy)
+    with pytest.raises(InputError, match="max_new_tokens"):
+        prompts_that_fit(replace(setup, max_new_tokens=255), 100)
+
+
+def test_single_turns_of_whole_dialogues(tmp_path):
+    spec = importlib.util.spec_from_file_location("hh_single_turn", ROOT / "docs/runs/hh_single_turn.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    rows = dialogue_rows(12, turns=2)
+    (tmp_path / "hh").mkdir()
+    for split in ("train", "test"):
+        whole = [{side: row["prompt"] + row[side] for side in ("chosen", "rejected")} for row in rows]
+        write_lines(tmp_path / f"hh/{split}.jsonl", whole)
+    module.main(str(tmp_path / "hh"), str(tmp_path / "out"))
+    single = [row for row in rows if row["prompt"].count("Human:") == 1]
+    read = [json.loads(line) for line in (tmp_path / "out/test.jsonl").read_text().splitlines()]
+    assert read == single and len(single) == 8
+    sft = [json.loads(line) for line in (tmp_path / "out/sft/train.jsonl").read_text().splitlines()]
+    assert sft == [{"prompt": row["prompt"], "completion": row["chosen"]} for row in single]
