@@ -10,6 +10,7 @@ Entropies come as shares of log |V|, so that an index in nats is u * log |V|.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from mallowspo.errors import InputError
 
 __all__ = [
     "ESTIMATORS",
+    "Estimator",
     "answer_entropy",
     "divergent_token",
     "first_token",
@@ -223,7 +225,7 @@ def prompt_index(estimator: str, index_n: ArrayLike, prompt_ids: Sequence[object
         >>> prompt_index("reference_margin", np.exp([-1.0, -3.0, -5.0]), ["a", "a", "b"]).round(4).tolist()
         [0.1353, 0.1353, 0.0067]
     """
-    if estimator in ("reference_margin", "panel"):
+    if estimator in ESTIMATORS and ESTIMATORS[estimator].geometric:
         # The mean of exp(-margin) would be that of the smallest margin.
         return np.exp(mean_by_prompt(np.log(np.asarray(index_n, np.float64)), prompt_ids))
     return mean_by_prompt(index_n, prompt_ids)
@@ -252,14 +254,60 @@ def _mean_over_responses(entropy_nk: ArrayLike | None, statistics: ReferenceStat
     return np.asarray(index, np.float64)
 
 
-# From the reference's statistics to u(x) >= 0 per row. A further estimator is one line here.
-ESTIMATORS: Mapping[str, Callable[[ReferenceStatistics], Floats]] = MappingProxyType(
+@dataclass(frozen=True)
+class Estimator:
+    """An index and what is to be known of it.
+
+    Attributes:
+        read: From the statistics of N rows to u >= 0, shape (N,).
+        words: What it is, for a reader of the report.
+        geometric: Whether a prompt's index is the geometric mean of its rows'; the arithmetic one otherwise.
+    """
+
+    read: Callable[[ReferenceStatistics], Floats]
+    words: str
+    geometric: bool = False
+
+    def __call__(self, statistics: ReferenceStatistics) -> Floats:
+        """Read the index of every row."""
+        return self.read(statistics)
+
+
+ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
     {
-        "mean_entropy": mean_entropy,
-        "answer_entropy": answer_entropy,
-        "first_token": first_token,
-        "divergent_token": divergent_token,
-        "reference_margin": reference_margin,
-        "panel": panel,
+        "mean_entropy": Estimator(
+            mean_entropy,
+            "The reference's mean uncertainty about the next token of the responses, as a share of the "
+            "largest possible (`mean_entropy`, the paper's released code). It also rises and falls with "
+            "length, style and common openings.",
+        ),
+        "answer_entropy": Estimator(
+            answer_entropy,
+            "The reference's uncertainty about each token, summed over the response (`answer_entropy`, the "
+            "paper's formula), in units of log |V|. Robust to filler in length, not to style.",
+        ),
+        "first_token": Estimator(
+            first_token,
+            "The reference's uncertainty about the response's first token (`first_token`). It knows nothing "
+            "that comes behind a common opening.",
+        ),
+        "divergent_token": Estimator(
+            divergent_token,
+            "The reference's uncertainty about the token at which the responses first differ "
+            "(`divergent_token`): what the pair really decides.",
+        ),
+        "reference_margin": Estimator(
+            reference_margin,
+            "e to the minus the difference of the responses' log-probabilities under the reference "
+            "(`reference_margin`). Between long responses it is mostly wording.",
+            geometric=True,
+        ),
+        "panel": Estimator(
+            panel,
+            "First token, divergent token and margin, each read as an estimate of −log φ; the middle one "
+            "counts (`panel`): hardly two of them are misled by the same thing.",
+            geometric=True,
+        ),
     }
 )
+"""The indexes by their names in `dispersion_estimator`; a further one is one entry here."""

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mallowspo.dispersion.estimators import ESTIMATORS
 from mallowspo.dispersion.side_by_side import SideBySide
 from mallowspo.files import parse_json
 from mallowspo.reports.dispersion_figures import draw_dispersion_figures
 from mallowspo.reports.dispersion_next import next_section
 from mallowspo.reports.dispersion_words import (
-    ESTIMATOR_WORDS,
     MAP_WORDS,
     conclusions,
     count,
@@ -100,7 +100,7 @@ def _meaning(summary: Summary) -> Section:
     ]
     if "reference" in summary:
         facts = summary["reference"]
-        terms.append(("Index u", ESTIMATOR_WORDS[facts["estimator"]]))
+        terms.append(("Index u", ESTIMATORS[facts["estimator"]].words))
         terms.append(("From u to w", MAP_WORDS[facts["map"]["name"]]))
     text = (
         "A pair on which people agree teaches much; one on which they differ teaches little, whoever happened to "

@@ -10,7 +10,6 @@ from mallowspo.reports.text import MISSING, format_interval, format_number, form
 from mallowspo.stats.bootstrap import FEW_GROUPS
 
 __all__ = [
-    "ESTIMATOR_WORDS",
     "MAP_WORDS",
     "conclusions",
     "count",
@@ -22,22 +21,6 @@ __all__ = [
 ]
 
 Summary = Mapping[str, Any]
-
-ESTIMATOR_WORDS = {
-    "mean_entropy": "The reference's mean uncertainty about the next token of the responses, as a share of the "
-    "largest possible (`mean_entropy`, the paper's released code). It also rises and falls with length, style and "
-    "common openings.",
-    "answer_entropy": "The reference's uncertainty about each token, summed over the response (`answer_entropy`, the "
-    "paper's formula), in units of log |V|. Robust to filler in length, not to style.",
-    "first_token": "The reference's uncertainty about the response's first token (`first_token`). It knows nothing "
-    "that comes behind a common opening.",
-    "divergent_token": "The reference's uncertainty about the token at which the responses first differ "
-    "(`divergent_token`): what the pair really decides.",
-    "reference_margin": "e to the minus the difference of the responses' log-probabilities under the reference "
-    "(`reference_margin`). Between long responses it is mostly wording.",
-    "panel": "First token, divergent token and margin, each read as an estimate of −log φ; the middle one counts "
-    "(`panel`): hardly two of them are misled by the same thing.",
-}
 
 MAP_WORDS = {
     "neglog": "`w = −φ* log u`, the paper's map. It keeps the order of the prompts and compresses their spread.",
