@@ -18,6 +18,7 @@ def _loader(module: str, name: str) -> Callable[[], Any]:
 STUDIES: Mapping[str, Callable[[], Any]] = MappingProxyType(
     {
         "bandit": _loader("mallowspo.studies.bandit.study", "BANDIT"),
+        "estimator": _loader("mallowspo.studies.estimator.study", "ESTIMATOR"),
         "world": _loader("mallowspo.studies.world.study", "WORLD"),
     }
 )

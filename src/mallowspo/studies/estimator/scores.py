@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from mallowspo.dispersion.entropy import ReferenceStatistics
 from mallowspo.dispersion.votes_file import VoteRows
-from mallowspo.progress import Progress
 
 __all__ = [
     "ScoredPairs",
@@ -87,8 +86,6 @@ def score_pairs(
     max_prompt_tokens: int,
     max_length: int,
     batch_size: int,
-    progress: Progress,
-    stage: str,
 ) -> ScoredPairs:
     """Score each response once, after its own prompt, and pair the scores as people judged them.
 
@@ -99,8 +96,6 @@ def score_pairs(
         max_prompt_tokens: Of a longer prompt the end is kept.
         max_length: Tokens of prompt and response together; of a longer response the beginning is kept.
         batch_size: Responses a batch.
-        progress: Called with the stage, responses done and responses in all.
-        stage: What to call the work.
 
     Returns:
         The scores.
@@ -119,7 +114,7 @@ def score_pairs(
         room = max_length - len(before[name])
         cut += len(ids) > room
         sequences.append((before[name], ids[:room]))
-    scored = dict(zip(named, score_responses(model, sequences, batch_size, progress, stage), strict=True))
+    scored = dict(zip(named, score_responses(model, sequences, batch_size), strict=True))
     pairs = [
         (scored[name, first], scored[name, second])
         for name, (first, second) in zip(rows.prompt_ids, rows.responses, strict=True)
@@ -159,7 +154,7 @@ def pair_statistics(pairs: Sequence[tuple[ScoredResponse, ScoredResponse]], voca
 
 
 def score_responses(
-    model: Any, sequences: Sequence[tuple[list[int], list[int]]], batch_size: int, progress: Progress, stage: str
+    model: Any, sequences: Sequence[tuple[list[int], list[int]]], batch_size: int
 ) -> list[ScoredResponse]:
     """Score responses, each after its own prompt.
 
@@ -167,8 +162,6 @@ def score_responses(
         model: A causal language model with the score head.
         sequences: (ids of the prompt, ids of the response), each at least one token.
         batch_size: Responses a batch.
-        progress: Called with the stage, responses done and responses in all.
-        stage: What to call the work.
 
     Returns:
         One score per sequence, in their order.
@@ -181,7 +174,6 @@ def score_responses(
     order = sorted(range(len(sequences)), key=lambda i: -sum(map(len, sequences[i])))
     found: dict[int, ScoredResponse] = {}
     for start in range(0, len(order), batch_size):
-        progress(stage, start, len(order))
         chosen = order[start : start + batch_size]
         width = max(sum(map(len, sequences[i])) for i in chosen)
         batch = {
@@ -201,5 +193,4 @@ def score_responses(
             mask = scores.token_mask_bkt[row, 0]
             entropy = scores.token_entropy_bkt[row, 0][mask].double().numpy()
             found[i] = ScoredResponse(tuple(sequences[i][1]), entropy, float(scores.logp_bk[row, 0]))
-    progress(stage, len(order), len(order))
     return [found[i] for i in range(len(sequences))]

@@ -22,6 +22,9 @@ __all__ = [
     "INDEXES",
     "MAP_NAMES",
     "N_BY_VOTES",
+    "PANELS",
+    "SAMPLED",
+    "SINGLE_PASS",
     "Index",
     "alternatives_by_votes",
     "ask_people",
@@ -34,22 +37,27 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-INDEXES = (
-    "mean_entropy",
-    "answer_entropy",
-    "first_token",
-    "divergent_token",
-    "reference_margin",
-    "sampled",
-    "sampled_clusters",
-    "weighted_clusters",
-    "topic_entropy",
-    "topic_entropy_auto",
-    "panel",
-    "panel_sampled",
-    "panel_topics",
-)
-"""All indexes: those of one pass, those of sampled answers, and the medians of several."""
+SINGLE_PASS = {
+    "mean_entropy": "mean entropy",
+    "answer_entropy": "answer entropy",
+    "first_token": "first token",
+    "divergent_token": "divergent token",
+    "reference_margin": "reference margin",
+}
+SAMPLED = {
+    "sampled": "samples, exact match",
+    "sampled_clusters": "samples, clusters",
+    "weighted_clusters": "samples, weighted clusters",
+    "topic_entropy": "topic entropy, N told",
+    "topic_entropy_auto": "topic entropy, N estimated",
+}
+PANELS = {
+    "panel": "panel, one pass",
+    "panel_sampled": "panel with samples",
+    "panel_topics": "panel with samples and topics",
+}
+INDEXES = {**SINGLE_PASS, **SAMPLED, **PANELS}
+"""All indexes, those of one pass, those of sampled answers and the medians of several: name → what a reader reads."""
 
 MAP_NAMES = ("neglog", "mallows", "quantile", "isotonic")
 
