@@ -140,12 +140,30 @@ def compare(bench: _Bench, job: PeopleJob) -> Results:
     )
     indexes = {estimator: read(scored.statistics) for estimator, read in ESTIMATORS.items()}
     controls = _controls(rows)
-    people = votes_index(rows.votes)
+    names, phi, length = rows.prompt_ids, votes_index(rows.votes).phi_n, controls["length"]
     first, second = rows.votes[:, 0], rows.votes[:, 1]
     # A pair that all found equal is neither agreed upon nor contested: it has no direction to agree on.
     contradicted = np.minimum(first, second) > 0
     unanimous = (np.minimum(first, second) == 0) & (np.maximum(first, second) >= 2) & (rows.votes[:, 2] == 0)
+    clear = contradicted | unanimous
     opinions = _opinions(rows, job.path, settings)
+
+    def ask(name: str, index: Floats) -> Results:
+        """All that is asked of one index; every index meets the same draws."""
+        drawing: dict[str, Any] = {"rng": np.random.default_rng(settings.seed), "resamples": settings.resamples}
+        found: Results = {
+            "pairs": correlation(index, phi, groups=names, **drawing),
+            "pairs_given_length": correlation(_without(index, length), _without(phi, length), groups=names, **drawing),
+            "auroc": statistic(
+                auroc(index[clear], contradicted[clear], groups=[names[i] for i in np.flatnonzero(clear)], **drawing),
+                int(clear.sum()),
+            ),
+        }
+        whole = prompt_index(name, index, names) if name in ESTIMATORS else index
+        for opinion in opinions:
+            found[f"prompts_{opinion.source}"] = side_by_side(whole, names, opinion, **drawing).summary["correlation"]
+        return found
+
     return {
         "pairs": len(rows.votes),
         "votes": float(rows.votes.sum()),
@@ -155,12 +173,7 @@ def compare(bench: _Bench, job: PeopleJob) -> Results:
         "cut_prompts": scored.cut_prompts,
         "contradicted": int(contradicted.sum()),
         "unanimous": int(unanimous.sum()),
-        "indexes": {
-            name: _judge(
-                name, index, rows, people.phi_n, contradicted, unanimous, controls["length"], opinions, settings
-            )
-            for name, index in (indexes | controls).items()
-        },
+        "indexes": {name: ask(name, index) for name, index in (indexes | controls).items()},
         "per_prompt": {opinion.source: len(opinion.neg_log_phi) for opinion in opinions},
     }
 
@@ -204,36 +217,6 @@ def _opinions(rows: VoteRows, path: str, settings: PeopleSettings) -> list[Promp
     if rows.form == VOTE_FORMS[3]:
         opinions.append(opinion_of_rankings(load_rankings(path), settings=own))
     return opinions
-
-
-def _judge(
-    name: str,
-    index: Floats,
-    rows: VoteRows,
-    phi: Floats,
-    contradicted: NDArray[np.bool_],
-    unanimous: NDArray[np.bool_],
-    length: Floats,
-    opinions: list[PromptOpinion],
-    settings: PeopleSettings,
-) -> dict[str, Any]:
-    """All that is asked of one index; each question with its own stream of draws."""
-    drawing: dict[str, Any] = {"rng": np.random.default_rng(settings.seed), "resamples": settings.resamples}
-    clear = contradicted | unanimous
-    names = rows.prompt_ids
-    found: dict[str, Any] = {
-        "pairs": correlation(index, phi, groups=names, **drawing),
-        "pairs_given_length": correlation(_without(index, length), _without(phi, length), groups=names, **drawing),
-        "auroc": statistic(
-            auroc(index[clear], contradicted[clear], groups=[names[i] for i in np.flatnonzero(clear)], **drawing),
-            int(clear.sum()),
-        ),
-    }
-    whole = prompt_index(name, index, names) if name in ESTIMATORS else index
-    for opinion in opinions:
-        compared = side_by_side(whole, names, opinion, **drawing)
-        found[f"prompts_{opinion.source}"] = compared.summary["correlation"]
-    return found
 
 
 def _without(values: Floats, control: Floats) -> Floats:

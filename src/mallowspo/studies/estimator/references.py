@@ -127,19 +127,7 @@ def scored_prompts(settings: WorldSettings, job: WorldJob, written: WrittenWorld
 def read_reference(
     model: Any, tokenizer: Any, prompts: Sequence[WorldPrompt], forms: Forms, settings: WorldSettings, *, seed: int
 ) -> Reading:
-    """Read everything that an index can be made of.
-
-    Args:
-        model: The reference; it gets the score head.
-        tokenizer: The tokenizer of the language.
-        prompts: The prompts, P of them.
-        forms: The texts of their candidates.
-        settings: Pairs and samples a prompt.
-        seed: Of the pairs and the samples.
-
-    Returns:
-        The reading.
-    """
+    """Read all that an index can be made of; the model gets the score head, the seed draws pairs and samples."""
     from mallowspo.compat import add_score_head
 
     add_score_head(model)
@@ -204,10 +192,6 @@ def _excess_nats(written: WrittenWorld, form_logp_pk: Floats) -> float:
 
 def run_world_job(settings: WorldSettings, job: WorldJob) -> dict[str, Any]:
     """Train one reference and read it.
-
-    Args:
-        settings: What all references share.
-        job: Condition and seed.
 
     Returns:
         `excess_nats` of the reference on held-out prompts, `indexes` (held-out prompts first, then the scored training

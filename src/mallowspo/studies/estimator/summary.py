@@ -81,10 +81,6 @@ class JudgeJob:
 def judge(setup: JudgeSetup, job: JudgeJob) -> dict[str, Any]:
     """Judge every index of one reference on its held-out prompts.
 
-    Args:
-        setup: What all references share.
-        job: Which one.
-
     Returns:
         `rank`: index → rank correlation with the true −log φ; `spread`: index → map → 5–95% range of the weights over
         the truth's; `sensitivity`: both of the panel of one pass, told a wrong N; `picked` and `chosen_n`: the index
@@ -187,9 +183,6 @@ def stress_summary(jobs: Sequence[WorldJob], judged: Sequence[Mapping[str, Any]]
 
 def survival(stress: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """For each index: where it does worst, and how often it reaches the aims where the reference is trained.
-
-    Args:
-        stress: The entries of `stress_summary`.
 
     Returns:
         Index → `worst` (mean rank correlation in its worst condition), `worst_low` (the lowest lower end of an

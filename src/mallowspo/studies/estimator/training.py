@@ -71,10 +71,6 @@ class DownstreamSettings:
 def run_downstream_job(settings: DownstreamSettings, job: WorldJob) -> dict[str, Any]:
     """Train every method at every β from one reference.
 
-    Args:
-        settings: What all jobs share.
-        job: Condition and seed.
-
     Returns:
         `runs`, one mapping each with `method`, `beta`, `agreement` (counted), `kl` and `outside`; and `seconds` of
         processor time.
