@@ -111,6 +111,14 @@ def study_page(name: str, run: str = "") -> Callable[[], str]:
     return write
 
 
+def people() -> str:
+    """Every index of a model against people's votes, from the committed run."""
+    from mallowspo.reports.markdown import render_markdown
+    from mallowspo.studies.estimator.people import PEOPLE
+
+    return render_markdown(PEOPLE.page(_results("docs/dispersion")), figures="dispersion/figures", level=3)
+
+
 def _results(folder: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((ROOT / folder / "results.json").read_text(encoding="utf-8"))
     return found
@@ -146,6 +154,7 @@ PAGES = {
     "README.md": {"presets": presets, "quickstart": quickstart},
     "docs/paper-index.md": {"paper-index": paper_index},
     "docs/training.md": {"options": options},
+    "docs/dispersion.md": {"people": people},
     **{
         f"docs/experiments/{name}.md": {name: study_page(name)}
         for name in STUDIES

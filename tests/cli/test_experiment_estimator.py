@@ -1,11 +1,10 @@
 """`mallowspo experiment estimator` as its users call it."""
 
-import json
-
 import pytest
 
 from mallowspo.cli.main import main
-from mallowspo.experiments.estimator_indexes import INDEXES
+from mallowspo.studies import study
+from mallowspo.studies.estimator.study import ESTIMATOR
 
 
 def run(*arguments):
@@ -14,21 +13,20 @@ def run(*arguments):
     return stop.value.code
 
 
-def test_the_fast_run_shows_every_part(tmp_path, capsys):
-    assert run("--fast", "--output_dir", str(tmp_path / "out")) == 0
-    found = json.loads((tmp_path / "out/results.json").read_text())
-    assert [row["condition"] for row in found["stress"]] == ["mixed_length", "style_agreed"]
-    assert set(INDEXES) < set(found["stress"][0]["rank"]) and len(found["downstream"]) == 5
-    assert found["people"] is None and len(found["paper"]) == 4
-    assert "Verdict and limits" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
-    assert (tmp_path / "out/figures/ranks.png").stat().st_size > 10_000
-    assert "report.html" in capsys.readouterr().out
-    # Finished jobs are kept: the same command writes the same findings without training anything.
-    log = (tmp_path / "out/references.jsonl").read_bytes()
-    assert run("--fast", "--output_dir", str(tmp_path / "out")) == 0
-    assert (tmp_path / "out/references.jsonl").read_bytes() == log
-    again = json.loads((tmp_path / "out/results.json").read_text())
-    assert again["stress"] == found["stress"] and again["downstream"] == found["downstream"]
+def test_options_change_what_is_run(capsys, monkeypatch):
+    ran = []
+    monkeypatch.setattr(study, "run_study", lambda declared, settings, progress: ran.append((declared, settings)))
+    given = ["--conditions", "careless, style_all+careless", "--downstream", "none", "--model_name_or_path", "M",
+             "--votes", "a=b.json", "--votes", "c=d=e.json", "--trust_remote_code", "--workers", "2"]  # fmt: skip
+    assert run(*given, "--seeds", "3", "--output_dir", "here") == 0
+    assert "here/report.html" in capsys.readouterr().out
+    declared, settings = ran[0]
+    assert declared is ESTIMATOR and settings.output_dir == "here" and settings.seeds == (1, 2, 3)
+    assert settings.conditions == ("careless", "style_all+careless") and settings.downstream_conditions == ()
+    assert (settings.model, settings.data) == ("M", {"a": "b.json", "c": "d=e.json"})
+    assert settings.trust_remote_code and settings.workers == 2
+    assert run("--fast") == 0 and ran[1][1] == ESTIMATOR.presets["fast"]("output/estimator")
+    assert run() == 0 and ran[2][1] == ESTIMATOR.presets["default"]("output/estimator")
 
 
 @pytest.mark.parametrize(

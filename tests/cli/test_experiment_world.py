@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mallowspo.cli.main import main
-from mallowspo.experiments import world_study_config
+from mallowspo.studies.world.study import WORLD
 from mallowspo.world.reference import ReferenceTraining
 
 
@@ -18,10 +18,10 @@ def run(*arguments):
 
 def test_options_change_what_is_run(tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
-    fast = world_study_config.fast_world_config(str(out))
+    fast = WORLD.presets["fast"](str(out))
     reference = ReferenceTraining(hidden_size=32, layers=1, steps=10)
     small = replace(fast, setup=replace(fast.setup, reference=reference))
-    monkeypatch.setattr(world_study_config, "fast_world_config", {str(out): small}.__getitem__)
+    monkeypatch.setitem(WORLD.presets, "fast", {str(out): small}.__getitem__)
     code = run("--fast", "--output_dir", out, "--methods", "dpo,mallows_phi", "--betas", "0.5,4", "--seeds", 1,
                "--learning_rates", "4e-4")  # fmt: skip
     assert code == 0 and "report.html" in capsys.readouterr().out

@@ -194,12 +194,11 @@ CODE = ("check", "reference", "train", "evaluate", "controllable", "dialogue", "
 def with_code(name, folder, pairs, out):
     given = commands(folder, pairs, out)[name]
     if name == "estimator":
-        given = [*given, "--conditions", "plain", "--downstream", "none", "--model_name_or_path", folder, "--votes",
-                 f"x={pairs}"]  # fmt: skip
+        given = [*given, "--model_name_or_path", folder, "--votes", f"x={pairs}"]
     return given
 
 
-@pytest.mark.parametrize("name", [name for name in CODE if name != "estimator"])
+@pytest.mark.parametrize("name", CODE)
 def test_code_of_a_model_never_runs_unasked(name, run, foreign, pairs, tmp_path):
     folder, marker = foreign
     code, _, told = run(*with_code(name, folder, pairs, tmp_path / "out"))
@@ -223,15 +222,6 @@ def test_code_of_a_second_model_never_runs_unasked(
     folder, marker = foreign
     code, _, told = run(*commands(model, pairs, tmp_path / "out")[name], option, value.format(folder))
     assert code == 2 and option[2:] in told and "trust_remote_code" in told and str(folder) in told, told
-    assert not marker.exists()
-
-
-def test_code_of_a_model_never_runs_in_the_study_of_indexes(foreign, pairs, tmp_path):
-    from mallowspo.experiments.estimator import EstimatorConfig, run_estimator_study
-
-    folder, marker = foreign
-    with pytest.raises(InputError, match="trust_remote_code"):
-        run_estimator_study(EstimatorConfig(model=str(folder), data={"x": str(pairs)}, output_dir=str(tmp_path)))
     assert not marker.exists()
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mallowspo.cli.main import main
-from mallowspo.experiments import quickstart
+from mallowspo.studies.world.study import WORLD
 from mallowspo.world.reference import ReferenceTraining
 
 
@@ -17,12 +17,12 @@ def run(*arguments):
 
 
 def test_it_writes_a_report_and_its_numbers(tmp_path, capsys, monkeypatch):
-    """The study that is begun is a smaller one; the whole of it runs in `experiments/test_quickstart.py`."""
-    small = replace(
-        quickstart.fast_config(str(tmp_path / "out")), betas=(2.0,), train_prompts=48,
-        reference=ReferenceTraining(hidden_size=32, layers=1, steps=10),
-    )  # fmt: skip
-    monkeypatch.setattr(quickstart, "fast_config", {small.output_dir: small}.__getitem__)
+    """The study that is begun is a smaller one; the whole of it runs in `studies/test_world.py`."""
+    out = str(tmp_path / "out")
+    fast = WORLD.presets["quickstart_fast"](out)
+    reference = ReferenceTraining(hidden_size=32, layers=1, steps=10)
+    small = replace(fast, setup=replace(fast.setup, train_prompts=48, reference=reference))
+    monkeypatch.setitem(WORLD.presets, "quickstart_fast", {out: small}.__getitem__)
     assert run("quickstart", "--fast", "--output_dir", str(tmp_path / "out")) == 0
     assert "<html" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "out/results.json").read_text())["index"]

@@ -56,8 +56,9 @@ def estimator(
 
     from rich.console import Console
 
-    from mallowspo.experiments.estimator_study import IndexStudyConfig, fast_config, run_index_study
     from mallowspo.progress import progress_bar
+    from mallowspo.studies.estimator.study import ESTIMATOR
+    from mallowspo.studies.study import run_study
 
     given: dict[str, Any] = {
         "workers": workers,
@@ -71,9 +72,9 @@ def estimator(
         given["downstream_conditions"] = () if downstream == "none" else _names(downstream)
     if not fast:
         given["seeds"] = tuple(range(1, seeds + 1))
-    start = fast_config(str(output_dir)) if fast else IndexStudyConfig(output_dir=str(output_dir))
+    start = ESTIMATOR.presets["fast" if fast else "default"](str(output_dir))
     with progress_bar("mallowspo experiment estimator") as progress:
-        run_index_study(replace(start, **given), progress=progress)
+        run_study(ESTIMATOR, replace(start, **given), progress=progress)
     end = f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json."
     Console().print(end, markup=False, highlight=False, soft_wrap=True)
 

@@ -22,6 +22,9 @@ __all__ = [
     "INDEXES",
     "MAP_NAMES",
     "N_BY_VOTES",
+    "PANELS",
+    "SAMPLED",
+    "SINGLE_PASS",
     "Index",
     "alternatives_by_votes",
     "ask_people",
@@ -34,22 +37,27 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-INDEXES = (
-    "mean_entropy",
-    "answer_entropy",
-    "first_token",
-    "divergent_token",
-    "reference_margin",
-    "sampled",
-    "sampled_clusters",
-    "weighted_clusters",
-    "topic_entropy",
-    "topic_entropy_auto",
-    "panel",
-    "panel_sampled",
-    "panel_topics",
-)
-"""All indexes: those of one pass, those of sampled answers, and the medians of several."""
+SINGLE_PASS = {
+    "mean_entropy": "mean entropy",
+    "answer_entropy": "answer entropy",
+    "first_token": "first token",
+    "divergent_token": "divergent token",
+    "reference_margin": "reference margin",
+}
+SAMPLED = {
+    "sampled": "samples, exact match",
+    "sampled_clusters": "samples, clusters",
+    "weighted_clusters": "samples, weighted clusters",
+    "topic_entropy": "topic entropy, N told",
+    "topic_entropy_auto": "topic entropy, N estimated",
+}
+PANELS = {
+    "panel": "panel, one pass",
+    "panel_sampled": "panel with samples",
+    "panel_topics": "panel with samples and topics",
+}
+INDEXES = {**SINGLE_PASS, **SAMPLED, **PANELS}
+"""All indexes, those of one pass, those of sampled answers and the medians of several: name → what a reader reads."""
 
 MAP_NAMES = ("neglog", "mallows", "quantile", "isotonic")
 
@@ -71,24 +79,14 @@ class Index:
     u_p: Floats
 
 
-def read_indexes(result: Mapping[str, Any], *, vocab_size: int, alternatives: int) -> dict[str, Index]:
-    """Make every index of a reference's results.
-
-    Args:
-        result: What `run_world_job` returned.
-        vocab_size: |V|.
-        alternatives: N, among how many answers people choose.
-
-    Returns:
-        Name in `INDEXES` → index.
-    """
+def read_indexes(reading: Mapping[str, Any], *, vocab_size: int, alternatives: int) -> dict[str, Index]:
+    """Every index, by its name in `INDEXES`, of what `run_world_job` read; people choose among N alternatives."""
     unit = math.log(vocab_size)
     answers = [
         [SampledAnswer(tuple(ids), count, (logp,), tuple(entropy)) for ids, count, logp, entropy in given]
-        for given in result["answers"]
+        for given in reading["answers"]
     ]
-    entropies = {name: np.array(values) for name, values in result["indexes"].items() if name != "reference_margin"}
-    margin = -np.log(np.array(result["indexes"]["reference_margin"]).clip(1e-6))
+    entropies = {name: np.array(values) for name, values in reading["indexes"].items() if name != "reference_margin"}
     samples = sum(answer.count for answer in answers[0])
     clusters = cluster_answers([[answer.ids for answer in given] for given in answers])
     drawn: dict[str, list[list[Any]]] = {
@@ -104,41 +102,34 @@ def read_indexes(result: Mapping[str, Any], *, vocab_size: int, alternatives: in
     entropies["topic_entropy"] = topic_entropy(answers, alternatives=alternatives) / unit
     entropies["topic_entropy_auto"] = topic_entropy(answers, alternatives=estimate_alternatives(answers)) / unit
     found = {name: Index("entropy", u_p) for name, u_p in entropies.items()}
-    found["reference_margin"] = Index("margin", np.exp(-margin))
-    for name, members in _PANELS.items():
-        estimate = panel_neg_log_phi(
-            {member: unit * entropies[member] for member in members}, margin, alternatives=alternatives
-        )
-        found[name] = Index("neg_log_phi", np.exp(-estimate))
+    found["reference_margin"] = Index("margin", np.exp(-_margin(reading)))
+    for name, members in _MEMBERS.items():
+        nats = {member: unit * entropies[member] for member in members}
+        found[name] = _panel(nats, _margin(reading), alternatives)
     return {name: found[name] for name in INDEXES}
 
 
-def panel_told(result: Mapping[str, Any], told: int, *, vocab_size: int) -> Index:
-    """The panel of one pass, told another number of answers.
-
-    Args:
-        result: What `run_world_job` returned.
-        told: N.
-        vocab_size: |V|.
-
-    Returns:
-        The index.
-    """
+def panel_told(reading: Mapping[str, Any], told: int, *, vocab_size: int) -> Index:
+    """The panel of one pass, told another number of answers."""
     unit = math.log(vocab_size)
-    estimate = panel_neg_log_phi(
-        {name: unit * np.array(result["indexes"][name]) for name in _PANELS["panel"]},
-        -np.log(np.array(result["indexes"]["reference_margin"]).clip(1e-6)),
-        alternatives=told,
-    )
-    return Index("neg_log_phi", np.exp(-estimate))
+    nats = {name: unit * np.array(reading["indexes"][name]) for name in _MEMBERS["panel"]}
+    return _panel(nats, _margin(reading), told)
 
 
 # Each with the margin.
-_PANELS = {
+_MEMBERS = {
     "panel": ("first_token", "divergent_token"),
     "panel_sampled": ("divergent_token", "weighted_clusters"),
     "panel_topics": ("divergent_token", "weighted_clusters", "topic_entropy"),
 }
+
+
+def _margin(reading: Mapping[str, Any]) -> Floats:
+    return np.asarray(-np.log(np.array(reading["indexes"]["reference_margin"]).clip(1e-6)), np.float64)
+
+
+def _panel(nats: Mapping[str, Floats], margin_p: Floats, alternatives: int) -> Index:
+    return Index("neg_log_phi", np.exp(-panel_neg_log_phi(nats, margin_p, alternatives=alternatives)))
 
 
 def ask_people(
@@ -150,18 +141,10 @@ def ask_people(
     members: int,
     rng: np.random.Generator,
 ) -> list[tuple[int, int]]:
-    """Ask people about the pairs of some prompts.
+    """Ask people about the pairs, (prompt, answer, answer), of as many prompts as are to be voted on.
 
-    Args:
-        prompts: All prompts, P of them.
-        pairs: (prompt, candidate, candidate).
-        first: Only prompts from this position on are asked about.
-        voted: How many prompts.
-        members: Votes a pair.
-        rng: Source of randomness.
-
-    Returns:
-        (prompt, votes for the first of the two answers) of each pair that was asked about.
+    Only prompts from position `first` on are asked about. Returns (prompt, votes for the first of the two answers) of
+    each pair that was asked about.
     """
     asked = set((first + rng.permutation(len(prompts) - first)[:voted]).tolist())
     return [
@@ -172,16 +155,7 @@ def ask_people(
 
 
 def people_estimate(asked: list[tuple[int, int]], prompts: int, *, members: int) -> Floats:
-    """Turn votes into −log φ̂.
-
-    Args:
-        asked: What `ask_people` returned.
-        prompts: Number of prompts, P.
-        members: Votes a pair.
-
-    Returns:
-        Mean −log φ̂ of each prompt's pairs, NaN where nobody was asked, shape (P,).
-    """
+    """Mean −log φ̂ of each prompt's pairs, from the votes; NaN where nobody was asked, shape (P,)."""
     sums: dict[int, list[float]] = {}
     for prompt, yes in asked:
         phi = votes_index(np.array([[yes, members - yes, 0]], np.float64)).phi_n[0]
@@ -195,18 +169,10 @@ def people_estimate(asked: list[tuple[int, int]], prompts: int, *, members: int)
 def mapped(
     index: Index, map_name: str, fit: slice, people_p: Floats, *, vocab_size: int, alternatives: int
 ) -> Floats | None:
-    """−log φ by a map, up to a factor: training scales the mean weight to 1.
+    """−log φ by one of `MAP_NAMES`, up to a factor, shape (P,): training scales the mean weight to 1.
 
-    Args:
-        index: The index, P prompts.
-        map_name: One of `MAP_NAMES`.
-        fit: The prompts that the map is fitted on.
-        people_p: −log φ̂ from votes, NaN where nobody was asked, shape (P,).
-        vocab_size: |V|.
-        alternatives: N.
-
-    Returns:
-        Shape (P,); None where the map has no meaning for the index.
+    The map is fitted on the prompts of `fit`, `isotonic` on what people said there, NaN where nobody was asked. None
+    where the map has no meaning for the index.
     """
     if map_name == "neglog":
         if index.u_p.max() > 1:
@@ -224,23 +190,13 @@ def mapped(
 
 
 def alternatives_by_votes(
-    result: Mapping[str, Any], asked: list[tuple[int, int]], *, vocab_size: int, members: int
+    reading: Mapping[str, Any], asked: list[tuple[int, int]], *, vocab_size: int, members: int
 ) -> int:
-    """The N with which the panel of one pass explains the votes best.
-
-    Args:
-        result: What `run_world_job` returned.
-        asked: What `ask_people` returned.
-        vocab_size: |V|.
-        members: Votes a pair.
-
-    Returns:
-        One of 3 to 12 or 20.
-    """
+    """The N, one of 3 to 12 or 20, with which the panel of one pass explains the votes of `ask_people` best."""
     prompt_n, votes_n = (np.array(values) for values in zip(*asked, strict=True))
     fits = {}
     for told in (*range(3, 13), 20):
-        estimate_p = -np.log(panel_told(result, told, vocab_size=vocab_size).u_p)
+        estimate_p = -np.log(panel_told(reading, told, vocab_size=vocab_size).u_p)
         fits[told] = vote_log_likelihood(
             estimate_p[prompt_n], votes_n, np.full(len(votes_n), members), alternatives=told
         )

@@ -24,14 +24,6 @@ _PHI = np.linspace(0.02, 0.98, 49)
 def entropy_estimate(items: int, phi: float, distance: str) -> float:
     """The paper's estimate −log(H/log n!) of −log φ, from the exact entropy H of the model.
 
-    Args:
-        items: n >= 2.
-        phi: φ in (0, 1].
-        distance: `kendall` or `spearman`.
-
-    Returns:
-        The estimate, >= 0.
-
     Source: Chen et al. 2025 (arXiv 2405.14953), dispersion estimate.
 
     Example:
@@ -44,9 +36,6 @@ def entropy_estimate(items: int, phi: float, distance: str) -> float:
 
 def paper_check(sizes: Sequence[int]) -> list[dict[str, Any]]:
     """Compare −log φ with its estimate over a grid of φ.
-
-    Args:
-        sizes: Numbers of items.
 
     Returns:
         One mapping per distance and size: `distance`, `items`, `neg_log_phi` and `estimate` (lists over the grid),

@@ -1,17 +1,35 @@
-"""What the study of the indexes runs."""
+"""Is there an index that survives? Every index of the family under stress, and against people.
+
+Four parts: the paper's check, which is exact; every index of many small references, each under a condition that
+misleads some of them; what an index is worth in training; and, for a model that is given, people's votes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from mallowspo.errors import InputError
-from mallowspo.experiments.estimator_downstream import DownstreamSettings
-from mallowspo.experiments.estimator_worlds import WorldJob, WorldSettings
+from mallowspo.studies.estimator.page import figures, page
+from mallowspo.studies.estimator.paper import paper_check
+from mallowspo.studies.estimator.people import PeopleJob, PeopleSettings, compare, open_model, people_jobs
+from mallowspo.studies.estimator.references import WorldJob, WorldSettings, run_world_job
+from mallowspo.studies.estimator.summary import (
+    JudgeJob,
+    JudgeSetup,
+    downstream_summary,
+    judge,
+    stress_summary,
+    survival,
+)
+from mallowspo.studies.estimator.training import DownstreamSettings, run_downstream_job
+from mallowspo.studies.study import Done, Results, Stage, Study
 from mallowspo.world.conditions import CONDITIONS, condition_named
 from mallowspo.world.reference import ReferenceTraining
 
-__all__ = ["COMBINATIONS", "IndexStudyConfig", "fast_config"]
+__all__ = ["COMBINATIONS", "ESTIMATOR", "EstimatorSettings"]
 
 COMBINATIONS = (
     "style_agreed+prefix_contested",
@@ -29,7 +47,7 @@ _REFERENCE = ReferenceTraining(layers=1, steps=250, prompts_per_step=24)
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexStudyConfig:
+class EstimatorSettings:
     """The study's settings.
 
     Attributes:
@@ -50,7 +68,7 @@ class IndexStudyConfig:
         workers: Processes that train side by side; 0 trains in the calling process. It changes no result.
     """
 
-    output_dir: str = "estimator"
+    output_dir: str = "output/estimator"
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
     conditions: tuple[str, ...] = (*CONDITIONS, *COMBINATIONS)
     world: WorldSettings = field(default_factory=lambda: WorldSettings(reference=_REFERENCE))
@@ -80,8 +98,7 @@ class IndexStudyConfig:
         if not 2 <= self.voted_prompts <= self.world.scored_train_prompts:
             raise InputError(
                 f"voted_prompts: got {self.voted_prompts}, expected 2 to {self.world.scored_train_prompts}, the "
-                f"training "
-                f"prompts that are scored"
+                "training prompts that are scored"
             )
         if self.members < 1:
             raise InputError(f"members: got {self.members}, expected at least 1 vote a pair")
@@ -104,19 +121,68 @@ class IndexStudyConfig:
         return [WorldJob(condition=name, seed=seed) for seed in seeds for name in self.downstream_conditions]
 
 
-def fast_config(output_dir: str) -> IndexStudyConfig:
-    """Settings that run every part within seconds, for a first look or a test; they resolve nothing.
+def _people_jobs(settings: EstimatorSettings, done: Done) -> Sequence[PeopleJob]:
+    return people_jobs(settings.data)
 
-    Args:
-        output_dir: Folder for everything that is written.
 
-    Returns:
-        The settings: two conditions, one seed, briefly trained references; nothing is held against people.
+def _people(settings: EstimatorSettings, done: Done) -> PeopleSettings:
+    return PeopleSettings(model=settings.model or "", trust_remote_code=settings.trust_remote_code)
 
-    Example:
-        >>> len(fast_config("out").jobs)
-        2
-    """
+
+def _references(settings: EstimatorSettings, done: Done) -> Sequence[WorldJob]:
+    return settings.jobs
+
+
+def _world(settings: EstimatorSettings, done: Done) -> WorldSettings:
+    return settings.world
+
+
+def _readings(settings: EstimatorSettings, done: Done) -> Sequence[JudgeJob]:
+    return [
+        JudgeJob(condition=job.condition, seed=job.seed, reading=reading)
+        for job, reading in zip(settings.jobs, done["references"], strict=True)
+    ]
+
+
+def _judge(settings: EstimatorSettings, done: Done) -> JudgeSetup:
+    return JudgeSetup(
+        world=settings.world,
+        alternatives=settings.alternatives,
+        voted_prompts=settings.voted_prompts,
+        members=settings.members,
+    )
+
+
+def _trained(settings: EstimatorSettings, done: Done) -> Sequence[WorldJob]:
+    return settings.downstream_jobs
+
+
+def _training(settings: EstimatorSettings, done: Done) -> DownstreamSettings:
+    return settings.downstream
+
+
+def _summarise(settings: EstimatorSettings, done: Done) -> Results:
+    """Findings: `paper`, `stress`, `survival`, `downstream` and `people`, None where no model was given."""
+    stress = stress_summary(settings.jobs, done["judged"])
+    people: dict[str, Any] | None = None
+    if settings.model is not None:
+        people = {"model": Path(settings.model).name, "data": dict(zip(settings.data, done["people"], strict=True))}
+    return {
+        "paper": paper_check(settings.paper_sizes),
+        "stress": stress,
+        "survival": survival(stress),
+        "downstream": downstream_summary(settings.downstream_jobs, done["policies"]),
+        "people": people,
+        "cpu_seconds": sum(result["seconds"] for result in (*done["references"], *done["policies"])),
+    }
+
+
+def _default(output_dir: str) -> EstimatorSettings:
+    return EstimatorSettings(output_dir=output_dir)
+
+
+def _fast(output_dir: str) -> EstimatorSettings:
+    """Every part within seconds, on two conditions and one seed; it resolves nothing, nor asks people."""
     world = WorldSettings(
         train_prompts=96,
         heldout_prompts=24,
@@ -124,7 +190,7 @@ def fast_config(output_dir: str) -> IndexStudyConfig:
         samples=8,
         reference=ReferenceTraining(hidden_size=32, layers=1, steps=80, prompts_per_step=24),
     )
-    return IndexStudyConfig(
+    return EstimatorSettings(
         output_dir=output_dir,
         seeds=(1,),
         conditions=("mixed_length", "style_agreed"),
@@ -134,3 +200,21 @@ def fast_config(output_dir: str) -> IndexStudyConfig:
         downstream_conditions=("mixed_length",),
         downstream=DownstreamSettings(world=world, betas=(0.5, 4.0), epochs=1),
     )
+
+
+ESTIMATOR: Study[EstimatorSettings] = Study(
+    name="estimator",
+    version=1,
+    stages=(
+        # People first: a model or a file that cannot be used is found out before an hour of training, not after it.
+        Stage("people", "Comparing with people", _people_jobs, _people, compare, bench=open_model, parallel=False),
+        Stage("references", "Training references", _references, _world, run_world_job),
+        Stage("judged", "Judging the indexes", _readings, _judge, judge),
+        Stage("policies", "Training policies", _trained, _training, run_downstream_job),
+    ),
+    summarise=_summarise,
+    figures=figures,
+    page=page,
+    presets={"default": _default, "fast": _fast},
+)
+"""The declaration; `mallowspo experiment estimator` runs it."""

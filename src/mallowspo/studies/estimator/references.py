@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from mallowspo.dispersion import ESTIMATORS, prompt_index
 from mallowspo.dispersion.answer_samples import SampledAnswer, sample_answers
 from mallowspo.errors import InputError
-from mallowspo.experiments.estimator_scores import ScoredResponse, pair_statistics, score_responses
-from mallowspo.progress import silent
+from mallowspo.studies.estimator.indexes import SINGLE_PASS
+from mallowspo.studies.estimator.scores import ScoredResponse, pair_statistics, score_responses
+from mallowspo.studies.policies import one_thread, quiet_libraries
 from mallowspo.world.conditions import (
     EXTRA_WORDS,
     WrittenWorld,
@@ -32,7 +33,6 @@ from mallowspo.world.population import PreferencePair, collect_preferences, top_
 from mallowspo.world.reference import ReferenceTraining, tokenize_forms, train_reference
 
 __all__ = [
-    "ONE_PASS",
     "Reading",
     "WorldJob",
     "WorldSettings",
@@ -45,9 +45,6 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 Forms = Sequence[Sequence[Sequence[str]]]
-
-ONE_PASS = ("mean_entropy", "answer_entropy", "first_token", "divergent_token", "reference_margin")
-"""What is read off the pairs; a panel is made of these."""
 
 _MAX_ANSWER_TOKENS = 20
 _BATCH = 512
@@ -115,14 +112,7 @@ def written_world(settings: WorldSettings, job: WorldJob) -> WrittenWorld:
 def train_world(settings: WorldSettings, job: WorldJob, written: WrittenWorld, tokenizer: Any) -> Any:
     """Let the population write the corpus and train the reference on it."""
     plan, condition = settings.reference, written.condition
-    training = ReferenceTraining(
-        hidden_size=plan.hidden_size,
-        layers=plan.layers,
-        steps=max(1, round(condition.training_share * plan.steps)),
-        prompts_per_step=plan.prompts_per_step,
-        learning_rate=plan.learning_rate,
-        seed=job.seed,
-    )
+    training = replace(plan, steps=max(1, round(condition.training_share * plan.steps)), seed=job.seed)
     corpus_pk = write_condition_corpus(written, rng=np.random.default_rng([job.seed, 2**20]))
     return train_reference(tokenizer, written.world.train, corpus_pk, forms=written.train_forms, training=training)
 
@@ -137,19 +127,7 @@ def scored_prompts(settings: WorldSettings, job: WorldJob, written: WrittenWorld
 def read_reference(
     model: Any, tokenizer: Any, prompts: Sequence[WorldPrompt], forms: Forms, settings: WorldSettings, *, seed: int
 ) -> Reading:
-    """Read everything that an index can be made of.
-
-    Args:
-        model: The reference; it gets the score head.
-        tokenizer: The tokenizer of the language.
-        prompts: The prompts, P of them.
-        forms: The texts of their candidates.
-        settings: Pairs and samples a prompt.
-        seed: Of the pairs and the samples.
-
-    Returns:
-        The reading.
-    """
+    """Read all that an index can be made of; the model gets the score head, the seed draws pairs and samples."""
     from mallowspo.compat import add_score_head
 
     add_score_head(model)
@@ -165,7 +143,7 @@ def read_reference(
         for p, drawn_k in enumerate(drawn_pk.tolist())
         for k, form in enumerate(drawn_k)
     ]
-    flat = score_responses(model, sequences, _BATCH, silent, "")
+    flat = score_responses(model, sequences, _BATCH)
     scored = np.empty(len(flat), dtype=object)
     scored[:] = flat
     scored_jpk = scored.reshape(drawn_jpk.shape)
@@ -184,7 +162,7 @@ def read_reference(
     return Reading(
         indexes={
             name: prompt_index(name, read(statistics), [f"{n:06d}" for n in prompt_n])[per_prompt]
-            for name, read in ((name, ESTIMATORS[name]) for name in ONE_PASS)
+            for name, read in ((name, ESTIMATORS[name]) for name in SINGLE_PASS)
         },
         pairs=pairs,
         pair_forms=[
@@ -215,17 +193,11 @@ def _excess_nats(written: WrittenWorld, form_logp_pk: Floats) -> float:
 def run_world_job(settings: WorldSettings, job: WorldJob) -> dict[str, Any]:
     """Train one reference and read it.
 
-    Args:
-        settings: What all references share.
-        job: Condition and seed.
-
     Returns:
         `excess_nats` of the reference on held-out prompts, `indexes` (held-out prompts first, then the scored training
         prompts), `pairs` (prompt, chosen, rejected), `answers` as [ids, count, log-probability, entropies of the
         tokens], and `seconds` of processor time.
     """
-    from mallowspo.studies.policies import one_thread, quiet_libraries
-
     started = time.process_time()
     with quiet_libraries(), one_thread():
         written, tokenizer = written_world(settings, job), word_tokenizer(EXTRA_WORDS)

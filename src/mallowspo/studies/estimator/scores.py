@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from mallowspo.dispersion.entropy import ReferenceStatistics
 from mallowspo.dispersion.votes_file import VoteRows
-from mallowspo.progress import Progress
 
 __all__ = [
     "ScoredPairs",
@@ -60,14 +59,7 @@ class ScoredPairs:
 
 
 def divergent_place(first: Sequence[int], second: Sequence[int]) -> int | None:
-    """Where two responses first differ.
-
-    Args:
-        first: Tokens.
-        second: Tokens.
-
-    Returns:
-        The position, which may be the end of the shorter one; None where they are the same.
+    """Where two responses first differ, perhaps at the end of the shorter one; None where they are the same.
 
     Example:
         >>> divergent_place([1, 2, 3], [1, 4]), divergent_place([1], [1, 2]), divergent_place([1], [1])
@@ -87,23 +79,10 @@ def score_pairs(
     max_prompt_tokens: int,
     max_length: int,
     batch_size: int,
-    progress: Progress,
-    stage: str,
 ) -> ScoredPairs:
     """Score each response once, after its own prompt, and pair the scores as people judged them.
 
-    Args:
-        model: A causal language model with the score head.
-        tokenizer: Its tokenizer.
-        rows: The pairs.
-        max_prompt_tokens: Of a longer prompt the end is kept.
-        max_length: Tokens of prompt and response together; of a longer response the beginning is kept.
-        batch_size: Responses a batch.
-        progress: Called with the stage, responses done and responses in all.
-        stage: What to call the work.
-
-    Returns:
-        The scores.
+    Of a prompt longer than `max_prompt_tokens` the end is kept; of what is then beyond `max_length`, the beginning.
     """
     prompt_of = dict(zip(rows.prompt_ids, rows.prompts, strict=True))
     named = list(dict.fromkeys((rows.prompt_ids[n], text) for n, pair in enumerate(rows.responses) for text in pair))
@@ -119,7 +98,7 @@ def score_pairs(
         room = max_length - len(before[name])
         cut += len(ids) > room
         sequences.append((before[name], ids[:room]))
-    scored = dict(zip(named, score_responses(model, sequences, batch_size, progress, stage), strict=True))
+    scored = dict(zip(named, score_responses(model, sequences, batch_size), strict=True))
     pairs = [
         (scored[name, first], scored[name, second])
         for name, (first, second) in zip(rows.prompt_ids, rows.responses, strict=True)
@@ -129,15 +108,7 @@ def score_pairs(
 
 
 def pair_statistics(pairs: Sequence[tuple[ScoredResponse, ScoredResponse]], vocab_size: int) -> ReferenceStatistics:
-    """Lay scored responses out as pairs.
-
-    Args:
-        pairs: Two responses each, N of them.
-        vocab_size: Last axis of the model's logits.
-
-    Returns:
-        What the estimators read, K = 2.
-    """
+    """Lay scored responses out as the estimators read them, N pairs, K = 2."""
     divergent = np.full((len(pairs), 2), np.nan)
     for row, (first, second) in enumerate(pairs):
         place = divergent_place(first.tokens, second.tokens)
@@ -159,20 +130,9 @@ def pair_statistics(pairs: Sequence[tuple[ScoredResponse, ScoredResponse]], voca
 
 
 def score_responses(
-    model: Any, sequences: Sequence[tuple[list[int], list[int]]], batch_size: int, progress: Progress, stage: str
+    model: Any, sequences: Sequence[tuple[list[int], list[int]]], batch_size: int
 ) -> list[ScoredResponse]:
-    """Score responses, each after its own prompt.
-
-    Args:
-        model: A causal language model with the score head.
-        sequences: (ids of the prompt, ids of the response), each at least one token.
-        batch_size: Responses a batch.
-        progress: Called with the stage, responses done and responses in all.
-        stage: What to call the work.
-
-    Returns:
-        One score per sequence, in their order.
-    """
+    """Score responses, given as (ids of the prompt, ids of the response), with a model that has the score head."""
     import torch
 
     from mallowspo.scoring import score_padded
@@ -181,7 +141,6 @@ def score_responses(
     order = sorted(range(len(sequences)), key=lambda i: -sum(map(len, sequences[i])))
     found: dict[int, ScoredResponse] = {}
     for start in range(0, len(order), batch_size):
-        progress(stage, start, len(order))
         chosen = order[start : start + batch_size]
         width = max(sum(map(len, sequences[i])) for i in chosen)
         batch = {
@@ -201,5 +160,4 @@ def score_responses(
             mask = scores.token_mask_bkt[row, 0]
             entropy = scores.token_entropy_bkt[row, 0][mask].double().numpy()
             found[i] = ScoredResponse(tuple(sequences[i][1]), entropy, float(scores.logp_bk[row, 0]))
-    progress(stage, len(order), len(order))
     return [found[i] for i in range(len(sequences))]

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from mallowspo.dispersion.panel import panel_neg_log_phi
 from mallowspo.errors import InputError
-from mallowspo.experiments.estimator_worlds import (
+from mallowspo.evaluation.candidate_tree import score_candidates, sequence_kl
+from mallowspo.evaluation.exact import agreement, outside_mass
+from mallowspo.studies.estimator.references import (
     Reading,
     WorldJob,
     WorldSettings,
@@ -26,18 +28,18 @@ from mallowspo.experiments.estimator_worlds import (
     train_world,
     written_world,
 )
-from mallowspo.experiments.policy_training import QUIET, train_quietly
+from mallowspo.studies.policies import BASELINE, Job, one_thread, quiet_libraries, train_policy
+from mallowspo.studies.world.bench import score_prompts
 from mallowspo.world.conditions import EXTRA_WORDS, WrittenWorld
 from mallowspo.world.language import WorldPrompt, word_tokenizer
 from mallowspo.world.population import preference_matrix
 from mallowspo.world.reference import TokenizedPrompts, tokenize_forms
 
-__all__ = ["BASELINE", "DOWNSTREAM_METHODS", "DownstreamSettings", "run_downstream_job"]
+__all__ = ["DOWNSTREAM_METHODS", "DownstreamSettings", "run_downstream_job"]
 
 Floats = NDArray[np.float64]
 
-BASELINE = "dpo"
-DOWNSTREAM_METHODS = ("dpo", "theta_mean_entropy", "theta_panel", "theta_true")
+DOWNSTREAM_METHODS = (BASELINE, "theta_mean_entropy", "theta_panel", "theta_true")
 """DPO; θ with the released index and map; θ with the panel of one pass; θ with the true φ."""
 
 
@@ -69,16 +71,10 @@ class DownstreamSettings:
 def run_downstream_job(settings: DownstreamSettings, job: WorldJob) -> dict[str, Any]:
     """Train every method at every β from one reference.
 
-    Args:
-        settings: What all jobs share.
-        job: Condition and seed.
-
     Returns:
         `runs`, one mapping each with `method`, `beta`, `agreement` (counted), `kl` and `outside`; and `seconds` of
         processor time.
     """
-    from mallowspo.studies.policies import one_thread, quiet_libraries
-
     started, runs = time.process_time(), []
     with quiet_libraries(), one_thread(), tempfile.TemporaryDirectory() as folder:
         written, tokenizer = written_world(settings.world, job), word_tokenizer(EXTRA_WORDS)
@@ -89,10 +85,23 @@ def run_downstream_job(settings: DownstreamSettings, job: WorldJob) -> dict[str,
         phi = _dispersions(settings, prompts, reading)
         yardstick = _Yardstick(written, tokenizer, reference)
         for method in DOWNSTREAM_METHODS:
+            data = _dataset(written, tokenizer, reading, phi.get(method))
             for beta in settings.betas:
-                data = _dataset(written, tokenizer, reading, phi.get(method))
-                policy = _train(settings, job, reference, tokenizer, data, method, beta, folder)
-                runs.append({"method": method, "beta": beta} | yardstick.measure(policy, job.seed))
+                trainer = train_policy(
+                    reference,
+                    data,
+                    tokenizer,
+                    Job(seed=job.seed, method=method, beta=beta, learning_rate=settings.learning_rate),
+                    folder,
+                    num_train_epochs=settings.epochs,
+                    per_device_train_batch_size=settings.batch_size,
+                    precompute_ref_batch_size=4 * settings.batch_size,
+                    # A prompt of six tokens is cheaper computed twice than shared.
+                    share_prompts=False,
+                    use_cpu=True,
+                    bf16=False,
+                )
+                runs.append({"method": method, "beta": beta} | yardstick.measure(trainer.model, job.seed))
     return {"runs": runs, "seconds": time.process_time() - started}
 
 
@@ -130,49 +139,10 @@ def _dataset(written: WrittenWorld, tokenizer: Any, reading: Reading, phi_p: Flo
     return Dataset.from_dict(columns)
 
 
-def _train(
-    settings: DownstreamSettings,
-    job: WorldJob,
-    reference: Any,
-    tokenizer: Any,
-    data: Any,
-    method: str,
-    beta: float,
-    folder: str,
-) -> Any:
-    from mallowspo.training import MallowsPOConfig, MallowsPOTrainer
-
-    objective: dict[str, Any] = (
-        {"objective": "dpo"} if method == BASELINE else {"objective": "mallows_theta", "dispersion": "column"}
-    )
-    args = MallowsPOConfig(
-        output_dir=folder,
-        **objective,
-        beta=beta,
-        learning_rate=settings.learning_rate,
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        precompute_ref_batch_size=4 * settings.batch_size,
-        # A prompt of six tokens is cheaper computed twice than shared.
-        share_prompts=False,
-        seed=job.seed,
-        use_cpu=True,
-        bf16=False,
-        **QUIET,
-    )
-    trainer = MallowsPOTrainer(
-        model=copy.deepcopy(reference), args=args, train_dataset=data, processing_class=tokenizer
-    )
-    policy: Any = train_quietly(trainer).model
-    return policy.eval()
-
-
 class _Yardstick:
     """Measures policies on the held-out prompts; prompts with as many forms are laid out together."""
 
     def __init__(self, written: WrittenWorld, tokenizer: Any, reference: Any) -> None:
-        from mallowspo.studies.world.bench import score_prompts
-
         self._reference, self._end = reference, int(tokenizer.eos_token_id)
         forms = tokenize_forms(tokenizer, written.heldout_forms)
         groups: dict[tuple[int, ...], list[int]] = {}
@@ -191,9 +161,6 @@ class _Yardstick:
 
     def measure(self, policy: Any, seed: int) -> dict[str, float]:
         """Counted agreement, KL over whole sequences and outside mass, means over the held-out prompts."""
-        from mallowspo.evaluation.candidate_tree import score_candidates, sequence_kl
-        from mallowspo.evaluation.exact import agreement, outside_mass
-
         found: dict[str, list[Floats]] = {"agreement": [], "kl": [], "outside": []}
         for tree, reference_scores, preference in self._parts:
             scores = score_candidates(policy, tree)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mallowspo.experiments.estimator_downstream import BASELINE, DOWNSTREAM_METHODS
-from mallowspo.experiments.estimator_indexes import (
+from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences
+from mallowspo.stats.intervals import mean_interval
+from mallowspo.stats.verdicts import verdict
+from mallowspo.studies.estimator.indexes import (
     INDEXES,
     MAP_NAMES,
     N_BY_VOTES,
@@ -22,13 +24,23 @@ from mallowspo.experiments.estimator_indexes import (
     rank_agreement,
     read_indexes,
 )
-from mallowspo.experiments.estimator_worlds import WorldJob, WorldSettings, scored_prompts, written_world
-from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences
-from mallowspo.stats.intervals import mean_interval
-from mallowspo.stats.verdicts import verdict
-from mallowspo.world.conditions import condition_named
+from mallowspo.studies.estimator.references import WorldJob, WorldSettings, scored_prompts, written_world
+from mallowspo.studies.estimator.training import DOWNSTREAM_METHODS
+from mallowspo.studies.policies import BASELINE
+from mallowspo.world.conditions import EXTRA_WORDS, condition_named
+from mallowspo.world.language import word_tokenizer
 
-__all__ = ["VOTED", "downstream_summary", "judge_job", "stress_summary", "survival"]
+__all__ = [
+    "AIM",
+    "SPREAD_AIM",
+    "VOTED",
+    "JudgeJob",
+    "JudgeSetup",
+    "downstream_summary",
+    "judge",
+    "stress_summary",
+    "survival",
+]
 
 Floats = NDArray[np.float64]
 
@@ -40,39 +52,55 @@ SPREAD_AIM = (0.75, 1.25)
 WRONG_ALTERNATIVES = (3, 10, 20)
 
 
-def judge_job(
-    settings: WorldSettings,
-    job: WorldJob,
-    result: Mapping[str, Any],
-    *,
-    vocab_size: int,
-    alternatives: int,
-    voted: int,
-    members: int,
-) -> dict[str, Any]:
-    """Judge every index of one reference on its held-out prompts.
+@dataclass(frozen=True, kw_only=True)
+class JudgeSetup:
+    """How the indexes of every reference are judged.
 
-    Args:
-        settings: World and reference.
-        job: Condition and seed.
-        result: What `run_world_job` returned.
-        vocab_size: |V|.
+    Attributes:
+        world: World and reference.
         alternatives: N, given to the maps and panels.
-        voted: Training prompts on which votes are taken.
+        voted_prompts: Training prompts on which votes are taken.
         members: Votes a pair.
+    """
+
+    world: WorldSettings
+    alternatives: int
+    voted_prompts: int
+    members: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeJob:
+    """A reference, and what `run_world_job` read from it."""
+
+    condition: str
+    seed: int
+    reading: Mapping[str, Any]
+
+
+def judge(setup: JudgeSetup, job: JudgeJob) -> dict[str, Any]:
+    """Judge every index of one reference on its held-out prompts.
 
     Returns:
         `rank`: index → rank correlation with the true −log φ; `spread`: index → map → 5–95% range of the weights over
         the truth's; `sensitivity`: both of the panel of one pass, told a wrong N; `picked` and `chosen_n`: the index
-        and the N that the votes chose.
+        and the N that the votes chose; and `excess_nats`.
     """
-    written = written_world(settings, job)
-    rows = scored_prompts(settings, job, written)
+    result, members, alternatives = job.reading, setup.members, setup.alternatives
+    vocab_size = len(word_tokenizer(EXTRA_WORDS))
+    world = WorldJob(condition=job.condition, seed=job.seed)
+    written = written_world(setup.world, world)
+    rows = scored_prompts(setup.world, world, written)
     prompts = [*written.world.heldout, *(written.world.train[row] for row in rows)]
     held = len(written.world.heldout)
     truth_p = np.array([prompt.neg_log_phi for prompt in prompts])
     votes = ask_people(
-        prompts, result["pairs"], held, voted=voted, members=members, rng=np.random.default_rng([job.seed, 17])
+        prompts,
+        result["pairs"],
+        held,
+        voted=setup.voted_prompts,
+        members=members,
+        rng=np.random.default_rng([job.seed, 17]),
     )
     people_p = people_estimate(votes, len(prompts), members=members)
     asked = np.isfinite(people_p)
@@ -155,9 +183,6 @@ def stress_summary(jobs: Sequence[WorldJob], judged: Sequence[Mapping[str, Any]]
 
 def survival(stress: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """For each index: where it does worst, and how often it reaches the aims where the reference is trained.
-
-    Args:
-        stress: The entries of `stress_summary`.
 
     Returns:
         Index → `worst` (mean rank correlation in its worst condition), `worst_low` (the lowest lower end of an

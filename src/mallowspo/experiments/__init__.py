@@ -1,1 +1,0 @@
-"""The studies as runnable functions, each with a config, seeds and a report."""

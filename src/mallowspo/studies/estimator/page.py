@@ -1,0 +1,339 @@
+"""The page of the study of the indexes and its figures, made from `results.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from mallowspo.reports.blocks import BulletList, Definitions, Meta, Paragraph, Report, Section, Table, literal
+from mallowspo.reports.curves import LineCurve
+from mallowspo.reports.figure_style import MethodStyle, house_style
+from mallowspo.reports.figures import grouped_interval_figure, line_figure
+from mallowspo.reports.palette import BLUE, INK, MUTED, ORANGE, SKY
+from mallowspo.reports.sections import Columns, comparison, picture, table, verdict_line
+from mallowspo.reports.text import format_duration, format_number, interval_text, points
+from mallowspo.stats.intervals import Interval
+from mallowspo.studies import policies
+from mallowspo.studies.estimator.indexes import INDEXES, PANELS, SAMPLED, SINGLE_PASS
+from mallowspo.studies.estimator.people import contradiction_table, people_figures, people_sections
+from mallowspo.studies.estimator.summary import AIM, SPREAD_AIM, VOTED
+
+__all__ = ["figures", "label", "page"]
+
+Results = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+SHOWN = ("mean_entropy", "answer_entropy", "divergent_token", "panel", "panel_sampled")
+"""The indexes of the figure of ranks: the two of the paper, the best single one of one pass, and two panels."""
+
+_DISTANCES = {"kendall": "Kendall's tau", "spearman": "Spearman's rho"}
+_LABELS = {**INDEXES, VOTED: "chosen by votes"}
+_LOOKS = tuple(zip((MUTED, ORANGE, SKY, BLUE, INK), ("s", "^", "D", "o", "v"), strict=True))
+_SPREADS = (
+    ("mean_entropy", "neglog"),
+    ("mean_entropy", "isotonic"),
+    ("divergent_token", "mallows"),
+    ("panel", "neglog"),
+    ("panel", "n_by_votes"),
+    ("panel", "isotonic"),
+    ("panel_topics", "neglog"),
+    ("panel_topics", "n_by_votes"),
+)
+"""Index and map whose spread is shown by condition."""
+
+
+def label(name: str) -> str:
+    """How an index or a condition reads in text.
+
+    Example:
+        >>> label("first_token"), label("style_agreed+prefix_contested")
+        ('first token', 'style agreed + prefix contested')
+    """
+    return _LABELS.get(name, name.replace("+", " + ").replace("_", " "))
+
+
+def figures(results: Results) -> dict[str, Any]:
+    """Draw every figure, by name."""
+    found = {f"paper_{distance}": _paper_figure(results, distance) for distance in _DISTANCES}
+    found["ranks"] = _ranks_figure(results)
+    return found | (people_figures(results["people"]["data"]) if results["people"] else {})
+
+
+def _styles(labels: Mapping[str, str]) -> dict[str, MethodStyle]:
+    return {name: MethodStyle(text, *look) for (name, text), look in zip(labels.items(), _LOOKS, strict=False)}
+
+
+def _paper_figure(results: Results, distance: str) -> Any:
+    rows = [row for row in results["paper"] if row["distance"] == distance]
+    shown = [rows[i] for i in sorted({0, len(rows) // 3, 2 * len(rows) // 3, len(rows) - 1})]
+    curves = {
+        str(row["items"]): LineCurve(
+            row["neg_log_phi"], Interval.exact(np.array(row["estimate"]) / np.mean(row["estimate"]))
+        )
+        for row in shown
+    }
+    return line_figure(
+        curves,
+        x_label="True −log φ (nats)",
+        y_label="−log(H/log n!), relative to its mean",
+        title=f"The paper's estimate, {_DISTANCES[distance]}",
+        styles=_styles({items: f"n = {items}" for items in curves}),
+    )
+
+
+def _ranks_figure(results: Results) -> Any:
+    rows = results["stress"]
+    figure = grouped_interval_figure(
+        {name: Interval.stack([row["rank"][name] for row in rows]) for name in SHOWN},
+        [label(row["condition"]) for row in rows],
+        x_label="Rank correlation with the true −log φ on held-out prompts",
+        title="Which index keeps its order under which condition?",
+        better="right",
+        styles=_styles({name: label(name) for name in SHOWN}),
+    )
+    with house_style():
+        figure.axes[0].axvline(AIM, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.9)
+    return figure
+
+
+def page(results: Results) -> Report:
+    """What the page says."""
+    low, high = SPREAD_AIM
+    return Report(
+        title="Is there a dispersion index that survives?",
+        summary=(
+            f"An index survives where its rank correlation with the true −log φ, mean over seeds, is at least {AIM:g} "
+            "in every condition whose reference is trained. The right spread: 5–95% range of the weights at mean 1, "
+            f"over the truth's, between {low:g} and {high:g}."
+        ),
+        sections=[
+            _question(results),
+            _paper(results),
+            _ranks(results),
+            _spread(results),
+            _told_wrong(results),
+            *_downstream(results),
+            *_people(results),
+            Section("Limits", [BulletList(_LIMITS)]),
+        ],
+        meta=Meta(
+            seeds=results["config"]["seeds"],
+            extra={
+                "References": str(sum(len(row["seeds"]) for row in results["stress"])),
+                "Processor time": format_duration(results["cpu_seconds"]),
+            },
+        ),
+        verdicts=_survival(results),
+    )
+
+
+def _survival(results: Results) -> Table:
+    one_seed = min(len(row["seeds"]) for row in results["stress"]) < 2
+
+    def survives(item: Row) -> str:
+        # One seed decides nothing.
+        return "open" if one_seed else "yes" if item["reached"] == item["of"] else "no"
+
+    columns: Columns = {
+        "index": lambda row: label(row[0]),
+        "survives": lambda row: survives(row[1]),
+        f"conditions with {AIM:g}": lambda row: f"{row[1]['reached']} of {row[1]['of']}",
+        "worst": lambda row: format_number(row[1]["worst"]),
+        "where": lambda row: label(row[1]["worst_condition"]),
+        "conditions with the right spread, by map": lambda row: (
+            ", ".join(f"{name} {count}" for name, count in row[1]["spread_reached"].items()) or "–"
+        ),
+    }
+    return table(results["survival"].items(), columns)
+
+
+def _question(results: Results) -> Section:
+    config = results["config"]
+    world = config["world"]
+    text = (
+        "MallowsPO weighs a prompt by how much people agree on it, and reads that off the reference model's own "
+        "uncertainty. But a model is also uncertain about wording, and what is read off it also goes with length and "
+        "with openings that many answers share. In a small world where the truth is known, each of these is switched "
+        "on by itself: which index still orders the prompts by how much people agree? The aim was set before the run: "
+        f"a rank correlation of at least {AIM:g} in every condition in which the reference is trained, from the "
+        "reference alone, and weights whose spread is within a quarter of the truth's, with votes on at most 50 "
+        "prompts.\n\n"
+        "Each condition changes how answers are written or how much was written, not what people prefer. For each "
+        f"condition and each of {len(config['seeds'])} seeds a world is drawn, its population writes a corpus on "
+        f"{world['train_prompts']} prompts, and a small Llama is trained on it. All indexes are read from that one "
+        f"reference on {world['heldout_prompts']} prompts that it never saw: from two preference pairs a prompt, or "
+        f"from {world['samples']} sampled answers. Votes: {config['members']} people on each of two pairs of "
+        f"{config['voted_prompts']} training prompts. N, the number of answers that people choose among, is told to "
+        f"the indexes that need it: {config['alternatives']}, where a world has 5. Intervals are 95%, over seeds."
+    )
+    terms = [
+        (
+            "Panel, one pass",
+            "First token, divergent token and margin, each turned into the −log φ that it would come from among "
+            "N answers; the middle one counts.",
+        ),
+        (
+            "Panel with samples",
+            "The same of divergent token, margin and the weighted clusters of sampled answers; *with topics* "
+            "adds the topic entropy as a fourth.",
+        ),
+        (
+            "Weighted clusters",
+            "Entropy over clusters of sampled answers that share their telling words, each answer weighted by "
+            "its probability under the reference.",
+        ),
+        (
+            "Topic entropy",
+            "Entropy of the whole answer, less what the answers of all prompts of its topic, taken together, "
+            "have beyond log N: wording.",
+        ),
+        ("Chosen by votes", "Whichever of the indexes follows the votes best on the voted prompts."),
+    ]
+    return Section("What is asked, and how", [Paragraph(text), Definitions(terms)])
+
+
+def _paper(results: Results) -> Section:
+    text = (
+        "The paper takes −log(H/log n!) for −log φ, with H the entropy of a ranking of n items. Here H is exact and φ "
+        "runs from .02 to .98. A straight line would be a perfect estimate: training scales the weights anyway."
+    )
+    pictures = [
+        picture(
+            f"paper_{distance}",
+            f"The paper's estimate against the true −log φ under {name}, a curve per number of items.",
+        )
+        for distance, name in _DISTANCES.items()
+    ]
+    columns: Columns = {
+        "distance": lambda row: _DISTANCES[row["distance"]],
+        "items": lambda row: str(row["items"]),
+        "rising throughout": lambda row: "yes" if row["rising"] else "no",
+        "correlation with −log φ": lambda row: format_number(row["correlation"], 3),
+        "spread over the truth's": lambda row: format_number(row["spread"]),
+    }
+    caption = "Spread: the range of the estimate over that of the truth, each over its mean; Pearson's correlation."
+    return Section("The paper's check", [Paragraph(text), *pictures, table(results["paper"], columns, caption)])
+
+
+def _by_condition(results: Results, columns: Columns, caption: str = "") -> Table:
+    first: dict[str, Any] = {"condition": lambda row: label(row["condition"])}
+    return table(results["stress"], {**first, **columns}, caption)
+
+
+def _rank_of(name: str) -> Callable[[Row], str]:
+    return lambda row: interval_text(row["rank"][name])
+
+
+def _spread_of(name: str, map_name: str) -> Callable[[Row], str]:
+    return lambda row: interval_text(row["spread"][name].get(map_name))
+
+
+def _ranks(results: Results) -> Section:
+    def ranks(names: Sequence[str], caption: str) -> Table:
+        first: dict[str, Any] = {
+            "seeds": lambda row: str(len(row["seeds"])),
+            "excess (nats)": lambda row: format_number(row["excess_nats"]["mean"], 3),
+        }
+        return _by_condition(results, {**first, **{label(name): _rank_of(name) for name in names}}, caption)
+
+    text = (
+        "Rank correlation with the true −log φ on held-out prompts. Excess: how far the reference is from what people "
+        "write, held-out prompts. The condition *undertrained* counts for no verdict."
+    )
+    figure = picture(
+        "ranks",
+        "Rank correlation of five indexes with the true −log φ under every condition, with 95% intervals.",
+        "The dashed line is the aim.",
+    )
+    body = [ranks(list(SINGLE_PASS), "Indexes of one pass."), ranks([*PANELS, VOTED], "Several indexes together.")]
+    sampled = Section("Indexes of sampled answers", [ranks(list(SAMPLED), "")])
+    return Section("Ranks", [Paragraph(text), figure, *body], [sampled])
+
+
+def _spread(results: Results) -> Section:
+    text = (
+        "Training scales the weights to a mean of 1. What counts is the range that nine tenths of them take, over "
+        "that of the true weights: 1 is right, below 1 compressed. The panels speak of −log φ already, so that their "
+        "map `neglog` needs no votes but N; under `n_by_votes` the voted prompts choose N; `isotonic` is fitted on "
+        "them. In how many conditions the spread is right stands in the first table, by map."
+    )
+    columns = {f"{label(name)}, {map_name}": _spread_of(name, map_name) for name, map_name in _SPREADS}
+    return Section("Spread", [Paragraph(text)], [Section("By condition", [_by_condition(results, columns)])])
+
+
+def _told_wrong(results: Results) -> Section:
+    trained = [row for row in results["stress"] if row["trained"]]
+
+    def over(told: str, name: str) -> list[float]:
+        return [row["sensitivity"][told][name] for row in trained]
+
+    columns: Columns = {
+        "N told": lambda told: told,
+        f"conditions with {AIM:g}": lambda told: (
+            f"{sum(rank >= AIM for rank in over(told, 'rank'))} of {len(trained)}"
+        ),
+        "worst mean rank correlation": lambda told: format_number(min(over(told, "rank"))),
+        "median spread over the truth's": lambda told: format_number(median(over(told, "spread"))),
+    }
+    text = (
+        "The panel of one pass, told another number of answers than the world has; 10 is the default of the option "
+        "`dispersion_estimator: panel`. Means over seeds, conditions with a trained reference."
+    )
+    shown = table(trained[0]["sensitivity"] if trained else [], columns)
+    return Section("What a wrong N costs", [Paragraph(text), shown])
+
+
+def _downstream(results: Results) -> list[Section]:
+    if not results["downstream"]:
+        return []
+    text = (
+        "From each reference DPO and θ with three indexes were trained on the same pairs at several β. A point "
+        "is 0.01 of the probability that a random person prefers the policy's answer to the reference's, mass outside "
+        "the answers counted as lost; differences are taken at equal KL, seed by seed."
+    )
+    columns: Columns = {
+        "condition": lambda row: label(row["condition"]),
+        "method": lambda row: policies.label(row["method"]),
+        "against": lambda row: policies.label(row["baseline"]),
+        "seeds": lambda row: str(row["seeds"]),
+        "difference (points)": lambda row: points(row["difference"]),
+        "KL (nats)": lambda row: f"{format_number(row['kl_low'], 3)}–{format_number(row['kl_high'], 3)}",
+    }
+    lines = [
+        verdict_line(
+            f"{label(row['condition']).capitalize()}: {policies.label(row['method'])}",
+            row,
+            f"{points(row['difference'])} points",
+            against=policies.label(row["baseline"]),
+        )
+        for row in results["downstream"]
+    ]
+    rows = results["downstream"]
+    return [comparison("What an index is worth in training", text, None, rows, columns, lines)]
+
+
+def _people(results: Results) -> list[Section]:
+    people = results["people"]
+    if people is None:
+        return []
+    text = (
+        f"Every index read from `{literal(people['model'])}`, against people's votes: is it larger on pairs on which "
+        "voters contradict each other than on unanimous ones? An AUROC of ½ is chance; brackets are 95% intervals, by "
+        "drawing whole prompts anew. What is marked *no model* needs none."
+    )
+    shown = contradiction_table(people["data"])
+    return [Section("Against people", [Paragraph(text), shown], people_sections(people["data"]))]
+
+
+_LIMITS = (
+    "The indexes were designed on seed 0 of this same world, which is left out here; another world could be harder. "
+    "The conditions follow one list; what is not on it was not tried.",
+    "N was told, and right; of data of one's own nobody knows it. What a wrong one costs stands above.",
+    "The references are small; how far each is from its population stands beside the ranks.",
+    "Answers of the world have a few words. Between answers of hundreds of tokens the margin is mostly wording and "
+    "the first tokens are mostly style; nothing here says that the panel survives that.",
+    "Where wording is as rare as content and shares no word with it, nothing in a single answer tells the two apart.",
+)
