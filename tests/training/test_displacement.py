@@ -128,7 +128,7 @@ def test_chance_seldom_sets_it_off():
 
 @pytest.mark.parametrize("value", [-0.1, float("nan")])
 def test_a_threshold_that_means_nothing_is_refused(tmp_path, value):
-    with pytest.raises(InputError, match="displacement_alarm: got .* nats per token >= 0"):
+    with pytest.raises(InputError, match="displacement_alarm: got"):
         MallowsPOConfig(**options(tmp_path, displacement_alarm=value))
 
 

@@ -139,7 +139,9 @@ def train_in_this_process(script_args: Any, training_args: Any, model_args: Any,
     check_before_loading(training_args, model_args)
     with run_folder(Path(training_args.output_dir)) if is_first_process() else nullcontext():
         if is_first_process():
-            refuse_resume(training_args, get_peft_config(model_args))
+            with _building({}):
+                peft_config = get_peft_config(model_args)
+            refuse_resume(training_args, peft_config)
         _train(script_args, training_args, model_args, mixture_args)
     return 0
 
