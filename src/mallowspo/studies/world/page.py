@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -268,11 +269,6 @@ def _equal_kl(results: Results) -> Section:
         ),
         "KL (nats)": lambda m: _kl_range(_found(results, m, "agreement")),
     }
-    rates = results["config"]["learning_rates"]
-    for rate in rates if len(rates) > 1 else ():
-        columns[f"all, at rate {rate:g} alone"] = lambda m, rate=rate: points(
-            _found(results, m, "agreement", rate)["difference"]
-        )
     text = (
         "For each seed a method's agreement is read along its own line against KL, at each KL at the better of its "
         "learning rates (by the selection prompts where there are any), and compared with DPO's over the range that "
@@ -294,7 +290,20 @@ def _equal_kl(results: Results) -> Section:
         f"{joined(thirds)}.",
     )
     caption = "Method minus DPO at equal KL; agreement and outside mass in points."
-    return comparison("At equal KL", text, figure, _challengers(results), columns, lines, caption)
+    shown = comparison("At equal KL", text, figure, _challengers(results), columns, lines, caption)
+    rates = results["config"]["learning_rates"]
+    return replace(shown, body=[*shown.body, _by_rate(results)]) if len(rates) > 1 else shown
+
+
+def _by_rate(results: Results) -> Table:
+    columns: dict[str, Any] = {"method": label}
+    for rate in results["config"]["learning_rates"]:
+        columns[f"at {rate:g}"] = _at_rate(results, rate)
+    return table(_challengers(results), columns, "Agreement over all prompts, at each learning rate alone, in points.")
+
+
+def _at_rate(results: Results, rate: float) -> Callable[[str], str]:
+    return lambda method: points(_found(results, method, "agreement", rate)["difference"])
 
 
 def _chosen(row: Row) -> str:
