@@ -92,6 +92,12 @@ def runs_beside_trl():
     ]
 
 
+def test_a_reference_that_moves_along_may_come_by_name(saved, tmp_path):
+    changes = {"sync_ref_model": True, "ref_model_sync_steps": 1}
+    theirs, ours = (run(mine, saved, tmp_path, changes) for mine in (False, True))
+    assert_same_losses(theirs, ours)
+
+
 def test_every_option_and_argument_is_declared_once():
     assert set(OPTIONS) == {field.name for field in fields(DPOConfig)}
     arguments = set(inspect.signature(DPOTrainer.__init__).parameters) - {"self"}

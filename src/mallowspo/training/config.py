@@ -463,7 +463,8 @@ def checked_settings(
         raise InputError("train_dataset: it is missing; give a datasets.Dataset of preference rows")
     if ref_model is not None and not (args.resolved_objective.needs_reference or args.reads_entropy):
         raise InputError(f"ref_model: objective {args.objective!r} without an index reads none; leave it out")
-    if args.sync_ref_model and (peft_config is not None or is_peft_model(model)):
+    adapted = peft_config is not None or (not isinstance(model, str) and is_peft_model(model))
+    if args.sync_ref_model and adapted:
         raise InputError(
             "sync_ref_model: with an adapter (use_peft, peft_config) no separate reference is kept that could be "
             "moved; leave it out, or train without an adapter"
