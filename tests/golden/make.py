@@ -539,7 +539,7 @@ def differences(old: Any, new: Any, tolerance: float, place: str = "") -> Iterat
         for index, (before, after) in enumerate(zip(old, new, strict=False)):
             yield from differences(before, after, tolerance, f"{place}[{index}]")
     elif isinstance(old, float) and isinstance(new, float):
-        if not math.isclose(old, new, rel_tol=tolerance, abs_tol=0.0):
+        if not (math.isclose(old, new, rel_tol=tolerance, abs_tol=0.0) or (math.isnan(old) and math.isnan(new))):
             yield place, old, new
     elif tolerance and all(isinstance(one, str) and re.fullmatch("[0-9a-f]{64}", one) for one in (old, new)):
         pass  # digests of bytes say nothing of how far apart two numbers are
