@@ -12,6 +12,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# accelerate warns, and warnings are errors here, where the ranks of a test find it unset.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test reads what another one left behind, nor writes into the user's cache.
 os.environ["MALLOWSPO_CACHE"] = ""
 
