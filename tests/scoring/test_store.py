@@ -210,6 +210,11 @@ def test_a_damaged_manifest_is_named(reference, rows, tmp_path):
     manifest.write_text(text.replace('"format": 1', '"format": 9', 1))
     with pytest.raises(InputError, match="written in format 9, this version reads 1"):
         ReferenceStore.open(tmp_path / "r")
+    whole = {"format": 1, "reference": 0, "settings": {}, "made_with": {}, "shards": []}
+    for odd in ("words", ["a"], 7, None):  # where a mapping belongs
+        manifest.write_text(json.dumps(whole | {"reference": odd}))
+        with pytest.raises(InputError, match=r"manifest\.json: the file is damaged"):
+            ReferenceStore.open(tmp_path / "r")
 
 
 @pytest.mark.parametrize("change", ["empty", "rows", "column", "type"])

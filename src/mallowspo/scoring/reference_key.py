@@ -126,7 +126,7 @@ class ReferenceKey:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ReferenceKey:
         """Read what `dataclasses.asdict` gave; raises `TypeError` for unknown fields."""
-        return cls(**dict(values))
+        return cls(**values)
 
 
 def _short(value: Any) -> str:
