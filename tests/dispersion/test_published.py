@@ -387,3 +387,13 @@ def test_counted_votes_are_no_words_to_write(tmp_path):
     with pytest.raises(InputError, match="write_preferences"):
         run_dispersion(request, DispersionSettings(resamples=100))
     assert not (tmp_path / "pairs.jsonl").exists()
+
+
+def test_text_that_is_no_utf_8_is_missing(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ends, text = pa.py_buffer(b"\0\0\0\0\2\0\0\0\4\0\0\0"), pa.py_buffer(b"\xc3\x28ok")
+    broken = pa.StringArray.from_buffers(2, ends, text)
+    pq.write_table(pa.table({"prompt": broken, "votes": pa.array([[1, 2], [2, 1]])}), tmp_path / "v.parquet")
+    assert load_preferences(tmp_path / "v.parquet").dataset["prompt"][:] == [None, "ok"]

@@ -63,11 +63,26 @@ def _kept_values(column: pa.Array, name: str, gate: ColumnGate) -> pa.Array:
 
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if not may_not_be_held(column.type) or _is_readable(column):
+    if _is_utf8(column) and (not may_not_be_held(column.type) or _is_readable(column)):
         return column
     places = [place if _is_readable(column.slice(place, 1)) else None for place in range(len(column))]
-    gate.warn(name, "has values that no row can hold, such as a date before the year 1; they are read as missing")
+    gate.warn(
+        name,
+        "has values that no row can hold, such as a date before the year 1 or text that is no UTF-8; they are read as "
+        "missing",
+    )
     return column.take(pa.array(places, pa.int64()))
+
+
+def _is_utf8(column: pa.Array) -> bool:
+    """Whether all text is what Arrow takes it for; nothing else proves that before a row is read."""
+    import pyarrow as pa
+
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def decoded(table: pa.Table) -> list[dict[str, Any]]:

@@ -113,7 +113,10 @@ def read_judged(dataset: datasets.Dataset, source: str, *, invalid_rows: str = "
         InputError: Values that mean nothing (see `invalid_rows`), or no row with a pair that anybody judged.
     """
     dataset = dataset.with_format(None)
-    head = dataset[:200]
+    try:
+        head = dataset[:200]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source}: a text in it is no UTF-8 ({error.reason}); write the file again") from error
     sample = [dict(zip(head, row, strict=True)) for row in zip(*head.values(), strict=True)]
     for form in PUBLISHED_FORMS:
         parts = form.find(dataset.column_names, sample)
