@@ -17,7 +17,7 @@ from mallowspo.dispersion.votes_analysis import analyse_votes, opinion_of_votes
 from mallowspo.dispersion.votes_file import VOTE_FORMS, VoteRows
 from mallowspo.errors import InputError
 from mallowspo.maths import MallowsModel
-from mallowspo.reports.dispersion_words import flip_sentences
+from mallowspo.reports.dispersion.words import flip_sentences
 
 V = 64
 

@@ -149,7 +149,7 @@ def _show(summary: dict[str, Any], folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mallowspo.reports.dispersion_words import interval
+    from mallowspo.reports.dispersion.words import interval
 
     table = Table(title="Dispersion", title_justify="left")
     for heading in ("", "rows", "prompts", "phi 5%", "50%", "95%", "w 5%", "95%", "worth"):

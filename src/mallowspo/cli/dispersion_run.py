@@ -108,7 +108,7 @@ def run_dispersion(
     Raises:
         InputError: A file, a column or a value that cannot be used.
     """
-    from mallowspo.reports.dispersion_report import write_dispersion_report
+    from mallowspo.reports.dispersion.report import write_dispersion_report
 
     started = time.perf_counter()
     report = progress or (lambda stage, done, total: None)

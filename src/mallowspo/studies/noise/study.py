@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,18 +16,9 @@ import numpy as np
 from mallowspo.errors import InputError
 from mallowspo.studies.noise.page import figures, page
 from mallowspo.studies.policies import Grid, Job, check_grid, compare_at_equal_kl, select_runs
-from mallowspo.studies.study import Done, Results, Stage, Study
-from mallowspo.studies.world.bench import (
-    Bench,
-    WorldJob,
-    WorldSetup,
-    describe_world,
-    make_world,
-    open_world,
-    pairs_of_seed,
-    run_job,
-    world_folder,
-)
+from mallowspo.studies.study import Done, Results, Study
+from mallowspo.studies.world.bench import Bench, WorldSetup, pairs_of_seed, run_job
+from mallowspo.studies.world.stages import WORLDS, runs_stage
 from mallowspo.studies.world.summary import CHOSEN_BY, QUANTITIES
 from mallowspo.world.population import PreferencePair
 from mallowspo.world.reference import ReferenceTraining
@@ -107,32 +97,8 @@ def flip(pairs: Sequence[PreferencePair], share: float, seed: int) -> list[Prefe
     ]
 
 
-def _setup(settings: NoiseSettings, done: Done) -> WorldSetup:
-    return settings.setup
-
-
-def _worlds(settings: NoiseSettings, done: Done) -> Sequence[WorldJob]:
-    return [WorldJob(seed) for seed in settings.seeds]
-
-
 def _runs(settings: NoiseSettings, done: Done) -> Sequence[NoiseJob]:
     return [NoiseJob(**vars(job), flipped=share) for job in settings.grid.jobs for share in settings.flipped]
-
-
-def _open(setup: WorldSetup, job: Job, folder: Path) -> Bench:
-    return open_world(setup, job.seed, folder)
-
-
-def _seed(job: Job) -> int:
-    return job.seed
-
-
-def _world(job: WorldJob) -> int:
-    return job.world
-
-
-def _reference(setup: WorldSetup, job: WorldJob, folder: Path) -> Sequence[Path]:
-    return [world_folder(folder, job.world) / "reference.json"]
 
 
 def _run(bench: Bench, job: NoiseJob) -> Results:
@@ -172,10 +138,7 @@ def _fast(output_dir: str) -> NoiseSettings:
 NOISE: Study[NoiseSettings] = Study(
     name="noise",
     version=1,
-    stages=(
-        Stage("worlds", "Training the references", _worlds, _setup, describe_world, make_world, _world, _reference),
-        Stage("runs", "Training the policies", _runs, _setup, _run, _open, _seed),
-    ),
+    stages=(WORLDS, runs_stage(_runs, _run)),
     summarise=_summarise,
     figures=figures,
     page=page,

@@ -12,23 +12,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mallowspo.errors import InputError
 from mallowspo.files import write_text
 from mallowspo.studies.policies import Grid, Job, check_grid
-from mallowspo.studies.study import Done, Results, Stage, Study
-from mallowspo.studies.world.bench import (
-    WorldJob,
-    WorldSetup,
-    describe_world,
-    make_world,
-    open_world,
-    pairs_of_seed,
-    run_job,
-    world_folder,
-)
+from mallowspo.studies.study import Done, Results, Study
+from mallowspo.studies.world.bench import WorldSetup, open_world, pairs_of_seed, run_job, world_folder
 from mallowspo.studies.world.page import figures, page
+from mallowspo.studies.world.stages import WORLDS, runs_stage
 from mallowspo.studies.world.summary import summarise
 from mallowspo.world.reference import ReferenceTraining
 
@@ -74,32 +65,8 @@ class WorldSettings:
         return Grid(seeds=self.seeds, methods=self.methods, betas=self.betas, learning_rates=self.learning_rates)
 
 
-def _setup(settings: WorldSettings, done: Done) -> WorldSetup:
-    return settings.setup
-
-
-def _worlds(settings: WorldSettings, done: Done) -> Sequence[WorldJob]:
-    return [WorldJob(world) for world in dict.fromkeys(map(settings.setup.world_of, settings.seeds))]
-
-
 def _runs(settings: WorldSettings, done: Done) -> Sequence[Job]:
     return settings.grid.jobs
-
-
-def _open(setup: WorldSetup, job: Job, folder: Path) -> Any:
-    return open_world(setup, setup.world_of(job.seed), folder)
-
-
-def _seed(job: Job) -> int:
-    return job.seed
-
-
-def _world(job: WorldJob) -> int:
-    return job.world
-
-
-def _reference(setup: WorldSetup, job: WorldJob, folder: Path) -> Sequence[Path]:
-    return [world_folder(folder, job.world) / "reference.json"]
 
 
 def _finish(settings: WorldSettings, folder: Path, results: Results) -> None:
@@ -165,19 +132,7 @@ def _quickstart_fast(output_dir: str) -> WorldSettings:
 WORLD: Study[WorldSettings] = Study(
     name="world",
     version=1,
-    stages=(
-        Stage(
-            "worlds",
-            "Training the references",
-            jobs=_worlds,
-            setup=_setup,
-            bench=make_world,
-            shares=_world,
-            work=describe_world,
-            files=_reference,
-        ),
-        Stage("runs", "Training the policies", jobs=_runs, setup=_setup, bench=_open, shares=_seed, work=run_job),
-    ),
+    stages=(WORLDS, runs_stage(_runs, run_job)),
     summarise=summarise,
     figures=figures,
     page=page,

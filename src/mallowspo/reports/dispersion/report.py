@@ -9,9 +9,9 @@ from typing import Any
 from mallowspo.dispersion.estimators import ESTIMATORS
 from mallowspo.dispersion.side_by_side import SideBySide
 from mallowspo.files import parse_json
-from mallowspo.reports.dispersion_figures import draw_dispersion_figures
-from mallowspo.reports.dispersion_next import next_section
-from mallowspo.reports.dispersion_words import (
+from mallowspo.reports.dispersion.figures import draw_dispersion_figures
+from mallowspo.reports.dispersion.next import next_section
+from mallowspo.reports.dispersion.words import (
     MAP_WORDS,
     conclusions,
     count,

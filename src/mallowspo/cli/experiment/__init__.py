@@ -1,15 +1,15 @@
-"""`mallowspo experiment NAME`: the paper's studies, one command each; their options live in `experiment_NAME.py`."""
+"""`mallowspo experiment NAME`: the paper's studies, one command each; their options live in `NAME.py`."""
 
 from __future__ import annotations
 
 import typer
 
-from mallowspo.cli.experiment_bandit import bandit
-from mallowspo.cli.experiment_controllable import controllable
-from mallowspo.cli.experiment_dialogue import dialogue
-from mallowspo.cli.experiment_estimator import estimator
-from mallowspo.cli.experiment_noise import noise
-from mallowspo.cli.experiment_world import world
+from mallowspo.cli.experiment.bandit import bandit
+from mallowspo.cli.experiment.controllable import controllable
+from mallowspo.cli.experiment.dialogue import dialogue
+from mallowspo.cli.experiment.estimator import estimator
+from mallowspo.cli.experiment.noise import noise
+from mallowspo.cli.experiment.world import world
 
 __all__ = ["experiment"]
 

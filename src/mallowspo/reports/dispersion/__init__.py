@@ -1,0 +1,1 @@
+"""The dispersion report: its figures, its sentences, the page, and what to do next."""
