@@ -27,7 +27,7 @@ from mallowspo.data.tokenization import tokenize_pairs
 from mallowspo.data.validation import validate_rows
 from mallowspo.errors import InputError
 from mallowspo.training.prompt_sampler import ListSampler
-from tiny import tiny_tokenizer
+from tiny import CHAT_TEMPLATE, tiny_tokenizer
 
 PAIRS = [
     {"prompt": f"Question {i}: what now?", "chosen": f" one {i} yes", "rejected": f" no, two {i} and more"}
@@ -218,6 +218,20 @@ def test_names_with_a_character_that_no_column_can_have(tmp_path, form, caplog):
     loaded = load_preferences(path).dataset
     assert (loaded["meta"][0], loaded["tools"][0]) == (odd, [odd])
     assert "row 1 has NUL in its name" in caplog.text
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json", "parquet", "saved"])
+@pytest.mark.parametrize("odd", [None, [None]])
+def test_tools_of_which_all_lack_the_same_value(tmp_path, form, odd):
+    """Arrow's cast of such a column to its own type breaks it: training refused what `check` passed."""
+    tool = {"type": "function", "function": {"name": "f", "strict": odd, "parameters": {"a": 1}}}
+    rows = [row | {"tools": [tool, tool]} for row in map(as_chat, PAIRS)]
+    path = write(tmp_path, form, rows)
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    assert not check_preferences(path, tokenizer).has_errors
+    assert load_preferences(path).dataset["tools"][:] == [row["tools"] for row in rows]
+    assert len(trained(path, tokenizer)) == len(rows)
 
 
 # Keys that stand twice in one object: which of the two values is meant nobody knows.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
-__all__ = ["TableBuilder", "is_json_feature", "parquet_table"]
+__all__ = ["TableBuilder", "as_type", "is_json_feature", "parquet_table"]
 
 
 def is_json_feature(feature: Any) -> bool:
@@ -168,19 +168,33 @@ def _one_type(chunks: list[pa.Array | list[Any]]) -> pa.ChunkedArray:
         types = {array.type for array in arrays if not pa.types.is_null(array.type)}
         if len(types) <= 1:
             target = types.pop() if types else pa.null()
-            return pa.chunked_array([array.cast(target) for array in arrays], type=target)
+            return pa.chunked_array([as_type(array, target) for array in arrays], type=target)
         # Two structs differ in their fields: to join them would add nulls, so they go the way of JSON.
         if not any(_holds_struct(kind) for kind in types):
             try:
                 schemas = [pa.schema([("column", kind)]) for kind in types]
                 target = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-                return pa.chunked_array([array.cast(target) for array in arrays], type=target)
+                return pa.chunked_array([as_type(array, target) for array in arrays], type=target)
             except pa.ArrowException:
                 pass
     lists = [chunk.to_pylist() if isinstance(chunk, pa.Array) else chunk for chunk in chunks]
     as_list = all(isinstance(value, list) for chunk in lists for value in chunk if value is not None)
     encoded = [_json_lists(chunk) if as_list else _json_array(chunk) for chunk in lists]
     return pa.chunked_array(encoded)
+
+
+def as_type(column: Any, kind: pa.DataType) -> Any:
+    """Give an array or a chunked one a type, and leave alone one that has it.
+
+    Arrow's cast to a column's own type breaks lists of two or more objects with a field that is always null.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> tools = pa.array([[{"name": "f", "strict": None}, {"name": "g", "strict": None}]])
+        >>> as_type(tools, tools.type) is tools
+        True
+    """
+    return column if column.type == kind else column.cast(kind)
 
 
 def parquet_table(table: pa.Table) -> pa.Table:

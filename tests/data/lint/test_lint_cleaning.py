@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lint_rows import as_chat, clean_rows, write_lines
 
 from mallowspo.data import load_preferences, validate_rows
-from mallowspo.data.lint import CheckSettings, check_preferences, write_cleaned
+from mallowspo.data.lint import CheckSettings, check_preferences, cleaning, write_cleaned
 from mallowspo.errors import InputError
 from tiny import CHAT_TEMPLATE, tiny_tokenizer
 
@@ -103,3 +103,18 @@ def test_outputs_that_cannot_be(tmp_path, tokenizer):
     with pytest.raises(InputError, match="the data changed"):
         write_cleaned(report, tmp_path / "clean.jsonl")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.jsonl", "rows.jsonl"]
+
+
+def test_parquet_output_in_several_groups(tmp_path, tokenizer, monkeypatch):
+    """A later group may lack a column, and Arrow's cast of `tools` to its own type breaks it."""
+    monkeypatch.setattr(cleaning, "_PARQUET_ROWS", 2)
+    tools = [{"name": name, "strict": None} for name in "fg"]
+    rows = [
+        {"prompt": f"p{i}", "chosen": f" yes {i}", "rejected": " no", "tools": tools}
+        | ({"note": "x"} if i < 2 else {})
+        for i in range(5)
+    ]
+    report = check_preferences(write_lines(tmp_path / "rows.jsonl", rows), tokenizer)
+    write_cleaned(report, tmp_path / "clean.parquet")
+    expected = [row | {"note": row.get("note")} for row in rows]
+    assert pq.read_table(tmp_path / "clean.parquet").to_pylist() == expected

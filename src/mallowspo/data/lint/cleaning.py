@@ -19,7 +19,7 @@ from mallowspo.data.lint.kinds import KINDS
 from mallowspo.data.lint.ledger import Ledger
 from mallowspo.data.lint.run import CheckReport
 from mallowspo.data.sources import SourceRow, stream_rows
-from mallowspo.data.tables import parquet_table
+from mallowspo.data.tables import as_type, parquet_table
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.files import atomic_path
 
@@ -195,7 +195,12 @@ class _ParquetRows:
                 raise InputError("fix: the rows have differing columns, which parquet cannot hold; write .jsonl")
             rows = [{n: row.get(n) for n in names} for row in self._rows]
             table = parquet_table(pa.Table.from_pylist(rows))
-            table = table if schema is None else table.cast(schema)
+            if schema is not None:
+                columns = [
+                    as_type(table.column(f.name), f.type) if f.name in names else pa.nulls(len(rows), f.type)
+                    for f in schema
+                ]
+                table = pa.Table.from_arrays(columns, schema=schema)
             if self._file is None:
                 self._file = pq.ParquetWriter(self._path, table.schema)
             self._file.write_table(table)
