@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from mallowspo.cli.experiment.shared import run_and_tell
+
 __all__ = ["quickstart"]
 
 
@@ -27,10 +29,6 @@ def quickstart(
     """Compare DPO, MallowsPO-theta and MallowsPO-phi on a generated language whose truth is known."""
     from dataclasses import replace
 
-    from rich.console import Console
-
-    from mallowspo.progress import progress_bar
-    from mallowspo.studies.study import run_study
     from mallowspo.studies.world.study import WORLD
 
     settings = WORLD.presets["quickstart_fast" if fast else "quickstart"](str(output_dir))
@@ -38,8 +36,4 @@ def quickstart(
         settings = replace(settings, seeds=tuple(range(seeds)))
     if workers is not None:
         settings = replace(settings, workers=workers)
-    with progress_bar("mallowspo quickstart") as progress:
-        run_study(WORLD, settings, progress=progress)
-    Console().print(
-        f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.", soft_wrap=True
-    )
+    run_and_tell("quickstart", WORLD, settings)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from mallowspo.cli.experiment.shared import run_and_tell
+
 __all__ = ["bandit"]
 
 
@@ -32,12 +34,8 @@ def bandit(
     from dataclasses import replace
     from typing import Any
 
-    from rich.console import Console
-
     from mallowspo.errors import InputError
-    from mallowspo.progress import progress_bar
     from mallowspo.studies.bandit.study import BANDIT
-    from mallowspo.studies.study import run_study
 
     base = BANDIT.presets["fast" if fast else "default"](str(output_dir))
     changes: dict[str, Any] = {"first_seed": seed, "arms": arms}
@@ -51,8 +49,4 @@ def bandit(
     if pairs:
         changes["pairs"] = tuple(pairs)
     settings = replace(base, workers=workers, design=replace(base.design, **changes))
-    with progress_bar("mallowspo experiment bandit") as progress:
-        run_study(BANDIT, settings, progress=progress)
-    Console().print(
-        f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.", soft_wrap=True
-    )
+    run_and_tell("experiment bandit", BANDIT, settings)

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from mallowspo.cli.experiment.shared import read_numbers, run_and_tell
+
 __all__ = ["controllable"]
 
 
@@ -105,17 +107,10 @@ def controllable(
 
     What was trained and measured is kept in OUTPUT_DIR; the same command goes on where an interrupted one stopped.
     """
-    from rich.console import Console
-
-    from mallowspo.progress import progress_bar
     from mallowspo.studies.controllable.study import CONTROLLABLE
-    from mallowspo.studies.study import run_study
 
     settings = _settings(dict(context.params))
-    with progress_bar("mallowspo experiment controllable") as progress:
-        run_study(CONTROLLABLE, settings, progress=progress)
-    end = f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json."
-    Console().print(end, markup=False, highlight=False, soft_wrap=True)
+    run_and_tell("experiment controllable", CONTROLLABLE, settings)
 
 
 def _settings(given: dict[str, Any]) -> Any:
@@ -131,17 +126,7 @@ def _settings(given: dict[str, Any]) -> Any:
         "workers": given.pop("workers"),
     }
     lists: dict[str, Any] = {
-        name: _numbers(name, given.pop(name)) for name in ("betas", "ipo_betas", "learning_rates")
+        name: read_numbers(name, given.pop(name)) for name in ("betas", "ipo_betas", "learning_rates")
     }
     settings = study.ControllableSettings(design=study.ControllableDesign(**given), **own, **lists)
     return study.fast(settings) if fast else settings
-
-
-def _numbers(option: str, text: str) -> tuple[float, ...]:
-    """Numbers with commas between them."""
-    from mallowspo.errors import InputError
-
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise InputError(f"{option}: got {text!r}, expected numbers with commas between them, as in 0.1,1") from error

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from mallowspo.cli.experiment.shared import read_numbers, run_and_tell
+
 __all__ = ["dialogue"]
 
 
@@ -109,18 +111,10 @@ def dialogue(
     fast: _Fast = False,
 ) -> None:
     """Train DPO and MallowsPO on real dialogues; accuracy, calibration and win rates, in and out of distribution."""
-    from rich.console import Console
-
-    from mallowspo.progress import progress_bar
     from mallowspo.studies.dialogue.study import DIALOGUE
-    from mallowspo.studies.study import run_study
 
     settings = _settings(dict(context.params))
-    with progress_bar("mallowspo experiment dialogue") as progress:
-        run_study(DIALOGUE, settings, progress=progress)
-    Console().print(
-        f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.", soft_wrap=True
-    )
+    run_and_tell("experiment dialogue", DIALOGUE, settings)
 
 
 def _settings(given: dict[str, Any]) -> Any:
@@ -134,17 +128,7 @@ def _settings(given: dict[str, Any]) -> Any:
     given["methods"] = tuple(part.strip() for part in given["methods"].split(","))
     given["seeds"] = tuple(range(given["seeds"]))
     for name in ("betas", "temperatures"):
-        given[name] = _numbers(name, given[name])
+        given[name] = read_numbers(name, given[name])
     setup = {item.name: given.pop(item.name) for item in fields(DialogueSetup)}
     settings = DialogueSettings(setup=DialogueSetup(**setup), **given)
     return fast(settings) if in_small else settings
-
-
-def _numbers(name: str, text: str) -> tuple[float, ...]:
-    """Read comma-separated numbers."""
-    from mallowspo.errors import InputError
-
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise InputError(f"{name}: got {text!r}, expected numbers with commas between them") from error

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mallowspo.cli.experiment.shared import run_and_tell
+
 __all__ = ["estimator"]
 
 _OutputDir = Annotated[
@@ -54,11 +56,7 @@ def estimator(
     from dataclasses import replace
     from typing import Any
 
-    from rich.console import Console
-
-    from mallowspo.progress import progress_bar
     from mallowspo.studies.estimator.study import ESTIMATOR
-    from mallowspo.studies.study import run_study
 
     given: dict[str, Any] = {
         "workers": workers,
@@ -73,10 +71,7 @@ def estimator(
     if not fast:
         given["seeds"] = tuple(range(1, seeds + 1))
     start = ESTIMATOR.presets["fast" if fast else "default"](str(output_dir))
-    with progress_bar("mallowspo experiment estimator") as progress:
-        run_study(ESTIMATOR, replace(start, **given), progress=progress)
-    end = f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json."
-    Console().print(end, markup=False, highlight=False, soft_wrap=True)
+    run_and_tell("experiment estimator", ESTIMATOR, replace(start, **given))
 
 
 def _names(text: str) -> tuple[str, ...]:

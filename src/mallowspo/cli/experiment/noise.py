@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mallowspo.cli.experiment.shared import run_and_tell
+
 __all__ = ["noise"]
 
 
@@ -23,17 +25,9 @@ def noise(
     """Compare DPO, cDPO, IPO and MallowsPO with 0 to 40% of the labels flipped, in small worlds of known truth."""
     from dataclasses import replace
 
-    from rich.console import Console
-
-    from mallowspo.progress import progress_bar
     from mallowspo.studies.noise.study import NOISE
-    from mallowspo.studies.study import run_study
 
     settings = replace(NOISE.presets["fast" if fast else "default"](str(output_dir)), workers=workers)
     if seeds is not None:
         settings = replace(settings, seeds=tuple(range(settings.seeds[0], settings.seeds[0] + seeds)))
-    with progress_bar("mallowspo experiment noise") as progress:
-        run_study(NOISE, settings, progress=progress)
-    Console().print(
-        f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.", soft_wrap=True
-    )
+    run_and_tell("experiment noise", NOISE, settings)

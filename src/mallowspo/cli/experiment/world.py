@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mallowspo.cli.experiment.shared import read_numbers, run_and_tell
+
 __all__ = ["world"]
 
 
@@ -35,10 +37,6 @@ def world(
     from dataclasses import replace
     from typing import Any
 
-    from rich.console import Console
-
-    from mallowspo.progress import progress_bar
-    from mallowspo.studies.study import run_study
     from mallowspo.studies.world.study import WORLD
 
     base = WORLD.presets["fast" if fast else "default"](str(output_dir))
@@ -49,21 +47,5 @@ def world(
         given["methods"] = tuple(name.strip() for name in methods.split(","))
     for name, text in (("betas", betas), ("learning_rates", learning_rates)):
         if text is not None:
-            given[name] = _numbers(name, text)
-    with progress_bar("mallowspo experiment world") as progress:
-        run_study(WORLD, replace(base, **given), progress=progress)
-    Console().print(
-        f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json.", soft_wrap=True
-    )
-
-
-def _numbers(name: str, text: str) -> tuple[float, ...]:
-    """Numbers with commas between them."""
-    from mallowspo.errors import InputError
-
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise InputError(
-            f"{name}: got {text!r}, expected numbers with commas between them, such as 0.5,1,2"
-        ) from error
+            given[name] = read_numbers(name, text)
+    run_and_tell("experiment world", WORLD, replace(base, **given))
