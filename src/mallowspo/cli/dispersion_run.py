@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mallowspo.dispersion.entropy import ReferenceStatistics
 from mallowspo.dispersion.reference_analysis import (
     Analysis,
     PromptOpinion,
     RowTexts,
     analyse_reference,
-    statistics_of,
 )
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.side_by_side import SideBySide, side_by_side
@@ -268,7 +268,7 @@ def _reference(
         raise InputError(f"reference: {request.reference} has no rows")
     pairs = None if request.dataset_name is None else _data_of(request, rows)
     analysis = analyse_reference(
-        statistics_of(rows.scores, vocab_size=rows.vocab_size),
+        ReferenceStatistics.of(rows.scores, vocab_size=rows.vocab_size),
         rows.prompt_ids,
         settings=settings,
         row_index=rows.row_index.tolist(),

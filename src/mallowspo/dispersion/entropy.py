@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mallowspo.errors import InputError
+
+if TYPE_CHECKING:
+    from mallowspo.scoring import ReferenceScores
 
 __all__ = ["ReferenceStatistics", "entropy_index", "mean_by_prompt", "normalised_entropy"]
 
@@ -39,6 +43,18 @@ class ReferenceStatistics:
     vocab_size: int
     first_entropy_nk: Floats | None = None
     divergent_entropy_nk: Floats | None = None
+
+    @classmethod
+    def of(cls, scores: ReferenceScores, *, vocab_size: int) -> ReferenceStatistics:
+        """What the estimators read of a reference's scores."""
+        return cls(
+            logp_nk=scores.logp_nk,
+            entropy_sum_nk=scores.entropy_sum_nk,
+            length_nk=np.asarray(scores.length_nk, np.float64),
+            vocab_size=vocab_size,
+            first_entropy_nk=scores.first_entropy_nk,
+            divergent_entropy_nk=scores.divergent_entropy_nk,
+        )
 
 
 def normalised_entropy(entropy_sum: ArrayLike, lengths: ArrayLike, *, vocab_size: int) -> Floats:

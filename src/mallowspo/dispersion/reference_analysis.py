@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,7 @@ from mallowspo.dispersion.weight_summary import distribution, implied_phi, weigh
 from mallowspo.errors import InputError
 from mallowspo.stats.bootstrap import bootstrap
 
-if TYPE_CHECKING:
-    from mallowspo.scoring import ReferenceScores
-
-__all__ = ["Analysis", "PromptOpinion", "RowTexts", "analyse_reference", "statistics_of"]
+__all__ = ["Analysis", "PromptOpinion", "RowTexts", "analyse_reference"]
 
 Floats = NDArray[np.float64]
 
@@ -74,26 +71,6 @@ class PromptOpinion:
     count: dict[str, float]
     diverging: dict[str, bool]
     source: str
-
-
-def statistics_of(scores: ReferenceScores, *, vocab_size: int) -> ReferenceStatistics:
-    """What the estimators read, from what a reference store keeps.
-
-    Args:
-        scores: Of N rows.
-        vocab_size: Last axis of the reference's logits.
-
-    Returns:
-        The statistics.
-    """
-    return ReferenceStatistics(
-        logp_nk=scores.logp_nk,
-        entropy_sum_nk=scores.entropy_sum_nk,
-        length_nk=np.asarray(scores.length_nk, np.float64),
-        vocab_size=vocab_size,
-        first_entropy_nk=scores.first_entropy_nk,
-        divergent_entropy_nk=scores.divergent_entropy_nk,
-    )
 
 
 def analyse_reference(

@@ -110,7 +110,7 @@ def compare_at_start(trainer: Any, *, fresh_adapter: bool) -> None:
     Raises:
         InputError: They differ, and the adapter's configuration does not ask for that.
     """
-    from mallowspo.training.reference_source import live_tolerance
+    from mallowspo.training.reference import live_tolerance
 
     plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     reads = trainer.objective.needs_reference or trainer.settings.reads_entropy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,34 +68,16 @@ class RawWeights:
 
 
 def raw_from_reference(
-    dataset: Any, args: MallowsPOConfig, *, vocab_size: int, calibration: Calibration | None = None
+    statistics: ReferenceStatistics,
+    prompt_ids: Sequence[str],
+    args: MallowsPOConfig,
+    *,
+    calibration: Calibration | None = None,
 ) -> RawWeights:
-    """Raw weights from the columns that the reference pass wrote.
-
-    Args:
-        dataset: Tokenised rows with `ref_{chosen,rejected}_` and each of `COLUMN_KINDS`.
-        args: Estimator, map, and whether pairs of one prompt share an index.
-        vocab_size: Last axis of the reference's logits.
-        calibration: Of the training rows, whose map serves this split too; None where these are the training rows.
-
-    Returns:
-        Index and raw weights.
-    """
-
-    def stacked(name: str) -> Floats:
-        return np.stack([np.asarray(dataset[f"ref_{side}_{name}"]) for side in ("chosen", "rejected")], axis=1)
-
-    statistics = ReferenceStatistics(
-        logp_nk=stacked("logps"),
-        entropy_sum_nk=stacked("entropy"),
-        length_nk=stacked("length"),
-        vocab_size=vocab_size,
-        first_entropy_nk=stacked("first_entropy"),
-        divergent_entropy_nk=stacked("divergent_entropy"),
-    )
+    """Index and raw weights of a split; the map of the training rows' calibration, where there is one, serves it."""
     index_n = ESTIMATORS[args.dispersion_estimator](statistics)
     if args.dispersion_per == "prompt":
-        index_n = prompt_index(args.dispersion_estimator, index_n, dataset["prompt_id"])
+        index_n = prompt_index(args.dispersion_estimator, index_n, prompt_ids)
     if calibration is not None and calibration.index_map is not None:
         fitted = IndexMap.from_dict(calibration.index_map)
     else:
@@ -103,7 +85,7 @@ def raw_from_reference(
             args.dispersion_map,
             index_n,
             estimator=args.dispersion_estimator,
-            vocab_size=vocab_size,
+            vocab_size=statistics.vocab_size,
             alternatives=args.dispersion_alternatives,
             spread=args.resolved_spread,
         )

@@ -20,7 +20,7 @@ from mallowspo.compat import TRAINER_STATE_NAME, TRLPreferenceTrainer, reference
 from mallowspo.data.fingerprint import rows_fingerprint
 from mallowspo.data.records import LIST_COLUMN
 from mallowspo.data.vocabulary import embedding_rows, refuse_unknown_ids
-from mallowspo.dispersion import Calibration
+from mallowspo.dispersion import Calibration, ReferenceStatistics
 from mallowspo.errors import InputError
 from mallowspo.files import passing_folder, staging_folder
 from mallowspo.objectives import Objective, objective_loss
@@ -45,7 +45,7 @@ from mallowspo.training.displacement import DisplacementMonitor, warn_of_displac
 from mallowspo.training.model_card import PAPER
 from mallowspo.training.prompt_sampler import ListSampler
 from mallowspo.training.recording import Recorder
-from mallowspo.training.reference_source import refuse_other_store, split_columns
+from mallowspo.training.reference import reference_scores, refuse_other_store, score_columns
 from mallowspo.training.removed_options import knows_removed_options
 from mallowspo.training.resumed_adapters import refuse_other_adapters
 from mallowspo.training.row_weights import (
@@ -245,12 +245,13 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         if not (self.objective.needs_reference or self.settings.reads_entropy):
             return dataset
         require_plain_head(self.accelerator.unwrap_model(self.ref_model if self.ref_model is not None else self.model))
-        for column, values in split_columns(self, dataset, name, batch_size).items():
+        scores = reference_scores(self, dataset, name, batch_size)
+        for column, values in score_columns(scores).items():
             dataset = dataset.add_column(column, values)
         if self.settings.reads_entropy:
             model = self.accelerator.unwrap_model(self.ref_model if self.ref_model is not None else self.model)
-            size = vocabulary_size(model)
-            found = raw_from_reference(dataset, self.settings, vocab_size=size, calibration=self.calibration)
+            statistics = ReferenceStatistics.of(scores, vocab_size=vocabulary_size(model))
+            found = raw_from_reference(statistics, dataset["prompt_id"], self.settings, calibration=self.calibration)
             self.calibration = self.calibration or found.calibrated(self.settings)
             dataset = dataset.add_column(RAW_COLUMN, found.raw_n).add_column("dispersion_index", found.index_n)
         return dataset

@@ -1,19 +1,24 @@
-"""Where the reference's scores of a split come from: the store that the user named, the cache, or a pass now."""
+"""The reference's scores of a split: from the store that the user named, from the cache, or from a pass now."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.logging import get_logger
-from accelerate.utils import is_peft_model
+from accelerate.utils import is_peft_model, tqdm
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader
 
-from mallowspo.compat import reference_model
+from mallowspo.compat import add_score_head, reference_model
 from mallowspo.data.collation import PreferenceCollator
+from mallowspo.data.records import LIST_COLUMN, TOKEN_COLUMNS
 from mallowspo.errors import InputError
+from mallowspo.progress import current_lines
 from mallowspo.scoring import (
     Processes,
     ReferenceKey,
@@ -27,41 +32,41 @@ from mallowspo.scoring import (
     write_store,
 )
 from mallowspo.scoring.reference_cache import cache_folder
+from mallowspo.scoring.reference_scores import longest_first, score_batches
 from mallowspo.scoring.self_check import sum_tolerance
 from mallowspo.scoring.store_format import MANIFEST
-from mallowspo.training.reference_pass import COLUMN_KINDS, prepare_reference, reference_columns
 
-__all__ = ["VERIFIED_ROWS", "live_tolerance", "refuse_other_store", "split_columns"]
+__all__ = ["live_tolerance", "reference_scores", "refuse_other_store", "score_columns"]
 
 logger = get_logger(__name__)
-
-Columns = dict[str, NDArray[np.float64]]
 
 VERIFIED_ROWS = 8
 """Rows of a store that are scored again before the first step."""
 
-_FIELD_OF_KIND = {
+_SIDES = ("chosen", "rejected")
+# What a dataset keeps of each response, by the name of its columns: `ref_chosen_logps`, `ref_rejected_logps`, ...
+_KINDS = {
     "logps": "logp_nk",
     "entropy": "entropy_sum_nk",
     "length": "length_nk",
     "first_entropy": "first_entropy_nk",
     "divergent_entropy": "divergent_entropy_nk",
 }
-_SIDES = ("chosen", "rejected")
 _POSITION = "__position__"
+_MARK = "_mallowspo_score_head"
+
+
+def score_columns(scores: ReferenceScores) -> dict[str, NDArray[np.float64]]:
+    """The scores of pairs as columns of their dataset, float64, shape (N,); nats, and tokens for a length."""
+    return {
+        f"ref_{side}_{kind}": getattr(scores, field)[:, k].astype(np.float64)
+        for kind, field in _KINDS.items()
+        for k, side in enumerate(_SIDES)
+    }
 
 
 def refuse_other_store(dataset: Any, tokenizer: Any, args: Any) -> None:
-    """Refuse a store that cannot be the one of this run by what is known before a model is loaded.
-
-    Args:
-        dataset: The tokenised training rows.
-        tokenizer: Of the run.
-        args: A `MallowsPOConfig`.
-
-    Raises:
-        InputError: There is no store, or it was made from other tokens or with another tokenizer or truncation.
-    """
+    """Refuse a store that was made from other tokens, tokenizer or truncation, before a model is loaded."""
     if args.reference_store is None:
         return
     store = _open(args.reference_store)
@@ -69,24 +74,12 @@ def refuse_other_store(dataset: Any, tokenizer: Any, args: Any) -> None:
     _refuse(store, key, dataset)
 
 
-def split_columns(trainer: Any, dataset: Any, name: str, batch_size: int) -> Columns:
+def reference_scores(trainer: Any, dataset: Any, name: str, batch_size: int) -> ReferenceScores:
     """The reference's scores of a split, from wherever they are.
 
     The training split must be in `reference_store` where one is named. Other splits are taken from it if they are
-    in it. Everything else comes from the cache, or from a pass over the split whose result is then cached. What comes
-    from disk is compared with a live pass over 8 random rows.
-
-    Args:
-        trainer: A `MallowsPOTrainer` whose model and reference are set up.
-        dataset: Tokenised rows.
-        name: The split.
-        batch_size: Pairs a batch on each process.
-
-    Returns:
-        As of `reference_columns`.
-
-    Raises:
-        InputError: The store was made for another run, is damaged, or does not give what the model gives.
+    in it. Everything else comes from the cache, or from a pass over the split (`batch_size` pairs a batch on each
+    process) whose result is then cached. What comes from disk is compared with a live pass over 8 random rows.
     """
     processes = Processes.of_accelerate(trainer.accelerator)
     key = _run_key(trainer, dataset, processes)
@@ -95,37 +88,29 @@ def split_columns(trainer: Any, dataset: Any, name: str, batch_size: int) -> Col
     if isinstance(found, InputError):
         raise found
     if found is not None:
-        folder, columns, named = found
+        folder, scores, named = found
         # One answer for all: at the edge of the tolerance, two processes might differ.
-        complaint = processes.share(_compare_live(trainer, dataset, columns, key, batch_size))
+        complaint = processes.share(_compare_live(trainer, dataset, scores, key, batch_size))
         if complaint is None:
             trainer.reference_sources[name] = f"reused from {folder}, key {key.digest[:12]}"
             logger.info(f"{name}: reference scores reused from {folder}, key {key.digest[:12]}")
-            return columns
+            return scores
         if named:
             raise InputError(
                 f"reference_store: {folder} does not say what the reference says: {complaint}. Write the store again "
                 "on this machine, with these versions"
             )
         logger.warning(f"{name}: the cached reference scores in {folder} are not used: {complaint}")
-    columns = reference_columns(trainer, dataset, name, batch_size)
+    scores = _pass(trainer, dataset, name, batch_size)
     trainer.reference_sources[name] = "a pass of the reference before training"
     if processes.is_first and found is None:
-        _save(trainer, dataset, name, key, columns, batch_size)
+        _save(trainer, dataset, name, key, scores, batch_size)
     processes.wait()
-    return columns
+    return scores
 
 
 def live_tolerance(key: ReferenceKey, lengths: Any) -> NDArray[np.float64]:
-    """How far a stored sum may be from a live one, for responses of these lengths: `sum_tolerance` of its precision.
-
-    Args:
-        key: Tells the precision.
-        lengths: Tokens of each response.
-
-    Returns:
-        Nats, in the shape of `lengths`.
-    """
+    """How far a stored sum may be from a live one, nats, for responses of these lengths in the key's precision."""
     return sum_tolerance(f"{key.dtype} {key.mixed_precision}", lengths)
 
 
@@ -167,7 +152,7 @@ def _run_key(trainer: Any, dataset: Any, processes: Processes) -> ReferenceKey:
 
 
 def _lookup(trainer: Any, dataset: Any, name: str, key: ReferenceKey) -> Any:
-    """In the first process: folder, columns and whether the user named the folder; None, or what is wrong with it."""
+    """In the first process: folder, scores and whether the user named the folder; None, or what is wrong with it."""
     named = trainer.settings.reference_store
     if named is not None:
         try:
@@ -175,7 +160,7 @@ def _lookup(trainer: Any, dataset: Any, name: str, key: ReferenceKey) -> Any:
             differences = {difference.field for difference in store.manifest.key.differences(key)}
             if name == "train" or not differences:
                 _refuse(store, key, dataset)
-                return str(store.folder), _columns(store), True
+                return str(store.folder), store.read().scores, True
             logger.info(f"{name}: not in {named}, whose {', '.join(sorted(differences))} differ")
         except InputError as error:
             prefixed = str(error).startswith("reference_store")
@@ -185,7 +170,7 @@ def _lookup(trainer: Any, dataset: Any, name: str, key: ReferenceKey) -> Any:
         return None
     try:
         store = ReferenceStore.open(folder)
-        return None if store.manifest.key != key else (str(folder), _columns(store), False)
+        return None if store.manifest.key != key else (str(folder), store.read().scores, False)
     except InputError as error:
         logger.warning(f"{name}: the cached reference scores are not used: {error}")
         return None
@@ -214,22 +199,56 @@ def _refuse(store: ReferenceStore, key: ReferenceKey, dataset: Any) -> None:
     raise InputError(f"reference_store: {store.folder} was not made for this run: {found}. {advice}")
 
 
-def _columns(store: ReferenceStore) -> Columns:
-    scores = store.read().scores
-    return {
-        f"ref_{side}_{kind}": np.asarray(getattr(scores, _FIELD_OF_KIND[kind])[:, k], np.float64).copy()
-        for kind in COLUMN_KINDS
-        for k, side in enumerate(_SIDES)
-    }
+def _prepare(trainer: Any) -> None:
+    """Give a separate reference model the head that computes entropies; TRL's own patch of it does not."""
+    if trainer.ref_model is not None:
+        model = trainer.accelerator.unwrap_model(trainer.ref_model)
+        if not getattr(model, _MARK, False):
+            add_score_head(model)
+            setattr(model, _MARK, True)
 
 
-def _compare_live(trainer: Any, dataset: Any, columns: Columns, key: ReferenceKey, batch_size: int) -> str | None:
-    """Score some rows now; every process does the same, since a sharded model answers only to all of them.
+def _pass(trainer: Any, dataset: Any, name: str, batch_size: int) -> ReferenceScores:
+    """Score every pair of a split with the reference, all processes together."""
+    _prepare(trainer)
+    lists = dataset[LIST_COLUMN] if LIST_COLUMN in dataset.column_names else None
+    order_n = longest_first(*(dataset[column] for column in TOKEN_COLUMNS), lists=lists)
+    loader = trainer.accelerator.prepare(
+        DataLoader(
+            dataset.select(order_n),
+            batch_size=batch_size,
+            collate_fn=trainer.data_collator,
+            num_workers=trainer.args.dataloader_num_workers,
+            pin_memory=trainer.args.dataloader_pin_memory,
+            shuffle=False,
+        )
+    )
 
-    Returns:
-        What differs, or None.
-    """
-    prepare_reference(trainer)
+    def forward(batch: Any) -> Any:
+        with reference_model(trainer, before_training=True) as model:
+            return trainer.scoring.score_all(model, batch, per_token=True)
+
+    batches = _shown(loader, f"Reference scores of {name}", hide=trainer.args.disable_tqdm)
+    return score_batches(batches, order_n, forward=forward, gather=trainer.accelerator.gather_for_metrics)
+
+
+def _shown(loader: Any, stage: str, *, hide: bool) -> Iterator[Any]:
+    """The batches, with a bar, or with the lines of a command where one shows some."""
+    lines = current_lines()
+    hide = hide or bool(os.environ.get("TQDM_DISABLE", "")) or lines is not None
+    for done, batch in enumerate(tqdm(iterable=loader, desc=stage, disable=hide)):
+        if lines is not None:
+            lines.show(stage, done, len(loader))
+        yield batch
+    if lines is not None:
+        lines.show(stage, len(loader), len(loader), "batches")
+
+
+def _compare_live(
+    trainer: Any, dataset: Any, scores: ReferenceScores, key: ReferenceKey, batch_size: int
+) -> str | None:
+    """Score some rows now and say what differs; in every process, since a sharded model answers only to all."""
+    _prepare(trainer)
     draw = np.random.default_rng(trainer.args.seed)
     places = np.sort(draw.choice(len(dataset), size=min(VERIFIED_ROWS, len(dataset)), replace=False))
     for start in range(0, len(places), batch_size):
@@ -238,13 +257,11 @@ def _compare_live(trainer: Any, dataset: Any, columns: Columns, key: ReferenceKe
         device = trainer.accelerator.device
         batch = {k: v.to(device) for k, v in batch.items() if isinstance(v, torch.Tensor)}
         with reference_model(trainer, before_training=True) as model:
-            scores = score_padded(model, batch)
-        assert scores.entropy_sum_bk is not None
-        lengths = scores.length_bk.cpu().numpy()
-        allowed = live_tolerance(key, lengths)
-        live = {"logps": scores.logp_bk, "entropy": scores.entropy_sum_bk, "length": scores.length_bk}
-        for kind, values in live.items():
-            stored = np.stack([columns[f"ref_{side}_{kind}"][some] for side in _SIDES], axis=1)
+            live = score_padded(model, batch)
+        assert live.entropy_sum_bk is not None
+        allowed = live_tolerance(key, live.length_bk.cpu().numpy())
+        for kind, values in (("logps", live.logp_bk), ("entropy", live.entropy_sum_bk), ("length", live.length_bk)):
+            stored = getattr(scores, _KINDS[kind])[some]
             wrong = ~(np.abs(stored - values.cpu().double().numpy()) <= allowed)
             if wrong.any():
                 row, side = np.argwhere(wrong)[0]
@@ -255,7 +272,7 @@ def _compare_live(trainer: Any, dataset: Any, columns: Columns, key: ReferenceKe
     return None
 
 
-def _save(trainer: Any, dataset: Any, name: str, key: ReferenceKey, columns: Columns, batch_size: int) -> None:
+def _save(trainer: Any, dataset: Any, name: str, key: ReferenceKey, scores: ReferenceScores, batch_size: int) -> None:
     """Keep the scores of a pass under their key; a run does not fail because they cannot be kept."""
     folder = _cache_of(trainer, key)
     if folder is None:
@@ -264,21 +281,12 @@ def _save(trainer: Any, dataset: Any, name: str, key: ReferenceKey, columns: Col
 
     from mallowspo import __version__
 
-    def looked_up(rows: Any) -> ReferenceScores:
-        at = np.asarray(rows[_POSITION][:])
-        arrays: dict[str, Any] = {
-            field: np.stack([columns[f"ref_{side}_{kind}"][at] for side in _SIDES], axis=1)
-            for kind, field in _FIELD_OF_KIND.items()
-        }
-        arrays["length_nk"] = arrays["length_nk"].astype(np.int64)
-        return ReferenceScores(**arrays)
-
     try:
         write_store(
             folder,
             dataset.add_column(_POSITION, np.arange(len(dataset))),
             key=key,
-            score=looked_up,
+            score=lambda rows: scores.take(np.asarray(rows[_POSITION][:])),
             settings=StoreSettings(batch_size=batch_size),
             made_with={
                 "model": str(getattr(trainer.model.config, "_name_or_path", "")),
