@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mallowspo.dispersion import ReferenceStatistics, rankings_index, raw_from_phi
-from mallowspo.dispersion.maps import choice_entropy
+from mallowspo.dispersion.panel import choice_entropy
 from mallowspo.dispersion.people import LIKELIHOODS
 from mallowspo.dispersion.rankings_analysis import analyse_rankings, opinion_of_rankings
 from mallowspo.dispersion.rankings_file import RankingRows
@@ -268,8 +268,8 @@ def test_side_by_side_needs_common_prompts_and_finds_them(rng):
         ({"estimator": "median"}, "dispersion_estimator"),
         ({"map": "neglog", "estimator": "answer_entropy"}, "exceeds 1"),
         ({"map": "mallows"}, "alternatives"),
-        ({"alternatives": 5}, "only the map 'mallows' reads it"),
-        ({"spread": (0.1, 1.0)}, "only the map 'quantile' reads it"),
+        ({"alternatives": 5}, "alternatives"),
+        ({"spread": (0.1, 1.0)}, "spread"),
         ({"per": "row"}, "dispersion_per"),
         ({"distance": "cayley"}, "distance"),
         ({"level": 1.0}, "level: got 1.0"),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mallowspo.dispersion import ESTIMATORS, ReferenceStatistics, sampled_entropy
-from mallowspo.dispersion.maps import neg_log_phi_from_choice_entropy
+from mallowspo.dispersion.panel import neg_log_phi_from_choice_entropy
 from mallowspo.errors import InputError
 from tiny import tiny_llama
 

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -233,15 +233,14 @@ def calibrate(
         [0.5, 1.0, 1.5]
     """
     raw = np.asarray(raw_n, np.float64)
-    low, high = clip
     if raw.size == 0:
         raise InputError("dispersion: there are no training rows to calibrate on")
     if not np.isfinite(raw).all() or (raw < 0).any():
         row = int(np.argmax(~np.isfinite(raw) | (raw < 0)))
         raise InputError(f"dispersion: row {row:,} has a raw weight of {raw[row]}, expected a finite number >= 0")
-    if not 0 <= low < high or not np.isfinite(high):
-        raise InputError(f"dispersion_clip: got [{low}, {high}], expected 0 <= low < high")
-    phi_star = _fit_scale(raw, low, high) if scale == "auto" else _given_scale(scale)
+    low, high = check_clip(clip)
+    given = check_scale(scale)
+    phi_star = given if isinstance(given, float) else _fit_scale(raw, low, high)
     weight = np.clip(phi_star * raw, low, high)
     if not weight.any():
         raise InputError(
@@ -251,8 +250,8 @@ def calibrate(
     return Calibration(
         source=source,
         scale=phi_star,
-        automatic=scale == "auto",
-        clip=(float(low), float(high)),
+        automatic=given == "auto",
+        clip=(low, high),
         per=per,
         estimator=estimator,
         map=map,
@@ -266,7 +265,17 @@ def calibrate(
     )
 
 
-def _given_scale(scale: float | str) -> float:
+def check_clip(clip: Sequence[float]) -> tuple[float, float]:
+    """Lowest and highest weight, which must be 0 <= low < high."""
+    if len(clip) != 2 or not 0 <= clip[0] < clip[1] < np.inf:
+        raise InputError(f"dispersion_clip: got {list(clip)}, expected two numbers 0 <= low < high")
+    return float(clip[0]), float(clip[1])
+
+
+def check_scale(scale: float | str) -> float | str:
+    """phi*, which must be `auto` or a number > 0, also one that is written as text."""
+    if scale == "auto":
+        return scale
     try:
         value = float(scale)
     except (TypeError, ValueError):

@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mallowspo.dispersion.entropy import ReferenceStatistics, entropy_index, mean_by_prompt
+from mallowspo.dispersion.entropy import ReferenceStatistics, entropy_index, mean_by_prompt, normalised_entropy
 from mallowspo.dispersion.panel import PANEL_ALTERNATIVES, panel_neg_log_phi
 from mallowspo.errors import InputError
 
@@ -256,17 +256,16 @@ def _mean_over_responses(entropy_nk: ArrayLike | None, statistics: ReferenceStat
 
 @dataclass(frozen=True)
 class Estimator:
-    """An index and what is to be known of it.
+    """An index and what is to be known of it."""
 
-    Attributes:
-        read: From the statistics of N rows to u >= 0, shape (N,).
-        words: What it is, for a reader of the report.
-        geometric: Whether a prompt's index is the geometric mean of its rows'; the arithmetic one otherwise.
-    """
-
-    read: Callable[[ReferenceStatistics], Floats]
-    words: str
+    read: Callable[[ReferenceStatistics], Floats]  # from the statistics of N rows to u >= 0, shape (N,)
+    words: str  # what it is, for a reader of the report
+    bounded: bool = True  # u <= 1
+    # u is e to the minus an estimate of a multiple of -log phi, and no entropy: its mean is the geometric one.
     geometric: bool = False
+    # u of single responses, shape (N, K), where it compares none: an interval may be told from them.
+    single: Callable[[ReferenceStatistics], Floats] | None = None
+    no_interval: str = ""  # why responses to one prompt tell nothing of its spread
 
     def __call__(self, statistics: ReferenceStatistics) -> Floats:
         """Read the index of every row."""
@@ -280,16 +279,20 @@ ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
             "The reference's mean uncertainty about the next token of the responses, as a share of the "
             "largest possible (`mean_entropy`, the paper's released code). It also rises and falls with "
             "length, style and common openings.",
+            single=lambda of: normalised_entropy(of.entropy_sum_nk, of.length_nk, vocab_size=of.vocab_size),
         ),
         "answer_entropy": Estimator(
             answer_entropy,
             "The reference's uncertainty about each token, summed over the response (`answer_entropy`, the "
             "paper's formula), in units of log |V|. Robust to filler in length, not to style.",
+            bounded=False,
+            single=lambda of: of.entropy_sum_nk / np.log(of.vocab_size),
         ),
         "first_token": Estimator(
             first_token,
             "The reference's uncertainty about the response's first token (`first_token`). It knows nothing "
             "that comes behind a common opening.",
+            no_interval="the first token's distribution is the same for every response to a prompt",
         ),
         "divergent_token": Estimator(
             divergent_token,

@@ -9,7 +9,7 @@ people said on some of the prompts (`isotonic`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,18 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression
 
 from mallowspo.dispersion.calibration import ENTROPY_FLOOR, raw_from_index
+from mallowspo.dispersion.estimators import ESTIMATORS
+from mallowspo.dispersion.panel import check_alternatives, neg_log_phi_from_choice_entropy
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.maths import MAX_NEG_LOG_PHI
 
-__all__ = [
-    "DEFAULT_SPREAD",
-    "MAPS",
-    "IndexMap",
-    "check_map",
-    "choice_entropy",
-    "fit_map",
-    "neg_log_phi_from_choice_entropy",
-]
+__all__ = ["DEFAULT_SPREAD", "MAPS", "IndexMap", "check_map", "check_spread", "fit_map"]
 
 Floats = NDArray[np.float64]
 
@@ -38,10 +32,8 @@ MAPS = ("neglog", "mallows", "quantile", "isotonic")
 DEFAULT_SPREAD = (0.05, 2.0)
 """-log phi of the most contested and of the most agreed prompt under the map `quantile`: phi from .95 to .14."""
 
-_NO_ENTROPY = ("reference_margin", "panel")
 _MARGIN_FLOOR = math.exp(-700.0)
 _MAX_KNOTS = 1_001
-_MAX_ALTERNATIVES = 10_000
 
 
 def check_map(name: str, estimator: str) -> None:
@@ -59,16 +51,25 @@ def check_map(name: str, estimator: str) -> None:
     """
     if name not in MAPS:
         raise not_one_of("dispersion_map", name, MAPS)
-    if name == "neglog" and estimator == "answer_entropy":
+    facts = ESTIMATORS.get(estimator)
+    if facts is None:
+        return
+    if name == "neglog" and not facts.bounded:
         raise InputError(
-            "dispersion_map: 'neglog' needs an index in [0, 1], but the entropy summed over an answer exceeds 1; "
-            "choose dispersion_map: quantile, mallows or isotonic, or dispersion_estimator: mean_entropy"
+            f"dispersion_map: 'neglog' needs an index in [0, 1], and {estimator!r} exceeds 1; choose dispersion_map: "
+            "quantile, mallows or isotonic, or dispersion_estimator: mean_entropy"
         )
-    if name == "mallows" and estimator in _NO_ENTROPY:
+    if name == "mallows" and facts.geometric:
         raise InputError(
             f"dispersion_map: 'mallows' inverts an entropy, and {estimator!r} is none; its 'neglog' is in nats of "
             "-log phi already: choose dispersion_map: neglog, quantile or isotonic"
         )
+
+
+def check_spread(spread: Sequence[float], name: str = "spread") -> None:
+    """Raise InputError, by the option's name, for what is no spread of -log phi."""
+    if len(spread) != 2 or not 0 <= spread[0] < spread[1] < math.inf:
+        raise InputError(f"{name}: got {list(spread)}, expected two values of -log phi, 0 <= low < high")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +178,8 @@ def fit_map(
     check_map(name, estimator)
     index = np.asarray(index_n, np.float64)
     if name == "neglog":
-        return IndexMap(name=name, floor=_MARGIN_FLOOR if estimator in _NO_ENTROPY else ENTROPY_FLOOR)
+        geometric = estimator in ESTIMATORS and ESTIMATORS[estimator].geometric
+        return IndexMap(name=name, floor=_MARGIN_FLOOR if geometric else ENTROPY_FLOOR)
     _check_index(index)
     if name == "mallows":
         if alternatives is None or vocab_size is None:
@@ -192,67 +194,6 @@ def fit_map(
     return _isotonic_map(index, people_neg_log_phi_n, people_votes_n)
 
 
-def check_alternatives(alternatives: int) -> None:
-    """Raise InputError for a number of answers that cannot be chosen among."""
-    if not 2 <= alternatives <= _MAX_ALTERNATIVES:
-        raise InputError(f"alternatives: got {alternatives}, expected 2 to {_MAX_ALTERNATIVES:,} answers")
-
-
-def choice_entropy(neg_log_phi_n: ArrayLike, *, alternatives: int) -> Floats:
-    """Entropy of a choice among N answers, the answer of rank r = 1 … N with probability ∝ phi^r.
-
-    It is the first choice of a ranking under Kendall's Mallows model.
-
-    Args:
-        neg_log_phi_n: -log phi >= 0, any shape.
-        alternatives: N >= 2.
-
-    Returns:
-        Entropy in nats, from 0 to log N, same shape.
-
-    Example:
-        >>> choice_entropy([0.0, np.log(2)], alternatives=2).round(4).tolist()  # a fair coin; 2/3 against 1/3
-        [0.6931, 0.6365]
-    """
-    check_alternatives(alternatives)
-    values = np.asarray(neg_log_phi_n, np.float64)
-    energy = values[..., None] * np.arange(alternatives)
-    weight = np.exp(-energy)
-    normaliser = weight.sum(axis=-1)
-    return np.asarray(np.log(normaliser) + (weight * energy).sum(axis=-1) / normaliser, np.float64)
-
-
-def neg_log_phi_from_choice_entropy(entropy_n: ArrayLike, *, alternatives: int) -> Floats:
-    """Invert `choice_entropy`.
-
-    Args:
-        entropy_n: Entropy in nats, >= 0, shape (N,); log N and above say that every answer is as likely.
-        alternatives: N >= 2.
-
-    Returns:
-        -log phi in [0, `MAX_NEG_LOG_PHI`], shape (N,).
-
-    Example:
-        >>> neg_log_phi_from_choice_entropy([np.log(2), 0.0, 0.636514], alternatives=2).round(4).tolist()
-        [0.0, 20.0, 0.6931]
-    """
-    check_alternatives(alternatives)
-    unique, place = np.unique(np.asarray(entropy_n, np.float64), return_inverse=True)
-    found = np.empty_like(unique)
-    block = max(1, 2_000_000 // alternatives)
-    for start in range(0, len(unique), block):
-        target = unique[start : start + block]
-        low, high = np.zeros_like(target), np.full_like(target, MAX_NEG_LOG_PHI)
-        for _ in range(60):
-            middle = (low + high) / 2
-            above = choice_entropy(middle, alternatives=alternatives) > target
-            low, high = np.where(above, middle, low), np.where(above, high, middle)
-        found[start : start + block] = (low + high) / 2
-    found[unique >= math.log(alternatives) - 1e-12] = 0.0
-    found[unique <= choice_entropy(MAX_NEG_LOG_PHI, alternatives=alternatives)] = MAX_NEG_LOG_PHI
-    return np.asarray(found[place], np.float64)
-
-
 def _check_index(index: Floats) -> None:
     if index.ndim != 1 or index.size == 0:
         raise InputError(f"dispersion index: got shape {index.shape}, expected (rows,) with at least one row")
@@ -263,9 +204,8 @@ def _check_index(index: Floats) -> None:
 
 
 def _quantile_map(index: Floats, spread: tuple[float, float]) -> IndexMap:
+    check_spread(spread)
     low, high = spread
-    if not 0 <= low < high < float("inf"):
-        raise InputError(f"spread: got {list(spread)}, expected 0 <= low < high, both values of -log phi")
     knots, counts = np.unique(index, return_counts=True)
     # The middle of the rows that share a value: no row stands at 0 or 1, and ties stand together.
     rank = (np.cumsum(counts) - counts / 2) / index.size

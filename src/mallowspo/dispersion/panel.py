@@ -8,19 +8,22 @@ choice and a margin between two answers both have one −log φ that they would 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mallowspo.dispersion.maps import check_alternatives, neg_log_phi_from_choice_entropy
 from mallowspo.errors import InputError
 from mallowspo.maths import MAX_NEG_LOG_PHI
 
 __all__ = [
     "PANEL_ALTERNATIVES",
+    "check_alternatives",
+    "choice_entropy",
     "expected_margin",
+    "neg_log_phi_from_choice_entropy",
     "neg_log_phi_from_margin",
     "panel_neg_log_phi",
     "vote_log_likelihood",
@@ -30,6 +33,69 @@ Floats = NDArray[np.float64]
 
 PANEL_ALTERNATIVES = 10
 """N of the estimator `panel`: rather too large than too small, which would cut the contested prompts off."""
+
+_MAX_ALTERNATIVES = 10_000
+
+
+def check_alternatives(alternatives: int, name: str = "alternatives") -> None:
+    """Raise InputError, by the option's name, for a number of answers that cannot be chosen among."""
+    if not 2 <= alternatives <= _MAX_ALTERNATIVES:
+        raise InputError(f"{name}: got {alternatives}, expected 2 to {_MAX_ALTERNATIVES:,} answers")
+
+
+def choice_entropy(neg_log_phi_n: ArrayLike, *, alternatives: int) -> Floats:
+    """Entropy of a choice among N answers, the answer of rank r = 1 … N with probability ∝ phi^r.
+
+    It is the first choice of a ranking under Kendall's Mallows model.
+
+    Args:
+        neg_log_phi_n: -log phi >= 0, any shape.
+        alternatives: N >= 2.
+
+    Returns:
+        Entropy in nats, from 0 to log N, same shape.
+
+    Example:
+        >>> choice_entropy([0.0, np.log(2)], alternatives=2).round(4).tolist()  # a fair coin; 2/3 against 1/3
+        [0.6931, 0.6365]
+    """
+    check_alternatives(alternatives)
+    values = np.asarray(neg_log_phi_n, np.float64)
+    energy = values[..., None] * np.arange(alternatives)
+    weight = np.exp(-energy)
+    normaliser = weight.sum(axis=-1)
+    return np.asarray(np.log(normaliser) + (weight * energy).sum(axis=-1) / normaliser, np.float64)
+
+
+def neg_log_phi_from_choice_entropy(entropy_n: ArrayLike, *, alternatives: int) -> Floats:
+    """Invert `choice_entropy`.
+
+    Args:
+        entropy_n: Entropy in nats, >= 0, shape (N,); log N and above say that every answer is as likely.
+        alternatives: N >= 2.
+
+    Returns:
+        -log phi in [0, `MAX_NEG_LOG_PHI`], shape (N,).
+
+    Example:
+        >>> neg_log_phi_from_choice_entropy([np.log(2), 0.0, 0.636514], alternatives=2).round(4).tolist()
+        [0.0, 20.0, 0.6931]
+    """
+    check_alternatives(alternatives)
+    unique, place = np.unique(np.asarray(entropy_n, np.float64), return_inverse=True)
+    found = np.empty_like(unique)
+    block = max(1, 2_000_000 // alternatives)
+    for start in range(0, len(unique), block):
+        target = unique[start : start + block]
+        low, high = np.zeros_like(target), np.full_like(target, MAX_NEG_LOG_PHI)
+        for _ in range(60):
+            middle = (low + high) / 2
+            above = choice_entropy(middle, alternatives=alternatives) > target
+            low, high = np.where(above, middle, low), np.where(above, high, middle)
+        found[start : start + block] = (low + high) / 2
+    found[unique >= math.log(alternatives) - 1e-12] = 0.0
+    found[unique <= choice_entropy(MAX_NEG_LOG_PHI, alternatives=alternatives)] = MAX_NEG_LOG_PHI
+    return np.asarray(found[place], np.float64)
 
 
 def expected_margin(neg_log_phi_n: ArrayLike, *, alternatives: int) -> Floats:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mallowspo.dispersion.calibration import ENTROPY_FLOOR, Calibration, calibrate
 from mallowspo.dispersion.diagnostics import correlation, flip_probability, pooled_interval, statistic
-from mallowspo.dispersion.entropy import ReferenceStatistics, mean_by_prompt, normalised_entropy
+from mallowspo.dispersion.entropy import ReferenceStatistics, mean_by_prompt
 from mallowspo.dispersion.estimators import ESTIMATORS, prompt_index
 from mallowspo.dispersion.maps import IndexMap, fit_map
 from mallowspo.dispersion.settings import DispersionSettings
@@ -196,9 +196,8 @@ def _interval(
     names, prompt_n = np.unique(np.asarray(prompt_ids, dtype=str), return_inverse=True)
     if settings.per == "pair":
         return nothing, nothing, {**facts, "why": "an index per pair has one value a row, and so no spread of its own"}
-    if settings.estimator == "first_token":
-        why = "the first token's distribution is the same for every response to a prompt"
-        return nothing, nothing, {**facts, "why": why}
+    if ESTIMATORS[settings.estimator].no_interval:
+        return nothing, nothing, {**facts, "why": ESTIMATORS[settings.estimator].no_interval}
     values, owner = _values_per_response(statistics, prompt_n, settings.estimator)
     pooled = pooled_interval(np.log(np.maximum(values, ENTROPY_FLOOR)), owner, level=settings.level)
     if not np.isfinite(pooled.half_width_g).any():
@@ -222,21 +221,14 @@ def _values_per_response(
 
     A response that stands in several pairs of its prompt counts once: it is told by its numbers.
     """
-    if estimator in ("mean_entropy", "answer_entropy"):
-        lengths = statistics.length_nk if estimator == "mean_entropy" else np.ones_like(statistics.length_nk)
-        scale = statistics.vocab_size
-        share = (
-            normalised_entropy(statistics.entropy_sum_nk, lengths, vocab_size=scale)
-            if estimator == "mean_entropy"
-            else np.asarray(statistics.entropy_sum_nk) / np.log(scale)
-        )
-        owner = np.repeat(prompt_n, share.shape[1])
-        told = np.column_stack(
-            [owner, np.asarray(statistics.logp_nk).ravel(), np.asarray(statistics.length_nk).ravel(), share.ravel()]
-        )
-        told = np.unique(told[np.isfinite(told).all(axis=1) & (told[:, 2] > 0)], axis=0)
-        return told[:, 3], told[:, 0].astype(np.intp)
-    return ESTIMATORS[estimator](statistics), prompt_n
+    single = ESTIMATORS[estimator].single
+    if single is None:
+        return ESTIMATORS[estimator](statistics), prompt_n
+    share_nk = single(statistics)
+    owner = np.repeat(prompt_n, share_nk.shape[1])
+    told = np.column_stack([owner, statistics.logp_nk.ravel(), statistics.length_nk.ravel(), share_nk.ravel()])
+    told = np.unique(told[np.isfinite(told).all(axis=1) & (told[:, 2] > 0)], axis=0)
+    return told[:, 3], told[:, 0].astype(np.intp)
 
 
 def _flip(

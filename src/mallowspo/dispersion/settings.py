@@ -1,16 +1,60 @@
-"""The choices of an analysis of dispersion, checked before anything is read."""
+"""The choices of an analysis of dispersion and of a training, checked before anything is read."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mallowspo.dispersion.calibration import check_clip, check_scale
 from mallowspo.dispersion.estimators import ESTIMATORS
-from mallowspo.dispersion.maps import DEFAULT_SPREAD, check_alternatives, check_map
+from mallowspo.dispersion.maps import DEFAULT_SPREAD, MAPS, check_map, check_spread
+from mallowspo.dispersion.panel import check_alternatives
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.maths.mallows import DISTANCES
 
-__all__ = ["DispersionSettings"]
+__all__ = ["PER", "DispersionSettings", "check_index_options"]
+
+PER = ("prompt", "pair")
+"""What shares one index."""
+
+
+def check_index_options(
+    *,
+    estimator: str,
+    map: str,
+    scale: float | str,
+    clip: Sequence[float],
+    per: str,
+    alternatives: int | None,
+    spread: Sequence[float],
+    maps: Sequence[str] = MAPS,
+    prefix: str = "dispersion_",
+) -> None:
+    """Refuse options of the index and its weight that cannot work; `prefix` stands before `alternatives` and `spread`.
+
+    `maps` are those that can be had. What a map alone reads is refused beside another one.
+    """
+    if estimator not in ESTIMATORS:
+        raise not_one_of("dispersion_estimator", estimator, ESTIMATORS)
+    if map not in maps:
+        raise not_one_of("dispersion_map", map, maps)
+    check_map(map, estimator)
+    if per not in PER:
+        raise not_one_of("dispersion_per", per, PER)
+    check_clip(clip)
+    check_scale(scale)
+    if map == "mallows" and alternatives is None:
+        raise InputError(f"dispersion_map: 'mallows' needs {prefix}alternatives, among how many answers people choose")
+    for name, given, reader in (
+        ("alternatives", alternatives is not None, "mallows"),
+        ("spread", tuple(spread) != DEFAULT_SPREAD, "quantile"),
+    ):
+        if given and map != reader:
+            raise InputError(f"{prefix}{name}: only dispersion_map: {reader} reads it, got {map!r}")
+    if alternatives is not None:
+        check_alternatives(alternatives, f"{prefix}alternatives")
+    check_spread(spread, f"{prefix}spread")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,21 +97,18 @@ class DispersionSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, by the name under which it was given."""
-        if self.estimator not in ESTIMATORS:
-            raise not_one_of("dispersion_estimator", self.estimator, ESTIMATORS)
-        check_map(self.map, self.estimator)
-        if self.per not in ("prompt", "pair"):
-            raise not_one_of("dispersion_per", self.per, ("prompt", "pair"))
+        check_index_options(
+            estimator=self.estimator,
+            map=self.map,
+            scale=self.scale,
+            clip=self.clip,
+            per=self.per,
+            alternatives=self.alternatives,
+            spread=self.spread,
+            prefix="",
+        )
         if self.distance not in DISTANCES:
             raise not_one_of("distance", self.distance, DISTANCES)
-        if self.map == "mallows" and self.alternatives is None:
-            raise InputError("dispersion_map: 'mallows' needs alternatives, among how many answers people choose")
-        if self.alternatives is not None:
-            if self.map != "mallows":
-                raise InputError(f"alternatives: only the map 'mallows' reads it, and dispersion_map is {self.map!r}")
-            check_alternatives(self.alternatives)
-        if self.spread != DEFAULT_SPREAD and self.map != "quantile":
-            raise InputError(f"spread: only the map 'quantile' reads it, and dispersion_map is {self.map!r}")
         for name, good, expected in (
             ("level", 0 < self.level < 1, "a probability in (0, 1) such as 0.95"),
             ("beta", 0 < self.beta < math.inf, "a finite number > 0"),
