@@ -9,7 +9,7 @@ from pairs import options, real_pairs
 from scipy.stats import rankdata
 
 from mallowspo.dispersion import ESTIMATORS
-from mallowspo.dispersion.maps import neg_log_phi_from_choice_entropy
+from mallowspo.dispersion.panel import neg_log_phi_from_choice_entropy
 from mallowspo.errors import InputError
 from mallowspo.training import MallowsPOConfig, MallowsPOTrainer
 
@@ -95,9 +95,9 @@ def test_the_map_travels_with_the_checkpoint(random_setting, tmp_path):
         ({"dispersion_estimator": "answer_entropy"}, "exceeds 1"),
         ({"dispersion_estimator": "reference_margin", "dispersion_map": "mallows"}, "inverts an entropy"),
         ({"dispersion_map": "mallows"}, "dispersion_alternatives"),
-        ({"dispersion_map": "mallows", "dispersion_alternatives": 1}, "expected 2"),
-        ({"dispersion_alternatives": 5}, "only dispersion_map: mallows reads it"),
-        ({"dispersion_spread": [0.1, 0.5]}, "only dispersion_map: quantile reads it"),
+        ({"dispersion_map": "mallows", "dispersion_alternatives": 1}, "dispersion_alternatives: got 1"),
+        ({"dispersion_alternatives": 5}, "dispersion_alternatives: .*mallows"),
+        ({"dispersion_spread": [0.1, 0.5]}, "dispersion_spread: .*quantile"),
         ({"dispersion_map": "quantile", "dispersion_spread": [0.5, 0.1]}, "dispersion_spread: got"),
         ({"dispersion_map": "isotonic"}, "dispersion_map: got 'isotonic'"),
         ({"dispersion": "votes", "dispersion_alternatives": 5}, "dispersion_alternatives"),

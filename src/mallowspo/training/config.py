@@ -13,7 +13,8 @@ from trl import DPOConfig
 
 from mallowspo.data.limits import Limits
 from mallowspo.dispersion import ESTIMATORS
-from mallowspo.dispersion.maps import DEFAULT_SPREAD, check_alternatives, check_map
+from mallowspo.dispersion.maps import DEFAULT_SPREAD
+from mallowspo.dispersion.settings import PER, check_index_options
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.objectives import LINKS, OBJECTIVES, Objective, resolve_objective
 from mallowspo.redaction import without_secrets
@@ -27,7 +28,6 @@ __all__ = ["DISPERSION_SOURCES", "MallowsPOConfig", "checked_settings"]
 DISPERSION_SOURCES = ("entropy", "votes", "rankings", "column", "none")
 # `isotonic` fits people's opinions, which `mallowspo dispersion` reads; its table is trained on with `column`.
 DISPERSION_MAPS = ("neglog", "mallows", "quantile")
-DISPERSION_PER = ("prompt", "pair")
 _INDEX_OPTIONS = ("estimator", "map", "alternatives", "spread")
 INVALID_ROWS = ("error", "drop")
 
@@ -123,7 +123,7 @@ class MallowsPOConfig(DPOConfig):
     dispersion_scale: str = field(
         default="auto", metadata=_help("phi*: auto (mean training weight 1) or a number > 0.")
     )
-    dispersion_per: str = field(default="prompt", metadata=_help("What shares one index.", DISPERSION_PER))
+    dispersion_per: str = field(default="prompt", metadata=_help("What shares one index.", PER))
     dispersion_clip: list[float] = field(
         default_factory=lambda: [0.0, 10.0], metadata=_help("Lowest and highest weight.")
     )
@@ -179,9 +179,6 @@ class MallowsPOConfig(DPOConfig):
         Limits.of(self)
         self._read_losses()
         for name, allowed in (
-            ("dispersion_estimator", ESTIMATORS),
-            ("dispersion_map", DISPERSION_MAPS),
-            ("dispersion_per", DISPERSION_PER),
             ("dispersion_order", DISPERSION_ORDERS),
             ("invalid_rows", INVALID_ROWS),
         ):
@@ -283,15 +280,16 @@ class MallowsPOConfig(DPOConfig):
                 "dispersion: got 'none' with the Kendall link, which is a function of the dispersion; choose "
                 "dispersion among entropy, votes, rankings, column, or link: sigmoid"
             )
-        if len(self.dispersion_clip) != 2 or not 0 <= self.dispersion_clip[0] < self.dispersion_clip[1] < float("inf"):
-            raise InputError(f"dispersion_clip: got {self.dispersion_clip}, expected two numbers 0 <= low < high")
-        try:
-            usable = self.resolved_scale == "auto" or 0 < float(self.resolved_scale) < float("inf")
-        except (TypeError, ValueError):
-            usable = False
-        if not usable:
-            raise InputError(f"dispersion_scale: got {self.dispersion_scale!r}, expected 'auto' or a number > 0")
-        self._check_map()
+        check_index_options(
+            estimator=self.dispersion_estimator,
+            map=self.dispersion_map,
+            scale=self.dispersion_scale,
+            clip=self.dispersion_clip,
+            per=self.dispersion_per,
+            alternatives=self.dispersion_alternatives,
+            spread=self.dispersion_spread,
+            maps=DISPERSION_MAPS,
+        )
         check_filter(self.dispersion_filter)
         if self.dispersion_order != "none":
             self._keep_order()
@@ -306,24 +304,6 @@ class MallowsPOConfig(DPOConfig):
                     f"{item.name}: got {given!r} with dispersion {source!r}, where it has no effect; leave it out, "
                     "or choose another dispersion"
                 )
-
-    def _check_map(self) -> None:
-        check_map(self.dispersion_map, self.dispersion_estimator)
-        if self.dispersion_map == "mallows":
-            if self.dispersion_alternatives is None:
-                raise InputError(
-                    "dispersion_map: 'mallows' needs dispersion_alternatives, among how many answers people choose"
-                )
-            check_alternatives(self.dispersion_alternatives)
-        elif self.dispersion_alternatives is not None:
-            raise InputError(
-                f"dispersion_alternatives: only dispersion_map: mallows reads it, got {self.dispersion_map!r}"
-            )
-        spread = list(self.dispersion_spread)
-        if len(spread) != 2 or not 0 <= spread[0] < spread[1] < float("inf"):
-            raise InputError(f"dispersion_spread: got {spread}, expected two numbers 0 <= low < high")
-        if spread != list(DEFAULT_SPREAD) and self.dispersion_map != "quantile":
-            raise InputError(f"dispersion_spread: only dispersion_map: quantile reads it, got {self.dispersion_map!r}")
 
     def _read_losses(self) -> None:
         """Read `loss_type` and `loss_weights` as TRL does, into the objective, its SFT term and `loss_scale`."""
