@@ -58,25 +58,10 @@ class ReferenceStatistics:
 
 
 def normalised_entropy(entropy_sum: ArrayLike, lengths: ArrayLike, *, vocab_size: int) -> Floats:
-    """Mean next-token entropy over a response's tokens as a share of the largest possible.
-
-    Args:
-        entropy_sum: Sum of next-token entropies over response positions, nats, any shape.
-        lengths: Number of those positions, same shape.
-        vocab_size: |V|, at least 2: the last axis of the logits.
-
-    Returns:
-        The normalised entropy in [0, 1], same shape; a response without tokens gives NaN.
-
-    Raises:
-        InputError: A vocabulary of fewer than two tokens.
+    """Mean next-token entropy over a response's tokens as a share of log |V|; NaN without a token.
 
     Source: Chen et al. 2025 (arXiv 2405.14953), section on the dispersion estimate; the mean over tokens as in their
     released code (the paper's formula sums, which exceeds 1).
-
-    Example:
-        >>> float(normalised_entropy(6 * np.log(2), 6, vocab_size=4))
-        0.5
     """
     if vocab_size < 2:
         raise InputError(f"vocab_size: got {vocab_size}, expected at least 2")

@@ -41,12 +41,6 @@ Answer = TypeVar("Answer")
 def mean_entropy(statistics: ReferenceStatistics) -> Floats:
     """Mean next-token entropy per token, as the paper's authors released it; see `entropy_index`.
 
-    Args:
-        statistics: Of N rows.
-
-    Returns:
-        u in [0, 1], shape (N,).
-
     Source: Chen et al. 2025 (arXiv 2405.14953), released code.
     """
     return entropy_index(statistics.entropy_sum_nk, statistics.length_nk, vocab_size=statistics.vocab_size)
@@ -55,58 +49,18 @@ def mean_entropy(statistics: ReferenceStatistics) -> Floats:
 def answer_entropy(statistics: ReferenceStatistics) -> Floats:
     """Entropies summed over each answer, as the paper's formula has it.
 
-    Args:
-        statistics: Of N rows.
-
-    Returns:
-        u >= 0, shape (N,), in units of log |V|; not bounded by 1, so the map `neglog` cannot take it.
-
     Source: Chen et al. 2025 (arXiv 2405.14953), section on the dispersion estimate.
-
-    Example:
-        >>> sums, lengths = np.log([[4.0, 16.0]]), np.ones((1, 2))
-        >>> answer_entropy(ReferenceStatistics(-sums, sums, lengths, vocab_size=16)).round(4).tolist()
-        [0.75]
     """
     return _mean_over_responses(statistics.entropy_sum_nk, statistics, "entropy_sum_nk")
 
 
 def first_token(statistics: ReferenceStatistics) -> Floats:
-    """Entropy of the answer's first token.
-
-    Args:
-        statistics: Of N rows, with `first_entropy_nk`.
-
-    Returns:
-        u in [0, 1], shape (N,).
-
-    Raises:
-        InputError: The pass did not keep these entropies.
-    """
+    """Entropy of the answer's first token, u in [0, 1]."""
     return _mean_over_responses(statistics.first_entropy_nk, statistics, "first_entropy_nk")
 
 
 def divergent_token(statistics: ReferenceStatistics) -> Floats:
-    """Entropy of the token at which the responses first differ: what the pair really decides.
-
-    Args:
-        statistics: Of N rows, with `divergent_entropy_nk`.
-
-    Returns:
-        u in [0, 1], shape (N,). A row whose responses are the same tokens says nothing and gets the median of the
-        others.
-
-    Raises:
-        InputError: The pass did not keep these entropies, or no row has responses that differ.
-
-    Example:
-        >>> one = np.ones((2, 2))
-        >>> entropy = np.array([[np.log(4), np.log(4)], [np.nan, np.log(2)]])  # the first of row 1 ends before
-        >>> divergent_token(
-        ...     ReferenceStatistics(-one, one, one, vocab_size=16, divergent_entropy_nk=entropy)
-        ... ).round(4).tolist()
-        [0.5, 0.25]
-    """
+    """Entropy of the token at which the responses first differ; where they never do, the median of the others."""
     return _mean_over_responses(statistics.divergent_entropy_nk, statistics, "divergent_entropy_nk")
 
 
@@ -115,18 +69,6 @@ def reference_margin(statistics: ReferenceStatistics) -> Floats:
 
     If people's choices follow phi^rank and the reference follows people, the margin is -log phi times the rank gap, so
     that -log u estimates a multiple of it. Between long answers the margin is mostly wording.
-
-    Args:
-        statistics: Of N rows.
-
-    Returns:
-        u in [0, 1], shape (N,): e to the minus the mean margin. Margins beyond 700 nats count as 700.
-
-    Example:
-        >>> one = np.ones((1, 2))
-        >>> logp = np.log([[0.6, 0.2]])
-        >>> reference_margin(ReferenceStatistics(logp, one, one, vocab_size=16)).round(4).tolist()
-        [0.3333]
     """
     # Beyond, exp(-margin) is no longer a normal number.
     return np.asarray(np.exp(-np.minimum(_mean_margin(statistics), 700.0)), np.float64)
@@ -137,23 +79,6 @@ def panel(statistics: ReferenceStatistics) -> Floats:
 
     Each of the three is misled by something, but hardly two of them by the same thing: see
     `mallowspo.dispersion.panel`. People are taken to choose among `PANEL_ALTERNATIVES` answers.
-
-    Args:
-        statistics: Of N rows, with `first_entropy_nk` and `divergent_entropy_nk`.
-
-    Returns:
-        u in (0, 1], shape (N,): e to the minus that estimate, so that the map `neglog` gives it back.
-
-    Raises:
-        InputError: The pass did not keep these entropies, or no row has responses that differ.
-
-    Source: our choice; the evidence is in docs/experiments/estimator.md.
-
-    Example:
-        >>> one, entropy = np.ones((1, 2)), np.full((1, 2), 2 * np.log(2))  # of choices ∝ ½^rank, among many
-        >>> statistics = ReferenceStatistics(np.array([[0.0, 9.0]]), one, one, 100, entropy, entropy)
-        >>> panel(statistics).round(2).tolist()  # the margin is misled; the other two have it
-        [0.5]
     """
     unit = float(np.log(statistics.vocab_size))
     entropies = {"first": unit * first_token(statistics), "divergent": unit * divergent_token(statistics)}

@@ -283,12 +283,7 @@ def rankings_index(
 
 
 def fit_sample_size(people: float, items: int) -> int:
-    """How many of the people the test of fit looks at: all up to 500 (200 beyond 50 items), and a sample of so many.
-
-    Example:
-        >>> fit_sample_size(40, 10), fit_sample_size(5000, 10)
-        (40, 500)
-    """
+    """How many people the test of fit looks at: all up to 500 (200 beyond 50 items), else a sample of so many."""
     return int(min(people, _FIT_PEOPLE if items <= 50 else 200))
 
 
@@ -305,29 +300,10 @@ def goodness_of_fit(
     The statistic is the maximum mean discrepancy between the rankings and a sample from the fitted model, under the
     Mallows kernel exp(-d/E₁[d]) (d: Kendall's tau, E₁: uniform rankings), which tells any two distributions over
     rankings apart. It is compared with samples of the same size from the fitted model, each fitted anew. A small value
-    says that one φ does not describe these people, for instance two camps. Of more people than `fit_sample_size`
-    says, so many are drawn, and the test is theirs.
+    says that one φ does not describe these people, for instance two camps. Of more people than `fit_sample_size` says,
+    so many are drawn, and the test is theirs.
 
-    Args:
-        rankings: Shape (m, items), m >= 2.
-        distance: "kendall" or "spearman".
-        rng: Source of randomness.
-        draws: Number of bootstrap samples, >= 1.
-        counts: How many people gave each ranking, shape (m,); whole numbers.
-
-    Returns:
-        p-value, from 1/(draws + 1) to 1.
-
-    Raises:
-        InputError: If the rankings are unusable or draws is not positive.
-
-    Source:
-        Gretton et al., JMLR 2012 (discrepancy); Mania et al., Electronic Journal of Statistics 2018 (kernel).
-
-    Example:
-        >>> camps = [[1, 2, 3, 4]] * 10 + [[4, 3, 2, 1]] * 10
-        >>> goodness_of_fit(camps, rng=np.random.default_rng(0), draws=50) < 0.05
-        True
+    Source: Gretton et al., JMLR 2012 (discrepancy); Mania et al., Electronic Journal of Statistics 2018 (kernel).
     """
     if draws < 1:
         raise InputError(f"draws: got {draws!r}, expected a positive number of bootstrap samples")

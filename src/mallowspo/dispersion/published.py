@@ -85,33 +85,17 @@ _TIES = ("0", "0.0", "tie", "tied", "draw", "same", "equal", "both", "neither", 
 
 @dataclass(frozen=True)
 class _Form:
-    """One shape: how it is told, and how it is read.
+    """One shape: how it is told, and how it is read."""
 
-    Attributes:
-        words: What it looks like, for people.
-        find: Takes the columns and a few rows, and gives the columns that matter by their part, or None.
-        read: Takes the rows (position, values), the columns by part, and a report to fill; gives the judged rows.
-    """
-
-    words: str
+    words: str  # what it looks like
+    # From the columns and a few rows to the columns that matter by their part, or None.
     find: Callable[[Sequence[str], Sequence[Row]], dict[str, Any] | None]
+    # From the rows (position, values), the columns by part and a report to fill to the judged rows.
     read: Callable[[list[tuple[int, Row]], dict[str, Any], _Report], list[JudgedRow]]
 
 
 def read_judged(dataset: datasets.Dataset, source: str, *, invalid_rows: str = "error") -> Judged | None:
-    """Read what people said, in whichever of `PUBLISHED_FORMS` the rows have.
-
-    Args:
-        dataset: The rows as they were read.
-        source: What they came from, for messages.
-        invalid_rows: `error` stops at values that mean nothing, `drop` leaves such rows out.
-
-    Returns:
-        The rows, or None where they have none of the forms.
-
-    Raises:
-        InputError: Values that mean nothing (see `invalid_rows`), or no row with a pair that anybody judged.
-    """
+    """Read what people said, in whichever of `PUBLISHED_FORMS` the rows have; None where they have none."""
     dataset = dataset.with_format(None)
     try:
         head = dataset[:200]
@@ -146,15 +130,11 @@ def _read(dataset: datasets.Dataset, form: _Form, parts: dict[str, Any], source:
 
 @dataclass
 class _Report:
-    """What a reader found beside its rows: positions with the reason.
+    """What a reader found beside its rows: positions with the reason."""
 
-    Attributes:
-        silent: Rows on which nobody voted, or on which there is nothing to vote.
-        wrong: Rows with a value that means nothing.
-    """
-
+    # Nobody voted there, or there is nothing to vote on.
     silent: list[tuple[int, str]] = field(default_factory=list)
-    wrong: list[tuple[int, str]] = field(default_factory=list)
+    wrong: list[tuple[int, str]] = field(default_factory=list)  # a value means nothing
 
 
 def _notes(
@@ -198,24 +178,7 @@ def row_numbers(dataset: datasets.Dataset) -> list[int]:
 
 
 def renamed(dataset: datasets.Dataset, columns: str, source: str) -> datasets.Dataset:
-    """Give a file's columns the names under which they are read.
-
-    Args:
-        dataset: The rows.
-        columns: `name=column` pairs with commas between them, each name one of `COLUMN_NAMES`.
-        source: What the rows came from, for messages.
-
-    Returns:
-        The rows; a column whose name was taken by another is left out.
-
-    Raises:
-        InputError: A name that is not read, a column that is not there, or one that is given twice.
-
-    Example:
-        >>> from datasets import Dataset
-        >>> renamed(Dataset.from_dict({"q": ["1+1="], "up": [3]}), "prompt=q,votes_chosen=up", "x").column_names
-        ['prompt', 'votes_chosen']
-    """
+    """Rename a file's columns by `name=column` pairs; a column whose name another takes is left out."""
     mapping: dict[str, str] = {}
     for item in filter(None, (part.strip() for part in columns.split(","))):
         name, equals, column = (text.strip() for text in item.partition("="))

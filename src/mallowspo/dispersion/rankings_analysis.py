@@ -42,23 +42,7 @@ def analyse_rankings(
     truth: NDArray[np.int64] | None = None,
     progress: Progress | None = None,
 ) -> Analysis:
-    """Mallows models of people's rankings, prompt by prompt.
-
-    Args:
-        rows: The rankings; `rows.ties` says what a shared rank means. Rankings that nobody gave (a count of 0) are
-            left out.
-        settings: Distance, prior, calibration and intervals.
-        truth: A ranking that is known to be true, to measure each centre by.
-        progress: Called with what is being done, prompts done and prompts in all.
-
-    Returns:
-        The table has a row per prompt: `dispersion` with its interval, `center`, `mean_distance`, `people`,
-        `dispersion_weight`. The summary has `prompts_detail` where the prompts are few: also Spearman's rho, the
-        test of fit, and the distance of the centre from the truth.
-
-    Raises:
-        InputError: Rankings that cannot be fitted.
-    """
+    """Mallows models of people's rankings, a row a prompt; rankings that nobody gave are left out."""
     report = progress or (lambda stage, done, total: None)
     rows = _given(rows)
     index = rankings_index(
@@ -325,16 +309,7 @@ def _equal_phi(rows: RankingRows, index: RankingsIndex, settings: DispersionSett
 
 
 def opinion_of_rankings(rows: RankingRows, *, settings: DispersionSettings) -> PromptOpinion:
-    """What rankings say of each prompt.
-
-    Args:
-        rows: The rankings.
-        settings: Distance and prior.
-
-    Returns:
-        The opinion. It calls no prompt diverging: rankings of several responses contradict each other somewhere on
-        nearly every prompt.
-    """
+    """What rankings say of each prompt; none diverges, as rankings of several responses nearly always clash."""
     index = rankings_index(
         rows.ranks, settings.distance, prior=settings.ranking_prior, ties=rows.ties, counts=rows.counts
     )

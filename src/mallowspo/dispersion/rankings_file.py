@@ -42,28 +42,20 @@ _COUNTS = ("count", "counts", "n", "votes", "weight", "weights", "num_voters", "
 
 @dataclass(frozen=True)
 class RankingRows:
-    """Rankings of the responses to P prompts.
+    """Rankings of the responses to P prompts."""
 
-    Attributes:
-        ranks: For each prompt an array of shape (m, n): entry i of a row is the rank of response i, 1 is best;
-            responses may share a rank (a top k shares the last one among the rest), and NaN was not shown.
-        prompt_ids: What names each prompt, as a reference store names it; length P.
-        prompts: Each prompt as text.
-        items: The names or texts of each prompt's responses.
-        form: Which form the file has.
-        counts: For each prompt how many people gave each ranking, shape (m,); one each where it is None.
-        ties: What a shared rank means: `unordered`, an order that was not given, or `half`, no difference seen.
-        notes: What the reader took the file to mean, and warnings, as sentences.
-    """
-
+    # Of each prompt, shape (m, n): entry i of a row is the rank of response i, 1 is best; responses may share a rank
+    # (a top k shares the last one among the rest), and NaN was not shown.
     ranks: list[Floats]
-    prompt_ids: list[str]
+    prompt_ids: list[str]  # as a reference store names them
     prompts: list[str]
-    items: list[list[str]]
+    items: list[list[str]]  # names or texts of each prompt's responses
     form: str
+    # How many people gave each ranking of a prompt, shape (m,); one each where it is None.
     counts: list[Floats] | None = None
+    # What a shared rank means: `unordered`, an order that was not given, or `half`, no difference seen.
     ties: str = "unordered"
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what the reader took the file to mean, and warnings, as sentences
 
     @property
     def tied(self) -> bool:
@@ -79,29 +71,7 @@ def shares_ranks(ranks: Floats) -> bool:
 def load_rankings(
     source: str | os.PathLike[str], *, column: str = "rankings", columns: str = "", split: str = "train"
 ) -> RankingRows:
-    r"""Read rankings from a file in one of `RANKING_FORMS`.
-
-    Args:
-        source: A `.jsonl`, `.json`, `.csv` (each also `.gz`) or `.parquet` file, a folder, or a hub name.
-        column: The column of the first form.
-        columns: The file's own column names, as `name=column` with commas between them; see `COLUMN_NAMES`.
-        split: The split of a folder or of a hub data set.
-
-    Returns:
-        The rankings.
-
-    Raises:
-        InputError: There is no such file or column, a prompt has fewer than two rankings, its rankings have different
-            items, or a rank is no number.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "apples.csv"
-        >>> _ = path.write_text("red,green\n1,2\n2,1\n")
-        >>> rows = load_rankings(path)
-        >>> rows.prompts, rows.items, rows.ranks[0].tolist()
-        (['apples'], [['red', 'green']], [[1.0, 2.0], [2.0, 1.0]])
-    """
+    r"""Read rankings from a file in one of `RANKING_FORMS`."""
     dataset = load_preferences(source, split=split).dataset
     if len(dataset) == 0:
         raise InputError(f"{source}: there are no rows")
@@ -135,18 +105,7 @@ def load_rankings(
 
 
 def load_truth(source: str | os.PathLike[str], *, items: int) -> NDArray[np.int64]:
-    """Read one ranking that is known to be true, to measure a centre by.
-
-    Args:
-        source: A file with one row and one column an item, in the order of the rankings' columns.
-        items: How many items there are.
-
-    Returns:
-        The ranking, shape (items,).
-
-    Raises:
-        InputError: The file holds something else.
-    """
+    """Read one ranking that is known to be true, to measure a centre by."""
     found = _table(load_preferences(source).dataset, str(source), "truth")
     ranks = found.ranks[0]
     if len(found.ranks) != 1 or ranks.shape != (1, items) or sorted(ranks[0]) != list(range(1, items + 1)):

@@ -29,48 +29,31 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Analysis:
-    """What was found out about one source.
+    """What was found out about one source."""
 
-    Attributes:
-        columns: A table, one entry per row of the source (per prompt for rankings).
-        summary: Everything that a report says, as plain values.
-    """
-
-    columns: dict[str, Any]
-    summary: dict[str, Any]
+    columns: dict[str, Any]  # one entry per row of the source (per prompt for rankings)
+    summary: dict[str, Any]  # everything that a report says, as plain values
 
 
 @dataclass(frozen=True)
 class RowTexts:
-    """The words of a data set's rows.
-
-    Attributes:
-        prompts: Each row's prompt, length N.
-        responses: Each row's responses, the chosen one first.
-        reward_margin: Score of the chosen response less that of the rejected one, where the data has scores, (N,).
-    """
+    """The words of a data set's rows."""
 
     prompts: Sequence[str]
-    responses: Sequence[tuple[str, ...]]
+    responses: Sequence[tuple[str, ...]]  # of a row, the chosen one first
+    # Of the chosen response less that of the rejected one, where the data has scores, shape (N,).
     reward_margin: Floats | None = None
 
 
 @dataclass(frozen=True)
 class PromptOpinion:
-    """What people said, by prompt.
+    """What people said, by the name of a prompt."""
 
-    Attributes:
-        neg_log_phi: Name of a prompt -> -log phi of the people who judged it, in nats.
-        count: Name of a prompt -> how many votes or rankings that rests on.
-        diverging: Name of a prompt -> whether people contradicted each other on it; prompts on which nobody could
-            (fewer than two opinions) are left out.
-        source: `votes` or `rankings`.
-    """
-
-    neg_log_phi: dict[str, float]
-    count: dict[str, float]
+    neg_log_phi: dict[str, float]  # of the people who judged it, nats
+    count: dict[str, float]  # votes or rankings
+    # Whether people contradicted each other; without prompts on which nobody could (fewer than two opinions).
     diverging: dict[str, bool]
-    source: str
+    source: str  # `votes` or `rankings`
 
 
 def analyse_reference(
@@ -82,34 +65,7 @@ def analyse_reference(
     texts: RowTexts | None = None,
     people: PromptOpinion | None = None,
 ) -> Analysis:
-    """Index, weight and their company, from one pass of the reference.
-
-    Args:
-        statistics: Of N rows.
-        prompt_ids: What names each row's prompt, length N.
-        settings: Index, map and the rest.
-        row_index: Position of each row in its source; 0 ... N - 1 where None.
-        texts: The rows' words, to show the prompts at either end.
-        people: For the map `isotonic`.
-
-    Returns:
-        The table has `row_index`, `prompt_id`, `index` with `index_low` and `index_high` (NaN where there is no
-        interval), `dispersion` (phi such that training on this column gives back the weight),
-        `dispersion_weight`, `response_length` (mean over the row's responses, tokens) and `reference_margin`
-        (log-probability of the first response less the mean of the others, nats).
-
-    Raises:
-        InputError: No rows, an index that a map cannot take, or `isotonic` without people's opinions.
-
-    Example:
-        >>> one = np.ones((2, 2))
-        >>> sums = np.log(16) * np.array([[0.25, 0.25], [0.5, 0.5]])
-        >>> found = analyse_reference(
-        ...     ReferenceStatistics(-one, sums, one, vocab_size=16), ["a", "b"], settings=DispersionSettings()
-        ... )
-        >>> found.columns["dispersion_weight"].round(4).tolist()
-        [1.3333, 0.6667]
-    """
+    """Index, weight and their company, from one pass of the reference."""
     if len(prompt_ids) == 0:
         raise InputError("reference: there are no rows to read an index from")
     rng = np.random.default_rng(settings.seed)

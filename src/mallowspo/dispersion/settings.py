@@ -59,40 +59,23 @@ def check_index_options(
 
 @dataclass(frozen=True, kw_only=True)
 class DispersionSettings:
-    """Settings of `analyse_reference`, `analyse_votes` and `analyse_rankings`.
+    """Settings of `analyse_reference`, `analyse_votes` and `analyse_rankings`."""
 
-    Attributes:
-        estimator: Which index is read off the reference, a name in `ESTIMATORS`.
-        map: How that index becomes a raw weight, one of `MAPS`.
-        scale: phi*: `auto` for a mean weight of 1, or a number > 0.
-        clip: Lowest and highest weight.
-        per: One index per `prompt` or per `pair`.
-        alternatives: `mallows`: among how many answers people choose.
-        spread: `quantile`: -log phi of the most contested and of the most agreed prompt.
-        vote_prior: Pseudo-votes for each side.
-        ranking_prior: Pseudo-rankings drawn at random.
-        distance: Of the rankings' main fit: `kendall` or `spearman`.
-        fit_draws: Bootstrap samples of the test of fit; 0 leaves it out.
-        level: Nominal coverage of the intervals.
-        resamples: Bootstrap draws of correlations and rates.
-        beta: The beta of the training to come, > 0.
-        seed: Of every random draw.
-    """
-
-    estimator: str = "mean_entropy"
-    map: str = "neglog"
-    scale: float | str = "auto"
-    clip: tuple[float, float] = (0.0, 10.0)
-    per: str = "prompt"
-    alternatives: int | None = None
+    estimator: str = "mean_entropy"  # a name in `ESTIMATORS`
+    map: str = "neglog"  # one of `MAPS`
+    scale: float | str = "auto"  # phi*: `auto` for a mean weight of 1, or a number
+    clip: tuple[float, float] = (0.0, 10.0)  # lowest and highest weight
+    per: str = "prompt"  # one of `PER`
+    alternatives: int | None = None  # `mallows`: among how many answers people choose
+    # `quantile`: -log phi of the most contested and of the most agreed prompt.
     spread: tuple[float, float] = DEFAULT_SPREAD
-    vote_prior: float = 0.5
-    ranking_prior: float = 0.0
-    distance: str = "kendall"
-    fit_draws: int = 99
-    level: float = 0.95
-    resamples: int = 1000
-    beta: float = 0.1
+    vote_prior: float = 0.5  # pseudo-votes for each side
+    ranking_prior: float = 0.0  # pseudo-rankings drawn at random
+    distance: str = "kendall"  # of the rankings' main fit: `kendall` or `spearman`
+    fit_draws: int = 99  # bootstrap samples of the test of fit; 0 leaves it out
+    level: float = 0.95  # nominal coverage of the intervals
+    resamples: int = 1000  # bootstrap draws of correlations and rates
+    beta: float = 0.1  # the beta of the training to come, > 0
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -17,19 +17,6 @@ def untie(rankings: ArrayLike) -> NDArray[np.int64]:
     half a discordance. The same holds for Spearman's rho, since the two ranks of a tied item lie as far above the
     middle of its group as below, and their squares add up to the group's variance. So a Mallows model fitted to the
     two has the centre and the dispersion of the average over all ways.
-
-    Args:
-        rankings: Shape (m, n); any numbers, the smallest is best, equal ones are tied. Scores work as well.
-
-    Returns:
-        Rankings of 1 … n, shape (2m, n): first all with ties broken in the order of the items, then all reversed.
-
-    Raises:
-        InputError: The shape is another, or a value is missing.
-
-    Example:
-        >>> untie([[1, 1, 3]]).tolist()
-        [[1, 2, 3], [2, 1, 3]]
     """
     try:
         given = np.asarray(rankings, np.float64)

@@ -23,21 +23,7 @@ _TOLERANCE = 0.05
 def vote_interval_coverage(votes: int, phi: float, *, prior: float = 0.5, level: float = 0.95) -> float:
     """Probability that the interval of `votes_index` holds φ, if so many independent voters have that φ; exact.
 
-    Args:
-        votes: How many people vote, >= 1, each for one of the two responses.
-        phi: The truth, in (0, 1]: each is for the better one with probability 1/(1 + φ).
-        prior: As of `votes_index`.
-        level: As of `votes_index`.
-
-    Returns:
-        The coverage, in [0, 1]. With ties, which count by halves, it is larger.
-
-    Source:
-        Brown, Cai and DasGupta, Statistical Science 2001: the coverage of such intervals goes up and down with φ.
-
-    Example:
-        >>> round(vote_interval_coverage(4, 1.0), 4)  # all but 4 : 0 and 0 : 4 give an interval up to 1
-        0.875
+    Source: Brown, Cai and DasGupta, Statistical Science 2001: the coverage of such intervals goes up and down with φ.
     """
     low, high = _intervals(votes, prior, level)
     chance = binom.pmf(np.arange(votes + 1), votes, 1 / (1 + phi))
@@ -53,21 +39,7 @@ def _intervals(votes: int, prior: float, level: float) -> tuple[Floats, Floats]:
 
 
 def poor_intervals(votes: Floats, index: VotesIndex, *, prior: float) -> tuple[int, float, int]:
-    """Find the pairs whose interval holds φ clearly less often than it says, if φ is what the votes give.
-
-    Args:
-        votes: The counts behind the index, shape (N, 3); pairs with ties or parts of votes are taken to cover enough.
-        index: The index.
-        prior: As it was made with.
-
-    Returns:
-        How many pairs there are, the lowest coverage among them (1 if none), and the number of votes that has it.
-
-    Example:
-        >>> counts = np.array([[2.0, 2, 0], [3, 1, 0], [2, 2, 1]])
-        >>> poor_intervals(counts, votes_index(counts), prior=0.5)
-        (1, 0.875, 4)
-    """
+    """Find the pairs whose interval holds φ clearly less often than it says, if φ is what the votes give."""
     total = votes.sum(axis=1)
     known = (votes[:, 2] == 0) & (total > 0) & (total <= _MANY_VOTES) & (votes == np.round(votes)).all(axis=1)
     cells, pairs = np.unique(np.column_stack([total, index.phi_n])[known], axis=0, return_counts=True)

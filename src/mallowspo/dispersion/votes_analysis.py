@@ -24,24 +24,7 @@ Floats = NDArray[np.float64]
 
 
 def analyse_votes(rows: VoteRows, *, settings: DispersionSettings) -> Analysis:
-    """Dispersion per pair from votes.
-
-    Args:
-        rows: The votes.
-        settings: Smoothing, calibration and intervals.
-
-    Returns:
-        The table has a row per pair: counts, `dispersion` (phi of these votes) with its interval, `agreement`,
-        `voted` and `dispersion_weight`.
-
-    Raises:
-        InputError: Nobody voted, or everybody is split on every pair.
-
-    Example:
-        >>> rows = VoteRows(np.array([[9, 1, 0], [5, 5, 0]]), ["a", "b"], np.arange(2), ["", ""], [("", "")] * 2, "")
-        >>> analyse_votes(rows, settings=DispersionSettings()).columns["dispersion_weight"].round(4).tolist()
-        [2.0, 0.0]
-    """
+    """Dispersion per pair from votes, with its interval, and the weight that follows."""
     rng = np.random.default_rng(settings.seed)
     index = votes_index(rows.votes, prior=settings.vote_prior, level=settings.level)
     raw_n = raw_from_phi(index.phi_n)
@@ -196,15 +179,7 @@ def _vote_extremes(rows: VoteRows, index: VotesIndex, columns: dict[str, Any]) -
 
 
 def opinion_of_votes(rows: VoteRows, *, settings: DispersionSettings) -> PromptOpinion:
-    """What votes say of each prompt: the mean -log phi of its pairs.
-
-    Args:
-        rows: The votes.
-        settings: Smoothing.
-
-    Returns:
-        The opinion; a prompt diverges where two voters contradict each other on any of its pairs.
-    """
+    """The mean -log phi of a prompt's pairs; it diverges where two voters contradict each other on any of them."""
     index = votes_index(rows.votes, prior=settings.vote_prior, level=settings.level)
     sums: dict[str, list[float]] = {}
     diverging: dict[str, bool] = {}

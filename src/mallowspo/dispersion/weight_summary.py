@@ -18,12 +18,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def distribution(values: ArrayLike) -> dict[str, Any]:
-    """Mean, standard deviation and quantiles of what is finite.
-
-    Example:
-        >>> distribution([1.0, 2.0, 3.0, float("nan")])["mean"]
-        2.0
-    """
+    """Mean, standard deviation and quantiles of what is finite."""
     array = np.asarray(values, np.float64)
     array = array[np.isfinite(array)]
     if array.size == 0:
@@ -37,40 +32,18 @@ def distribution(values: ArrayLike) -> dict[str, Any]:
 
 
 def implied_phi(weight: ArrayLike) -> NDArray[np.float64]:
-    """Turn a weight into phi = exp(-w/2), so that training with the column `dispersion` gives back the weight w.
-
-    Example:
-        >>> implied_phi([0.0, 2 * np.log(2)]).tolist()
-        [1.0, 0.5]
-    """
+    """Turn a weight into phi = exp(-w/2), so that training with the column `dispersion` gives back the weight w."""
     return np.asarray(np.exp(-np.asarray(weight, np.float64) / 2), np.float64)
 
 
 def weights_hardly_differ(quantiles: ArrayLike) -> bool:
-    """Whether nine prompts in ten get the same weight to a tenth of it, so that a run is all but one without weights.
-
-    Args:
-        quantiles: Of the weights, from the 5 to the 95 per cent point, in order.
-
-    Example:
-        >>> weights_hardly_differ([0.99, 1.0, 1.01]), weights_hardly_differ([0.5, 1.0, 1.8])
-        (True, False)
-    """
+    """Whether nine prompts in ten get one weight to a tenth of it: then a run is all but one without weights."""
     array = np.asarray(quantiles, np.float64)
     return bool(array.size > 1 and array[-1] - array[0] <= 0.1 * (array[0] + array[-1]) / 2)
 
 
 def weight_summary(calibration: Calibration, weight: ArrayLike, *, beta: float) -> dict[str, Any]:
-    """Say what weights do to beta and to the sample.
-
-    Args:
-        calibration: How the weights came about.
-        weight: Of the rows, shape (N,).
-        beta: The beta of the training to come.
-
-    Returns:
-        Calibration; effective beta at quantiles of the weight; effective sample size.
-    """
+    """What weights do to beta, at their quantiles, and to the size of the sample."""
     array = np.asarray(weight, np.float64)
     size = effective_sample_size(array)
     return {
@@ -88,19 +61,7 @@ def weight_summary(calibration: Calibration, weight: ArrayLike, *, beta: float) 
 
 
 def calibrated_people(raw: NDArray[np.float64], source: str, settings: DispersionSettings) -> Calibration:
-    """Fit phi* to people's dispersion.
-
-    Args:
-        raw: -2 log phi of each row, shape (N,).
-        source: `votes` or `rankings`.
-        settings: Scale, clip and what shares an index.
-
-    Returns:
-        The calibration.
-
-    Raises:
-        InputError: Everybody is split evenly, so that there is nothing to weigh; or scale and clip contradict.
-    """
+    """Fit phi* to people's -2 log phi, shape (N,); `source` is `votes` or `rankings`."""
     try:
         return calibrate(raw, source=source, scale=settings.scale, clip=settings.clip, per=settings.per)
     except InputError as error:

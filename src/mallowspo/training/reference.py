@@ -77,8 +77,8 @@ def refuse_other_store(dataset: Any, tokenizer: Any, args: Any) -> None:
 def reference_scores(trainer: Any, dataset: Any, name: str, batch_size: int) -> ReferenceScores:
     """The reference's scores of a split, from wherever they are.
 
-    The training split must be in `reference_store` where one is named. Other splits are taken from it if they are
-    in it. Everything else comes from the cache, or from a pass over the split (`batch_size` pairs a batch on each
+    The training split must be in `reference_store` where one is named. Other splits are taken from it if they are in
+    it. Everything else comes from the cache, or from a pass over the split (`batch_size` pairs a batch on each
     process) whose result is then cached. What comes from disk is compared with a live pass over 8 random rows.
     """
     processes = Processes.of_accelerate(trainer.accelerator)
