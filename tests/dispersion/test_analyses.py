@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from mallowspo.dispersion import ReferenceStatistics, rankings_index, raw_from_phi
+from mallowspo.dispersion.analysis import PromptOpinion
 from mallowspo.dispersion.panel import choice_entropy
 from mallowspo.dispersion.people import LIKELIHOODS
 from mallowspo.dispersion.rankings_analysis import analyse_rankings, opinion_of_rankings
 from mallowspo.dispersion.rankings_file import RankingRows
-from mallowspo.dispersion.reference_analysis import PromptOpinion, RowTexts, analyse_reference
+from mallowspo.dispersion.reference_analysis import RowTexts, analyse_reference
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.side_by_side import side_by_side
 from mallowspo.dispersion.votes_analysis import analyse_votes, opinion_of_votes

@@ -10,8 +10,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import beta, binom, chi2
 
 from mallowspo.dispersion import people
-from mallowspo.dispersion.people import goodness_of_fit, rankings_index, votes_index
-from mallowspo.dispersion.vote_intervals import vote_interval_coverage
+from mallowspo.dispersion.people import goodness_of_fit, rankings_index, vote_interval_coverage, votes_index
 from mallowspo.errors import InputError
 from mallowspo.maths import MAX_NEG_LOG_PHI, MallowsModel, kendall_tau
 

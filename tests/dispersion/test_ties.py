@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mallowspo.dispersion import rankings_index, votes_index
-from mallowspo.dispersion.ties import untie
+from mallowspo.dispersion.people import untie
 from mallowspo.errors import InputError
 from mallowspo.maths import as_rankings, kendall_tau, neg_log_phi_from_mean_distance, spearman_rho
 

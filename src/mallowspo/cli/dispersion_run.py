@@ -12,13 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mallowspo.dispersion.analysis import Analysis, PromptOpinion
 from mallowspo.dispersion.entropy import ReferenceStatistics
-from mallowspo.dispersion.reference_analysis import (
-    Analysis,
-    PromptOpinion,
-    RowTexts,
-    analyse_reference,
-)
+from mallowspo.dispersion.reference_analysis import RowTexts, analyse_reference
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.side_by_side import SideBySide, side_by_side
 from mallowspo.errors import InputError

@@ -19,7 +19,16 @@ from scipy.optimize import brentq
 
 from mallowspo.errors import InputError
 
-__all__ = ["ENTROPY_FLOOR", "Calibration", "calibrate", "raw_from_index", "raw_from_phi"]
+__all__ = [
+    "ENTROPY_FLOOR",
+    "Calibration",
+    "calibrate",
+    "check_clip",
+    "check_scale",
+    "raw_from_index",
+    "raw_from_phi",
+    "scaled_and_clipped",
+]
 
 Floats = NDArray[np.float64]
 
@@ -136,7 +145,7 @@ class Calibration:
             >>> c.weight([0.5, 9.0]).tolist()
             [1.0, 3.0]
         """
-        return np.clip(self.scale * np.asarray(raw_n, np.float64), *self.clip)
+        return scaled_and_clipped(np.asarray(raw_n, np.float64), self.scale, self.clip)
 
     def is_clipped(self, raw_n: ArrayLike) -> NDArray[np.bool_]:
         """Which rows the clip changes; arguments as in `weight`."""
@@ -181,6 +190,11 @@ class Calibration:
                     "or is damaged, take it from the training again"
                 )
         return read
+
+
+def scaled_and_clipped(raw: Any, scale: float, clip: tuple[float, float]) -> Any:
+    """The weight of a raw weight: of an array or of a tensor."""
+    return (scale * raw).clip(*clip)
 
 
 def _is_number(value: Any) -> bool:
@@ -241,7 +255,7 @@ def calibrate(
     low, high = check_clip(clip)
     given = check_scale(scale)
     phi_star = given if isinstance(given, float) else _fit_scale(raw, low, high)
-    weight = np.clip(phi_star * raw, low, high)
+    weight = scaled_and_clipped(raw, phi_star, (low, high))
     if not weight.any():
         raise InputError(
             "dispersion: every training row has weight 0, so nothing would be learnt; look at the weight column, at "
@@ -294,11 +308,11 @@ def _fit_scale(raw: Floats, low: float, high: float) -> float:
             "prompt), so no scale gives a mean weight of 1; check the reference model, or set dispersion: none"
         )
     scale = 1 / mean
-    if np.clip(scale * raw, low, high).mean() == (scale * raw).mean():
+    if scaled_and_clipped(raw, scale, (low, high)).mean() == (scale * raw).mean():
         return scale
 
     def excess(log_scale: float) -> float:
-        return float(np.clip(np.exp(log_scale) * raw, low, high).mean()) - 1
+        return float(scaled_and_clipped(raw, np.exp(log_scale), (low, high)).mean()) - 1
 
     lowest, highest = np.log(scale) - 50, np.log(scale) + 50
     if excess(lowest) >= 0 or excess(highest) <= 0:

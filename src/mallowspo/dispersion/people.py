@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import betaincinv, logsumexp
-from scipy.stats import chi2
+from scipy.stats import binom, chi2
 
 from mallowspo.dispersion.ranking_intervals import FEW_PEOPLE, MAX_SIMULATED_ITEMS, simulated_interval
-from mallowspo.dispersion.ties import untie
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.maths import (
     MAX_NEG_LOG_PHI,
@@ -42,7 +42,10 @@ __all__ = [
     "VotesIndex",
     "fit_sample_size",
     "goodness_of_fit",
+    "poor_intervals",
     "rankings_index",
+    "untie",
+    "vote_interval_coverage",
     "votes_index",
 ]
 
@@ -50,6 +53,10 @@ Floats = NDArray[np.float64]
 
 TIES = ("error", "half", "unordered")
 
+# Beyond so many votes the interval covers 0.93 or more of a nominal 0.95 at φ >= 0.05.
+_MANY_VOTES = 100
+# How much less than its level an interval may cover before it is pointed out.
+_POOR_BY = 0.05
 # Rankings that stand for the fitted model in the test of fit: their noise is part of the bootstrap too.
 _MODEL_SAMPLE = 128
 # People who enter the test of fit, at most: its cost is quadratic in them.
@@ -196,6 +203,40 @@ def votes_index(votes: ArrayLike, *, prior: float = 0.5, level: float = 0.95) ->
     )
 
 
+def vote_interval_coverage(votes: int, phi: float, *, prior: float = 0.5, level: float = 0.95) -> float:
+    """Probability that the interval of `votes_index` holds φ, if so many independent voters have that φ; exact.
+
+    A credible interval promises it in belief alone: coverage goes up and down with φ (Brown, Cai and DasGupta 2001).
+    """
+    low, high = _vote_intervals(votes, prior, level)
+    chance = binom.pmf(np.arange(votes + 1), votes, 1 / (1 + phi))
+    return float(chance[(low <= phi) & (phi <= high)].sum())
+
+
+@lru_cache(maxsize=256)
+def _vote_intervals(votes: int, prior: float, level: float) -> tuple[Floats, Floats]:
+    """The intervals for every outcome, from no vote for the first response to all."""
+    first = np.arange(votes + 1)
+    index = votes_index(np.column_stack([first, votes - first]), prior=prior, level=level)
+    return index.phi_low_n, index.phi_high_n
+
+
+def poor_intervals(votes: Floats, index: VotesIndex, *, prior: float) -> tuple[int, float, int]:
+    """Find the pairs whose interval holds φ clearly less often than it says, if φ is what the votes give."""
+    total = votes.sum(axis=1)
+    known = (votes[:, 2] == 0) & (total > 0) & (total <= _MANY_VOTES) & (votes == np.round(votes)).all(axis=1)
+    cells, pairs = np.unique(np.column_stack([total, index.phi_n])[known], axis=0, return_counts=True)
+    found = [
+        (vote_interval_coverage(int(size), float(phi), prior=prior, level=index.level), int(size), int(count))
+        for (size, phi), count in zip(cells, pairs, strict=True)
+    ]
+    poor = [cell for cell in found if cell[0] < index.level - _POOR_BY]
+    if not poor:
+        return 0, 1.0, 0
+    worst, size, _ = min(poor)
+    return sum(count for _, _, count in poor), worst, size
+
+
 def rankings_index(
     rankings: Sequence[ArrayLike],
     distance: str = "kendall",
@@ -223,7 +264,7 @@ def rankings_index(
         prior: Pseudo-rankings drawn at random, >= 0, added to the mean distance of φ̂ and of its interval (the
             conjugate prior of the exponential family). 0 is maximum likelihood.
         ties: `error` refuses ranks that are shared; `half` counts a tied pair as half a discordance, the average over
-            all ways of breaking the ties (see `mallowspo.dispersion.ties.untie`). Then a person who ties everything
+            all ways of breaking the ties (see `untie`). Then a person who ties everything
             is a person at random: the ranking says nothing of which response is better. `unordered` takes shared
             ranks for an order that was not given: the exact probability of all orders together. A top k shares the
             last rank among the rest. NaN is then allowed too: a response that this person did not see (Kendall). It
@@ -469,6 +510,35 @@ def _fit_spearman(ranks: Floats, weights: Floats, level: float, prior: float, sh
 
     low, high = _profile(cost, neg_log_phi, float(chi2.ppf(level, 1)))
     return _PromptFit(neg_log_phi, low, high, center, mean_distance, people, "half" if shared else "full")
+
+
+def untie(rankings: ArrayLike) -> NDArray[np.int64]:
+    """Turn each ranking with ties into two without: ties broken one way, and exactly the other way round.
+
+    The mean over the two of Kendall's tau to any centre is that over all ways of breaking the ties: a tied pair counts
+    half a discordance. The same holds for Spearman's rho, since the two ranks of a tied item lie as far above the
+    middle of its group as below, and their squares add up to the group's variance. So a Mallows model fitted to the
+    two has the centre and the dispersion of the average over all ways.
+    """
+    try:
+        given = np.asarray(rankings, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError("rankings: expected numbers, one row per person and one column per response") from error
+    if given.ndim != 2 or given.shape[1] == 0:
+        raise InputError(f"rankings: got shape {given.shape}, expected (people, responses)")
+    if np.isnan(given).any():
+        row, column = (int(place[0]) for place in np.nonzero(np.isnan(given)))
+        raise InputError(f"rankings: row {row:,} has no rank for response {column:,}; every response needs one")
+    forward = _strict_ranks(given)
+    backward = _strict_ranks(given[:, ::-1])[:, ::-1]
+    return np.concatenate([forward, backward])
+
+
+def _strict_ranks(given: Floats) -> NDArray[np.int64]:
+    order = np.argsort(given, axis=1, kind="stable")
+    ranks = np.empty(given.shape, dtype=np.int64)
+    np.put_along_axis(ranks, order, np.arange(1, given.shape[1] + 1)[None].repeat(len(given), axis=0), axis=1)
+    return ranks
 
 
 def _fit_gaps(

@@ -12,17 +12,24 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import chi2
 
+from mallowspo.dispersion.analysis import (
+    Analysis,
+    PromptOpinion,
+    both_ends,
+    calibrated_people,
+    distribution,
+    drawing,
+    mean_rate,
+    weight_summary,
+)
 from mallowspo.dispersion.calibration import raw_from_phi
-from mallowspo.dispersion.diagnostics import flip_probability, statistic
+from mallowspo.dispersion.diagnostics import flip_probability
 from mallowspo.dispersion.people import LIKELIHOODS, RankingsIndex, fit_sample_size, goodness_of_fit, rankings_index
 from mallowspo.dispersion.ranking_intervals import FEW_PEOPLE
 from mallowspo.dispersion.rankings_file import RankingRows, shares_ranks
-from mallowspo.dispersion.reference_analysis import SHOWN, Analysis, PromptOpinion
 from mallowspo.dispersion.settings import DispersionSettings
-from mallowspo.dispersion.weight_summary import calibrated_people, distribution, weight_summary
 from mallowspo.maths import MAX_NEG_LOG_PHI, MallowsModel, kendall_tau
 from mallowspo.maths.spearman import SPEARMAN_LIMIT
-from mallowspo.stats.bootstrap import bootstrap
 
 __all__ = ["analyse_rankings", "opinion_of_rankings"]
 
@@ -69,7 +76,7 @@ def analyse_rankings(
         "dispersion_weight": weight_p,
     }
     order = np.argsort(index.phi_n, kind="stable")
-    count = min(SHOWN, max(1, len(order) // 2))
+    flips, rng = flip_probability(index.phi_n), np.random.default_rng(settings.seed)
     summary = {
         "source": "rankings",
         "form": rows.form,
@@ -83,11 +90,10 @@ def analyse_rankings(
         "level": settings.level,
         "phi": distribution(index.phi_n),
         **weight_summary(calibration, weight_p, beta=settings.beta),
-        "flip": _ranking_flips(index, settings),
+        "flip": {"rate": mean_rate(flips, range(len(flips)), **drawing(settings, rng)), "scale_measured": True},
         "detail": _detail(rows, index, settings, truth, report) if len(rows.ranks) <= DETAILED else [],
         "equal_phi": _equal_phi(rows, index, settings),
-        "agreed": [_shown_ranking(rows, index, columns, int(p)) for p in order[:count]],
-        "contested": [_shown_ranking(rows, index, columns, int(p)) for p in order[::-1][:count]],
+        **both_ends(order, order[::-1], lambda place, agreed: _shown_ranking(rows, index, columns, place)),
     }
     return Analysis(columns, summary)
 
@@ -161,18 +167,6 @@ def _notes(rows: RankingRows, index: RankingsIndex, settings: DispersionSettings
 
 def _weights_of(rows: RankingRows, place: int) -> NDArray[np.float64] | None:
     return None if rows.counts is None else rows.counts[place]
-
-
-def _ranking_flips(index: RankingsIndex, settings: DispersionSettings) -> dict[str, Any]:
-    flips = flip_probability(index.phi_n)
-    found = bootstrap(
-        lambda at: float(flips[at].mean()),
-        range(len(flips)),
-        rng=np.random.default_rng(settings.seed),
-        resamples=settings.resamples,
-        level=settings.level,
-    )
-    return {"rate": statistic(found, len(flips)), "scale_measured": True}
 
 
 def _people(number: float) -> int | float:

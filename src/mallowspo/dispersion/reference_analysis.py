@@ -9,30 +9,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mallowspo.dispersion.analysis import (
+    Analysis,
+    PromptOpinion,
+    both_ends,
+    distribution,
+    drawing,
+    implied_phi,
+    mean_rate,
+    weight_summary,
+)
 from mallowspo.dispersion.calibration import ENTROPY_FLOOR, Calibration, calibrate
-from mallowspo.dispersion.diagnostics import correlation, flip_probability, pooled_interval, statistic
+from mallowspo.dispersion.diagnostics import correlation, flip_probability, pooled_interval
 from mallowspo.dispersion.entropy import ReferenceStatistics, mean_by_prompt
 from mallowspo.dispersion.estimators import ESTIMATORS, prompt_index
 from mallowspo.dispersion.maps import IndexMap, fit_map
 from mallowspo.dispersion.settings import DispersionSettings
-from mallowspo.dispersion.weight_summary import distribution, implied_phi, weight_summary
 from mallowspo.errors import InputError
-from mallowspo.stats.bootstrap import bootstrap
 
-__all__ = ["Analysis", "PromptOpinion", "RowTexts", "analyse_reference"]
+__all__ = ["RowTexts", "analyse_reference"]
 
 Floats = NDArray[np.float64]
-
-SHOWN = 5
-"""Prompts that are shown at either end of the index."""
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """What was found out about one source."""
-
-    columns: dict[str, Any]  # one entry per row of the source (per prompt for rankings)
-    summary: dict[str, Any]  # everything that a report says, as plain values
 
 
 @dataclass(frozen=True)
@@ -43,17 +40,6 @@ class RowTexts:
     responses: Sequence[tuple[str, ...]]  # of a row, the chosen one first
     # Of the chosen response less that of the rejected one, where the data has scores, shape (N,).
     reward_margin: Floats | None = None
-
-
-@dataclass(frozen=True)
-class PromptOpinion:
-    """What people said, by the name of a prompt."""
-
-    neg_log_phi: dict[str, float]  # of the people who judged it, nats
-    count: dict[str, float]  # votes or rankings
-    # Whether people contradicted each other; without prompts on which nobody could (fewer than two opinions).
-    diverging: dict[str, bool]
-    source: str  # `votes` or `rankings`
 
 
 def analyse_reference(
@@ -198,19 +184,10 @@ def _flip(
     measured = settings.map in ("mallows", "isotonic")
     phi_n = np.exp(-raw_n / 2) if measured else implied_phi(calibration.weight(raw_n))
     flips = flip_probability(phi_n)
-    found = bootstrap(
-        lambda rows: float(flips[rows].mean()),
-        list(prompt_ids),
-        rng=rng,
-        resamples=_draws(settings, len(flips)),
-        level=settings.level,
-    )
-    return {"rate": statistic(found, len(flips)), "scale_measured": measured}
-
-
-def _draws(settings: DispersionSettings, rows: int) -> int:
-    """Fewer draws of a large sample, whose intervals are narrow anyway: a report must not take minutes for them."""
-    return settings.resamples if rows <= 20_000 else min(settings.resamples, 200)
+    return {
+        "rate": mean_rate(flips, list(prompt_ids), **drawing(settings, rng, len(flips))),
+        "scale_measured": measured,
+    }
 
 
 def _correlations(
@@ -235,8 +212,7 @@ def _correlations(
     found = []
     for label, values in beside.items():
         mean = mean_by_prompt(values, prompt_ids)[first]
-        drawing = {"rng": rng, "resamples": _draws(settings, len(first)), "level": settings.level}
-        found.append({"with": label, **correlation(per_prompt, mean, **drawing)})
+        found.append({"with": label, **correlation(per_prompt, mean, **drawing(settings, rng, len(first)))})
     return found
 
 
@@ -251,9 +227,8 @@ def _extremes(columns: dict[str, Any], texts: RowTexts | None) -> dict[str, Any]
     names = np.asarray(columns["prompt_id"], dtype=str)
     _, first = np.unique(names, return_index=True)
     order = first[np.argsort(columns["index"][first], kind="stable")]
-    count = min(SHOWN, max(1, len(order) // 2))
 
-    def shown(row: int) -> dict[str, Any]:
+    def shown(row: int, agreed: bool) -> dict[str, Any]:
         facts: dict[str, Any] = {
             name: float(columns[name][row])
             for name in ("index", "index_low", "index_high", "dispersion", "dispersion_weight")
@@ -265,7 +240,4 @@ def _extremes(columns: dict[str, Any], texts: RowTexts | None) -> dict[str, Any]
             facts |= {"prompt": texts.prompts[row], "responses": said[:4], "more_responses": max(0, len(said) - 4)}
         return facts
 
-    return {
-        "agreed": [shown(int(row)) for row in order[:count]],
-        "contested": [shown(int(row)) for row in order[::-1][:count]],
-    }
+    return both_ends(order, order[::-1], shown)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mallowspo.dispersion.analysis import PromptOpinion
 from mallowspo.dispersion.diagnostics import correlation, statistic
 from mallowspo.dispersion.entropy import mean_by_prompt
-from mallowspo.dispersion.reference_analysis import PromptOpinion
 from mallowspo.errors import InputError
 from mallowspo.stats.bootstrap import auroc
 

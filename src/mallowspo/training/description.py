@@ -6,7 +6,7 @@ from typing import Any
 
 from accelerate.logging import get_logger
 
-from mallowspo.dispersion.weight_summary import weights_hardly_differ
+from mallowspo.dispersion.analysis import weights_hardly_differ
 from mallowspo.training.adapters import reference_words
 
 __all__ = ["log_run", "rows_filled_up", "run_lines", "run_remarks", "run_table_rows"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from mallowspo.dispersion import (
     raw_from_phi,
     votes_index,
 )
+from mallowspo.dispersion.calibration import scaled_and_clipped
 from mallowspo.errors import InputError
 from mallowspo.training.config import MallowsPOConfig
 
@@ -198,8 +199,7 @@ def batch_weights(calibration: Calibration, inputs: Any, like: Tensor) -> Tensor
     raw_b = inputs.get(RAW_COLUMN)
     if raw_b is None:
         raise lost_column(RAW_COLUMN)
-    low, high = calibration.clip
-    return (calibration.scale * raw_b.to(like)).clamp(low, high).detach()
+    return cast(Tensor, scaled_and_clipped(raw_b.to(like), calibration.scale, calibration.clip).detach())
 
 
 def lost_column(name: str) -> InputError:

@@ -1,20 +1,86 @@
-"""What the weights will do: figures that the summaries of all three sources share."""
+"""What the analyses of all three sources share: their records, what the weights will do, rates with intervals."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mallowspo.dispersion.calibration import Calibration, calibrate
-from mallowspo.dispersion.diagnostics import effective_sample_size
+from mallowspo.dispersion.diagnostics import effective_sample_size, statistic
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.errors import InputError
+from mallowspo.stats.bootstrap import bootstrap
 
-__all__ = ["QUANTILES", "calibrated_people", "distribution", "implied_phi", "weight_summary", "weights_hardly_differ"]
+__all__ = [
+    "Analysis",
+    "PromptOpinion",
+    "both_ends",
+    "calibrated_people",
+    "distribution",
+    "drawing",
+    "implied_phi",
+    "mean_rate",
+    "weight_summary",
+    "weights_hardly_differ",
+]
+
+Floats = NDArray[np.float64]
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+SHOWN = 5
+"""Prompts that are shown at either end of the index."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What was found out about one source."""
+
+    columns: dict[str, Any]  # one entry per row of the source (per prompt for rankings)
+    summary: dict[str, Any]  # everything that a report says, as plain values
+
+
+@dataclass(frozen=True)
+class PromptOpinion:
+    """What people said, by the name of a prompt."""
+
+    neg_log_phi: dict[str, float]  # of the people who judged it, nats
+    count: dict[str, float]  # votes or rankings
+    # Whether people contradicted each other; without prompts on which nobody could (fewer than two opinions).
+    diverging: dict[str, bool]
+    source: str  # `votes` or `rankings`
+
+
+def drawing(settings: DispersionSettings, rng: np.random.Generator, rows: int = 0) -> dict[str, Any]:
+    """How the bootstrap draws: seldom from many rows, whose intervals are narrow anyway, as it would take minutes."""
+    few = settings.resamples if rows <= 20_000 else min(settings.resamples, 200)
+    return {"rng": rng, "resamples": few, "level": settings.level}
+
+
+def mean_rate(values: Floats, groups: Sequence[object], **drawing: Any) -> dict[str, Any]:
+    """Mean of rates with its bootstrap interval over groups; NaN where there is no rate."""
+
+    def mean(at: NDArray[np.intp]) -> float:
+        return float(values[at].mean()) if len(at) else float("nan")
+
+    return statistic(bootstrap(mean, groups, **drawing), len(values))
+
+
+def both_ends(
+    agreed: Sequence[int] | NDArray[np.intp],
+    contested: Sequence[int] | NDArray[np.intp],
+    shown: Callable[[int, bool], dict[str, Any]],
+) -> dict[str, Any]:
+    """The prompts at either end, from the most agreed and from the most contested one on."""
+    count = min(SHOWN, max(1, len(agreed) // 2))
+    return {
+        "agreed": [shown(int(prompt), True) for prompt in agreed[:count]],
+        "contested": [shown(int(prompt), False) for prompt in contested[:count]],
+    }
 
 
 def distribution(values: ArrayLike) -> dict[str, Any]:
