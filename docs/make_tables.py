@@ -39,8 +39,8 @@ DEVIATIONS = {
     "hinge": "As TRL: the hinge on β times the log-ratio gap, with the reference inside.",
     "plackett_luce": "Shared ranks are summed over.",
     "mallows_list_theta": "A composite likelihood: the paper has pairs only.",
-    "mallows_list_phi": "The relaxation of ranks is ours (`rank_temperature`); RCPO (arXiv 2510.23631) has another for "
-    "a single choice.",
+    "mallows_list_phi": "The relaxation of ranks is ours (`rank_temperature`); RCPO (arXiv 2510.23631) has one "
+    "for a single choice.",
 }
 
 
