@@ -29,7 +29,10 @@ from tiny import tiny_llama, tiny_tokenizer
 HINTS = typing.get_type_hints(MallowsPOConfig)
 NAMES = [item.name for item in fields(MallowsPOConfig)]
 # Declared as text, or read as a list by TRL though it is none; see the tests below.
-ALSO = {"loss_type", "dispersion_scale", "fsdp", "debug", "gradient_checkpointing"}
+ALSO = {
+    "loss_type", "dispersion_scale", "dispersion_shrink", "dispersion_alternatives",
+    "fsdp", "debug", "gradient_checkpointing",
+}  # fmt: skip
 
 
 def parts(name):
@@ -115,6 +118,8 @@ def test_a_choice_is_among_those_declared(tmp_path, name):
         ("max_line_mb", [0]),
         ("displacement_alarm", [-0.1, math.nan]),
         ("dispersion_scale", ["-1", "much"]),
+        ("dispersion_power", [-0.1, 1.1, math.nan]),
+        ("dispersion_shrink", ["-1", "much", math.inf]),
         ("dispersion_clip", [[1.0], [2.0, 1.0]]),
         ("dispersion_filter", [[0.9, 0.1], [0.5], [0.5, 0.5], [-0.1, 1.0], [0.0, 1.1]]),
         ("loss_weights", [[1.0, 1.0], [0.0]]),
@@ -230,6 +235,12 @@ def test_every_option_of_ours_has_its_help():
         ("margin", {"objective": "dpo", "margin": 0.5}),
         ("kendall_smoothing", {"kendall_smoothing": 0.1}),
         ("dispersion_scale", {"objective": "dpo", "dispersion_scale": "0.3"}),
+        ("dispersion_power", {"objective": "dpo", "dispersion_power": 0.5}),
+        ("dispersion_shrink", {"objective": "dpo", "dispersion_shrink": 0.5}),
+        ("dispersion_votes", {"dispersion_shrink": "votes"}),
+        ("dispersion_votes", {"dispersion_map": "isotonic"}),
+        ("dispersion_votes", {"dispersion_votes": "votes.jsonl"}),
+        ("dispersion_alternatives", {"dispersion_map": "mallows", "dispersion_alternatives": "many"}),
         ("dispersion_per", {"objective": "dpo", "dispersion_per": "pair"}),
         ("dispersion_order", {"objective": "dpo", "dispersion_order": "agreed_first"}),
         ("dispersion_filter", {"objective": "dpo", "dispersion_filter": [0.0, 0.5]}),
@@ -248,7 +259,6 @@ def test_every_option_of_ours_has_its_help():
         ("dispersion_alternatives", {"dispersion": "votes", "dispersion_alternatives": 5}),
         ("dispersion_spread", {"dispersion_spread": [0.1, 0.5]}),
         ("dispersion_spread", {"dispersion_map": "quantile", "dispersion_spread": [0.5, 0.1]}),
-        ("dispersion_map", {"dispersion_map": "isotonic"}),
         ("displacement_alarm", {"objective": "simpo", "displacement_alarm": 0.1}),
         ("loss_type", {"loss_type": ["ipo"], "objective": "hinge"}),
         ("loss_type", {"loss_type": ["sigmoid", "ipo"]}),

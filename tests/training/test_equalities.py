@@ -47,10 +47,12 @@ def test_objective_dpo_reproduces_trl_step_by_step(setting, tmp_path):
     assert_same_history(theirs, ours, (*SAME, "entropy", "logits/chosen", "num_tokens", "mean_token_accuracy"))
 
 
-@pytest.mark.parametrize("objective", ["ipo", "hinge"])
-def test_other_presets_reproduce_trl(random_setting, tmp_path, objective):
-    theirs = of_trl(random_setting, tmp_path, loss_type=[objective], max_steps=6)
-    ours = trained(random_setting, tmp_path, objective=objective, max_steps=6, share_prompts=False)
+@pytest.mark.parametrize(
+    ("objective", "loss_type", "steps"), [("ipo", "ipo", 6), ("hinge", "hinge", 6), ("dpo_norm", "sigmoid_norm", 20)]
+)
+def test_other_presets_reproduce_trl(random_setting, tmp_path, objective, loss_type, steps):
+    theirs = of_trl(random_setting, tmp_path, loss_type=[loss_type], max_steps=steps)
+    ours = trained(random_setting, tmp_path, objective=objective, max_steps=steps, share_prompts=False)
     assert_same_history(theirs, ours, ("loss", "grad_norm", "logps/chosen"))
 
 

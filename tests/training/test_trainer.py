@@ -82,7 +82,8 @@ def plain_losses(random_setting, tmp_path_factory):
     [
         {"objective": "mallows_phi"}, {"link": "hinge"}, {"label_smoothing": 0.2}, {"sft_weight": 0.5},
         {"length_normalized": True}, {"reference_weight": 0.5}, {"reference_weight": 0.5, "margin": 0.3},
-        {"dispersion_scale": "0.3"}, {"dispersion_per": "pair"}, {"dispersion_clip": [0.999, 1.001]},
+        {"dispersion_scale": "0.3"}, {"dispersion_power": 0.5}, {"dispersion_shrink": 4.0},
+        {"objective": "mallows_norm"}, {"dispersion_per": "pair"}, {"dispersion_clip": [0.999, 1.001]},
         {"beta": 0.3}, {"dispersion": "none"}, {"objective": "mallows_simpo"}, {"objective": "rainbow"},
     ],
     ids=str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 from mallowspo.dispersion.calibration import Calibration, calibrate
 from mallowspo.dispersion.diagnostics import effective_sample_size, statistic
 from mallowspo.dispersion.settings import DispersionSettings
+from mallowspo.dispersion.shrinkage import (
+    ShrinkFit,
+    break_even_correlation,
+    effective_pairs,
+    effective_pairs_if_correlated,
+    fit_shrink,
+    shrunken_weights,
+)
 from mallowspo.errors import InputError
 from mallowspo.stats.bootstrap import bootstrap
 
@@ -24,8 +33,10 @@ __all__ = [
     "drawing",
     "implied_phi",
     "mean_rate",
+    "shrink_by_people",
     "weight_summary",
     "weights_hardly_differ",
+    "worth",
 ]
 
 Floats = NDArray[np.float64]
@@ -53,6 +64,15 @@ class PromptOpinion:
     # Whether people contradicted each other; without prompts on which nobody could (fewer than two opinions).
     diverging: dict[str, bool]
     source: str  # `votes` or `rankings`
+    # Votes on each pair of a prompt's responses: the prompt, votes for the one and for the other.
+    pairs: tuple[tuple[str, float, float], ...] = ()
+
+    def by_row(self, prompt_ids: Sequence[str]) -> dict[str, list[float]]:
+        """What `fit_map` reads: -log phi of each row, NaN where nobody was asked, and how much that counts."""
+        return {
+            "people_neg_log_phi_n": [self.neg_log_phi.get(name, math.nan) for name in prompt_ids],
+            "people_votes_n": [self.count.get(name, 0.0) for name in prompt_ids],
+        }
 
 
 def drawing(settings: DispersionSettings, rng: np.random.Generator, rows: int = 0) -> dict[str, Any]:
@@ -126,10 +146,63 @@ def weight_summary(calibration: Calibration, weight: ArrayLike, *, beta: float) 
     }
 
 
+def shrink_by_people(
+    weight_n: ArrayLike, prompt_ids: Sequence[str], people: PromptOpinion, *, level: float = 0.95
+) -> ShrinkFit:
+    """Fit the shrink factor of an index's weights, shape (N,), on the prompts of which people said something."""
+    weight = dict(zip(prompt_ids, np.asarray(weight_n, np.float64).tolist(), strict=True))
+    known = [pair for pair in people.pairs if pair[0] in weight]
+    if not known:
+        raise InputError(
+            f"dispersion_shrink: none of the {len(people.neg_log_phi):,} prompts with {people.source} is among the "
+            f"{len(weight):,} of the index; both must come from the same prompts, word for word"
+        )
+    names, first, second = zip(*known, strict=True)
+    return fit_shrink([weight[name] for name in names], first, second, prompt_n=names, level=level)
+
+
+def worth(weight_n: ArrayLike, raw_n: ArrayLike, fit: ShrinkFit | None) -> dict[str, Any]:
+    """What the weights that are used are worth in pairs: a curve without votes, G with its interval with them."""
+    weight, raw = np.asarray(weight_n, np.float64), np.asarray(raw_n, np.float64)
+    variation = float(weight.std() / weight.mean())
+    curve = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0]
+    found: dict[str, Any] = {
+        "variation": variation,
+        "break_even": break_even_correlation(variation),
+        "curve": [
+            {"correlation": at, "gain": gain}
+            for at, gain in zip(curve, effective_pairs_if_correlated(variation, curve).tolist(), strict=True)
+        ],
+        "people": None,
+    }
+    if fit is not None:
+        ends = (fit.shrink.mean, fit.shrink.low, fit.shrink.high)
+        # What the votes say of the truth, at the estimate and at both ends of s.
+        gains = [effective_pairs(weight, shrunken_weights(raw, s)) for s in ends]
+        found["people"] = {
+            "shrink": dict(zip(("mean", "low", "high"), ends, strict=True)),
+            "gain": {"mean": gains[0], "low": min(gains), "high": max(gains)},
+            "gain_unshrunken": {"mean": fit.gain.mean, "low": fit.gain.low, "high": fit.gain.high},
+            "gain_shrunken": fit.gain_shrunken,
+            "prompts": fit.prompts,
+            "pairs": fit.pairs,
+            "votes": fit.votes,
+        }
+    return found
+
+
 def calibrated_people(raw: NDArray[np.float64], source: str, settings: DispersionSettings) -> Calibration:
     """Fit phi* to people's -2 log phi, shape (N,); `source` is `votes` or `rankings`."""
     try:
-        return calibrate(raw, source=source, scale=settings.scale, clip=settings.clip, per=settings.per)
+        return calibrate(
+            raw,
+            source=source,
+            scale=settings.scale,
+            clip=settings.clip,
+            per=settings.per,
+            shrink=settings.given_shrink,
+            power=settings.power,
+        )
     except InputError as error:
         if raw.max(initial=0.0) > 0:
             raise

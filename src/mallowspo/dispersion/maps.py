@@ -19,7 +19,7 @@ from scipy.optimize import isotonic_regression
 
 from mallowspo.dispersion.calibration import ENTROPY_FLOOR, raw_from_index
 from mallowspo.dispersion.estimators import ESTIMATORS
-from mallowspo.dispersion.panel import check_alternatives, neg_log_phi_from_choice_entropy
+from mallowspo.dispersion.panel import MAX_ALTERNATIVES, check_alternatives, neg_log_phi_from_choice_entropy
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.maths import MAX_NEG_LOG_PHI
 
@@ -144,7 +144,7 @@ def fit_map(
     *,
     estimator: str = "mean_entropy",
     vocab_size: int | None = None,
-    alternatives: int | None = None,
+    alternatives: int | str | None = None,
     spread: tuple[float, float] = DEFAULT_SPREAD,
     people_neg_log_phi_n: ArrayLike | None = None,
     people_votes_n: ArrayLike | None = None,
@@ -156,7 +156,8 @@ def fit_map(
         index_n: u of the training rows, shape (N,); larger = more dispersed.
         estimator: Which index it is.
         vocab_size: `mallows`: |V|, in whose logarithm the index is measured.
-        alternatives: `mallows`: among how many answers people choose, >= 2; it must be about right.
+        alternatives: `mallows`: among how many answers people choose, >= 2; it must be about right. `auto` takes
+            `alternatives_of_entropy`.
         spread: `quantile`: -log phi of the most contested and of the most agreed prompt, 0 <= low < high. With
             phi* fitted, only their ratio matters.
         people_neg_log_phi_n: `isotonic`: -log phi from votes or rankings, shape (N,); NaN where nobody was asked.
@@ -187,11 +188,35 @@ def fit_map(
                 "dispersion_map: 'mallows' needs to know among how many answers people choose; give alternatives (and "
                 "vocab_size in Python)"
             )
-        check_alternatives(alternatives)
-        return IndexMap(name=name, alternatives=alternatives, unit=math.log(vocab_size))
+        unit = math.log(vocab_size)
+        number = alternatives_of_entropy(index * unit) if alternatives == "auto" else int(alternatives)
+        check_alternatives(number)
+        return IndexMap(name=name, alternatives=number, unit=unit)
     if name == "quantile":
         return _quantile_map(index, spread)
     return _isotonic_map(index, people_neg_log_phi_n, people_votes_n)
+
+
+def alternatives_of_entropy(entropy_n: ArrayLike) -> int:
+    """Among how many answers the reference chooses on its most open prompts: the map's N where nobody knows it.
+
+    A choice among N answers has an entropy of at most log N. The fewest answers that reach the 95 per cent point of
+    the entropies are taken: the few prompts above it are called contested to the full.
+
+    Args:
+        entropy_n: Entropy of the choice in nats, such as at the first token in which two responses differ, shape (N,).
+
+    Returns:
+        From 2 to 10,000.
+
+    Source: ours.
+
+    Example:
+        >>> alternatives_of_entropy(np.log([2.0, 3.0, 5.0]))
+        5
+    """
+    top = float(np.quantile(np.asarray(entropy_n, np.float64), 0.95))
+    return int(min(max(math.ceil(math.exp(min(top, 20.0)) - 1e-9), 2), MAX_ALTERNATIVES))
 
 
 def _check_index(index: Floats) -> None:

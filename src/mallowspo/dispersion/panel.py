@@ -34,13 +34,13 @@ Floats = NDArray[np.float64]
 PANEL_ALTERNATIVES = 10
 """N of the estimator `panel`: rather too large than too small, which would cut the contested prompts off."""
 
-_MAX_ALTERNATIVES = 10_000
+MAX_ALTERNATIVES = 10_000
 
 
 def check_alternatives(alternatives: int, name: str = "alternatives") -> None:
     """Raise InputError, by the option's name, for a number of answers that cannot be chosen among."""
-    if not 2 <= alternatives <= _MAX_ALTERNATIVES:
-        raise InputError(f"{name}: got {alternatives}, expected 2 to {_MAX_ALTERNATIVES:,} answers")
+    if not 2 <= alternatives <= MAX_ALTERNATIVES:
+        raise InputError(f"{name}: got {alternatives}, expected 2 to {MAX_ALTERNATIVES:,} answers")
 
 
 def choice_entropy(neg_log_phi_n: ArrayLike, *, alternatives: int) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from mallowspo.dispersion.people import LIKELIHOODS, RankingsIndex, fit_sample_s
 from mallowspo.dispersion.ranking_intervals import FEW_PEOPLE
 from mallowspo.dispersion.rankings_file import RankingRows, shares_ranks
 from mallowspo.dispersion.settings import DispersionSettings
-from mallowspo.maths import MAX_NEG_LOG_PHI, MallowsModel, kendall_tau
+from mallowspo.maths import MAX_NEG_LOG_PHI, MallowsModel, kendall_tau, preference_counts
 from mallowspo.maths.spearman import SPEARMAN_LIMIT
 
 __all__ = ["analyse_rankings", "opinion_of_rankings"]
@@ -313,4 +314,12 @@ def opinion_of_rankings(rows: RankingRows, *, settings: DispersionSettings) -> P
     def mean(values: NDArray[np.float64]) -> dict[str, float]:
         return dict(zip(names.tolist(), (np.bincount(prompt, values) / np.bincount(prompt)).tolist(), strict=True))
 
-    return PromptOpinion(mean(index.neg_log_phi_n), mean(index.rankings_n), {}, "rankings")
+    pairs = []
+    seen: set[tuple[str, tuple[str, ...]]] = set()
+    for place, name in enumerate(rows.prompt_ids):
+        if (name, tuple(rows.items[place])) in seen:
+            continue
+        seen.add((name, tuple(rows.items[place])))
+        above = preference_counts(rows.ranks[place], None if rows.counts is None else rows.counts[place])
+        pairs += [(name, float(above[a, b]), float(above[b, a])) for a, b in combinations(range(len(above)), 2)]
+    return PromptOpinion(mean(index.neg_log_phi_n), mean(index.rankings_n), {}, "rankings", tuple(pairs))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ from mallowspo.dispersion.analysis import (
     drawing,
     implied_phi,
     mean_rate,
+    shrink_by_people,
     weight_summary,
+    worth,
 )
 from mallowspo.dispersion.calibration import ENTROPY_FLOOR, Calibration, calibrate
 from mallowspo.dispersion.diagnostics import correlation, flip_probability, pooled_interval
@@ -25,6 +27,7 @@ from mallowspo.dispersion.entropy import ReferenceStatistics, mean_by_prompt
 from mallowspo.dispersion.estimators import ESTIMATORS, prompt_index
 from mallowspo.dispersion.maps import IndexMap, fit_map
 from mallowspo.dispersion.settings import DispersionSettings
+from mallowspo.dispersion.shrinkage import ShrinkFit
 from mallowspo.errors import InputError
 
 __all__ = ["RowTexts", "analyse_reference"]
@@ -60,6 +63,11 @@ def analyse_reference(
         index_n = prompt_index(settings.estimator, index_n, prompt_ids)
     fitted = _fitted_map(index_n, prompt_ids, statistics, settings, people)
     raw_n, floored = fitted.raw(index_n)
+    fit = None
+    if people is not None and people.pairs:
+        fit = _fit(raw_n, prompt_ids, people, settings)
+    elif settings.shrink == "votes":
+        raise InputError("dispersion_shrink: 'votes' fits the factor on people's word; add --votes or --rankings")
     calibration = calibrate(
         raw_n,
         source="entropy",
@@ -68,6 +76,8 @@ def analyse_reference(
         per=settings.per,
         estimator=settings.estimator,
         map=settings.map,
+        shrink=fit.shrink.mean if fit is not None and settings.shrink == "votes" else settings.given_shrink,
+        power=settings.power,
         floored=floored,
     )
     weight_n = calibration.weight(raw_n)
@@ -86,7 +96,12 @@ def analyse_reference(
     summary = {
         "source": "reference",
         "estimator": settings.estimator,
-        "map": {"name": settings.map, "alternatives": settings.alternatives, "spread": list(settings.spread)},
+        "map": {
+            "name": settings.map,
+            "alternatives": fitted.alternatives,
+            "spread": list(settings.spread),
+            **_other_alternatives(index_n, fitted, settings),
+        },
         "per": settings.per,
         "rows": len(index_n),
         "prompts": len(set(prompt_ids)),
@@ -95,11 +110,38 @@ def analyse_reference(
         "interval": interval,
         "phi": distribution(columns["dispersion"]),
         **weight_summary(calibration, weight_n, beta=settings.beta),
+        "worth": worth(weight_n, raw_n, fit),
         "flip": _flip(raw_n, calibration, prompt_ids, settings, rng),
         "correlations": _correlations(index_n, statistics, prompt_ids, texts, settings, rng),
         **_extremes(columns, texts),
     }
     return Analysis(columns, summary)
+
+
+def _fit(
+    raw_n: Floats, prompt_ids: Sequence[str], people: PromptOpinion, settings: DispersionSettings
+) -> ShrinkFit | None:
+    """What people's word says of the index; None where they say too little and nobody asked for it."""
+    try:
+        return shrink_by_people(raw_n, prompt_ids, people, level=settings.level)
+    except InputError:
+        if settings.shrink == "votes":
+            raise
+        return None
+
+
+def _other_alternatives(index_n: Floats, fitted: IndexMap, settings: DispersionSettings) -> dict[str, Any]:
+    """How far the weights depend on N, where the map reads it: their spread at half and at twice as many."""
+    if fitted.name != "mallows" or fitted.alternatives is None:
+        return {}
+    rows = []
+    for number in (max(2, fitted.alternatives // 2), fitted.alternatives, min(2 * fitted.alternatives, 10_000)):
+        raw_n, _ = replace(fitted, alternatives=number).raw(index_n)
+        mean = float(raw_n.mean())
+        low, high = (np.quantile(raw_n, [0.05, 0.95]) / mean).tolist() if mean > 0 else (1.0, 1.0)
+        variation = float(raw_n.std()) / mean if mean > 0 else 0.0
+        rows.append({"alternatives": number, "variation": variation, "weight_low": low, "weight_high": high})
+    return {"automatic": settings.alternatives == "auto", "other_alternatives": rows}
 
 
 def _fitted_map(
@@ -113,11 +155,7 @@ def _fitted_map(
     if settings.map == "isotonic":
         if people is None:
             raise InputError("dispersion_map: 'isotonic' needs people's votes or rankings; add --votes or --rankings")
-        nan = float("nan")
-        opinion = {
-            "people_neg_log_phi_n": [people.neg_log_phi.get(name, nan) for name in prompt_ids],
-            "people_votes_n": [people.count.get(name, 0.0) for name in prompt_ids],
-        }
+        opinion = people.by_row(prompt_ids)
     return fit_map(
         settings.map,
         index_n,

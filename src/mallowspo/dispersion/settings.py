@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mallowspo.dispersion.calibration import check_clip, check_scale
+from mallowspo.dispersion.calibration import check_clip, check_power, check_scale, check_shrink
 from mallowspo.dispersion.estimators import ESTIMATORS
-from mallowspo.dispersion.maps import DEFAULT_SPREAD, MAPS, check_map, check_spread
+from mallowspo.dispersion.maps import DEFAULT_SPREAD, check_map, check_spread
 from mallowspo.dispersion.panel import check_alternatives
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.maths.mallows import DISTANCES
 
-__all__ = ["PER", "DispersionSettings", "check_index_options"]
+__all__ = ["PER", "DispersionSettings", "check_index_options", "given_alternatives", "given_shrink"]
 
 PER = ("prompt", "pair")
 """What shares one index."""
@@ -26,35 +26,60 @@ def check_index_options(
     scale: float | str,
     clip: Sequence[float],
     per: str,
-    alternatives: int | None,
+    alternatives: int | str | None,
+    power: float,
+    shrink: float | str,
     spread: Sequence[float],
-    maps: Sequence[str] = MAPS,
     prefix: str = "dispersion_",
 ) -> None:
     """Refuse options of the index and its weight that cannot work; `prefix` stands before `alternatives` and `spread`.
 
-    `maps` are those that can be had. What a map alone reads is refused beside another one.
+    What a map alone reads is refused beside another one.
     """
     if estimator not in ESTIMATORS:
         raise not_one_of("dispersion_estimator", estimator, ESTIMATORS)
-    if map not in maps:
-        raise not_one_of("dispersion_map", map, maps)
     check_map(map, estimator)
     if per not in PER:
         raise not_one_of("dispersion_per", per, PER)
     check_clip(clip)
     check_scale(scale)
+    check_power(power)
+    given_shrink(shrink)
     if map == "mallows" and alternatives is None:
-        raise InputError(f"dispersion_map: 'mallows' needs {prefix}alternatives, among how many answers people choose")
+        raise InputError(
+            f"dispersion_map: 'mallows' needs {prefix}alternatives, among how many answers people choose: a "
+            "number, or auto to read it off the reference"
+        )
     for name, given, reader in (
         ("alternatives", alternatives is not None, "mallows"),
         ("spread", tuple(spread) != DEFAULT_SPREAD, "quantile"),
     ):
         if given and map != reader:
             raise InputError(f"{prefix}{name}: only dispersion_map: {reader} reads it, got {map!r}")
-    if alternatives is not None:
-        check_alternatives(alternatives, f"{prefix}alternatives")
+    number = given_alternatives(alternatives, f"{prefix}alternatives")
+    if isinstance(number, int):
+        check_alternatives(number, f"{prefix}alternatives")
     check_spread(spread, f"{prefix}spread")
+
+
+def given_alternatives(alternatives: int | str | None, name: str = "alternatives") -> int | str | None:
+    """Among how many answers people choose, as a number where it is one: also one that is written as text."""
+    if alternatives is None or alternatives == "auto":
+        return alternatives
+    try:
+        return int(alternatives)
+    except ValueError as error:
+        raise InputError(f"{name}: got {alternatives!r}, expected auto or a whole number >= 2") from error
+
+
+def given_shrink(shrink: float | str) -> float | str | None:
+    """How far raw weights are believed: None for `none`, `votes`, or a number, also one that is written as text."""
+    if shrink in ("none", "votes"):
+        return None if shrink == "none" else shrink
+    try:
+        return check_shrink(float(shrink))
+    except ValueError as error:
+        raise InputError(f"dispersion_shrink: got {shrink!r}, expected none, votes or a finite number >= 0") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +91,12 @@ class DispersionSettings:
     scale: float | str = "auto"  # phi*: `auto` for a mean weight of 1, or a number
     clip: tuple[float, float] = (0.0, 10.0)  # lowest and highest weight
     per: str = "prompt"  # one of `PER`
-    alternatives: int | None = None  # `mallows`: among how many answers people choose
+    # `mallows`: among how many answers people choose; `auto` reads it off the reference.
+    alternatives: int | str | None = None
     # `quantile`: -log phi of the most contested and of the most agreed prompt.
     spread: tuple[float, float] = DEFAULT_SPREAD
+    shrink: float | str = "none"  # how far the index is believed: `none`, `votes`, or the factor itself
+    power: float = 1.0  # rho in [0, 1] of the tempered weight
     vote_prior: float = 0.5  # pseudo-votes for each side
     ranking_prior: float = 0.0  # pseudo-rankings drawn at random
     distance: str = "kendall"  # of the rankings' main fit: `kendall` or `spearman`
@@ -87,9 +115,12 @@ class DispersionSettings:
             clip=self.clip,
             per=self.per,
             alternatives=self.alternatives,
+            power=self.power,
+            shrink=self.shrink,
             spread=self.spread,
             prefix="",
         )
+        object.__setattr__(self, "alternatives", given_alternatives(self.alternatives))
         if self.distance not in DISTANCES:
             raise not_one_of("distance", self.distance, DISTANCES)
         for name, good, expected in (
@@ -102,3 +133,9 @@ class DispersionSettings:
         ):
             if not good:
                 raise InputError(f"{name}: got {getattr(self, name)}, expected {expected}")
+
+    @property
+    def given_shrink(self) -> float | None:
+        """The shrink factor, where one is given; votes fit it later."""
+        shrink = given_shrink(self.shrink)
+        return shrink if isinstance(shrink, float) else None

@@ -74,32 +74,30 @@ def effective_pairs(weight_n: ArrayLike, neg_log_phi_n: ArrayLike) -> float:
     return float((weight * truth).mean() ** 2 / (weight**2).mean())
 
 
-def effective_pairs_if_correlated(weight_n: ArrayLike, correlation: ArrayLike) -> Floats:
+def effective_pairs_if_correlated(variation: float, correlation: ArrayLike) -> Floats:
     """G as a function of rho c_lam, for weights of which nobody knows how right they are.
 
     Args:
-        weight_n: Weights >= 0, shape (N,).
+        variation: c_w, standard deviation over mean of the weights, >= 0.
         correlation: rho c_lam, any shape; 0 is an index that knows nothing, c_w one with exactly the right spread.
 
     Returns:
         G in the correlation's shape.
 
     Example:
-        >>> effective_pairs_if_correlated([0.5, 1.5], [0.0, 0.5]).tolist()
+        >>> effective_pairs_if_correlated(0.5, [0.0, 0.5]).tolist()
         [0.8, 1.25]
     """
-    variation = _mean_one(weight_n, "weight_n").std()
     return np.asarray((1 + np.asarray(correlation, np.float64) * variation) ** 2 / (1 + variation**2), np.float64)
 
 
-def break_even_correlation(weight_n: ArrayLike) -> float:
-    """The rho c_lam above which weights are worth more than none: (sqrt(1 + c_w^2) - 1) / c_w.
+def break_even_correlation(variation: float) -> float:
+    """The rho c_lam above which weights of variation c_w are worth more than none: (sqrt(1 + c_w^2) - 1) / c_w.
 
     Example:
-        >>> round(break_even_correlation([0.5, 1.5]), 4)
+        >>> round(break_even_correlation(0.5), 4)
         0.2361
     """
-    variation = float(_mean_one(weight_n, "weight_n").std())
     return 0.0 if variation < MIN_VARIATION else (np.sqrt(1 + variation**2).item() - 1) / variation
 
 
@@ -215,7 +213,7 @@ def fit_shrink(
     slope, spread = likelihood.fit(prompt)
     half = stats.norm.ppf(0.5 + level / 2) * spread
     ends = [max(0.0, end) for end in (slope, slope - half, slope + half)]
-    gains = effective_pairs_if_correlated(weight, ends)
+    gains = effective_pairs_if_correlated(variation, ends)
     shrunken = shrunken_weights(weight, ends[0] / variation)
     return ShrinkFit(
         shrink=Interval(*(end / variation for end in ends)),

@@ -171,14 +171,16 @@ def opinion_of_votes(rows: VoteRows, *, settings: DispersionSettings) -> PromptO
     index = votes_index(rows.votes, prior=settings.vote_prior, level=settings.level)
     sums: dict[str, list[float]] = {}
     diverging: dict[str, bool] = {}
+    pairs = []
     for row in np.flatnonzero(index.voted_n):
         name = rows.prompt_ids[row]
         sums.setdefault(name, []).append(float(index.neg_log_phi_n[row]))
-        first, second = rows.votes[row, :2]
+        first, second = rows.votes[row, :2].tolist()
+        pairs.append((name, first, second))
         if first + second >= 2:
             diverging[name] = diverging.get(name, False) or bool(min(first, second) > 0)
     count: dict[str, float] = {}
     for name, votes in zip(rows.prompt_ids, index.votes_n, strict=True):
         count[name] = count.get(name, 0.0) + float(votes)
     means = {name: float(np.mean(values)) for name, values in sums.items()}
-    return PromptOpinion(means, count, diverging, "votes")
+    return PromptOpinion(means, count, diverging, "votes", tuple(pairs))

@@ -16,8 +16,8 @@ from trl import DPOConfig
 
 from mallowspo.data.limits import Limits
 from mallowspo.dispersion import ESTIMATORS
-from mallowspo.dispersion.maps import DEFAULT_SPREAD
-from mallowspo.dispersion.settings import PER, check_index_options
+from mallowspo.dispersion.maps import DEFAULT_SPREAD, MAPS
+from mallowspo.dispersion.settings import PER, check_index_options, given_alternatives, given_shrink
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.objectives import LINKS, OBJECTIVES, Objective, resolve_objective
 from mallowspo.redaction import without_secrets
@@ -28,8 +28,6 @@ from mallowspo.training.row_order import DISPERSION_ORDERS, check_filter
 __all__ = ["DISPERSION_SOURCES", "MallowsPOConfig", "checked_settings"]
 
 DISPERSION_SOURCES = ("entropy", "votes", "rankings", "column", "none")
-# `isotonic` fits people's opinions, which `mallowspo dispersion` reads; its table is trained on with `column`.
-DISPERSION_MAPS = ("neglog", "mallows", "quantile")
 _INDEX_OPTIONS = ("estimator", "map", "alternatives", "spread")
 INVALID_ROWS = ("error", "drop")
 
@@ -39,7 +37,7 @@ _CHOICES: Mapping[str, Collection[str]] = {
     "link": LINKS,
     "dispersion": DISPERSION_SOURCES,
     "dispersion_estimator": ESTIMATORS,
-    "dispersion_map": DISPERSION_MAPS,
+    "dispersion_map": MAPS,
     "dispersion_per": PER,
     "dispersion_order": DISPERSION_ORDERS,
     "invalid_rows": INVALID_ROWS,
@@ -97,8 +95,11 @@ class MallowsPOConfig(DPOConfig):
         dispersion: Where the dispersion index comes from.
         dispersion_estimator: Index read off the reference model, with `dispersion: entropy`.
         dispersion_map: How that index becomes a weight.
-        dispersion_alternatives: With `dispersion_map: mallows`: among how many answers people choose.
+        dispersion_alternatives: With `dispersion_map: mallows`: among how many answers people choose, or `auto`.
         dispersion_spread: With `dispersion_map: quantile`: -log phi of the most contested and the most agreed prompt.
+        dispersion_shrink: How far the index is believed: `none` (as it is), `votes` (fitted), or the factor s >= 0.
+        dispersion_votes: File of people's votes on some of the prompts, for `dispersion_shrink: votes` and `isotonic`.
+        dispersion_power: Tempered weight: w to this power in [0, 1], 0 for equal weights, before scale and clip.
         dispersion_scale: phi*: `auto` for a mean training weight of 1, or a number > 0.
         dispersion_per: One index per `prompt` (mean over its pairs) or per `pair`.
         dispersion_clip: Lowest and highest weight.
@@ -132,8 +133,11 @@ class MallowsPOConfig(DPOConfig):
     dispersion: str | None = None
     dispersion_estimator: str = "mean_entropy"
     dispersion_map: str = "neglog"
-    dispersion_alternatives: int | None = None
+    dispersion_alternatives: str | None = None
     dispersion_spread: list[float] = field(default_factory=lambda: list(DEFAULT_SPREAD))
+    dispersion_shrink: str = "none"
+    dispersion_votes: str | None = None
+    dispersion_power: float = 1.0
     dispersion_scale: str = "auto"
     dispersion_per: str = "prompt"
     dispersion_clip: list[float] = field(default_factory=lambda: [0.0, 10.0])
@@ -258,6 +262,16 @@ class MallowsPOConfig(DPOConfig):
         return float(low), float(high)
 
     @property
+    def resolved_alternatives(self) -> int | str | None:
+        """Among how many answers people choose, as a number, `auto`, or None."""
+        return given_alternatives(self.dispersion_alternatives, "dispersion_alternatives")
+
+    @property
+    def resolved_shrink(self) -> float | str | None:
+        """How far the index is believed: None (as it is), `votes`, or the factor."""
+        return given_shrink(self.dispersion_shrink)
+
+    @property
     def resolved_scale(self) -> float | str:
         """phi* as a number, or `auto`."""
         return "auto" if self.dispersion_scale == "auto" else float(self.dispersion_scale)
@@ -276,13 +290,24 @@ class MallowsPOConfig(DPOConfig):
             clip=self.dispersion_clip,
             per=self.dispersion_per,
             alternatives=self.dispersion_alternatives,
+            power=self.dispersion_power,
+            shrink=self.dispersion_shrink,
             spread=self.dispersion_spread,
-            maps=DISPERSION_MAPS,
         )
         check_filter(self.dispersion_filter)
         if self.dispersion_order != "none":
             self._keep_order()
-        unread = {"none": ("scale", "clip", "per", *_INDEX_OPTIONS, "filter", "order"), "entropy": ()}
+        reads_votes = self.dispersion_shrink == "votes" or (self.reads_entropy and self.dispersion_map == "isotonic")
+        if reads_votes != (self.dispersion_votes is not None):
+            raise InputError(
+                "dispersion_votes: "
+                + ("it is missing; give the file of votes" if reads_votes else "nothing reads it; leave it out")
+                + ", or change dispersion_shrink (votes reads it) or dispersion_map (isotonic reads it)"
+            )
+        unread = {
+            "none": ("scale", "clip", "per", "shrink", "votes", "power", *_INDEX_OPTIONS, "filter", "order"),
+            "entropy": (),
+        }
         defaults = {item.name: item for item in fields(MallowsPOConfig)}
         for suffix in unread.get(source, _INDEX_OPTIONS):
             item = defaults[f"dispersion_{suffix}"]

@@ -78,9 +78,8 @@ def batch_metrics(
         values["_chosen_logit_sum"], values["_rejected_logit_sum"] = policy.logit_sum_bk.unbind(1)
         values["_chosen_top1"] = policy.top1_bk[:, 0]
     if weight_b is not None and calibration is not None:
-        scaled_b = calibration.scale * inputs[RAW_COLUMN].double()
         values["dispersion/weight"] = weight_b
-        values["dispersion/weight_clipped"] = (scaled_b < calibration.clip[0]) | (scaled_b > calibration.clip[1])
+        values["dispersion/weight_clipped"] = calibration.is_clipped(inputs[RAW_COLUMN].double())
     if "dispersion_index" in inputs:
         values["dispersion/entropy_mean"] = inputs["dispersion_index"]
         values["dispersion/weight_floored"] = inputs["dispersion_index"] < ENTROPY_FLOOR

@@ -42,6 +42,8 @@ KIND_WORDS: Mapping[Any, str] = {
 _ALSO: Mapping[str, tuple[Any, ...]] = {
     "loss_type": (str,),
     "dispersion_scale": (float,),
+    "dispersion_shrink": (float,),
+    "dispersion_alternatives": (int,),
     "fsdp": (bool, list),
     "accelerator_config": (AcceleratorConfig,),
     "debug": (types.NoneType,),

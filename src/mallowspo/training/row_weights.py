@@ -24,7 +24,10 @@ from mallowspo.dispersion import (
     raw_from_phi,
     votes_index,
 )
-from mallowspo.dispersion.calibration import scaled_and_clipped
+from mallowspo.dispersion.analysis import PromptOpinion, shrink_by_people
+from mallowspo.dispersion.settings import DispersionSettings
+from mallowspo.dispersion.votes_analysis import opinion_of_votes
+from mallowspo.dispersion.votes_file import load_votes
 from mallowspo.errors import InputError
 from mallowspo.training.config import MallowsPOConfig
 
@@ -34,7 +37,9 @@ __all__ = [
     "batch_weights",
     "calibrate_rows",
     "columns_read",
+    "fitted_shrink",
     "lost_column",
+    "people_said",
     "raw_from_columns",
     "raw_from_reference",
     "unread_columns",
@@ -55,11 +60,39 @@ class RawWeights:
     floored: int  # rows that stood at the end of the map
     index_map: IndexMap  # as it was fitted on the training rows
 
-    def calibrated(self, args: MallowsPOConfig) -> Calibration:
+    def calibrated(
+        self, args: MallowsPOConfig, prompt_ids: Sequence[str], people: PromptOpinion | None
+    ) -> Calibration:
         """The calibration that these rows, the training rows, give."""
         return calibrate_rows(
-            self.raw_n, args, weights_given=False, floored=self.floored, index_map=self.index_map.to_dict()
+            self.raw_n,
+            args,
+            weights_given=False,
+            shrink=fitted_shrink(self.raw_n, prompt_ids, args, people),
+            floored=self.floored,
+            index_map=self.index_map.to_dict(),
         )
+
+
+def people_said(args: MallowsPOConfig) -> PromptOpinion | None:
+    """What the file of votes says, where the configuration names one."""
+    if args.dispersion_votes is None:
+        return None
+    try:
+        return opinion_of_votes(load_votes(args.dispersion_votes), settings=DispersionSettings())
+    except InputError as error:
+        raise InputError(f"dispersion_votes: {error}") from error
+
+
+def fitted_shrink(
+    raw_n: Floats, prompt_ids: Sequence[str], args: MallowsPOConfig, people: PromptOpinion | None
+) -> float | None:
+    """The shrink factor: the option's own, or that which people's votes on some of the prompts support."""
+    shrink = args.resolved_shrink
+    if isinstance(shrink, float) or shrink is None:
+        return shrink
+    assert people is not None
+    return float(shrink_by_people(raw_n, prompt_ids, people).shrink.mean)
 
 
 def raw_from_reference(
@@ -68,6 +101,7 @@ def raw_from_reference(
     args: MallowsPOConfig,
     *,
     calibration: Calibration | None = None,
+    people: PromptOpinion | None = None,
 ) -> RawWeights:
     """Index and raw weights of a split; the map of the training rows' calibration, where there is one, serves it."""
     index_n = ESTIMATORS[args.dispersion_estimator](statistics)
@@ -81,8 +115,9 @@ def raw_from_reference(
             index_n,
             estimator=args.dispersion_estimator,
             vocab_size=statistics.vocab_size,
-            alternatives=args.dispersion_alternatives,
+            alternatives=args.resolved_alternatives,
             spread=args.resolved_spread,
+            **({} if people is None else people.by_row(prompt_ids)),
         )
     return RawWeights(index_n, *fitted.raw(index_n), fitted)
 
@@ -123,16 +158,23 @@ def calibrate_rows(
     args: MallowsPOConfig,
     *,
     weights_given: bool,
+    shrink: float | None = None,
     floored: int = 0,
     index_map: Mapping[str, Any] | None = None,
 ) -> Calibration:
-    """Fit phi* on the training rows as the configuration says; weights that were given `auto` leaves as they are."""
+    """Fit phi* on the training rows as the configuration says; weights that were given `auto` leaves as they are.
+
+    With a shrink factor or a power they are no longer what was given: their mean is made 1 then.
+    """
     scale = args.resolved_scale
+    as_given = weights_given and shrink is None and args.dispersion_power == 1
     entropy = args.reads_entropy
     return calibrate(
         raw_n,
         source=args.resolved_dispersion,
-        scale=1.0 if weights_given and scale == "auto" else scale,
+        scale=1.0 if as_given and scale == "auto" else scale,
+        shrink=shrink,
+        power=args.dispersion_power,
         clip=args.resolved_clip,
         per=args.dispersion_per,
         estimator=args.dispersion_estimator if entropy else None,
@@ -147,7 +189,7 @@ def batch_weights(calibration: Calibration, inputs: Any, like: Tensor) -> Tensor
     raw_b = inputs.get(RAW_COLUMN)
     if raw_b is None:
         raise lost_column(RAW_COLUMN)
-    return cast(Tensor, scaled_and_clipped(raw_b.to(like), calibration.scale, calibration.clip).detach())
+    return cast(Tensor, calibration.weight(raw_b.to(like)).detach())
 
 
 def lost_column(name: str) -> InputError:

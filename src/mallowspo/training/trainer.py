@@ -55,7 +55,9 @@ from mallowspo.training.row_weights import (
     RAW_COLUMN,
     batch_weights,
     calibrate_rows,
+    fitted_shrink,
     lost_column,
+    people_said,
     raw_from_reference,
 )
 from mallowspo.training.scoring_path import (
@@ -174,6 +176,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         self.reference_is_ours = ref_model is None
         self.objective = args.resolved_objective
         self.calibration = None
+        self._people = people_said(args)
         self.splits, self.reference_sources = {}, {}
         self.displacement = DisplacementMonitor(args.displacement_alarm)
         self._stores = {"train": MetricStore(), "eval": MetricStore()}
@@ -256,7 +259,12 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         if split.raw_n is None:
             return split.dataset
         if self.calibration is None:
-            self.calibration = calibrate_rows(split.raw_n, self.settings, weights_given=split.weights_given)
+            self.calibration = calibrate_rows(
+                split.raw_n,
+                self.settings,
+                weights_given=split.weights_given,
+                shrink=fitted_shrink(split.raw_n, split.dataset["prompt_id"], self.settings, self._people),
+            )
         return split.dataset.add_column(RAW_COLUMN, split.raw_n)
 
     def _select_rows(self) -> None:
@@ -268,8 +276,13 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         raw_n = np.asarray(rows[RAW_COLUMN], np.float64)
         places = selected_rows(raw_n, keep=keep, order=order)
         if len(places) < len(raw_n):
-            given, fitted = self.splits["train"].weights_given, self.calibration.index_map
-            self.calibration = calibrate_rows(raw_n[places], self.settings, weights_given=given, index_map=fitted)
+            self.calibration = calibrate_rows(
+                raw_n[places],
+                self.settings,
+                weights_given=self.splits["train"].weights_given,
+                shrink=self.calibration.shrink,
+                index_map=self.calibration.index_map,
+            )
         logger.info(f"dispersion_filter {keep} and dispersion_order {order}: {len(places)} of {len(raw_n)} rows")
         self.train_dataset = rows.select(places)
 
@@ -319,8 +332,11 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             dataset = dataset.add_column(column, values)
         if self.settings.reads_entropy:
             statistics = ReferenceStatistics.of(scores, vocab_size=vocabulary_size(model))
-            found = raw_from_reference(statistics, dataset["prompt_id"], self.settings, calibration=self.calibration)
-            self.calibration = self.calibration or found.calibrated(self.settings)
+            prompt_ids = dataset["prompt_id"][:]
+            found = raw_from_reference(
+                statistics, prompt_ids, self.settings, calibration=self.calibration, people=self._people
+            )
+            self.calibration = self.calibration or found.calibrated(self.settings, prompt_ids, self._people)
             dataset = dataset.add_column(RAW_COLUMN, found.raw_n).add_column("dispersion_index", found.index_n)
         return dataset
 
