@@ -11,6 +11,7 @@ from mallowspo.dispersion import (
     fit_shrink,
     shrunken_weights,
 )
+from mallowspo.dispersion.analysis import PromptOpinion, shrink_by_people, worth, worth_words
 from mallowspo.errors import InputError
 
 
@@ -131,3 +132,30 @@ def test_weights_that_agree_are_left_alone_and_single_votes_say_nothing():
 def test_what_cannot_be_used_is_refused_by_name(named, call):
     with pytest.raises(InputError, match=named):
         call()
+
+
+def judged(rng, *, correlation):
+    weight, first, second, _ = population(rng, prompts=600, votes=10, spread=0.6, correlation=correlation)
+    names = [f"prompt {n}" for n in range(600)]
+    pairs = tuple(zip(names, first.astype(float).tolist(), second.astype(float).tolist(), strict=True))
+    return weight, names, PromptOpinion(dict.fromkeys(names, 1.0), dict.fromkeys(names, 10.0), {}, "votes", pairs)
+
+
+@pytest.mark.parametrize(("correlation", "said"), [(0.8, "more data"), (0.0, "leave them out")])
+def test_what_weights_are_worth_is_said_in_words(correlation, said):
+    weight, names, people = judged(np.random.default_rng(5), correlation=correlation)
+    found = worth(weight, weight, shrink_by_people(weight, names, people))
+    assert said in worth_words(found)
+    gain = found["people"]["gain"]
+    assert gain["low"] <= gain["mean"] <= gain["high"] and (gain["mean"] > 1) == (correlation > 0)
+    # Without votes only the curve is known, and with weights that agree there is nothing to say.
+    assert "break even" in worth_words(worth(weight, weight, None))
+    assert "alike" in worth_words(worth(np.ones(3), np.ones(3), None))
+
+
+def test_the_gain_of_shrunken_and_tempered_weights_is_that_of_the_truth_that_votes_show():
+    weight, names, people = judged(np.random.default_rng(6), correlation=0.5)
+    fit = shrink_by_people(weight, names, people)
+    shrunken = shrunken_weights(weight, fit.shrink.mean)
+    gain = worth(shrunken, weight, fit)["people"]["gain"]["mean"]
+    assert gain == pytest.approx(fit.gain_shrunken) and gain > max(1.0, fit.gain.mean)

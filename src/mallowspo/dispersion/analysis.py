@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from mallowspo.dispersion.calibration import Calibration, calibrate
 from mallowspo.dispersion.diagnostics import effective_sample_size, statistic
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.shrinkage import (
+    MIN_VARIATION,
     ShrinkFit,
     break_even_correlation,
     effective_pairs,
@@ -37,6 +38,7 @@ __all__ = [
     "weight_summary",
     "weights_hardly_differ",
     "worth",
+    "worth_words",
 ]
 
 Floats = NDArray[np.float64]
@@ -189,6 +191,33 @@ def worth(weight_n: ArrayLike, raw_n: ArrayLike, fit: ShrinkFit | None) -> dict[
             "votes": fit.votes,
         }
     return found
+
+
+def worth_words(found: Mapping[str, Any]) -> str:
+    """What `worth` found, in a sentence."""
+
+    def share(gain: float) -> str:
+        return f"{100 * abs(gain - 1):.0f}%"
+
+    if found["variation"] < MIN_VARIATION:
+        return "all weights are alike: as good as none"
+    people = found["people"]
+    if people is None:
+        at = {row["correlation"]: row["gain"] for row in found["curve"]}
+        return (
+            f"weights that vary by c_w = {found['variation']:.2f} cost up to {share(at[0.0])} of the data if the "
+            f"index knows nothing of people; they break even at rho c_lambda = {found['break_even']:.2f}, and at 0.5 "
+            f"they are worth up to {share(at[0.5])} more; votes on some of the prompts tell which"
+        )
+    gain = people["gain"]
+    asked = f"by {people['votes']:,.0f} votes on {people['prompts']:,} prompts, these weights"
+    interval = f"[{100 * (gain['low'] - 1):+.0f}%, {100 * (gain['high'] - 1):+.0f}%]"
+    if gain["low"] > 1:
+        return f"{asked} are worth up to {share(gain['mean'])} more data {interval}"
+    if gain["high"] < 1:
+        advice = "shrink them (dispersion_shrink) or leave them out"
+        return f"{asked} cost {share(gain['mean'])} of the data {interval}: {advice}"
+    return f"{asked} make no significant difference to what the data are worth {interval}"
 
 
 def calibrated_people(raw: NDArray[np.float64], source: str, settings: DispersionSettings) -> Calibration:

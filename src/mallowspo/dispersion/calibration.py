@@ -120,6 +120,7 @@ class Calibration:
         weight_mean: Mean training weight.
         weight_std: Standard deviation of the training weights.
         weight_quantiles: 5, 10, 25, 50, 75, 90 and 95 per cent points of the training weights.
+        worth: What these weights are worth in pairs (`mallowspo.dispersion.analysis.worth`).
     """
 
     source: str
@@ -139,6 +140,7 @@ class Calibration:
     weight_mean: float = float("nan")
     weight_std: float = float("nan")
     weight_quantiles: tuple[float, ...] = ()
+    worth: Mapping[str, Any] | None = None
 
     def weight(self, raw: Any) -> Any:
         """Weights of rows whose raw index is known.

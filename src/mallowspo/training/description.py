@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mallowspo.dispersion import Calibration
-from mallowspo.dispersion.analysis import weights_hardly_differ
+from mallowspo.dispersion.analysis import weights_hardly_differ, worth_words
 from mallowspo.training.scoring_path import ScoringPath
 
 if TYPE_CHECKING:
@@ -101,6 +101,11 @@ def run_table_rows(
             f"{calibration.clipped:,} clipped"
         )
         table.append(("dispersion", text))
+        if calibration.shrink is not None or calibration.power != 1:
+            shrink = "" if calibration.shrink is None else f"shrink {calibration.shrink:.3g}, "
+            table.append(("weights", f"{shrink}power {calibration.power:g}"))
+        if calibration.worth is not None:
+            table.append(("worth", worth_words(calibration.worth)))
     return [*table, *(("note", remark) for remark in remarks)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -24,8 +24,9 @@ from mallowspo.dispersion import (
     raw_from_phi,
     votes_index,
 )
-from mallowspo.dispersion.analysis import PromptOpinion, shrink_by_people
+from mallowspo.dispersion.analysis import PromptOpinion, shrink_by_people, worth
 from mallowspo.dispersion.settings import DispersionSettings
+from mallowspo.dispersion.shrinkage import ShrinkFit
 from mallowspo.dispersion.votes_analysis import opinion_of_votes
 from mallowspo.dispersion.votes_file import load_votes
 from mallowspo.errors import InputError
@@ -68,7 +69,7 @@ class RawWeights:
             self.raw_n,
             args,
             weights_given=False,
-            shrink=fitted_shrink(self.raw_n, prompt_ids, args, people),
+            fit=fitted_shrink(self.raw_n, prompt_ids, args, people),
             floored=self.floored,
             index_map=self.index_map.to_dict(),
         )
@@ -86,13 +87,12 @@ def people_said(args: MallowsPOConfig) -> PromptOpinion | None:
 
 def fitted_shrink(
     raw_n: Floats, prompt_ids: Sequence[str], args: MallowsPOConfig, people: PromptOpinion | None
-) -> float | None:
-    """The shrink factor: the option's own, or that which people's votes on some of the prompts support."""
-    shrink = args.resolved_shrink
-    if isinstance(shrink, float) or shrink is None:
-        return shrink
+) -> ShrinkFit | None:
+    """What people's votes on some of the prompts say of the raw weights, where `dispersion_shrink` asks for it."""
+    if args.resolved_shrink != "votes":
+        return None
     assert people is not None
-    return float(shrink_by_people(raw_n, prompt_ids, people).shrink.mean)
+    return shrink_by_people(raw_n, prompt_ids, people)
 
 
 def raw_from_reference(
@@ -158,7 +158,7 @@ def calibrate_rows(
     args: MallowsPOConfig,
     *,
     weights_given: bool,
-    shrink: float | None = None,
+    fit: ShrinkFit | None = None,
     floored: int = 0,
     index_map: Mapping[str, Any] | None = None,
 ) -> Calibration:
@@ -167,9 +167,11 @@ def calibrate_rows(
     With a shrink factor or a power they are no longer what was given: their mean is made 1 then.
     """
     scale = args.resolved_scale
+    given = args.resolved_shrink
+    shrink = fit.shrink.mean if fit is not None else given if isinstance(given, float) else None
     as_given = weights_given and shrink is None and args.dispersion_power == 1
     entropy = args.reads_entropy
-    return calibrate(
+    calibration = calibrate(
         raw_n,
         source=args.resolved_dispersion,
         scale=1.0 if as_given and scale == "auto" else scale,
@@ -182,6 +184,7 @@ def calibrate_rows(
         index_map=index_map,
         floored=floored,
     )
+    return replace(calibration, worth=worth(calibration.weight(raw_n), raw_n, fit))
 
 
 def batch_weights(calibration: Calibration, inputs: Any, like: Tensor) -> Tensor:

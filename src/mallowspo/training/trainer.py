@@ -263,7 +263,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
                 split.raw_n,
                 self.settings,
                 weights_given=split.weights_given,
-                shrink=fitted_shrink(split.raw_n, split.dataset["prompt_id"], self.settings, self._people),
+                fit=fitted_shrink(split.raw_n, split.dataset["prompt_id"], self.settings, self._people),
             )
         return split.dataset.add_column(RAW_COLUMN, split.raw_n)
 
@@ -280,7 +280,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
                 raw_n[places],
                 self.settings,
                 weights_given=self.splits["train"].weights_given,
-                shrink=self.calibration.shrink,
+                fit=fitted_shrink(raw_n, rows["prompt_id"][:], self.settings, self._people),
                 index_map=self.calibration.index_map,
             )
         logger.info(f"dispersion_filter {keep} and dispersion_order {order}: {len(places)} of {len(raw_n)} rows")
