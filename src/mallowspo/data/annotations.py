@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from mallowspo.data.problems import RowError
 from mallowspo.files import parse_json
 
-__all__ = ["OPTIONAL_COLUMNS", "read_annotations", "read_rankings", "read_votes"]
+__all__ = ["LOSS_COLUMNS", "OPTIONAL_COLUMNS", "read_annotations", "read_rankings", "read_votes"]
 
-OPTIONAL_COLUMNS = ("votes", "rankings", "weight", "margin", "dispersion")
+OPTIONAL_COLUMNS = ("votes", "rankings", "weight", "margin", "dispersion", "beta", "loss_weight")
+LOSS_COLUMNS = ("margin", "beta", "loss_weight")
+"""Those that a training reads whatever its options are: they change the loss of their row."""
+
+# Of a column of numbers: what is allowed, in words and as a rule.
+_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "weight": ("a finite number >= 0", lambda number: number >= 0),
+    "margin": ("a finite number >= 0", lambda number: number >= 0),
+    "dispersion": ("a number in (0, 1]", lambda number: 0 < number <= 1),
+    "beta": ("a finite number > 0", lambda number: number > 0),
+    "loss_weight": ("a finite number >= 0", lambda number: number >= 0),
+}
 """Columns that a source may carry: people's votes or rankings, or numbers to use as they stand."""
 
 
@@ -54,11 +65,10 @@ def read_annotations(
 
 
 def _number(value: Any, name: str) -> float:
-    ranges = {"weight": "a finite number >= 0", "margin": "a finite number >= 0", "dispersion": "a number in (0, 1]"}
+    words, allowed = _RANGES[name]
     number = _from_json(value)
-    good = _is_finite(number) and (0 < number <= 1 if name == "dispersion" else number >= 0)
-    if not good:
-        raise RowError(f"bad_{name}", f"{name} must be {ranges[name]}, found {_named(value)}")
+    if not (_is_finite(number) and allowed(number)):
+        raise RowError(f"bad_{name}", f"{name} must be {words}, found {_named(value)}")
     return float(number)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from mallowspo.data.annotations import LOSS_COLUMNS
 from mallowspo.errors import InputError
 
 __all__ = ["EXTRA_COLUMNS", "PreferenceCollator"]
 
-EXTRA_COLUMNS = ("margin", "dispersion_raw", "dispersion_index", "row_index")
+EXTRA_COLUMNS = (*LOSS_COLUMNS, "dispersion_raw", "dispersion_index", "row_index")
 """Columns of ours that reach the batch where the data has them; all but `row_index` are float32."""
 
 
@@ -69,6 +70,8 @@ class PreferenceCollator:
             if any(value is None for value in values):
                 row = examples[values.index(None)].get("row_index", values.index(None))
                 raise InputError(f"column {name!r}: row {row + 1:,} has no value, others have one")
-            # float32 whatever the model's dtype: bfloat16 would lose the weights.
-            batch[name] = torch.tensor(values, dtype=torch.long if name == "row_index" else torch.float32)
+            # float32 whatever the model's dtype: bfloat16 would lose the weights. A beta of the data is that of the
+            # options, digit for digit.
+            kinds = {"row_index": torch.long, "beta": exact, "loss_weight": exact}
+            batch[name] = torch.tensor(values, dtype=kinds.get(name, torch.float32))
         return batch

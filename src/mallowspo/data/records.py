@@ -84,6 +84,8 @@ class PreferenceRow:
     weight: float | None = None
     margin: float | None = None
     dispersion: float | None = None
+    beta: float | None = None
+    loss_weight: float | None = None
     other: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 _BATCH = 1_000
-_NUMBERS = ("weight", "margin", "dispersion")
+_NUMBERS = ("weight", "margin", "dispersion", "beta", "loss_weight")
 
 
 @dataclass(frozen=True)

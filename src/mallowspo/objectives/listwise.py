@@ -25,7 +25,14 @@ import torch
 from torch import Tensor
 
 from mallowspo.errors import InputError
-from mallowspo.objectives.pairwise import as_float, check_shape, check_values, objective_loss, response_scores
+from mallowspo.objectives.pairwise import (
+    as_float,
+    check_beta,
+    check_shape,
+    check_values,
+    objective_loss,
+    response_scores,
+)
 from mallowspo.objectives.presets import Objective, resolve_objective
 
 __all__ = ["listwise_loss"]
@@ -40,7 +47,7 @@ def listwise_loss(
     ranks: Tensor,
     *,
     objective: str | Objective = "mallows_list_theta",
-    beta: float = 0.1,
+    beta: float | Tensor = 0.1,
     weight: Tensor | None = None,
     mask: Tensor | None = None,
     lengths: Tensor | None = None,
@@ -60,7 +67,7 @@ def listwise_loss(
         ranks: Shape (B, K), 1 is best, any finite numbers of which the smaller is better. Equal ranks leave the order
             open; the first k of K known is the same with all others in one last place.
         objective: `plackett_luce`, `mallows_list_theta` or `mallows_list_phi`, or an `Objective` for lists.
-        beta: Scale of the implicit reward, > 0.
+        beta: Scale of the implicit reward, > 0: one number, or one a list, shape (B,).
         weight: Dispersion weight w(x) = -2 log phi(x) >= 0, one a list, shape (B,). Required by the mallows
             objectives, refused by `plackett_luce`, whose chances know no dispersion. No gradient flows into it.
         mask: True where a response is there, shape (B, K); all are where it is left out. What stands at the other
@@ -124,17 +131,19 @@ def objective_list_loss(
     reference_logps: Tensor | None,
     ranks: Tensor,
     *,
-    beta: float,
+    beta: float | Tensor,
     weight: Tensor | None = None,
     mask: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> Tensor:
     """Loss of each list for a resolved objective; what the trainer calls. See `listwise_loss`."""
-    if not beta > 0 or beta == float("inf"):
-        raise InputError(f"beta: got {beta}, expected a finite number > 0")
+    beta = check_beta(beta)
     if policy_logps.ndim != 2:
         raise InputError(f"policy_logps: got shape {tuple(policy_logps.shape)}, expected (B, K)")
     check_shape("ranks", ranks, policy_logps)
+    if isinstance(beta, Tensor):
+        check_shape("beta", beta, policy_logps[:, 0])
+        beta = beta.to(as_float(policy_logps))[:, None]
     mask_bk = torch.ones_like(policy_logps, dtype=torch.bool) if mask is None else mask.bool()
     check_shape("mask", mask_bk, policy_logps)
     ranks_bk = ranks.to(torch.float64)
@@ -168,7 +177,7 @@ def _pairs_loss(
     reference_bk: Tensor | None,
     ranks_bk: Tensor,
     mask_bk: Tensor,
-    beta: float,
+    beta: float | Tensor,
     weight: Tensor | None,
     lengths_bk: Tensor | None,
 ) -> Tensor:
@@ -186,7 +195,7 @@ def _pairs_loss(
         policy_bk[row, better],
         policy_bk[row, worse],
         *take(reference_bk),
-        beta=beta,
+        beta=beta[row, 0] if isinstance(beta, Tensor) else beta,
         weight=None if weight is None else weight[row],
         chosen_lengths=chosen_lengths,
         rejected_lengths=rejected_lengths,

@@ -26,7 +26,7 @@ def pairwise_loss(
     reference_rejected_logps: Tensor | None = None,
     *,
     objective: str | Objective = "mallows_theta",
-    beta: float = 0.1,
+    beta: float | Tensor = 0.1,
     weight: Tensor | None = None,
     chosen_lengths: Tensor | None = None,
     rejected_lengths: Tensor | None = None,
@@ -46,7 +46,8 @@ def pairwise_loss(
         reference_chosen_logps: log pi_ref(y_w | x), shape (B,), nats; required unless `reference_weight` is 0.
         reference_rejected_logps: log pi_ref(y_l | x), shape (B,), nats; likewise.
         objective: A name in `OBJECTIVES`, or an `Objective`.
-        beta: Strength of the pull towards the reference, > 0; for the squared link, tau of the IPO paper.
+        beta: Strength of the pull towards the reference, > 0: one number, or one per pair, shape (B,); for the squared
+            link, tau of the IPO paper.
         weight: Dispersion weight w(x) = -2 log phi(x) >= 0, shape (B,). Required by the mallows presets and
             by the Kendall link; 1 where it is left out otherwise. No gradient flows into it.
         chosen_lengths: Tokens of the chosen response, shape (B,); required by length normalisation and by the SFT
@@ -118,7 +119,7 @@ def objective_loss(
     reference_chosen_logps: Tensor | None = None,
     reference_rejected_logps: Tensor | None = None,
     *,
-    beta: float,
+    beta: float | Tensor,
     weight: Tensor | None = None,
     margin: Tensor | None = None,
     chosen_lengths: Tensor | None = None,
@@ -133,7 +134,7 @@ def objective_loss(
         policy_rejected_logps: Shape (B,), nats.
         reference_chosen_logps: Shape (B,), nats, or None with `reference_weight` 0.
         reference_rejected_logps: Shape (B,), nats, or None with `reference_weight` 0.
-        beta: > 0.
+        beta: > 0, a number or shape (B,).
         weight: Shape (B,), >= 0; None stands for ones.
         margin: Shape (B,), instead of the objective's own margin.
         chosen_lengths: Shape (B,), tokens.
@@ -153,8 +154,7 @@ def objective_loss(
         >>> objective_loss(OBJECTIVES["hinge"], minus_one, minus_three, minus_three, minus_three, beta=0.1)
         tensor([0.8000])
     """
-    if not beta > 0 or beta == float("inf"):
-        raise InputError(f"beta: got {beta}, expected a finite number > 0")
+    beta = check_beta(beta)
     gap_b = implicit_gap(
         objective,
         policy_chosen_logps,
@@ -165,6 +165,9 @@ def objective_loss(
         chosen_lengths=chosen_lengths,
         rejected_lengths=rejected_lengths,
     )
+    if isinstance(beta, Tensor):
+        check_shape("beta", beta, gap_b)
+        beta = beta.to(gap_b)
     if weight is not None:
         check_shape("weight", weight, gap_b)
         weight = weight.detach().to(gap_b)
@@ -276,7 +279,7 @@ def response_scores(
     return score
 
 
-def _link_loss(objective: Objective, gap_b: Tensor, weight_b: Tensor | None, beta: float) -> Tensor:
+def _link_loss(objective: Objective, gap_b: Tensor, weight_b: Tensor | None, beta: float | Tensor) -> Tensor:
     """Loss of a gap for the label as it stands; the gap is not yet scaled."""
     if objective.link == "kendall":
         if weight_b is None:
@@ -291,6 +294,20 @@ def _link_loss(objective: Objective, gap_b: Tensor, weight_b: Tensor | None, bet
         return hinge_loss(weight_b * beta * gap_b)
     # Eq. 17 of the IPO paper with the weight on the gap; beta is its tau.
     return squared_loss(weight_b * gap_b, 1 / (2 * beta))
+
+
+def check_beta(beta: float | Tensor) -> float | Tensor:
+    """A beta that can be used, one number or one per example; no gradient flows into it."""
+    if isinstance(beta, Tensor) and beta.ndim:
+        wrong_b = ~((beta > 0) & (beta < float("inf")))
+        if bool(wrong_b.any()):
+            place = int(torch.nonzero(wrong_b)[0])
+            raise InputError(f"beta: got {beta[place].item():g} for row {place + 1}, expected finite numbers > 0")
+        return beta.detach()
+    value = float(beta)
+    if not 0 < value < float("inf"):
+        raise InputError(f"beta: got {value}, expected a finite number > 0")
+    return value
 
 
 def as_float(values: Tensor) -> Tensor:

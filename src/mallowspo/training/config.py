@@ -14,6 +14,7 @@ from accelerate.utils import is_peft_model
 from transformers.training_args import ParallelMode
 from trl import DPOConfig
 
+from mallowspo.data.annotations import LOSS_COLUMNS
 from mallowspo.data.limits import Limits
 from mallowspo.dispersion import ESTIMATORS
 from mallowspo.dispersion.maps import DEFAULT_SPREAD, MAPS
@@ -466,8 +467,8 @@ def refuse_other_collator(collator: Any, args: MallowsPOConfig, train_dataset: A
     if type(collator) is not DataCollatorForPreference:
         return
     lost = "dispersion_raw" if args.resolved_dispersion != "none" else None
-    if "margin" in (getattr(train_dataset, "column_names", None) or ()):
-        lost = "margin"
+    given = getattr(train_dataset, "column_names", None) or ()
+    lost = next((name for name in LOSS_COLUMNS if name in given), lost)
     if lost is not None:
         raise InputError(
             f"data_collator: TRL's DataCollatorForPreference hands on no column {lost!r}, which objective "

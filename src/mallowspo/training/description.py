@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mallowspo.data.annotations import LOSS_COLUMNS
 from mallowspo.dispersion import Calibration
 from mallowspo.dispersion.analysis import weights_hardly_differ, worth_words
 from mallowspo.training.scoring_path import ScoringPath
@@ -84,6 +86,7 @@ def run_table_rows(
         lost = f" (left out {sum(split.dropped.values()):,}: {reasons})" if reasons else ""
         cut = f"cut at max_length: {split.truncated['chosen']:,} chosen, {split.truncated['rejected']:,} rejected"
         table.append((f"{name} rows", f"{len(split.dataset):,}{lost}; {cut}"))
+    table += [(f"column {name}", text) for name, text in _loss_columns(args, splits)]
     table += [(f"reference, {name}", source) for name, source in sources.items()]
     table.append(("scoring", f"{scoring.path}: {scoring.reason}"))
     if calibration is None:
@@ -107,6 +110,23 @@ def run_table_rows(
         if calibration.worth is not None:
             table.append(("worth", worth_words(calibration.worth)))
     return [*table, *(("note", remark) for remark in remarks)]
+
+
+def _loss_columns(args: MallowsPOConfig, splits: Mapping[str, PreparedSplit]) -> list[tuple[str, str]]:
+    """What the training data's own columns do to the loss of their row."""
+    rows = splits["train"].dataset if "train" in splits else None
+    effects = {
+        "margin": "the margin of its row",
+        "beta": f"takes the place of beta {args.beta:g} in its row",
+        "loss_weight": "the loss of its row is multiplied by it, divided by its mean",
+    }
+    found = []
+    for name in LOSS_COLUMNS:
+        if rows is not None and name in rows.column_names:
+            values = np.asarray(rows[name][:], np.float64)
+            span = f"{values.min():.4g} to {values.max():.4g}, mean {values.mean():.4g}"
+            found.append((name, f"{span}: {effects[name]}"))
+    return found
 
 
 def nothing_trained(log_history: Sequence[Mapping[str, Any]], *, steps: int) -> str | None:

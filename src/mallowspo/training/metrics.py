@@ -27,7 +27,7 @@ METRICS = (
     "rewards/margins_weighted", "logps_delta/chosen", "logps_delta/rejected", "logps_delta/chosen_per_token",
     "logps_delta/displaced", "dispersion/weight_mean", "dispersion/weight_std", "dispersion/weight_p10",
     "dispersion/weight_p90", "dispersion/weight_clipped", "dispersion/weight_floored", "dispersion/entropy_mean",
-    "aux_loss",
+    "beta", "loss_weight", "aux_loss",
 )  # fmt: skip
 """Every metric that is logged beside the loss."""
 
@@ -44,18 +44,25 @@ _RATIOS = (
 
 
 def batch_metrics(
-    objective: Objective, calibration: Calibration | None, inputs: Any, scored: ScoredPairs, *, beta: float
+    objective: Objective,
+    calibration: Calibration | None,
+    inputs: Any,
+    scored: ScoredPairs,
+    *,
+    beta: float | Tensor,
+    loss_weight_scale: float = 1.0,
 ) -> dict[str, Tensor]:
     """What is known of each pair after its loss, by name, shape (B,); `_` begins a sum that is divided later."""
     policy, weight_b, length_bk = scored.policy, scored.weight_b, scored.policy.length_bk
     logp_bk = policy.logp_bk.detach()
     score_bk = response_scores(objective, logp_bk, scored.reference_bk, length_bk)  # without margin
-    chosen_b, rejected_b = (beta * score_bk).unbind(1)
+    beta_b = torch.as_tensor(beta).to(score_bk).expand(len(score_bk))
+    chosen_b, rejected_b = (beta_b[:, None] * score_bk).unbind(1)
     margin_b = chosen_b - rejected_b
     # A margin within the rounding of the log-probabilities is a tie, so that before training every pair is one,
     # whatever was padded with it. Nor is a response displaced whose log-probability fell within it.
     scale_bk = logp_bk.abs() / (length_bk.clamp(min=1) if objective.length_normalized else 1)
-    tie_b = margin_b.abs() <= _ROUNDING * beta * scale_bk.sum(1)
+    tie_b = margin_b.abs() <= _ROUNDING * beta_b * scale_bk.sum(1)
     values = {
         "rewards/chosen": chosen_b,
         "rewards/rejected": rejected_b,
@@ -83,6 +90,10 @@ def batch_metrics(
     if "dispersion_index" in inputs:
         values["dispersion/entropy_mean"] = inputs["dispersion_index"]
         values["dispersion/weight_floored"] = inputs["dispersion_index"] < ENTROPY_FLOOR
+    if "beta" in inputs:
+        values["beta"] = beta_b
+    if "loss_weight" in inputs:
+        values["loss_weight"] = loss_weight_scale * inputs["loss_weight"]
     if policy.aux_loss is not None:
         values["aux_loss"] = policy.aux_loss.detach().expand(len(logp_bk))
     mask = inputs["attention_mask"]

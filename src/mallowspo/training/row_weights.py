@@ -39,6 +39,7 @@ __all__ = [
     "calibrate_rows",
     "columns_read",
     "fitted_shrink",
+    "loss_weight_scale",
     "lost_column",
     "people_said",
     "raw_from_columns",
@@ -185,6 +186,16 @@ def calibrate_rows(
         floored=floored,
     )
     return replace(calibration, worth=worth(calibration.weight(raw_n), raw_n, fit))
+
+
+def loss_weight_scale(dataset: Any) -> float:
+    """What makes the mean of the column `loss_weight` 1 over the training rows; 1 where there is none."""
+    if "loss_weight" not in (getattr(dataset, "column_names", None) or ()):
+        return 1.0
+    mean = float(np.mean(dataset["loss_weight"][:]))
+    if mean <= 0:
+        raise InputError("column 'loss_weight' in the train data: all values are 0, so nothing would be learnt")
+    return 1.0 / mean
 
 
 def batch_weights(calibration: Calibration, inputs: Any, like: Tensor) -> Tensor:

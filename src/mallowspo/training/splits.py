@@ -11,6 +11,7 @@ from accelerate.logging import get_logger
 from numpy.typing import NDArray
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 
+from mallowspo.data.annotations import LOSS_COLUMNS
 from mallowspo.data.collation import PreferenceCollator
 from mallowspo.data.problems import RowProblem
 from mallowspo.data.records import LIST_COLUMN, TOKEN_COLUMNS
@@ -138,7 +139,7 @@ def prepare_split(dataset: Any, tokenizer: Any, args: MallowsPOConfig, name: str
     reads = columns_read(args)
     # A column that this run does not read must neither stop it nor cost it a row.
     validated = validate_rows(
-        dataset, invalid_rows=args.invalid_rows, columns=(*reads, "margin"), source=f"{name} data"
+        dataset, invalid_rows=args.invalid_rows, columns=(*reads, *LOSS_COLUMNS), source=f"{name} data"
     )
     if "margin" in dataset.column_names:
         _check_margin(args, name)

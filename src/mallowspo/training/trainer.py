@@ -18,6 +18,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from mallowspo.compat import TRAINER_STATE_NAME, TRLPreferenceTrainer
+from mallowspo.data.annotations import LOSS_COLUMNS
 from mallowspo.data.fingerprint import rows_fingerprint
 from mallowspo.data.records import LIST_COLUMN
 from mallowspo.data.vocabulary import embedding_rows, refuse_unknown_ids
@@ -56,6 +57,7 @@ from mallowspo.training.row_weights import (
     batch_weights,
     calibrate_rows,
     fitted_shrink,
+    loss_weight_scale,
     lost_column,
     people_said,
     raw_from_reference,
@@ -121,6 +123,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         reference_sources: Where the reference's scores of each split came from, by name.
         reference_weights: Digest of the weights of the reference, or of an adapter's base; known once training begins.
         reference_is_ours: Nobody gave a `ref_model`.
+        loss_weight_scale: What a row's `loss_weight` is multiplied by, so that its mean over the training rows is 1.
         displacement: Watches whether chosen responses lose probability, and what it has warned of.
 
     Raises:
@@ -147,6 +150,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     reference_is_ours: bool
     _scoring: ScoringPath | None = None
     _in_training_step = False
+    loss_weight_scale: float = 1.0
     _rows: dict[str, Any] | None = None
     _run: str | None = None
     reference_weights: str | None = None
@@ -212,6 +216,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         if not args.reads_reference:
             self.precompute_ref_logps = False  # the option kept TRL from loading a reference; there are no scores
         self._select_rows()
+        self.loss_weight_scale = loss_weight_scale(self.train_dataset)
         if peft_config is not None:
             self._compare_at_start()
         self._log_run()
@@ -416,15 +421,18 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             self.objective,
             *policy.logp_bk.unbind(1),
             *reference,
-            beta=self.beta,
+            beta=self._row_column("beta", inputs, self.beta),
             weight=weight_b,
-            margin=self._margins(inputs),
+            margin=self._row_column("margin", inputs),
             chosen_lengths=policy.length_bk[:, 0],
             rejected_lengths=policy.length_bk[:, 1],
             sft_length=inputs.get("sft_length"),
         )
         if self.settings.loss_scale != 1.0:
             loss_b = loss_b * self.settings.loss_scale
+        loss_weight_b = self._row_column("loss_weight", inputs)
+        if loss_weight_b is not None:
+            loss_b = loss_b * (self.loss_weight_scale * loss_weight_b.to(loss_b))
         if not bool(torch.isfinite(loss_b).all()):
             step, output_dir = self.state.global_step, self.args.output_dir
             named = cast(Any, self.model).named_parameters()
@@ -449,18 +457,22 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         exact = (self.precompute_ref_logps or self.scoring.shares_prompts) and self.accelerator.device.type != "mps"
         return torch.float64 if exact else torch.float32
 
-    def _margins(self, inputs: Any) -> Tensor | None:
-        margin_b = inputs.get("margin")
-        if margin_b is None and self.mode == "train" and "margin" in (cast(Any, self.train_dataset).column_names):
-            raise lost_column("margin")
-        return cast(Tensor | None, margin_b)
+    def _row_column(self, name: str, inputs: Any, default: Any = None) -> Any:
+        """A column that changes the loss of its row; the default where the data have none."""
+        values_b = inputs.get(name)
+        if values_b is None and self.mode == "train" and name in (cast(Any, self.train_dataset).column_names):
+            raise lost_column(name)
+        return default if values_b is None else values_b
 
     # Metrics
 
     def _record(self, inputs: Any, scored: ScoredPairs) -> None:
         """Take a batch's metrics, gathered over all processes."""
         mode = self.mode
-        values = batch_metrics(self.objective, self.calibration, inputs, scored, beta=self.beta)
+        beta = self._row_column("beta", inputs, self.beta)
+        values = batch_metrics(
+            self.objective, self.calibration, inputs, scored, beta=beta, loss_weight_scale=self.loss_weight_scale
+        )
         values = gathered(values, self.accelerator, training=mode == "train")
         tokens = int(values.pop("_rows").sum().item()) // self.tensor_parallel_size
         if mode == "train":
@@ -565,7 +577,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         if self._rows is None:
             rows: Any = self.train_dataset
             given = self.calibration is not None and self.calibration.source != "entropy"
-            names = ["prompt_ids", "chosen_ids", "rejected_ids", "margin", *([RAW_COLUMN] if given else [])]
+            names = ["prompt_ids", "chosen_ids", "rejected_ids", *LOSS_COLUMNS, *([RAW_COLUMN] if given else [])]
             known = [name for name in names if name in rows.column_names]
             self._rows = {"count": len(rows), "fingerprint": rows_fingerprint(rows, known)}
         return TrainingState(

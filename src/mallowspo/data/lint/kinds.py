@@ -241,6 +241,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("bad_rankings", "error", "A ranking is no permutation.", "Give each of 1..K once in every ranking."),
     Kind("bad_weight", "error", "The weight is no number >= 0.", "Mend the column."),
     Kind("bad_margin", "error", "The margin is no finite number >= 0.", "Mend the column."),
+    Kind("bad_beta", "error", "The row's beta is no finite number > 0.", "Mend the column, or rename it."),
+    Kind("bad_loss_weight", "error", "The row's loss_weight is no finite number >= 0.", "Mend the column."),
     Kind("bad_dispersion", "error", "The dispersion is no number in (0, 1].", "Mend the column."),
     Kind(
         "votes_against_label",
