@@ -19,6 +19,8 @@ from mallowspo.data.problems import RowError
 
 __all__ = [
     "LIST_COLUMN",
+    "PLACES_COLUMN",
+    "RANKS_COLUMN",
     "OPTIONAL_COLUMNS",
     "RESERVED_COLUMNS",
     "TOKEN_COLUMNS",
@@ -33,12 +35,15 @@ __all__ = [
 TOKEN_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 """The columns of a data set that has been tokenised."""
 
+PLACES_COLUMN, RANKS_COLUMN = "list_places", "list_ranks"
+"""Where the two responses of a row stand in their ranked list, and their ranks there, 1 is best."""
+
 LIST_COLUMN = "__mallowspo_list__"
 """Which row a pair was made from: pairs of one ranked list have the same. No data set has a column of this name but
 ours, so it also marks rows that were validated here."""
 
 RESERVED_COLUMNS = frozenset(
-    {"dispersion_raw", "dispersion_index", "__position__"}
+    {"dispersion_raw", "dispersion_index", "__position__", PLACES_COLUMN, RANKS_COLUMN, "list"}
     | {
         f"ref_{side}_{kind}"
         for side in ("chosen", "rejected")
@@ -88,10 +93,34 @@ class PreferenceRow:
     loss_weight: float | None = None
     other: Mapping[str, Any] = field(default_factory=dict)
 
+    # Where the two of a pair stand in the ranked list that it was taken from, for objectives that read lists whole.
+    places: tuple[int, int] | None = None
+
     @property
     def is_conversational(self) -> bool:
         """Whether the prompt is a list of chat messages."""
         return not isinstance(self.prompt, str)
+
+    def to_cover(self) -> tuple[PreferenceRow, ...]:
+        """Give the list as rows of two, the better one first, in which every response stands equally often.
+
+        Once where their number is even, and twice where it is odd: so that a mean over rows is one over responses.
+        Ranks are those of the list. Of equal responses, which share a rank, the first stands for all.
+        """
+        kept = [i for i, response in enumerate(self.responses) if response not in self.responses[:i]]
+        order = sorted(kept, key=lambda i: self.ranks[i])
+        step = 1 if len(order) % 2 else 2
+        pairs = [(order[i], order[(i + 1) % len(order)]) for i in range(0, len(order), step)]
+        pairs = [(a, b) if self.ranks[a] <= self.ranks[b] else (b, a) for a, b in pairs]
+        return tuple(
+            replace(
+                self,
+                responses=(self.responses[a], self.responses[b]),
+                ranks=(self.ranks[a], self.ranks[b]),
+                places=(a, b),
+            )
+            for a, b in pairs
+        )
 
     def to_pairs(self) -> tuple[PreferenceRow, ...]:
         """Give every strictly ordered pair as a row of two, the better response first; ties give none.
