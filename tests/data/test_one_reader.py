@@ -334,13 +334,10 @@ def test_layouts_are_told_by_position_and_not_by_number():
         "chosen": [[{"role": "assistant", "content": "yes"}]],
         "rejected": [[{"role": "assistant", "content": "no"}]],
     }
-    odd = {name: [*TEXTS[name], *map(json.dumps, chat[name])] for name in TEXTS}
-    table = pa.table({name: pa.array(values, pa.string()) for name, values in odd.items()})
     from mallowspo.data.tables import TableBuilder
 
     builder = TableBuilder()
     builder.append_rows([*PAIRS, {name: values[0] for name, values in chat.items()}])
-    assert table.num_rows == len(builder)
     dataset = builder.finish().add_column("row_index", [5] * 5)
     found = validate_rows(dataset, invalid_rows="drop")
     assert [(p.row_index, p.kind) for p in found.problems] == [(4, "mixed_layout")]
@@ -399,6 +396,16 @@ def test_limits_are_named_and_can_be_raised(tmp_path, name, content, limits, sai
             found = [str(error)]
     assert next(iter(limits)) in found[0]
     list(stream_rows(tmp_path / name))  # the defaults allow it
+
+
+def test_bad_csv_rows_behind_the_first_block_keep_their_numbers(tmp_path):
+    """They had numbers that counted the rows of earlier blocks twice."""
+    path = tmp_path / "rows.csv"
+    rows = [f"p{i},{'a' * 50},b" if i not in (100, 35_000) else "x,y" for i in range(40_000)]
+    path.write_text("\n".join(["prompt,chosen,rejected", *rows]))
+    found = load_preferences(path, invalid_rows="drop", limits=Limits(max_line_mb=1))
+    assert [problem.row_index for problem in found.dropped] == [100, 35_000]
+    assert found.dataset["row_index"][-1] == 39_999
 
 
 def test_rows_with_keys_of_their_own_take_no_square_of_their_number(tmp_path):

@@ -114,7 +114,7 @@ def test_messages_with_differing_fields_gain_no_field(tmp_path):
 
 
 def test_chunks_join_across_types(tmp_path, monkeypatch):
-    monkeypatch.setattr("mallowspo.data.json_files._CHUNK_ROWS", 2)
+    monkeypatch.setattr("mallowspo.data.readers._ROWS", 2)
     rows = [{"n": i if i < 5 else i + 0.5, "text": "x" if i else None, "m": [{"role": str(i)}]} for i in range(9)]
     rows[7]["m"] = [{"role": "7", "name": "y"}]
     loaded = load_preferences(write(tmp_path / "a.jsonl", rows))

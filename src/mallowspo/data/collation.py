@@ -15,24 +15,7 @@ EXTRA_COLUMNS = ("margin", "dispersion_raw", "dispersion_index", "row_index")
 
 @dataclass
 class PreferenceCollator:
-    """TRL's `DataCollatorForPreference`, plus one tensor of shape (B,) for each of `EXTRA_COLUMNS` in the data.
-
-    The first half of `input_ids`, `attention_mask` and `completion_mask` is the chosen responses, the second the
-    rejected ones, shape (2B, T). `ref_chosen_logps` and `ref_rejected_logps` are TRL's own, shape (B,), in nats.
-
-    Args:
-        pad_token_id: Fills up `input_ids`; the masks tell by position what is padding.
-        max_length: Tokens to keep of each prompt and response together, or None for all.
-        truncation_mode: `keep_start` or `keep_end`.
-        pad_to_multiple_of: Round T up to a multiple of this.
-        return_tensors: Only `pt`.
-
-    Example:
-        >>> rows = [{"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4, 5], "row_index": 7, "margin": 0.5}]
-        >>> batch = PreferenceCollator(pad_token_id=0)(rows)
-        >>> batch["input_ids"].tolist(), batch["margin"].tolist(), batch["row_index"].tolist()
-        ([[1, 2, 3, 0], [1, 2, 4, 5]], [0.5], [7])
-    """
+    """TRL's `DataCollatorForPreference`, plus one tensor of shape (B,) for each of `EXTRA_COLUMNS` in the data."""
 
     pad_token_id: int
     max_length: int | None = None

@@ -15,21 +15,7 @@ __all__ = ["Limits"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What one row may cost. A small packed file can hold a line of gigabytes, or another column in every row.
-
-    Attributes:
-        max_line_mb: MiB that a line, an unpacked one too, or a row of a CSV file may have.
-        max_nesting: Levels of lists and objects in a value. The reading of it is recursive, so 200 is the most.
-        max_columns: Different columns that all rows together may have.
-
-    Raises:
-        InputError: A limit is out of its range.
-
-    Example:
-        >>> Limits(max_nesting=1000)
-        Traceback (most recent call last):
-        mallowspo.errors.InputError: max_nesting: got 1000, expected 8 to 200
-    """
+    """What one row may cost. A small packed file can hold a line of gigabytes, or another column in every row."""
 
     max_line_mb: int = 64
     max_nesting: int = 64

@@ -27,13 +27,7 @@ class RowError(ValueError):
 
 @dataclass(frozen=True)
 class RowProblem:
-    """Why one row cannot be used.
-
-    Attributes:
-        row_index: The row's position in its source, from 0; -1 where the problem is not one row's.
-        kind: One word to count by, such as `identical_responses`.
-        detail: What is wrong with this row, for a person.
-    """
+    """Why one row cannot be used."""
 
     row_index: int
     kind: str
@@ -52,21 +46,7 @@ def check_invalid_rows(value: str) -> None:
 
 
 def problem_table(problems: Iterable[RowProblem], total: int) -> str:
-    """Count problems by kind: one line per kind, the commonest first, with the first row numbers.
-
-    Args:
-        problems: The problems of one data set; a row counts once per kind.
-        total: Rows looked at, for the percentages.
-
-    Returns:
-        The lines, without a final line break.
-
-    Example:
-        >>> rows = [RowProblem(6999, "empty_response", "chosen is empty")]
-        >>> print(problem_table(rows, 10_000))
-          empty_response  1 row (0.01 %): row 7,000
-            row 7,000: chosen is empty
-    """
+    """Count problems by kind: one line per kind, the commonest first, with the first row numbers."""
     by_kind: dict[str, list[RowProblem]] = {}
     for problem in problems:
         by_kind.setdefault(problem.kind, []).append(problem)
@@ -93,19 +73,7 @@ def settle(
     source: str,
     remedy: str = "Mend these rows",
 ) -> None:
-    """Raise one error for all problems, or for nothing being left; otherwise return quietly.
-
-    Args:
-        problems: What was found.
-        total: Rows looked at.
-        left: Rows that can be used.
-        invalid_rows: `error` raises on any problem; `drop` only where no row is left.
-        source: What the rows came from, for the message.
-        remedy: What to do instead of dropping the rows.
-
-    Raises:
-        InputError: See `invalid_rows`; also where there was no row to begin with.
-    """
+    """Raise one error for all problems, or for nothing being left; otherwise return quietly."""
     check_invalid_rows(invalid_rows)
     if total == 0:
         raise InputError(f"{source}: there are no rows")
@@ -120,10 +88,5 @@ def settle(
 
 
 def count_by_kind(problems: Iterable[RowProblem]) -> dict[str, int]:
-    """Count problems by kind, the commonest first.
-
-    Example:
-        >>> count_by_kind([RowProblem(0, "a", ""), RowProblem(1, "b", ""), RowProblem(2, "b", "")])
-        {'b': 2, 'a': 1}
-    """
+    """Count problems by kind, the commonest first."""
     return dict(Counter(problem.kind for problem in problems).most_common())

@@ -59,21 +59,7 @@ _LAYOUT_COLUMNS = frozenset({"prompt", "chosen", "rejected", "responses", "ranks
 
 @dataclass(frozen=True)
 class PreferenceRow:
-    """K >= 2 responses to one prompt and how people ranked them.
-
-    Attributes:
-        prompt: Text, or chat messages.
-        responses: K responses, each text or chat messages as the prompt is.
-        ranks: K ranks, 1 is best; equal ranks are ties.
-        row_index: Position in the source, from 0.
-        votes: For a pair: how many people chose (`chosen`, `rejected`, neither), each >= 0; zeros where nobody voted.
-        rankings: m >= 2 people's rankings of the K responses; entry i of one is the rank (1..K) of response i.
-            A pair taken from a longer row keeps the rankings of all K, for they belong to the prompt.
-        weight: Dispersion weight w(x) >= 0.
-        margin: Margin >= 0 in the gap's own unit (nats, or nats per token where length-normalised).
-        dispersion: Dispersion index phi in (0, 1]; 1 is annotators at random.
-        other: The remaining columns of the source.
-    """
+    """K >= 2 responses to one prompt and how people ranked them."""
 
     prompt: Text
     responses: tuple[Text, ...]
@@ -92,13 +78,7 @@ class PreferenceRow:
         return not isinstance(self.prompt, str)
 
     def to_pairs(self) -> tuple[PreferenceRow, ...]:
-        """Give every strictly ordered pair as a row of two, the better response first; ties give none.
-
-        Example:
-            >>> row = PreferenceRow("Name a prime.", ("4", "2", "3"), (2, 1, 1), row_index=0)
-            >>> [pair.responses for pair in row.to_pairs()]
-            [('2', '4'), ('3', '4')]
-        """
+        """Give every strictly ordered pair as a row of two, the better response first; ties give none."""
         if self.ranks == (1, 2) and len(self.responses) == 2:
             return (self,)
         order = sorted(range(len(self.ranks)), key=lambda i: self.ranks[i])
@@ -111,14 +91,7 @@ class PreferenceRow:
 
 @dataclass(frozen=True)
 class TokenizedRow:
-    """K responses to one prompt as token ids.
-
-    Attributes:
-        prompt_ids: Token ids of the prompt, as they stand before each response.
-        response_ids: K tuples of token ids.
-        row_index: Position in the source, from 0.
-        prompt_id: Names the prompt: equal for equal prompts (see `prompt_id_of_text`).
-    """
+    """K responses to one prompt as token ids."""
 
     prompt_ids: tuple[int, ...]
     response_ids: tuple[tuple[int, ...], ...]
@@ -137,34 +110,14 @@ class TokenizedRow:
 
 
 def is_tokenized(columns: Collection[str]) -> bool:
-    """Say whether rows with these columns are token ids, and not text that has ids beside it.
-
-    TRL makes the ids of such text anew, since those beside it may be of any tokenizer; so it is done here, but for
-    rows that were tokenised here.
-
-    Example:
-        >>> is_tokenized(TOKEN_COLUMNS), is_tokenized([*TOKEN_COLUMNS, "chosen", "rejected"])
-        (True, False)
-    """
+    """Say whether rows with these columns are token ids, and not text that has ids beside it."""
     return set(TOKEN_COLUMNS) <= set(columns) and (
         LIST_COLUMN in columns or not {"chosen", "rejected"} <= set(columns)
     )
 
 
 def prompt_id_of_text(prompt: Text, context: Mapping[str, Any] | None = None) -> str:
-    """Name a prompt by what it says: 32 hexadecimal digits.
-
-    It hangs on the text and not on the token ids, because TRL cuts the ids of a prompt where they merge with a
-    response, so that one prompt may have several; and because votes have no tokenizer.
-
-    Args:
-        prompt: Text, or chat messages; fields of a message that are None count as absent.
-        context: What else the chat template reads, `tools` and `chat_template_kwargs`; values of None count as absent.
-
-    Example:
-        >>> prompt_id_of_text("The sky is")
-        'dcc609b1226e63a8de723b4bd1f2ca60'
-    """
+    """Name a prompt by what it says: 32 hexadecimal digits."""
     said: list[Any] = [_without_none(prompt)]
     given = _without_none(dict(context or {}))
     if given:
@@ -174,12 +127,7 @@ def prompt_id_of_text(prompt: Text, context: Mapping[str, Any] | None = None) ->
 
 
 def prompt_id_of_ids(prompt_ids: Sequence[int]) -> str:
-    """Name a prompt of which only the token ids are known: 32 hexadecimal digits.
-
-    Example:
-        >>> prompt_id_of_ids([1, 2, 3]) == prompt_id_of_ids((1, 2, 3)) != prompt_id_of_ids([1, 23])
-        True
-    """
+    """Name a prompt of which only the token ids are known: 32 hexadecimal digits."""
     return hashlib.blake2b(json.dumps(list(prompt_ids)).encode(), digest_size=16).hexdigest()
 
 
@@ -194,28 +142,7 @@ def _without_none(value: Any) -> Any:
 def row_from_columns(
     mapping: Mapping[str, Any], row_index: int, *, columns: Collection[str] = OPTIONAL_COLUMNS
 ) -> PreferenceRow:
-    """Read one row of a data set in any of the accepted layouts.
-
-    TRL's four, text or chat messages with the prompt given or shared by both responses, as
-    `{"prompt", "chosen", "rejected"}` and `{"chosen", "rejected"}`; and the ranked layout,
-    `{"prompt", "responses": [K], "ranks": [K]}` with K >= 2 and 1 for the best.
-
-    Args:
-        mapping: The row.
-        row_index: Its position in the source, from 0.
-        columns: Those of `OPTIONAL_COLUMNS` to read where the row has them.
-
-    Returns:
-        The record. For TRL's layouts its ranks are (1, 2).
-
-    Raises:
-        RowError: The row cannot be used: which kind of problem, and what it is.
-
-    Example:
-        >>> row = row_from_columns({"chosen": "The sky is blue.", "rejected": "The sky is green."}, 0)
-        >>> row.prompt, row.responses
-        ('The sky is', (' blue.', ' green.'))
-    """
+    """Read one row of a data set in any of the accepted layouts."""
     prompt, responses, ranks = _ranked(mapping) if "responses" in mapping else _pair(mapping)
     annotations = read_annotations(mapping, len(responses), pair="responses" not in mapping, columns=columns)
     skipped = _LAYOUT_COLUMNS | set(OPTIONAL_COLUMNS)

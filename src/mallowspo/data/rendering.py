@@ -27,21 +27,7 @@ CONTEXT_COLUMNS = ("tools", "chat_template_kwargs")
 
 
 def template_options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what a row says to its chat template beside the messages.
-
-    Args:
-        values: The row. `tools` is a list or the same as JSON text, `chat_template_kwargs` a mapping or JSON text.
-
-    Returns:
-        Keyword arguments of `apply_chat_template`, `tools` always among them.
-
-    Raises:
-        RowError: One of the two has another form.
-
-    Example:
-        >>> template_options({"chat_template_kwargs": {"enable_thinking": False}})
-        {'tools': None, 'enable_thinking': False}
-    """
+    """Give what a row says to its chat template beside the messages."""
     tools, options = (_from_json(name, values.get(name)) for name in CONTEXT_COLUMNS)
     if tools is not None and not isinstance(tools, list | tuple):
         raise RowError("bad_tools", f"tools must be a list of functions, found {type(tools).__name__}")
@@ -64,26 +50,7 @@ def _from_json(name: str, value: Any) -> Any:
 
 
 def rendered(tokenizer: Any, prompt: Any, responses: Sequence[Any], values: Mapping[str, Any]) -> list[str]:
-    """Give the prompt alone and the prompt with each response, as texts for the tokenizer.
-
-    Args:
-        tokenizer: With a chat template where the prompt is a list of messages, else with an EOS token.
-        prompt: Text or messages.
-        responses: K of the same.
-        values: The row, for `template_options`.
-
-    Returns:
-        1 + K texts. Those of messages hold their special tokens already.
-
-    Raises:
-        RowError: `refused_by_template`: the template raises an error, whatever it is; `bad_tools`;
-            `unpaired_surrogate`: half of a surrogate pair is in what the template made.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> rendered(SimpleNamespace(eos_token="</s>"), "1+1=", ["2", "3</s>"], {})
-        ['1+1=', '1+1=2</s>', '1+1=3</s>']
-    """
+    """Give the prompt alone and the prompt with each response, as texts for the tokenizer."""
     if isinstance(prompt, str):
         eos = tokenizer.eos_token
         made = [prompt, *(prompt + (text if text.endswith(eos) else text + eos) for text in responses)]
@@ -113,12 +80,7 @@ def encoded(tokenizer: Any, texts: list[str], *, chat: bool) -> list[list[int]]:
 
 
 def common_length(prompt: list[int], full: list[int]) -> int:
-    """Count the tokens that the prompt alone and the prompt with a response begin with alike.
-
-    Example:
-        >>> common_length([1, 2, 3], [1, 2, 4, 5])
-        2
-    """
+    """Count the tokens that the prompt alone and the prompt with a response begin with alike."""
     if full[: len(prompt)] == prompt:
         return len(prompt)
     for i, (left, right) in enumerate(zip(prompt, full, strict=False)):

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from mallowspo.data.problems import RowError, RowProblem, check_invalid_rows, settle
 from mallowspo.data.records import (
@@ -36,16 +38,7 @@ _MAPPED = 500
 
 @dataclass(frozen=True)
 class TokenizedPairs:
-    """Pairs as token ids, and what was lost or cut.
-
-    Attributes:
-        dataset: Columns `prompt_ids`, `chosen_ids`, `rejected_ids` (lists of int), `prompt_id` (str),
-            `row_index` (int), `LIST_COLUMN` (int), and what the data set had before. The ids are whole: the
-            collator cuts them.
-        problems: Rows that were left out, and why.
-        truncated_chosen: Rows of `dataset` whose prompt and chosen response the collator cuts to `max_length`.
-        truncated_rejected: The same for the rejected response.
-    """
+    """Pairs as token ids, and what was lost or cut."""
 
     dataset: datasets.Dataset
     problems: tuple[RowProblem, ...] = ()
@@ -63,28 +56,7 @@ def tokenize_pairs(
     truncation_mode: str = "keep_start",
     dataset_name: str = "train",
 ) -> TokenizedPairs:
-    """Tokenise pairs by TRL's rules, so that training sees the same tokens, and name the rows that are lost.
-
-    TRL drops a row without a word when its prompt alone fills `max_length`, and trains on responses that are
-    empty or identical once they are tokens. Here these rows are named.
-
-    Args:
-        dataset: Pairs with an explicit prompt, from `validate_rows`; or rows that have `TOKEN_COLUMNS` already, which
-            are checked like any others and otherwise left as they are (given a `prompt_id` and a `row_index` where
-            they lack one).
-        tokenizer: A Hugging Face tokenizer, with a chat template where the prompts are messages.
-        max_length: Tokens to keep of prompt and response together, or None for all.
-        invalid_rows: `error` raises where any row is lost, `drop` leaves such rows out.
-        num_proc: Processes to tokenise with; None is one.
-        truncation_mode: `keep_start` or `keep_end`: which end the collator keeps.
-        dataset_name: Shown on progress bars and in messages.
-
-    Returns:
-        The token ids and the account.
-
-    Raises:
-        InputError: The tokenizer does not fit the data; rows are lost (see `invalid_rows`); none is left.
-    """
+    """Tokenise pairs by TRL's rules, so that training sees the same tokens, and name the rows that are lost."""
     check_invalid_rows(invalid_rows)
     if truncation_mode not in _TRUNCATION:
         raise not_one_of("truncation_mode", truncation_mode, _TRUNCATION)
@@ -102,16 +74,7 @@ def tokenize_pairs(
 
 
 def check_tokenizer(tokenizer: Any, dataset: datasets.Dataset, *, source: str = "dataset") -> None:
-    """Raise `InputError` where the tokenizer cannot serve these pairs.
-
-    A text must end in EOS, a batch must be padded, messages need a template. A pad token equal to EOS is fine: what
-    is padding is told by position, never by value.
-
-    Args:
-        tokenizer: A Hugging Face tokenizer.
-        dataset: Pairs with an explicit prompt, at least one.
-        source: What the rows came from, for messages.
-    """
+    """Raise `InputError` where the tokenizer cannot serve these pairs."""
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
         raise InputError("tokenizer: it has neither a pad nor an EOS token; set tokenizer.eos_token")
     refuse_empty_tokenizer(tokenizer)
@@ -312,11 +275,7 @@ class _Spans:
         return int(chosen), int(rejected)
 
     def problems(self, numbers: np.ndarray) -> dict[int, RowProblem]:
-        """Find rows that cannot be trained on, by position in the data.
-
-        Prompts that are empty or alone fill `max_length` (TRL drops these without a word), responses of which nothing
-        is left, and pairs of which the same is left.
-        """
+        """Find rows that cannot be trained on, by position in the data."""
         found = self._bad_prompts(numbers)
         for i in np.flatnonzero((self.kept_n2 == 0).any(axis=1)):
             if int(i) in found:
@@ -361,9 +320,6 @@ class _Spans:
 
 
 def _lengths(dataset: datasets.Dataset, column: str) -> np.ndarray:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     counts = [
         pc.list_value_length(batch[column]).fill_null(0).to_numpy()
         for batch in dataset.select_columns([column]).with_format("arrow").iter(10 * _BATCH)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from mallowspo.data.annotations import OPTIONAL_COLUMNS, read_annotations
 from mallowspo.data.problems import RowError, RowProblem, check_invalid_rows, settle
 from mallowspo.data.records import (
@@ -45,16 +47,7 @@ _PROMPT_NAMES = frozenset({"prompt", "prompt_text", "question", "instruction", "
 
 @dataclass(frozen=True)
 class ValidatedData:
-    """Pairs that can be tokenised, and what was left out.
-
-    Attributes:
-        dataset: Columns `prompt`, `chosen`, `rejected` (text or messages), `row_index` (int, position in the source
-            from 0, for messages), the optional columns that were asked for, and the source's other columns,
-            untouched. A row of K > 2 ranked responses gives one pair per strict preference; where there is one, the
-            pairs of one row have the same value in `LIST_COLUMN`. Where asked for, `votes` is [chosen, rejected,
-            ties], `rankings` the rankings of all K responses.
-        problems: The rows that were left out, and why.
-    """
+    """Pairs that can be tokenised, and what was left out."""
 
     dataset: datasets.Dataset
     problems: tuple[RowProblem, ...] = ()
@@ -67,35 +60,7 @@ def validate_rows(
     columns: Collection[str] = OPTIONAL_COLUMNS,
     source: str = "dataset",
 ) -> ValidatedData:
-    """Check every row and give the good ones as pairs with an explicit prompt.
-
-    TRL trains on empty and identical responses without a word, and crashes on an implicit prompt that is empty.
-    Here every such row is named, all at once.
-
-    Args:
-        dataset: Rows in a layout that `row_from_columns` reads. Where it has a column `row_index` of whole
-            numbers >= 0, each once (a file that was read) or beside `LIST_COLUMN` (data that was validated before),
-            rows keep these numbers in messages. Columns in `RESERVED_COLUMNS` are left out.
-            Rows that are token ids alone have no text to check: only `columns` are, and `tokenize_pairs` checks
-            the ids.
-        invalid_rows: `error` raises where any row cannot be used, `drop` leaves such rows out.
-        columns: Which of `OPTIONAL_COLUMNS` the caller will read. These are checked and brought into one form; the
-            others are handed on as they are, and no value of theirs costs a row. `votes` may be null: nobody voted.
-        source: What the rows came from, for messages.
-
-    Returns:
-        The pairs and the problems.
-
-    Raises:
-        InputError: A column is missing or unsupported; a row cannot be used (see `invalid_rows`); none is left.
-
-    Example:
-        >>> from datasets import Dataset
-        >>> columns = {"prompt": ["1+1=", "2+2="], "chosen": ["2", ""], "rejected": ["3", "5"]}
-        >>> found = validate_rows(Dataset.from_dict(columns), invalid_rows="drop")
-        >>> found.dataset["chosen"][:], found.problems[0].kind
-        (['2'], 'empty_response')
-    """
+    """Check every row and give the good ones as pairs with an explicit prompt."""
     check_invalid_rows(invalid_rows)
     for name in columns:
         if name not in OPTIONAL_COLUMNS:
@@ -134,24 +99,7 @@ def _without_reserved(dataset: datasets.Dataset, source: str) -> datasets.Datase
 
 
 def require_dataset(value: Any, name: str) -> datasets.Dataset:
-    """Raise `InputError` unless this is a `datasets.Dataset`, and say how to make one of it.
-
-    Args:
-        value: What was given as a data set.
-        name: What to call it in messages, such as `train_dataset`.
-
-    Returns:
-        The value itself.
-
-    Raises:
-        InputError: It is something else.
-
-    Example:
-        >>> require_dataset([{"prompt": "1+1=", "chosen": "2", "rejected": "3"}], "train_dataset")
-        Traceback (most recent call last):
-        ...
-        mallowspo.errors.InputError: train_dataset: got list; pass datasets.Dataset.from_list(rows)
-    """
+    """Raise `InputError` unless this is a `datasets.Dataset`, and say how to make one of it."""
     import datasets
 
     if isinstance(value, datasets.Dataset):
@@ -185,23 +133,7 @@ def _remedy(value: Any) -> str:
 
 
 def check_columns(names: Sequence[str], source: str, *, messages: bool = False) -> None:
-    """Raise `InputError` where a data set's columns hold no preference in an accepted layout.
-
-    Args:
-        names: The columns.
-        source: What the rows came from, for messages.
-        messages: Whether the responses are lists of messages. Only texts share a beginning by accident, so only
-            there a column such as `question` beside no `prompt` is taken for a prompt of another name.
-
-    Raises:
-        InputError: A column is missing, unsupported or misnamed; the message lists what is accepted.
-
-    Example:
-        >>> check_columns(["Question", "chosen", "rejected"], "pairs.csv")
-        Traceback (most recent call last):
-        ...
-        mallowspo.errors.InputError: pairs.csv: there is no column 'prompt', but there is 'Question'; rename it ...
-    """
+    """Raise `InputError` where a data set's columns hold no preference in an accepted layout."""
     vision = sorted({"image", "images"} & set(names))
     if vision:
         raise InputError(f"{source}: the column {vision[0]!r} holds images; only text is supported")
@@ -224,10 +156,7 @@ def check_columns(names: Sequence[str], source: str, *, messages: bool = False) 
 
 
 def _row_numbers(dataset: datasets.Dataset) -> list[int]:
-    """Give each row's number for messages: its own `row_index` where it has a sound one, else its position.
-
-    A column of that name that repeats numbers no rows, unless it is of lists that became pairs here.
-    """
+    """Give each row's number for messages: its own `row_index` where it has a sound one, else its position."""
     if "row_index" in dataset.column_names:
         found: list[Any] = dataset["row_index"][:]
         sound = all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in found)
@@ -345,10 +274,7 @@ def _batches(dataset: datasets.Dataset, wanted: frozenset[str]) -> Iterator[tupl
 
 
 def _drop_the_odd_layout(check: _Check, numbers: list[int]) -> None:
-    """Mark the rows that are chat in a data set of texts, or texts in a data set of chat.
-
-    TRL decides by the first row whether to add an end-of-sequence token, for all rows alike.
-    """
+    """Mark the rows that are chat in a data set of texts, or texts in a data set of chat."""
     chats = sum(check.conversational)
     if chats in (0, len(check.conversational)):
         return
@@ -367,7 +293,6 @@ def _assemble(
 ) -> datasets.Dataset:
     """Put the good pairs together: the checked columns, `row_index`, and what else the source had."""
     import datasets
-    import pyarrow as pa
 
     kept = [i for i, position in enumerate(check.positions) if position not in check.odd]
     positions = [check.positions[i] for i in kept]
@@ -390,10 +315,7 @@ def _assemble(
 
 
 def _plain(dataset: datasets.Dataset) -> datasets.Dataset:
-    """Give mixed columns their plain type back, now that the values which did not fit are gone.
-
-    A text that reads as JSON (an answer such as "42") would come out of `Dataset.map` as a number otherwise.
-    """
+    """Give mixed columns their plain type back, now that the values which did not fit are gone."""
     if not any(is_json_feature(feature) for feature in dataset.features.values()):
         return dataset
     builder = TableBuilder()

@@ -10,7 +10,8 @@ from lint_rows import as_chat, clean_rows
 from mallowspo.data.lint.ledger import Ledger
 from mallowspo.data.lint.rows import read_row
 from mallowspo.data.lint.tokens import TokenChecks, end_token_ids
-from mallowspo.data.sources import SourceRow, load_preferences
+from mallowspo.data.readers import SourceRow
+from mallowspo.data.sources import load_preferences
 from mallowspo.data.tokenization import tokenize_pairs
 from mallowspo.data.validation import validate_rows
 from tiny import CHAT_TEMPLATE, tiny_tokenizer

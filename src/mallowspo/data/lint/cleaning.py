@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mallowspo.data.lint.kinds import KINDS
 from mallowspo.data.lint.ledger import Ledger
 from mallowspo.data.lint.run import CheckReport
-from mallowspo.data.sources import SourceRow, stream_rows
+from mallowspo.data.readers import SourceRow
+from mallowspo.data.sources import stream_rows
 from mallowspo.data.tables import as_type, parquet_table
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.files import atomic_path
@@ -37,16 +40,7 @@ _ALWAYS = frozenset(kind.name for kind in KINDS if (kind.drop or kind.severity =
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What `--fix` did.
-
-    Attributes:
-        path: The cleaned data.
-        log: One line of JSON per dropped row: its number and the reasons.
-        kept: Rows written.
-        dropped: Rows left out.
-        reasons: Rows by reason; a row may have several.
-        left_alone: Errors that concern more than half of the rows that are left. Dropping rows would not mend them.
-    """
+    """What `--fix` did."""
 
     path: str
     log: str
@@ -70,22 +64,7 @@ def check_output(path: str | os.PathLike[str], source: str | os.PathLike[str]) -
 
 
 def write_cleaned(report: CheckReport, path: str | os.PathLike[str]) -> Cleaned:
-    """Stream the data once more and write the rows that can be used, unchanged.
-
-    Dropped are the rows with an error, and those of the kinds that are marked so in the catalogue: near-identical
-    pairs, pairs in both orders, repetitions of a row, damaged text. An error that more than half of the rows
-    have comes from the tokenizer or its template, not from the rows; these rows stay.
-
-    Args:
-        report: What `check_preferences` gave for the data, which must not have changed since.
-        path: `.jsonl`, `.jsonl.gz` or `.parquet`. The log stands beside it under the suffix `.dropped.jsonl`.
-
-    Returns:
-        Counts and paths.
-
-    Raises:
-        InputError: The suffix is another, no row is left, or the rows do not fit one parquet table.
-    """
+    """Stream the data once more and write the rows that can be used, unchanged."""
     suffix = check_output(path, report.source)
     drop, causes, left_alone = _to_drop(report.ledger)
     if drop.all():
@@ -114,11 +93,7 @@ def _again(report: CheckReport) -> Iterator[SourceRow]:
 
 
 def _to_drop(ledger: Ledger) -> tuple[NDArray[np.bool_], tuple[str, ...], tuple[str, ...]]:
-    """Decide which rows go: the mask, the kinds that decided it, and the errors that are left alone.
-
-    Dropping rows changes the shares of the others, so this goes on until what is left would pass, or be left alone,
-    as it stands.
-    """
+    """Decide which rows go: the mask, the kinds that decided it, and the errors that are left alone."""
     having = {kind.name: ledger.having(kind.name) for kind in KINDS}
     drop = np.zeros(len(ledger), dtype=bool)
     causes = {name for name in _ALWAYS if having[name].any()}
@@ -185,9 +160,6 @@ class _ParquetRows:
             self._flush()
 
     def _flush(self) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         try:
             schema = None if self._file is None else self._file.schema
             names = dict.fromkeys(name for row in self._rows for name in row)

@@ -9,17 +9,7 @@ __all__ = ["KINDS", "KIND_BY_NAME", "Kind"]
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of finding.
-
-    Attributes:
-        name: The word that `check.json` and the log of dropped rows use.
-        severity: `error`: training on it is wrong, or `mallowspo train` refuses it. `warning`: it teaches something
-            that was hardly meant. `info`: worth knowing.
-        why: One sentence: what it does to training.
-        todo: One sentence: what to do.
-        error_above: The share of rows above which a warning becomes an error; None where it never does.
-        drop: Whether `--fix` drops such rows even where they are no error.
-    """
+    """One kind of finding."""
 
     name: str
     severity: str

@@ -22,10 +22,7 @@ _BIAS = 0.05
 
 @dataclass
 class ColumnChecks:
-    """Optional columns: values out of range, and columns that only some rows have.
-
-    `mallowspo train` refuses a column that it is to use and that has no value in some row.
-    """
+    """Optional columns: values out of range, and columns that only some rows have."""
 
     _positions: Any = field(default_factory=lambda: array("q"))
     _present: Any = field(default_factory=lambda: array("B"))
@@ -65,20 +62,7 @@ class ColumnChecks:
 
 
 def wilson_interval(successes: float, total: int, *, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Give Wilson's score interval of a share.
-
-    Args:
-        successes: 0 <= successes <= total; a tie may count as one half.
-        total: Trials, >= 1.
-        z: Quantile of the normal distribution; the default gives 95 %.
-
-    Returns:
-        Lower and upper end, in [0, 1].
-
-    Example:
-        >>> [round(end, 4) for end in wilson_interval(8, 10)]
-        [0.4902, 0.9433]
-    """
+    """Give Wilson's score interval of a share."""
     share = successes / total
     centre = share + z * z / (2 * total)
     arm = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
@@ -88,15 +72,7 @@ def wilson_interval(successes: float, total: int, *, z: float = 1.95996398454005
 
 @dataclass
 class LengthCount:
-    """How often the longer response is the chosen one; lengths in tokens, end token included.
-
-    Attributes:
-        pairs: Strict preferences seen.
-        longer_chosen: Those in which the chosen response is longer.
-        equal: Those of equal length; they count one half.
-        chosen_tokens: Sum over pairs.
-        rejected_tokens: Sum over pairs.
-    """
+    """How often the longer response is the chosen one; lengths in tokens, end token included."""
 
     pairs: int = 0
     longer_chosen: int = 0

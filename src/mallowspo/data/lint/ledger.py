@@ -24,12 +24,7 @@ _SPANS = 2_000
 
 @dataclass(frozen=True)
 class Example:
-    """One row that shows a finding.
-
-    Attributes:
-        row: Its number in the source, from 1.
-        shows: A short excerpt, escaped so that what is invisible can be seen.
-    """
+    """One row that shows a finding."""
 
     row: int
     shows: str
@@ -37,19 +32,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one kind.
-
-    Attributes:
-        kind: A name in `KINDS`.
-        severity: `error`, `warning` or `info`.
-        count: Rows concerned.
-        percent: The same in percent of all rows.
-        why: Why it matters.
-        todo: What to do.
-        detail: A sentence with the numbers, where a count does not say it all.
-        examples: The first rows, at most five.
-        top: The commonest spans with their counts, where the kind has spans.
-    """
+    """What was found of one kind."""
 
     kind: str
     severity: str
@@ -63,23 +46,13 @@ class Finding:
 
 
 def visible(text: str) -> str:
-    r"""Write line breaks, tabs and unprintable characters as escapes.
-
-    Example:
-        >>> visible("a\n\x07b")
-        'a\\n\\x07b'
-    """
+    """Write line breaks, tabs and unprintable characters as escapes."""
     # Half a surrogate pair is not printable, so that what comes out can always be written as UTF-8.
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def clip(text: str, limit: int = 80, *, end: bool = False) -> str:
-    """Shorten a text to `limit` characters of its start, or of its end, and make it visible.
-
-    Example:
-        >>> clip("once upon a time", 6), clip("once upon a time", 6, end=True)
-        ('once u…', '…a time')
-    """
+    """Shorten a text to `limit` characters of its start, or of its end, and make it visible."""
     if len(text) <= limit:
         return visible(text)
     return "…" + visible(text[-limit:]) if end else visible(text[:limit]) + "…"
@@ -87,10 +60,7 @@ def clip(text: str, limit: int = 80, *, end: bool = False) -> str:
 
 @dataclass
 class Ledger:
-    """Flags of every row, in the order in which they were read.
-
-    A row is named by its position here, from 0; `numbers` gives its position in the source.
-    """
+    """Flags of every row, in the order in which they were read."""
 
     _flags: Any = field(default_factory=lambda: array("Q"))
     _numbers: Any = field(default_factory=lambda: array("Q"))
@@ -107,14 +77,7 @@ class Ledger:
         return len(self._flags) - 1
 
     def flag(self, position: int, kind: str, shows: str | Callable[[], str], span: str | None = None) -> None:
-        """Note a finding about one row; a second of the same kind changes nothing.
-
-        Args:
-            position: The row.
-            kind: A name in the catalogue.
-            shows: The excerpt, or what makes it: it is called for the first few rows only.
-            span: What to count the row by, for kinds that have spans.
-        """
+        """Note a finding about one row; a second of the same kind changes nothing."""
         bit = _INT_BIT[kind]
         if self._flags[position] & bit:
             return

@@ -26,12 +26,7 @@ _OF_OTHER_WIDTH = re.compile("[\uff01-\uffee]+")
 
 
 def normalised(text: str) -> str:
-    r"""Fold case, width, white space and what nobody sees: what a reader takes for the same text is the same.
-
-    Example:
-        >>> normalised("  Hello,\n World "), normalised("\uff21\uff22\uff23 1\u00b2")
-        ('hello, world', 'abc 1²')
-    """
+    """Fold case, width, white space and what nobody sees: what a reader takes for the same text is the same."""
     return _OF_OTHER_WIDTH.sub(lambda run: unicodedata.normalize("NFKC", run[0]), looks(text)).casefold()
 
 
@@ -40,24 +35,7 @@ def _grams(text: str) -> Counter[str]:
 
 
 def similarity(left: str, right: str, *, floor: float = 0.0) -> float:
-    """Compare two texts by the characters that they share, three at a time.
-
-    The Jaccard index of the two multisets of character 3-grams, after `normalised`: shared grams over all grams.
-    A text shorter than three characters is one gram. Blind to the order of longer passages, and to other forms of a
-    character that Unicode calls compatible: a ligature, a digit in a circle.
-
-    Args:
-        left: A text.
-        right: A text.
-        floor: Similarities below this need not be exact; they may be given as 0.
-
-    Returns:
-        A number in [0, 1]; 1 for texts that are equal but for case, white space and compatible forms.
-
-    Example:
-        >>> similarity("The sky is blue.", "the sky  is blue."), round(similarity("The cat sat.", "The cat sits."), 2)
-        (1.0, 0.5)
-    """
+    """Compare two texts by the characters that they share, three at a time."""
     left, right = (unicodedata.normalize("NFKC", normalised(text)) for text in (left, right))
     if left == right:
         return 1.0
@@ -107,14 +85,7 @@ def _folded(message: Mapping[str, Any], fold_case: bool) -> dict[str, Any]:
 
 
 def prompt_key(prompt: Any, values: Mapping[str, Any]) -> int:
-    """Name a prompt in 64 bits: equal for prompts that differ in case and white space only.
-
-    Two different prompts of a million have the same name with probability 3e-8.
-
-    Args:
-        prompt: Text or messages.
-        values: The row, of which `tools` belong to the prompt.
-    """
+    """Name a prompt in 64 bits: equal for prompts that differ in case and white space only."""
     tools = values.get("tools")
     said = _canonical(prompt, fold_case=True)
     return _hash(said, json.dumps(tools, sort_keys=True, default=str)) if tools else _hash(said)
@@ -148,12 +119,7 @@ class PairIndex:
         return prompt
 
     def finish(self, ledger: Ledger) -> dict[str, dict[int, int]]:
-        """Flag what only shows among all rows.
-
-        Returns:
-            For `duplicate_row`, `both_orders` and `duplicate_prompt`: the first rows' positions, and for each the
-            position of the row that it repeats or contradicts.
-        """
+        """Flag what only shows among all rows."""
         positions = np.frombuffer(self.positions, dtype=np.int64)
         row_names = np.frombuffer(self.rows, dtype=np.uint64)
         prompt_names = np.frombuffer(self.prompts, dtype=np.uint64)

@@ -10,8 +10,8 @@ from typing import Any
 from mallowspo.data.blank import content_text
 from mallowspo.data.lint.ledger import Ledger, clip
 from mallowspo.data.problems import RowError
+from mallowspo.data.readers import SourceRow
 from mallowspo.data.records import PreferenceRow, row_from_columns
-from mallowspo.data.sources import SourceRow
 
 __all__ = ["LintRow", "plain_text", "read_row"]
 
@@ -26,17 +26,7 @@ _RENAMED["no_shared_prompt"] = "malformed_row"
 
 @dataclass(frozen=True)
 class LintRow:
-    """A row whose layout is sound.
-
-    Attributes:
-        position: Its place in the ledger.
-        record: Prompt, responses and ranks.
-        pairs: (better, worse) indices of responses, for every strict preference.
-        prompt: The prompt as text; of messages, their contents.
-        responses: The same of each response.
-        values: The row as it stands in the source.
-        names: What to call each response: `chosen` and `rejected`, or its number.
-    """
+    """A row whose layout is sound."""
 
     position: int
     record: PreferenceRow
@@ -48,28 +38,14 @@ class LintRow:
 
 
 def plain_text(value: Any) -> str:
-    r"""Give the text of a prompt or response: itself, or the contents of its messages.
-
-    Example:
-        >>> plain_text([{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}])
-        'Hello\nHi'
-    """
+    """Give the text of a prompt or response: itself, or the contents of its messages."""
     if isinstance(value, str):
         return value
     return "\n".join(text for text in map(content_text, value) if text)
 
 
 def read_row(row: SourceRow, ledger: Ledger) -> LintRow | None:
-    """Open the row's account and read it; None where it can only be flagged.
-
-    Args:
-        row: A row of the source.
-        ledger: Takes its flags: `unparsable`, `malformed_row`, `unpaired_surrogate` and the kinds of empty and
-            identical pairs.
-
-    Returns:
-        The row, or None.
-    """
+    """Open the row's account and read it; None where it can only be flagged."""
     position = ledger.add_row(row.index)
     if row.values is None:
         ledger.flag(position, "unparsable", row.problem)

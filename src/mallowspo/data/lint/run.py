@@ -21,8 +21,9 @@ from mallowspo.data.lint.splits import EvalPrompts
 from mallowspo.data.lint.text import ScriptCount, check_text
 from mallowspo.data.lint.tokens import TokenChecks, TokenisedRow
 from mallowspo.data.problems import RowError
+from mallowspo.data.readers import SourceRow
 from mallowspo.data.records import TOKEN_COLUMNS, row_from_columns
-from mallowspo.data.sources import SourceRow, stream_rows
+from mallowspo.data.sources import stream_rows
 from mallowspo.data.validation import check_columns
 from mallowspo.errors import InputError
 
@@ -35,16 +36,7 @@ _SEVERITIES = ("error", "warning", "info")
 
 @dataclass(frozen=True)
 class CheckSettings:
-    """What the rows are checked against.
-
-    Attributes:
-        max_length: Tokens kept of prompt and response together, or None for all.
-        truncation_mode: `keep_start` or `keep_end`.
-        split: Split of the data.
-        eval_split: Split of the evaluation data.
-        near_duplicate_threshold: Similarity in (0, 1] from which two responses are near-identical.
-        limits: What a row may cost.
-    """
+    """What the rows are checked against."""
 
     max_length: int | None = 1024
     truncation_mode: str = "keep_start"
@@ -62,16 +54,7 @@ class CheckSettings:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What was found.
-
-    Attributes:
-        source: The data, as it was named.
-        settings: What it was checked against.
-        rows: Rows seen, unreadable lines included.
-        findings: By severity, and in the order of the catalogue.
-        statistics: Lengths, the predictive power of length, scripts, the evaluation data.
-        ledger: The flags of every row.
-    """
+    """What was found."""
 
     source: str
     settings: CheckSettings
@@ -112,26 +95,7 @@ def check_preferences(
     vocabulary: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> CheckReport:
-    """Check preference data as a tokenizer and its chat template will see it.
-
-    The rows are streamed and never held; some seventy bytes of each are.
-
-    Args:
-        source: What `load_preferences` takes.
-        tokenizer: A Hugging Face tokenizer.
-        settings: What to check against; None takes the defaults.
-        eval_source: Evaluation data, whose prompts must not occur.
-        end_ids: Token ids at which generation stops; None asks the tokenizer alone.
-        vocabulary: Rows of the model's embedding; None where there is no model.
-        progress: Called with the number of rows done, now and then.
-
-    Returns:
-        The report.
-
-    Raises:
-        InputError: The data cannot be read at all, has other columns, or does not suit the tokenizer; an option is
-            out of range. A line or row that is broken is a finding.
-    """
+    """Check preference data as a tokenizer and its chat template will see it."""
     settings = settings or CheckSettings()
     checks = _Checks(
         settings,

@@ -23,20 +23,7 @@ __all__ = ["EvalPrompts"]
 
 
 class EvalPrompts:
-    """The prompts of the evaluation data, 64 bits and a row number each.
-
-    Args:
-        source: The evaluation data, as `stream_rows` takes it.
-        split: Its split.
-        limits: What a row may cost; None for the defaults.
-
-    Attributes:
-        rows: How many rows there are.
-        chats: How many of the prompts are lists of messages.
-
-    Raises:
-        InputError: It cannot be read, or no row of it is a preference.
-    """
+    """The prompts of the evaluation data, 64 bits and a row number each."""
 
     def __init__(self, source: str | os.PathLike[str], *, split: str, limits: Limits | None = None) -> None:
         names, numbers = array("Q"), array("q")

@@ -55,12 +55,7 @@ _MAJORITY = 0.9
 
 
 def repaired(text: str) -> str:
-    """Undo one reading of UTF-8 as Windows-1252 or Latin-1, wherever the bytes are sound UTF-8.
-
-    Example:
-        >>> repaired("cafÃ© donâ€™t"), repaired("SÃO")
-        ('café don’t', 'SÃO')
-    """
+    """Undo one reading of UTF-8 as Windows-1252 or Latin-1, wherever the bytes are sound UTF-8."""
     return _MOJIBAKE.sub(lambda match: _decoded(match[0]) or match[0], text)
 
 
@@ -129,12 +124,7 @@ def _check_turns(row: LintRow, name: str, response: str, ledger: Ledger) -> None
 
 
 def main_script(text: str) -> str:
-    """Name the script that most letters of a text belong to; `none` where it has no letters.
-
-    Example:
-        >>> main_script("Hello, мир"), main_script("Привет, world peace"), main_script("42")
-        ('Latin', 'Latin', 'none')
-    """
+    """Name the script that most letters of a text belong to; `none` where it has no letters."""
     return _SCRIPT_NAMES[_script(text)]
 
 

@@ -42,15 +42,7 @@ def _text_around(text: str, match: re.Match[str]) -> str:
 
 
 def end_token_ids(tokenizer: Any, model_name_or_path: str | None = None) -> frozenset[int]:
-    """Gather the tokens at which generation stops.
-
-    Args:
-        tokenizer: Its EOS token, and the end-of-turn tokens of known chat formats among its added tokens.
-        model_name_or_path: A model whose `generation_config.json` names further ones.
-
-    Returns:
-        Token ids.
-    """
+    """Gather the tokens at which generation stops."""
     added = tokenizer.get_added_vocab()
     found = {added[token] for token in _TURN_ENDS if token in added}
     if tokenizer.eos_token_id is not None:
@@ -68,14 +60,7 @@ def end_token_ids(tokenizer: Any, model_name_or_path: str | None = None) -> froz
 
 @dataclass(frozen=True)
 class TokenisedRow:
-    """Token ids of one row.
-
-    Attributes:
-        row: The row.
-        prompt_ids: The prompt alone.
-        full_ids: Prompt and response, one per response.
-        cut: Where the responses begin: tokens that the prompt and all the full sequences have in common.
-    """
+    """Token ids of one row."""
 
     row: LintRow
     prompt_ids: list[int]
@@ -88,18 +73,7 @@ class TokenisedRow:
 
 
 class TokenChecks:
-    """Tokenise rows and flag what is wrong with them as tokens.
-
-    Args:
-        tokenizer: A Hugging Face tokenizer.
-        max_length: Tokens kept of prompt and response together, or None for all.
-        truncation_mode: `keep_start` or `keep_end`.
-        end_ids: See `end_token_ids`; None asks the tokenizer alone.
-        vocabulary: Rows of the model's embedding; None where there is no model.
-
-    Raises:
-        InputError: An option is out of range.
-    """
+    """Tokenise rows and flag what is wrong with them as tokens."""
 
     def __init__(
         self,
