@@ -18,7 +18,7 @@ OPTIONAL_COLUMNS = ("votes", "rankings", "weight", "margin", "dispersion")
 def read_annotations(
     mapping: Mapping[str, Any], k: int | None, *, pair: bool, columns: Collection[str]
 ) -> dict[str, Any]:
-    """Read and check the optional columns of one row."""
+    """Read these of `OPTIONAL_COLUMNS`, of a row of k responses; `pair`: it names one chosen and one rejected."""
     found: dict[str, Any] = {}
     for name in OPTIONAL_COLUMNS:
         if name not in columns or name not in mapping:
@@ -69,7 +69,7 @@ def _from_json(value: Any) -> Any:
 
 
 def read_votes(value: Any) -> tuple[float, float, float]:
-    """Read the votes on a pair."""
+    """Read the votes on a pair, for chosen, rejected and neither; none at all says that nobody voted."""
     value = None if isinstance(value, str) and not value.strip() else _from_json(value)
     if value is None:
         return (0.0, 0.0, 0.0)
@@ -90,7 +90,7 @@ def read_votes(value: Any) -> tuple[float, float, float]:
 
 
 def read_rankings(value: Any, k: int | None) -> tuple[tuple[int, ...], ...]:
-    """Read several people's rankings of the same k responses."""
+    """Read people's rankings of the same k responses; None takes k from the first: a pair may be taken from more."""
     value = _from_json(value)
     if not isinstance(value, list | tuple) or len(value) < 2:
         raise RowError("bad_rankings", f"rankings must be a list of two or more, found {_named(value)}")

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["blank_messages", "content_text", "is_blank", "looks"]
+__all__ = ["content_text", "is_blank", "looks"]
 
 # Unicode's Cc, Cf, Zs, Zl and Zp without the signs of Cf that are drawn (U+0600 and its like), and what else has
 # nothing to draw: combining joiners, fillers, variation selectors and the ranges that are kept for their like.
@@ -51,8 +51,3 @@ def content_text(message: Mapping[str, Any]) -> str:
         return content
     parts = content if isinstance(content, list) else []
     return "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
-
-
-def blank_messages(messages: list[dict[str, Any]]) -> bool:
-    """Say whether the last of these messages says nothing; a turn that only calls a tool says something."""
-    return not messages or (is_blank(content_text(messages[-1])) and not messages[-1].get("tool_calls"))

@@ -17,6 +17,9 @@ EXTRA_COLUMNS = ("margin", "dispersion_raw", "dispersion_index", "row_index")
 class PreferenceCollator:
     """TRL's `DataCollatorForPreference`, plus one tensor of shape (B,) for each of `EXTRA_COLUMNS` in the data."""
 
+    # The first half of `input_ids` and the masks (2B, T) is the chosen responses, the second the rejected ones;
+    # `ref_chosen_logps` and `ref_rejected_logps` are TRL's own, shape (B,), in nats.
+
     pad_token_id: int
     max_length: int | None = None
     truncation_mode: str = "keep_start"

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,7 +21,9 @@ _BATCH = 10_000
 
 
 def rows_fingerprint(dataset: datasets.Dataset, columns: Sequence[str]) -> str:
-    """Hash the values of some columns, in row order."""
+    """Hash the values of some columns, in row order: a SHA-256 in 64 hexadecimal digits."""
+    # Unlike the fingerprint that `datasets` keeps, it says nothing of how the rows were made. The width of integers,
+    # the order in which `columns` names them, and Arrow's chunks and offsets make no difference.
     missing = [name for name in columns if name not in dataset.column_names]
     if missing:
         raise InputError(f"fingerprint: no column {missing[0]!r} among {', '.join(dataset.column_names)}")
@@ -34,7 +37,7 @@ def rows_fingerprint(dataset: datasets.Dataset, columns: Sequence[str]) -> str:
 
 
 class _Streams:
-    """One running hash per column and buffer."""
+    """One running hash per column and buffer, so that it does not matter how the rows are cut into chunks."""
 
     def __init__(self) -> None:
         self._hashes: dict[str, Any] = {}
@@ -53,8 +56,6 @@ class _Streams:
 
     def add(self, path: str, array: pa.Array) -> None:
         """Take in one chunk of a column, or of what is nested in it."""
-        import numpy as np
-
         if isinstance(array, pa.ExtensionArray):
             array = array.storage
         kind = array.type
@@ -64,7 +65,7 @@ class _Streams:
         array = array.drop_null() if array.null_count else array
         if pa.types.is_struct(kind):
             for field in kind:
-                self.add(f"{path}.{field.name!r}", array.field(field.name) if len(array) else _none(field.type))
+                self.add(f"{path}.{field.name!r}", array.field(field.name) if len(array) else pa.array([], field.type))
         elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
             self._numbers(f"{path}/lengths", pc.list_value_length(array), pa.int64())
             self.add(f"{path}[]", array.flatten())
@@ -88,7 +89,3 @@ class _Streams:
             bounds = memoryview(offsets).cast("q")
             start, stop = bounds[array.offset], bounds[array.offset + len(array)]
             self._feed(f"{path}/text", memoryview(data)[start:stop] if data is not None else b"")
-
-
-def _none(kind: pa.DataType) -> pa.Array:
-    return pa.array([], type=kind)

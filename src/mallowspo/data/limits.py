@@ -17,9 +17,9 @@ __all__ = ["Limits"]
 class Limits:
     """What one row may cost. A small packed file can hold a line of gigabytes, or another column in every row."""
 
-    max_line_mb: int = 64
-    max_nesting: int = 64
-    max_columns: int = 1_000
+    max_line_mb: int = 64  # MiB of a line, an unpacked one too, or of a row of a CSV file
+    max_nesting: int = 64  # levels of lists and objects in a value; they are read recursively, so 200 is the most
+    max_columns: int = 1_000  # different columns of all rows together
 
     def __post_init__(self) -> None:
         for name, low, high in (("max_line_mb", 1, 1_024), ("max_nesting", 8, 200), ("max_columns", 1, 1_000_000)):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mallowspo.errors import InputError, not_one_of
 
-__all__ = ["INVALID_ROWS", "RowError", "RowProblem", "check_invalid_rows", "count_by_kind", "problem_table", "settle"]
+__all__ = ["INVALID_ROWS", "RowError", "RowProblem", "check_invalid_rows", "problem_table", "settle"]
 
 INVALID_ROWS = ("error", "drop")
 """What to do with rows that cannot be used: stop and name them, or leave them out and count them."""
@@ -29,9 +28,9 @@ class RowError(ValueError):
 class RowProblem:
     """Why one row cannot be used."""
 
-    row_index: int
-    kind: str
-    detail: str
+    row_index: int  # position in the source, from 0; -1 where the problem is not one row's
+    kind: str  # one word to count by, such as `identical_responses`
+    detail: str  # what is wrong with this row, for a person
 
     @property
     def row_number(self) -> int:
@@ -73,7 +72,7 @@ def settle(
     source: str,
     remedy: str = "Mend these rows",
 ) -> None:
-    """Raise one error for all problems, or for nothing being left; otherwise return quietly."""
+    """Raise one error for all problems (`drop`: only where of `total` rows none is left), or for no rows at all."""
     check_invalid_rows(invalid_rows)
     if total == 0:
         raise InputError(f"{source}: there are no rows")
@@ -85,8 +84,3 @@ def settle(
         )
     if left == 0:
         raise InputError(f"{source}: none of the {total:,} rows can be used\n{problem_table(problems, total)}")
-
-
-def count_by_kind(problems: Iterable[RowProblem]) -> dict[str, int]:
-    """Count problems by kind, the commonest first."""
-    return dict(Counter(problem.kind for problem in problems).most_common())

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from mallowspo.data.annotations import OPTIONAL_COLUMNS
 from mallowspo.data.limits import Limits
-from mallowspo.data.tables import is_json_feature
+from mallowspo.data.tables import is_json_feature, nested_types
 from mallowspo.errors import InputError
 from mallowspo.files import parse_json
 
@@ -150,25 +150,20 @@ def _is_held(column: pa.Field) -> bool:
         datasets.Features.from_arrow_schema(pa.schema([column]))
     except (ValueError, TypeError, NotImplementedError):
         return False
-    return _is_sound(column.type)
+    return all(map(_is_sound, nested_types(column.type)))
 
 
 def _is_sound(kind: pa.DataType) -> bool:
-    """Say whether the fields of every object can be told apart, and Arrow can read what it wrote."""
-    fields = [kind.field(place) for place in range(kind.num_fields)]
-    names = [field.name for field in fields]
-    if pa.types.is_struct(kind) and (len(set(names)) < len(names) or any("\0" in name for name in names)):
-        return False
-    if pa.types.is_fixed_size_list(kind) and kind.list_size == 0:
-        return False
-    return all(_is_sound(field.type) for field in fields)
+    """Say whether the fields of an object can be told apart, and Arrow can read what it wrote."""
+    if pa.types.is_struct(kind):
+        names = [field.name for field in kind]
+        return len(set(names)) == len(names) and not any("\0" in name for name in names)
+    return not pa.types.is_fixed_size_list(kind) or kind.list_size > 0
 
 
 def may_not_be_held(kind: pa.DataType) -> bool:
     """Say whether a type has values for which Python has none: times, and JSON that may not be any."""
-    if pa.types.is_temporal(kind) or isinstance(kind, pa.BaseExtensionType):
-        return True
-    return any(may_not_be_held(kind.field(place).type) for place in range(kind.num_fields))
+    return any(pa.types.is_temporal(t) or isinstance(t, pa.BaseExtensionType) for t in nested_types(kind))
 
 
 def _open_bytes(path: Path) -> BinaryIO:

@@ -14,7 +14,7 @@ from itertools import combinations
 from typing import Any
 
 from mallowspo.data.annotations import OPTIONAL_COLUMNS, read_annotations
-from mallowspo.data.blank import blank_messages, content_text, is_blank
+from mallowspo.data.blank import content_text, is_blank
 from mallowspo.data.problems import RowError
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "TOKEN_COLUMNS",
     "PreferenceRow",
     "TokenizedRow",
+    "common_length",
     "is_tokenized",
     "prompt_id_of_ids",
     "prompt_id_of_text",
@@ -62,30 +63,37 @@ class PreferenceRow:
     """K >= 2 responses to one prompt and how people ranked them."""
 
     prompt: Text
-    responses: tuple[Text, ...]
-    ranks: tuple[int, ...]
-    row_index: int
-    votes: tuple[float, float, float] | None = None
+    responses: tuple[Text, ...]  # each as the prompt is
+    ranks: tuple[int, ...]  # 1 is best; equal ranks are ties
+    row_index: int  # position in the source, from 0
+    votes: tuple[float, float, float] | None = None  # for chosen, rejected, neither; zeros where nobody voted
+    # Of m >= 2 people; entry i of one is the rank (1..K) of response i. A pair taken from a longer row keeps the
+    # rankings of all K, for they belong to the prompt.
     rankings: tuple[tuple[int, ...], ...] | None = None
-    weight: float | None = None
-    margin: float | None = None
-    dispersion: float | None = None
-    other: Mapping[str, Any] = field(default_factory=dict)
+    weight: float | None = None  # dispersion weight w(x) >= 0
+    margin: float | None = None  # >= 0, in the gap's own unit: nats, or nats per token where length-normalised
+    dispersion: float | None = None  # index phi in (0, 1]; 1 is annotators at random
+    other: Mapping[str, Any] = field(default_factory=dict)  # the remaining columns of the source
 
     @property
     def is_conversational(self) -> bool:
         """Whether the prompt is a list of chat messages."""
         return not isinstance(self.prompt, str)
 
-    def to_pairs(self) -> tuple[PreferenceRow, ...]:
-        """Give every strictly ordered pair as a row of two, the better response first; ties give none."""
-        if self.ranks == (1, 2) and len(self.responses) == 2:
-            return (self,)
+    def strict_pairs(self) -> tuple[tuple[int, int], ...]:
+        """Give the (better, worse) responses of every strict preference, by their places; ties give none."""
+        if self.ranks == (1, 2):
+            return ((0, 1),)
         order = sorted(range(len(self.ranks)), key=lambda i: self.ranks[i])
+        return tuple((i, j) for i, j in combinations(order, 2) if self.ranks[i] < self.ranks[j])
+
+    def to_pairs(self) -> tuple[PreferenceRow, ...]:
+        """Give every strict preference as a row of two, the better response first."""
+        if self.ranks == (1, 2):
+            return (self,)
         return tuple(
             replace(self, responses=(self.responses[better], self.responses[worse]), ranks=(1, 2))
-            for better, worse in combinations(order, 2)
-            if self.ranks[better] < self.ranks[worse]
+            for better, worse in self.strict_pairs()
         )
 
 
@@ -111,13 +119,16 @@ class TokenizedRow:
 
 def is_tokenized(columns: Collection[str]) -> bool:
     """Say whether rows with these columns are token ids, and not text that has ids beside it."""
+    # TRL makes the ids of such text anew, since those beside it may be of any tokenizer.
     return set(TOKEN_COLUMNS) <= set(columns) and (
         LIST_COLUMN in columns or not {"chosen", "rejected"} <= set(columns)
     )
 
 
 def prompt_id_of_text(prompt: Text, context: Mapping[str, Any] | None = None) -> str:
-    """Name a prompt by what it says: 32 hexadecimal digits."""
+    """Name a prompt by what it, and `tools` and `chat_template_kwargs`, say: 32 hexadecimal digits."""
+    # By the text and not by the token ids: TRL cuts the ids of a prompt where they merge with a response, so that one
+    # prompt may have several; and votes have no tokenizer.
     said: list[Any] = [_without_none(prompt)]
     given = _without_none(dict(context or {}))
     if given:
@@ -142,7 +153,7 @@ def _without_none(value: Any) -> Any:
 def row_from_columns(
     mapping: Mapping[str, Any], row_index: int, *, columns: Collection[str] = OPTIONAL_COLUMNS
 ) -> PreferenceRow:
-    """Read one row of a data set in any of the accepted layouts."""
+    """Read one row of a data set in any of the accepted layouts, which `validation` lists."""
     prompt, responses, ranks = _ranked(mapping) if "responses" in mapping else _pair(mapping)
     annotations = read_annotations(mapping, len(responses), pair="responses" not in mapping, columns=columns)
     skipped = _LAYOUT_COLUMNS | set(OPTIONAL_COLUMNS)
@@ -179,7 +190,7 @@ def _shared_prompt(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
     if not chosen or not rejected or chosen[0] != rejected[0]:
         raise RowError("no_shared_prompt", "there is no prompt, and chosen and rejected share no beginning")
     # It compares item by item, which is slow on long texts: give it the part around the first difference.
-    skip = max(_shared_length(chosen, rejected) - 2, 0)
+    skip = max(common_length(chosen, rejected) - 2, 0)
     found: dict[str, Any] = extract_prompt({"chosen": chosen[skip:], "rejected": rejected[skip:]})
     prompt = chosen[:skip] + found["prompt"]
     if not prompt or not found["chosen"] or not found["rejected"]:
@@ -187,8 +198,8 @@ def _shared_prompt(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
     return prompt, found["chosen"], found["rejected"]
 
 
-def _shared_length(left: Text, right: Text) -> int:
-    """Count the leading items that two texts, or two lists of messages, have in common."""
+def common_length(left: Sequence[Any], right: Sequence[Any]) -> int:
+    """Count the leading items that two texts, or two lists of messages or of tokens, have in common."""
     low, high = 0, min(len(left), len(right))
     while low < high:
         middle = (low + high + 1) // 2
@@ -245,7 +256,10 @@ def _refuse_written_messages(texts: Sequence[Text], name: str) -> None:
 
 
 def _is_blank(text: Text) -> bool:
-    return is_blank(text) if isinstance(text, str) else blank_messages(text)
+    """Say whether nothing is said, of messages by the last; a turn that only calls a tool says something."""
+    if isinstance(text, str):
+        return is_blank(text)
+    return not text or (is_blank(content_text(text[-1])) and not text[-1].get("tool_calls"))
 
 
 def _emptiness(text: Text) -> str:

@@ -25,7 +25,7 @@ from mallowspo.data.readers import (
     decoded,
     may_not_be_held,
 )
-from mallowspo.data.tables import TableBuilder
+from mallowspo.data.tables import TableBuilder, rows_of
 from mallowspo.errors import InputError
 
 if TYPE_CHECKING:
@@ -169,14 +169,18 @@ def stream_rows(
     """Read the rows that `load_preferences` collects one by one, without ever holding them all but for JSON arrays."""
     path = _as_path(source)
     if path is None:
-        yield from _rows_of(_from_hub(str(source), split=split, name=None))
+        yield from _dataset_rows(_from_hub(str(source), split=split, name=None))
     elif _is_saved(path):
-        yield from _rows_of(_from_saved(path, split))
+        yield from _dataset_rows(_from_saved(path, split))
     else:
         files = _files(path, split)
         for file, batch in _batches(files, str(path), limits or Limits.current(), quiet=quiet):
             good = _good_rows(batch, csv=".csv" in _suffix(file))
             yield from merge(good, batch.problems, key=lambda row: row.index) if batch.problems else good
+
+
+def _dataset_rows(dataset: datasets.Dataset) -> Iterator[SourceRow]:
+    return (SourceRow(index, values) for index, values in enumerate(rows_of(dataset, dataset.column_names)))
 
 
 def _good_rows(batch: Batch, *, csv: bool) -> Iterator[SourceRow]:
@@ -196,14 +200,6 @@ def _cell(name: str, text: str) -> Any:
         except ValueError:
             return text
     return text
-
-
-def _rows_of(dataset: datasets.Dataset) -> Iterator[SourceRow]:
-    index = 0
-    for columns in dataset.with_format(None).iter(_BATCH):
-        for values in zip(*columns.values(), strict=True):
-            yield SourceRow(index, dict(zip(columns, values, strict=True)))
-            index += 1
 
 
 def _collected(files: list[Path], path: Path, limits: Limits, invalid_rows: str) -> LoadedData:
@@ -288,7 +284,7 @@ def _let_in(dataset: Any, source: str) -> Any:
     for name in (schema.names[place] for place in gate.table_columns(schema)):
         if may_not_be_held(schema.field(name).type) or require_decoding(dataset.features[name]):
             try:
-                for _ in dataset.select_columns([name]).with_format(None).iter(_BATCH):
+                for _ in rows_of(dataset, [name]):
                     pass
             except Exception as error:  # decoders raise dozens of types
                 if name in NEEDED_COLUMNS:

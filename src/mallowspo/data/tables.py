@@ -7,7 +7,7 @@ texts, messages with differing keys) is stored as JSON, which `datasets` decodes
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -17,7 +17,9 @@ from mallowspo.errors import InputError
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["TableBuilder", "as_type", "is_json_feature", "parquet_table"]
+__all__ = ["TableBuilder", "as_type", "is_json_feature", "nested_types", "parquet_table", "rows_of"]
+
+_BATCH = 2_000  # a look-up in Arrow per row takes ten times as long
 
 
 def is_json_feature(feature: Any) -> bool:
@@ -26,6 +28,24 @@ def is_json_feature(feature: Any) -> bool:
 
     inner = getattr(feature, "feature", None)
     return isinstance(feature, datasets.Json) or (inner is not None and is_json_feature(inner))
+
+
+def nested_types(kind: pa.DataType) -> Iterator[pa.DataType]:
+    """Give a type and all that are nested in it."""
+    yield kind
+    for place in range(kind.num_fields):
+        yield from nested_types(kind.field(place).type)
+
+
+def _has_struct(kind: pa.DataType) -> bool:
+    return any(map(pa.types.is_struct, nested_types(kind)))
+
+
+def rows_of(dataset: datasets.Dataset, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Read some columns of a data set row by row."""
+    for batch in dataset.select_columns(list(columns)).with_format(None).iter(_BATCH):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
 
 
 class TableBuilder:
@@ -90,7 +110,7 @@ def _exact_array(values: list[Any]) -> pa.Array | list[Any]:
         array = pa.array(values)
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
         return values
-    if _holds_struct(array.type) and array.to_pylist() != values:
+    if _has_struct(array.type) and array.to_pylist() != values:
         return values
     return array
 
@@ -114,10 +134,6 @@ def _alike(values: list[Any]) -> bool:
     return all(_alike([item[key] for item in objects]) for key in keys)
 
 
-def _holds_struct(kind: pa.DataType) -> bool:
-    return pa.types.is_struct(kind) or (pa.types.is_list(kind) and _holds_struct(kind.value_type))
-
-
 def _one_type(chunks: list[pa.Array | list[Any]]) -> pa.ChunkedArray:
     """Join the chunks of a column under one type: theirs, a wider number, or JSON."""
     arrays = [chunk for chunk in chunks if isinstance(chunk, pa.Array)]
@@ -127,7 +143,7 @@ def _one_type(chunks: list[pa.Array | list[Any]]) -> pa.ChunkedArray:
             target = types.pop() if types else pa.null()
             return pa.chunked_array([as_type(array, target) for array in arrays], type=target)
         # Two structs differ in their fields: to join them would add nulls, so they go the way of JSON.
-        if not any(_holds_struct(kind) for kind in types):
+        if not any(_has_struct(kind) for kind in types):
             try:
                 schemas = [pa.schema([("column", kind)]) for kind in types]
                 target = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
@@ -149,19 +165,11 @@ def as_type(column: Any, kind: pa.DataType) -> Any:
 def parquet_table(table: pa.Table) -> pa.Table:
     """Give a table that a parquet file can hold: columns with an object without keys become JSON text."""
     for place, column in enumerate(table.schema):
-        if _holds_empty(column.type):
+        if any(pa.types.is_struct(kind) and kind.num_fields == 0 for kind in nested_types(column.type)):
             values = table.column(place).to_pylist()
             texts = [None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in values]
             table = table.set_column(place, column.name, pa.array(texts, type=pa.string()))
     return table
-
-
-def _holds_empty(kind: pa.DataType) -> bool:
-    if pa.types.is_map(kind):
-        return _holds_empty(kind.key_type) or _holds_empty(kind.item_type)
-    if pa.types.is_struct(kind) and kind.num_fields == 0:
-        return True
-    return pa.types.is_nested(kind) and any(_holds_empty(kind.field(n).type) for n in range(kind.num_fields))
 
 
 def _json_array(values: Sequence[Any]) -> pa.Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from mallowspo.data.records import (
     is_tokenized,
     row_from_columns,
 )
-from mallowspo.data.tables import TableBuilder, is_json_feature
+from mallowspo.data.tables import TableBuilder, is_json_feature, rows_of
 from mallowspo.errors import InputError, not_one_of
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["ValidatedData", "check_columns", "require_dataset", "validate_rows"]
 
-_BATCH = 2_000
+_CHUNK = 2_000
 _LAYOUTS = (
     "prompt, chosen, rejected (text)",
     "chosen, rejected (text that begins with the prompt)",
@@ -49,6 +49,10 @@ _PROMPT_NAMES = frozenset({"prompt", "prompt_text", "question", "instruction", "
 class ValidatedData:
     """Pairs that can be tokenised, and what was left out."""
 
+    # `prompt`, `chosen`, `rejected` (text or messages), `row_index` (position in the source from 0, for messages), the
+    # optional columns that were asked for (`votes` as [chosen, rejected, ties], `rankings` of all K responses), and
+    # the source's other columns, untouched. A row of K > 2 ranked responses gives one pair per strict preference;
+    # where there is one, the pairs of one row have the same value in `LIST_COLUMN`.
     dataset: datasets.Dataset
     problems: tuple[RowProblem, ...] = ()
 
@@ -60,7 +64,9 @@ def validate_rows(
     columns: Collection[str] = OPTIONAL_COLUMNS,
     source: str = "dataset",
 ) -> ValidatedData:
-    """Check every row and give the good ones as pairs with an explicit prompt."""
+    """Check every row, and these of `OPTIONAL_COLUMNS`, and give the good ones as pairs with an explicit prompt."""
+    # TRL trains on empty and identical responses without a word, and crashes on an implicit prompt that is empty. Here
+    # every such row is named, all at once. Rows that are token ids alone have no text to check.
     check_invalid_rows(invalid_rows)
     for name in columns:
         if name not in OPTIONAL_COLUMNS:
@@ -78,12 +84,23 @@ def validate_rows(
     messages = isinstance(dataset.features.get("chosen"), datasets.List | datasets.LargeList)
     check_columns(dataset.column_names, source, messages=messages)
     numbers = _row_numbers(dataset)
-    rebuild = _needs_rebuilding(dataset, wanted)
-    check = _check_all(dataset, numbers, wanted, keep_rows=rebuild)
-    problems = tuple(sorted(check.problems, key=lambda problem: problem.row_index))
-    left = len(set(check.positions) - check.odd)
-    settle(problems, len(dataset), left, invalid_rows=invalid_rows, source=source)
-    return ValidatedData(_assemble(dataset, check, numbers, wanted), problems)
+    builder = TableBuilder() if _needs_rebuilding(dataset, wanted) else None
+    places, chats, problems = _check_all(dataset, numbers, wanted, builder)
+    # TRL decides by the first row whether to add an end-of-sequence token, for all rows alike.
+    usual = 2 * sum(chats) > len(chats)
+    odd = {place for place, chat in zip(places, chats, strict=True) if chat != usual}
+    found, other = ("text", "lists of messages") if usual else ("a list of messages", "text")
+    detail = f"the row is {found}, most rows are {other}"
+    problems += [RowProblem(numbers[place], "mixed_layout", detail) for place in sorted(odd)]
+    problems.sort(key=lambda problem: problem.row_index)
+    settle(problems, len(dataset), len(set(places) - odd), invalid_rows=invalid_rows, source=source)
+    kept = [i for i, place in enumerate(places) if place not in odd]
+    table = None
+    if builder is not None:
+        built = builder.finish()
+        table = _plain(built if len(kept) == len(built) else built.select(kept))
+    assembled = _assemble(dataset, table, [places[i] for i in kept], numbers, wanted)
+    return ValidatedData(assembled, tuple(problems))
 
 
 def _without_reserved(dataset: datasets.Dataset, source: str) -> datasets.Dataset:
@@ -171,13 +188,12 @@ def _check_beside_tokens(
     """Check the optional columns of rows that are tokens; where all is well they are the very rows that were given."""
     numbers = _row_numbers(dataset)
     names = [name for name in OPTIONAL_COLUMNS if name in wanted and name in dataset.column_names]
-    read = dataset.select_columns(names).with_format(None)[:] if names else {}
     rows: list[dict[str, Any]] = []
     problems = []
     bad = set()
-    for position, values in enumerate(zip(*read.values(), strict=True)):
+    for position, values in enumerate(rows_of(dataset, names) if names else ()):
         try:
-            rows.append(read_annotations(dict(zip(read, values, strict=True)), None, pair=True, columns=names))
+            rows.append(read_annotations(values, None, pair=True, columns=names))
         except RowError as error:
             problems.append(RowProblem(numbers[position], error.kind, error.detail))
             bad.add(position)
@@ -221,25 +237,6 @@ def _needs_rebuilding(dataset: datasets.Dataset, wanted: frozenset[str]) -> bool
     )
 
 
-@dataclass
-class _Check:
-    """What a pass over the rows found: good source positions, one per pair, and the pairs' new columns."""
-
-    positions: list[int]
-    conversational: list[bool]
-    problems: list[RowProblem]
-    builder: TableBuilder | None
-    odd: frozenset[int] = frozenset()
-
-    def add(self, rows: list[tuple[int, PreferenceRow]]) -> None:
-        """Take in one batch of good rows with their positions in the data set."""
-        pairs = [(position, pair) for position, row in rows for pair in row.to_pairs()]
-        self.positions += [position for position, _ in pairs]
-        self.conversational += [pair.is_conversational for _, pair in pairs]
-        if self.builder is not None:
-            self.builder.append_rows([_pair_columns(pair) for _, pair in pairs])
-
-
 def _pair_columns(pair: PreferenceRow) -> dict[str, Any]:
     found: dict[str, Any] = {"prompt": pair.prompt, "chosen": pair.responses[0], "rejected": pair.responses[1]}
     for name in OPTIONAL_COLUMNS:
@@ -249,77 +246,66 @@ def _pair_columns(pair: PreferenceRow) -> dict[str, Any]:
     return found
 
 
-def _check_all(dataset: datasets.Dataset, numbers: list[int], wanted: frozenset[str], *, keep_rows: bool) -> _Check:
-    check = _Check([], [], [], TableBuilder() if keep_rows else None)
-    for first, batch in _batches(dataset, wanted):
-        good = []
-        for offset, mapping in enumerate(batch):
-            position = first + offset
-            try:
-                good.append((position, row_from_columns(mapping, numbers[position], columns=wanted)))
-            except RowError as error:
-                check.problems.append(RowProblem(numbers[position], error.kind, error.detail))
-        check.add(good)
-    _drop_the_odd_layout(check, numbers)
-    return check
-
-
-def _batches(dataset: datasets.Dataset, wanted: frozenset[str]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Read only the columns that are checked, many rows at a time."""
+def _check_all(
+    dataset: datasets.Dataset, numbers: list[int], wanted: frozenset[str], builder: TableBuilder | None
+) -> tuple[list[int], list[bool], list[RowProblem]]:
+    """Give of each good pair its row's place and whether it is chat, and the problems; `builder` gets the pairs."""
+    places: list[int] = []
+    chats: list[bool] = []
+    problems = []
+    chunk: list[dict[str, Any]] = []
     read = [n for n in (*_PAIR, "responses", "ranks", *wanted) if n in dataset.column_names]
-    narrow = dataset.select_columns(read).with_format(None)
-    for first in range(0, len(narrow), _BATCH):
-        columns = narrow[first : first + _BATCH]
-        yield first, [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _drop_the_odd_layout(check: _Check, numbers: list[int]) -> None:
-    """Mark the rows that are chat in a data set of texts, or texts in a data set of chat."""
-    chats = sum(check.conversational)
-    if chats in (0, len(check.conversational)):
-        return
-    usual = 2 * chats > len(check.conversational)
-    found, other = ("text", "lists of messages") if usual else ("a list of messages", "text")
-    layouts = zip(check.positions, check.conversational, strict=True)
-    check.odd = frozenset(position for position, chat in layouts if chat != usual)
-    for position in sorted(check.odd):
-        check.problems.append(
-            RowProblem(numbers[position], "mixed_layout", f"the row is {found}, most rows are {other}")
-        )
+    for place, mapping in enumerate(rows_of(dataset, read)):
+        try:
+            row = row_from_columns(mapping, numbers[place], columns=wanted)
+        except RowError as error:
+            problems.append(RowProblem(numbers[place], error.kind, error.detail))
+            continue
+        pairs = row.to_pairs()
+        places += [place] * len(pairs)
+        chats += [row.is_conversational] * len(pairs)
+        if builder is not None:
+            chunk += map(_pair_columns, pairs)
+            if len(chunk) >= _CHUNK:
+                builder.append_rows(chunk)
+                chunk = []
+    if builder is not None:
+        builder.append_rows(chunk)
+    return places, chats, problems
 
 
 def _assemble(
-    dataset: datasets.Dataset, check: _Check, numbers: list[int], wanted: frozenset[str]
+    dataset: datasets.Dataset,
+    table: datasets.Dataset | None,
+    places: list[int],
+    numbers: list[int],
+    wanted: frozenset[str],
 ) -> datasets.Dataset:
     """Put the good pairs together: the checked columns, `row_index`, and what else the source had."""
     import datasets
 
-    kept = [i for i, position in enumerate(check.positions) if position not in check.odd]
-    positions = [check.positions[i] for i in kept]
     replaced = _SHADOWING | wanted | {"responses", "ranks", "row_index"}
-    if check.builder is not None:
-        replaced |= set(_PAIR)
-    others = dataset.remove_columns([name for name in dataset.column_names if name in replaced])
     parts = []
-    if check.builder is not None:
-        built = check.builder.finish()
-        parts.append(_plain(built if len(kept) == len(built) else built.select(kept)))
+    if table is not None:
+        replaced |= set(_PAIR)
+        parts.append(table)
+    others = dataset.remove_columns([name for name in dataset.column_names if name in replaced])
     if others.column_names:
-        whole = positions == list(range(len(dataset)))
-        parts.append(others if whole else others.select(positions).flatten_indices())
-    ours = {"row_index": [numbers[position] for position in positions]}
-    if LIST_COLUMN not in dataset.column_names and len(set(positions)) < len(positions):
-        ours[LIST_COLUMN] = positions
+        whole = places == list(range(len(dataset)))
+        parts.append(others if whole else others.select(places).flatten_indices())
+    ours = {"row_index": [numbers[place] for place in places]}
+    if LIST_COLUMN not in dataset.column_names and len(set(places)) < len(places):
+        ours[LIST_COLUMN] = places
     parts.append(datasets.Dataset(pa.table({name: pa.array(ids, type=pa.int64()) for name, ids in ours.items()})))
     return datasets.concatenate_datasets(parts, axis=1)
 
 
 def _plain(dataset: datasets.Dataset) -> datasets.Dataset:
     """Give mixed columns their plain type back, now that the values which did not fit are gone."""
+    # A text that reads as JSON (an answer such as "42") would come out of `Dataset.map` as a number otherwise.
     if not any(is_json_feature(feature) for feature in dataset.features.values()):
         return dataset
     builder = TableBuilder()
-    for first in range(0, len(dataset), 10 * _BATCH):
-        columns = dataset[first : first + 10 * _BATCH]
+    for columns in dataset.iter(10 * _CHUNK):
         builder.append_columns(columns, len(next(iter(columns.values()))))
     return builder.finish()

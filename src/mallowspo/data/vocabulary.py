@@ -6,15 +6,14 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from mallowspo.data.records import TOKEN_COLUMNS
 from mallowspo.errors import InputError
 
 __all__ = ["embedding_rows", "padding_id", "refuse_unknown_ids", "resize_advice"]
 
-_ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
-
 
 def embedding_rows(model: Any, *, revision: str | None = None, trust_remote_code: bool = False) -> int | None:
-    """Rows of a model's input embedding."""
+    """Rows of a model's input embedding; of a name the configuration alone is read. None where they are unknown."""
     if not isinstance(model, str):
         embedding = model.get_input_embeddings()
         # Sharded engines leave an empty weight behind, but the layer still knows its size.
@@ -45,10 +44,10 @@ def resize_advice(tokenizer: Any, size: int) -> str:
 
 
 def refuse_unknown_ids(dataset: Any, tokenizer: Any, size: int | None, name: str) -> None:
-    """Refuse tokens that the model has no row for."""
+    """Refuse token ids that an embedding of `size` rows (None: unknown) has no row for, by the first row with one."""
     if size is None or len(tokenizer) <= size or len(dataset) == 0:
         return
-    columns = [column for column in _ID_COLUMNS if column in dataset.column_names]
+    columns = [column for column in TOKEN_COLUMNS if column in dataset.column_names]
     for start, table in enumerate(dataset.select_columns(columns).with_format("arrow").iter(1000)):
         if not any((pc.max(pc.list_flatten(table[column])).as_py() or 0) >= size for column in columns):
             continue

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lint_rows import as_chat, clean_rows
 
-from mallowspo.data.lint.ledger import Ledger
+from mallowspo.data.lint.findings import Ledger
 from mallowspo.data.lint.rows import read_row
 from mallowspo.data.lint.tokens import TokenChecks, end_token_ids
 from mallowspo.data.readers import SourceRow
@@ -48,8 +48,8 @@ def tokenised(rows, tokenizer, max_length=None):
     checks = TokenChecks(tokenizer, max_length=max_length, truncation_mode="keep_start")
     read = [read_row(SourceRow(i, row), ledger) for i, row in enumerate(rows)]
     return [
-        {"prompt_ids": t.full_ids[0][: t.cut], "chosen_ids": t.response_ids(0), "rejected_ids": t.response_ids(1)}
-        for t in checks.tokenise(read, ledger)
+        {"prompt_ids": t.full[0][: t.cut], "chosen_ids": t.response(0), "rejected_ids": t.response(1)}
+        for _, t in checks.tokenise(read, ledger)
     ]
 
 

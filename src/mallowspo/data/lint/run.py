@@ -9,20 +9,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mallowspo.data.limits import Limits
-from mallowspo.data.lint.kinds import KIND_BY_NAME
-from mallowspo.data.lint.labels import ColumnChecks, LengthCount
-from mallowspo.data.lint.ledger import Example, Finding, Ledger, clip
-from mallowspo.data.lint.pairs import PairIndex, check_near_identical
-from mallowspo.data.lint.rows import LintRow, plain_text, read_row
-from mallowspo.data.lint.splits import EvalPrompts
+from mallowspo.data.lint.findings import Example, Finding, Ledger, clip
+from mallowspo.data.lint.pairs import EvalPrompts, LengthCount, PairIndex, check_near_identical, prompt_of
+from mallowspo.data.lint.rows import ColumnChecks, LintRow, plain_text, read_row
 from mallowspo.data.lint.text import ScriptCount, check_text
-from mallowspo.data.lint.tokens import TokenChecks, TokenisedRow
-from mallowspo.data.problems import RowError
+from mallowspo.data.lint.tokens import TokenChecks
 from mallowspo.data.readers import SourceRow
-from mallowspo.data.records import TOKEN_COLUMNS, row_from_columns
+from mallowspo.data.records import TOKEN_COLUMNS
+from mallowspo.data.rendering import RowTokens
 from mallowspo.data.sources import stream_rows
 from mallowspo.data.validation import check_columns
 from mallowspo.errors import InputError
@@ -38,11 +34,11 @@ _SEVERITIES = ("error", "warning", "info")
 class CheckSettings:
     """What the rows are checked against."""
 
-    max_length: int | None = 1024
+    max_length: int | None = 1024  # tokens kept of prompt and response together, or None for all
     truncation_mode: str = "keep_start"
     split: str = "train"
     eval_split: str = "train"
-    near_duplicate_threshold: float = 0.9
+    near_duplicate_threshold: float = 0.9  # similarity in (0, 1] from which two responses are near-identical
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
@@ -58,9 +54,9 @@ class CheckReport:
 
     source: str
     settings: CheckSettings
-    rows: int
-    findings: tuple[Finding, ...]
-    statistics: dict[str, Any]
+    rows: int  # unreadable lines included
+    findings: tuple[Finding, ...]  # by severity, and in the order of the catalogue
+    statistics: dict[str, Any]  # lengths, the predictive power of length, scripts, the evaluation data
     ledger: Ledger = field(repr=False)
 
     @property
@@ -95,7 +91,7 @@ def check_preferences(
     vocabulary: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> CheckReport:
-    """Check preference data as a tokenizer and its chat template will see it."""
+    """Check preference data as a tokenizer and its chat template will see it; some seventy bytes a row are held."""
     settings = settings or CheckSettings()
     checks = _Checks(
         settings,
@@ -118,8 +114,9 @@ def check_preferences(
             progress(done)
     if done == 0:
         raise InputError(f"{source}: there are no rows")
-    if checks.unreadable == done:
-        raise InputError(f"{source}: none of the {done:,} rows can be read; row 1: {checks.first_problem}")
+    if checks.ledger.having("unparsable").all():
+        first = checks.ledger.first_example("unparsable")
+        raise InputError(f"{source}: none of the {done:,} rows can be read; row 1: {first}")
     return checks.finish(source)
 
 
@@ -152,35 +149,31 @@ class _Checks:
     """Every check, and what each keeps between rows."""
 
     def __init__(self, settings: CheckSettings, tokens: TokenChecks, evaluation: EvalPrompts | None) -> None:
+        self.ledger = Ledger()
         self._settings = settings
         self._tokens = tokens
         self._evaluation = evaluation
-        self._ledger = Ledger()
         self._pairs = PairIndex()
         self._columns = ColumnChecks()
         self._lengths = LengthCount()
         self._scripts = ScriptCount()
-        # 1 for messages, 0 for text; in the order of the index of pairs.
-        self._layouts: Any = array("B")
-        self.unreadable = 0
-        self.first_problem = ""
+        self._layouts: Any = array("B")  # of the sound rows: 1 for messages, 0 for text
         self._tokenised = 0
         self._token_sum = 0
         self._token_max = 0
 
     def add(self, chunk: list[SourceRow]) -> None:
         """Check one chunk of rows."""
-        ledger = self._ledger
+        ledger = self.ledger
         rows = []
         for source_row in chunk:
-            if source_row.values is None:
-                self.unreadable += 1
-                self.first_problem = self.first_problem or source_row.problem
             row = read_row(source_row, ledger)
             if row is None:
                 continue
+            if not self._layouts:
+                self._tokens.require_for(row)
             rows.append(row)
-            self._note_layout(row)
+            self._layouts.append(row.record.is_conversational)
             check_near_identical(row, self._settings.near_duplicate_threshold, ledger)
             key = self._pairs.add(row)
             if self._evaluation is not None:
@@ -188,18 +181,13 @@ class _Checks:
             self._columns.check(row, ledger)
             check_text(row, ledger)
             self._scripts.add(row)
-        for tokens in self._tokens.tokenise(rows, ledger):
-            self._tokens.check(tokens, ledger)
-            self._count(tokens)
+        for row, tokens in self._tokens.tokenise(rows, ledger):
+            self._tokens.check(row, tokens, ledger)
+            self._count(row, tokens)
 
-    def _note_layout(self, row: LintRow) -> None:
-        if not self._layouts:
-            self._tokens.require_for(row)
-        self._layouts.append(row.record.is_conversational)
-
-    def _count(self, tokens: TokenisedRow) -> None:
-        lengths = [len(ids) - tokens.cut for ids in tokens.full_ids]
-        for better, worse in tokens.row.pairs:
+    def _count(self, row: LintRow, tokens: RowTokens) -> None:
+        lengths = [len(ids) - tokens.cut for ids in tokens.full]
+        for better, worse in row.pairs:
             self._lengths.add(lengths[better], lengths[worse])
         longest = tokens.cut + max(lengths)
         self._tokenised += 1
@@ -208,100 +196,61 @@ class _Checks:
 
     def finish(self, source: str | os.PathLike[str]) -> CheckReport:
         """Add what only all rows together show, and sum up."""
-        ledger = self._ledger
+        ledger = self.ledger
         partners = self._pairs.finish(ledger)
         chats = self._mixed_layout()
         self._columns.finish(ledger)
-        scripts = self._scripts.finish(ledger)
-        _add_repetitions(source, self._settings, partners, ledger)
-        findings = [*ledger.findings(), *self._other_layout(chats), *self._length_bias()]
-        findings.sort(key=lambda finding: _SEVERITIES.index(finding.severity))
-        tokenised = max(self._tokenised, 1)
         statistics: dict[str, Any] = {
             "rows_tokenised": self._tokenised,
-            "tokens": {"mean_longer_side": self._token_sum / tokenised, "max": self._token_max},
+            "tokens": {"mean_longer_side": self._token_sum / max(self._tokenised, 1), "max": self._token_max},
             "length": self._lengths.to_dict(),
-            "scripts": scripts,
+            "scripts": self._scripts.finish(ledger),
         }
         if self._evaluation is not None:
-            evaluation = self._evaluation
-            statistics["evaluation"] = {
-                "rows": evaluation.rows,
-                "prompts": evaluation.prompts,
-                "prompts_in_train": evaluation.leaked,
-            }
+            statistics["evaluation"] = self._evaluation.to_dict()
+        _add_repetitions(source, self._settings, partners, ledger)
+        findings = [*ledger.findings(), *self._other_layout(chats), *self._lengths.findings()]
+        findings.sort(key=lambda finding: _SEVERITIES.index(finding.severity))
         return CheckReport(str(source), self._settings, len(ledger), tuple(findings), statistics, ledger)
 
     def _mixed_layout(self) -> bool | None:
         """Flag the rows of the layout that fewer have; say whether most are messages, None where there are none."""
         layouts = np.frombuffer(self._layouts, dtype=np.uint8)
+        if not len(layouts):
+            return None
         chats = int(layouts.sum())
-        usual = int(2 * chats > len(layouts))
-        if chats in (0, len(layouts)):
-            return bool(usual) if len(layouts) else None
+        usual = 2 * chats > len(layouts)
         found, other = ("text", "messages") if usual else ("messages", "text")
-        positions = np.frombuffer(self._pairs.positions, dtype=np.int64)[layouts != usual]
-        for position in positions.tolist():
-            self._ledger.flag(position, "mixed_layout", f"the row is {found}, most rows are {other}")
-        return bool(usual)
+        for position in self.ledger.sound_positions[layouts != usual].tolist():
+            self.ledger.flag(position, "mixed_layout", f"the row is {found}, most rows are {other}")
+        return usual
 
     def _other_layout(self, is_chat: bool | None) -> list[Finding]:
         evaluation = self._evaluation
         if evaluation is None or is_chat is None or evaluation.is_chat == is_chat:
             return []
-        kind = KIND_BY_NAME["eval_in_other_layout"]
-        detail = (
-            "the evaluation data are text, the data messages"
-            if is_chat
-            else ("the evaluation data are messages, the data text")
-        )
-        rows = evaluation.rows
-        return [Finding(kind.name, kind.severity, rows, 100.0, kind.why, kind.todo, f"{detail} ({rows:,} rows of it)")]
-
-    def _length_bias(self) -> list[Finding]:
-        severity = self._lengths.severity()
-        if severity is None:
-            return []
-        told = self._lengths.to_dict()
-        kind = KIND_BY_NAME["length_bias"]
-        low, high = (100 * end for end in told["interval_95"])
-        percent, count, word = 100 * told["accuracy_of_longer"], told["longer_chosen"], "longer"
-        if percent < 50:
-            count = told["pairs"] - count - told["equal_length"]
-            low, high, percent, word = 100 - high, 100 - low, 100 - percent, "shorter"
-        detail = (
-            f"the {word} response, in tokens, is preferred in {percent:.1f} % of {told['pairs']:,} pairs "
-            f"(95 % interval {low:.1f} to {high:.1f}, equal lengths count one half); "
-            f"{told['mean_chosen_tokens']:.0f} tokens on average against {told['mean_rejected_tokens']:.0f}"
-        )
-        return [Finding(kind.name, severity, count, percent, kind.why, kind.todo, detail)]
+        theirs, ours = ("text", "messages") if is_chat else ("messages", "text")
+        detail = f"the evaluation data are {theirs}, the data {ours} ({evaluation.rows:,} rows of it)"
+        return [Finding.of("eval_in_other_layout", evaluation.rows, 100.0, detail=detail)]
 
 
 def _add_repetitions(
     source: str | os.PathLike[str], settings: CheckSettings, partners: dict[str, dict[int, int]], ledger: Ledger
 ) -> None:
     """Read the first repeated rows again, to show them."""
-    numbers: NDArray[np.uint64] = ledger.numbers
-    wanted = {int(numbers[position]) for found in partners.values() for position in found}
+    number = {p: int(ledger.numbers[p]) for found in partners.values() for pair in found.items() for p in pair}
+    wanted = {number[position] for found in partners.values() for position in found}
     texts: dict[int, str] = {}
     if wanted:
         for row in stream_rows(source, split=settings.split, limits=settings.limits, quiet=True):
             if row.index in wanted and row.values is not None:
-                texts[row.index] = _prompt_excerpt(row)
+                texts[row.index] = clip(plain_text(prompt_of(row.values) or ""), end=True)
                 if len(texts) == len(wanted):
                     break
     word = {"both_orders": "the other way round in", "duplicate_row": "as", "duplicate_prompt": "prompt as in"}
     for kind, found in partners.items():
         examples = []
         for position, partner in found.items():
-            number = int(numbers[position])
-            shows = f"{word[kind]} row {int(numbers[partner]) + 1:,}: {texts.get(number, '')}"
-            examples.append(Example(number + 1, shows))
+            text = texts.get(number[position], "")
+            examples.append(Example(number[position] + 1, f"{word[kind]} row {number[partner] + 1:,}: {text}"))
         ledger.add_examples(kind, examples)
-
-
-def _prompt_excerpt(row: SourceRow) -> str:
-    try:
-        return clip(plain_text(row_from_columns(row.values or {}, row.index, columns=()).prompt), end=True)
-    except RowError:
-        return ""

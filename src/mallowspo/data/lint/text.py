@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from array import array
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from mallowspo.data.lint.ledger import EXAMPLES, Ledger, clip
+from mallowspo.data.lint.findings import EXAMPLES, Ledger, clip
 from mallowspo.data.lint.rows import LintRow
 
 __all__ = ["ScriptCount", "check_text", "main_script", "repaired"]
@@ -76,7 +75,7 @@ def _decoded(run: str) -> str | None:
 
 def check_text(row: LintRow, ledger: Ledger) -> None:
     """Flag damage in the prompt or a response."""
-    for name, text in zip(("prompt", *row.names), (row.prompt, *row.responses), strict=True):
+    for name, text in row.texts():
         _search(row.position, "control_character", _CONTROL, name, text, ledger)
         if "&" in text:
             _search(row.position, "html_entity", _ENTITY, name, text, ledger)
@@ -136,18 +135,16 @@ def _script(text: str) -> int:
     return best + 1 if counts[best] else 0
 
 
-@dataclass
 class ScriptCount:
-    """The main script of every row's responses, one byte each."""
+    """The main script of every sound row's responses, one byte each."""
 
-    _positions: Any = field(default_factory=lambda: array("q"))
-    _scripts: Any = field(default_factory=lambda: array("B"))
-    _shown: dict[tuple[int, int], str] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._scripts: Any = array("B")
+        self._shown: dict[tuple[int, int], str] = {}
 
     def add(self, row: LintRow) -> None:
         """Take in one row."""
         script = _script(" ".join(row.responses))
-        self._positions.append(row.position)
         self._scripts.append(script)
         # Which script is the odd one shows at the end: keep the first few excerpts of each.
         order = sum(key[0] == script for key in self._shown)
@@ -161,7 +158,7 @@ class ScriptCount:
         usual = int(counts[1:].argmax()) + 1
         lettered = int(counts[1:].sum())
         if lettered and counts[usual] >= _MAJORITY * lettered:
-            positions = np.frombuffer(self._positions, dtype=np.int64)
+            positions = ledger.sound_positions
             for i in np.flatnonzero((scripts != usual) & (scripts != 0)).tolist():
                 position = int(positions[i])
                 ledger.flag(position, "odd_script", self._shown.get((int(scripts[i]), position), ""))
