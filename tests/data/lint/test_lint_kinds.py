@@ -60,15 +60,10 @@ PLANTED = [
         2,
     ),
     (
-        "near_identical_pair",  # in form; letters of another alphabet, quotation marks of another shape are other texts
+        "near_identical_pair",  # what differs is the form; letters of another alphabet, other quotation marks count
         edited(
-            chosen={
-                5: " \uff21\uff22\uff23",
-                7: " \ufb01ne \uff76\uff9e",
-                9: " \u0410\u0412\u0421",
-                11: " \u201cyes\u201d",
-            },
-            rejected={5: " ABC", 7: " fine \u30ac", 9: " ABC", 11: ' "yes"'},
+            chosen={5: " \uff21\uff22", 7: " \ufb01ne \uff76\uff9e", 9: " \u0410\u0412", 11: " \u201cyes\u201d"},
+            rejected={5: " AB", 7: " fine \u30ac", 9: " AB", 11: ' "yes"'},
         ),
         2,
     ),
@@ -156,13 +151,8 @@ def test_clean_conversations_and_implicit_prompts_give_no_finding(linted):
 def test_ordinary_text_raises_no_alarm(linted):
     """Accents, emoji, quotes, code, tabs and amounts are not damage."""
     texts = [
-        "naïve café – “quoted” …",
-        "👩‍🚀 emoji 🇫🇷",
-        "def f(x):\n\treturn x & 1",
-        "NÃO, SÃO Â",
-        "5 µm × 3 Ω",
-        "AT&T & co",
-    ]
+        "naïve café – “quoted” …", "👩\u200d🚀 emoji 🇫🇷", "def f(x):\n\treturn x & 1", "NÃO, SÃO Â", "5 µm × 3 Ω", "AT&T & co",
+    ]  # fmt: skip
     rows = clean_rows()
     for i, text in enumerate(texts):
         rows[i]["chosen"] = rows[i]["chosen"] + " " + text
@@ -241,7 +231,7 @@ def test_every_kind_of_the_catalogue_is_planted_somewhere_and_explained_by_the_p
 
 def test_similarity_repairs_scripts_and_excerpts():
     assert similarity("The sky is blue.", "the sky  is blue.") == 1
-    # Of the nine and ten 3-grams of each, "the", "he ", "e c", " ca", "cat", "at " and " s?": see the Jaccard index.
+    # Seven 3-grams are shared of ten and eleven: 7 / (10 + 11 - 7).
     assert similarity("The cat sat.", "The cat sits.") == pytest.approx(0.5)
     assert repaired("cafÃ© donâ€™t SÃO") == "café don’t SÃO"
     texts = ("Hello, мир", "Привет, world peace", "Привет", "42")
