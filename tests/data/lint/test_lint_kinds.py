@@ -151,7 +151,8 @@ def test_clean_conversations_and_implicit_prompts_give_no_finding(linted):
 def test_ordinary_text_raises_no_alarm(linted):
     """Accents, emoji, quotes, code, tabs and amounts are not damage."""
     texts = [
-        "naïve café – “quoted” …", "👩\u200d🚀 emoji 🇫🇷", "def f(x):\n\treturn x & 1", "NÃO, SÃO Â", "5 µm × 3 Ω", "AT&T & co",
+        "naïve café – “quoted” …", "👩\u200d🚀 emoji 🇫🇷", "def f(x):\n\treturn x & 1", "NÃO, SÃO Â",
+        "5 µm × 3 Ω", "AT&T & co",
     ]  # fmt: skip
     rows = clean_rows()
     for i, text in enumerate(texts):
