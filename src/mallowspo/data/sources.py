@@ -60,19 +60,22 @@ def load_preferences(
     check_invalid_rows(invalid_rows)
     if streaming:
         raise InputError("streaming: not supported, since the dispersion is calibrated on the whole data set")
+    found = _opened(source, split, name)
+    if isinstance(found, list):
+        return _collected(found, str(Path(source).expanduser()), limits or Limits.current(), invalid_rows)
+    return LoadedData(found)
+
+
+def _opened(source: str | os.PathLike[str], split: str, name: str | None = None) -> datasets.Dataset | list[Path]:
+    """Find a split: the data set that `datasets` has of it, or its files."""
     path = _as_path(source)
     if path is None:
-        return LoadedData(_from_hub(str(source), split=split, name=name))
+        return _from_hub(str(source), split=split, name=name)
     if name is not None:
         raise InputError(f"dataset configuration: got {name!r}, but {path} is local and has no configurations")
-    if _is_saved(path):
-        return LoadedData(_from_saved(path, split))
-    return _collected(_files(path, split), path, limits or Limits.current(), invalid_rows)
-
-
-def _is_saved(path: Path) -> bool:
-    """Say whether this is a directory that `datasets` saved."""
-    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        return _from_saved(path, split)
+    return _files(path, split)
 
 
 def _as_path(source: str | os.PathLike[str]) -> Path | None:
@@ -167,20 +170,14 @@ def stream_rows(
     source: str | os.PathLike[str], *, split: str = "train", limits: Limits | None = None, quiet: bool = False
 ) -> Iterator[SourceRow]:
     """Read the rows that `load_preferences` collects one by one, without ever holding them all but for JSON arrays."""
-    path = _as_path(source)
-    if path is None:
-        yield from _dataset_rows(_from_hub(str(source), split=split, name=None))
-    elif _is_saved(path):
-        yield from _dataset_rows(_from_saved(path, split))
-    else:
-        files = _files(path, split)
-        for file, batch in _batches(files, str(path), limits or Limits.current(), quiet=quiet):
-            good = _good_rows(batch, csv=".csv" in _suffix(file))
-            yield from merge(good, batch.problems, key=lambda row: row.index) if batch.problems else good
-
-
-def _dataset_rows(dataset: datasets.Dataset) -> Iterator[SourceRow]:
-    return (SourceRow(index, values) for index, values in enumerate(rows_of(dataset, dataset.column_names)))
+    found = _opened(source, split)
+    if not isinstance(found, list):
+        for index, values in enumerate(rows_of(found, found.column_names)):
+            yield SourceRow(index, values)
+        return
+    for file, batch in _batches(found, str(Path(source).expanduser()), limits or Limits.current(), quiet=quiet):
+        good = _good_rows(batch, csv=".csv" in _suffix(file))
+        yield from merge(good, batch.problems, key=lambda row: row.index) if batch.problems else good
 
 
 def _good_rows(batch: Batch, *, csv: bool) -> Iterator[SourceRow]:
@@ -202,13 +199,13 @@ def _cell(name: str, text: str) -> Any:
     return text
 
 
-def _collected(files: list[Path], path: Path, limits: Limits, invalid_rows: str) -> LoadedData:
+def _collected(files: list[Path], source: str, limits: Limits, invalid_rows: str) -> LoadedData:
     """Put the rows of files together; the lines that cannot be read are settled."""
     builder = TableBuilder()
     numbers: list[int] = []
     problems: list[RowProblem] = []
     unit = "row"
-    for file, batch in _batches(files, str(path), limits):
+    for file, batch in _batches(files, source, limits):
         unit = batch.unit
         for row in batch.problems:
             if row.kind == "not_utf8":
@@ -226,9 +223,9 @@ def _collected(files: list[Path], path: Path, limits: Limits, invalid_rows: str)
             )
         numbers += batch.numbers
     total = len(numbers) + len(problems)
-    settle(problems, total, len(numbers), invalid_rows=invalid_rows, source=str(path), remedy=f"Mend these {unit}s")
+    settle(problems, total, len(numbers), invalid_rows=invalid_rows, source=source, remedy=f"Mend these {unit}s")
     if not builder.column_names:
-        raise InputError(f'{path}: its rows have no columns; expected objects such as {{"prompt": …}}')
+        raise InputError(f'{source}: its rows have no columns; expected objects such as {{"prompt": …}}')
     dataset = builder.finish()
     if ".csv" in _suffix(files[0]):
         dataset = csv_types(dataset)

@@ -9,7 +9,7 @@ from data_rows import as_chat, clean_rows, pair
 from mallowspo.data.lint import KINDS
 from mallowspo.data.lint.findings import clip
 from mallowspo.data.lint.pairs import similarity
-from mallowspo.data.lint.text import main_script, repaired
+from mallowspo.data.lint.text import repaired
 from mallowspo.errors import InputError
 from tiny import CHAT_TEMPLATE, tiny_tokenizer
 
@@ -230,15 +230,18 @@ def test_every_kind_of_the_catalogue_is_planted_somewhere_and_explained_by_the_p
         assert f"| {name} |" in text and kind.why in text and kind.todo in text, name
 
 
-def test_similarity_repairs_scripts_and_excerpts():
+def test_similarity_repairs_and_excerpts():
     assert similarity("The sky is blue.", "the sky  is blue.") == 1
     # Seven 3-grams are shared of ten and eleven: 7 / (10 + 11 - 7).
     assert similarity("The cat sat.", "The cat sits.") == pytest.approx(0.5)
     assert repaired("cafÃ© donâ€™t SÃO") == "café don’t SÃO"
-    texts = ("Hello, мир", "Привет, world peace", "Привет", "42")
-    assert [main_script(text) for text in texts] == ["Latin", "Latin", "Cyrillic", "none"]
     assert (clip("once upon a time", 6), clip("once upon a time", 6, end=True)) == ("once u…", "…a time")
     assert clip("a\n\x07b") == r"a\n\x07b"
+
+
+def test_the_script_of_a_row_is_that_of_most_letters(linted):
+    rows = [pair(f"p{i}", text, text[:-1]) for i, text in enumerate(("Hello мир", "Привет, worlds", "Привет", "423"))]
+    assert linted(rows).statistics["scripts"] == {"none": 1, "Latin": 1, "Cyrillic": 2}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -120,17 +121,16 @@ def _to_drop(ledger: Ledger) -> tuple[NDArray[np.bool_], tuple[str, ...], tuple[
 
 
 def _write_lines(rows: Iterator[Mapping[str, Any]], path: Path, *, packed: bool) -> None:
-    with path.open("wb") as raw:
-        # A time of 0 in the header, so that the same rows give the same file.
-        stream: Any = gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) if packed else raw
+    with path.open("wb") as raw, contextlib.ExitStack() as stack:
+        stream: Any = raw
+        if packed:  # a time of 0 in the header, so that the same rows give the same file
+            stream = stack.enter_context(gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0))
         for values in rows:
             try:
                 line = json.dumps(values, ensure_ascii=False, default=str).encode()
             except UnicodeEncodeError:  # half a surrogate pair in a column that nobody checks
                 line = json.dumps(values, default=str).encode()
             stream.write(line + b"\n")
-        if packed:
-            stream.close()
 
 
 def _write_parquet(rows: Iterator[Mapping[str, Any]], path: Path) -> None:
