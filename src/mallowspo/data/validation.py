@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -182,27 +183,39 @@ def _row_numbers(dataset: datasets.Dataset) -> list[int]:
     return list(range(len(dataset)))
 
 
+def _good_rows(
+    dataset: datasets.Dataset,
+    numbers: list[int],
+    columns: Sequence[str],
+    read: Callable[[dict[str, Any], int], Any],
+    problems: list[RowProblem],
+) -> Iterator[tuple[int, Any]]:
+    """Read some columns row by row; one that cannot be used is a problem, the others come with their place."""
+    for place, values in enumerate(rows_of(dataset, columns)):
+        try:
+            row = read(values, numbers[place])
+        except RowError as error:
+            problems.append(RowProblem(numbers[place], error.kind, error.detail))
+        else:
+            yield place, row
+
+
 def _check_beside_tokens(
     dataset: datasets.Dataset, wanted: frozenset[str], *, invalid_rows: str, source: str
 ) -> ValidatedData:
     """Check the optional columns of rows that are tokens; where all is well they are the very rows that were given."""
     numbers = _row_numbers(dataset)
     names = [name for name in OPTIONAL_COLUMNS if name in wanted and name in dataset.column_names]
-    rows: list[dict[str, Any]] = []
-    problems = []
-    bad = set()
-    for position, values in enumerate(rows_of(dataset, names) if names else ()):
-        try:
-            rows.append(read_annotations(values, None, pair=True, columns=names))
-        except RowError as error:
-            problems.append(RowProblem(numbers[position], error.kind, error.detail))
-            bad.add(position)
-    good = [position for position in range(len(dataset)) if position not in bad]
+    problems: list[RowProblem] = []
+    good: dict[int, dict[str, Any]] = dict.fromkeys(range(len(dataset)), {})
+    if names:
+        read = partial(read_annotations, k=None, pair=True, columns=names)
+        good = dict(_good_rows(dataset, numbers, names, lambda values, _: read(values), problems))
     settle(problems, len(dataset), len(good), invalid_rows=invalid_rows, source=source)
-    columns = {name: [_as_lists(row[name]) for row in rows] for name in names}
+    columns = {name: [_as_lists(row[name]) for row in good.values()] for name in names}
     if problems or "row_index" in dataset.column_names:
-        columns["row_index"] = [numbers[position] for position in good]
-    return ValidatedData(_with_columns(dataset.select(good) if problems else dataset, columns), tuple(problems))
+        columns["row_index"] = [numbers[place] for place in good]
+    return ValidatedData(_with_columns(dataset.select(list(good)) if problems else dataset, columns), tuple(problems))
 
 
 def _with_columns(dataset: datasets.Dataset, columns: dict[str, list[Any]]) -> datasets.Dataset:
@@ -252,15 +265,11 @@ def _check_all(
     """Give of each good pair its row's place and whether it is chat, and the problems; `builder` gets the pairs."""
     places: list[int] = []
     chats: list[bool] = []
-    problems = []
+    problems: list[RowProblem] = []
     chunk: list[dict[str, Any]] = []
-    read = [n for n in (*_PAIR, "responses", "ranks", *wanted) if n in dataset.column_names]
-    for place, mapping in enumerate(rows_of(dataset, read)):
-        try:
-            row = row_from_columns(mapping, numbers[place], columns=wanted)
-        except RowError as error:
-            problems.append(RowProblem(numbers[place], error.kind, error.detail))
-            continue
+    columns = [n for n in (*_PAIR, "responses", "ranks", *wanted) if n in dataset.column_names]
+    read = partial(row_from_columns, columns=wanted)
+    for place, row in _good_rows(dataset, numbers, columns, read, problems):
         pairs = row.to_pairs()
         places += [place] * len(pairs)
         chats += [row.is_conversational] * len(pairs)

@@ -6,6 +6,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,228 +35,182 @@ class Kind:
 # A few rows among many do no harm where TRL has a way of going on; more of them say that the template is at fault.
 _ONE_PERCENT = 0.01
 
+_error, _warning, _info = (partial(Kind, severity) for severity in ("error", "warning", "info"))
+
 KINDS: dict[str, Kind] = {
     # Rows that cannot be read.
-    "unparsable": Kind("error", "The line holds no row, so a loader stops or skips it.", "Mend or remove the line."),
-    "malformed_row": Kind(
-        "error",
+    "unparsable": _error("The line holds no row, so a loader stops or skips it.", "Mend or remove the line."),
+    "malformed_row": _error(
         "The row is no preference in any accepted layout.",
         "Give prompt, chosen and rejected as text or as messages, or responses with ranks.",
     ),
-    "mixed_layout": Kind(
-        "error",
+    "mixed_layout": _error(
         "TRL decides by the first row whether all rows are chat, so the others lose or gain an EOS token.",
         "Bring all rows into one layout: text, or lists of messages.",
     ),
-    "unpaired_surrogate": Kind(
-        "error",
+    "unpaired_surrogate": _error(
         "Half of a surrogate pair is no character, and a tokenizer fails on it.",
         "Mend the text where it was cut or decoded.",
     ),
     # Pairs that carry no preference.
-    "empty_prompt": Kind("error", "Nothing is asked, so nothing can be preferred.", "Remove the row."),
-    "empty_response": Kind(
-        "error",
+    "empty_prompt": _error("Nothing is asked, so nothing can be preferred.", "Remove the row."),
+    "empty_response": _error(
         "A response is missing or blank; TRL trains on it without a word.",
         "Remove the row, or fetch the response again.",
     ),
-    "identical_pair": Kind(
-        "error",
-        "Chosen and rejected are the same, so the gradient is zero and the accuracy is noise.",
-        "Remove the row.",
+    "identical_pair": _error(
+        "Chosen and rejected are the same, so the gradient is zero and the accuracy is noise.", "Remove the row."
     ),
-    "near_identical_pair": Kind(
-        "warning",
+    "near_identical_pair": _warning(
         "Chosen and rejected differ in a few characters, so the label rests on next to nothing.",
         "Read the examples; remove such rows unless the difference is the point.",
         drop=True,
     ),
-    "both_orders": Kind(
-        "warning",
+    "both_orders": _warning(
         "The same two responses are preferred one way in one row and the other way in another; they cancel out.",
         "If several people answered, give one row with a votes column; otherwise remove both.",
         drop=True,
     ),
-    "duplicate_row": Kind(
-        "warning",
+    "duplicate_row": _warning(
         "The same prompt and pair stand there again with the same label, and count twice.",
         "Keep one; if several people answered, give one row with a votes column.",
         drop=True,
     ),
-    "duplicate_prompt": Kind(
-        "info",
+    "duplicate_prompt": _info(
         "The prompt stood in an earlier row with another pair; a random split would put it on both sides.",
         "Split by prompt, not by row.",
     ),
-    "prompt_in_eval": Kind(
-        "error",
-        "The prompt is in the evaluation data too, so the evaluation rewards memory.",
-        "Remove it from one of the two.",
+    "prompt_in_eval": _error(
+        "The prompt is in the evaluation data too, so the evaluation rewards memory.", "Remove it from one of the two."
     ),
-    "eval_in_other_layout": Kind(
-        "warning",
+    "eval_in_other_layout": _warning(
         "The evaluation data are text and the data messages, or the other way round, so the two are not one task.",
         "Bring both into one layout: text, or lists of messages.",
     ),
     # Tokens.
-    "unknown_token_id": Kind(
-        "error",
+    "unknown_token_id": _error(
         "A token's id lies beyond the model's embedding, so the first step on this row fails.",
         "Call model.resize_token_embeddings(len(tokenizer)) and save the model, or take the model's own tokenizer.",
     ),
-    "bos_doubled": Kind(
-        "error",
+    "bos_doubled": _error(
         "A begin-of-sequence token stands inside the text or twice at its start; the model never saw that.",
         "Take the BOS out of the text, or out of the chat template.",
     ),
-    "bos_missing": Kind(
-        "warning",
+    "bos_missing": _warning(
         "The tokenizer begins every text with a BOS token, the chat template does not.",
         "Add {{ bos_token }} to the head of the chat template, unless the model was trained without it.",
     ),
-    "eos_missing": Kind(
-        "warning",
+    "eos_missing": _warning(
         "The response does not end in an end token, so the model does not learn to stop.",
         "Close the assistant turn with the EOS or end-of-turn token in the chat template.",
         error_above=_ONE_PERCENT,
     ),
-    "eos_doubled": Kind(
-        "warning",
+    "eos_doubled": _warning(
         "The response ends in the same end token twice.",
         "Take the end token out of the text; the template or TRL adds it.",
         error_above=_ONE_PERCENT,
     ),
-    "eos_inside": Kind(
-        "warning",
+    "eos_inside": _warning(
         "An end token stands inside the response; generation would have stopped there.",
         "Take it out, or cut the response there.",
         error_above=_ONE_PERCENT,
     ),
-    "eos_in_prompt": Kind(
-        "warning",
+    "eos_in_prompt": _warning(
         "An end token is typed inside the prompt, so the model reads on behind the end of a text.",
         "Take it out of the text, or break it up with a space.",
     ),
-    "special_token_in_message": Kind(
-        "warning",
+    "special_token_in_message": _warning(
         "A message holds the text of a special token, which becomes that token and may open a turn of its own.",
         "Take it out of the message, or break it up with a space.",
     ),
-    "boundary_merge": Kind(
-        "warning",
+    "boundary_merge": _warning(
         "The last tokens of the prompt merge with the response, so the model is trained on a context that it never "
         "sees at inference.",
         "End the prompt on a token boundary: move a trailing space or line break to the responses.",
         error_above=_ONE_PERCENT,
     ),
-    "template_prefix_mismatch": Kind(
-        "warning",
+    "template_prefix_mismatch": _warning(
         "The chat template renders the prompt alone otherwise than the prompt with its answer, so training and "
         "inference differ.",
         "Use a template whose generation prompt is a prefix of the answered conversation.",
         error_above=_ONE_PERCENT,
     ),
-    "refused_by_template": Kind(
-        "error",
+    "refused_by_template": _error(
         "The chat template raises an error on these messages.",
         "Bring the roles into the order that the template expects.",
     ),
-    "bad_tools": Kind(
-        "error",
+    "bad_tools": _error(
         "What the row gives to the chat template beside its messages cannot be read.",
         "Give tools as a list of functions, chat_template_kwargs as a mapping, or either as JSON text.",
     ),
-    "prompt_too_long": Kind(
-        "error",
-        "The prompt alone fills max_length; TRL drops the row without a word.",
-        "Raise max_length, or remove the row.",
+    "prompt_too_long": _error(
+        "The prompt alone fills max_length; TRL drops the row without a word.", "Raise max_length, or remove the row."
     ),
-    "truncated_chosen": Kind(
-        "warning",
-        "The chosen response is cut to max_length and loses its end.",
-        "Raise max_length, or remove long rows.",
+    "truncated_chosen": _warning(
+        "The chosen response is cut to max_length and loses its end.", "Raise max_length, or remove long rows."
     ),
-    "truncated_rejected": Kind(
-        "warning",
-        "The rejected response is cut to max_length and loses its end.",
-        "Raise max_length, or remove long rows.",
+    "truncated_rejected": _warning(
+        "The rejected response is cut to max_length and loses its end.", "Raise max_length, or remove long rows."
     ),
-    "truncated_one_side": Kind(
-        "warning",
-        "Only one of the two is cut, so the cut itself tells them apart.",
-        "Raise max_length, or remove long rows.",
+    "truncated_one_side": _warning(
+        "Only one of the two is cut, so the cut itself tells them apart.", "Raise max_length, or remove long rows."
     ),
-    "longer_than_model": Kind(
-        "warning",
+    "longer_than_model": _warning(
         "More tokens are kept than the tokenizer says the model can hold; positions beyond are untrained.",
         "Lower max_length to the model's context.",
     ),
-    "empty_as_tokens": Kind(
-        "error",
-        "Nothing of a response is left once it is tokens, beside its end.",
-        "Remove the row, or raise max_length.",
+    "empty_as_tokens": _error(
+        "Nothing of a response is left once it is tokens, beside its end.", "Remove the row, or raise max_length."
     ),
-    "identical_as_tokens": Kind(
-        "error",
+    "identical_as_tokens": _error(
         "Chosen and rejected are the same tokens, as they stand or once cut to max_length.",
         "Remove the row, or raise max_length.",
     ),
     # Labels.
-    "bad_votes": Kind(
-        "error", "The votes are not counts >= 0.", "Give [chosen, rejected] or [chosen, rejected, ties]."
-    ),
-    "bad_rankings": Kind("error", "A ranking is no permutation.", "Give each of 1..K once in every ranking."),
-    "bad_weight": Kind("error", "The weight is no number >= 0.", "Mend the column."),
-    "bad_margin": Kind("error", "The margin is no finite number >= 0.", "Mend the column."),
-    "bad_dispersion": Kind("error", "The dispersion is no number in (0, 1].", "Mend the column."),
-    "votes_against_label": Kind(
-        "warning",
+    "bad_votes": _error("The votes are not counts >= 0.", "Give [chosen, rejected] or [chosen, rejected, ties]."),
+    "bad_rankings": _error("A ranking is no permutation.", "Give each of 1..K once in every ranking."),
+    "bad_weight": _error("The weight is no number >= 0.", "Mend the column."),
+    "bad_margin": _error("The margin is no finite number >= 0.", "Mend the column."),
+    "bad_dispersion": _error("The dispersion is no number in (0, 1].", "Mend the column."),
+    "votes_against_label": _warning(
         "More people voted for the rejected response than for the chosen one.",
         "Swap the two, or check in which order the votes are counted.",
     ),
-    "length_bias": Kind(
-        "warning",
+    "length_bias": _warning(
         "Length alone predicts the label, so a model learns to write longer (or shorter) answers.",
         "Compare length-controlled win rates, or use a length-normalised objective.",
     ),
     # Text.
-    "replacement_character": Kind(
-        "warning",
+    "replacement_character": _warning(
         "U+FFFD stands where a character was lost in decoding.",
         "Decode the source again with its own encoding.",
         drop=True,
     ),
-    "mojibake": Kind(
-        "warning",
+    "mojibake": _warning(
         "UTF-8 was read as Latin-1 or Windows-1252, and the model would learn to write it so.",
         "Decode the source again as UTF-8.",
         drop=True,
     ),
-    "mixed_script_word": Kind(
-        "warning",
+    "mixed_script_word": _warning(
         "Letters of another script stand inside a Latin word: wrong decoding, or a look-alike.",
         "Decode the source again with its own encoding, or replace the letters.",
     ),
-    "private_use_character": Kind(
-        "warning",
+    "private_use_character": _warning(
         "A character without a meaning of its own: often a bullet or arrow of a symbol font.",
         "Replace it by the character that was meant.",
     ),
-    "control_character": Kind(
-        "warning", "The text holds control characters, which people neither see nor type.", "Remove them.", drop=True
+    "control_character": _warning(
+        "The text holds control characters, which people neither see nor type.", "Remove them.", drop=True
     ),
-    "html_entity": Kind(
-        "info",
+    "html_entity": _info(
         "The text holds HTML entities, which may be left over from a web page.",
         "Unescape them unless the text is about HTML.",
     ),
-    "turn_in_response": Kind(
-        "warning",
+    "turn_in_response": _warning(
         "The response goes on into another turn, or begins with a speaker's name, by the marks that the prompt uses.",
         "Cut the response before the mark, or take the name out.",
     ),
-    "odd_script": Kind(
-        "info",
+    "odd_script": _info(
         "The responses are mostly in another script than at least nine in ten rows.",
         "Read the examples: another language is fine where it is meant.",
     ),
