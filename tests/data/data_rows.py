@@ -7,6 +7,8 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 WORDS = ["good", "bad", "yes", "no", "maybe", "one", "two", "three", "four", "five", "six", "seven"]
 
@@ -61,3 +63,8 @@ def write(path, rows):
     else:
         Dataset.from_list(rows).save_to_disk(path)
     return path
+
+
+def empty_tokenizer():
+    """What comes of a folder that holds no files of a tokenizer: it makes no token of a text."""
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), eos_token="</s>", pad_token="</s>")

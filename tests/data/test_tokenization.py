@@ -6,7 +6,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from data_rows import chat, pair
+from data_rows import chat, empty_tokenizer, pair
 from datasets import Dataset, concatenate_datasets, load_dataset
 
 from mallowspo.data.records import LIST_COLUMN
@@ -145,12 +145,14 @@ def test_what_is_kept_agrees_with_trls_collator(mode, rng):
 
 def test_tokenizers_that_do_not_fit():
     text, conversation = (Dataset.from_list([row]) for row in (TEXTS[0], chat("hello")))
-    with pytest.raises(InputError, match="no EOS token, so no response of train could"):
-        tokenize_pairs(text, tiny_tokenizer(eos=False), max_length=50)
-    with pytest.raises(InputError, match="neither a pad nor an EOS"):
-        tokenize_pairs(conversation, tiny_tokenizer(chat=True, eos=False, pad=False), max_length=50)
-    with pytest.raises(InputError, match=r"prompts of eval are lists of messages.*set tokenizer\.chat_template,"):
-        tokenize_pairs(conversation, tiny_tokenizer(), max_length=50, dataset_name="eval")
+    for data, tokenizer, said in (
+        (text, tiny_tokenizer(eos=False), "no EOS token"),
+        (text, empty_tokenizer(), "makes no tokens"),
+        (conversation, tiny_tokenizer(chat=True, eos=False, pad=False), "neither a pad nor an EOS"),
+        (conversation, tiny_tokenizer(), r"prompts of eval are lists of messages.*set tokenizer\.chat_template,"),
+    ):
+        with pytest.raises(InputError, match=f"^tokenizer: .*{said}"):
+            tokenize_pairs(data, tokenizer, max_length=50, dataset_name="eval")
     assert len(tokenize_pairs(text, tiny_tokenizer(pad=False), max_length=50).dataset) == 1
     equal = tiny_tokenizer()
     equal.pad_token = equal.eos_token

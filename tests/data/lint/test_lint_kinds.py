@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from data_rows import as_chat, clean_rows, pair
+from data_rows import as_chat, clean_rows, empty_tokenizer, pair
 
 from mallowspo.data.lint import KINDS
 from mallowspo.data.lint.findings import clip
@@ -255,6 +255,7 @@ def test_the_script_of_a_row_is_that_of_most_letters(linted):
         (clean_rows(), {"truncation_mode": "keep_middle"}, "truncation_mode"),
         (clean_rows(), {"eval_rows": [{"text": "a"}]}, "no prompt"),
         (clean_rows(), {"with_tokenizer": tiny_tokenizer(eos=False)}, "no EOS"),
+        (clean_rows(), {"with_tokenizer": empty_tokenizer()}, "makes no tokens"),
         (as_chat(clean_rows()), {}, "chat template"),
         (["not a row"] * 2, {}, "none of the 2 rows can be read; row 1: not valid JSON"),
     ],
