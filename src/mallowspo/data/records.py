@@ -54,8 +54,8 @@ Text = str | list[dict[str, Any]]
 # How a list of messages begins that was written out as JSON, or by Python.
 _WRITTEN_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""")
 
-# What the layouts are made of; every other column of a row is carried along untouched.
-_LAYOUT_COLUMNS = frozenset({"prompt", "chosen", "rejected", "responses", "ranks", "row_index"})
+# Every other column of a row is carried along untouched.
+_READ_COLUMNS = frozenset({"prompt", "chosen", "rejected", "responses", "ranks", "row_index", *OPTIONAL_COLUMNS})
 
 
 @dataclass(frozen=True)
@@ -156,13 +156,12 @@ def row_from_columns(
     """Read one row of a data set in any of the accepted layouts, which `validation` lists."""
     prompt, responses, ranks = _ranked(mapping) if "responses" in mapping else _pair(mapping)
     annotations = read_annotations(mapping, len(responses), pair="responses" not in mapping, columns=columns)
-    skipped = _LAYOUT_COLUMNS | set(OPTIONAL_COLUMNS)
     return PreferenceRow(
         prompt=prompt,
         responses=responses,
         ranks=ranks,
         row_index=row_index,
-        other={name: value for name, value in mapping.items() if name not in skipped},
+        other={name: value for name, value in mapping.items() if name not in _READ_COLUMNS},
         **annotations,
     )
 
