@@ -11,6 +11,7 @@ from mallowspo.data.lint.findings import Ledger
 from mallowspo.data.lint.rows import read_row
 from mallowspo.data.lint.tokens import TokenChecks, end_token_ids
 from mallowspo.data.readers import SourceRow
+from mallowspo.data.rendering import Truncation
 from mallowspo.data.sources import load_preferences
 from mallowspo.data.tokenization import tokenize_pairs
 from mallowspo.data.validation import validate_rows
@@ -45,7 +46,7 @@ def chat_tokenizer(template, *special):
 
 def tokenised(rows, tokenizer, max_length=None):
     ledger = Ledger()
-    checks = TokenChecks(tokenizer, max_length=max_length, truncation_mode="keep_start")
+    checks = TokenChecks(tokenizer, Truncation(max_length, "keep_start"))
     read = [read_row(SourceRow(i, row), ledger) for i, row in enumerate(rows)]
     return [
         {"prompt_ids": t.full[0][: t.cut], "chosen_ids": t.response(0), "rejected_ids": t.response(1)}

@@ -23,6 +23,7 @@ from mallowspo.data.lint.findings import EXAMPLES, Finding, Ledger, clip
 from mallowspo.data.lint.rows import LintRow
 from mallowspo.data.problems import RowError
 from mallowspo.data.records import common_length, row_from_columns
+from mallowspo.data.rendering import RowTokens
 from mallowspo.data.sources import stream_rows
 from mallowspo.errors import InputError
 
@@ -224,21 +225,30 @@ def _wilson_interval(successes: float, total: int) -> tuple[float, float]:
 
 @dataclass
 class LengthCount:
-    """How often the longer response is the chosen one; lengths in tokens, end token included."""
+    """Lengths in tokens, and how often the longer response is the chosen one; its end token is counted."""
 
     pairs: int = 0
     longer_chosen: int = 0
     equal: int = 0  # they count one half
     chosen_tokens: int = 0
     rejected_tokens: int = 0
+    rows: int = 0
+    longest_tokens: int = 0  # of prompt and longest response, summed over rows
+    most_tokens: int = 0
 
-    def add(self, chosen: int, rejected: int) -> None:
-        """Count one pair."""
-        self.pairs += 1
-        self.longer_chosen += chosen > rejected
-        self.equal += chosen == rejected
-        self.chosen_tokens += chosen
-        self.rejected_tokens += rejected
+    def add(self, row: LintRow, tokens: RowTokens) -> None:
+        """Count one row."""
+        lengths = [len(ids) - tokens.cut for ids in tokens.full]
+        for chosen, rejected in ((lengths[better], lengths[worse]) for better, worse in row.pairs):
+            self.pairs += 1
+            self.longer_chosen += chosen > rejected
+            self.equal += chosen == rejected
+            self.chosen_tokens += chosen
+            self.rejected_tokens += rejected
+        longest = tokens.cut + max(lengths)
+        self.rows += 1
+        self.longest_tokens += longest
+        self.most_tokens = max(self.most_tokens, longest)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the counts and the accuracy of "the longer one is preferred" with its interval."""

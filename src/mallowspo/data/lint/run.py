@@ -13,12 +13,12 @@ import numpy as np
 from mallowspo.data.limits import Limits
 from mallowspo.data.lint.findings import Example, Finding, Ledger, clip
 from mallowspo.data.lint.pairs import EvalPrompts, LengthCount, PairIndex, check_near_identical, prompt_of
-from mallowspo.data.lint.rows import ColumnChecks, LintRow, plain_text, read_row
+from mallowspo.data.lint.rows import ColumnChecks, plain_text, read_row
 from mallowspo.data.lint.text import ScriptCount, check_text
 from mallowspo.data.lint.tokens import TokenChecks
 from mallowspo.data.readers import SourceRow
 from mallowspo.data.records import TOKEN_COLUMNS
-from mallowspo.data.rendering import RowTokens
+from mallowspo.data.rendering import Truncation
 from mallowspo.data.sources import stream_rows
 from mallowspo.data.validation import check_columns
 from mallowspo.errors import InputError
@@ -93,17 +93,11 @@ def check_preferences(
 ) -> CheckReport:
     """Check preference data as a tokenizer and its chat template will see it; some seventy bytes a row are held."""
     settings = settings or CheckSettings()
-    checks = _Checks(
-        settings,
-        TokenChecks(
-            tokenizer,
-            max_length=settings.max_length,
-            truncation_mode=settings.truncation_mode,
-            end_ids=end_ids,
-            vocabulary=vocabulary,
-        ),
-        None if eval_source is None else EvalPrompts(eval_source, split=settings.eval_split, limits=settings.limits),
-    )
+    tokens = TokenChecks(tokenizer, Truncation(settings.max_length, settings.truncation_mode), end_ids, vocabulary)
+    evaluation = None
+    if eval_source is not None:
+        evaluation = EvalPrompts(eval_source, split=settings.eval_split, limits=settings.limits)
+    checks = _Checks(settings, tokens, evaluation)
     done = 0
     for chunk in _chunks(stream_rows(source, split=settings.split, limits=settings.limits)):
         if done == 0:
@@ -158,9 +152,6 @@ class _Checks:
         self._lengths = LengthCount()
         self._scripts = ScriptCount()
         self._layouts: Any = array("B")  # of the sound rows: 1 for messages, 0 for text
-        self._tokenised = 0
-        self._token_sum = 0
-        self._token_max = 0
 
     def add(self, chunk: list[SourceRow]) -> None:
         """Check one chunk of rows."""
@@ -183,33 +174,24 @@ class _Checks:
             self._scripts.add(row)
         for row, tokens in self._tokens.tokenise(rows, ledger):
             self._tokens.check(row, tokens, ledger)
-            self._count(row, tokens)
-
-    def _count(self, row: LintRow, tokens: RowTokens) -> None:
-        lengths = [len(ids) - tokens.cut for ids in tokens.full]
-        for better, worse in row.pairs:
-            self._lengths.add(lengths[better], lengths[worse])
-        longest = tokens.cut + max(lengths)
-        self._tokenised += 1
-        self._token_sum += longest
-        self._token_max = max(self._token_max, longest)
+            self._lengths.add(row, tokens)
 
     def finish(self, source: str | os.PathLike[str]) -> CheckReport:
         """Add what only all rows together show, and sum up."""
-        ledger = self.ledger
+        ledger, lengths = self.ledger, self._lengths
         partners = self._pairs.finish(ledger)
         chats = self._mixed_layout()
         self._columns.finish(ledger)
         statistics: dict[str, Any] = {
-            "rows_tokenised": self._tokenised,
-            "tokens": {"mean_longer_side": self._token_sum / max(self._tokenised, 1), "max": self._token_max},
-            "length": self._lengths.to_dict(),
+            "rows_tokenised": lengths.rows,
+            "tokens": {"mean_longer_side": lengths.longest_tokens / max(lengths.rows, 1), "max": lengths.most_tokens},
+            "length": lengths.to_dict(),
             "scripts": self._scripts.finish(ledger),
         }
         if self._evaluation is not None:
             statistics["evaluation"] = self._evaluation.to_dict()
         _add_repetitions(source, self._settings, partners, ledger)
-        findings = [*ledger.findings(), *self._other_layout(chats), *self._lengths.findings()]
+        findings = [*ledger.findings(), *self._other_layout(chats), *lengths.findings()]
         findings.sort(key=lambda finding: _SEVERITIES.index(finding.severity))
         return CheckReport(str(source), self._settings, len(ledger), tuple(findings), statistics, ledger)
 

@@ -63,14 +63,12 @@ class TokenChecks:
     def __init__(
         self,
         tokenizer: Any,
-        *,
-        max_length: int | None,
-        truncation_mode: str,
+        truncation: Truncation,
         end_ids: frozenset[int] | None = None,
         vocabulary: int | None = None,
     ) -> None:
-        self._truncation = Truncation(max_length, truncation_mode)
         self._tokenizer = tokenizer
+        self._truncation = truncation
         self._vocabulary = vocabulary  # rows of the model's embedding; None where there is no model
         self._ends = end_token_ids(tokenizer) if end_ids is None else end_ids
         self._bos = tokenizer.bos_token_id
