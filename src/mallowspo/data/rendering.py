@@ -78,7 +78,12 @@ def tokenised(
             continue
         plan.append((chat, len(texts[chat]), len(made)))
         texts[chat] += made
-    ids = {chat: _encoded(tokenizer, some, chat=chat) if some else [] for chat, some in texts.items()}
+    # The texts of messages hold their special tokens already.
+    quiet = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+    ids: dict[bool, list[list[int]]] = {}
+    for chat, some in texts.items():
+        if some:
+            ids[chat] = tokenizer(some, add_special_tokens=not chat, **quiet)["input_ids"]
     found: list[RowTokens | RowError] = []
     for entry in plan:
         if isinstance(entry, RowError):
@@ -88,14 +93,6 @@ def tokenised(
         prompt_ids, *full = ids[chat][start : start + count]
         found.append(RowTokens(prompt_ids, full, min(common_length(prompt_ids, one) for one in full)))
     return found
-
-
-def _encoded(tokenizer: Any, texts: list[str], *, chat: bool) -> list[list[int]]:
-    # The texts of messages hold their special tokens already.
-    ids: list[list[int]] = tokenizer(
-        texts, add_special_tokens=not chat, return_attention_mask=False, return_token_type_ids=False, verbose=False
-    )["input_ids"]
-    return ids
 
 
 def _rendered(tokenizer: Any, prompt: Any, responses: Sequence[Any], values: Mapping[str, Any]) -> list[str]:

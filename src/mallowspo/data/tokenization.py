@@ -120,7 +120,25 @@ def _tokenize(
     """Give the rows with their token ids, and those that the chat template refuses."""
     import datasets
 
-    made = _encode(given, tokenizer, num_proc, name)
+    from mallowspo.compat import main_process_first
+
+    features = dict.fromkeys(TOKEN_COLUMNS, datasets.List(datasets.Value("int64"))) | {
+        "kind": datasets.Value("string"),
+        "detail": datasets.Value("string"),
+        "parted": datasets.Value("bool"),
+    }
+    read = given.select_columns([n for n in (*_PAIR, *CONTEXT_COLUMNS) if n in given.column_names])
+    with main_process_first():
+        made = read.with_format(None).map(
+            _encode_batch,
+            batched=True,
+            batch_size=_MAPPED,
+            fn_kwargs={"tokenizer": tokenizer},
+            remove_columns=read.column_names,
+            features=datasets.Features(features),
+            num_proc=num_proc,
+            desc=f"Tokenizing {name} dataset",
+        )
     parted = sum(made["parted"][:])
     if parted:
         logger.warning(
@@ -137,33 +155,8 @@ def _tokenize(
     return tokens.select([place for place, kind in enumerate(kinds) if kind is None]), problems
 
 
-def _encode(dataset: datasets.Dataset, tokenizer: Any, num_proc: int | None, name: str) -> datasets.Dataset:
-    """Tokenise every row; one that the chat template refuses has the reason and no tokens."""
-    import datasets
-
-    from mallowspo.compat import main_process_first
-
-    ids = datasets.List(datasets.Value("int64"))
-    features = {name: ids for name in TOKEN_COLUMNS} | {
-        "kind": datasets.Value("string"),
-        "detail": datasets.Value("string"),
-        "parted": datasets.Value("bool"),
-    }
-    read = dataset.select_columns([n for n in (*_PAIR, *CONTEXT_COLUMNS) if n in dataset.column_names])
-    with main_process_first():
-        return read.with_format(None).map(
-            _encode_batch,
-            batched=True,
-            batch_size=_MAPPED,
-            fn_kwargs={"tokenizer": tokenizer},
-            remove_columns=read.column_names,
-            features=datasets.Features(features),
-            num_proc=num_proc,
-            desc=f"Tokenizing {name} dataset",
-        )
-
-
 def _encode_batch(batch: dict[str, list[Any]], tokenizer: Any) -> dict[str, list[Any]]:
+    """Tokenise rows; one that the chat template refuses has the reason and no tokens."""
     rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
     made: dict[str, list[Any]] = {name: [] for name in (*TOKEN_COLUMNS, "kind", "detail", "parted")}
     for tokens in tokenised(tokenizer, [(row["prompt"], (row["chosen"], row["rejected"]), row) for row in rows]):
