@@ -89,6 +89,10 @@ class TRLPreferenceTrainer(DPOTrainer):
         """Dataset columns, beside TRL's own, that reach the collator."""
         return ()
 
+    def examples(self, rows: Any) -> Any:
+        """What the data loader of a split draws from."""
+        return rows
+
     def train_sampler(self) -> Any:
         """The order of the training rows; None leaves it to transformers."""
         return None
@@ -238,6 +242,9 @@ class TRLPreferenceTrainer(DPOTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.train_sampler() or super()._get_train_sampler(train_dataset)
+
+    def _get_dataloader(self, dataset: Any, description: str, *args: Any, **kwargs: Any) -> Any:
+        return super()._get_dataloader(self.examples(dataset), description, *args, **kwargs)
 
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:

@@ -94,8 +94,8 @@ class Objective:
 
     @property
     def accepts_margin(self) -> bool:
-        """Whether a margin changes this objective's loss."""
-        return LINKS[self.link] and self.reference_weight < 1.0
+        """Whether a margin of each pair changes this objective's loss."""
+        return LINKS[self.link] and self.reference_weight < 1.0 and not self.reads_lists
 
     @property
     def needs_reference(self) -> bool:

@@ -164,13 +164,18 @@ def _new_tokens(members: list[_Sequence], seen: Mapping[tuple[int, ...], set[tup
 
 
 def split_by_tokens(batch: Mapping[str, Any], budget: int, *, responses: int = 2) -> list[dict[str, Any]]:
-    """Cut a padded batch into pieces of `budget` tokens in the row at most; prompts stay with their responses."""
+    """Cut a padded batch into pieces of `budget` tokens in the row at most; prompts stay with their responses.
+
+    So do the rows of one ranked list, where `list_b` numbers the list of each row.
+    """
     sequences = _sequences(batch)
     prompts = len(sequences) // responses
+    list_b = batch["list_b"].tolist() if "list_b" in batch else list(range(prompts))
+    starts = [b for b in range(prompts) if b == 0 or list_b[b] != list_b[b - 1]]
     edges, filled = [0], 0
     seen: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
-    for b in range(prompts):
-        members = [sequences[k * prompts + b] for k in range(responses)]
+    for b, after in zip(starts, [*starts[1:], prompts], strict=True):
+        members = [sequences[k * prompts + row] for row in range(b, after) for k in range(responses)]
         new = _new_tokens(members, seen)
         if filled and filled + new > budget:
             edges.append(b)

@@ -107,6 +107,7 @@ class MallowsPOConfig(DPOConfig):
         dispersion_filter: Quantiles of the dispersion to train on; 0 is the most agreed prompt, 1 the most contested.
         dispersion_order: Rows as the sampler draws them (`none`), or the most agreed or most contested prompts first.
         kendall_smoothing: Half-width of the blend around a gap of 0 in the Kendall link; 0 is the exact function.
+        rank_temperature: With `mallows_list_phi`: tau > 0 of the relaxed ranks, in the unit of the implicit reward.
         reference_store: A folder written by `mallowspo reference`.
         share_prompts: One copy of the prompt for all of its responses; None: where the model and the run support it.
         displacement_alarm: Nats per token that chosen responses may lose on the reference until a warning; inf: never.
@@ -145,6 +146,7 @@ class MallowsPOConfig(DPOConfig):
     dispersion_filter: list[float] = field(default_factory=lambda: [0.0, 1.0])
     dispersion_order: str = "none"
     kendall_smoothing: float | None = None
+    rank_temperature: float | None = None
     reference_store: str | None = None
     share_prompts: bool | None = None
     displacement_alarm: float = 0.01
@@ -199,6 +201,8 @@ class MallowsPOConfig(DPOConfig):
                 "train_sampling_strategy: got 'group_by_length', which needs rows with input_ids, and rows of "
                 "preferences have none (TRL stops at the first step); use random or sequential"
             )
+        if objective.reads_lists:
+            self._check_lists()
         if self.sync_ref_model and (self.reads_entropy or not objective.needs_reference):
             raise InputError(
                 "sync_ref_model: the dispersion index is fitted once on the reference, and an objective without a "
@@ -233,6 +237,7 @@ class MallowsPOConfig(DPOConfig):
             label_smoothing=self.label_smoothing or None,
             sft_weight=self.sft_weight,
             kendall_smoothing=self.kendall_smoothing,
+            rank_temperature=self.rank_temperature,
         )
 
     @property
@@ -401,6 +406,29 @@ class MallowsPOConfig(DPOConfig):
             )
         return lines
 
+    def _check_lists(self) -> None:
+        """What lists that are read whole cannot have."""
+        if self.resolved_objective.form == "plackett_luce" and self.resolved_dispersion != "none":
+            raise InputError(
+                f"dispersion: got {self.dispersion!r}, but objective {self.objective!r} knows no dispersion; leave it "
+                "out, or take mallows_list_theta or mallows_list_phi"
+            )
+        if self.dispersion_per == "pair":
+            raise InputError(
+                f"dispersion_per: got 'pair', but objective {self.objective!r} reads ranked lists, each with one "
+                "weight; set dispersion_per: prompt"
+            )
+        if self.train_sampling_strategy not in ("random", "sequential"):
+            raise InputError(
+                f"train_sampling_strategy: got {self.train_sampling_strategy!r}, which does not know ranked lists "
+                f"(objective {self.objective!r}); use random or sequential"
+            )
+        if self.reference_store is not None:
+            raise InputError(
+                f"reference_store: it holds pairs, and objective {self.objective!r} reads ranked lists; leave it out: "
+                "the scores are computed once and cached"
+            )
+
     def _keep_order(self) -> None:
         """The rows are sorted once; the sampler must then take them as they stand."""
         if self.train_sampling_strategy not in ("random", "sequential"):
@@ -468,6 +496,8 @@ def refuse_other_collator(collator: Any, args: MallowsPOConfig, train_dataset: A
         return
     lost = "dispersion_raw" if args.resolved_dispersion != "none" else None
     given = getattr(train_dataset, "column_names", None) or ()
+    if args.resolved_objective.reads_lists:
+        lost = "list"
     lost = next((name for name in LOSS_COLUMNS if name in given), lost)
     if lost is not None:
         raise InputError(

@@ -16,6 +16,7 @@ from torch import Tensor
 from mallowspo.dispersion import Calibration
 from mallowspo.dispersion.calibration import ENTROPY_FLOOR
 from mallowspo.objectives import Objective, response_scores
+from mallowspo.training.lists import ListBatch
 from mallowspo.training.row_weights import RAW_COLUMN
 from mallowspo.training.scoring_path import ScoredPairs
 
@@ -25,7 +26,8 @@ METRICS = (
     "entropy", "num_tokens", "mean_token_accuracy", "logits/chosen", "logits/rejected", "logps/chosen",
     "logps/rejected", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins",
     "rewards/margins_weighted", "logps_delta/chosen", "logps_delta/rejected", "logps_delta/chosen_per_token",
-    "logps_delta/displaced", "dispersion/weight_mean", "dispersion/weight_std", "dispersion/weight_p10",
+    "logps_delta/displaced", "rewards/ndcg",
+    "dispersion/weight_mean", "dispersion/weight_std", "dispersion/weight_p10",
     "dispersion/weight_p90", "dispersion/weight_clipped", "dispersion/weight_floored", "dispersion/entropy_mean",
     "beta", "loss_weight", "aux_loss",
 )  # fmt: skip
@@ -52,7 +54,10 @@ def batch_metrics(
     beta: float | Tensor,
     loss_weight_scale: float = 1.0,
 ) -> dict[str, Tensor]:
-    """What is known of each pair after its loss, by name, shape (B,); `_` begins a sum that is divided later."""
+    """What is known of each pair or list after its loss, by name, shape (B,); `_` begins a sum that is divided later.
+
+    For a ranked list chosen is its best response and rejected its last.
+    """
     policy, weight_b, length_bk = scored.policy, scored.weight_b, scored.policy.length_bk
     logp_bk = policy.logp_bk.detach()
     score_bk = response_scores(objective, logp_bk, scored.reference_bk, length_bk)  # without margin
@@ -98,6 +103,21 @@ def batch_metrics(
         values["aux_loss"] = policy.aux_loss.detach().expand(len(logp_bk))
     mask = inputs["attention_mask"]
     values["_rows"] = mask.view(2, -1, mask.size(1)).sum(dim=(0, 2))
+    if objective.reads_lists:
+        return _list_metrics(values, ListBatch.of(inputs), scored, beta_b[:, None] * score_bk, _ROUNDING * scale_bk)
+    return values
+
+
+def _list_metrics(
+    row_values: Mapping[str, Tensor], lists: ListBatch, scored: ScoredPairs, reward_p2: Tensor, slack_p2: Tensor
+) -> dict[str, Tensor]:
+    """The same of whole lists."""
+    logp_p2 = scored.policy.logp_bk.detach()
+    tables = (lists.lists(table) for table in (reward_p2, logp_p2, scored.policy.length_bk.to(logp_p2)))
+    values = lists.of_lists(row_values)
+    values |= lists.metrics(*tables, lists.lists(scored.reference_bk), slack_bk=lists.lists(slack_p2))  # type: ignore[arg-type]
+    if scored.weight_b is not None:
+        values["rewards/margins_weighted"] = scored.weight_b[lists.first_b] * values["rewards/margins"]
     return values
 
 

@@ -63,11 +63,15 @@ class RawWeights:
     index_map: IndexMap  # as it was fitted on the training rows
 
     def calibrated(
-        self, args: MallowsPOConfig, prompt_ids: Sequence[str], people: PromptOpinion | None
+        self,
+        args: MallowsPOConfig,
+        prompt_ids: Sequence[str],
+        people: PromptOpinion | None,
+        examples: NDArray[np.intp],
     ) -> Calibration:
-        """The calibration that these rows, the training rows, give."""
+        """The calibration that these rows, the training rows, give; `examples` are the places of one row of each."""
         return calibrate_rows(
-            self.raw_n,
+            self.raw_n[examples],
             args,
             weights_given=False,
             fit=fitted_shrink(self.raw_n, prompt_ids, args, people),
@@ -188,11 +192,11 @@ def calibrate_rows(
     return replace(calibration, worth=worth(calibration.weight(raw_n), raw_n, fit))
 
 
-def loss_weight_scale(dataset: Any) -> float:
-    """What makes the mean of the column `loss_weight` 1 over the training rows; 1 where there is none."""
+def loss_weight_scale(dataset: Any, examples: NDArray[np.intp]) -> float:
+    """What makes the mean of the column `loss_weight` 1 over the training examples; 1 where there is none."""
     if "loss_weight" not in (getattr(dataset, "column_names", None) or ()):
         return 1.0
-    mean = float(np.mean(dataset["loss_weight"][:]))
+    mean = float(np.asarray(dataset["loss_weight"][:], np.float64)[examples].mean())
     if mean <= 0:
         raise InputError("column 'loss_weight' in the train data: all values are 0, so nothing would be learnt")
     return 1.0 / mean

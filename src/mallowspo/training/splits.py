@@ -20,6 +20,7 @@ from mallowspo.data.validation import require_dataset, validate_rows
 from mallowspo.data.vocabulary import padding_id
 from mallowspo.errors import InputError, reason_of
 from mallowspo.training.config import MallowsPOConfig
+from mallowspo.training.lists import ordered_rows
 from mallowspo.training.row_weights import columns_read, raw_from_columns, unread_columns
 
 __all__ = [
@@ -139,7 +140,11 @@ def prepare_split(dataset: Any, tokenizer: Any, args: MallowsPOConfig, name: str
     reads = columns_read(args)
     # A column that this run does not read must neither stop it nor cost it a row.
     validated = validate_rows(
-        dataset, invalid_rows=args.invalid_rows, columns=(*reads, *LOSS_COLUMNS), source=f"{name} data"
+        dataset,
+        invalid_rows=args.invalid_rows,
+        columns=(*reads, *LOSS_COLUMNS),
+        source=f"{name} data",
+        lists=args.resolved_objective.reads_lists,
     )
     if "margin" in dataset.column_names:
         _check_margin(args, name)
@@ -152,7 +157,9 @@ def prepare_split(dataset: Any, tokenizer: Any, args: MallowsPOConfig, name: str
         truncation_mode=args.truncation_mode,
         dataset_name=name,
     )
-    rows = tokenized.dataset
+    rows = ordered_rows(tokenized.dataset)
+    if len(rows) == 0:
+        raise InputError(f"{name} data: no list has two responses in an order left")
     by_row = args.resolved_dispersion in ("votes", "rankings", "column")
     split = PreparedSplit(
         dataset=rows,

@@ -53,9 +53,9 @@ OPTION_EFFECTS: Mapping[str, tuple[str, ...]] = {
     # Compared by what comes of them: the objective, beta, the calibration, the rows and the reference's weights.
     "elsewhere": tuple(
         "beta objective link length_normalized reference_weight margin label_smoothing sft_weight kendall_smoothing "
-        "loss_type dispersion dispersion_estimator dispersion_map dispersion_alternatives dispersion_spread "
-        "dispersion_shrink dispersion_votes dispersion_power dispersion_scale dispersion_per dispersion_clip "
-        "dispersion_filter dispersion_order invalid_rows reference_store model_init_kwargs".split()
+        "rank_temperature loss_type dispersion dispersion_estimator dispersion_map dispersion_alternatives "
+        "dispersion_spread dispersion_shrink dispersion_votes dispersion_power dispersion_scale dispersion_per "
+        "dispersion_clip dispersion_filter dispersion_order invalid_rows reference_store model_init_kwargs".split()
     ),
 }
 """What another value of an option does to a run that goes on; options that are not here do nothing to it."""

@@ -20,12 +20,13 @@ from transformers.trainer_utils import TrainOutput
 from mallowspo.compat import TRAINER_STATE_NAME, TRLPreferenceTrainer
 from mallowspo.data.annotations import LOSS_COLUMNS
 from mallowspo.data.fingerprint import rows_fingerprint
-from mallowspo.data.records import LIST_COLUMN
+from mallowspo.data.records import LIST_COLUMN, RANKS_COLUMN, TOKEN_COLUMNS
 from mallowspo.data.vocabulary import embedding_rows, refuse_unknown_ids
 from mallowspo.dispersion import Calibration, ReferenceStatistics
 from mallowspo.errors import InputError, NonFiniteLossError
 from mallowspo.files import passing_folder, staging_folder
 from mallowspo.objectives import Objective, objective_loss
+from mallowspo.objectives.listwise import objective_list_loss
 from mallowspo.scoring import Processes, vocabulary_size
 from mallowspo.scoring.model_checks import adapter_configs, require_plain_head, unwrapped_adapters
 from mallowspo.scoring.reference_key import weights_digest
@@ -48,6 +49,7 @@ from mallowspo.training.checkpoints import (
 from mallowspo.training.config import MallowsPOConfig, checked_settings, refuse_other_collator
 from mallowspo.training.description import not_finite, nothing_trained, run_lines, run_remarks
 from mallowspo.training.displacement import DisplacementMonitor
+from mallowspo.training.lists import ListBatch, ListRows, example_places
 from mallowspo.training.metrics import MetricStore, batch_metrics, gathered
 from mallowspo.training.reference import ReferenceSource, refuse_other_store, score_columns
 from mallowspo.training.removed_options import knows_removed_options
@@ -150,6 +152,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     reference_is_ours: bool
     _scoring: ScoringPath | None = None
     _in_training_step = False
+    _eval_losses: list[Tensor]
     loss_weight_scale: float = 1.0
     _rows: dict[str, Any] | None = None
     _run: str | None = None
@@ -184,7 +187,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         self.splits, self.reference_sources = {}, {}
         self.displacement = DisplacementMonitor(args.displacement_alarm)
         self._stores = {"train": MetricStore(), "eval": MetricStore()}
-        self._eval_prefix = "eval"
+        self._eval_prefix, self._eval_losses = "eval", []
         refuse_other_collator(data_collator, args, train_dataset)
         processing_class = preparing_tokenizer(model, processing_class, args)
         revision = dict(cast(Any, args.model_init_kwargs) or {}).get("revision")
@@ -216,7 +219,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         if not args.reads_reference:
             self.precompute_ref_logps = False  # the option kept TRL from loading a reference; there are no scores
         self._select_rows()
-        self.loss_weight_scale = loss_weight_scale(self.train_dataset)
+        self.loss_weight_scale = loss_weight_scale(self.train_dataset, self._examples_of(self.train_dataset))
         if peft_config is not None:
             self._compare_at_start()
         self._log_run()
@@ -246,7 +249,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     def remarks(self) -> list[str]:
         """What deserves a line in the log, since it is seldom meant."""
         loading = self.accelerator.dataloader_config
-        rows = len(cast(Any, self.train_dataset))
+        rows = len(self.examples(cast(Any, self.train_dataset)))
         return run_remarks(self.settings, self.calibration, rows=rows, dataloader_config=loading)
 
     # Data
@@ -265,7 +268,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             return split.dataset
         if self.calibration is None:
             self.calibration = calibrate_rows(
-                split.raw_n,
+                split.raw_n[self._examples_of(split.dataset)],
                 self.settings,
                 weights_given=split.weights_given,
                 fit=fitted_shrink(split.raw_n, split.dataset["prompt_id"], self.settings, self._people),
@@ -282,7 +285,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         places = selected_rows(raw_n, keep=keep, order=order)
         if len(places) < len(raw_n):
             self.calibration = calibrate_rows(
-                raw_n[places],
+                raw_n[places][self._examples_of(rows.select(places))],
                 self.settings,
                 weights_given=self.splits["train"].weights_given,
                 fit=fitted_shrink(raw_n, rows["prompt_id"][:], self.settings, self._people),
@@ -291,20 +294,28 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         logger.info(f"dispersion_filter {keep} and dispersion_order {order}: {len(places)} of {len(raw_n)} rows")
         self.train_dataset = rows.select(places)
 
+    def _examples_of(self, rows: Any) -> Any:
+        return example_places(rows, lists=self.objective.reads_lists)
+
     def tokenize_dataset(self, dataset: Any, tokenizer: Any, name: str) -> Any:
         """Prepare a split that was given to `evaluate`; the constructor's own are ready by now."""
         return dataset if is_prepared(dataset) else self._prepared(dataset, tokenizer, name)
 
     def extra_columns(self) -> tuple[str, ...]:
         """Columns of ours that reach the collator."""
-        from mallowspo.data.collation import EXTRA_COLUMNS
+        from mallowspo.data.collation import EXTRA_COLUMNS, LIST_KEY
 
-        return tuple(EXTRA_COLUMNS)
+        return (*EXTRA_COLUMNS, LIST_KEY)
+
+    def examples(self, rows: Any) -> Any:
+        """Rows, or whole lists where the objective reads them."""
+        return ListRows(rows) if self.objective.reads_lists else rows
 
     def train_sampler(self) -> Any:
         """Keep the pairs of a ranked list together; rows that are pairs already are drawn as TRL draws them."""
         rows = cast(Any, self.train_dataset)
-        if self.args.train_sampling_strategy != "random" or LIST_COLUMN not in rows.column_names:
+        drawn_whole = self.objective.reads_lists or LIST_COLUMN not in rows.column_names
+        if self.args.train_sampling_strategy != "random" or drawn_whole:
             return None
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         sampler = ListSampler(rows[LIST_COLUMN], seed=seed)
@@ -341,7 +352,9 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             found = raw_from_reference(
                 statistics, prompt_ids, self.settings, calibration=self.calibration, people=self._people
             )
-            self.calibration = self.calibration or found.calibrated(self.settings, prompt_ids, self._people)
+            self.calibration = self.calibration or found.calibrated(
+                self.settings, prompt_ids, self._people, self._examples_of(dataset)
+            )
             dataset = dataset.add_column(RAW_COLUMN, found.raw_n).add_column("dispersion_index", found.index_n)
         return dataset
 
@@ -362,7 +375,8 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             The loss, or the loss and the model's outputs.
         """
         pieces = self.scoring.pieces(inputs)
-        pairs = sum(len(piece["input_ids"]) for piece in pieces) // 2
+        lists = self.objective.reads_lists
+        examples = len(inputs["list_b"].unique()) if lists else sum(len(p["input_ids"]) for p in pieces) // 2
         if self.objective.sft_weight:
             # TRL's SFT term is the mean over the batch's chosen tokens, however many pieces the batch is cut into.
             for piece in pieces:
@@ -374,7 +388,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             early = self._in_training_step and len(parts) < len(pieces) - 1
             with self.accelerator.no_sync(model) if early else nullcontext():
                 part = self._score_pairs(model, piece)
-                share = part.loss_b.sum() / pairs
+                share = part.loss_b.sum() / examples
                 if part.policy.aux_loss is not None:
                     share = share + self.router_aux_loss_coef * part.policy.aux_loss
                 if early:
@@ -417,29 +431,44 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         reference_bk = self._reference_logps(inputs)
         weight_b = None if self.calibration is None else batch_weights(self.calibration, inputs, policy.logp_bk)
         reference = (None, None) if reference_bk is None else reference_bk.unbind(1)
-        loss_b = objective_loss(
-            self.objective,
-            *policy.logp_bk.unbind(1),
-            *reference,
-            beta=self._row_column("beta", inputs, self.beta),
-            weight=weight_b,
-            margin=self._row_column("margin", inputs),
-            chosen_lengths=policy.length_bk[:, 0],
-            rejected_lengths=policy.length_bk[:, 1],
-            sft_length=inputs.get("sft_length"),
-        )
+        beta = self._row_column("beta", inputs, self.beta)
+        lists = ListBatch.of(inputs) if self.objective.reads_lists else None
+        if lists is None:
+            loss_b = objective_loss(
+                self.objective,
+                *policy.logp_bk.unbind(1),
+                *reference,
+                beta=beta,
+                weight=weight_b,
+                margin=self._row_column("margin", inputs),
+                chosen_lengths=policy.length_bk[:, 0],
+                rejected_lengths=policy.length_bk[:, 1],
+                sft_length=inputs.get("sft_length"),
+            )
+        else:
+            loss_b = objective_list_loss(
+                self.objective,
+                cast(Tensor, lists.lists(policy.logp_bk)),
+                lists.lists(reference_bk),
+                lists.ranks_bk,
+                beta=beta[lists.first_b] if isinstance(beta, Tensor) else beta,
+                weight=None if weight_b is None else weight_b[lists.first_b],
+                mask=lists.mask_bk,
+                lengths=lists.lists(policy.length_bk.to(policy.logp_bk)),
+            )
         if self.settings.loss_scale != 1.0:
             loss_b = loss_b * self.settings.loss_scale
         loss_weight_b = self._row_column("loss_weight", inputs)
         if loss_weight_b is not None:
+            loss_weight_b = loss_weight_b if lists is None else loss_weight_b[lists.first_b]
             loss_b = loss_b * (self.loss_weight_scale * loss_weight_b.to(loss_b))
         if not bool(torch.isfinite(loss_b).all()):
             step, output_dir = self.state.global_step, self.args.output_dir
             named = cast(Any, self.model).named_parameters()
             broken = [name for name, value in named if not bool(torch.isfinite(value).all())]
-            raise NonFiniteLossError(
-                not_finite(loss_b.detach(), inputs.get("row_index"), broken, step=step, output_dir=output_dir)
-            )
+            rows = inputs.get("row_index")
+            rows = rows if rows is None or lists is None else rows[lists.first_b]
+            raise NonFiniteLossError(not_finite(loss_b.detach(), rows, broken, step=step, output_dir=output_dir))
         return ScoredPairs(policy, reference_bk, weight_b, loss_b)
 
     def _reference_logps(self, inputs: Any) -> Tensor | None:
@@ -473,7 +502,11 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         values = batch_metrics(
             self.objective, self.calibration, inputs, scored, beta=beta, loss_weight_scale=self.loss_weight_scale
         )
+        values["_loss"] = scored.loss_b
         values = gathered(values, self.accelerator, training=mode == "train")
+        losses = values.pop("_loss")
+        if mode == "eval":
+            self._eval_losses.append(losses)
         tokens = int(values.pop("_rows").sum().item()) // self.tensor_parallel_size
         if mode == "train":
             self.total_train_tokens += tokens
@@ -498,7 +531,13 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         """Evaluate one split; its metrics are its own, and what `predict` left unlogged is forgotten."""
         self._eval_prefix = kwargs.get("metric_key_prefix", args[4] if len(args) > 4 else "eval")
         self._stores["eval"] = MetricStore()
-        return super().evaluation_loop(*args, **kwargs)
+        self._eval_losses = []
+        output = super().evaluation_loop(*args, **kwargs)
+        name = f"{self._eval_prefix}_loss"
+        if self.objective.reads_lists and self._eval_losses and name in output.metrics:
+            # transformers takes the mean over a batch's rows, of which a longer list has more.
+            output.metrics[name] = torch.cat(self._eval_losses).mean().item()
+        return output
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -577,7 +616,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         if self._rows is None:
             rows: Any = self.train_dataset
             given = self.calibration is not None and self.calibration.source != "entropy"
-            names = ["prompt_ids", "chosen_ids", "rejected_ids", *LOSS_COLUMNS, *([RAW_COLUMN] if given else [])]
+            names = [*TOKEN_COLUMNS, *LOSS_COLUMNS, RANKS_COLUMN, *([RAW_COLUMN] if given else [])]
             known = [name for name in names if name in rows.column_names]
             self._rows = {"count": len(rows), "fingerprint": rows_fingerprint(rows, known)}
         return TrainingState(

@@ -7,8 +7,7 @@ them again without those that were found unusable.
 from __future__ import annotations
 
 from mallowspo.data.lint.cleaning import Cleaned, write_cleaned
-from mallowspo.data.lint.kinds import KINDS, Kind
-from mallowspo.data.lint.ledger import Example, Finding
+from mallowspo.data.lint.findings import KINDS, Example, Finding, Kind
 from mallowspo.data.lint.run import CheckReport, CheckSettings, check_preferences
 
 __all__ = [
