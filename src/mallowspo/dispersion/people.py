@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import betaincinv, logsumexp
-from scipy.stats import binom, chi2
+from scipy.stats import binom, chi2, rankdata
 
 from mallowspo.dispersion.ranking_intervals import FEW_PEOPLE, MAX_SIMULATED_ITEMS, simulated_interval
 from mallowspo.errors import InputError, not_one_of
@@ -44,6 +44,7 @@ __all__ = [
     "goodness_of_fit",
     "poor_intervals",
     "rankings_index",
+    "shares_ranks",
     "untie",
     "vote_interval_coverage",
     "votes_index",
@@ -435,7 +436,7 @@ def _fit_prompt(
     simulated: set[tuple[int, ...]],
 ) -> _PromptFit:
     missing = bool(np.isnan(ranks).any())
-    shared = bool((np.diff(np.sort(ranks, axis=1), axis=1) == 0).any())
+    shared = shares_ranks(ranks)
     if distance == "spearman":
         return _fit_spearman(ranks, weights, level, prior, shared)
     items, people = ranks.shape[1], float(weights.sum())
@@ -512,33 +513,21 @@ def _fit_spearman(ranks: Floats, weights: Floats, level: float, prior: float, sh
     return _PromptFit(neg_log_phi, low, high, center, mean_distance, people, "half" if shared else "full")
 
 
-def untie(rankings: ArrayLike) -> NDArray[np.int64]:
-    """Turn each ranking with ties into two without: ties broken one way, and exactly the other way round.
+def untie(ranks: Floats) -> NDArray[np.int64]:
+    """Turn each ranking with ties into two without: ties broken one way, and exactly the other way round; (2m, n).
 
     The mean over the two of Kendall's tau to any centre is that over all ways of breaking the ties: a tied pair counts
     half a discordance. The same holds for Spearman's rho, since the two ranks of a tied item lie as far above the
     middle of its group as below, and their squares add up to the group's variance. So a Mallows model fitted to the
     two has the centre and the dispersion of the average over all ways.
     """
-    try:
-        given = np.asarray(rankings, np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError("rankings: expected numbers, one row per person and one column per response") from error
-    if given.ndim != 2 or given.shape[1] == 0:
-        raise InputError(f"rankings: got shape {given.shape}, expected (people, responses)")
-    if np.isnan(given).any():
-        row, column = (int(place[0]) for place in np.nonzero(np.isnan(given)))
-        raise InputError(f"rankings: row {row:,} has no rank for response {column:,}; every response needs one")
-    forward = _strict_ranks(given)
-    backward = _strict_ranks(given[:, ::-1])[:, ::-1]
-    return np.concatenate([forward, backward])
+    forward, backward = (rankdata(some, method="ordinal", axis=1) for some in (ranks, ranks[:, ::-1]))
+    return np.concatenate([forward, backward[:, ::-1]]).astype(np.int64)
 
 
-def _strict_ranks(given: Floats) -> NDArray[np.int64]:
-    order = np.argsort(given, axis=1, kind="stable")
-    ranks = np.empty(given.shape, dtype=np.int64)
-    np.put_along_axis(ranks, order, np.arange(1, given.shape[1] + 1)[None].repeat(len(given), axis=0), axis=1)
-    return ranks
+def shares_ranks(ranks: Floats) -> bool:
+    """Whether any of the rankings, shape (m, n), gives two items one rank."""
+    return bool((np.diff(np.sort(ranks, axis=1), axis=1) == 0).any())
 
 
 def _fit_gaps(

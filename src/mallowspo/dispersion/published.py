@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mallowspo.data import load_preferences
 from mallowspo.data.problems import RowProblem, settle
 from mallowspo.dispersion.judged_rows import Judged, JudgedRow, Text, as_text, distinct
 from mallowspo.errors import InputError, not_one_of
@@ -31,7 +33,7 @@ __all__ = [
     "holds_orders",
     "number_or_none",
     "read_judged",
-    "renamed",
+    "opened",
     "row_numbers",
 ]
 
@@ -177,7 +179,17 @@ def row_numbers(dataset: datasets.Dataset) -> list[int]:
     return list(range(len(dataset)))
 
 
-def renamed(dataset: datasets.Dataset, columns: str, source: str) -> datasets.Dataset:
+def opened(
+    source: str | os.PathLike[str], *, columns: str, split: str, invalid_rows: str = "error"
+) -> datasets.Dataset:
+    """The rows of a file of people's judgements, with its columns under the names that are read."""
+    dataset = load_preferences(source, split=split, invalid_rows=invalid_rows).dataset
+    if len(dataset) == 0:
+        raise InputError(f"{source}: there are no rows")
+    return _renamed(dataset, columns, str(source)) if columns else dataset
+
+
+def _renamed(dataset: datasets.Dataset, columns: str, source: str) -> datasets.Dataset:
     """Rename a file's columns by `name=column` pairs; a column whose name another takes is left out."""
     mapping: dict[str, str] = {}
     for item in filter(None, (part.strip() for part in columns.split(","))):

@@ -24,9 +24,16 @@ from mallowspo.dispersion.analysis import (
 )
 from mallowspo.dispersion.calibration import raw_from_phi
 from mallowspo.dispersion.diagnostics import flip_probability
-from mallowspo.dispersion.people import LIKELIHOODS, RankingsIndex, fit_sample_size, goodness_of_fit, rankings_index
+from mallowspo.dispersion.people import (
+    LIKELIHOODS,
+    RankingsIndex,
+    fit_sample_size,
+    goodness_of_fit,
+    rankings_index,
+    shares_ranks,
+)
 from mallowspo.dispersion.ranking_intervals import FEW_PEOPLE
-from mallowspo.dispersion.rankings_file import RankingRows, shares_ranks
+from mallowspo.dispersion.rankings_file import RankingRows
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.maths import MAX_NEG_LOG_PHI, MallowsModel, kendall_tau
 from mallowspo.maths.spearman import SPEARMAN_LIMIT
