@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import torch
+from torch.nn.attention import flex_attention
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mallowspo.data.collation import PreferenceCollator
@@ -70,6 +71,12 @@ def plain_head(leaves: Any, target: torch.Tensor, transform: LogitTransform) -> 
     log_p = z.log_softmax(-1)
     log_prob = log_p.gather(-1, target[:, None]).squeeze(-1)
     return log_prob, -(log_p.exp() * log_p).sum(-1), z.mean(-1), z.argmax(-1) == target
+
+
+def flex_by_hand(patch: Any) -> None:
+    """FlexAttention's operator uncompiled: once torch's check is lifted it has a backward pass on a CPU."""
+    patch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    patch.setattr(flex_attention, "_validate_device", lambda query, key, value: None)
 
 
 def rows(lengths: list[tuple[int, ...]], seed: int = 0) -> list[dict[str, list[int]]]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packing import SHAPES, collate, plain_model, rows, tiny_model
+from packing import SHAPES, collate, flex_by_hand, plain_model, rows, tiny_model
 from torch.nn.attention import flex_attention as torch_file
 
 from mallowspo.errors import InputError
@@ -20,6 +20,11 @@ from mallowspo.scoring.packed import add_packed_head, score_packed
 from mallowspo.scoring.packed_attention import dense_masks, packed_support, plain_attention
 from mallowspo.scoring.packed_layout import PromptGroup, pack
 from mallowspo.scoring.reference_key import model_fields
+
+
+@pytest.fixture
+def by_hand(monkeypatch):
+    flex_by_hand(monkeypatch)
 
 
 def seen_by(mask, tokens):
@@ -81,7 +86,7 @@ def test_each_kind_of_layer_has_its_window():
     assert full.mask_mod.__code__ is sliding.mask_mod.__code__
 
 
-def test_equals_the_split_path_in_double_precision(flex_by_hand):
+def test_equals_the_split_path_in_double_precision(by_hand):
     batch = collate(rows([(40, 30, 20, 25), (90, 3, 8, 1)]))
     found = []
     for attention in ("sdpa", "flex_attention"):
@@ -93,7 +98,7 @@ def test_equals_the_split_path_in_double_precision(flex_by_hand):
     torch.testing.assert_close(found[1].entropy_sum_bk, found[0].entropy_sum_bk, rtol=1e-12, atol=1e-12)
 
 
-def test_bfloat16_under_autocast(flex_by_hand):
+def test_bfloat16_under_autocast(by_hand):
     """Rotary positions leave float32 beside bfloat16; the kernel is given one type."""
     batch = collate(rows([(20, 30, 25), (10, 12, 40)]))
     found = []

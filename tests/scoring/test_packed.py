@@ -13,6 +13,7 @@ from packing import (
     assert_as_good_as,
     check,
     collate,
+    flex_by_hand,
     gradients_of,
     naive,
     packing_model,
@@ -38,6 +39,7 @@ WITH_FLEX = [name for name in VERIFIED_ARCHITECTURES if name != "gpt2"]  # trans
 def joined_again():
     """Keys are joined again in the backward pass, as with prompts and models of real size."""
     with pytest.MonkeyPatch.context() as patch:
+        flex_by_hand(patch)
         patch.setattr(packed_attention, "_WORTH_JOINING_AGAIN", 0)
         yield
 
@@ -46,7 +48,7 @@ def joined_again():
     ("model_type", "attention"),
     [*((name, None) for name in VERIFIED_ARCHITECTURES), *((name, "flex_attention") for name in WITH_FLEX)],
 )
-def test_every_verified_architecture(flex_by_hand, model_type, attention):
+def test_every_verified_architecture(model_type, attention):
     model = tiny_model(model_type, attn_implementation=attention)
     path = "dense_mask" if (model_type, attention) == ("gemma2", None) else "packed"
     check(model, collate(rows(SHAPES)), path=path, plain=plain_model(model_type) if attention else None)
@@ -60,7 +62,7 @@ def test_dense_masks_under_eager_attention(model_type):
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("shape", REAL, ids="abc")
-def test_lengths_of_real_work(flex_by_hand, shape, attention):
+def test_lengths_of_real_work(shape, attention):
     check(packing_model("llama", attention), collate(rows([shape, shape])), path="packed", plain=plain_model("llama"))
 
 
@@ -114,7 +116,7 @@ def test_equals_the_padded_layout():
     ("model_type", "attention"),
     [*((name, "sdpa") for name in ("llama", "gpt2", "gemma2", "gemma3_text")), ("gemma2", "flex_attention")],
 )
-def test_a_change_in_one_response_changes_no_number_of_its_sibling(flex_by_hand, model_type, attention):
+def test_a_change_in_one_response_changes_no_number_of_its_sibling(model_type, attention):
     model = packing_model(model_type, attention)
     add_packed_head(model)
     data = rows([(5, 6, 4), (3, 4, 4)])

@@ -145,7 +145,7 @@ class Calibration:
             >>> c.weight([0.5, 9.0]).tolist()
             [1.0, 3.0]
         """
-        return scaled_and_clipped(np.asarray(raw_n, np.float64), self.scale, self.clip)
+        return np.asarray(scaled_and_clipped(np.asarray(raw_n, np.float64), self.scale, self.clip), np.float64)
 
     def is_clipped(self, raw_n: ArrayLike) -> NDArray[np.bool_]:
         """Which rows the clip changes; arguments as in `weight`."""

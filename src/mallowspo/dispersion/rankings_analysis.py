@@ -107,13 +107,11 @@ def analyse_rankings(
 
 def _given(rows: RankingRows) -> RankingRows:
     """Leave out rankings that nobody gave."""
-    if rows.counts is None or all((counts > 0).all() for counts in rows.counts):
-        return rows
-    kept = [counts > 0 for counts in rows.counts]
+    kept = [counts > 0 for counts in rows.people]
     return replace(
         rows,
         ranks=[ranks[some] for ranks, some in zip(rows.ranks, kept, strict=True)],
-        counts=[counts[some] for counts, some in zip(rows.counts, kept, strict=True)],
+        counts=[counts[some] for counts, some in zip(rows.people, kept, strict=True)],
     )
 
 
@@ -124,8 +122,8 @@ def _strict(ranks: NDArray[np.float64]) -> bool:
 
 def _fit_test_fits(rows: RankingRows, place: int) -> bool:
     """Whether the test of fit can draw these people: whole ones, each with a whole ranking."""
-    counts = _weights_of(rows, place)
-    return _strict(rows.ranks[place]) and (counts is None or bool((counts == np.round(counts)).all()))
+    counts = rows.people[place]
+    return _strict(rows.ranks[place]) and bool((counts == np.round(counts)).all())
 
 
 # Below this the centre is a guess, and the profile-likelihood interval takes the scatter around it for agreement. At
@@ -172,21 +170,15 @@ def _notes(rows: RankingRows, index: RankingsIndex, settings: DispersionSettings
     return notes
 
 
-def _weights_of(rows: RankingRows, place: int) -> NDArray[np.float64] | None:
-    return None if rows.counts is None else rows.counts[place]
-
-
 def _people(number: float) -> int | float:
     """The number of people; weighted ballots may add up to no whole one."""
     return int(number) if number == round(number) else float(number)
 
 
-def _mean_rank(ranks: NDArray[np.float64], weights: NDArray[np.float64] | None) -> float:
+def _mean_rank(ranks: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
     """Mean rank among those to whom the item was shown; NaN where that is nobody."""
     seen = np.isfinite(ranks)
-    return (
-        float(np.average(ranks[seen], weights=None if weights is None else weights[seen])) if seen.any() else math.nan
-    )
+    return float(np.average(ranks[seen], weights=weights[seen])) if seen.any() else math.nan
 
 
 def _shown_ranking(rows: RankingRows, index: RankingsIndex, columns: dict[str, Any], place: int) -> dict[str, Any]:
@@ -198,7 +190,7 @@ def _shown_ranking(rows: RankingRows, index: RankingsIndex, columns: dict[str, A
         "prompt": rows.prompts[place],
         "people": _people(index.rankings_n[place]),
         "responses": [rows.items[place][item] for item in order],
-        "mean_ranks": [_mean_rank(rows.ranks[place][:, item], _weights_of(rows, place)) for item in order],
+        "mean_ranks": [_mean_rank(rows.ranks[place][:, item], rows.people[place]) for item in order],
     }
 
 
@@ -234,7 +226,7 @@ def _detail(
                 level=settings.level,
                 prior=settings.ranking_prior,
                 ties=rows.ties,
-                counts=None if rows.counts is None else [rows.counts[place]],
+                counts=[rows.people[place]],
             )
             facts[other] = _fit_facts(second, 0)
         if settings.fit_draws and _fit_test_fits(rows, place):
@@ -243,7 +235,7 @@ def _detail(
                 settings.distance,
                 rng=rng,
                 draws=settings.fit_draws,
-                counts=None if rows.counts is None else rows.counts[place],
+                counts=rows.people[place],
             )
             facts["fit_people"] = fit_sample_size(float(index.rankings_n[place]), ranks.shape[1])
         if truth is not None and len(truth) == ranks.shape[1]:
@@ -252,12 +244,8 @@ def _detail(
                 "largest_distance": len(truth) * (len(truth) - 1) // 2,
             }
             if _strict(ranks):
-                facts["truth"]["mean_distance"] = float(
-                    np.average(
-                        kendall_tau(ranks.astype(np.int64), truth),
-                        weights=_weights_of(rows, place),
-                    )
-                )
+                distances = kendall_tau(ranks.astype(np.int64), truth)
+                facts["truth"]["mean_distance"] = float(np.average(distances, weights=rows.people[place]))
         found.append(facts)
     report("Fitting the rankings", len(rows.ranks), len(rows.ranks))
     return found

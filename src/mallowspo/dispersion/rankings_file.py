@@ -59,6 +59,11 @@ class RankingRows:
     notes: tuple[str, ...] = ()  # what the reader took the file to mean, and warnings, as sentences
 
     @property
+    def people(self) -> list[Floats]:
+        """How many people gave each ranking of a prompt, shape (m,)."""
+        return [np.ones(len(ranks)) for ranks in self.ranks] if self.counts is None else self.counts
+
+    @property
     def tied(self) -> bool:
         """Whether any response shares a rank with another."""
         return any(shares_ranks(ranks) for ranks in self.ranks)
@@ -78,8 +83,8 @@ def load_rankings(
         raise InputError(f"{source}: no column {column!r}, it has {', '.join(dataset.column_names)}")
     else:
         found = _table(dataset, str(source), name)
-    for place, ranks in enumerate(found.ranks):
-        people = len(ranks) if found.counts is None else float(found.counts[place].sum())
+    for place, counts in enumerate(found.people):
+        people = float(counts.sum())
         if people < 2:
             which = f"prompt {place + 1:,}" if len(found.ranks) > 1 else "it"
             raise InputError(
