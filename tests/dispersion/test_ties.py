@@ -7,7 +7,6 @@ import pytest
 
 from mallowspo.dispersion import rankings_index, votes_index
 from mallowspo.dispersion.people import untie
-from mallowspo.errors import InputError
 from mallowspo.maths import as_rankings, kendall_tau, neg_log_phi_from_mean_distance, spearman_rho
 
 
@@ -53,16 +52,3 @@ def test_two_items_and_ties_agree_with_votes_whose_ties_count_half():
     index = rankings_index([[[1, 2]] * 3 + [[2, 1]] + [[1, 1]] * 2], ties="half", prior=1.0)
     assert index.phi_n[0] == pytest.approx(votes_index([[3, 1, 2]], prior=0.5).phi_n[0])
     assert rankings_index([[[1, 1], [1, 1]]], ties="half").phi_n[0] == pytest.approx(1.0)
-
-
-def test_mistakes_are_named():
-    for given, ties, match in (
-        ([[1, 1, 3], [1, np.nan, 2]], "half", "row 1 has no rank for response 1"),
-        ([1, 2], "half", "shape"),
-        ([["a", "b"]], "half", "expected numbers"),
-        ([[1, 1, 2]], "half", "got 1 ranking"),
-        ([[1, 2], [1, 2]], "random", "ties"),
-        ([[1, 1], [1, 2]], "error", "without ties"),
-    ):
-        with pytest.raises(InputError, match=match):
-            rankings_index([given], ties=ties)

@@ -39,18 +39,12 @@ Answer = TypeVar("Answer")
 
 
 def mean_entropy(statistics: ReferenceStatistics) -> Floats:
-    """Mean next-token entropy per token, as the paper's authors released it; see `entropy_index`.
-
-    Source: Chen et al. 2025 (arXiv 2405.14953), released code.
-    """
+    """Mean next-token entropy per token, as the authors released it (Chen et al. 2025); see `entropy_index`."""
     return entropy_index(statistics.entropy_sum_nk, statistics.length_nk, vocab_size=statistics.vocab_size)
 
 
 def answer_entropy(statistics: ReferenceStatistics) -> Floats:
-    """Entropies summed over each answer, as the paper's formula has it.
-
-    Source: Chen et al. 2025 (arXiv 2405.14953), section on the dispersion estimate.
-    """
+    """Entropies summed over each answer, as the paper's formula has it (Chen et al. 2025, arXiv 2405.14953)."""
     return _mean_over_responses(statistics.entropy_sum_nk, statistics, "entropy_sum_nk")
 
 
