@@ -307,18 +307,18 @@ def rankings_index(
             fits.append(_fit_prompt(ranks, weights, distance, level, prior, ties, simulated))
         except InputError as error:
             raise InputError(f"prompt {prompt:,}: {error}") from error
-    neg_log_phi = np.array([fit.neg_log_phi for fit in fits])
+    neg_log_phi = np.array([fit.likelihood.best for fit in fits])
     return RankingsIndex(
         phi_n=np.exp(-neg_log_phi),
         neg_log_phi_n=neg_log_phi,
         phi_low_n=np.exp(-np.array([fit.high for fit in fits])),
         phi_high_n=np.exp(-np.array([fit.low for fit in fits])),
-        centers=tuple(fit.center for fit in fits),
-        mean_distance_n=np.array([fit.mean_distance for fit in fits]),
+        centers=tuple(fit.likelihood.center for fit in fits),
+        mean_distance_n=np.array([fit.likelihood.mean_distance for fit in fits]),
         rankings_n=np.array([fit.people for fit in fits]),
         distance=distance,
         level=level,
-        likelihoods=tuple(fit.likelihood for fit in fits),
+        likelihoods=tuple(fit.likelihood.kind for fit in fits),
         intervals=tuple(fit.interval for fit in fits),
         center_exact_n=np.array([fit.center_exact for fit in fits]),
     )
@@ -382,18 +382,28 @@ def _quick_fit(ranks: NDArray[np.int64], distance: str) -> MallowsModel:
 
 
 @dataclass(frozen=True)
+class _Likelihood:
+    """What the rankings of one prompt say of -log φ around their centre."""
+
+    kind: str  # a key of `LIKELIHOODS`
+    center: NDArray[np.int64]
+    mean_distance: float
+    cost: Callable[[float], float]  # twice the negative log-likelihood at -log φ
+    best: float  # -log φ where that is least
+    inflation: float = 1.0  # how much wider it must be read
+    scattered: bool = False  # whether a simulation of these people would scatter
+
+
+@dataclass(frozen=True)
 class _PromptFit:
     """One prompt's fit; low and high bound -log φ."""
 
-    neg_log_phi: float
+    likelihood: _Likelihood
     low: float
     high: float
-    center: NDArray[np.int64]
-    mean_distance: float
     people: float
-    likelihood: str
-    interval: str = "profile"
-    center_exact: bool = True
+    interval: str
+    center_exact: bool
 
 
 def _checked_rankings(given: ArrayLike, ties: str, counts: ArrayLike | None) -> tuple[Floats, Floats]:
@@ -435,16 +445,32 @@ def _fit_prompt(
     ties: str,
     simulated: set[tuple[int, ...]],
 ) -> _PromptFit:
-    missing = bool(np.isnan(ranks).any())
-    shared = shares_ranks(ranks)
-    if distance == "spearman":
-        return _fit_spearman(ranks, weights, level, prior, shared)
     items, people = ranks.shape[1], float(weights.sum())
+    if distance == "spearman":
+        found = _spearman(ranks, weights, prior)
+    elif np.isnan(ranks).any():
+        found = _kendall_of_parts(ranks, weights, prior)
+    else:
+        found = _kendall(ranks, weights, prior, ties)
+    low, high = _profile(found.cost, found.best, float(chi2.ppf(level, 1)) * found.inflation)
+    fit = _PromptFit(found, low, high, people, "profile", distance == "spearman" or items <= KEMENY_LIMIT)
+    few = people <= FEW_PEOPLE and items <= MAX_SIMULATED_ITEMS and (weights == np.round(weights)).all()
+    if not few or prior > 0 or not found.scattered:
+        return fit
+    rows = np.repeat(ranks, weights.astype(np.int64), axis=0)
+    kind = (len(rows), items, hash(tuple(sorted(map(tuple, bucket_sizes(rows))))))
+    if kind not in simulated and len(simulated) >= _MAX_SIMULATIONS:
+        return fit
+    simulated.add(kind)
+    low, high = simulated_interval(rows, level)
+    return replace(fit, low=min(low, found.best), high=max(high, found.best), interval="simulated")
+
+
+def _kendall(ranks: Floats, weights: Floats, prior: float, ties: str) -> _Likelihood:
+    """Of rankings of all items, some of which may share a rank."""
+    items, people, shared = ranks.shape[1], float(weights.sum()), shares_ranks(ranks)
     center = center_of_preferences(preference_counts(ranks, weights))
-    exact = items <= KEMENY_LIMIT
     against = float(weights @ discordant_pairs(ranks, center))
-    if missing:
-        return _fit_gaps(ranks, weights, level, prior, center, against, exact)
     sizes = bucket_sizes(ranks)
     groups = np.zeros(items + 1)
     if shared and ties == "half":
@@ -461,42 +487,32 @@ def _fit_prompt(
         return size * expected_distance(items, value) - float(inside)
 
     def cost(value: float) -> float:
-        """Twice the negative log-likelihood at -log φ = value."""
         inside = sum(groups[s] * log_normalizer(int(s), value) for s in which)
         return float(2 * (value * target + size * log_normalizer(items, value) - float(inside)))
 
-    if shared:
-        if target >= expected(0.0) * (1 - 1e-12):
-            neg_log_phi = 0.0
-        elif target <= expected(MAX_NEG_LOG_PHI):
-            neg_log_phi = MAX_NEG_LOG_PHI
-        else:
-            neg_log_phi = float(brentq(lambda value: expected(value) - target, 0.0, MAX_NEG_LOG_PHI, xtol=1e-13))
+    if not shared:
+        best = neg_log_phi_from_mean_distance(target / size, items)
+    elif target >= expected(0.0) * (1 - 1e-12):
+        best = 0.0
+    elif target <= expected(MAX_NEG_LOG_PHI):
+        best = MAX_NEG_LOG_PHI
     else:
-        neg_log_phi = neg_log_phi_from_mean_distance(target / size, items)
-    likelihood = "full" if not shared else "half" if ties == "half" else "groups"
-    low, high = _profile(cost, neg_log_phi, float(chi2.ppf(level, 1)))
-    fit = _PromptFit(neg_log_phi, low, high, center, against / people, people, likelihood, center_exact=exact)
-    few = people <= FEW_PEOPLE and items <= MAX_SIMULATED_ITEMS and (weights == np.round(weights)).all()
-    if not few or prior > 0 or likelihood == "half" or expected(0.0) == 0:
-        return fit
-    rows = np.repeat(ranks, weights.astype(np.int64), axis=0)
-    kind = (len(rows), items, hash(tuple(sorted(map(tuple, np.repeat(sizes, weights.astype(np.int64), axis=0))))))
-    if kind not in simulated and len(simulated) >= _MAX_SIMULATIONS:
-        return fit
-    simulated.add(kind)
-    low, high = simulated_interval(rows, level)
-    return replace(fit, low=min(low, neg_log_phi), high=max(high, neg_log_phi), interval="simulated")
+        best = float(brentq(lambda value: expected(value) - target, 0.0, MAX_NEG_LOG_PHI, xtol=1e-13))
+    kind = "full" if not shared else "half" if ties == "half" else "groups"
+    scattered = kind != "half" and expected(0.0) != 0
+    return _Likelihood(kind, center, against / people, cost, best, scattered=scattered)
 
 
-def _fit_spearman(ranks: Floats, weights: Floats, level: float, prior: float, shared: bool) -> _PromptFit:
+def _spearman(ranks: Floats, weights: Floats, prior: float) -> _Likelihood:
+    """Of rankings of all items; shared ranks count by halves."""
     if np.isnan(ranks).any():
         row = int(np.argmax(np.isnan(ranks).any(axis=1)))
         raise InputError(
             f"distance: spearman needs every response ranked by everybody, and row {row:,} leaves one out; kendall "
             "takes what was ranked"
         )
-    strict, people = untie(ranks) if shared else untie(ranks)[: len(ranks)], float(weights.sum())
+    shared, people = shares_ranks(ranks), float(weights.sum())
+    strict = untie(ranks) if shared else untie(ranks)[: len(ranks)]
     share = np.concatenate([weights, weights]) / 2 if shared else weights
     items = strict.shape[1]
     center = np.empty(items, dtype=np.int64)
@@ -504,13 +520,12 @@ def _fit_spearman(ranks: Floats, weights: Floats, level: float, prior: float, sh
     mean_distance = float(share @ spearman_rho(strict, center) / people)
     size = people + prior
     target = (people * mean_distance + prior * items * (items**2 - 1) / 6) / size
-    neg_log_phi = neg_log_phi_from_mean_distance(target, items, "spearman")
 
     def cost(value: float) -> float:
         return float(2 * size * (value * target + MallowsModel(center, math.exp(-value), "spearman").log_normalizer()))
 
-    low, high = _profile(cost, neg_log_phi, float(chi2.ppf(level, 1)))
-    return _PromptFit(neg_log_phi, low, high, center, mean_distance, people, "half" if shared else "full")
+    best = neg_log_phi_from_mean_distance(target, items, "spearman")
+    return _Likelihood("half" if shared else "full", center, mean_distance, cost, best)
 
 
 def untie(ranks: Floats) -> NDArray[np.int64]:
@@ -530,17 +545,11 @@ def shares_ranks(ranks: Floats) -> bool:
     return bool((np.diff(np.sort(ranks, axis=1), axis=1) == 0).any())
 
 
-def _fit_gaps(
-    ranks: Floats,
-    weights: Floats,
-    level: float,
-    prior: float,
-    center: NDArray[np.int64],
-    against: float,
-    exact: bool,
-) -> _PromptFit:
-    """Fit rankings of some of the items: exactly where the items are few, otherwise by their pairs."""
+def _kendall_of_parts(ranks: Floats, weights: Floats, prior: float) -> _Likelihood:
+    """Of rankings of some of the items: exact where the items are few, otherwise that of their pairs."""
     items, people = ranks.shape[1], float(weights.sum())
+    center = center_of_preferences(preference_counts(ranks, weights))
+    mean_distance = float(weights @ discordant_pairs(ranks, center)) / people
     different, where = np.unique(np.nan_to_num(ranks), axis=0, return_inverse=True)
     different[different == 0] = np.nan
     weight = np.asarray(np.bincount(where.ravel(), weights, len(different)), np.float64)
@@ -561,20 +570,17 @@ def _fit_gaps(
         pseudo = prior * (value * items * (items - 1) / 4 + log_normalizer(items, value))
         return float(2 * (pseudo - float(weight @ each(value))))
 
-    likelihood = "gaps" if few else "pairs"
+    kind = "gaps" if few else "pairs"
     grid = np.concatenate([[0.0], np.geomspace(1e-3, MAX_NEG_LOG_PHI, 60)])
     costs = np.array([cost(value) for value in grid])
-    if np.ptp(costs) < 1e-9:
-        return _PromptFit(0.0, 0.0, MAX_NEG_LOG_PHI, center, against / people, people, likelihood, center_exact=exact)
-    best = int(np.argmin(costs))
-    ends = (float(grid[max(0, best - 1)]), float(grid[min(len(grid) - 1, best + 1)]))
+    if np.ptp(costs) < 1e-9:  # nothing was put in an order
+        return _Likelihood(kind, center, mean_distance, cost, 0.0)
+    least = int(np.argmin(costs))
+    ends = (float(grid[max(0, least - 1)]), float(grid[min(len(grid) - 1, least + 1)]))
     inner = float(minimize_scalar(cost, bounds=ends, method="bounded", options={"xatol": 1e-9}).x)
-    neg_log_phi = min((inner, float(grid[best])), key=cost)
-    limit = float(chi2.ppf(level, 1))
-    if not few:
-        limit *= _pair_inflation(each, weight, neg_log_phi)
-    low, high = _profile(cost, neg_log_phi, limit)
-    return _PromptFit(neg_log_phi, low, high, center, against / people, people, likelihood, center_exact=exact)
+    best = min((inner, float(grid[least])), key=cost)
+    inflation = 1.0 if few else _pair_inflation(each, weight, best)
+    return _Likelihood(kind, center, mean_distance, cost, best, inflation)
 
 
 def _pairs_by_gap(ranks: Floats, center: NDArray[np.int64]) -> tuple[Floats, Floats]:

@@ -651,11 +651,11 @@ def _find_annotators(names: Sequence[str], sample: Sequence[Row]) -> dict[str, A
 def _tell_annotators(row: Row, parts: dict[str, Any]) -> _Told:
     given = [row[name] for name in parts["raters"]]
     try:
-        votes = [(None, vote, 1.0) for value in given if (vote := _verdict(value)) is not None]
+        verdicts = [verdict for value in given if (verdict := _verdict(value)) is not None]
     except ValueError as error:
         raise ValueError(f"the verdicts are {given}: {error}") from error
     responses = [_words(row[column]) for column in parts["pair"]] or [None, None]
-    return _Told(_prompt(row, parts["prompt"]), responses, votes)
+    return _Told(_prompt(row, parts["prompt"]), responses, [(None, verdict, 1.0) for verdict in verdicts])
 
 
 def _find_penalties(names: Sequence[str], sample: Sequence[Row]) -> dict[str, Any] | None:
