@@ -59,14 +59,7 @@ def analyse_rankings(
     """Mallows models of people's rankings, a row a prompt; rankings that nobody gave are left out."""
     report = progress or (lambda stage, done, total: None)
     rows = _given(rows)
-    index = rankings_index(
-        rows.ranks,
-        settings.distance,
-        level=settings.level,
-        prior=settings.ranking_prior,
-        ties=rows.ties,
-        counts=rows.counts,
-    )
+    index = _fitted(rows, settings, settings.distance)
     raw_p = raw_from_phi(index.phi_n)
     calibration = calibrated_people(raw_p, "rankings", settings)
     weight_p = calibration.weight(raw_p)
@@ -103,6 +96,17 @@ def analyse_rankings(
         **both_ends(order, order[::-1], lambda place, agreed: _shown_ranking(rows, index, columns, place)),
     }
     return Analysis(columns, summary)
+
+
+def _fitted(rows: RankingRows, settings: DispersionSettings, distance: str) -> RankingsIndex:
+    return rankings_index(
+        rows.ranks,
+        distance,
+        level=settings.level,
+        prior=settings.ranking_prior,
+        ties=rows.ties,
+        counts=rows.counts,
+    )
 
 
 def _given(rows: RankingRows) -> RankingRows:
@@ -220,23 +224,11 @@ def _detail(
             "fit_p": None,
         }
         if both:
-            second = rankings_index(
-                [ranks],
-                other,
-                level=settings.level,
-                prior=settings.ranking_prior,
-                ties=rows.ties,
-                counts=[rows.people[place]],
-            )
-            facts[other] = _fit_facts(second, 0)
+            alone = replace(rows, ranks=[ranks], counts=[rows.people[place]])
+            facts[other] = _fit_facts(_fitted(alone, settings, other), 0)
         if settings.fit_draws and _fit_test_fits(rows, place):
-            facts["fit_p"] = goodness_of_fit(
-                ranks,
-                settings.distance,
-                rng=rng,
-                draws=settings.fit_draws,
-                counts=rows.people[place],
-            )
+            draws, counts = settings.fit_draws, rows.people[place]
+            facts["fit_p"] = goodness_of_fit(ranks, settings.distance, rng=rng, draws=draws, counts=counts)
             facts["fit_people"] = fit_sample_size(float(index.rankings_n[place]), ranks.shape[1])
         if truth is not None and len(truth) == ranks.shape[1]:
             facts["truth"] = {
@@ -299,9 +291,7 @@ def _equal_phi(rows: RankingRows, index: RankingsIndex, settings: DispersionSett
 
 def opinion_of_rankings(rows: RankingRows, *, settings: DispersionSettings) -> PromptOpinion:
     """What rankings say of each prompt; none diverges, as rankings of several responses nearly always clash."""
-    index = rankings_index(
-        rows.ranks, settings.distance, prior=settings.ranking_prior, ties=rows.ties, counts=rows.counts
-    )
+    index = _fitted(rows, settings, settings.distance)
     # A prompt may have several sets of responses, and rows that are pairs of one set repeat its rankings.
     names, prompt = np.unique(rows.prompt_ids, return_inverse=True)
 
