@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -255,13 +255,7 @@ def calibrate(
     low, high = check_clip(clip)
     given = check_scale(scale)
     phi_star = given if isinstance(given, float) else _fit_scale(raw, low, high)
-    weight = scaled_and_clipped(raw, phi_star, (low, high))
-    if not weight.any():
-        raise InputError(
-            "dispersion: every training row has weight 0, so nothing would be learnt; look at the weight column, at "
-            "dispersion_scale and at dispersion_clip"
-        )
-    return Calibration(
+    fitted = Calibration(
         source=source,
         scale=phi_star,
         automatic=given == "auto",
@@ -272,7 +266,16 @@ def calibrate(
         index_map=index_map,
         rows=int(raw.size),
         floored=floored,
-        clipped=int(((phi_star * raw < low) | (phi_star * raw > high)).sum()),
+    )
+    weight = fitted.weight(raw)
+    if not weight.any():
+        raise InputError(
+            "dispersion: every training row has weight 0, so nothing would be learnt; look at the weight column, at "
+            "dispersion_scale and at dispersion_clip"
+        )
+    return replace(
+        fitted,
+        clipped=int(fitted.is_clipped(raw).sum()),
         weight_mean=float(weight.mean()),
         weight_std=float(weight.std()),
         weight_quantiles=tuple(float(q) for q in np.quantile(weight, [0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95])),
