@@ -339,13 +339,9 @@ def goodness_of_fit(
 ) -> float:
     """Test whether a Mallows model describes the rankings of one prompt: a parametric-bootstrap p-value.
 
-    The statistic is the maximum mean discrepancy between the rankings and a sample from the fitted model, under the
-    Mallows kernel exp(-d/E₁[d]) (d: Kendall's tau, E₁: uniform rankings), which tells any two distributions over
-    rankings apart. It is compared with samples of the same size from the fitted model, each fitted anew. A small value
-    says that one φ does not describe these people, for instance two camps. Of more people than `fit_sample_size` says,
-    so many are drawn, and the test is theirs.
-
-    Source: Gretton et al., JMLR 2012 (discrepancy); Mania et al., Electronic Journal of Statistics 2018 (kernel).
+    The statistic is the maximum mean discrepancy (Gretton et al. 2012) between the rankings and a sample from the
+    fitted model, under the Mallows kernel exp(-d/E₁[d]) (Mania et al. 2018), which tells any two distributions over
+    rankings apart. It is compared with samples of the same size from the fitted model, each fitted anew.
     """
     if draws < 1:
         raise InputError(f"draws: got {draws!r}, expected a positive number of bootstrap samples")

@@ -31,10 +31,7 @@ def check_index_options(
     maps: Sequence[str] = MAPS,
     prefix: str = "dispersion_",
 ) -> None:
-    """Refuse options of the index and its weight that cannot work; `prefix` stands before `alternatives` and `spread`.
-
-    `maps` are those that can be had. What a map alone reads is refused beside another one.
-    """
+    """Refuse options of the index that cannot work; `prefix` stands before `alternatives` and `spread`."""
     if estimator not in ESTIMATORS:
         raise not_one_of("dispersion_estimator", estimator, ESTIMATORS)
     if map not in maps:

@@ -73,11 +73,9 @@ def load_votes(
     split: str = "train",
     invalid_rows: str = "error",
 ) -> VoteRows:
-    r"""Read votes from a file in one of `VOTE_FORMS`.
+    """Read votes from a file in one of `VOTE_FORMS`; a vote that is missing is a row on which nobody voted.
 
-    Rows of the first two forms may carry `prompt`, `chosen` and `rejected` in any layout of preference data; then
-    their prompts have the names that `mallowspo reference` gives them, and the two can be compared. A vote that is
-    missing (null) is a row on which nobody voted.
+    Prompts beside counted votes have the names that `mallowspo reference` gives them, so that the two can be compared.
     """
     dataset = opened(source, columns=columns, split=split, invalid_rows=invalid_rows)
     counted = _counted(dataset, column)
