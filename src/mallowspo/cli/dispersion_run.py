@@ -237,13 +237,7 @@ def _joined(parts: list[RankingRows]) -> RankingRows:
         prompts=[text for part in parts for text in part.prompts],
         items=[items for part in parts for items in part.items],
         form="; ".join(dict.fromkeys(part.form for part in parts)),
-        counts=None
-        if all(part.counts is None for part in parts)
-        else [
-            np.ones(len(ranks)) if part.counts is None else part.counts[place]
-            for part in parts
-            for place, ranks in enumerate(part.ranks)
-        ],
+        counts=[counts for part in parts for counts in part.people],
         ties=ties.pop() if ties else "unordered",
         notes=tuple(note for part in parts for note in part.notes),
     )

@@ -79,8 +79,8 @@ class PromptOpinion:
 
 def drawing(settings: DispersionSettings, rng: np.random.Generator, rows: int = 0) -> dict[str, Any]:
     """How the bootstrap draws: seldom from many rows, whose intervals are narrow anyway, as it would take minutes."""
-    few = settings.resamples if rows <= 20_000 else min(settings.resamples, 200)
-    return {"rng": rng, "resamples": few, "level": settings.level}
+    draws = settings.resamples if rows <= 20_000 else min(settings.resamples, 200)
+    return {"rng": rng, "resamples": draws, "level": settings.level}
 
 
 def mean_rate(values: Floats, groups: Sequence[object], **drawing: Any) -> dict[str, Any]:

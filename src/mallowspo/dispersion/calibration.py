@@ -12,7 +12,7 @@ resumed runs reuse them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -289,15 +289,8 @@ def calibrate(
     raw_mean = float(raw.mean())
     if shrink is not None and raw_mean <= 0:
         raise _no_agreement()
-    spread = _spread(raw, shrink, power, raw_mean)
-    phi_star = given if isinstance(given, float) else _fit_scale(spread, low, high)
-    weight = (phi_star * spread).clip(low, high)
-    if not weight.any():
-        raise InputError(
-            "dispersion: every training row has weight 0, so nothing would be learnt; look at the weight column, at "
-            "dispersion_scale and at dispersion_clip"
-        )
-    return Calibration(
+    phi_star = given if isinstance(given, float) else _fit_scale(_spread(raw, shrink, power, raw_mean), low, high)
+    fitted = Calibration(
         source=source,
         scale=phi_star,
         automatic=given == "auto",
@@ -311,7 +304,16 @@ def calibrate(
         index_map=index_map,
         rows=int(raw.size),
         floored=floored,
-        clipped=int(((phi_star * spread < low) | (phi_star * spread > high)).sum()),
+    )
+    weight = fitted.weight(raw)
+    if not weight.any():
+        raise InputError(
+            "dispersion: every training row has weight 0, so nothing would be learnt; look at the weight column, at "
+            "dispersion_scale and at dispersion_clip"
+        )
+    return replace(
+        fitted,
+        clipped=int(fitted.is_clipped(raw).sum()),
         weight_mean=float(weight.mean()),
         weight_std=float(weight.std()),
         weight_quantiles=tuple(float(q) for q in np.quantile(weight, [0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95])),

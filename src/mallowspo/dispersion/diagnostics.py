@@ -80,12 +80,10 @@ class PooledInterval:
 
 
 def pooled_interval(values_n: ArrayLike, group_n: ArrayLike, *, level: float = 0.95) -> PooledInterval:
-    """Interval of each group's mean, from the spread within groups taken together.
+    """Interval of each group's mean, from the spread within groups taken together (one-way random effects).
 
     A prompt with two responses says next to nothing about its own spread, but all prompts together do: the variance
     within groups is taken to be the same everywhere.
-
-    Source: one-way random effects; Searle, Casella and McCulloch, Variance Components, 1992.
     """
     values, group = np.asarray(values_n, np.float64), np.asarray(group_n, np.intp)
     sizes = np.bincount(group)

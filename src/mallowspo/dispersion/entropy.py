@@ -58,11 +58,7 @@ class ReferenceStatistics:
 
 
 def normalised_entropy(entropy_sum: ArrayLike, lengths: ArrayLike, *, vocab_size: int) -> Floats:
-    """Mean next-token entropy over a response's tokens as a share of log |V|; NaN without a token.
-
-    Source: Chen et al. 2025 (arXiv 2405.14953), section on the dispersion estimate; the mean over tokens as in their
-    released code (the paper's formula sums, which exceeds 1).
-    """
+    """Mean next-token entropy of a response as a share of log |V| (Chen et al. 2025); NaN without a token."""
     if vocab_size < 2:
         raise InputError(f"vocab_size: got {vocab_size}, expected at least 2")
     entropy, count = np.asarray(entropy_sum, np.float64), np.asarray(lengths, np.float64)

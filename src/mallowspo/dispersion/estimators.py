@@ -39,18 +39,12 @@ Answer = TypeVar("Answer")
 
 
 def mean_entropy(statistics: ReferenceStatistics) -> Floats:
-    """Mean next-token entropy per token, as the paper's authors released it; see `entropy_index`.
-
-    Source: Chen et al. 2025 (arXiv 2405.14953), released code.
-    """
+    """Mean next-token entropy per token, as the authors released it (Chen et al. 2025); see `entropy_index`."""
     return entropy_index(statistics.entropy_sum_nk, statistics.length_nk, vocab_size=statistics.vocab_size)
 
 
 def answer_entropy(statistics: ReferenceStatistics) -> Floats:
-    """Entropies summed over each answer, as the paper's formula has it.
-
-    Source: Chen et al. 2025 (arXiv 2405.14953), section on the dispersion estimate.
-    """
+    """Entropies summed over each answer, as the paper's formula has it (Chen et al. 2025, arXiv 2405.14953)."""
     return _mean_over_responses(statistics.entropy_sum_nk, statistics, "entropy_sum_nk")
 
 
@@ -65,21 +59,17 @@ def divergent_token(statistics: ReferenceStatistics) -> Floats:
 
 
 def reference_margin(statistics: ReferenceStatistics) -> Floats:
-    """How far apart the reference holds the responses: exp(-|log pi_ref(y) - log pi_ref(y')|), mean over pairs.
+    """exp(-|log pi_ref(y) - log pi_ref(y')|), mean over pairs: how far apart the reference holds the responses.
 
-    If people's choices follow phi^rank and the reference follows people, the margin is -log phi times the rank gap, so
-    that -log u estimates a multiple of it. Between long answers the margin is mostly wording.
+    If people's choices follow phi^rank and the reference follows people, the margin is -log phi times the rank gap.
+    Between long answers it is mostly wording.
     """
     # Beyond, exp(-margin) is no longer a normal number.
     return np.asarray(np.exp(-np.minimum(_mean_margin(statistics), 700.0)), np.float64)
 
 
 def panel(statistics: ReferenceStatistics) -> Floats:
-    """First token, divergent token and margin together: the middle one of what they say of -log phi.
-
-    Each of the three is misled by something, but hardly two of them by the same thing: see
-    `mallowspo.dispersion.panel`. People are taken to choose among `PANEL_ALTERNATIVES` answers.
-    """
+    """First token, divergent token and margin together: the median of what they say of -log phi; see `panel.py`."""
     unit = float(np.log(statistics.vocab_size))
     entropies = {"first": unit * first_token(statistics), "divergent": unit * divergent_token(statistics)}
     return np.exp(-panel_neg_log_phi(entropies, _mean_margin(statistics), alternatives=PANEL_ALTERNATIVES))

@@ -25,9 +25,16 @@ from mallowspo.dispersion.analysis import (
 )
 from mallowspo.dispersion.calibration import raw_from_phi
 from mallowspo.dispersion.diagnostics import flip_probability
-from mallowspo.dispersion.people import LIKELIHOODS, RankingsIndex, fit_sample_size, goodness_of_fit, rankings_index
+from mallowspo.dispersion.people import (
+    LIKELIHOODS,
+    RankingsIndex,
+    fit_sample_size,
+    goodness_of_fit,
+    rankings_index,
+    shares_ranks,
+)
 from mallowspo.dispersion.ranking_intervals import FEW_PEOPLE
-from mallowspo.dispersion.rankings_file import RankingRows, shares_ranks
+from mallowspo.dispersion.rankings_file import RankingRows
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.maths import MAX_NEG_LOG_PHI, MallowsModel, kendall_tau, preference_counts
 from mallowspo.maths.spearman import SPEARMAN_LIMIT
@@ -53,14 +60,7 @@ def analyse_rankings(
     """Mallows models of people's rankings, a row a prompt; rankings that nobody gave are left out."""
     report = progress or (lambda stage, done, total: None)
     rows = _given(rows)
-    index = rankings_index(
-        rows.ranks,
-        settings.distance,
-        level=settings.level,
-        prior=settings.ranking_prior,
-        ties=rows.ties,
-        counts=rows.counts,
-    )
+    index = _fitted(rows, settings, settings.distance)
     raw_p = raw_from_phi(index.phi_n)
     calibration = calibrated_people(raw_p, "rankings", settings)
     weight_p = calibration.weight(raw_p)
@@ -99,15 +99,24 @@ def analyse_rankings(
     return Analysis(columns, summary)
 
 
+def _fitted(rows: RankingRows, settings: DispersionSettings, distance: str) -> RankingsIndex:
+    return rankings_index(
+        rows.ranks,
+        distance,
+        level=settings.level,
+        prior=settings.ranking_prior,
+        ties=rows.ties,
+        counts=rows.counts,
+    )
+
+
 def _given(rows: RankingRows) -> RankingRows:
     """Leave out rankings that nobody gave."""
-    if rows.counts is None or all((counts > 0).all() for counts in rows.counts):
-        return rows
-    kept = [counts > 0 for counts in rows.counts]
+    kept = [counts > 0 for counts in rows.people]
     return replace(
         rows,
         ranks=[ranks[some] for ranks, some in zip(rows.ranks, kept, strict=True)],
-        counts=[counts[some] for counts, some in zip(rows.counts, kept, strict=True)],
+        counts=[counts[some] for counts, some in zip(rows.people, kept, strict=True)],
     )
 
 
@@ -118,8 +127,8 @@ def _strict(ranks: NDArray[np.float64]) -> bool:
 
 def _fit_test_fits(rows: RankingRows, place: int) -> bool:
     """Whether the test of fit can draw these people: whole ones, each with a whole ranking."""
-    counts = _weights_of(rows, place)
-    return _strict(rows.ranks[place]) and (counts is None or bool((counts == np.round(counts)).all()))
+    counts = rows.people[place]
+    return _strict(rows.ranks[place]) and bool((counts == np.round(counts)).all())
 
 
 # Below this the centre is a guess, and the profile-likelihood interval takes the scatter around it for agreement. At
@@ -166,21 +175,15 @@ def _notes(rows: RankingRows, index: RankingsIndex, settings: DispersionSettings
     return notes
 
 
-def _weights_of(rows: RankingRows, place: int) -> NDArray[np.float64] | None:
-    return None if rows.counts is None else rows.counts[place]
-
-
 def _people(number: float) -> int | float:
     """The number of people; weighted ballots may add up to no whole one."""
     return int(number) if number == round(number) else float(number)
 
 
-def _mean_rank(ranks: NDArray[np.float64], weights: NDArray[np.float64] | None) -> float:
+def _mean_rank(ranks: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
     """Mean rank among those to whom the item was shown; NaN where that is nobody."""
     seen = np.isfinite(ranks)
-    return (
-        float(np.average(ranks[seen], weights=None if weights is None else weights[seen])) if seen.any() else math.nan
-    )
+    return float(np.average(ranks[seen], weights=weights[seen])) if seen.any() else math.nan
 
 
 def _shown_ranking(rows: RankingRows, index: RankingsIndex, columns: dict[str, Any], place: int) -> dict[str, Any]:
@@ -192,7 +195,7 @@ def _shown_ranking(rows: RankingRows, index: RankingsIndex, columns: dict[str, A
         "prompt": rows.prompts[place],
         "people": _people(index.rankings_n[place]),
         "responses": [rows.items[place][item] for item in order],
-        "mean_ranks": [_mean_rank(rows.ranks[place][:, item], _weights_of(rows, place)) for item in order],
+        "mean_ranks": [_mean_rank(rows.ranks[place][:, item], rows.people[place]) for item in order],
     }
 
 
@@ -222,23 +225,11 @@ def _detail(
             "fit_p": None,
         }
         if both:
-            second = rankings_index(
-                [ranks],
-                other,
-                level=settings.level,
-                prior=settings.ranking_prior,
-                ties=rows.ties,
-                counts=None if rows.counts is None else [rows.counts[place]],
-            )
-            facts[other] = _fit_facts(second, 0)
+            alone = replace(rows, ranks=[ranks], counts=[rows.people[place]])
+            facts[other] = _fit_facts(_fitted(alone, settings, other), 0)
         if settings.fit_draws and _fit_test_fits(rows, place):
-            facts["fit_p"] = goodness_of_fit(
-                ranks,
-                settings.distance,
-                rng=rng,
-                draws=settings.fit_draws,
-                counts=None if rows.counts is None else rows.counts[place],
-            )
+            draws, counts = settings.fit_draws, rows.people[place]
+            facts["fit_p"] = goodness_of_fit(ranks, settings.distance, rng=rng, draws=draws, counts=counts)
             facts["fit_people"] = fit_sample_size(float(index.rankings_n[place]), ranks.shape[1])
         if truth is not None and len(truth) == ranks.shape[1]:
             facts["truth"] = {
@@ -246,12 +237,8 @@ def _detail(
                 "largest_distance": len(truth) * (len(truth) - 1) // 2,
             }
             if _strict(ranks):
-                facts["truth"]["mean_distance"] = float(
-                    np.average(
-                        kendall_tau(ranks.astype(np.int64), truth),
-                        weights=_weights_of(rows, place),
-                    )
-                )
+                distances = kendall_tau(ranks.astype(np.int64), truth)
+                facts["truth"]["mean_distance"] = float(np.average(distances, weights=rows.people[place]))
         found.append(facts)
     report("Fitting the rankings", len(rows.ranks), len(rows.ranks))
     return found
@@ -305,9 +292,7 @@ def _equal_phi(rows: RankingRows, index: RankingsIndex, settings: DispersionSett
 
 def opinion_of_rankings(rows: RankingRows, *, settings: DispersionSettings) -> PromptOpinion:
     """What rankings say of each prompt; none diverges, as rankings of several responses nearly always clash."""
-    index = rankings_index(
-        rows.ranks, settings.distance, prior=settings.ranking_prior, ties=rows.ties, counts=rows.counts
-    )
+    index = _fitted(rows, settings, settings.distance)
     # A prompt may have several sets of responses, and rows that are pairs of one set repeat its rankings.
     names, prompt = np.unique(rows.prompt_ids, return_inverse=True)
 

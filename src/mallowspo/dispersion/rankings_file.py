@@ -15,7 +15,8 @@ from scipy.stats import rankdata
 from mallowspo.data import load_preferences
 from mallowspo.data.records import prompt_id_of_text
 from mallowspo.dispersion.judged_rows import Judged, as_text
-from mallowspo.dispersion.published import PUBLISHED_FORMS, holds_orders, number_or_none, read_judged, renamed
+from mallowspo.dispersion.people import shares_ranks
+from mallowspo.dispersion.published import PUBLISHED_FORMS, holds_orders, number_or_none, opened, read_judged
 from mallowspo.dispersion.ranking_columns import items_sentence, names_things, settled_items
 from mallowspo.errors import InputError
 from mallowspo.files import parse_json
@@ -58,25 +59,21 @@ class RankingRows:
     notes: tuple[str, ...] = ()  # what the reader took the file to mean, and warnings, as sentences
 
     @property
+    def people(self) -> list[Floats]:
+        """How many people gave each ranking of a prompt, shape (m,)."""
+        return [np.ones(len(ranks)) for ranks in self.ranks] if self.counts is None else self.counts
+
+    @property
     def tied(self) -> bool:
         """Whether any response shares a rank with another."""
         return any(shares_ranks(ranks) for ranks in self.ranks)
-
-
-def shares_ranks(ranks: Floats) -> bool:
-    """Say whether any of the rankings, shape (m, n), gives two items one rank."""
-    return bool((np.diff(np.sort(ranks, axis=1), axis=1) == 0).any())
 
 
 def load_rankings(
     source: str | os.PathLike[str], *, column: str = "rankings", columns: str = "", split: str = "train"
 ) -> RankingRows:
     r"""Read rankings from a file in one of `RANKING_FORMS`."""
-    dataset = load_preferences(source, split=split).dataset
-    if len(dataset) == 0:
-        raise InputError(f"{source}: there are no rows")
-    if columns:
-        dataset = renamed(dataset, columns, str(source))
+    dataset = opened(source, columns=columns, split=split)
     name = Path(source).name.split(".")[0]
     if column in dataset.column_names and not holds_orders(dataset, column):
         found = _lists(dataset, column, str(source))
@@ -86,8 +83,8 @@ def load_rankings(
         raise InputError(f"{source}: no column {column!r}, it has {', '.join(dataset.column_names)}")
     else:
         found = _table(dataset, str(source), name)
-    for place, ranks in enumerate(found.ranks):
-        people = len(ranks) if found.counts is None else float(found.counts[place].sum())
+    for place, counts in enumerate(found.people):
+        people = float(counts.sum())
         if people < 2:
             which = f"prompt {place + 1:,}" if len(found.ranks) > 1 else "it"
             raise InputError(

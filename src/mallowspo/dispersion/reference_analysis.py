@@ -208,7 +208,7 @@ def _values_per_response(
     owner = np.repeat(prompt_n, share_nk.shape[1])
     told = np.column_stack([owner, statistics.logp_nk.ravel(), statistics.length_nk.ravel(), share_nk.ravel()])
     told = np.unique(told[np.isfinite(told).all(axis=1) & (told[:, 2] > 0)], axis=0)
-    return told[:, 3], told[:, 0].astype(np.intp)
+    return np.asarray(told[:, 3], np.float64), told[:, 0].astype(np.intp)
 
 
 def _flip(

@@ -32,10 +32,7 @@ def check_index_options(
     spread: Sequence[float],
     prefix: str = "dispersion_",
 ) -> None:
-    """Refuse options of the index and its weight that cannot work; `prefix` stands before `alternatives` and `spread`.
-
-    What a map alone reads is refused beside another one.
-    """
+    """Refuse options of the index that cannot work; `prefix` stands before `alternatives` and `spread`."""
     if estimator not in ESTIMATORS:
         raise not_one_of("dispersion_estimator", estimator, ESTIMATORS)
     check_map(map, estimator)

@@ -17,6 +17,8 @@ from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from mallowspo.dispersion.answer_samples import SampledAnswer
 from mallowspo.errors import InputError
@@ -81,27 +83,24 @@ def topics_of(answers: Answers, *, least: int = 2, exchange: float = 0.004) -> N
     closest first, as long as a share `exchange` of the answers of either is at home in the other, on average: prompts
     on which people agree rarely give each other's answers.
     """
-    parent = list(range(len(answers)))
-
-    def root(node: int) -> int:
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    first_with: dict[tuple[int, ...], int] = {}
-    for prompt, given in enumerate(answers):
-        for answer in given:
-            if answer.count >= least:
-                parent[root(prompt)] = root(first_with.setdefault(answer.ids, prompt))
-    topics = _numbered([root(prompt) for prompt in range(len(answers))])
+    number: dict[tuple[int, ...], int] = {}
+    edges = [
+        (prompt, len(answers) + number.setdefault(answer.ids, len(number)))
+        for prompt, some in enumerate(answers)
+        for answer in some
+        if answer.count >= least
+    ]
+    prompt_e, answer_e = np.array(edges, np.intp).reshape(-1, 2).T
+    size = len(answers) + len(number)
+    graph = coo_array((np.ones(len(edges)), (prompt_e, answer_e)), shape=(size, size))
+    topics = _numbered(connected_components(graph, directed=False)[1][: len(answers)].tolist())
     while topics.max() > 0:
         pools = _pools(answers, topics)
-        size = np.maximum(1, np.array([pool.total() for pool in pools]))
+        total = np.maximum(1, np.array([pool.total() for pool in pools]))
         flow = np.zeros((len(pools), len(pools)))
         for i, j in permutations(range(len(pools)), 2):
-            flow[i, j] = sum(n for y, n in pools[i].items() if pools[j][y] >= 0.003 * size[j] and y in pools[j])
-        flow = flow / size[:, None]
+            flow[i, j] = sum(n for y, n in pools[i].items() if pools[j][y] >= 0.003 * total[j] and y in pools[j])
+        flow = flow / total[:, None]
         flow = (flow + flow.T) / 2
         near, far = divmod(int(flow.argmax()), len(pools))
         if flow[near, far] < exchange:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mallowspo.data import load_preferences, validate_rows
+from mallowspo.data import validate_rows
 from mallowspo.data.annotations import read_votes
 from mallowspo.data.problems import RowError
 from mallowspo.data.records import prompt_id_of_text
@@ -20,8 +20,8 @@ from mallowspo.dispersion.published import (
     ONE_JUDGE,
     PUBLISHED_FORMS,
     number_or_none,
+    opened,
     read_judged,
-    renamed,
     row_numbers,
 )
 from mallowspo.errors import InputError
@@ -73,18 +73,11 @@ def load_votes(
     split: str = "train",
     invalid_rows: str = "error",
 ) -> VoteRows:
-    r"""Read votes from a file in one of `VOTE_FORMS`.
+    """Read votes from a file in one of `VOTE_FORMS`; a vote that is missing is a row on which nobody voted.
 
-    Rows of the first two forms may carry `prompt`, `chosen` and `rejected` in any layout of preference data; then
-    their prompts have the names that `mallowspo reference` gives them, and the two can be compared. A vote that is
-    missing (null) is a row on which nobody voted.
+    Prompts beside counted votes have the names that `mallowspo reference` gives them, so that the two can be compared.
     """
-    dataset = load_preferences(source, split=split, invalid_rows=invalid_rows).dataset
-    if columns:
-        dataset = renamed(dataset, columns, str(source))
-    names = dataset.column_names
-    if len(dataset) == 0:
-        raise InputError(f"{source}: there are no rows")
+    dataset = opened(source, columns=columns, split=split, invalid_rows=invalid_rows)
     counted = _counted(dataset, column)
     if counted is not None:
         return _general(dataset, *counted, str(source), invalid_rows)
@@ -98,8 +91,8 @@ def load_votes(
     forms = "\n".join(f"  {form}" for form in VOTE_FORMS)
     wanted = f"no column {column!r}" if column != "votes" else "no votes"
     raise InputError(
-        f"{source}: {wanted} in the columns {', '.join(names)}; expected one of the forms below, perhaps under other "
-        f"names that --columns tells\n{forms}"
+        f"{source}: {wanted} in the columns {', '.join(dataset.column_names)}; expected one of the "
+        f"forms below, perhaps under other names that --columns tells\n{forms}"
     )
 
 

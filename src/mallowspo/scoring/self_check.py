@@ -27,10 +27,7 @@ _TOKENS = 9  # of a row: a prompt of 4, a response of 5 or 3
 
 
 def sum_tolerance(precision: str, lengths: Any) -> NDArray[np.float64]:
-    """How far two sums over the same tokens may be apart, nats, when only the layout of the batch differs.
-
-    Padding and batch size move each token's value by rounding, so sums drift with the root of their length.
-    """
+    """How far two sums over as many tokens may drift apart by rounding, nats: with the root of their length."""
     unit = 0.3 if "bf" in precision else 0.05 if "16" in precision else 0.002
     return unit * np.sqrt(np.maximum(np.asarray(lengths, np.float64), 1.0))
 

@@ -141,7 +141,7 @@ def score_responses(
     prompts, responses = ([sequence[part] for sequence in sequences] for part in (0, 1))
     order_n = longest_first(prompts, responses, responses)
 
-    def batch(chosen: Sequence[int]) -> dict[str, Any]:
+    def batch(chosen: NDArray[np.intp]) -> dict[str, Any]:
         width = max(len(prompts[i]) + len(responses[i]) for i in chosen)
         names = ("input_ids", "attention_mask", "completion_mask")
         laid_out = {name: torch.zeros(len(chosen), width, dtype=torch.long) for name in names}
