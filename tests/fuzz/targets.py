@@ -350,11 +350,12 @@ def _shard_rows() -> list[Any]:
 
 def _read_log(data: bytes, folder: Path) -> None:
     from mallowspo.evaluation.json_log import JsonLog
-    from mallowspo.evaluation.verdicts import states_of
+    from mallowspo.evaluation.judge import check_verdict
 
     (folder / "log.jsonl").write_bytes(data)
     with JsonLog(folder / "log.jsonl") as log:
-        states_of(log.records)
+        for record in log.records:
+            check_verdict(record, "log.jsonl")
 
 
 def _read_reply(data: bytes, folder: Path) -> None:

@@ -29,7 +29,7 @@ from mallowspo.reports.text import format_interval, format_number
 from mallowspo.stats.intervals import Interval
 
 if TYPE_CHECKING:
-    from mallowspo.evaluation.verdicts import AnswerPair
+    from mallowspo.evaluation.judge import AnswerPair
 
 __all__ = ["tercile_names", "write_evaluation_report"]
 
@@ -269,7 +269,7 @@ def _examples(results: dict[str, Any], pairs: Sequence[AnswerPair]) -> Examples:
         if place is not None:
             pair = pairs[place]
             answers = [("model", _cut(pair.answer)), ("baseline", _cut(pair.baseline))]
-            items.append(Example(_cut(pair.prompt), answers, note=f"{name} (prompt {place})."))
+            items.append(Example(_cut(pair.prompt.text), answers, note=f"{name} (prompt {place})."))
     return Examples(items, caption="The first prompt of each kind.")
 
 

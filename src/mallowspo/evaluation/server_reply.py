@@ -12,11 +12,7 @@ __all__ = ["Malformed", "ReplyContent", "ServerError", "is_blocked", "read_reply
 
 
 class Malformed(ValueError):
-    """A reply with status 200 that is no reply.
-
-    Attributes:
-        is_json: Whether the server at least spoke its language; if not, something stands in front of it.
-    """
+    """A reply with status 200 that is no reply; where it is not even JSON, something stands in front of the server."""
 
     def __init__(self, body: str, *, is_json: bool) -> None:
         super().__init__(f"a malformed reply ({body[:80]!r})")
@@ -24,12 +20,7 @@ class Malformed(ValueError):
 
 
 class ServerError(RuntimeError):
-    """An error that a server sent with status 200.
-
-    Attributes:
-        code: The HTTP status that it should have had.
-        blocked: Whether a content filter stopped the request.
-    """
+    """An error that a server sent with status 200; `code` is the status that it should have had."""
 
     def __init__(self, message: str, code: int, blocked: bool) -> None:
         super().__init__(whole_text(message))
@@ -70,22 +61,7 @@ def whole_text(text: str) -> str:
 
 
 def read_reply(body: bytes) -> ReplyContent:
-    r"""Read the body of a reply to a chat or a completion.
-
-    Args:
-        body: As it came; JSON, or the events of a stream that nobody asked for.
-
-    Returns:
-        The text, without thinking that stands in fields or parts of its own.
-
-    Raises:
-        ServerError: It is an error under status 200.
-        Malformed: It is no reply.
-
-    Example:
-        >>> read_reply(b'{"choices": [{"message": {"content": [{"type": "text", "text": "Hi"}]}}]}').text
-        'Hi'
-    """
+    """Read the body of a reply to a chat or a completion, JSON or the events of a stream that nobody asked for."""
     decoded = body.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
     is_stream = decoded.startswith(("data:", "event:", ":"))
     try:

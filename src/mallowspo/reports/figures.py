@@ -83,19 +83,7 @@ def frontier_figure(
     y_label: str = "Agreement with people",
     styles: Mapping[str, MethodStyle] | None = None,
 ) -> Figure:
-    """Draw what each method gains against how far it moves from the reference.
-
-    Args:
-        curves: Method -> its points; they are joined in the order of x.
-        optimum: The exact trade-off, where it is known.
-        title: Above the axes.
-        x_label: With the unit.
-        y_label: With the unit.
-        styles: Looks for names that `METHOD_STYLES` lacks.
-
-    Returns:
-        The figure: per method points with error bars both ways, and a band joining the intervals of y.
-    """
+    """Draw what each method gains against how far it moves from the reference."""
     figure, axes = new_figure(title=title, x_label=x_label, y_label=y_label, height=4.8)
     looks = styles_for([*curves, *(["optimum"] if optimum else [])], styles)
     with house_style():
@@ -124,26 +112,7 @@ def index_scatter_figure(
     diagonal: bool = False,
     styles: Mapping[str, MethodStyle] | None = None,
 ) -> Figure:
-    """Draw an estimated index against the truth, one point a prompt.
-
-    Args:
-        estimated: The index, shape (N,).
-        truth: What it should follow, shape (N,).
-        correlation: The rank correlation and its interval, scalars; it stands in the title.
-        groups: A family or tercile per point, for its colour and marker.
-        title: What was estimated; the correlation follows on a line of its own.
-        x_label: With the unit.
-        y_label: With the unit.
-        correlation_name: What the correlation is called.
-        diagonal: Draw the line of equality, where both axes have the same unit.
-        styles: Looks for groups; others get spare ones.
-
-    Returns:
-        The figure.
-
-    Raises:
-        InputError: The lengths differ.
-    """
+    """Draw an estimated index against the truth, one point a prompt."""
     x, y = np.asarray(truth, dtype=float), np.asarray(estimated, dtype=float)
     names = np.asarray(groups if groups is not None else [""] * len(x), dtype=object)
     if x.shape != y.shape or x.ndim != 1 or len(names) != len(x) or len(x) == 0:
@@ -197,23 +166,7 @@ def grouped_interval_figure(
     better: Literal["right", "left"] | None = None,
     styles: Mapping[str, MethodStyle] | None = None,
 ) -> Figure:
-    """Draw estimates of several methods in several groups as dots with whiskers.
-
-    Args:
-        values: Method -> one estimate per group, shape (G,); a missing one is NaN.
-        groups: The G groups, top to bottom.
-        x_label: What is measured, with the unit.
-        title: Above the axes.
-        zero_line: Mark zero, for differences.
-        better: Which way is better; said under the axis.
-        styles: Looks for names that `METHOD_STYLES` lacks.
-
-    Returns:
-        The figure.
-
-    Raises:
-        InputError: A method has not one estimate per group.
-    """
+    """Draw estimates of several methods in several groups as dots with whiskers."""
     for name, estimate in values.items():
         if estimate.mean.shape != (len(groups),):
             raise InputError(
@@ -258,24 +211,7 @@ def histogram_figure(
     marks: Mapping[str, float] | None = None,
     digits: int = 2,
 ) -> Figure:
-    """Draw a distribution with its quantiles.
-
-    Args:
-        values: The values; those that are not finite are left out and counted in the title.
-        x_label: What is measured, with the unit.
-        y_label: What is counted.
-        title: Above the axes.
-        quantiles: Shares in [0, 1] to mark.
-        bins: As in `numpy.histogram`; `auto` is limited to 60.
-        marks: Other places to mark, label -> value, such as a clip.
-        digits: Decimals of the values in the legend.
-
-    Returns:
-        The figure.
-
-    Raises:
-        InputError: No value is finite.
-    """
+    """Draw a distribution with its quantiles."""
     array = np.asarray(values, dtype=float).ravel()
     finite = array[np.isfinite(array)]
     if finite.size == 0:
@@ -314,19 +250,7 @@ def line_figure(
     zero_line: bool = False,
     styles: Mapping[str, MethodStyle] | None = None,
 ) -> Figure:
-    """Draw quantities over steps, each with its band.
-
-    Args:
-        curves: Method -> its curve.
-        x_label: With the unit.
-        y_label: With the unit.
-        title: Above the axes.
-        zero_line: Mark zero.
-        styles: Looks for names that `METHOD_STYLES` lacks.
-
-    Returns:
-        The figure. Up to a dozen markers a curve tell the curves apart where colour cannot.
-    """
+    """Draw quantities over steps, each with its band."""
     figure, axes = new_figure(title=title, x_label=x_label, y_label=y_label)
     looks = styles_for(curves, styles)
     with house_style():

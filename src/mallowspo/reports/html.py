@@ -94,22 +94,7 @@ def current_meta(
     packages: Sequence[str] = VERSIONED_PACKAGES,
     extra: dict[str, str] | None = None,
 ) -> Meta:
-    """Describe the running process for the foot of a page.
-
-    Args:
-        command: The command line; None takes that of this process, without the folder of the program.
-        seeds: The seeds of the run.
-        run_time: Wall-clock seconds; None where unknown.
-        packages: Whose versions to show; those that are not installed are left out.
-        extra: Anything else, name -> value.
-
-    Returns:
-        The meta, dated now in UTC.
-
-    Example:
-        >>> current_meta(command="mallowspo quickstart", packages=["no-such-package"]).versions
-        {}
-    """
+    """Describe the running process for the foot of a page."""
     if command is None:
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     command = without_keys(command)
@@ -195,11 +180,7 @@ class _Picture(NamedTuple):
 
 
 def _picture(figure: Figure, folder: Path) -> _Picture:
-    """Turn a figure into a data URI; a relative path starts at the page's folder.
-
-    An SVG too goes in as an image, not as markup: scripts in it stay dead, and the ids that each file uses
-    for its own parts cannot meet those of another.
-    """
+    """Turn a figure into a data URI; a relative path starts at the page's folder."""
     if isinstance(figure.source, bytes):
         content, name = figure.source, f"{len(figure.source)} bytes"
     else:
@@ -267,23 +248,7 @@ def _environment() -> Environment:
 
 
 def render_report(report: Report, folder: str | os.PathLike[str] = ".") -> str:
-    """Turn a report into one HTML page.
-
-    Args:
-        report: What the page says.
-        folder: Where relative paths of figures start.
-
-    Returns:
-        The page, a complete HTML5 document. The same report gives the same text.
-
-    Raises:
-        InputError: A figure is missing or is no picture.
-
-    Example:
-        >>> page = render_report(Report("A study", "It `works`.", [Section("Numbers", [Paragraph("1 < 2")])]))
-        >>> "It <code>works</code>." in page, "1 &lt; 2" in page
-        (True, True)
-    """
+    """Turn a report into one HTML page."""
     context: dict[str, Any] = {
         "report": report,
         "parts": _parts(report.sections, {"top", "contents", "run"}),
@@ -295,21 +260,5 @@ def render_report(report: Report, folder: str | os.PathLike[str] = ".") -> str:
 
 
 def write_report(path: str | os.PathLike[str], report: Report) -> None:
-    """Write a report as one self-contained HTML file, whole or not at all.
-
-    Args:
-        path: The file, by custom `report.html`; its folder is created where it is missing.
-        report: What the page says.
-
-    Raises:
-        InputError: A figure is missing or is no picture; `path` is then left as it was.
-        OSError: The file cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "report.html"
-        >>> write_report(path, Report("A study", "Nothing yet.", []))
-        >>> path.read_text(encoding="utf-8").startswith("<!doctype html>")
-        True
-    """
+    """Write a report as one self-contained HTML file, whole or not at all."""
     write_text(path, render_report(report, Path(path).parent))

@@ -33,17 +33,7 @@ _INDEX_LABEL = "Index u (larger: the reference is less sure)"
 def draw_dispersion_figures(
     folder: Path, summary: Mapping[str, Any], tables: Mapping[str, Columns], sides: Sequence[SideBySide]
 ) -> dict[str, FigurePaths]:
-    """Draw and save the figures that the sources allow.
-
-    Args:
-        folder: Where to save.
-        summary: As in `summary.json`.
-        tables: Source -> its table.
-        sides: Model and people, where there are both.
-
-    Returns:
-        Name -> paths.
-    """
+    """Draw and save the figures that the sources allow."""
     figures: dict[str, Figure] = {}
     if "reference" in tables:
         figures |= _reference_figures(summary["reference"], tables["reference"])

@@ -34,14 +34,7 @@ def _training_line(store: str, settings: Summary) -> str:
 
 
 def next_section(summary: Summary) -> Section:
-    """Commands for what comes next.
-
-    Args:
-        summary: As in `summary.json`.
-
-    Returns:
-        The section.
-    """
+    """Commands for what comes next."""
     blocks: list[Block] = []
     if "reference" in summary:
         settings = summary["settings"]

@@ -52,13 +52,7 @@ _ANSWER = 400
 def write_dispersion_report(
     folder: Path, tables: Mapping[str, Mapping[str, Any]], sides: Sequence[SideBySide]
 ) -> None:
-    """Write `report.html` and its figures from `summary.json` and the tables.
-
-    Args:
-        folder: Holds `summary.json`; figures go into its folder `figures`.
-        tables: Source -> its table.
-        sides: Model and people, where there are both.
-    """
+    """Write `report.html` and its figures from `summary.json` and the tables."""
     summary: Summary = parse_json((folder / "summary.json").read_text(encoding="utf-8"))
     figures = draw_dispersion_figures(folder / "figures", summary, tables, sides)
     sections = [_meaning(summary)]
