@@ -1,4 +1,4 @@
-"""Every form in which servers of models reply, and every form in which judges say their verdict."""
+"""Every form in which servers of models reply."""
 
 import json
 
@@ -8,49 +8,9 @@ from judge_server import JudgeServer
 from mallowspo.errors import InputError
 from mallowspo.evaluation.endpoint import Endpoint, EndpointAddress, RequestLimits
 from mallowspo.evaluation.generation import generate_at_endpoint
-from mallowspo.evaluation.judge_prompt import parse_verdict
 from mallowspo.evaluation.local_model import Sampling
 from mallowspo.evaluation.prompts import EvaluationPrompt
 from mallowspo.evaluation.server_reply import Malformed, ServerError, read_reply
-
-
-@pytest.mark.parametrize(
-    ("reply", "verdict"),
-    [
-        ("<think>[[A]] or [[B]]</think>hm\n[[A]]", "A"),
-        ("[[A]] or [[B]]</think>\n\n[[B]]", "B"),
-        ("<think>[[A]] or [[B]]", "undecided"),
-        ("<thinking>[[A]]</thinking>[[B]]", "B"),
-        ("<reasoning>[[B]]</reasoning>\n**[[A]]**", "A"),
-        ("[THINK]x [[A]][/THINK][[B]]", "B"),
-        ("◁think▷[[A]]◁/think▷[[B]]", "B"),
-        ("<|channel|>analysis<|message|>[[A]]<|end|><|start|>assistant<|channel|>final<|message|>[[B]]", "B"),
-        ("<|channel|>analysis<|message|>[[A]] or", "undecided"),
-        ("I first thought [[B]], but no.\n[[A]]", "A"),
-        ("[[A]]\nNote that [[B]] was close.", "undecided"),
-        ("[[A]] [[B]]", "undecided"),
-        ("[[C]]", "undecided"),
-        ("", "undecided"),
-        ("A or B", "undecided"),
-        ("Verdict: A or B", "undecided"),
-        ("Answer A: fine\nAnswer B: fine", "undecided"),
-        ("Verdict: A", "A"),
-        ("My verdict is: Answer B", "B"),
-        ("**Answer B** is better", "B"),
-        ("[A]", "A"),
-        ("Reasons.\nb", "B"),
-        ("\\boxed{B}", "B"),
-        ("$\\boxed{\\text{tie}}$", "tie"),
-        ('```json\n{"reason": "A is long", "winner": "Answer B"}\n```', "B"),
-        ("［［Ａ］］", "A"),
-        ("【【Ｂ】】", "B"),
-        ("[[Tie]]", "tie"),
-        ("[[A>>B]]", "A"),
-        ("[[" * 50_000, "undecided"),
-    ],
-)
-def test_a_verdict_is_what_stands_last_after_the_thinking(reply, verdict):
-    assert parse_verdict(reply) == verdict
 
 
 def body(content, **choice):

@@ -7,18 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from mallowspo.reports.figures import (
-    Curve,
-    FrontierCurve,
-    LineCurve,
-    frontier_figure,
-    grouped_interval_figure,
-    histogram_figure,
-    index_scatter_figure,
-    line_figure,
-    save_figure,
-)
-from mallowspo.reports.html import (
+from mallowspo.reports.blocks import (
     BulletList,
     Callout,
     CodeBlock,
@@ -31,8 +20,17 @@ from mallowspo.reports.html import (
     Report,
     Section,
     Table,
-    format_interval,
 )
+from mallowspo.reports.curves import Curve, FrontierCurve, LineCurve
+from mallowspo.reports.figure_style import save_figure
+from mallowspo.reports.figures import (
+    frontier_figure,
+    grouped_interval_figure,
+    histogram_figure,
+    index_scatter_figure,
+    line_figure,
+)
+from mallowspo.reports.text import format_interval
 from mallowspo.stats.intervals import Interval
 
 METHODS = ["dpo", "mallows_theta", "mallows_theta_true", "mallows_phi", "ipo", "simpo"]
@@ -87,9 +85,7 @@ def synthetic_groups() -> MatplotlibFigure:
 
 def synthetic_histogram() -> MatplotlibFigure:
     weights = np.random.default_rng(2).gamma(4.0, 0.25, 2000)
-    return histogram_figure(
-        weights, x_label="Dispersion weight w", title="Weights on the training set", marks={"Clip": 3.0}
-    )
+    return histogram_figure(weights, x_label="Dispersion weight w", title="Weights on the training set")
 
 
 def synthetic_lines() -> MatplotlibFigure:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mallowspo.reports.figures import MethodStyle, grouped_interval_figure, save_figure
-from mallowspo.reports.html import (
+from mallowspo.reports.blocks import (
     Block,
     Callout,
     Definitions,
@@ -20,10 +19,11 @@ from mallowspo.reports.html import (
     Report,
     Section,
     Table,
-    current_meta,
     literal,
-    write_report,
 )
+from mallowspo.reports.figure_style import MethodStyle, save_figure
+from mallowspo.reports.figures import grouped_interval_figure
+from mallowspo.reports.html import current_meta, write_report
 from mallowspo.reports.palette import BLUE, INK
 from mallowspo.reports.text import format_interval, format_number
 from mallowspo.stats.intervals import Interval

@@ -300,6 +300,7 @@ class _Tally:
 class _PairwiseJudge(Judge):
     """The loop: each pair in both orders, every reply kept, no verdict asked for twice."""
 
+    counts_tokens: ClassVar[bool] = False
     attempts: int  # replies that are asked for while a verdict cannot be read
     prices: Prices | None
 
@@ -319,7 +320,7 @@ class _PairwiseJudge(Judge):
     def judge(self, pairs: Sequence[AnswerPair], folder: Path, progress: Progress | None = None) -> Judgement:
         """Ask for the verdicts that the log lacks."""
         by_pair, verdicts = self._wanted(pairs)
-        tally = _Tally(len(verdicts), self.prices, progress, counts_tokens=self.kind == EndpointJudge.kind)
+        tally = _Tally(len(verdicts), self.prices, progress, counts_tokens=self.counts_tokens)
         with JsonLog(folder / "verdicts.jsonl") as log:
             for number, record in enumerate(log.records, start=1):
                 check_verdict(record, f"{log.path}: line {number}")
@@ -408,6 +409,7 @@ class EndpointJudge(_PairwiseJudge):
     prices: Prices | None
 
     kind: ClassVar[str] = "endpoint"
+    counts_tokens: ClassVar[bool] = True
 
     @property
     def facts(self) -> dict[str, Any]:

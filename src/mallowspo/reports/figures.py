@@ -7,23 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from mallowspo.errors import InputError
 from mallowspo.reports.curves import Curve, FrontierCurve, LineCurve
 from mallowspo.reports.figure_style import (
-    METHOD_STYLES,
-    FigurePaths,
     MethodStyle,
     house_style,
     new_figure,
     outside_legend,
-    save_figure,
     styles_for,
 )
 from mallowspo.reports.palette import BLUE, GRID, INK, MUTED, PAPER, SKY
@@ -31,21 +26,11 @@ from mallowspo.reports.text import format_interval, format_number
 from mallowspo.stats.intervals import Interval
 
 __all__ = [
-    "METHOD_STYLES",
-    "Curve",
-    "FigurePaths",
-    "FrontierCurve",
-    "LineCurve",
-    "MethodStyle",
     "frontier_figure",
     "grouped_interval_figure",
     "histogram_figure",
-    "house_style",
     "index_scatter_figure",
     "line_figure",
-    "new_figure",
-    "save_figure",
-    "styles_for",
 ]
 
 _BAND = 0.16  # opacity of an interval band: two may lie over each other and the grid still shows
@@ -108,11 +93,8 @@ def index_scatter_figure(
     title: str = "",
     x_label: str = "True −log φ (0: people choose at random)",
     y_label: str = "Estimated −log φ",
-    correlation_name: str = "Rank correlation",
-    diagonal: bool = False,
-    styles: Mapping[str, MethodStyle] | None = None,
 ) -> Figure:
-    """Draw an estimated index against the truth, one point a prompt."""
+    """Draw an estimated index against the truth, one point a prompt; the correlation stands in the title."""
     x, y = np.asarray(truth, dtype=float), np.asarray(estimated, dtype=float)
     names = np.asarray(groups if groups is not None else [""] * len(x), dtype=object)
     if x.shape != y.shape or x.ndim != 1 or len(names) != len(x) or len(x) == 0:
@@ -121,39 +103,31 @@ def index_scatter_figure(
             "expected one length, at least 1"
         )
     found = format_interval(float(correlation.mean), float(correlation.low), float(correlation.high))
-    said = f"{correlation_name} {found}, {len(x):,} prompts"
+    said = f"Rank correlation {found}, {len(x):,} prompts"
     figure, axes = new_figure(
         title=f"{title}\n{said}" if title else said, x_label=x_label, y_label=y_label, height=4.8
     )
     # Groups from left to right, so that the legend reads as the figure does.
     order = sorted(dict.fromkeys(names.tolist()), key=lambda name: float(x[names == name].mean()))
-    looks = styles_for(order, {"": MethodStyle("", BLUE, "o"), **(styles or {})})
+    looks = styles_for(order, {"": MethodStyle("", BLUE, "o")})
     # Many points make a cloud: smaller and fainter, so that its densest part is not a blot.
     size, opacity = (34.0, 0.85) if len(x) <= 300 else (14.0, 0.5)
     with house_style():
-        if diagonal:
-            ends = [float(min(x.min(), y.min())), float(max(x.max(), y.max()))]
-            axes.plot(ends, ends, color=MUTED, linewidth=1.0, linestyle=(0, (5, 3)), zorder=1.8)
         for name in order:
             here = names == name
-            _scatter(axes, x[here], y[here], looks[name], size, opacity)
+            style = looks[name]
+            axes.scatter(
+                x[here],
+                y[here],
+                s=size,
+                c=style.face,
+                marker=style.marker,
+                alpha=opacity,
+                edgecolors=PAPER if style.filled else style.color,
+                linewidths=0.4,
+            )
         _legend(figure, looks, line=False)
     return figure
-
-
-def _scatter(
-    axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], style: MethodStyle, size: float, opacity: float
-) -> PathCollection:
-    return axes.scatter(
-        x,
-        y,
-        s=size,
-        c=style.face,
-        marker=style.marker,
-        alpha=opacity,
-        edgecolors=PAPER if style.filled else style.color,
-        linewidths=0.4,
-    )
 
 
 def grouped_interval_figure(
@@ -163,7 +137,7 @@ def grouped_interval_figure(
     x_label: str,
     title: str = "",
     zero_line: bool = True,
-    better: Literal["right", "left"] | None = None,
+    better: Literal["right"] | None = None,
     styles: Mapping[str, MethodStyle] | None = None,
 ) -> Figure:
     """Draw estimates of several methods in several groups as dots with whiskers."""
@@ -172,7 +146,7 @@ def grouped_interval_figure(
             raise InputError(
                 f"values[{name!r}]: got shape {estimate.mean.shape}, expected ({len(groups)},), one a group"
             )
-    arrow = {"right": "\nbetter →", "left": "\n← better", None: ""}[better]
+    arrow = "" if better is None else "\nbetter →"
     rows = len(groups) * (len(values) + 1)
     figure, axes = new_figure(title=title, x_label=x_label + arrow, height=max(2.6, 1.6 + 0.24 * rows))
     looks = styles_for(values, styles)
@@ -197,7 +171,11 @@ def grouped_interval_figure(
     return figure
 
 
-_QUANTILE_LINES: tuple[Any, ...] = ((0, (1.5, 1.8)), "-", (0, (6, 2)), (0, (6, 2, 1.5, 2)), (0, (9, 3)))
+_QUANTILES: Mapping[float, tuple[str, Any]] = {
+    0.1: ("10% lie below", (0, (1.5, 1.8))),
+    0.5: ("Median", "-"),
+    0.9: ("90% lie below", (0, (6, 2))),
+}
 
 
 def histogram_figure(
@@ -206,12 +184,10 @@ def histogram_figure(
     x_label: str,
     y_label: str = "Prompts",
     title: str = "",
-    quantiles: Sequence[float] = (0.1, 0.5, 0.9),
     bins: int | str = "auto",
-    marks: Mapping[str, float] | None = None,
     digits: int = 2,
 ) -> Figure:
-    """Draw a distribution with its quantiles."""
+    """Draw a distribution with its quantiles; values that are not finite are counted in the title."""
     array = np.asarray(values, dtype=float).ravel()
     finite = array[np.isfinite(array)]
     if finite.size == 0:
@@ -226,14 +202,9 @@ def histogram_figure(
         axes.hist(finite, bins=edges.tolist(), color=SKY, edgecolor=PAPER, linewidth=0.6)
         handles: list[Any] = []
         labels: list[str] = []
-        for index, share in enumerate(quantiles):
+        for share, (name, dash) in _QUANTILES.items():
             value = float(np.quantile(finite, share))
-            name = "Median" if share == 0.5 else f"{100 * share:.4g}% lie below"
-            dash = _QUANTILE_LINES[index % len(_QUANTILE_LINES)]
             handles.append(axes.axvline(value, color=INK, linewidth=1.5, linestyle=dash))
-            labels.append(f"{name} {format_number(value, digits)}")
-        for name, value in (marks or {}).items():
-            handles.append(axes.axvline(value, color=METHOD_STYLES["mallows_phi"].color, linewidth=1.5))
             labels.append(f"{name} {format_number(value, digits)}")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.grid(visible=False, axis="x")

@@ -33,55 +33,11 @@ from markupsafe import Markup, escape
 from mallowspo.errors import InputError
 from mallowspo.files import write_text
 from mallowspo.redaction import without_keys
-from mallowspo.reports.blocks import (
-    Block,
-    BulletList,
-    Callout,
-    CodeBlock,
-    Definitions,
-    Example,
-    Examples,
-    Figure,
-    Meta,
-    Paragraph,
-    Report,
-    Section,
-    Table,
-    literal,
-)
+from mallowspo.reports.blocks import Figure, Meta, Report, Section
 from mallowspo.reports.palette import DARK_SCHEME, HOUSE_MARK
-from mallowspo.reports.text import (
-    format_duration,
-    format_interval,
-    format_number,
-    format_p,
-    format_signed,
-)
+from mallowspo.reports.text import format_duration
 
-__all__ = [
-    "Block",
-    "BulletList",
-    "Callout",
-    "CodeBlock",
-    "Definitions",
-    "Example",
-    "Examples",
-    "Figure",
-    "Meta",
-    "Paragraph",
-    "Report",
-    "Section",
-    "Table",
-    "current_meta",
-    "format_duration",
-    "format_interval",
-    "format_number",
-    "format_p",
-    "format_signed",
-    "literal",
-    "render_report",
-    "write_report",
-]
+__all__ = ["current_meta", "render_report", "write_report"]
 
 VERSIONED_PACKAGES = ("mallowspo", "trl", "transformers", "torch")
 

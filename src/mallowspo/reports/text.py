@@ -22,6 +22,8 @@ __all__ = [
     "interval_text",
     "joined",
     "number",
+    "percent",
+    "plural",
     "points",
     "verdict_word",
 ]
@@ -56,6 +58,16 @@ def format_interval(mean: float, low: float, high: float, digits: int = 2, *, si
     """Write an estimate with its interval."""
     write = format_signed if signed else format_number
     return f"{write(mean, digits)} [{write(low, digits)}, {write(high, digits)}]"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """Write a share in per cent."""
+    return f"{format_number(100 * number(share), digits)}%"
+
+
+def plural(count: float, word: str) -> str:
+    """Write a number of things, with the plural where it is due."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def format_p(p: float, *, name: str = "p") -> str:

@@ -11,13 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mallowspo.dispersion.side_by_side import SideBySide
-from mallowspo.reports.figures import (
-    FigurePaths,
-    grouped_interval_figure,
-    histogram_figure,
-    index_scatter_figure,
-    save_figure,
-)
+from mallowspo.reports.figure_style import FigurePaths, save_figure
+from mallowspo.reports.figures import grouped_interval_figure, histogram_figure, index_scatter_figure
 from mallowspo.stats.intervals import Interval
 
 __all__ = ["draw_dispersion_figures"]
