@@ -1,7 +1,8 @@
 """One OpenAI-compatible endpoint: requests that are retried, limited and counted.
 
-The `openai` package speaks the protocol. Its own retries are switched off, since an attempt that it makes on its own
-would be neither counted nor held back by the limit on requests per minute.
+The `openai` package speaks the protocol. Its own retries are switched off: an attempt that it makes on its own would
+be neither counted nor held back by the limit on requests per minute, a reply that is no reply (cut JSON, a page of a
+gateway) would not be asked for again, and its waits end at eight seconds and cannot be stopped.
 """
 
 from __future__ import annotations
@@ -14,19 +15,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from mallowspo.errors import InputError
-from mallowspo.evaluation.server_reply import Malformed, ReplyContent, ServerError, is_blocked, read_reply, whole_text
+from mallowspo.evaluation.server_reply import Malformed, Reply, ServerError, is_blocked, read_reply, whole_text
 from mallowspo.redaction import HIDDEN, is_secret_name, looks_like_a_key, remember_secret, without_keys
 
 __all__ = [
     "Endpoint",
     "EndpointAddress",
     "EndpointUnavailable",
-    "Reply",
     "RequestLimits",
     "RequestRefused",
     "api_key_from",
@@ -114,17 +114,6 @@ class RequestLimits:
                 raise InputError(f"{name}: got {value}, expected a finite number above 0")
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What a model said."""
-
-    text: str
-    prompt_tokens: int | None  # as the server counts; None where it does not say
-    completion_tokens: int | None
-    finish_reason: str  # `stop`, `length`, or what the server says
-    attempts: int  # requests that it took
-
-
 class _Pace:
     """Slots in time, one a request."""
 
@@ -187,7 +176,7 @@ class Endpoint:
         """Send a conversation."""
         create: Any = self._client.chat.completions.with_raw_response.create
 
-        def send() -> ReplyContent:
+        def send() -> Reply:
             whole = [{name: whole_text(text) for name, text in message.items()} for message in messages]
             raw = create(model=self.address.model, messages=whole, extra_body=parameters)
             return read_reply(raw.content)
@@ -198,17 +187,17 @@ class Endpoint:
         """Let the model continue a text, without a chat template; otherwise as `chat`."""
         create: Any = self._client.completions.with_raw_response.create
 
-        def send() -> ReplyContent:
+        def send() -> Reply:
             raw = create(model=self.address.model, prompt=whole_text(prompt), extra_body=parameters)
             return read_reply(raw.content)
 
         return self._reply(send)
 
-    def _reply(self, send: Callable[[], ReplyContent]) -> Reply:
+    def _reply(self, send: Callable[[], Reply]) -> Reply:
         found, attempts = self._with_retries(send, self.limits.max_retries)
         if found.finish_reason == "content_filter":
             raise RequestRefused(f"{self.address} held its reply back (finish_reason content_filter)")
-        return Reply(found.text, found.prompt_tokens, found.completion_tokens, found.finish_reason, attempts)
+        return replace(found, attempts=attempts)
 
     def _with_retries(self, send: Callable[[], Any], retries: int) -> tuple[Any, int]:
         last, only_this_one = "", True

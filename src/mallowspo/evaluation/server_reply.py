@@ -8,7 +8,7 @@ from typing import Any
 
 from mallowspo.files import parse_json
 
-__all__ = ["Malformed", "ReplyContent", "ServerError", "is_blocked", "read_reply", "whole_text"]
+__all__ = ["Malformed", "Reply", "ServerError", "is_blocked", "read_reply", "whole_text"]
 
 
 class Malformed(ValueError):
@@ -29,13 +29,14 @@ class ServerError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class ReplyContent:
-    """The content of one reply; counts are None where the server does not give them."""
+class Reply:
+    """What a model said."""
 
     text: str
-    finish_reason: str
-    prompt_tokens: int | None
+    finish_reason: str  # `stop`, `length`, or what the server says
+    prompt_tokens: int | None  # as the server counts; None where it does not say
     completion_tokens: int | None
+    attempts: int = 1  # requests that it took
 
 
 _FILTERS = re.compile(
@@ -60,7 +61,7 @@ def whole_text(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def read_reply(body: bytes) -> ReplyContent:
+def read_reply(body: bytes) -> Reply:
     """Read the body of a reply to a chat or a completion, JSON or the events of a stream that nobody asked for."""
     decoded = body.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
     is_stream = decoded.startswith(("data:", "event:", ":"))
@@ -82,7 +83,7 @@ def read_reply(body: bytes) -> ReplyContent:
     usage = usage if isinstance(usage, dict) else {}
     counts = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
     # A model that spent all its tokens on thinking, or calls a tool, says nothing.
-    return ReplyContent(whole_text(text or ""), finish_reason, *counts)
+    return Reply(whole_text(text or ""), finish_reason, *counts)
 
 
 def _raise_error(reply: dict[str, Any], choice: dict[str, Any]) -> None:

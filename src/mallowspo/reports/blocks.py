@@ -100,8 +100,8 @@ class CodeBlock:
 class Example:
     """A prompt and what was answered to it."""
 
-    prompt: str  # the prompt, shown as it is
-    answers: Sequence[tuple[str, str]]
+    prompt: str  # shown as it is
+    answers: Sequence[tuple[str, str]]  # (who, what) pairs, shown as they are
     note: str = ""  # what to notice; marks are read here
 
 
@@ -121,11 +121,11 @@ _NUMBER_CELL = re.compile(r"^[<>≈±+−\-]?\s*[\d.,]*\d\s*(%|s|ms|×|\[.*\])?$
 class Table:
     """A table; its first column names the rows."""
 
-    header: Sequence[str]  # column titles
-    rows: Sequence[Sequence[str | float]]
+    header: Sequence[str]
+    rows: Sequence[Sequence[str | float]]  # format numbers first, cells are shown as they are
     caption: str = ""  # what the table says, in a sentence
     align: str = ""  # one letter a column, `l`, `c` or `r`; empty to set columns of numbers right, the rest left
-    highlight: Sequence[int | tuple[int, int]] = ()
+    highlight: Sequence[int | tuple[int, int]] = ()  # rows, or cells as (row, column), from 0
     template: ClassVar[str] = "table"
 
     def __post_init__(self) -> None:
@@ -159,7 +159,7 @@ class Table:
 class Figure:
     """A picture, copied into the page."""
 
-    source: str | os.PathLike[str] | bytes
+    source: str | os.PathLike[str] | bytes  # SVG, PNG or JPEG; a relative path starts at the page's folder
     alt: str  # what the picture shows, for those who do not see it; never empty
     caption: str = ""  # what to read from it; marks are read here
     template: ClassVar[str] = "picture"
@@ -176,9 +176,9 @@ Block: TypeAlias = Paragraph | BulletList | Definitions | Callout | CodeBlock | 
 class Section:
     """A part of the page."""
 
-    heading: str  # its heading; marks are read here
-    body: Sequence[Block] = ()  # the blocks, in order
-    subsections: Sequence[Section] = ()  # parts of this part, one level deep
+    heading: str  # marks are read here
+    body: Sequence[Block] = ()
+    subsections: Sequence[Section] = ()  # one level deep
 
     def __post_init__(self) -> None:
         if not self.heading.strip():
@@ -192,10 +192,10 @@ class Section:
 class Meta:
     """How the page came to be, for its foot; what is empty is left out."""
 
-    command: str = ""  # the command line
+    command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)  # package -> version
     date: str = ""  # when, in ISO 8601
-    seeds: Sequence[int] = ()  # the seeds of the run
+    seeds: Sequence[int] = ()
     run_time: float | None = None  # wall-clock seconds; None where unknown
     extra: Mapping[str, str] = field(default_factory=dict)
 
@@ -204,8 +204,8 @@ class Meta:
 class Report:
     """A page."""
 
-    title: str  # its title; marks are read here
+    title: str  # marks are read here
     summary: str  # the answer, before anything else; an empty line starts a new paragraph
-    sections: Sequence[Section]  # the parts, in order
-    meta: Meta = field(default_factory=Meta)  # how the page came to be
-    verdicts: Table | None = None  # A table that stands before everything else
+    sections: Sequence[Section]
+    meta: Meta = field(default_factory=Meta)
+    verdicts: Table | None = None  # stands before everything else

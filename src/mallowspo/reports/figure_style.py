@@ -102,11 +102,11 @@ _RC: dict[str, Any] = {
 class MethodStyle:
     """How one method looks in every figure; marker and line tell it apart where colour cannot."""
 
-    label: str  # what the legend says
+    label: str  # in the legend
     color: str  # hexadecimal, lower case
-    marker: str  # A matplotlib marker; empty for a curve without points
-    linestyle: str | tuple[float, tuple[float, ...]] = "-"
-    filled: bool = True  # whether the marker is filled
+    marker: str  # of matplotlib; empty for a curve without points
+    linestyle: str | tuple[float, tuple[float, ...]] = "-"  # a dash pattern as (offset, lengths)
+    filled: bool = True
 
     @property
     def face(self) -> str:
@@ -155,7 +155,7 @@ _SPARE_LOOKS: tuple[tuple[str, str, str | tuple[float, tuple[float, ...]]], ...]
 
 
 def styles_for(names: Iterable[str], styles: Mapping[str, MethodStyle] | None = None) -> dict[str, MethodStyle]:
-    """Choose the look of each name, the same for the same names."""
+    """The look of each name, the same for the same names; one without a look of its own gets the next spare one."""
     names = list(dict.fromkeys(names))
     known = {**METHOD_STYLES, **(styles or {})}
     used = [known[name] for name in names if name in known]
@@ -213,7 +213,7 @@ def new_figure(
 def outside_legend(
     figure: Figure, handles: Iterable[Any], labels: Iterable[str], *, handle_length: float = 3.0
 ) -> Legend | None:
-    """Set the legend below the axes, in as many columns as fit into the width."""
+    """Set the legend below the axes of a figure with constrained layout, in as many columns as fit its width."""
     handles, labels = list(handles), list(labels)
     if not handles:
         return None

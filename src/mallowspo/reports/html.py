@@ -50,7 +50,7 @@ def current_meta(
     packages: Sequence[str] = VERSIONED_PACKAGES,
     extra: dict[str, str] | None = None,
 ) -> Meta:
-    """Describe the running process for the foot of a page."""
+    """Describe the running process, with its command and versions unless others are given, for the foot of a page."""
     if command is None:
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     command = without_keys(command)
@@ -137,6 +137,8 @@ class _Picture(NamedTuple):
 
 def _picture(figure: Figure, folder: Path) -> _Picture:
     """Turn a figure into a data URI; a relative path starts at the page's folder."""
+    # An SVG too goes in as an image, not as markup: scripts in it stay dead, and the ids that each file uses for its
+    # own parts cannot meet those of another.
     if isinstance(figure.source, bytes):
         content, name = figure.source, f"{len(figure.source)} bytes"
     else:

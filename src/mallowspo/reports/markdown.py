@@ -25,7 +25,7 @@ __all__ = ["render_markdown"]
 
 
 def render_markdown(report: Report, *, figures: str, level: int = 2, details: bool = True) -> str:
-    """Turn a page into Markdown."""
+    """A page without its title and foot as Markdown; `figures` is where the PNG files lie, seen from the document."""
     parts = [report.summary, *([_table(report.verdicts)] if report.verdicts else [])]
     for section in report.sections:
         parts += _section(section, figures, level, details)
