@@ -91,6 +91,7 @@ def test_duration_never_shows_sixty(seconds, text):
         (points({"mean": 0.01, "low": 0.00004, "high": 0.02}), "+1.000 [+0.004, +2.000]"),
         (points([0.01, -0.01, 0.02]), "+1.00 [−1.00, +2.00]"),
         (percent(0.1234), "12.3%"),
+        (percent(None), "–"),
         (plural(1, "pair"), "1 pair"),
         (plural(1200, "pair"), "1,200 pairs"),
         (joined(["a"]), "a"),

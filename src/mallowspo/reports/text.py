@@ -61,8 +61,8 @@ def format_interval(mean: float, low: float, high: float, digits: int = 2, *, si
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """Write a share in per cent."""
-    return f"{format_number(100 * number(share), digits)}%"
+    """Write a share in per cent; one that is not there shows as an en dash."""
+    return MISSING if math.isnan(number(share)) else f"{format_number(100 * number(share), digits)}%"
 
 
 def plural(count: float, word: str) -> str:
