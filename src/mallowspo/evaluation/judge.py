@@ -267,7 +267,7 @@ class _Tally:
         self._total, self._prices, self._progress = total, prices, progress
         self._counts_tokens = counts_tokens
         self._lock = threading.Lock()
-        self._done = self._replies = self._prompt = self._completion = self._without = 0
+        self.done = self._replies = self._prompt = self._completion = self._without = 0
 
     def add_reply(self, record: Mapping[str, Any]) -> None:
         """Count the tokens of one line of the log."""
@@ -279,11 +279,14 @@ class _Tally:
             self._completion += record.get("completion_tokens") or 0
             self._without += record.get("prompt_tokens") is None
 
-    def add_done(self, number: int = 1) -> None:
-        """Count verdicts that need no more work, and show it."""
+    def add_done(self) -> None:
+        """Count a verdict that needs no more work."""
         with self._lock:
-            self._done += number
-            done = self._done
+            self.done += 1
+            done = self.done
+        self.show(done)
+
+    def show(self, done: int) -> None:
         if self._progress is not None:
             self._progress(done, self._total, self.usage())
 
@@ -328,7 +331,9 @@ class _PairwiseJudge(Judge):
                     verdicts[record["key"]].take(record)
                     tally.add_reply(record)
             waiting = [verdict for verdict in verdicts.values() if self._open(verdict)]
-            tally.add_done(len(verdicts) - len(waiting))
+            tally.done = len(verdicts) - len(waiting)
+            if self.counts_tokens:
+                tally.show(tally.done)  # what was paid before this run
 
             def ask(verdict: Verdict) -> bool:
                 known = {"key": verdict.key, "prompt_index": verdict.prompt.index, "order": verdict.order}

@@ -61,22 +61,26 @@ def _preferences(values: ArrayLike, name: str) -> Floats:
     return array
 
 
-def both_orders(model_first_n: ArrayLike, model_second_n: ArrayLike) -> Floats:
-    """Join the verdicts of both orders: where they disagree on the winner, the pair is a tie."""
+def _orders(model_first_n: ArrayLike, model_second_n: ArrayLike) -> tuple[Floats, Floats]:
     first = _preferences(model_first_n, "model_first_n")
     second = _preferences(model_second_n, "model_second_n")
     if first.shape != second.shape:
-        raise InputError(f"both_orders: got {len(first)} and {len(second)} verdicts, expected as many in each order")
+        raise InputError(
+            f"model_second_n: got {len(second)} verdicts, {len(first)} of the other order; expected as many"
+        )
+    return first, second
+
+
+def both_orders(model_first_n: ArrayLike, model_second_n: ArrayLike) -> Floats:
+    """Join the verdicts of both orders: where they disagree on the winner, the pair is a tie."""
+    first, second = _orders(model_first_n, model_second_n)
     same_side = (first - 0.5) * (second - 0.5) > 0
     return np.where(same_side, (first + second) / 2, 0.5)
 
 
 def check_orders(model_first_n: ArrayLike, model_second_n: ArrayLike) -> OrderCheck:
     """Measure what the order in which two answers are shown does to a judge."""
-    first = _preferences(model_first_n, "model_first_n")
-    second = _preferences(model_second_n, "model_second_n")
-    if first.shape != second.shape:
-        raise InputError(f"check_orders: got {len(first)} and {len(second)} verdicts, expected as many in each order")
+    first, second = _orders(model_first_n, model_second_n)
     return OrderCheck(
         consistent=float(np.mean(np.sign(first - 0.5) == np.sign(second - 0.5))),
         first_preferred=float(np.mean(np.concatenate([first, 1.0 - second]))),

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from mallowspo.dispersion.entropy import mean_by_prompt
 from mallowspo.dispersion.side_by_side import SideBySide
 from mallowspo.reports.figure_style import FigurePaths, save_figure
 from mallowspo.reports.figures import grouped_interval_figure, histogram_figure, index_scatter_figure
@@ -64,12 +65,11 @@ def _weights(table: Columns) -> Figure:
 
 
 def _reference_figures(facts: Mapping[str, Any], table: Columns) -> dict[str, Figure]:
-    names = np.asarray(table["prompt_id"], dtype=str)
-    _, first, group = np.unique(names, return_index=True, return_inverse=True)
+    names = np.asarray(table["prompt_id"], dtype=str).tolist()
+    _, first = np.unique(names, return_index=True)
 
     def per_prompt(name: str) -> Floats:
-        values = np.asarray(table[name], np.float64)
-        return np.asarray(np.bincount(group, weights=values) / np.bincount(group), np.float64)
+        return mean_by_prompt(table[name], names)[first]
 
     index, length = per_prompt("index"), per_prompt("response_length")
     figures = {
