@@ -119,55 +119,35 @@ def build_report(folder: Path) -> Report:
         [name, 0.51 + 0.01 * place, format_interval(0.5 + 0.01 * place, 0.48, 0.55), "converged after 400 steps"]
         for place, name in enumerate(["DPO", "MallowsPO-θ", "MallowsPO-φ", "IPO"])
     ]
+    compared = [
+        Paragraph("Each method trains with `beta=0.1`.\n\nA prompt's index is *measured*, not assumed."),
+        Definitions([("agreement", "the share of people who'd pick the answer"), ("`phi`", "dispersion")]),
+        BulletList(["5 seeds", "400 steps", "48 held-out prompts"]),
+    ]
+    header = ["method", "win rate", "agreement [95 %]", "remark"]
+    agreement = [
+        pictures["frontier"],
+        Table(header, rows, caption="At β = 0.1.", highlight=[1, (2, 2)]),
+        Callout("result", "MallowsPO-θ is ahead of DPO."),
+        Callout("warning", "The interval does not include the choice of β."),
+    ]
+    index = [pictures["index"], pictures["weights"], Callout("note", "Ties are ½."), Callout("problem", "None.")]
+    answers = [("Reference model", "24"), ("MallowsPO-θ", "It is *24*, `as` computed.\nYes.")]
+    examples = [
+        Example("<script>alert('x')</script> What is 2 * 3 * 4?", answers, note="Both are `right`."),
+        Example("אילו מילים?", [("DPO", "A long answer " * 20)]),
+    ]
+    command = CodeBlock("mallowspo train --config recipe.yaml \\\n  --objective mallows_theta", "To repeat it:")
+    parts = [Section("By tercile", [pictures["terciles"]]), Section("Training", [pictures["loss"]])]
     return Report(
         title="Does knowing *dispersion* help?",
         summary="MallowsPO-θ agrees with people on **more** prompts than DPO at the same KL: +0.03 [+0.01, +0.05]."
         "\n\nThe gain comes from the contested third.",
         sections=[
-            Section(
-                "What is compared",
-                [
-                    Paragraph("Each method trains with `beta=0.1`.\n\nA prompt's index is *measured*, not assumed."),
-                    Definitions([("agreement", "the share of people who'd pick the answer"), ("`phi`", "dispersion")]),
-                    BulletList(["5 seeds", "400 steps", "48 held-out prompts"]),
-                ],
-            ),
-            Section(
-                "Agreement & KL",
-                [
-                    pictures["frontier"],
-                    Table(
-                        ["method", "win rate", "agreement [95 %]", "remark"],
-                        rows,
-                        caption="At β = 0.1.",
-                        highlight=[1, (2, 2)],
-                    ),
-                    Callout("result", "MallowsPO-θ is ahead of DPO."),
-                    Callout("warning", "The interval does not include the choice of β."),
-                ],
-                [Section("By tercile", [pictures["terciles"]]), Section("Training", [pictures["loss"]])],
-            ),
-            Section(
-                "The index",
-                [pictures["index"], pictures["weights"], Callout("note", "Ties are ½."), Callout("problem", "None.")],
-            ),
-            Section(
-                "Read for yourself",
-                [
-                    Examples(
-                        [
-                            Example(
-                                "<script>alert('x')</script> What is 2 * 3 * 4?",
-                                [("Reference model", "24"), ("MallowsPO-θ", "It is *24*, `as` computed.\nYes.")],
-                                note="Both are `right`.",
-                            ),
-                            Example("אילו מילים?", [("DPO", "A long answer " * 20)]),
-                        ],
-                        caption="Two held-out prompts.",
-                    ),
-                    CodeBlock("mallowspo train --config recipe.yaml \\\n  --objective mallows_theta", "To repeat it:"),
-                ],
-            ),
+            Section("What is compared", compared),
+            Section("Agreement & KL", agreement, parts),
+            Section("The index", index),
+            Section("Read for yourself", [Examples(examples, caption="Two held-out prompts."), command]),
         ],
         meta=Meta(
             command="mallowspo quickstart --output_dir out --name '<b>'",

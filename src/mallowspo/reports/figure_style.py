@@ -53,6 +53,7 @@ __all__ = [
 
 PNG_DPI = 160
 _TITLE_SIZE = 11.5  # points
+_WIDTH = 7.2  # inches: the text width of a page
 
 _DASHED = (0, (5, 2))
 _DASH_DOT = (0, (6, 2, 1.5, 2))
@@ -193,12 +194,11 @@ def new_figure(
     title: str = "",
     x_label: str = "",
     y_label: str = "",
-    width: float = 7.2,
     height: float = 4.2,
 ) -> tuple[Figure, Axes]:
     """Start a figure with one pair of axes in the house style; draw on it inside `house_style()`."""
     with house_style():
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         _fit(axes.set_xlabel(x_label), 0.8 * figure.bbox.width)
