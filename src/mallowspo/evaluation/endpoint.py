@@ -301,7 +301,7 @@ class Endpoint:
 
 
 def _key_option(option: str) -> str:
-    return "judge_api_key_env" if option == "judge" else "api_key_env"
+    return "judge_api_key_env" if option.startswith("judge") else "api_key_env"
 
 
 def _said(error: Exception) -> str:
@@ -353,10 +353,9 @@ def check_no_secrets(parameters: dict[str, Any], option: str) -> None:
             for item in value:
                 look(item, path, name)
         elif (is_secret_name(name) and value not in (None, "", True, False)) or looks_like_a_key(str(value)):
-            variable = "judge_api_key_env" if option.startswith("judge") else "api_key_env"
             raise InputError(
                 f"{option}: the field {path!r} holds a key, which would be written into every result; put it into "
-                f"an environment variable and name that with --{variable}"
+                f"an environment variable and name that with --{_key_option(option)}"
             )
 
     look(parameters, "", "")

@@ -48,11 +48,8 @@ class PromptSet:
 
     def numbers(self, name: str, option: str) -> NDArray[np.float64]:
         """One finite number per prompt, shape (N,); otherwise as `column`."""
-        try:
-            values = np.asarray(self.column(name, option), dtype=np.float64)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"{option}: the column {name!r} of {self.source} is not all numbers") from error
-        return _finite(values, f"{option}: the column {name!r} of {self.source}")
+        what = f"{option}: the column {name!r} of {self.source}"
+        return _finite(_numbers(self.column(name, option), what), what)
 
 
 def as_text(value: Any) -> str:
@@ -142,10 +139,8 @@ def read_dispersion(path: Path, prompts: PromptSet, *, column: str = "dispersion
         raise InputError(f"dispersion: {error}") from error
     if column not in table.column_names:
         raise InputError(f"dispersion_column: {path} has no column {column!r}; it has {', '.join(table.column_names)}")
-    try:
-        values = np.asarray(table[column][:], dtype=np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"dispersion: the column {column!r} of {path} is not all numbers") from error
+    what = f"dispersion: the column {column!r} of {path}"
+    values = _numbers(table[column][:], what)
     if "prompt_id" in table.column_names:
         names = [prompt_id_of_text(value) for value in prompts.rows[prompts.prompt_column]]
         values = _joined(names, table["prompt_id"][:], values, path)
@@ -157,7 +152,7 @@ def read_dispersion(path: Path, prompts: PromptSet, *, column: str = "dispersion
             f"dispersion: {path} has neither 'prompt_id' nor 'prompt' to join its rows to the prompts by, and their "
             "order is not believed; write the index into a column of the prompts and name it as dispersion_column"
         )
-    return _finite(values, f"dispersion: the column {column!r} of {path}")
+    return _finite(values, what)
 
 
 def texts_of(values: Iterable[Any], read: Callable[..., str], where: str, *others: Iterable[Any]) -> list[str]:
@@ -183,6 +178,13 @@ def _joined(
             f"dispersion: {path} has no row for {len(missing)} of the prompts; the first: row {missing[0]}"
         )
     return np.asarray([np.mean(by_name[name]) for name in wanted])
+
+
+def _numbers(values: Sequence[Any], what: str) -> NDArray[np.float64]:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{what} is not all numbers") from error
 
 
 def _finite(values: NDArray[np.float64], what: str) -> NDArray[np.float64]:

@@ -81,9 +81,9 @@ def read_reply(body: bytes) -> Reply:
         raise Malformed(decoded, is_json=True)
     usage = reply.get("usage")
     usage = usage if isinstance(usage, dict) else {}
-    counts = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
+    asked, answered = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
     # A model that spent all its tokens on thinking, or calls a tool, says nothing.
-    return Reply(whole_text(text or ""), finish_reason, *counts)
+    return Reply(whole_text(text or ""), finish_reason, asked, answered)
 
 
 def _raise_error(reply: dict[str, Any], choice: dict[str, Any]) -> None:
