@@ -19,6 +19,7 @@ from mallowspo.reports.figure_style import (
     house_style,
     new_figure,
     outside_legend,
+    save_figure,
     styles_for,
 )
 from mallowspo.reports.palette import BLUE, GRID, INK, MUTED, PAPER, SKY
@@ -31,6 +32,7 @@ __all__ = [
     "histogram_figure",
     "index_scatter_figure",
     "line_figure",
+    "save_figure",
 ]
 
 _BAND = 0.16  # opacity of an interval band: two may lie over each other and the grid still shows

@@ -198,7 +198,7 @@ def write_page(study: Study[Any], folder: Path, results: Results) -> None:
         folder: Where `results.json` lies.
         results: Its content.
     """
-    from mallowspo.reports.figure_style import save_figure
+    from mallowspo.reports.figures import save_figure
     from mallowspo.reports.html import current_meta, write_report
 
     for name, figure in study.figures(results).items():

@@ -30,7 +30,6 @@ from mallowspo.reports.text import (
     interval_text,
     joined,
     number,
-    percent,
     points,
     verdict_word,
 )
@@ -418,8 +417,8 @@ def _examples(results: Results) -> Section:
     tables = []
     for row in results["examples"]:
         order = sorted(range(len(row["candidates"])), key=row["center"].__getitem__)
-        cells = [[row["candidates"][k], *(percent(row[name][k]) for name in who)] for k in order]
-        cells.append(["(anything else)", *(percent(max(0.0, 1 - sum(row[name]))) for name in who)])
+        cells = [[row["candidates"][k], *(f"{100 * row[name][k]:.1f}%" for name in who)] for k in order]
+        cells.append(["(anything else)", *(f"{100 * max(0.0, 1 - sum(row[name])):.1f}%" for name in who)])
         tables.append(Table([row["prompt"], *map(label, who)], cells, f"φ = {format_number(row['phi'])}"))
     return Section("Prompts to read for oneself", [Paragraph(text), *tables])
 
