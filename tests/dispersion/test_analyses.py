@@ -18,7 +18,7 @@ from mallowspo.dispersion.votes_analysis import analyse_votes, opinion_of_votes
 from mallowspo.dispersion.votes_file import VOTE_FORMS, VoteRows
 from mallowspo.errors import InputError
 from mallowspo.maths import MallowsModel
-from mallowspo.reports.dispersion.words import flip_sentences
+from mallowspo.reports.dispersion.report import few_prompts
 
 V = 64
 
@@ -131,7 +131,7 @@ def test_intervals_that_cover_too_little_are_pointed_out():
         names = [str(i) for i in range(n)]
         rows = VoteRows(np.array(votes, float), names, np.arange(n), [""] * n, [("", "")] * n, "")
         found = analyse_votes(rows, settings=DispersionSettings(resamples=100)).summary
-        return found["notes"], " ".join(flip_sentences(found))
+        return found["notes"], " ".join(few_prompts(found))
 
     # Of four voters who toss a coin, all agree in 2 of 16 cases: then the interval ends below 1.
     found, words = notes([[2, 2, 0], [2, 2, 0], [3, 1, 0], [4, 0, 0], [3, 0, 0], [2, 2, 1], [1.5, 2.5, 0]])

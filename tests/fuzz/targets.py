@@ -40,11 +40,11 @@ from mallowspo.errors import InputError
 from mallowspo.evaluation.endpoint import EndpointAddress
 from mallowspo.evaluation.generation import answers_from_file
 from mallowspo.evaluation.json_log import JsonLog
+from mallowspo.evaluation.judge import check_verdict
 from mallowspo.evaluation.judge_prompt import parse_verdict, read_template
 from mallowspo.evaluation.length_control import read_alpaca_tables
 from mallowspo.evaluation.prompts import EvaluationPrompt, answer_text, load_prompts, read_dispersion, texts_of
 from mallowspo.evaluation.server_reply import Malformed, ServerError, read_reply
-from mallowspo.evaluation.verdicts import states_of
 from mallowspo.objectives import Objective
 from mallowspo.scoring import ReferenceStore, StoreSettings, write_store
 from mallowspo.scoring.model_checks import refuse_adapter_folder
@@ -307,7 +307,8 @@ def _read_rewritten(data: bytes, folder: Path) -> None:
 
 def _read_log(path: Path) -> None:
     with JsonLog(path) as log:
-        states_of(log.records)
+        for record in log.records:
+            check_verdict(record, "log.jsonl")
 
 
 def _read_verdict(text: str) -> None:

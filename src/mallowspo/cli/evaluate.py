@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from mallowspo.evaluation.verdicts import Usage
+    from mallowspo.evaluation.judge import Usage
 
 __all__ = ["evaluate"]
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EvaluateOptions", "Source", "source_of"]
 
-DEFAULT_JUDGE_PARAMETERS: dict[str, Any] = {"temperature": 0, "max_tokens": 1024}
-
 
 @dataclass(frozen=True)
 class Source:
@@ -118,14 +116,14 @@ class EvaluateOptions:
             ours = [field for field in ("model", "messages", "prompt") if field in given]
             if ours:
                 raise InputError(f"{name}: {ours[0]!r} is set by the evaluation itself, take it out")
-        from mallowspo.evaluation.judges import judge_kind
+        from mallowspo.evaluation.judge import judge_kind
 
         self._check_unused(judge_kind(self.judge), kinds)
         self._check_models(sources)
 
     def _check_models(self, sources: dict[str, Source]) -> None:
         """The second model and the judge are loaded after the first has answered for hours."""
-        from mallowspo.evaluation.reward_judge import RewardModel, check_reward_model
+        from mallowspo.evaluation.judge import RewardJudge
         from mallowspo.loading import check_saved_model
 
         for option, source in sources.items():
@@ -133,7 +131,7 @@ class EvaluateOptions:
                 check_saved_model(option, source.name, trust_remote_code=self.trust_remote_code)
         if self.judge.startswith("reward:"):
             name = self.judge.removeprefix("reward:")
-            check_reward_model(RewardModel(name, trust_remote_code=self.trust_remote_code))
+            RewardJudge(name, trust_remote_code=self.trust_remote_code).check()
 
     def _check_unused(self, kind: str, sources: set[str]) -> None:
         """An option that could have no effect is a mistake, not a wish."""
@@ -183,7 +181,7 @@ def source_of(text: str, option: str) -> Source:
         InputError: It names nothing that is there.
     """
     from mallowspo.evaluation.endpoint import EndpointAddress
-    from mallowspo.evaluation.judges import check_model_folder
+    from mallowspo.evaluation.local_model import check_model_folder
 
     if text.startswith(("http://", "https://")):
         EndpointAddress.parse(text, option)
