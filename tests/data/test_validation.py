@@ -156,8 +156,8 @@ def test_columns_that_cannot_be_used(columns, reason):
 @pytest.mark.parametrize("name", ["question", "Instruction", "INPUT", "query", "context", "prompt_text", "Prompt"])
 def test_a_prompt_of_another_name_is_named(name, tmp_path):
     """Without it the prompt would be "The", which both responses happen to begin with."""
-    rows = loaded(tmp_path, [{"system": "s", name: "What is the sky?", **pair(None, "The sky is.", "The sky?")}])
-    rows = rows.remove_columns("prompt")
+    row = {"system": "s", name: "What is the sky?", "chosen": "The sky is blue.", "rejected": "The sky? Green."}
+    rows = loaded(tmp_path, [row])
     with pytest.raises(InputError, match=f"^train data: .* no column 'prompt', but there is '{name}'; rename it"):
         validate_rows(rows, source="train data", invalid_rows="drop")
     assert validate_rows(rows.rename_column(name, "prompt")).dataset["prompt"][:] == ["What is the sky?"]
@@ -214,16 +214,12 @@ def test_what_is_no_dataset_is_told_how_to_become_one(value, said):
         [],
     ],
 )
-def test_the_first_line_says_which_data(rows):
+def test_where_nothing_is_left_both_modes_say_of_which_data(rows):
     for mode in ("error", "drop"):
         with pytest.raises(InputError, match="^eval data: "):
             validate_rows(Dataset.from_list(rows), source="eval data", invalid_rows=mode)
-
-
-def test_nothing_left_is_an_error_in_both_modes():
-    dataset = Dataset.from_list([{**GOOD, "chosen": ""}] * 3)
     with pytest.raises(InputError, match=r"(?s)none of the 3 rows.*empty_response  3 rows \(100.00 %\)"):
-        validate_rows(dataset, invalid_rows="drop")
+        validate_rows(Dataset.from_list([pair(chosen="")] * 3), invalid_rows="drop")
 
 
 def test_wrong_arguments():

@@ -40,7 +40,7 @@ def peaks_in_mib(tmp_path, *counts):
 
 def test_memory_hardly_grows_with_rows(tmp_path):
     few, many = peaks_in_mib(tmp_path, 2_000, 30_000)
-    # Measured: 9 MiB, of which 2 are the 70 bytes a row; 40 MiB when every row was held on purpose.
+    # Measured: 9 MiB, of which 2 are the 60 bytes a row; 40 MiB when every row was held on purpose.
     assert many - few < 18
 
 

@@ -1,6 +1,6 @@
 """`mallowspo check`: what a tokenizer, a template and a trainer will make of preference data.
 
-`check_preferences` streams the rows once, in chunks, and keeps some seventy bytes of each; `write_cleaned` streams
+`check_preferences` streams the rows once, in chunks, and keeps some sixty bytes of each; `write_cleaned` streams
 them again without those that were found unusable.
 """
 

@@ -91,7 +91,7 @@ def check_preferences(
     vocabulary: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> CheckReport:
-    """Check preference data as a tokenizer and its chat template will see it; some seventy bytes a row are held."""
+    """Check preference data as a tokenizer and its chat template will see it; some sixty bytes a row are held."""
     settings = settings or CheckSettings()
     tokens = TokenChecks(tokenizer, Truncation(settings.max_length, settings.truncation_mode), end_ids, vocabulary)
     evaluation = None
