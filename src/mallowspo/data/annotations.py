@@ -9,10 +9,13 @@ from typing import Any
 from mallowspo.data.problems import RowError
 from mallowspo.files import parse_json
 
-__all__ = ["LOSS_COLUMNS", "OPTIONAL_COLUMNS", "read_annotations", "read_rankings", "read_votes"]
+__all__ = ["LAYOUT_COLUMNS", "LOSS_COLUMNS", "OPTIONAL_COLUMNS", "read_annotations", "read_rankings", "read_votes"]
 
 OPTIONAL_COLUMNS = ("votes", "rankings", "weight", "margin", "dispersion", "beta", "loss_weight")
 """Columns that a source may carry: people's votes or rankings, or numbers to use as they stand."""
+
+LAYOUT_COLUMNS = ("prompt", "chosen", "rejected", "responses", "ranks", "scores")
+"""Columns of the accepted layouts: a pair, or a list with ranks or scores."""
 
 LOSS_COLUMNS = ("margin", "beta", "loss_weight")
 """Those that a training reads whatever its options are: they change the loss of their row."""

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
-from mallowspo.data.annotations import OPTIONAL_COLUMNS, read_annotations
+from mallowspo.data.annotations import LAYOUT_COLUMNS, OPTIONAL_COLUMNS, read_annotations
 from mallowspo.data.blank import content_text, is_blank
 from mallowspo.data.problems import RowError
 
@@ -60,7 +61,7 @@ Text = str | list[dict[str, Any]]
 _WRITTEN_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""")
 
 # Every other column of a row is carried along untouched.
-_READ_COLUMNS = frozenset({"prompt", "chosen", "rejected", "responses", "ranks", "row_index", *OPTIONAL_COLUMNS})
+_READ_COLUMNS = frozenset({*LAYOUT_COLUMNS, "row_index", *OPTIONAL_COLUMNS})
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,8 @@ def _ranked(mapping: Mapping[str, Any]) -> tuple[Text, tuple[Text, ...], tuple[i
     given, ranks = mapping["responses"], mapping.get("ranks")
     if not isinstance(given, list) or len(given) < 2:
         raise RowError("bad_responses", f"responses must be a list of two or more, found {_excerpt(given)}")
+    if ranks is None and mapping.get("scores") is not None:
+        given, ranks = _ranked_by_score(given, mapping["scores"])
     if (
         not isinstance(ranks, list)
         or len(ranks) != len(given)
@@ -258,6 +261,20 @@ def _ranked(mapping: Mapping[str, Any]) -> tuple[Text, tuple[Text, ...], tuple[i
         if responses[i] == responses[j] and ranks[i] != ranks[j]:
             raise RowError("identical_responses", f"{names[i]} and {names[j]} are the same but rank differently")
     return _checked(_text(mapping.get("prompt"), "prompt"), responses, names, tuple(ranks))
+
+
+def _ranked_by_score(responses: list[Any], scores: Any) -> tuple[list[Any], list[int]]:
+    """Responses with their ranks from scores, of which the higher is better; one without a score is left out."""
+    if not isinstance(scores, list) or len(scores) != len(responses):
+        raise RowError("bad_scores", f"scores must be {len(responses)} numbers, found {_excerpt(scores)}")
+    for score in scores:
+        if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
+            raise RowError("bad_scores", f"scores must be numbers, found {_excerpt(score)}")
+    pairs = zip(responses, scores, strict=True)
+    known = [(response, score) for response, score in pairs if score is not None and not math.isnan(score)]
+    if len(known) < 2:
+        raise RowError("bad_scores", f"fewer than two responses have a score: {_excerpt(scores)}")
+    return [response for response, _ in known], [1 + sum(other > score for _, other in known) for _, score in known]
 
 
 def _checked(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from mallowspo.data.annotations import OPTIONAL_COLUMNS, read_annotations
+from mallowspo.data.annotations import LAYOUT_COLUMNS, OPTIONAL_COLUMNS, read_annotations
 from mallowspo.data.problems import RowError, RowProblem, check_invalid_rows, settle
 from mallowspo.data.records import (
     LIST_COLUMN,
@@ -40,6 +40,7 @@ _LAYOUTS = (
     "prompt, chosen, rejected (lists of messages)",
     "chosen, rejected (lists of messages that begin with the prompt)",
     "prompt, responses, ranks (K >= 2 responses, rank 1 is best)",
+    "prompt, responses, scores (K >= 2 responses, the higher score is better)",
 )
 # Columns that other tools write beside a preference; TRL would take them for the conversation itself.
 _SHADOWING = frozenset({"messages", "completion"})
@@ -161,7 +162,7 @@ def check_columns(names: Sequence[str], source: str, *, messages: bool = False) 
     vision = sorted({"image", "images"} & set(names))
     if vision:
         raise InputError(f"{source}: the column {vision[0]!r} holds images; only text is supported")
-    ranked = {"prompt", "responses", "ranks"} <= set(names)
+    ranked = {"prompt", "responses"} <= set(names) and bool({"ranks", "scores"} & set(names))
     if not ranked and not {"chosen", "rejected"} <= set(names):
         layouts = "\n".join(f"  {layout}" for layout in _LAYOUTS)
         raise InputError(
@@ -275,7 +276,7 @@ def _check_all(
     chats: list[bool] = []
     problems: list[RowProblem] = []
     chunk: list[dict[str, Any]] = []
-    columns = [n for n in (*_PAIR, "responses", "ranks", *wanted) if n in dataset.column_names]
+    columns = [n for n in (*LAYOUT_COLUMNS, *wanted) if n in dataset.column_names]
     read = partial(row_from_columns, columns=wanted)
     for place, row in _good_rows(dataset, numbers, columns, read, problems):
         pairs = row.to_cover() if lists else row.to_pairs()
@@ -302,7 +303,11 @@ def _assemble(
     """Put the good pairs together: the checked columns, `row_index`, and what else the source had."""
     import datasets
 
-    replaced = _SHADOWING | wanted | {"responses", "ranks", "row_index"}
+    replaced = (
+        _SHADOWING
+        | wanted
+        | {"row_index", *({*LAYOUT_COLUMNS} - {*_PAIR} if "responses" in dataset.column_names else ())}
+    )
     parts = []
     if table is not None:
         replaced |= set(_PAIR)

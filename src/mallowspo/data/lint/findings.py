@@ -170,6 +170,7 @@ KINDS: dict[str, Kind] = {
     "bad_votes": _error("The votes are not counts >= 0.", "Give [chosen, rejected] or [chosen, rejected, ties]."),
     "bad_rankings": _error("A ranking is no permutation.", "Give each of 1..K once in every ranking."),
     "bad_weight": _error("The weight is no number >= 0.", "Mend the column."),
+    "bad_scores": _error("The scores of a list are no numbers.", "Give one number for each response, or null."),
     "bad_beta": _error("The row's beta is no finite number > 0.", "Mend the column, or rename it."),
     "bad_loss_weight": _error("The row's loss_weight is no finite number >= 0.", "Mend the column."),
     "bad_margin": _error("The margin is no finite number >= 0.", "Mend the column."),
