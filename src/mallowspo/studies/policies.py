@@ -50,18 +50,13 @@ Place = tuple[str, int | None]
 
 @dataclass(frozen=True)
 class Method:
-    """An objective and where its index comes from.
+    """An objective and where its index comes from."""
 
-    Attributes:
-        objective: A name in `mallowspo.objectives.OBJECTIVES`.
-        index: Empty for a method without an index; `entropy`: the trainer reads it off the reference; anything else:
-            the study gives it, as a column of its rows.
-        label_smoothing: Share of the labels that the objective takes for flipped.
-    """
-
-    objective: str
+    objective: str  # a name in `mallowspo.objectives.OBJECTIVES`
+    # Empty for a method without an index; `entropy`: the trainer reads it off the reference; anything else: the
+    # study gives it, as a column of its rows
     index: str = ""
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.0  # share of the labels that the objective takes for flipped
 
     @property
     def options(self) -> dict[str, Any]:
@@ -132,16 +127,7 @@ class Grid:
 
 
 def check_grid(settings: Any, methods: Sequence[str], *, names: Sequence[str] = ("seeds", "betas")) -> None:
-    """Refuse settings that no comparison can be made of.
-
-    Args:
-        settings: With the fields `methods` and `names`.
-        methods: Those that the study has.
-        names: Fields with values of which each must stand once; all but seeds are numbers > 0.
-
-    Raises:
-        InputError: A method is unknown, stands twice or is without its baseline; a value is missing or stands twice.
-    """
+    """Refuse settings that no comparison can be made of."""
     for name in settings.methods:
         if name not in methods:
             raise not_one_of("methods", name, methods)
@@ -161,12 +147,7 @@ def check_grid(settings: Any, methods: Sequence[str], *, names: Sequence[str] = 
 
 
 def select_runs(runs: Sequence[Run], **wanted: object) -> list[Run]:
-    """The runs whose fields have these values, in their order.
-
-    Example:
-        >>> select_runs([{"seed": 0, "beta": 1.0}, {"seed": 1, "beta": 1.0}], seed=1)
-        [{'seed': 1, 'beta': 1.0}]
-    """
+    """The runs whose fields have these values, in their order."""
     return [run for run in runs if all(run[key] == value for key, value in wanted.items())]
 
 
@@ -179,19 +160,7 @@ def value_at(run: Run, place: Place) -> float:
 def frontiers(
     grid: Grid, runs: Sequence[Run], method: str, place: Place, *, rates: Sequence[float] = (), chosen_by: str
 ) -> list[list[SeedFrontier]]:
-    """A method's lines of a quantity against KL: for each seed one line per learning rate.
-
-    Args:
-        grid: The settings.
-        runs: Their runs, with `kl`.
-        method: Which method.
-        place: The quantity.
-        rates: At which learning rates; all where there are none.
-        chosen_by: The field of a run by which the better learning rate at a KL is chosen.
-
-    Returns:
-        The lines.
-    """
+    """A method's lines of a quantity against KL: for each seed one line per learning rate."""
     per_seed = []
     for seed in grid.seeds:
         lines = []
@@ -211,18 +180,7 @@ def frontiers(
 def compare_at_equal_kl(
     grid: Grid, runs: Sequence[Run], quantities: Mapping[str, tuple[Place, str]], *, chosen_by: str
 ) -> list[dict[str, Any]]:
-    """Each method against the baseline at equal KL: at the better learning rate, and at each learning rate alone.
-
-    Args:
-        grid: The settings.
-        runs: Their runs.
-        quantities: What to compare: name → where a run has it, and what more of it is (`better`, `worse`, `more`).
-        chosen_by: The field of a run by which the better learning rate at a KL is chosen.
-
-    Returns:
-        Entries with `method`, `baseline`, `learning_rate` (None: each at its better one), `quantity`, `difference`
-        with its interval, `per_seed`, the range of KL and `verdict`.
-    """
+    """Each method against the baseline at equal KL: at the better learning rate, and at each learning rate alone."""
     scopes: list[tuple[float | None, tuple[float, ...]]] = [(None, grid.learning_rates)]
     if len(grid.learning_rates) > 1:
         scopes += [(rate, (rate,)) for rate in grid.learning_rates]
@@ -311,20 +269,7 @@ _QUIET: dict[str, Any] = {
 def train_policy(
     reference: Any, rows: Any, tokenizer: Any, job: Job, folder: str, *, fresh: bool = False, **options: Any
 ) -> Any:
-    """Train one policy from the reference, without a line of logs.
-
-    Args:
-        reference: The model to start from; a copy is trained.
-        rows: The pairs, tokenised; with a column `dispersion` for methods whose index the study gives.
-        tokenizer: Of the model.
-        job: The run.
-        folder: The trainer's `output_dir`.
-        fresh: Nobody else needs `reference`: it is trained itself, which spares the memory of a copy.
-        **options: Of `MallowsPOConfig`, as the study sets them for all methods.
-
-    Returns:
-        The trainer after `train`, its model in eval mode.
-    """
+    """Train one policy from the reference, without a line of logs."""
     from transformers import PrinterCallback
 
     from mallowspo.training import MallowsPOConfig, MallowsPOTrainer

@@ -29,55 +29,28 @@ __all__ = ["ReferenceTraining", "TokenizedPrompts", "tokenize_forms", "tokenize_
 
 @dataclass(frozen=True)
 class ReferenceTraining:
-    """How the reference is built and trained.
+    """How the reference is built and trained."""
 
-    Attributes:
-        hidden_size: Width of the Llama; a multiple of 4, for its 4 heads.
-        layers: Number of its layers.
-        steps: Optimiser steps.
-        prompts_per_step: Prompts in one step, each with all its answers.
-        learning_rate: Peak of AdamW's learning rate; linear warm-up over a tenth of the steps, then a cosine to 0.
-        seed: Seed of the initial weights and of the order of the prompts.
-    """
-
-    hidden_size: int = 48
+    hidden_size: int = 48  # width of the Llama; a multiple of 4, for its 4 heads
     layers: int = 2
     steps: int = 300
-    prompts_per_step: int = 48
+    prompts_per_step: int = 48  # prompts in one step, each with all its answers
+    # Peak of AdamW's learning rate; linear warm-up over a tenth of the steps, then a cosine to 0
     learning_rate: float = 1e-2
-    seed: int = 0
+    seed: int = 0  # seed of the initial weights and of the order of the prompts
 
 
 @dataclass(frozen=True)
 class TokenizedPrompts:
-    """Prompts and their candidates as token ids.
+    """Prompts and their candidates as token ids."""
 
-    Attributes:
-        prompt_ids: Ids of each prompt, `<bos>` included; P tuples.
-        candidate_ids: Ids of each prompt's candidates, each ending in `<eos>`; P tuples of K tuples.
-    """
-
-    prompt_ids: tuple[tuple[int, ...], ...]
+    prompt_ids: tuple[tuple[int, ...], ...]  # ids of each prompt, `<bos>` included; P tuples
+    # Ids of each prompt's candidates, each ending in `<eos>`; P tuples of K tuples
     candidate_ids: tuple[tuple[tuple[int, ...], ...], ...]
 
 
 def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[WorldPrompt]) -> TokenizedPrompts:
-    """Turn prompts and candidates into ids, as a trainer will see them: prompt, answer, `<eos>`.
-
-    Args:
-        tokenizer: The tokenizer of the language.
-        prompts: The prompts.
-
-    Returns:
-        Their ids.
-
-    Example:
-        >>> from mallowspo.world.language import build_world, word_tokenizer
-        >>> tokenizer = word_tokenizer()
-        >>> tokens = tokenize_prompts(tokenizer, build_world(0).train[:1])
-        >>> tokenizer.decode(tokens.candidate_ids[0][3])
-        'one hundred <eos>'
-    """
+    """Turn prompts and candidates into ids, as a trainer will see them: prompt, answer, `<eos>`."""
     end = int(tokenizer.eos_token_id)
 
     def answer(text: str) -> tuple[int, ...]:
@@ -92,15 +65,7 @@ def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[World
 def tokenize_forms(
     tokenizer: PreTrainedTokenizerBase, forms: Sequence[Sequence[Sequence[str]]]
 ) -> tuple[tuple[tuple[tuple[int, ...], ...], ...], ...]:
-    """Turn the ways in which answers are written into ids, each ending in `<eos>`.
-
-    Args:
-        tokenizer: The tokenizer of the language.
-        forms: For each prompt and candidate the texts, as `mallowspo.world.conditions` writes them.
-
-    Returns:
-        Ids, nested in the same way.
-    """
+    """Turn the ways in which answers are written into ids, each ending in `<eos>`."""
     end = int(tokenizer.eos_token_id)
     return tuple(
         tuple(
@@ -181,24 +146,7 @@ def train_reference(
     training: ReferenceTraining | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> LlamaForCausalLM:
-    """Train a tiny Llama on the corpus.
-
-    Args:
-        tokenizer: The tokenizer of the language.
-        prompts: The training prompts, P of them.
-        corpus_pk: How often each candidate was written, shape (P, K); see `write_corpus`.
-        forms: For each prompt and candidate the texts in which it is written, each as often; each step sees one of
-            them, drawn anew, and a prompt only once for all its answers. Where None, every candidate is written in one
-            way, its own text.
-        training: Size and schedule; the defaults where None.
-        on_step: Called with (steps done, steps in all) after each step.
-
-    Returns:
-        The model, in eval mode, float32, on the CPU. Same arguments and number of threads, same weights.
-
-    Raises:
-        InputError: The counts do not match the prompts.
-    """
+    """Train a tiny Llama on the corpus."""
     import torch
     from torch.nn.functional import cross_entropy
 

@@ -29,44 +29,28 @@ TRAINED = tuple(name for name, method in METHODS.items() if method.index != "vot
 
 @dataclass(frozen=True, kw_only=True)
 class BanditDesign:
-    """Everything that determines the numbers of the study.
+    """Everything that determines the numbers of the study."""
 
-    Learning rates, batch size and steps were fixed on plain DPO with many states alone: at the lower rate its KL still
-    rises at the last step, at the higher one it has nearly settled by then. Nothing was chosen by how MallowsPO did.
-
-    Attributes:
-        arms: Arms of every state, 3 to 6.
-        single_phis: Dispersions of the studies with one state, each its own study.
-        many_phis: Dispersions of the states of the study with many states.
-        seeds: Data sets at the exact minimiser.
-        training_seeds: Data sets that are trained on step by step.
-        first_seed: The first seed; the others follow it.
-        pairs: Pairs of each state, at the exact minimiser.
-        training_pairs: Pairs of each state in the training runs.
-        votes: Voters on the one additional pair of each state from which `votes` estimates φ.
-        betas: Values of β that are reported at the exact minimiser.
-        strengths: Matched scales: the KL (nats, mean over states) of a method's own optimum on infinitely many pairs,
-            for which its β is set.
-        learning_rates: Adam's learning rates, for single logits in nats.
-        training_single_phis: Which of `single_phis` are trained on step by step.
-        batch_size: Pairs in a step.
-        steps: Steps at which a run is measured; the last is its end.
-    """
-
-    arms: int = 5
-    single_phis: tuple[float, ...] = (0.3, 0.5, 0.8)
+    # Learning rates, batch size and steps were fixed on plain DPO with many states alone: at the lower rate its KL
+    # still rises at the last step, at the higher one it has nearly settled by then.
+    arms: int = 5  # of every state, 3 to 6
+    single_phis: tuple[float, ...] = (0.3, 0.5, 0.8)  # dispersions of the studies with one state, each its own study
+    # Dispersions of the states of the study with many states
     many_phis: tuple[float, ...] = (0.1, 0.2, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9)
-    seeds: int = 200
-    training_seeds: int = 120
-    first_seed: int = 0
-    pairs: tuple[int, ...] = (16, 64, 256, 1024)
-    training_pairs: tuple[int, ...] = (16, 1024)
-    votes: int = 10
-    betas: tuple[float, ...] = (0.5, 1.0, 2.0)
+    seeds: int = 200  # data sets at the exact minimiser
+    training_seeds: int = 120  # data sets that are trained on step by step
+    first_seed: int = 0  # the first seed; the others follow it
+    pairs: tuple[int, ...] = (16, 64, 256, 1024)  # pairs of each state, at the exact minimiser
+    training_pairs: tuple[int, ...] = (16, 1024)  # pairs of each state in the training runs
+    votes: int = 10  # voters on the one additional pair of each state from which `votes` estimates φ
+    betas: tuple[float, ...] = (0.5, 1.0, 2.0)  # values of β that are reported at the exact minimiser
+    # Matched scales: the KL (nats, mean over states) of a method's own optimum on infinitely many pairs, for which
+    # its β is set
     strengths: tuple[float, ...] = (0.1, 0.3, 0.8)
-    learning_rates: tuple[float, ...] = (0.02, 0.2)
-    training_single_phis: tuple[float, ...] = (0.3, 0.8)
-    batch_size: int = 16
+    learning_rates: tuple[float, ...] = (0.02, 0.2)  # Adam's learning rates, for single logits in nats
+    training_single_phis: tuple[float, ...] = (0.3, 0.8)  # which of `single_phis` are trained on step by step
+    batch_size: int = 16  # pairs in a step
+    # Steps at which a run is measured; the last is its end
     steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
     def __post_init__(self) -> None:
@@ -94,10 +78,7 @@ class BanditDesign:
             )
 
     def only(self, *names: str) -> BanditDesign:
-        """A design with these fields as they are here and all others at their defaults.
-
-        A finished job is found again by the design that it was given; a field that it does not read must not matter.
-        """
+        """A design with these fields as they are here and all others at their defaults."""
         return replace(BanditDesign(), **{name: getattr(self, name) for name in names})
 
     @property

@@ -82,20 +82,7 @@ def own_optimum(objective: str, population: Population) -> Minimiser:
 
 
 def matched_betas(population: Population, strengths: Sequence[float]) -> dict[str, list[float]]:
-    """Find the β at which an objective's own optimum on infinitely many pairs has a given KL, mean over the states.
-
-    Args:
-        population: The people.
-        strengths: KLs in nats, in (0, log K).
-
-    Returns:
-        Objective -> one β > 0 for each strength.
-
-    Example:
-        >>> strength = float(np.log(5) - 0.99997283)  # the KL of exp(-rank) from the uniform policy
-        >>> round(matched_betas(Population(np.array([0.3]), 5), [strength])["mallows_phi"][0], 3)
-        1.0
-    """
+    """Find the β at which an objective's own optimum on infinitely many pairs has a given KL, mean over the states."""
     found = {}
     for objective in dict.fromkeys(method.objective for method in METHODS.values()):
         optimum = own_optimum(objective, population)
@@ -109,17 +96,7 @@ def matched_betas(population: Population, strengths: Sequence[float]) -> dict[st
 
 
 def run_exact_job(design: BanditDesign, job: ExactJob) -> dict[str, Any]:
-    """All methods at the exact minimiser.
-
-    Args:
-        design: The study.
-        job: Population and number of pairs.
-
-    Returns:
-        `facts` of the pairs; `methods`: for each method what was found `at_beta` (in the order of the betas) and
-        `matched` (in the order of the strengths), with differences from DPO; its `line` of agreement against KL; and
-        `equal_kl`, the comparison with DPO along β.
-    """
+    """All methods at the exact minimiser."""
     started = time.process_time()
     data = _Data(design, job.phis, job.pairs, design.seeds)
     shape = data.counts_spkk.shape
@@ -215,16 +192,7 @@ def _facts(solved: dict[str, Minimiser], data: _Data) -> dict[str, Any]:
 
 
 def run_training_job(design: BanditDesign, job: TrainingJob) -> dict[str, Any]:
-    """All trained methods, step by step.
-
-    Args:
-        design: The study.
-        job: Population, number of pairs, learning rate and coordinates.
-
-    Returns:
-        `methods`: for each method and strength the entropy at every step, what was found at the shown steps with
-        differences from DPO, and `equal_kl`, the comparison with DPO of the same strength along the steps.
-    """
+    """All trained methods, step by step."""
     started = time.process_time()
     data = _Data(design, job.phis, job.pairs, design.training_seeds)
     runs, places = [], []

@@ -31,25 +31,7 @@ _LEAST_KL = 0.02
 
 
 def measure(log_prob_pk: Floats, population: Population) -> Measures:
-    """Measure policies against their population, exactly; means over the states.
-
-    Args:
-        log_prob_pk: Log-probabilities, nats, shape (..., P, K); -inf is allowed.
-        population: The people.
-
-    Returns:
-        Each of shape (...): `kl` to the uniform reference and `entropy` (nats), `top` (largest probability),
-        `collapsed` (share of states whose largest probability is above `COLLAPSED`), `agreement` (a random person
-        prefers the policy's answer to the reference's), `regret` (a random person prefers the best arm to the policy's
-        answer, less ½). With three states or more also `entropy_` and `agreement_` of the states on which people
-        `agreed` most and of the most `contested` ones (lowest and highest third of φ).
-
-    Example:
-        >>> population = Population(np.array([0.5]), 3)
-        >>> found = measure(np.log(np.full((1, 3), 1 / 3)), population)
-        >>> {name: round(float(value), 6) for name, value in found.items()}["agreement"]
-        0.5
-    """
+    """Measure policies against their population, exactly; means over the states."""
     probability = np.exp(log_prob_pk)
     entropy = -(probability * np.where(probability > 0, log_prob_pk, 0.0)).sum(axis=-1)
     top = probability.max(axis=-1)
@@ -73,12 +55,7 @@ def measure(log_prob_pk: Floats, population: Population) -> Measures:
 
 
 def interval_of(values_s: Floats) -> list[float]:
-    """Mean, low and high end of the 95% interval over seeds, five digits each: what `results.json` holds.
-
-    Example:
-        >>> interval_of(np.array([1.0, 2.0, 3.0]))
-        [2.0, -0.48414, 4.4841]
-    """
+    """Mean, low and high end of the 95% interval over seeds, five digits each: what `results.json` holds."""
     found = mean_interval(values_s)
     return [float(f"{value:.5g}") for value in (found.mean, found.low, found.high)]
 
@@ -92,17 +69,7 @@ def paired(method_s: Floats, baseline_s: Floats) -> list[float]:
 def compare_at_equal_kl(
     method: Mapping[str, Floats], baseline: Mapping[str, Floats], quantities: tuple[str, ...]
 ) -> dict[str, object]:
-    """Compare a method with a baseline at equal KL: each seed's two lines, over the KL that both reach.
-
-    Args:
-        method: Measures along a line (over β, or over steps), each of shape (L, S).
-        baseline: The same for the baseline.
-        quantities: What to compare.
-
-    Returns:
-        For each quantity the mean paired difference with its interval; `seeds`, how many seeds could be compared;
-        `kl`, the mean ends of the ranges.
-    """
+    """Compare a method with a baseline at equal KL: each seed's two lines, over the KL that both reach."""
     result: dict[str, object] = {}
     for quantity in quantities:
         sides = [

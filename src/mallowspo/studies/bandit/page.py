@@ -31,12 +31,7 @@ def _percent(interval: Sequence[float | None], digits: int = 0) -> str:
 
 
 def counted(words: Mapping[str, int]) -> str:
-    """Words and how often they were said.
-
-    Example:
-        >>> counted({"less collapsed": 2, "not told apart": 1})
-        'less collapsed in 2 of 3, no significant difference in 1'
-    """
+    """Words and how often they were said."""
     parts = [
         f"{'no significant difference' if word == 'not told apart' else word} in {count}"
         for word, count in sorted(words.items(), key=lambda item: (-item[1], item[0]))
@@ -46,12 +41,7 @@ def counted(words: Mapping[str, int]) -> str:
 
 
 def population_name(phis: Sequence[float]) -> str:
-    """How a reader calls a population.
-
-    Example:
-        >>> population_name([0.3]), population_name([0.1, 0.5, 0.9])
-        ('One state, φ = 0.3', '3 states, φ from 0.1 to 0.9')
-    """
+    """How a reader calls a population."""
     if len(phis) == 1:
         return f"One state, φ = {phis[0]:g}"
     return f"{len(phis)} states, φ from {min(phis):g} to {max(phis):g}"

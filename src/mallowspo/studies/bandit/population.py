@@ -37,15 +37,10 @@ _PSEUDO_PAIRS = 1.0
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """The people of some states.
+    """The people of some states."""
 
-    Attributes:
-        phi_p: Dispersion of each state, shape (P,).
-        arms: Arms of each state, K.
-    """
-
-    phi_p: Floats
-    arms: int
+    phi_p: Floats  # dispersion of each state, shape (P,)
+    arms: int  # arms of each state, K
 
     @property
     def neg_log_phi_p(self) -> Floats:
@@ -60,10 +55,7 @@ class Population:
 
     @cached_property
     def value_pk(self) -> Floats:
-        """P(a random person prefers the arm to the uniform reference's answer), shape (P, K).
-
-        Agreement is linear in the policy: these are its coefficients.
-        """
+        """P(a random person prefers the arm to the uniform reference's answer), shape (P, K)."""
         with np.errstate(divide="ignore"):
             certain = np.log(np.eye(self.arms))
         uniform = np.full((self.arms, self.arms), -np.log(self.arms))
@@ -81,33 +73,14 @@ class Population:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Judged pairs.
+    """Judged pairs."""
 
-    Attributes:
-        winner_spn: Index of the preferred arm, shape (S, P, N).
-        loser_spn: Index of the other arm, shape (S, P, N).
-    """
-
-    winner_spn: Integers
-    loser_spn: Integers
+    winner_spn: Integers  # index of the preferred arm, shape (S, P, N)
+    loser_spn: Integers  # index of the other arm, shape (S, P, N)
 
 
 def draw_pairs(population: Population, pairs: int, seeds: range) -> Pairs:
-    """Draw pairs of arms evenly, each judged by a fresh person.
-
-    Args:
-        population: The states.
-        pairs: Pairs of each state, N.
-        seeds: One data set each. A seed's first pairs are the same however many are drawn after them.
-
-    Returns:
-        The pairs.
-
-    Example:
-        >>> pairs = draw_pairs(Population(np.array([1e-9]), 3), 4, range(1))
-        >>> bool((pairs.winner_spn < pairs.loser_spn).all())
-        True
-    """
+    """Draw pairs of arms evenly, each judged by a fresh person."""
     first, second = np.triu_indices(population.arms, k=1)
     winners, losers = [], []
     for seed in seeds:
@@ -123,20 +96,7 @@ def draw_pairs(population: Population, pairs: int, seeds: range) -> Pairs:
 
 
 def count_pairs(pairs: Pairs, arms: int) -> Floats:
-    """Count how often each arm was preferred to each other one.
-
-    Args:
-        pairs: The pairs.
-        arms: Number of arms, K.
-
-    Returns:
-        Counts, shape (S, P, K, K), entry (i, j) the pairs in which i won against j.
-
-    Example:
-        >>> one = Pairs(np.array([[[0, 0]]]), np.array([[[1, 1]]]))
-        >>> count_pairs(one, 2).tolist()
-        [[[[0.0, 2.0], [0.0, 0.0]]]]
-    """
+    """Count how often each arm was preferred to each other one."""
     seeds, states, _ = pairs.winner_spn.shape
     offset = np.arange(seeds * states).reshape(seeds, states, 1) * arms * arms
     flat = (offset + pairs.winner_spn * arms + pairs.loser_spn).ravel()
@@ -145,27 +105,8 @@ def count_pairs(pairs: Pairs, arms: int) -> Floats:
 
 
 def index_from_pairs(counts_bkk: Floats, *, grid: int = 120) -> Floats:
-    """Estimate -log φ from pairs: the most likely centre and φ of the Mallows model, over all centres.
-
-    The likelihood is the product of the pairs' marginal probabilities, which is exact for pairs that are each judged
-    by another person. One pair's worth of doubt is spread over all ordered pairs.
-
-    Args:
-        counts_bkk: Wins, shape (..., K, K).
-        grid: Values of -log φ that are tried, even in its logarithm over `NEG_LOG_PHI_RANGE`.
-
-    Returns:
-        -log φ̂ in nats, shape (...).
-
-    Source:
-        Busa-Fekete et al., ICML 2014, for the marginals.
-
-    Example:
-        >>> population = Population(np.array([0.3]), 4)
-        >>> counts = 1e5 * population.preference_pkk * (1 - np.eye(4))
-        >>> round(float(np.exp(-index_from_pairs(counts, grid=2000))[0]), 2)
-        0.3
-    """
+    """Estimate -log φ from pairs: the most likely centre and φ of the Mallows model, over all centres."""
+    # The product of the pairs' marginal probabilities is exact where each pair is judged by another person.
     arms = counts_bkk.shape[-1]
     off_diagonal = 1.0 - np.eye(arms)
     counts = counts_bkk + _PSEUDO_PAIRS / off_diagonal.sum() * off_diagonal
@@ -181,23 +122,9 @@ def index_from_pairs(counts_bkk: Floats, *, grid: int = 120) -> Floats:
 
 
 def draw_votes(population: Population, votes: int, seeds: range) -> Floats:
-    """Ask people about one more pair of each state and read -log φ̂ off their votes (`votes_index`).
-
-    The formula takes the two arms for neighbours in the centre. They are drawn evenly here, as nobody knows the
-    centre: votes on arms further apart make people look more agreed than they are.
-
-    Args:
-        population: The states.
-        votes: Voters for each state.
-        seeds: One set of votes each.
-
-    Returns:
-        -log φ̂ in nats, within `NEG_LOG_PHI_RANGE`, shape (S, P).
-
-    Example:
-        >>> draw_votes(Population(np.array([1e-9]), 3), 10, range(1)).round(3).tolist()  # log(10.5 / 0.5)
-        [[3.045]]
-    """
+    """Ask people about one more pair of each state and read -log φ̂ off their votes (`votes_index`)."""
+    # The formula takes the two arms for neighbours in the centre, which nobody knows: they are drawn evenly. Votes on
+    # arms further apart make people look more agreed than they are.
     first, second = np.triu_indices(population.arms, k=1)
     counts = []
     for seed in seeds:

@@ -21,16 +21,10 @@ __all__ = ["BANDIT", "BanditSettings"]
 
 @dataclass(frozen=True, kw_only=True)
 class BanditSettings:
-    """A run of the study.
+    """A run of the study."""
 
-    Attributes:
-        output_dir: Folder for everything that is written.
-        workers: Processes side by side; 0 works in the calling one. It changes no result.
-        design: What is run.
-    """
-
-    output_dir: str = "output/bandit"
-    workers: int = 0
+    output_dir: str = "output/bandit"  # folder for everything that is written
+    workers: int = 0  # processes side by side; 0 works in the calling one. It changes no result
     design: BanditDesign = field(default_factory=BanditDesign)
 
 

@@ -32,56 +32,25 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One method at one β.
-
-    Attributes:
-        objective: A name in `OBJECTIVES`.
-        beta: β.
-        weight_sp: w = -2 log φ of each seed's states, shape (S, P); None for objectives without φ.
-    """
+    """One method at one β."""
 
     objective: str
     beta: float
-    weight_sp: Floats | None = None
+    weight_sp: Floats | None = None  # w = -2 log φ of each seed's states, shape (S, P); None for objectives without φ
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long and how fast.
+    """How long and how fast."""
 
-    Attributes:
-        learning_rate: Adam's, constant.
-        batch_size: Pairs in a step; all pairs where there are fewer.
-        steps: Steps at which the policies are kept, rising; the last ends the run.
-        shared: Whether every parameter serves all states.
-    """
-
-    learning_rate: float
-    batch_size: int
-    steps: Sequence[int]
-    shared: bool
+    learning_rate: float  # Adam's, constant
+    batch_size: int  # pairs in a step; all pairs where there are fewer
+    steps: Sequence[int]  # steps at which the policies are kept, rising; the last ends the run
+    shared: bool  # whether every parameter serves all states
 
 
 def train(runs: Sequence[Run], pairs: Pairs, arms: int, schedule: Schedule, seeds: range) -> Floats:
-    """Train from the uniform reference.
-
-    Args:
-        runs: Methods and values of β.
-        pairs: Each seed's pairs, shapes (S, P, N).
-        arms: Arms of a state, K.
-        schedule: Steps and learning rate.
-        seeds: The seeds, for the order of the pairs and the rotation of the coordinates.
-
-    Returns:
-        Log-probabilities at the kept steps, nats, shape (steps, runs, S, P, K).
-
-    Example:
-        >>> pairs = Pairs(np.array([[[0, 0]]]), np.array([[[1, 1]]]))
-        >>> schedule = Schedule(learning_rate=0.1, batch_size=2, steps=(1,), shared=False)
-        >>> kept = train([Run("dpo", 1.0)], pairs, 2, schedule, range(1))
-        >>> kept[0, 0, 0, 0].round(4).tolist()  # Adam's first step is as long as its learning rate: logits ±0.1
-        [-0.5981, -0.7981]
-    """
+    """Train from the uniform reference."""
     seed_count, states, _ = pairs.winner_spn.shape
     offset = (np.arange(states) * arms)[None, :, None]
     winner_sn, loser_sn = (

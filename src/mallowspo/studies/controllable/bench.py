@@ -57,15 +57,10 @@ SMALL = 20_000_000  # parameters below which a second thread costs more than it 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What all jobs depend on.
-
-    Attributes:
-        design: The settings.
-        stamp: Tells one state of the model's files, the data and the reward from another.
-    """
+    """What all jobs depend on."""
 
     design: ControllableDesign
-    stamp: str
+    stamp: str  # tells one state of the model's files, the data and the reward from another
 
 
 @dataclass(frozen=True)
@@ -83,14 +78,7 @@ class OptimumJob:
 
 
 def stamp_of(design: ControllableDesign) -> str:
-    """Tell one state of a study's files from another, so that no finished run of other files is taken for this one's.
-
-    Args:
-        design: Names model, data and reward.
-
-    Returns:
-        Digests of the files' sizes and times; a hub's data set goes by its name.
-    """
+    """Sizes and times of the study's files: no finished run of other files is taken for this one's."""
     stamps = [model_stamp(design.model_name_or_path)]
     data = Path(design.dataset_name).expanduser()
     for path in sorted(data.rglob("*")) if data.is_dir() else [data]:
@@ -103,26 +91,16 @@ def stamp_of(design: ControllableDesign) -> str:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all jobs share.
-
-    Attributes:
-        design: The settings.
-        folder: Of the study.
-        tokenizer: Of the policy.
-        reference: The reference model, in eval mode, on its device.
-        end_ids: Tokens that end a response.
-        prompts: Training and held-out prompts.
-        reward: The scorer.
-        pairs: Those of the seed that was asked for last: a new seed needs new pairs, not the models loaded again.
-    """
+    """What all jobs share."""
 
     design: ControllableDesign
     folder: Path
-    tokenizer: Any
-    reference: Any
-    end_ids: tuple[int, ...]
-    prompts: StudyPrompts
+    tokenizer: Any  # of the policy
+    reference: Any  # the reference model, in eval mode, on its device
+    end_ids: tuple[int, ...]  # tokens that end a response
+    prompts: StudyPrompts  # training and held-out prompts
     reward: Reward
+    # Those of the seed that was asked for last: a new seed needs new pairs, not the models loaded again
     pairs: dict[int, SeedPairs]
 
     def pairs_of(self, seed: int) -> SeedPairs:
@@ -142,11 +120,7 @@ class Bench:
 
 
 def open_bench(inputs: Inputs, job: Any, folder: Path) -> Bench:
-    """Load the models and read the prompts; the job is not looked at.
-
-    Raises:
-        InputError: A model, the data or the reward cannot be used.
-    """
+    """Load the models and read the prompts; the job is not looked at."""
     design = inputs.design
     check_saved_model("model_name_or_path", design.model_name_or_path, trust_remote_code=design.trust_remote_code)
     reward = load_reward(design)  # first: a missing package is found before a model is loaded
@@ -173,10 +147,7 @@ def open_bench(inputs: Inputs, job: Any, folder: Path) -> Bench:
 
 @contextlib.contextmanager
 def _cached_below(folder: Path) -> Iterator[None]:
-    """Keep the reference's scores of a seed's pairs in the study's folder: all methods read the same ones.
-
-    A cache that the user has named stays in use.
-    """
+    """Keep the reference's scores of a seed's pairs in the study's folder: all methods read the same ones."""
     if CACHE_VARIABLE in os.environ:
         yield
         return
@@ -208,16 +179,7 @@ def _dataset(bench: Bench, seed: int) -> Any:
 
 
 def measure(bench: Bench, policy: Any, seed: int) -> dict[str, Any]:
-    """Measure reward and KL of a policy on the same responses to the held-out prompts.
-
-    Args:
-        bench: What all runs share.
-        policy: A causal language model in eval mode.
-        seed: Of the responses: under one seed all policies are asked with the same random numbers.
-
-    Returns:
-        `reward` and `kl` (nats per response) with their standard errors over prompts, and what goes with them.
-    """
+    """Measure reward and KL of a policy on the same responses to the held-out prompts."""
     design, prompts = bench.design, bench.prompts.heldout
     responses: dict[tuple[int, int], list[int]] = {}
     found = sequence_kl(
@@ -248,16 +210,7 @@ def measure(bench: Bench, policy: Any, seed: int) -> dict[str, Any]:
 
 
 def run_job(bench: Bench, job: Job) -> dict[str, Any]:
-    """Train one policy and measure it.
-
-    Args:
-        bench: What all jobs share.
-        job: The run.
-
-    Returns:
-        The job's fields, those of `measure`, `steps`, `train_loss`, `cpu_seconds` (processor time, the pairs of the
-        seed left out), and for methods that read a dispersion `weight_quantiles`: 5%, 50%, 95% of the weights.
-    """
+    """Train one policy and measure it."""
     design = bench.design
     with _at_work(bench), _cached_below(bench.folder), tempfile.TemporaryDirectory() as folder:
         rows = _dataset(bench, job.seed)

@@ -18,62 +18,38 @@ DTYPES = ("float32", "bfloat16", "auto")
 
 @dataclass(frozen=True, kw_only=True)
 class ControllableDesign:
-    """Everything but seeds, β and learning rates that determines the numbers of the study.
+    """Everything but seeds, β and learning rates that determines the numbers of the study."""
 
-    Attributes:
-        model_name_or_path: The policy's start and its reference, a causal language model: a folder or a hub name.
-        dataset_name: Where the prompts come from: a text file (`.txt`: one text a line), or whatever
-            `mallowspo.data.load_preferences` reads.
-        dataset_split: The split of a data set.
-        text_column: The column that holds the texts.
-        opening: A regular expression; only texts that begin with it are used. Empty for all.
-        reward_model: `vader`, or a sequence classifier: a folder or a hub name.
-        reward_label: The classifier's label whose probability is the reward; None finds the one called positive.
-        min_prompt_tokens: Shortest prompt.
-        prompt_tokens: Longest prompt: the first whole words of a text that fit.
-        response_tokens: Tokens after which a response is cut.
-        train_prompts: Prompts that pairs are made for; None for all that are left by `eval_prompts`.
-        eval_prompts: Held-out prompts.
-        samples_per_prompt: Responses drawn per training prompt; all of their pairs are compared.
-        eval_samples: Responses drawn per held-out prompt.
-        preferences: `sign`: the higher reward is chosen; `bradley_terry`: with probability σ(scale × difference).
-        preference_scale: That scale; what a difference of 1 in reward is worth in logits.
-        epochs: Passes over the pairs.
-        batch_size: Pairs in a step.
-        generation_batch_size: Responses drawn or scored at a time; changes no result but by rounding.
-        optimum_samples: Responses of the reference per held-out prompt, from which the best possible is estimated.
-        prompt_seed: Which texts are held out, and their order.
-        dtype: Of the weights.
-        bf16: Train under bfloat16 autocast, as transformers' option of that name.
-        use_cpu: Leave an accelerator alone.
-        trust_remote_code: Run code that comes with a model.
-    """
-
-    model_name_or_path: str
+    model_name_or_path: str  # the policy's start and its reference, a causal language model: a folder or a hub name
+    # Where the prompts come from: a text file (`.txt`: one text a line), or whatever
+    # `mallowspo.data.load_preferences` reads
     dataset_name: str
-    dataset_split: str = "train"
-    text_column: str = "text"
-    opening: str = ""
-    reward_model: str = VADER
+    dataset_split: str = "train"  # the split of a data set
+    text_column: str = "text"  # the column that holds the texts
+    opening: str = ""  # a regular expression; only texts that begin with it are used. Empty for all
+    reward_model: str = VADER  # `vader`, or a sequence classifier: a folder or a hub name
+    # The classifier's label whose probability is the reward; None finds the one called positive
     reward_label: str | None = None
     min_prompt_tokens: int = 4
-    prompt_tokens: int = 16
-    response_tokens: int = 32
-    train_prompts: int | None = None
+    prompt_tokens: int = 16  # longest prompt: the first whole words of a text that fit
+    response_tokens: int = 32  # tokens after which a response is cut
+    train_prompts: int | None = None  # prompts that pairs are made for; None for all that are left by `eval_prompts`
     eval_prompts: int = 64
-    samples_per_prompt: int = 3
-    eval_samples: int = 4
+    samples_per_prompt: int = 3  # responses drawn per training prompt; all of their pairs are compared
+    eval_samples: int = 4  # responses drawn per held-out prompt
+    # `sign`: the higher reward is chosen; `bradley_terry`: with probability σ(scale × difference)
     preferences: str = "sign"
-    preference_scale: float = 4.0
-    epochs: int = 1
-    batch_size: int = 8
-    generation_batch_size: int = 256
+    preference_scale: float = 4.0  # that scale; what a difference of 1 in reward is worth in logits
+    epochs: int = 1  # passes over the pairs
+    batch_size: int = 8  # pairs in a step
+    generation_batch_size: int = 256  # responses drawn or scored at a time; changes no result but by rounding
+    # Responses of the reference per held-out prompt, from which the best possible is estimated
     optimum_samples: int = 128
-    prompt_seed: int = 0
-    dtype: str = "float32"
-    bf16: bool = False
-    use_cpu: bool = False
-    trust_remote_code: bool = False
+    prompt_seed: int = 0  # which texts are held out, and their order
+    dtype: str = "float32"  # of the weights
+    bf16: bool = False  # train under bfloat16 autocast, as transformers' option of that name
+    use_cpu: bool = False  # leave an accelerator alone
+    trust_remote_code: bool = False  # run code that comes with a model
 
     def __post_init__(self) -> None:
         for name, least in _AT_LEAST.items():

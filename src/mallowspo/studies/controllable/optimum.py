@@ -24,39 +24,14 @@ FEWEST = 10.0  # responses, effective number: below it the estimate leans on a h
 
 @dataclass(frozen=True)
 class TiltedReference:
-    """The trade-off, one entry per tilt.
+    """The trade-off, one entry per tilt."""
 
-    Attributes:
-        kl: Mean KL over prompts, nats, ascending; the first is 0.
-        reward: Mean reward there.
-    """
-
-    kl: Floats
-    reward: Floats
+    kl: Floats  # mean KL over prompts, nats, ascending; the first is 0
+    reward: Floats  # mean reward there
 
 
 def tilted_reference(reward_ps: ArrayLike, *, points: int = 60) -> TiltedReference:
-    """Estimate the trade-off from rewards of the reference's responses.
-
-    Args:
-        reward_ps: Rewards of S responses to each of P prompts, shape (P, S), S >= 2.
-        points: Tilts at most.
-
-    Returns:
-        The estimate, as far as the mean effective number of responses per prompt is at least 10, or half of S where
-        that is less. It is biased low at large KL: with S responses no KL above log S can be seen.
-
-    Raises:
-        InputError: The shape is another.
-
-    Example:
-        Two equally likely responses with rewards 0 and 1: under a tilt of log 3 the better one has probability 3/4.
-
-        >>> found = tilted_reference([[0.0, 1.0]])
-        >>> at = np.interp(0.75, found.reward, found.kl)
-        >>> round(float(at), 3), round(float(0.75 * np.log(1.5) + 0.25 * np.log(0.5)), 3)
-        (0.131, 0.131)
-    """
+    """Estimate the trade-off from rewards of the reference's responses."""
     reward = np.asarray(reward_ps, dtype=np.float64)
     if reward.ndim != 2 or reward.shape[1] < 2 or not np.isfinite(reward).all():
         raise InputError(f"tilted_reference: got shape {reward.shape}, expected (P, S) finite rewards with S >= 2")

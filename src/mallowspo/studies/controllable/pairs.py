@@ -22,17 +22,9 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Pair:
-    """A compared pair of responses to one prompt.
+    """A compared pair of responses to one prompt."""
 
-    Attributes:
-        prompt: Its place among the training prompts.
-        chosen: Token ids.
-        rejected: Token ids.
-        chosen_reward: What the reward gave.
-        rejected_reward: The same.
-    """
-
-    prompt: int
+    prompt: int  # its place among the training prompts
     chosen: tuple[int, ...]
     rejected: tuple[int, ...]
     chosen_reward: float
@@ -41,19 +33,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class SeedPairs:
-    """The pairs of one seed.
+    """The pairs of one seed."""
 
-    Attributes:
-        pairs: In the order of the prompts.
-        compared: Pairs of responses that there were.
-        equal: Of these, pairs without a preference: equal rewards under `sign`, or the same tokens twice.
-        reward_pk: Rewards of all responses, shape (P, K).
-    """
-
-    pairs: tuple[Pair, ...]
-    compared: int
-    equal: int
-    reward_pk: Floats
+    pairs: tuple[Pair, ...]  # in the order of the prompts
+    compared: int  # pairs of responses that there were
+    equal: int  # of these, pairs without a preference: equal rewards under `sign`, or the same tokens twice
+    reward_pk: Floats  # rewards of all responses, shape (P, K)
 
 
 def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
@@ -71,22 +56,7 @@ def whole_texts(
 def compare(
     reward_k: Sequence[float], *, preferences: str, scale: float, rng: np.random.Generator
 ) -> Iterator[tuple[int, int]]:
-    """Compare all pairs of the responses to one prompt.
-
-    Args:
-        reward_k: Their rewards.
-        preferences: `sign`, by which equal rewards give no preference, or `bradley_terry`.
-        scale: What a difference of 1 is worth in logits, under `bradley_terry`.
-        rng: Source of randomness; drawn from once per pair under `bradley_terry`, else never.
-
-    Yields:
-        (chosen, rejected), as places in `reward_k`.
-
-    Example:
-        >>> rng = np.random.default_rng(0)
-        >>> list(compare([0.1, 0.5, 0.1], preferences="sign", scale=1.0, rng=rng))
-        [(1, 0), (1, 2)]
-    """
+    """Compare all pairs of the responses to one prompt."""
     for first, second in itertools.combinations(range(len(reward_k)), 2):
         difference = float(reward_k[first]) - float(reward_k[second])
         if preferences == "bradley_terry":
@@ -107,20 +77,7 @@ def draw_responses(
     seed: int,
     purpose: str,
 ) -> dict[tuple[int, int], list[int]]:
-    """Draw responses at temperature 1.
-
-    Args:
-        model: A causal language model in eval mode.
-        prompts: Token ids.
-        samples: Responses per prompt.
-        design: Lengths and batch size.
-        end_ids: Tokens that end a response.
-        seed: Of the draws.
-        purpose: Keeps the draws of different uses apart.
-
-    Returns:
-        (prompt, sample) -> token ids.
-    """
+    """Draw responses at temperature 1."""
     sampling = Sampling(max_new_tokens=design.response_tokens, temperature=1.0)
     work = [(p, k) for p in range(len(prompts)) for k in range(samples)]
     work.sort(key=lambda item: -len(prompts[item[0]]))
@@ -143,23 +100,7 @@ def make_pairs(
     end_ids: Sequence[int],
     seed: int,
 ) -> SeedPairs:
-    """Draw responses of the reference and compare them.
-
-    Args:
-        model: The reference, in eval mode.
-        tokenizer: Its tokenizer.
-        prompts: Token ids of the training prompts.
-        reward: Scores prompt and response together.
-        design: How many, how long, and how they are compared.
-        end_ids: Tokens that end a response.
-        seed: Of responses and preferences.
-
-    Returns:
-        The pairs.
-
-    Raises:
-        InputError: The reward tells no two responses apart.
-    """
+    """Draw responses of the reference and compare them."""
     samples = design.samples_per_prompt
     drawn = draw_responses(model, prompts, samples=samples, design=design, end_ids=end_ids, seed=seed, purpose="pairs")
     reward_pk = reward.score(whole_texts(tokenizer, prompts, drawn)).reshape(len(prompts), samples)

@@ -18,31 +18,15 @@ __all__ = ["StudyPrompts", "first_words", "read_prompts", "read_texts"]
 
 @dataclass(frozen=True)
 class StudyPrompts:
-    """Token ids of the prompts, all of them different.
+    """Token ids of the prompts, all of them different."""
 
-    Attributes:
-        train: Prompts that pairs are made for.
-        heldout: Prompts that policies are measured on.
-        available: How many the texts gave in all.
-    """
-
-    train: tuple[tuple[int, ...], ...]
-    heldout: tuple[tuple[int, ...], ...]
+    train: tuple[tuple[int, ...], ...]  # prompts that pairs are made for
+    heldout: tuple[tuple[int, ...], ...]  # prompts that policies are measured on
     available: int
 
 
 def read_texts(design: ControllableDesign) -> list[str]:
-    """Read the texts whose first words become prompts.
-
-    Args:
-        design: Names the data, its split and its column, and what a text must begin with.
-
-    Returns:
-        The texts that begin as asked, in the order of the data.
-
-    Raises:
-        InputError: The data cannot be read, lacks the column, or has no such text.
-    """
+    """Read the texts whose first words become prompts."""
     source = design.dataset_name
     texts = _lines(Path(source)) if source.endswith(".txt") else _column(design)
     kept = [text for text in (str(text).strip() for text in texts) if text and re.match(design.opening, text)]
@@ -75,17 +59,7 @@ def _column(design: ControllableDesign) -> Iterable[str]:
 
 
 def first_words(text: str, tokenizer: Any, longest: int) -> list[int]:
-    """Cut a text after the last whole word that fits.
-
-    Args:
-        text: The text; words are what blanks separate.
-        tokenizer: Of the policy.
-        longest: Tokens at most.
-
-    Returns:
-        Token ids as the tokenizer gives them for the cut text; empty where not even one word fits, or where nothing
-        of the text would be left to continue.
-    """
+    """Cut a text after the last whole word that fits."""
     words = text.split(" ", longest + 1)
     cuts = [" ".join(words[:count]) for count in range(1, min(len(words), longest + 1))]
     if not cuts:
@@ -104,18 +78,7 @@ def _prompts(texts: Iterable[str], tokenizer: Any, design: ControllableDesign) -
 
 
 def read_prompts(design: ControllableDesign, tokenizer: Any) -> StudyPrompts:
-    """Make the prompts of a study.
-
-    Args:
-        design: The data and the numbers of prompts.
-        tokenizer: Of the policy.
-
-    Returns:
-        The prompts. Their order, and with it which are held out, depends on `prompt_seed` alone.
-
-    Raises:
-        InputError: The texts give fewer prompts than asked for.
-    """
+    """Make the prompts of a study."""
     texts = read_texts(design)
     order = np.random.default_rng(design.prompt_seed).permutation(len(texts))
     wanted = None if design.train_prompts is None else design.eval_prompts + design.train_prompts

@@ -22,45 +22,19 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Reward:
-    """A scorer of texts that the policy never sees.
+    """A scorer of texts that the policy never sees."""
 
-    Attributes:
-        name: What a reader calls it.
-        score: Texts -> one number each, shape (N,).
-    """
-
-    name: str
-    score: Callable[[Sequence[str]], Floats]
+    name: str  # what a reader calls it
+    score: Callable[[Sequence[str]], Floats]  # texts -> one number each, shape (N,)
 
 
 def load_reward(design: ControllableDesign) -> Reward:
-    """Load the reward that a design names.
-
-    Args:
-        design: Names it.
-
-    Returns:
-        The reward.
-
-    Raises:
-        InputError: A package is missing, or the classifier cannot be used.
-    """
+    """Load the reward that a design names."""
     return vader_reward() if design.reward_model == VADER else _classifier_reward(design)
 
 
 def vader_reward() -> Reward:
-    """VADER's compound score in [−1, 1]: valences of a text's words, with rules for negation and emphasis.
-
-    The lexicon and the rules come with the package; nothing is fetched.
-
-    Returns:
-        The reward.
-
-    Raises:
-        InputError: The package is not installed.
-
-    Source: Hutto & Gilbert, "VADER", ICWSM 2014.
-    """
+    """VADER's compound score in [−1, 1]: valences of a text's words, with rules for negation and emphasis."""
     try:
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
     except ImportError as error:

@@ -34,28 +34,20 @@ __all__ = ["CONTROLLABLE", "ControllableDesign", "ControllableSettings", "fast"]
 
 @dataclass(frozen=True, kw_only=True)
 class ControllableSettings:
-    """The study's settings.
+    """The study's settings."""
 
-    Attributes:
-        design: Models, data and sizes.
-        output_dir: Folder for everything that is written.
-        seeds: One set of pairs, one order of training and one set of evaluation draws each, shared by all methods.
-        betas: Values of β of DPO, MallowsPO-θ and MallowsPO-φ.
-        ipo_betas: Those of IPO, whose β is another quantity (τ of its paper, per token).
-        learning_rates: Peak learning rates. Where there are several, one is chosen on DPO alone, with pairs and draws
-            of `pilot_seed`, which no comparison uses.
-        pilot_seed: See there.
-        workers: Processes that train side by side; 0 trains in the calling process. It changes no result.
-    """
-
-    design: ControllableDesign
-    output_dir: str = "output/controllable"
+    design: ControllableDesign  # models, data and sizes
+    output_dir: str = "output/controllable"  # folder for everything that is written
+    # One set of pairs, one order of training and one set of evaluation draws each, shared by all methods
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    betas: tuple[float, ...] = (0.02, 0.07, 0.2, 0.6, 2.0, 8.0)
+    betas: tuple[float, ...] = (0.02, 0.07, 0.2, 0.6, 2.0, 8.0)  # values of β of DPO, MallowsPO-θ and MallowsPO-φ
+    # Those of IPO, whose β is another quantity (τ of its paper, per token)
     ipo_betas: tuple[float, ...] = (0.1, 0.5, 1.5, 4.0, 10.0, 30.0)
+    # Peak learning rates. Where there are several, one is chosen on DPO alone, with pairs and draws of `pilot_seed`,
+    # which no comparison uses
     learning_rates: tuple[float, ...] = (1e-4,)
     pilot_seed: int = 1000
-    workers: int = 0
+    workers: int = 0  # processes that train side by side; 0 trains in the calling process. It changes no result
 
     def __post_init__(self) -> None:
         check_grid(self, CONTROLLABLE_METHODS, names=("seeds", "betas", "ipo_betas", "learning_rates"))
@@ -78,14 +70,7 @@ class ControllableSettings:
 
 
 def fast(settings: ControllableSettings) -> ControllableSettings:
-    """Cut a study down to a run of seconds that shows every part and resolves nothing.
-
-    Args:
-        settings: The study.
-
-    Returns:
-        One seed, two values of β, two learning rates for the pilot, a few prompts, brief responses.
-    """
+    """Cut a study down to a run of seconds that shows every part and resolves nothing."""
     design = replace(
         settings.design,
         response_tokens=min(12, settings.design.response_tokens),

@@ -50,42 +50,14 @@ def _shared_range(frontiers: Sequence[SeedFrontier]) -> tuple[float, float]:
 
 
 def area(frontier: SeedFrontier, low: float, high: float) -> float:
-    """Area under a frontier between two KLs, divided by the width: its mean height.
-
-    Args:
-        frontier: Of one seed.
-        low: Nats, > 0.
-        high: Nats.
-
-    Returns:
-        The mean reward over a grid even in log KL; NaN where the frontier does not reach over the range.
-
-    Example:
-        >>> area(SeedFrontier([0.1, 0.4], [0.5, 0.7], [0.5, 0.7]), 0.1, 0.4).__round__(4)
-        0.6
-    """
+    """Area under a frontier between two KLs, divided by the width: its mean height."""
     if not low < high:
         return float("nan")
     return float(interpolate_frontier(frontier.kl_b, frontier.value_b, np.geomspace(low, high, GRID)).mean())
 
 
 def choose_rate(rates: Sequence[float], runs: Sequence[Run]) -> dict[str, Any]:
-    """Choose the learning rate by DPO's runs alone.
-
-    Args:
-        rates: The candidates.
-        runs: DPO at every β and candidate, on the pairs of one seed.
-
-    Returns:
-        `chosen`; `rule`: `area`, the largest area under the frontier over the KL that all candidates reach, or
-        `mean reward` where they reach none together, or `given` for a single candidate; and `candidates`.
-
-    Example:
-        >>> runs = [{"learning_rate": r, "kl": k, "reward": v} for r, k, v in
-        ...         [(1e-4, 0.1, 0.5), (1e-4, 0.4, 0.6), (3e-4, 0.2, 0.7), (3e-4, 0.8, 0.7)]]
-        >>> choose_rate([1e-4, 3e-4], runs)["chosen"]
-        0.0003
-    """
+    """Choose the learning rate by DPO's runs alone."""
     if len(rates) == 1:
         return {"chosen": rates[0], "rule": "given", "candidates": []}
     lines = {rate: _frontier(select_runs(runs, learning_rate=rate)) for rate in rates}
@@ -124,15 +96,7 @@ def _settings(settings: ControllableSettings, runs: Sequence[Run]) -> list[dict[
 
 
 def compare_methods(per_method: Mapping[str, Sequence[SeedFrontier]]) -> list[dict[str, Any]]:
-    """Compare every two methods at equal KL, seed by seed.
-
-    Args:
-        per_method: Method -> its frontiers, one per seed; the first method is the baseline.
-
-    Returns:
-        One row per pair: the mean difference over the KL that both reach with its 95% interval, the p-value of the
-        paired t test, the same after Holm's method over all pairs, the range, and the verdict of the interval.
-    """
+    """Compare every two methods at equal KL, seed by seed."""
     rows = []
     for second, first in itertools.combinations(per_method, 2):
         found = equal_kl_differences(
@@ -201,17 +165,7 @@ def _weights(runs: Sequence[Run]) -> dict[str, list[float]]:
 
 
 def summarise(settings: ControllableSettings, done: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
-    """Turn the results of all stages into findings.
-
-    Args:
-        settings: What was run.
-        done: The results.
-
-    Returns:
-        `facts` (of model, prompts and the first seed's pairs), `learning_rate` (how it was chosen), `settings` (means
-        over seeds), `areas`, `comparisons` (every two methods at equal KL), `by_kl`, `weights`, `reference`,
-        `optimum`, `examples` and the `runs`. An interval is a mapping with `mean`, `low` and `high`.
-    """
+    """Turn the results of all stages into findings."""
     runs, references, [pairs], [optimum] = (done[name] for name in ("runs", "references", "pairs", "optimum"))
     per_method = {
         method: [_frontier(select_runs(runs, method=method, seed=seed)) for seed in settings.seeds]

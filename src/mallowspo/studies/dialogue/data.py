@@ -38,23 +38,16 @@ REPLY = "\n\nAssistant:"
 
 @dataclass(frozen=True)
 class PairSet:
-    """Pairs that fit whole, as tokens and as text.
+    """Pairs that fit whole, as tokens and as text."""
 
-    Attributes:
-        name: `sft`, `policy`, `judge`, `test`, `ood` or `votes`.
-        source: Where they came from.
-        rows: `datasets.Dataset` with `prompt_ids`, `chosen_ids`, `rejected_ids`, `prompt_id`, `row_index`, and the
-            texts `prompt`, `chosen`, `rejected`.
-        groups: What tells dialogues apart: rows of one dialogue share their first human turn.
-        account: What became of the rows that were read: reason -> rows.
-        unanimous_n: With votes: whether all who voted said the same, shape (N,); else None.
-    """
-
-    name: str
-    source: str
+    name: str  # `sft`, `policy`, `judge`, `test`, `ood` or `votes`
+    source: str  # where they came from
+    # `datasets.Dataset` with `prompt_ids`, `chosen_ids`, `rejected_ids`, `prompt_id`, `row_index`, and the texts
+    # `prompt`, `chosen`, `rejected`
     rows: Any
-    groups: tuple[str, ...]
-    account: dict[str, int]
+    groups: tuple[str, ...]  # what tells dialogues apart: rows of one dialogue share their first human turn
+    account: dict[str, int]  # what became of the rows that were read: reason -> rows
+    # With votes: whether all who voted said the same, shape (N,); else None
     unanimous_n: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
@@ -81,39 +74,23 @@ class PairSet:
 
 @dataclass(frozen=True)
 class DialogueData:
-    """All the data of the study.
+    """All the data of the study."""
 
-    Attributes:
-        sft: Whose chosen responses the reference is trained on. Pairs of which it had learnt one side already would
-            teach the policies that alone: their gradient falls on the other side.
-        policy: Whose pairs the policies are trained on.
-        judge: What only the held-out judge sees. No dialogue is in two of these.
-        tests: In distribution first.
-    """
-
+    # Whose chosen responses the reference is trained on. Pairs of which it had learnt one side already would teach
+    # the policies that alone: their gradient falls on the other side
     sft: PairSet
-    policy: PairSet
-    judge: PairSet
-    tests: tuple[PairSet, ...]
+    policy: PairSet  # whose pairs the policies are trained on
+    judge: PairSet  # what only the held-out judge sees. No dialogue is in two of these
+    tests: tuple[PairSet, ...]  # in distribution first
 
 
 def first_turn(prompt: str) -> str:
-    r"""What a dialogue begins with: the text before the first reply.
-
-    Example:
-        >>> first_turn("\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Why?\n\nAssistant:")
-        'Human: Hi'
-    """
+    """What a dialogue begins with: the text before the first reply."""
     return prompt.split(REPLY, 1)[0].strip()
 
 
 def split_text(text: str) -> tuple[str, str]:
-    r"""Split a whole dialogue of HH into what was there before the last reply, and that reply.
-
-    Example:
-        >>> split_text("\n\nHuman: Hi\n\nAssistant: Yes?")
-        ('\n\nHuman: Hi\n\nAssistant:', ' Yes?')
-    """
+    """Split a whole dialogue of HH into what was there before the last reply, and that reply."""
     before, mark, reply = text.rpartition(REPLY)
     return (before + mark, reply) if mark else ("", text)
 

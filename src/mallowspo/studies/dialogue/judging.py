@@ -118,12 +118,7 @@ def verdict_jobs(settings: DialogueSettings, done: Done) -> list[VerdictJob]:
 
 
 def judge(place: Place, job: VerdictJob) -> Results:
-    """Ask the judge; what its log in the study's folder holds is not asked again.
-
-    Returns:
-        Preferences for the first answer of each pair, `first` shown first, and `second` shown second (None for a
-        judge that scores an answer alone); and what was counted.
-    """
+    """Ask the judge; what its log in the study's folder holds is not asked again."""
     with quiet_libraries(), one_thread():
         found = _open_judge(job.judge, job.api_key_env, place.basis.setup, place.folder)(
             [EvaluationPrompt(at, prompt) for at, (prompt, _, _) in enumerate(job.pairs)],

@@ -125,11 +125,7 @@ def _response_loss(model: Any, rows: Sequence[tuple[list[int], list[int]]]) -> A
 
 
 def make_judge(place: Place, job: JudgeJob) -> Results:
-    """Train a reward model on the part of the data that no policy saw (Bradley-Terry, one score an answer).
-
-    It reads what `mallowspo.evaluation` will show it: the prompt with the stripped answer, without an end token. It is
-    saved as a Hugging Face sequence classifier with one output.
-    """
+    """Train a reward model on the part of the data that no policy saw (Bradley-Terry, one score an answer)."""
     setup, (_, _, judge) = place.basis.setup, read_parts(place.basis.setup)
     with quiet_libraries(), one_thread():
         tokenizer = load_tokenizer(job.base, option="judge_base", trust_remote_code=setup.trust_remote_code)

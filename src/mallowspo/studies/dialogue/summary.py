@@ -37,22 +37,7 @@ QUANTITIES = {"accuracy": "better", "margin": "more", "log_loss": "worse", "over
 def both_intervals(
     value_sn: ArrayLike, draws: Resamples, where_n: ArrayLike | None = None
 ) -> dict[str, dict[str, float]]:
-    """A quantity of S policies on N rows with both sources of chance: the rows of a test set and the pairs of a seed.
-
-    Args:
-        value_sn: Shape (S, N).
-        draws: Of these rows; whole dialogues are drawn, the trained policies taken as given.
-        where_n: Rows that count, shape (N,); None for all.
-
-    Returns:
-        `rows` and `seeds` (which takes the test set as given), each a mapping with `mean`, `low`, `high`.
-
-    Example:
-        >>> draws = Resamples.of(["a", "b"], rng=np.random.default_rng(0))
-        >>> found = both_intervals([[1.0, 0.0], [1.0, 1.0]], draws)
-        >>> found["rows"]["mean"], found["seeds"]["mean"]
-        (0.75, 0.75)
-    """
+    """Mean of S policies on N rows, with intervals over `rows` (whole dialogues are drawn) and over `seeds`."""
     value = np.asarray(value_sn, dtype=np.float64)
     where = slice(None) if where_n is None else np.asarray(where_n, dtype=bool)
     return {
@@ -68,19 +53,12 @@ def said(found: dict[str, Any], more_is: str = "better") -> str:
 
 @dataclass(frozen=True)
 class _Policies:
-    """The policies of one method at one β on one test set, one per seed.
+    """The policies of one method at one β on one test set, one per seed."""
 
-    Attributes:
-        gap_sn: Log-ratio gaps, chosen − rejected, without β, shape (S, N), nats.
-        logp_sn: Log-probability that the method's own model gives to people's choice, shape (S, N), nats.
-        plain_sn: The same with the weight left out, log σ(β gap).
-        margin_sn: β gap.
-    """
-
-    gap_sn: Floats
-    logp_sn: Floats
-    plain_sn: Floats
-    margin_sn: Floats
+    gap_sn: Floats  # log-ratio gaps, chosen − rejected, without β, shape (S, N), nats
+    logp_sn: Floats  # log-probability that the method's own model gives to people's choice, shape (S, N), nats
+    plain_sn: Floats  # the same with the weight left out, log σ(β gap)
+    margin_sn: Floats  # β gap
 
     def value(self, name: str) -> Floats:
         """A quantity of `QUANTITIES` on every row, shape (S, N)."""
@@ -108,14 +86,7 @@ class _Test:
 
 
 def summarise(settings: DialogueSettings, done: Done) -> Results:
-    """Turn jobs and verdicts into findings.
-
-    Returns:
-        A tree of plain values for `results.json`: `data`, `reference`, `policies` (training and KL), `tests` (per
-        test set: every method at every β, by third, differences from DPO at the same β and at equal KL, the weight's
-        effect), `judge`, `win_rates` and `examples`. Intervals are mappings with `mean`, `low`, `high`; `rows` and
-        `seeds` tell over what.
-    """
+    """Turn jobs and verdicts into findings."""
     data = read_dialogues(settings.setup)
     reference, trained = done["policies"][0], done["policies"][1:]
     tests = [_test(pairs, reference) for pairs in data.tests]

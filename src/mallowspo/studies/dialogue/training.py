@@ -36,13 +36,7 @@ def policy_dir(folder: Path, job: Job) -> Path:
 
 
 def run_job(place: Place, job: Job) -> Results:
-    """Train one policy and measure it; for the reference, only measure it.
-
-    Returns:
-        The job's fields; `tests`: for each test set the log-probability of both responses of every row, in nats, and
-        for the reference their entropies and lengths too; `kl`: from the reference by sampling; `calibration`: what
-        the trainer made of the index; `train`: loss, steps and pairs; `cpu_seconds` of this process.
-    """
+    """Train one policy and measure it; for the reference, only measure it."""
     started = time.process_time()
     setup, folder = place.basis.setup, policy_dir(place.folder, job)
     result: Results = asdict(job)

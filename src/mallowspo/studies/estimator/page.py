@@ -46,12 +46,7 @@ _SPREADS = (
 
 
 def label(name: str) -> str:
-    """How an index or a condition reads in text.
-
-    Example:
-        >>> label("first_token"), label("style_agreed+prefix_contested")
-        ('first token', 'style agreed + prefix contested')
-    """
+    """How an index or a condition reads in text."""
     return _LABELS.get(name, name.replace("+", " + ").replace("_", " "))
 
 

@@ -22,26 +22,13 @@ _PHI = np.linspace(0.02, 0.98, 49)
 
 
 def entropy_estimate(items: int, phi: float, distance: str) -> float:
-    """The paper's estimate −log(H/log n!) of −log φ, from the exact entropy H of the model.
-
-    Source: Chen et al. 2025 (arXiv 2405.14953), dispersion estimate.
-
-    Example:
-        >>> round(math.exp(-entropy_estimate(5, 0.5, "kendall")), 6)
-        0.829637
-    """
+    """The paper's estimate −log(H/log n!) of −log φ, from the exact entropy H of the model."""
     entropy = MallowsModel(np.arange(1, items + 1), phi, distance=distance).entropy()
     return max(0.0, -math.log(entropy / math.lgamma(items + 1)))
 
 
 def paper_check(sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Compare −log φ with its estimate over a grid of φ.
-
-    Returns:
-        One mapping per distance and size: `distance`, `items`, `neg_log_phi` and `estimate` (lists over the grid),
-        `rising` (whether a larger −log φ always has the larger estimate), `correlation` (Pearson's, over the grid) and
-        `spread` (range of the estimate over that of −log φ, both relative to their means over the grid).
-    """
+    """Compare −log φ with its estimate over a grid of φ."""
     found = []
     truth = -np.log(_PHI[::-1])
     for distance in DISTANCES:

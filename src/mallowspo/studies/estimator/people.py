@@ -57,34 +57,21 @@ CONTROLS = ("length", "length_difference", "overlap")
 
 @dataclass(frozen=True, kw_only=True)
 class PeopleSettings:
-    """Settings of the comparison with people.
+    """Settings of the comparison with people."""
 
-    Attributes:
-        model: Folder or name of a causal language model.
-        data: Name of a data set → file of votes (see `mallowspo.dispersion.votes_file`). One that also holds
-            rankings is compared with these as well.
-        output_dir: Where `results.json`, the page and its figures go.
-        max_prompt_tokens: Of a longer prompt the end is kept.
-        max_length: Tokens of prompt and response together.
-        batch_size: Responses a batch.
-        rows: Pairs that are used of each data set; all where None.
-        resamples: Bootstrap draws over prompts.
-        seed: Of the bootstrap.
-        trust_remote_code: Run code that comes with the model.
-        workers: Without effect: the model is used in the calling process.
-    """
-
-    model: str
+    model: str  # folder or name of a causal language model
+    # Name of a data set → file of votes (see `mallowspo.dispersion.votes_file`). One that also holds rankings is
+    # compared with these as well
     data: Mapping[str, str] = field(default_factory=dict)
-    output_dir: str = "output/people"
-    max_prompt_tokens: int = 128
-    max_length: int = 512
-    batch_size: int = 16
-    rows: int | None = None
-    resamples: int = 2000
-    seed: int = 0
-    trust_remote_code: bool = False
-    workers: int = 0
+    output_dir: str = "output/people"  # where `results.json`, the page and its figures go
+    max_prompt_tokens: int = 128  # of a longer prompt the end is kept
+    max_length: int = 512  # tokens of prompt and response together
+    batch_size: int = 16  # responses a batch
+    rows: int | None = None  # pairs that are used of each data set; all where None
+    resamples: int = 2000  # bootstrap draws over prompts
+    seed: int = 0  # of the bootstrap
+    trust_remote_code: bool = False  # run code that comes with the model
+    workers: int = 0  # without effect: the model is used in the calling process
 
 
 @dataclass(frozen=True)

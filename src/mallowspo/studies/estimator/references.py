@@ -52,22 +52,14 @@ _BATCH = 512
 
 @dataclass(frozen=True, kw_only=True)
 class WorldSettings:
-    """What all references of the study share.
+    """What all references of the study share."""
 
-    Attributes:
-        train_prompts: Training prompts of a world.
-        heldout_prompts: Held-out prompts, a multiple of 6: on these the indexes are judged.
-        scored_train_prompts: Training prompts on which the indexes are read as well: maps are fitted on these.
-        samples: Answers that are sampled from the reference for each scored prompt.
-        pairs_per_prompt: Preference pairs of each scored prompt.
-        reference: Size and schedule of the reference; the condition may cut its steps, the job sets its seed.
-    """
-
-    train_prompts: int = 456
-    heldout_prompts: int = 120
-    scored_train_prompts: int = 120
-    samples: int = 32
-    pairs_per_prompt: int = 2
+    train_prompts: int = 456  # training prompts of a world
+    heldout_prompts: int = 120  # held-out prompts, a multiple of 6: on these the indexes are judged
+    scored_train_prompts: int = 120  # training prompts on which the indexes are read as well: maps are fitted on these
+    samples: int = 32  # answers that are sampled from the reference for each scored prompt
+    pairs_per_prompt: int = 2  # preference pairs of each scored prompt
+    # Size and schedule of the reference; the condition may cut its steps, the job sets its seed
     reference: ReferenceTraining = field(default_factory=ReferenceTraining)
 
     def __post_init__(self) -> None:
@@ -86,21 +78,14 @@ class WorldJob:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a reference says of P prompts.
+    """What a reference says of P prompts."""
 
-    Attributes:
-        indexes: Estimator of `mallowspo.dispersion` → u of each prompt, shape (P,).
-        pairs: Two candidates each and which of them one person preferred, ordered by prompt.
-        pair_forms: For each pair the forms in which the chosen and the rejected candidate are written.
-        form_logp_pk: Log-probability of one form of each candidate, nats, shape (P, K).
-        answers: Sampled answers of each prompt.
-    """
-
-    indexes: dict[str, Floats]
-    pairs: list[PreferencePair]
+    indexes: dict[str, Floats]  # estimator of `mallowspo.dispersion` → u of each prompt, shape (P,)
+    pairs: list[PreferencePair]  # two candidates each and which of them one person preferred, ordered by prompt
+    # For each pair the forms in which the chosen and the rejected candidate are written
     pair_forms: list[tuple[int, int]]
-    form_logp_pk: Floats
-    answers: list[list[SampledAnswer]]
+    form_logp_pk: Floats  # log-probability of one form of each candidate, nats, shape (P, K)
+    answers: list[list[SampledAnswer]]  # sampled answers of each prompt
 
 
 def written_world(settings: WorldSettings, job: WorldJob) -> WrittenWorld:
@@ -191,13 +176,7 @@ def _excess_nats(written: WrittenWorld, form_logp_pk: Floats) -> float:
 
 
 def run_world_job(settings: WorldSettings, job: WorldJob) -> dict[str, Any]:
-    """Train one reference and read it.
-
-    Returns:
-        `excess_nats` of the reference on held-out prompts, `indexes` (held-out prompts first, then the scored training
-        prompts), `pairs` (prompt, chosen, rejected), `answers` as [ids, count, log-probability, entropies of the
-        tokens], and `seconds` of processor time.
-    """
+    """Train one reference and read it."""
     started = time.process_time()
     with quiet_libraries(), one_thread():
         written, tokenizer = written_world(settings, job), word_tokenizer(EXTRA_WORDS)

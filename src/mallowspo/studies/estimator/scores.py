@@ -26,45 +26,26 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ScoredResponse:
-    """One response as the model read it.
+    """One response as the model read it."""
 
-    Attributes:
-        tokens: Its token ids.
-        entropy: Entropy of the next-token distribution at each of them, nats, shape (T,).
-        logp: Log-probability of the whole, nats.
-    """
-
-    tokens: tuple[int, ...]
-    entropy: Floats
-    logp: float
+    tokens: tuple[int, ...]  # its token ids
+    entropy: Floats  # entropy of the next-token distribution at each of them, nats, shape (T,)
+    logp: float  # log-probability of the whole, nats
 
 
 @dataclass(frozen=True)
 class ScoredPairs:
-    """Pairs of responses that people voted on, as the model sees them.
+    """Pairs of responses that people voted on, as the model sees them."""
 
-    Attributes:
-        statistics: Of N pairs, K = 2.
-        responses: Responses that were scored.
-        cut_responses: Responses that did not fit whole.
-        cut_prompts: Prompts that did not fit whole.
-        prompts: Prompts.
-    """
-
-    statistics: ReferenceStatistics
-    responses: int
-    cut_responses: int
-    cut_prompts: int
+    statistics: ReferenceStatistics  # of N pairs, K = 2
+    responses: int  # responses that were scored
+    cut_responses: int  # responses that did not fit whole
+    cut_prompts: int  # prompts that did not fit whole
     prompts: int
 
 
 def divergent_place(first: Sequence[int], second: Sequence[int]) -> int | None:
-    """Where two responses first differ, perhaps at the end of the shorter one; None where they are the same.
-
-    Example:
-        >>> divergent_place([1, 2, 3], [1, 4]), divergent_place([1], [1, 2]), divergent_place([1], [1])
-        (1, 1, None)
-    """
+    """Where two responses first differ, perhaps at the end of the shorter one; None where they are the same."""
     if tuple(first) == tuple(second):
         return None
     shorter = min(len(first), len(second))
@@ -80,10 +61,8 @@ def score_pairs(
     max_length: int,
     batch_size: int,
 ) -> ScoredPairs:
-    """Score each response once, after its own prompt, and pair the scores as people judged them.
-
-    Of a prompt longer than `max_prompt_tokens` the end is kept; of what is then beyond `max_length`, the beginning.
-    """
+    """Score each response once, after its own prompt, and pair the scores as people judged them."""
+    # Of a longer prompt the end is kept; of what is then beyond `max_length`, the beginning.
     prompt_of = dict(zip(rows.prompt_ids, rows.prompts, strict=True))
     named = list(dict.fromkeys((rows.prompt_ids[n], text) for n, pair in enumerate(rows.responses) for text in pair))
     before: dict[str, list[int]] = {}

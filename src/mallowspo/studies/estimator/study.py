@@ -48,43 +48,32 @@ _REFERENCE = ReferenceTraining(layers=1, steps=250, prompts_per_step=24)
 
 @dataclass(frozen=True, kw_only=True)
 class EstimatorSettings:
-    """The study's settings.
+    """The study's settings."""
 
-    Attributes:
-        output_dir: Folder for everything that is written; the same folder goes on where a run stopped.
-        seeds: One world each. Seed 0 is left out: the indexes were designed on it.
-        conditions: Names in `mallowspo.world.conditions.CONDITIONS`, `a+b` for two at once.
-        world: World and reference.
-        voted_prompts: Training prompts on which people vote, for the map `isotonic` and for choosing among indexes.
-        members: Votes a pair.
-        alternatives: N, told to the maps and the panels; a world has 5 answers a prompt.
-        paper_sizes: Numbers of items of the paper's check.
-        downstream_conditions: Where θ is trained with the indexes; empty to leave that out.
-        downstream: How it is trained.
-        downstream_seeds: Under which seeds; all where None.
-        model: Folder or name of a causal language model whose indexes are held against people; None to leave that out.
-        data: Name of a data set → file of votes, for `model`.
-        trust_remote_code: Run code that comes with `model`.
-        workers: Processes that train side by side; 0 trains in the calling process. It changes no result.
-    """
-
+    # Folder for everything that is written; the same folder goes on where a run stopped
     output_dir: str = "output/estimator"
+    # One world each. Seed 0 is left out: the indexes were designed on it
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
+    # Names in `mallowspo.world.conditions.CONDITIONS`, `a+b` for two at once
     conditions: tuple[str, ...] = (*CONDITIONS, *COMBINATIONS)
-    world: WorldSettings = field(default_factory=lambda: WorldSettings(reference=_REFERENCE))
+    world: WorldSettings = field(default_factory=lambda: WorldSettings(reference=_REFERENCE))  # world and reference
+    # Training prompts on which people vote, for the map `isotonic` and for choosing among indexes
     voted_prompts: int = 50
-    members: int = 5
-    alternatives: int = 5
-    paper_sizes: tuple[int, ...] = (3, 4, 5, 6, 7, 8, 9, 10)
+    members: int = 5  # votes a pair
+    alternatives: int = 5  # N, told to the maps and the panels; a world has 5 answers a prompt
+    paper_sizes: tuple[int, ...] = (3, 4, 5, 6, 7, 8, 9, 10)  # numbers of items of the paper's check
+    # Where θ is trained with the indexes; empty to leave that out
     downstream_conditions: tuple[str, ...] = ("contested_longer", "style_agreed")
+    # How it is trained
     downstream: DownstreamSettings = field(
         default_factory=lambda: DownstreamSettings(world=WorldSettings(reference=_REFERENCE))
     )
-    downstream_seeds: tuple[int, ...] | None = None
+    downstream_seeds: tuple[int, ...] | None = None  # under which seeds; all where None
+    # Folder or name of a causal language model whose indexes are held against people; None to leave that out
     model: str | None = None
-    data: Mapping[str, str] = field(default_factory=dict)
-    trust_remote_code: bool = False
-    workers: int = 0
+    data: Mapping[str, str] = field(default_factory=dict)  # name of a data set → file of votes, for `model`
+    trust_remote_code: bool = False  # run code that comes with `model`
+    workers: int = 0  # processes that train side by side; 0 trains in the calling process. It changes no result
 
     def __post_init__(self) -> None:
         for name in ("seeds", "conditions", "paper_sizes"):

@@ -54,19 +54,12 @@ WRONG_ALTERNATIVES = (3, 10, 20)
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeSetup:
-    """How the indexes of every reference are judged.
+    """How the indexes of every reference are judged."""
 
-    Attributes:
-        world: World and reference.
-        alternatives: N, given to the maps and panels.
-        voted_prompts: Training prompts on which votes are taken.
-        members: Votes a pair.
-    """
-
-    world: WorldSettings
-    alternatives: int
-    voted_prompts: int
-    members: int
+    world: WorldSettings  # world and reference
+    alternatives: int  # N, given to the maps and panels
+    voted_prompts: int  # training prompts on which votes are taken
+    members: int  # votes a pair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +72,7 @@ class JudgeJob:
 
 
 def judge(setup: JudgeSetup, job: JudgeJob) -> dict[str, Any]:
-    """Judge every index of one reference on its held-out prompts.
-
-    Returns:
-        `rank`: index → rank correlation with the true −log φ; `spread`: index → map → 5–95% range of the weights over
-        the truth's; `sensitivity`: both of the panel of one pass, told a wrong N; `picked` and `chosen_n`: the index
-        and the N that the votes chose; and `excess_nats`.
-    """
+    """Judge every index of one reference on its held-out prompts."""
     result, members, alternatives = job.reading, setup.members, setup.alternatives
     vocab_size = len(word_tokenizer(EXTRA_WORDS))
     world = WorldJob(condition=job.condition, seed=job.seed)
@@ -182,13 +169,7 @@ def stress_summary(jobs: Sequence[WorldJob], judged: Sequence[Mapping[str, Any]]
 
 
 def survival(stress: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """For each index: where it does worst, and how often it reaches the aims where the reference is trained.
-
-    Returns:
-        Index → `worst` (mean rank correlation in its worst condition), `worst_low` (the lowest lower end of an
-        interval), `worst_condition`, `reached` and `of` (conditions with a mean of at least .9), and `spread_reached`:
-        map → conditions in which the spread is within a quarter of the truth's.
-    """
+    """For each index: where it does worst, and how often it reaches the aims where the reference is trained."""
     trained = [row for row in stress if row["trained"]]
     found = {}
     for name in (*INDEXES, VOTED):

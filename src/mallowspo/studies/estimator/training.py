@@ -45,23 +45,14 @@ DOWNSTREAM_METHODS = (BASELINE, "theta_mean_entropy", "theta_panel", "theta_true
 
 @dataclass(frozen=True, kw_only=True)
 class DownstreamSettings:
-    """How the policies are trained; fixed on DPO in the quick start.
+    """How the policies are trained; fixed on DPO in the quick start."""
 
-    Attributes:
-        world: World and reference.
-        alternatives: N of the panel.
-        betas: Values of β.
-        learning_rate: Peak learning rate.
-        epochs: Passes over the pairs.
-        batch_size: Pairs in a step.
-    """
-
-    world: WorldSettings = field(default_factory=WorldSettings)
-    alternatives: int = 5
+    world: WorldSettings = field(default_factory=WorldSettings)  # world and reference
+    alternatives: int = 5  # N of the panel
     betas: tuple[float, ...] = (0.5, 1.5, 4.5)
-    learning_rate: float = 4e-4
-    epochs: int = 2
-    batch_size: int = 32
+    learning_rate: float = 4e-4  # peak learning rate
+    epochs: int = 2  # passes over the pairs
+    batch_size: int = 32  # pairs in a step
 
     def __post_init__(self) -> None:
         if not self.betas or not all(0 < beta < float("inf") for beta in self.betas):
@@ -69,12 +60,7 @@ class DownstreamSettings:
 
 
 def run_downstream_job(settings: DownstreamSettings, job: WorldJob) -> dict[str, Any]:
-    """Train every method at every β from one reference.
-
-    Returns:
-        `runs`, one mapping each with `method`, `beta`, `agreement` (counted), `kl` and `outside`; and `seconds` of
-        processor time.
-    """
+    """Train every method at every β from one reference."""
     started, runs = time.process_time(), []
     with quiet_libraries(), one_thread(), tempfile.TemporaryDirectory() as folder:
         written, tokenizer = written_world(settings.world, job), word_tokenizer(EXTRA_WORDS)

@@ -38,27 +38,18 @@ class NoiseJob(Job):
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseSettings:
-    """The settings of the study.
+    """The settings of the study."""
 
-    Attributes:
-        output_dir: Folder for everything that is written.
-        setup: What all runs share; nothing is chosen, so that there are no selection prompts.
-        seeds: A world, a set of pairs and flips each, the same for all methods.
-        methods: Names in `NOISE_METHODS`; DPO, the baseline, among them.
-        flipped: Shares of flipped labels, in [0, ½).
-        betas: Values of β.
-        learning_rate: Peak learning rate.
-        workers: Processes that train side by side; 0 trains in the calling process. It changes no result.
-    """
-
-    output_dir: str = "output/noise"
+    output_dir: str = "output/noise"  # folder for everything that is written
+    # What all runs share; nothing is chosen, so that there are no selection prompts
     setup: WorldSetup = field(default_factory=lambda: WorldSetup(selection_prompts=0, pairs_per_prompt=4))
+    # A world, a set of pairs and flips each, the same for all methods
     seeds: tuple[int, ...] = (21, 22, 23, 24, 25, 26)
-    methods: tuple[str, ...] = NOISE_METHODS
-    flipped: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4)
+    methods: tuple[str, ...] = NOISE_METHODS  # names in `NOISE_METHODS`; DPO, the baseline, among them
+    flipped: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4)  # shares of flipped labels, in [0, ½)
     betas: tuple[float, ...] = (0.25, 1.0, 4.0)
-    learning_rate: float = 4e-4
-    workers: int = 0
+    learning_rate: float = 4e-4  # peak learning rate
+    workers: int = 0  # processes that train side by side; 0 trains in the calling process. It changes no result
 
     def __post_init__(self) -> None:
         check_grid(self, NOISE_METHODS)
@@ -76,20 +67,7 @@ class NoiseSettings:
 
 
 def flip(pairs: Sequence[PreferencePair], share: float, seed: int) -> list[PreferencePair]:
-    """Exchange chosen and rejected in a share of the pairs; a larger share flips all that a smaller one does.
-
-    Args:
-        pairs: In the order of the data.
-        share: Probability of a flip, in [0, 1].
-        seed: Of the draws.
-
-    Returns:
-        The pairs.
-
-    Example:
-        >>> flip([PreferencePair(0, 1, 2)], 1.0, seed=0)
-        [PreferencePair(prompt=0, chosen=2, rejected=1)]
-    """
+    """Exchange chosen and rejected in a share of the pairs; a larger share flips all that a smaller one does."""
     drawn = np.random.default_rng([seed, 41]).random(len(pairs))
     return [
         PreferencePair(pair.prompt, pair.rejected, pair.chosen) if one < share else pair

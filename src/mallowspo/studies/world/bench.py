@@ -64,32 +64,21 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class WorldSetup:
-    """What every run of the study shares; a run's result depends on this and on its job alone.
+    """What every run of the study shares; a run's result depends on this and on its job alone."""
 
-    Attributes:
-        world_seed: The one world of all seeds; None gives every seed a world, corpus and reference of its own.
-        train_prompts: Training prompts of each world.
-        selection_prompts: Prompts on which β and the learning rate are chosen, on which no model is trained; 0 for
-            none, and then nothing is chosen but the better learning rate at a KL.
-        heldout_prompts: Prompts on which everything is measured, a multiple of 6.
-        answers_per_prompt: People who answer each training prompt in the corpus.
-        pairs_per_prompt: Preference pairs of each training prompt, each judged by one person.
-        reference: Size and schedule of the references.
-        epochs: Passes over the pairs.
-        batch_size: Pairs in a step.
-        examples: Keep what the page of a single world shows: the index of every prompt, some answers.
-    """
-
+    # The one world of all seeds; None gives every seed a world, corpus and reference of its own
     world_seed: int | None = None
-    train_prompts: int = 396
+    train_prompts: int = 396  # training prompts of each world
+    # Prompts on which β and the learning rate are chosen, on which no model is trained; 0 for none, and then nothing
+    # is chosen but the better learning rate at a KL
     selection_prompts: int = 60
-    heldout_prompts: int = 120
-    answers_per_prompt: int = 200
-    pairs_per_prompt: int = 2
-    reference: ReferenceTraining = field(default_factory=ReferenceTraining)
-    epochs: int = 1
-    batch_size: int = 32
-    examples: bool = False
+    heldout_prompts: int = 120  # prompts on which everything is measured, a multiple of 6
+    answers_per_prompt: int = 200  # people who answer each training prompt in the corpus
+    pairs_per_prompt: int = 2  # preference pairs of each training prompt, each judged by one person
+    reference: ReferenceTraining = field(default_factory=ReferenceTraining)  # size and schedule of the references
+    epochs: int = 1  # passes over the pairs
+    batch_size: int = 32  # pairs in a step
+    examples: bool = False  # keep what the page of a single world shows: the index of every prompt, some answers
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "pairs_per_prompt", "answers_per_prompt"):
@@ -114,12 +103,7 @@ class WorldSetup:
         return self._build(world_seed, self.train_prompts)
 
     def selection(self, world_seed: int) -> tuple[WorldPrompt, ...]:
-        """The prompts of a world on which settings are chosen: neither trained on nor held out.
-
-        Example:
-            >>> len(WorldSetup().selection(1))
-            60
-        """
+        """The prompts of a world on which settings are chosen: neither trained on nor held out."""
         # A world's training prompts are the first ones of a random order, so that a larger world holds them all.
         larger = self._build(world_seed, self.train_prompts + self.selection_prompts)
         trained = {prompt.text for prompt in self.build(world_seed).train}
@@ -135,21 +119,13 @@ class WorldJob:
 
 @dataclass(frozen=True)
 class Split:
-    """Prompts on which policies are measured, and what is true of them.
-
-    Attributes:
-        prompts: The prompts.
-        tree: Their candidates, laid out for scoring.
-        reference_scores: What the reference says on them.
-        preference_pkk: The population's preferences.
-        tercile_p: 0, 1, 2: agreed, middle, contested third of the prompts by true φ.
-    """
+    """Prompts on which policies are measured, and what is true of them."""
 
     prompts: tuple[WorldPrompt, ...]
-    tree: CandidateTree
-    reference_scores: CandidateScores
-    preference_pkk: Floats
-    tercile_p: NDArray[np.int64]
+    tree: CandidateTree  # their candidates, laid out for scoring
+    reference_scores: CandidateScores  # what the reference says on them
+    preference_pkk: Floats  # the population's preferences
+    tercile_p: NDArray[np.int64]  # 0, 1, 2: agreed, middle, contested third of the prompts by true φ
 
     def by_tercile(self, values_p: Floats) -> list[float]:
         """Means over the agreed, the middle and the contested third."""
@@ -172,33 +148,19 @@ class Split:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all runs in one world share.
-
-    Attributes:
-        setup: The settings.
-        world_seed: Of the world.
-        folder: Of the study.
-        world: The prompts and what is true of them.
-        tokenizer: The tokenizer of the language.
-        reference: The reference model, in eval mode.
-        train_tokens: The training prompts as ids.
-        train_probability_pk: The reference's probabilities of the candidates, training prompts.
-        heldout: The held-out prompts.
-        selection: The prompts on which settings are chosen; None where there are none.
-        optimum: The best possible on the held-out prompts.
-    """
+    """What all runs in one world share."""
 
     setup: WorldSetup
     world_seed: int
     folder: Path
-    world: World
+    world: World  # the prompts and what is true of them
     tokenizer: Any
-    reference: Any
-    train_tokens: TokenizedPrompts
-    train_probability_pk: Floats
+    reference: Any  # the reference model, in eval mode
+    train_tokens: TokenizedPrompts  # the training prompts as ids
+    train_probability_pk: Floats  # the reference's probabilities of the candidates, training prompts
     heldout: Split
-    selection: Split | None
-    optimum: Frontier
+    selection: Split | None  # the prompts on which settings are chosen; None where there are none
+    optimum: Frontier  # the best possible on the held-out prompts
 
 
 def world_folder(folder: Path, world_seed: int) -> Path:
@@ -224,10 +186,7 @@ def _open_split(reference: Any, tokenizer: Any, prompts: Sequence[WorldPrompt]) 
 
 
 def make_world(setup: WorldSetup, job: WorldJob, folder: Path) -> Bench:
-    """Let a world's population write its corpus and train the reference on it, unless it lies there; open the world.
-
-    The record of what a reference was made from is written last: one without it was cut short, and is made again.
-    """
+    """Train a world's reference on what its population writes, unless it lies there; open the world."""
     place = world_folder(folder, job.world)
     facts = plain({"world": job.world, **asdict(setup)})
     for name in ("selection_prompts", "pairs_per_prompt", "epochs", "batch_size", "examples", "world_seed"):
@@ -246,7 +205,7 @@ def make_world(setup: WorldSetup, job: WorldJob, folder: Path) -> Bench:
             model = train_reference(tokenizer, world.train, corpus_pk, training=setup.reference)
             model.save_pretrained(place / "reference")
             tokenizer.save_pretrained(place / "reference")
-        write_json(record, facts)
+        write_json(record, facts)  # last: without it a reference was cut short, and is made again
     return open_world(setup, job.world, folder)
 
 
@@ -389,19 +348,7 @@ def _index_of_run(trainer: Any, bench: Bench, pairs: list[PreferencePair]) -> di
 
 
 def run_job(bench: Bench, job: Job, pairs: list[PreferencePair] | None = None) -> dict[str, Any]:
-    """Train one policy in the world of its seed and measure it.
-
-    Args:
-        bench: The world.
-        job: The run.
-        pairs: What it trains on; the pairs of its seed where None.
-
-    Returns:
-        The job's fields; on the held-out prompts `agreement`, `outside`, entropies, all by tercile too, `kl` (exact
-        but for the part beyond the candidates) and `share_of_optimum`; `selection_agreement`, by which settings are
-        chosen, the held-out one where there is no such split; `index` for methods that read one; `steps`,
-        `train_loss` in nats, `cpu_seconds`; with `examples` the `answers` to the shown prompts.
-    """
+    """Train one policy in the world of its seed and measure it."""
     started = time.process_time()
     setup, split = bench.setup, bench.heldout
     pairs = pairs_of_seed(bench, job.seed) if pairs is None else pairs

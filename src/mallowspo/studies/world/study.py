@@ -31,28 +31,16 @@ QUICKSTART_METHODS = ("dpo", "mallows_theta", "mallows_phi", "mallows_theta_true
 
 @dataclass(frozen=True, kw_only=True)
 class WorldSettings:
-    """The settings of the study.
+    """The settings of the study."""
 
-    Learning rates, epochs and the range of β were fixed on plain DPO in world 100, so that DPO rises to its peak
-    within them and falls behind it. No preset uses that world.
-
-    Attributes:
-        output_dir: Folder for everything that is written; the references lie in it.
-        setup: What all runs share.
-        seeds: One set of pairs and one order of training each, the same for all methods; by default a world each.
-        methods: Names in `WORLD_METHODS`; DPO, the baseline, among them.
-        betas: Values of β.
-        learning_rates: Peak learning rates of the preference training.
-        workers: Processes that train side by side; 0 trains in the calling process. It changes no result.
-    """
-
-    output_dir: str = "output/world"
+    output_dir: str = "output/world"  # folder for everything that is written; the references lie in it
     setup: WorldSetup = field(default_factory=WorldSetup)
+    # One set of pairs and one order of training each, the same for all methods; by default a world each
     seeds: tuple[int, ...] = tuple(range(5, 17))
-    methods: tuple[str, ...] = WORLD_METHODS
+    methods: tuple[str, ...] = WORLD_METHODS  # names in `WORLD_METHODS`; DPO, the baseline, among them
     betas: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
-    learning_rates: tuple[float, ...] = (2e-4, 4e-4, 8e-4)
-    workers: int = 0
+    learning_rates: tuple[float, ...] = (2e-4, 4e-4, 8e-4)  # peak learning rates of the preference training
+    workers: int = 0  # processes that train side by side; 0 trains in the calling process. It changes no result
 
     def __post_init__(self) -> None:
         check_grid(self, WORLD_METHODS, names=("seeds", "betas", "learning_rates"))

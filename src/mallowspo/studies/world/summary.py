@@ -68,18 +68,7 @@ _KEPT = (
 
 
 def summarise(settings: WorldSettings, done: Mapping[str, list[Row]]) -> Row:
-    """Turn worlds and runs into findings.
-
-    Args:
-        settings: What was run.
-        done: `worlds` and `runs`, as `describe_world` and `run_job` return them.
-
-    Returns:
-        Plain values: `worlds`, `reference` and `entropy_contested` (intervals over the worlds), `index`, `optimum`,
-        `settings` (means over seeds), `comparisons` (differences from DPO at equal KL), `choice` (each method at the
-        settings that the selection prompts chose; empty without these), `levels` (each method along KL), `examples`
-        and `runs`.
-    """
+    """Turn worlds and runs into findings."""
     worlds, runs, grid = done["worlds"], done["runs"], settings.grid
     return {
         "worlds": [{key: fact[key] for key in fact if key not in ("optimum", "shown")} for fact in worlds],
@@ -155,14 +144,7 @@ def _index(settings: WorldSettings, runs: Sequence[Run]) -> Row:
 
 
 def chosen_runs(grid: Grid, runs: Sequence[Run], method: str) -> list[Run]:
-    """For each seed the run of a method with the highest agreement on the selection prompts; of equal ones the first.
-
-    Example:
-        >>> grid = Grid(seeds=(0,), methods=("dpo",), betas=(1.0, 2.0), learning_rates=(1e-3,))
-        >>> runs = [{"seed": 0, "method": "dpo", "beta": b, "selection_agreement": a} for b, a in ((1, 0.5), (2, 0.6))]
-        >>> chosen_runs(grid, runs, "dpo")[0]["beta"]
-        2
-    """
+    """For each seed a method's run with the highest agreement on the selection prompts; of equal ones the first."""
     return [
         max(select_runs(runs, seed=seed, method=method), key=lambda run: float(run[CHOSEN_BY])) for seed in grid.seeds
     ]
@@ -199,16 +181,7 @@ def _choice(grid: Grid, runs: Sequence[Run]) -> list[Row]:
 
 
 def read_levels(grid: Grid, runs: Sequence[Run], place: Place) -> Row:
-    """Each method's line of a quantity along KL, at the better learning rate there.
-
-    Args:
-        grid: The settings.
-        runs: Their runs, with `selection_agreement`.
-        place: Where a run has the quantity; see `QUANTITIES`.
-
-    Returns:
-        `kl`, and under `methods` for each method one interval per KL; empty ones where not every seed reaches.
-    """
+    """Each method's line of a quantity along KL, at the better learning rate there."""
     every = [float(run["kl"]) for run in runs]
     kl = np.geomspace(min(every), max(every), _LEVELS)
     lines = {}
