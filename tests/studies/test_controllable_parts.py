@@ -10,12 +10,16 @@ from scipy import optimize
 
 from mallowspo.errors import InputError
 from mallowspo.evaluation.local_model import load_causal_model
-from mallowspo.studies.controllable.design import ControllableDesign
-from mallowspo.studies.controllable.optimum import tilted_reference
-from mallowspo.studies.controllable.pairs import compare, make_pairs, text_of
-from mallowspo.studies.controllable.prompts import first_words, read_prompts, read_texts
-from mallowspo.studies.controllable.rewards import Reward, load_reward, vader_reward
-from mallowspo.studies.controllable.study import ControllableSettings
+from mallowspo.studies.controllable.bench import compare, make_pairs, text_of, tilted_reference
+from mallowspo.studies.controllable.design import (
+    ControllableDesign,
+    Reward,
+    first_words,
+    load_reward,
+    read_prompts,
+    read_texts,
+    vader_reward,
+)
 from studies.controllable_inputs import write_classifier, write_policy, write_texts
 from tiny import tiny_tokenizer
 
@@ -171,7 +175,7 @@ def test_a_reward_that_tells_nothing_apart_is_refused(tmp_path):
 def test_the_tilted_reference_is_the_constrained_optimum():
     reward_ps = np.asarray([[0.0, 0.2, 0.9, 0.4, 0.4], [0.1, -0.5, 0.3, 0.8, 0.0]])
     samples = reward_ps.shape[1]
-    found = tilted_reference(reward_ps, points=400)
+    kl, reward = tilted_reference(reward_ps, points=400)
     for budget in (0.05, 0.3):
         # Peer: SciPy maximises the mean reward over all pairs of distributions with this mean KL from uniform ones.
         best = optimize.minimize(
@@ -185,49 +189,18 @@ def test_the_tilted_reference_is_the_constrained_optimum():
             ],
             options={"ftol": 1e-12, "maxiter": 500},
         )
-        assert np.interp(budget, found.kl, found.reward) == pytest.approx(-best.fun, abs=2e-4)
+        assert np.interp(budget, kl, reward) == pytest.approx(-best.fun, abs=2e-4)
 
 
 def test_the_tilted_reference_starts_at_the_reference_and_ends_before_few_draws_decide(rng):
     reward_ps = rng.normal(size=(5, 40))
-    found = tilted_reference(reward_ps)
-    assert (found.kl[0], found.reward[0]) == pytest.approx((0.0, reward_ps.mean()))
-    assert np.all(np.diff(found.kl) > 0) and np.all(np.diff(found.reward) > 0)
+    kl, reward = tilted_reference(reward_ps)
+    assert (kl[0], reward[0]) == pytest.approx((0.0, reward_ps.mean()))
+    assert np.all(np.diff(kl) > 0) and np.all(np.diff(reward) > 0)
     # With e^KL a rough count of how much fewer draws carry the weight, ten of forty are left at log 4.
-    assert 0.5 < found.kl[-1] < np.log(40 / 5)
+    assert 0.5 < kl[-1] < np.log(40 / 5)
     with pytest.raises(InputError, match="S >= 2"):
         tilted_reference(reward_ps[:, :1])
 
 
 # Settings
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"opening": "("}, "not a regular expression"),
-        ({"preferences": "coin"}, "'sign', 'bradley_terry'"),
-        ({"preference_scale": 0.0}, "finite number > 0"),
-        ({"eval_prompts": 1}, "eval_prompts: got 1, expected at least 2"),
-        ({"min_prompt_tokens": 30}, "at most prompt_tokens"),
-        ({"reward_label": "joy"}, "VADER's reward is its compound score"),
-        ({"dtype": "int8"}, "dtype"),
-    ],
-)
-def test_a_design_that_cannot_be_used_is_refused(changes, says):
-    with pytest.raises(InputError, match=says):
-        design(**changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"betas": (0.1,)}, "a frontier is a line"),
-        ({"betas": (0.1, -1.0)}, "finite numbers > 0"),
-        ({"learning_rates": (1e-4, 1e-4)}, "none twice"),
-        ({"pilot_seed": 2}, "pilot_seed"),
-    ],
-)
-def test_settings_that_cannot_be_used_are_refused(changes, says):
-    with pytest.raises(InputError, match=says):
-        ControllableSettings(design=design(), **changes)

@@ -135,10 +135,14 @@ def run_study(study: Study[S], settings: S, *, progress: Progress | None = None)
     findings = study.summarise(settings, done)
     # Seconds of this run alone: what an earlier run had finished took none of them.
     cost = {"seconds": {**seconds, "total": time.perf_counter() - started}, "peak_memory_gb": _peak(settings.workers)}
-    write_json(
-        folder / "results.json",
-        {"study": study.name, "version": study.version, "config": asdict(settings), **findings, **cost, **_origin()},  # type: ignore[call-overload]
-    )
+    origin = {
+        "versions": library_versions(),
+        "machine": platform.platform(),
+        "date": datetime.date.today().isoformat(),
+        "command": without_keys(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
+    }
+    facts = {"study": study.name, "version": study.version, "config": asdict(settings)}  # type: ignore[call-overload]
+    write_json(folder / "results.json", facts | findings | cost | {"provenance": origin})
     stored: Results = parse_json((folder / "results.json").read_text(encoding="utf-8"))
     if study.finish is not None:
         study.finish(settings, folder, stored)
@@ -150,33 +154,15 @@ def run_study(study: Study[S], settings: S, *, progress: Progress | None = None)
 def write_page(study: Study[Any], folder: Path, results: Results) -> None:
     """Draw the figures and write `report.html` from what `results.json` holds."""
     from mallowspo.reports.figures import save_figure
-    from mallowspo.reports.html import current_meta, write_report
+    from mallowspo.reports.html import write_report
 
     for name, figure in study.figures(results).items():
         save_figure(figure, folder / "figures", name)
-    page = study.page(results)
-    made = results["provenance"]
-    meta = current_meta(
-        command=made.get("command", ""),
-        seeds=page.meta.seeds,
-        run_time=results["seconds"]["total"],
-        packages=(),
-        extra=dict(page.meta.extra),
-    )
+    page, made = study.page(results), results["provenance"]
     # Of the run, not of this process, which may write the page again long after.
-    meta = replace(meta, date=made["date"], versions=made["versions"])
+    run = {"date": made["date"], "versions": made["versions"], "run_time": results["seconds"]["total"]}
+    meta = replace(page.meta, command=made.get("command", ""), **run)
     write_report(folder / "report.html", replace(page, meta=meta))
-
-
-def _origin() -> Results:
-    return {
-        "provenance": {
-            "versions": library_versions(),
-            "machine": platform.platform(),
-            "date": datetime.date.today().isoformat(),
-            "command": without_keys(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
-        }
-    }
 
 
 def _peak(workers: int) -> float:

@@ -59,8 +59,7 @@ class Condition:
     # `mixed` (1 to 4 words, as in the plain world), `one_word`, `by_group` (0 to 3 words more, by who is asked) or
     # `contested_longer` (0 to 5 words more, the more contested the family is)
     length: str = "mixed"
-    # Where answers begin with the same three words: `none`, `all`, `agreed` or `contested` prompts
-    prefix: str = "none"
+    prefix: str = "none"  # where answers begin with the same three words: also `all`, `agreed`, `contested`
     shared_first: bool = False  # whether answers begin with one of three words, two of which two answers share each
     endings: str = "none"  # where answers end in one of four phrases at random
     opener: str = "none"  # where answers begin with one of four phrases at random
@@ -68,13 +67,9 @@ class Condition:
     careless: float = 0.0  # share of the corpus that is any candidate, each as likely
     answers_per_prompt: int = 200  # people who answer each prompt in the corpus
     training_share: float = 1.0  # share of the reference's optimiser steps that are taken
-    # Lowest and highest φ that the world can have; None for the world's own, .03 to .97
-    phi_range: tuple[float, float] | None = None
-    # Share of the training prompts of agreed families that is kept: topics are unevenly frequent
-    agreed_share: float = 1.0
-    # Where all contexts share one central ranking, so that the answer does not depend on the question: `none` or
-    # `agreed`
-    one_center: str = "none"
+    phi_range: tuple[float, float] | None = None  # None for the world's own, .03 to .97
+    agreed_share: float = 1.0  # of the agreed families' training prompts: topics are unevenly frequent
+    one_center: str = "none"  # or `agreed`: where all contexts share one central ranking
 
     def __post_init__(self) -> None:
         if self.length not in _LENGTHS:
@@ -150,8 +145,7 @@ class WrittenWorld:
 
     condition: Condition
     world: World  # the prompts; the candidates are in their first form, φ and centre as the condition has them
-    # For each training prompt and candidate the texts in which it is written, each as often
-    train_forms: tuple[tuple[tuple[str, ...], ...], ...]
+    train_forms: tuple[tuple[tuple[str, ...], ...], ...]  # the texts of each candidate, each as often
     heldout_forms: tuple[tuple[tuple[str, ...], ...], ...]  # the same for the held-out prompts
 
 

@@ -49,98 +49,41 @@ class Family:
 
 # From the most agreed to the most contested. Answers of one to four words in every family, so that the length
 # of an answer says nothing about how contested its prompt is.
+# fmt: off
 _FAMILIES = (
-    Family(
-        "sums",
-        "{} =",
-        ("seven", "twenty one", "close to ninety", "one hundred", "one hundred and seven"),
-        {
-            "3 + 4": "01234",
-            "20 + 1": "10234",
-            "80 + 10": "23410",
-            "50 + 50": "34210",
-            "100 + 7": "43210",
-            "9 - 2": "01234",
-            "107 - 7": "34210",
-            "3 times 7": "10234",
-        },
-    ),
-    Family(
-        "cities",
-        "the city {} ?",
-        ("paris", "new delhi", "mexico city", "london in england", "rome near the pope"),
-        {
-            "with the louvre": "04321",
-            "with the thames": "30421",
-            "with the ganges": "13240",
-            "with the colosseum": "40312",
-            "of the aztecs": "24103",
-            "of napoleon": "04312",
-            "of shakespeare": "34021",
-            "of gandhi": "13042",
-        },
-    ),
-    Family(
-        "conduct",
-        "what to do {} ?",
-        ("wait", "run away", "call for help", "say sorry", "ask a friend first"),
-        {
-            "in a fire": "12403",
-            "in a storm": "02143",
-            "after a lie": "34021",
-            "after a crash": "23041",
-            "when lost": "42013",
-            "when late": "31420",
-            "before a vote": "40321",
-            "with a thief": "21043",
-        },
-    ),
-    Family(
-        "remedies",
-        "what helps against {} ?",
-        ("sleep", "warm tea", "a long walk", "strong medicine", "fresh air and water"),
-        {
-            "a cold": "10342",
-            "a headache": "30412",
-            "fever": "03142",
-            "stress": "24013",
-            "boredom": "24130",
-            "hunger": "14203",
-            "sore feet": "01432",
-            "bad dreams": "12403",
-        },
-    ),
-    Family(
-        "dishes",
-        "a good dish {} ?",
-        ("soup", "fried fish", "bread with cheese", "sweet pancakes", "rice with spicy beans"),
-        {
-            "for breakfast": "32041",
-            "for a feast": "14302",
-            "for a picnic": "23410",
-            "for a guest": "41023",
-            "in winter": "04123",
-            "in summer": "21430",
-            "after work": "20143",
-            "near the sea": "10423",
-        },
-    ),
-    Family(
-        "films",
-        "a good film {} ?",
-        ("western", "war film", "a love story", "funny cartoon", "trip to the stars"),
-        {
-            "for a child": "34201",
-            "for a date": "24301",
-            "for a flight": "42310",
-            "for a party": "30421",
-            "for a poet": "24103",
-            "in winter": "21034",
-            "in summer": "40312",
-            "after work": "03142",
-        },
-    ),
+    Family("sums", "{} =",
+        ("seven", "twenty one", "close to ninety", "one hundred", "one hundred and seven"), {
+        "3 + 4": "01234", "20 + 1": "10234", "80 + 10": "23410", "50 + 50": "34210",
+        "100 + 7": "43210", "9 - 2": "01234", "107 - 7": "34210", "3 times 7": "10234",
+    }),
+    Family("cities", "the city {} ?",
+        ("paris", "new delhi", "mexico city", "london in england", "rome near the pope"), {
+        "with the louvre": "04321", "with the thames": "30421", "with the ganges": "13240",
+        "with the colosseum": "40312",
+        "of the aztecs": "24103", "of napoleon": "04312", "of shakespeare": "34021", "of gandhi": "13042",
+    }),
+    Family("conduct", "what to do {} ?",
+        ("wait", "run away", "call for help", "say sorry", "ask a friend first"), {
+        "in a fire": "12403", "in a storm": "02143", "after a lie": "34021", "after a crash": "23041",
+        "when lost": "42013", "when late": "31420", "before a vote": "40321", "with a thief": "21043",
+    }),
+    Family("remedies", "what helps against {} ?",
+        ("sleep", "warm tea", "a long walk", "strong medicine", "fresh air and water"), {
+        "a cold": "10342", "a headache": "30412", "fever": "03142", "stress": "24013",
+        "boredom": "24130", "hunger": "14203", "sore feet": "01432", "bad dreams": "12403",
+    }),
+    Family("dishes", "a good dish {} ?",
+        ("soup", "fried fish", "bread with cheese", "sweet pancakes", "rice with spicy beans"), {
+        "for breakfast": "32041", "for a feast": "14302", "for a picnic": "23410", "for a guest": "41023",
+        "in winter": "04123", "in summer": "21430", "after work": "20143", "near the sea": "10423",
+    }),
+    Family("films", "a good film {} ?",
+        ("western", "war film", "a love story", "funny cartoon", "trip to the stars"), {
+        "for a child": "34201", "for a date": "24301", "for a flight": "42310", "for a party": "30421",
+        "for a poet": "24103", "in winter": "21034", "in summer": "40312", "after work": "03142",
+    }),
 )
+# fmt: on
 
 _GROUPS = (
     "bakers", "children", "cooks", "drivers", "farmers", "judges",

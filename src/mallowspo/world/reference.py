@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from mallowspo.world.packed_corpus import PackedCorpus
 
-__all__ = ["ReferenceTraining", "TokenizedPrompts", "tokenize_forms", "tokenize_prompts", "train_reference"]
+__all__ = ["ReferenceTraining", "TokenizedPrompts", "fit", "tokenize_forms", "tokenize_prompts", "train_reference"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ class ReferenceTraining:
     layers: int = 2
     steps: int = 300
     prompts_per_step: int = 48  # prompts in one step, each with all its answers
-    # Peak of AdamW's learning rate; linear warm-up over a tenth of the steps, then a cosine to 0
-    learning_rate: float = 1e-2
+    learning_rate: float = 1e-2  # peak; linear warm-up over a tenth of the steps, then a cosine to 0
     seed: int = 0  # seed of the initial weights and of the order of the prompts
 
 
@@ -45,20 +44,18 @@ class TokenizedPrompts:
     """Prompts and their candidates as token ids."""
 
     prompt_ids: tuple[tuple[int, ...], ...]  # ids of each prompt, `<bos>` included; P tuples
-    # Ids of each prompt's candidates, each ending in `<eos>`; P tuples of K tuples
-    candidate_ids: tuple[tuple[tuple[int, ...], ...], ...]
+    candidate_ids: tuple[tuple[tuple[int, ...], ...], ...]  # each ending in `<eos>`; P tuples of K tuples
+
+
+def _answer(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    return (*tokenizer(text, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id))
 
 
 def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[WorldPrompt]) -> TokenizedPrompts:
     """Turn prompts and candidates into ids, as a trainer will see them: prompt, answer, `<eos>`."""
-    end = int(tokenizer.eos_token_id)
-
-    def answer(text: str) -> tuple[int, ...]:
-        return (*tokenizer(text, add_special_tokens=False)["input_ids"], end)
-
     return TokenizedPrompts(
         prompt_ids=tuple(tuple(tokenizer(prompt.text)["input_ids"]) for prompt in prompts),
-        candidate_ids=tuple(tuple(answer(text) for text in prompt.candidates) for prompt in prompts),
+        candidate_ids=tuple(tuple(_answer(tokenizer, text) for text in prompt.candidates) for prompt in prompts),
     )
 
 
@@ -66,13 +63,8 @@ def tokenize_forms(
     tokenizer: PreTrainedTokenizerBase, forms: Sequence[Sequence[Sequence[str]]]
 ) -> tuple[tuple[tuple[tuple[int, ...], ...], ...], ...]:
     """Turn the ways in which answers are written into ids, each ending in `<eos>`."""
-    end = int(tokenizer.eos_token_id)
     return tuple(
-        tuple(
-            tuple((*tokenizer(text, add_special_tokens=False)["input_ids"], end) for text in texts)
-            for texts in candidates
-        )
-        for candidates in forms
+        tuple(tuple(_answer(tokenizer, text) for text in texts) for texts in candidates) for candidates in forms
     )
 
 
@@ -144,9 +136,12 @@ def train_reference(
     *,
     forms: Sequence[Sequence[Sequence[str]]] | None = None,
     training: ReferenceTraining | None = None,
-    on_step: Callable[[int, int], None] | None = None,
 ) -> LlamaForCausalLM:
-    """Train a tiny Llama on the corpus."""
+    """Train a tiny Llama on the counts of a corpus, shape (P, K); in eval mode, float32, on the CPU.
+
+    `forms` are the texts in which each candidate is written, each as often; where None its own text alone. Same
+    arguments and number of threads, same weights.
+    """
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -159,36 +154,44 @@ def train_reference(
     ids_pkt, labels_pkt = _pad(tokens, int(tokenizer.pad_token_id))
     weight_pk = torch.tensor(corpus_pk / corpus_pk.sum(axis=1, keepdims=True), dtype=torch.float32)
     model: Any = _new_model(tokenizer, training)
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, training.steps))
     order = np.random.default_rng(training.seed)
     batch = min(training.prompts_per_step, len(prompts))
-    for step in range(training.steps):
+
+    def loss() -> torch.Tensor:
         rows = torch.as_tensor(order.permutation(len(prompts))[:batch])
-        loss: Any
         if packed is not None:
-            loss = packed.loss(model, rows)
-        else:
-            ids_bt, labels_bt = ids_pkt[rows].flatten(0, 1), labels_pkt[rows].flatten(0, 1)
-            # Padding is on the right and attention is causal, so that no answer can see it: no mask is needed.
-            logits_btv = model(input_ids=ids_bt, use_cache=False).logits[:, :-1]
-            loss_bt = cross_entropy(logits_btv.transpose(1, 2), labels_bt[:, 1:], reduction="none")
-            loss = (loss_bt.sum(dim=1) * weight_pk[rows].flatten()).sum() / batch
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if on_step is not None:
-            on_step(step + 1, training.steps)
-    trained: LlamaForCausalLM = model.eval()
+            return packed.loss(model, rows)
+        ids_bt, labels_bt = ids_pkt[rows].flatten(0, 1), labels_pkt[rows].flatten(0, 1)
+        # Padding is on the right and attention is causal, so that no answer can see it: no mask is needed.
+        logits_btv = model(input_ids=ids_bt, use_cache=False).logits[:, :-1]
+        loss_bt = cross_entropy(logits_btv.transpose(1, 2), labels_bt[:, 1:], reduction="none")
+        return (loss_bt.sum(dim=1) * weight_pk[rows].flatten()).sum() / batch
+
+    trained: LlamaForCausalLM = fit(model, loss, training.steps, training.learning_rate, weight_decay=0.01)
     return trained
 
 
-def _rate(step: int, steps: int) -> float:
-    """Learning rate relative to its peak: linear warm-up over a tenth of the steps, then a cosine to zero."""
+def fit(
+    model: Any, loss: Callable[[], torch.Tensor], steps: int, learning_rate: float, *, weight_decay: float = 0.0,
+    on_step: Callable[[int], None] = lambda done: None,
+) -> Any:  # fmt: skip
+    """AdamW with a warm-up over a tenth of the steps, then half a cosine down to 0; gradients clipped at norm 1."""
+    import torch
+
+    def rate(step: int) -> float:
+        if step < warm_up:
+            return (step + 1) / warm_up
+        return 0.5 * (1.0 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
     warm_up = max(1, steps // 10)
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1.0 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    model.train()
+    for step in range(steps):
+        optimizer.zero_grad(set_to_none=True)
+        loss().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        on_step(step + 1)
+    return model.eval()

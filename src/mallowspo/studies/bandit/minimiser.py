@@ -33,7 +33,7 @@ from torch import Tensor
 
 from mallowspo.objectives import OBJECTIVES, pairwise_loss
 
-__all__ = ["Minimiser", "components", "minimise", "policy_log_probs"]
+__all__ = ["Minimiser", "components", "gap_loss", "minimise", "policy_log_probs"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -53,10 +53,8 @@ class Minimiser:
     kept_bk: Bools  # whether the arm keeps mass in the policy, shape (B, K): False for those beaten to infinity
     finite_b: Bools  # whether the loss attains its minimum at one policy, shape (B,)
     open_b: Bools  # whether the loss leaves the shares of several groups open, shape (B,)
-    # Largest absolute derivative of the mean loss over each group's pairs, shape (B,): the certificate
-    slope_b: Floats
-    # Number of distinct stationary points that the starts ended in, shape (B,); 1 for convex losses
-    starts_b: NDArray[np.int64]
+    slope_b: Floats  # largest slope of the mean loss over each group's pairs: the certificate
+    starts_b: NDArray[np.int64]  # distinct stationary points that the starts ended in
 
 
 def components(counts_bkk: Floats, *, both_ways: bool) -> tuple[Bools, Bools]:
@@ -169,24 +167,22 @@ class _Problem:
         return np.asarray(step * np.minimum(1.0, limit / np.maximum(longest, 1e-300)))
 
 
+def gap_loss(objective: str, gap: Tensor, *, beta: float = 1.0, weight: Tensor | None = None) -> Tensor:
+    """The library's loss of every gap between two log-probabilities; `weight` where the objective has one."""
+    zero = torch.zeros_like(gap)
+    # An answer of the bandit is one token long, so that a mean over tokens is the sum.
+    lengths = torch.ones_like(gap) if OBJECTIVES[objective].needs_lengths else None
+    weight = weight if OBJECTIVES[objective].dispersion != "none" else None
+    return pairwise_loss(
+        gap, zero, zero, zero, objective=objective, beta=beta, weight=weight, chosen_lengths=lengths,
+        rejected_lengths=lengths,
+    )  # fmt: skip
+
+
 def _link_derivatives(objective: str, gap_e: Floats, weight_e: Floats) -> tuple[Floats, Floats, Floats]:
     """Loss of the library for each gap at β = 1, its first and its second derivative (automatic)."""
     gap = torch.tensor(gap_e, dtype=torch.float64, requires_grad=True)
-    zero = torch.zeros_like(gap)
-    weighs = OBJECTIVES[objective].dispersion != "none"
-    # An answer of the bandit is one token long, so that a mean over tokens is the sum.
-    lengths = torch.ones_like(gap) if OBJECTIVES[objective].needs_lengths else None
-    loss: Tensor = pairwise_loss(
-        gap,
-        zero,
-        zero,
-        zero,
-        objective=objective,
-        beta=1.0,
-        weight=torch.tensor(weight_e) if weighs else None,
-        chosen_lengths=lengths,
-        rejected_lengths=lengths,
-    )
+    loss = gap_loss(objective, gap, weight=torch.tensor(weight_e))
     (slope,) = torch.autograd.grad(loss.sum(), gap, create_graph=True)
     (bend,) = torch.autograd.grad(slope.sum(), gap)
     return loss.detach().numpy(), slope.detach().numpy(), bend.numpy()

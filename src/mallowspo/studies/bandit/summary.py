@@ -9,7 +9,7 @@ from typing import Any
 
 from mallowspo.stats.intervals import Interval
 from mallowspo.stats.verdicts import verdict
-from mallowspo.studies.bandit.design import METHODS, TRAINED, BanditDesign, ExactJob, TrainingJob
+from mallowspo.studies.bandit.bench import METHODS, TRAINED, BanditDesign, ExactJob, TrainingJob
 from mallowspo.studies.policies import BASELINE
 
 __all__ = ["REGIMES", "comparisons", "count_verdicts", "design_of", "regime_of", "summarise", "word_of"]

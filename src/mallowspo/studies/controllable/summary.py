@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences, interpolate_frontier
+from mallowspo.stats.frontiers import SeedFrontier, interpolate_frontier
 from mallowspo.stats.intervals import mean_interval, mean_of_known
-from mallowspo.stats.verdicts import holm, verdict
+from mallowspo.stats.verdicts import holm
 from mallowspo.studies.controllable.design import CONTROLLABLE_METHODS
-from mallowspo.studies.policies import BASELINE, Run, select_runs
+from mallowspo.studies.policies import BASELINE, Run, equal_kl, means_over_seeds, select_runs
 
 if TYPE_CHECKING:
     from mallowspo.studies.controllable.study import ControllableSettings
@@ -24,17 +24,9 @@ __all__ = ["area", "choose_rate", "compare_methods", "summarise"]
 GRID = 41  # points at which frontiers are read
 LEVELS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # nats at which differences are shown one by one
 _SCALARS = (
-    "reward",
-    "reward_standard_error",
-    "kl",
-    "kl_standard_error",
-    "kl_plain",
-    "tokens_per_response",
-    "cut",
-    "distinct_responses",
-    "train_loss",
-    "cpu_seconds",
-)
+    "reward", "reward_standard_error", "kl", "kl_standard_error", "kl_plain", "tokens_per_response", "cut",
+    "distinct_responses", "train_loss", "cpu_seconds",
+)  # fmt: skip
 
 
 def _frontier(runs: Sequence[Run]) -> SeedFrontier:
@@ -57,7 +49,7 @@ def area(frontier: SeedFrontier, low: float, high: float) -> float:
 
 
 def choose_rate(rates: Sequence[float], runs: Sequence[Run]) -> dict[str, Any]:
-    """Choose the learning rate by DPO's runs alone."""
+    """Choose by DPO's runs alone: the largest area over the KL that all rates reach, or the highest mean reward."""
     if len(rates) == 1:
         return {"chosen": rates[0], "rule": "given", "candidates": []}
     lines = {rate: _frontier(select_runs(runs, learning_rate=rate)) for rate in rates}
@@ -83,40 +75,15 @@ def choose_rate(rates: Sequence[float], runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _settings(settings: ControllableSettings, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Means over seeds, one entry per method and β."""
-    rows = []
-    for method in CONTROLLABLE_METHODS:
-        for beta in settings.betas_of(method):
-            here = select_runs(runs, method=method, beta=beta)
-            row: dict[str, Any] = {"method": method, "beta": beta, "seeds": len(here)}
-            row |= {name: asdict(mean_interval([run[name] for run in here])) for name in _SCALARS}
-            rows.append(row)
-    return rows
-
-
 def compare_methods(per_method: Mapping[str, Sequence[SeedFrontier]]) -> list[dict[str, Any]]:
-    """Compare every two methods at equal KL, seed by seed."""
-    rows = []
+    """Every two methods at equal KL, the first of all the baseline; p of the paired t test, alone and by Holm."""
+    rows: list[dict[str, Any]] = []
     for second, first in itertools.combinations(per_method, 2):
-        found = equal_kl_differences(
-            [[line] for line in per_method[first]], [[line] for line in per_method[second]], points=GRID
-        )
-        differences = found.difference_s[np.isfinite(found.difference_s)]
-        varied = differences.size > 1 and float(differences.std()) > 0
-        interval = mean_interval(found.difference_s)
-        rows.append(
-            {
-                "method": first,
-                "baseline": second,
-                "difference": asdict(interval),
-                "per_seed": found.difference_s.tolist(),
-                "p": float(stats.ttest_1samp(differences, 0.0).pvalue) if varied else float("nan"),
-                "kl_low": mean_of_known(found.low_s),
-                "kl_high": mean_of_known(found.high_s),
-                "verdict": verdict(interval),
-            }
-        )
+        row = equal_kl([[line] for line in per_method[first]], [[line] for line in per_method[second]])
+        known = row["per_seed"][np.isfinite(row["per_seed"])]
+        varied = known.size > 1 and float(known.std()) > 0
+        p = float(stats.ttest_1samp(known, 0.0).pvalue) if varied else float("nan")
+        rows.append({"method": first, "baseline": second} | row | {"p": p})
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = adjusted
     return rows
@@ -174,7 +141,7 @@ def summarise(settings: ControllableSettings, done: Mapping[str, Sequence[Run]])
     return {
         "facts": pairs["facts"],
         "learning_rate": choose_rate(settings.learning_rates, done["pilot"]),
-        "settings": _settings(settings, runs),
+        "settings": means_over_seeds(runs, ("method", "beta"), _SCALARS),
         "areas": _areas(per_method),
         "comparisons": compare_methods(per_method),
         "by_kl": _by_kl(per_method),

@@ -19,18 +19,12 @@ from mallowspo.errors import InputError
 from mallowspo.evaluation.json_log import key_of
 from mallowspo.evaluation.local_model import load_tokenizer
 from mallowspo.studies.dialogue.design import DialogueSetup
-from mallowspo.studies.policies import quiet_libraries
+from mallowspo.studies.policies import quietly
 
 __all__ = [
-    "DialogueData",
-    "PairSet",
-    "first_turn",
-    "prompts_that_fit",
-    "read_dialogues",
-    "read_parts",
-    "split_text",
+    "PARTS", "DialogueData", "PairSet", "first_turn", "prompts_that_fit", "read_dialogues", "read_parts", "split_text",
     "study_tokenizer",
-]
+]  # fmt: skip
 
 TURN = "\n\nHuman:"
 REPLY = "\n\nAssistant:"
@@ -47,8 +41,7 @@ class PairSet:
     rows: Any
     groups: tuple[str, ...]  # what tells dialogues apart: rows of one dialogue share their first human turn
     account: dict[str, int]  # what became of the rows that were read: reason -> rows
-    # With votes: whether all who voted said the same, shape (N,); else None
-    unanimous_n: NDArray[np.bool_] | None = None
+    unanimous_n: NDArray[np.bool_] | None = None  # with votes: whether all said the same
 
     def __len__(self) -> int:
         """Rows."""
@@ -56,14 +49,9 @@ class PairSet:
 
     def take(self, name: str, places: NDArray[np.int64], account: dict[str, int]) -> PairSet:
         """Some of the rows, under another name."""
-        return PairSet(
-            name,
-            self.source,
-            self.rows.select(places),
-            tuple(self.groups[place] for place in places),
-            account,
-            None if self.unanimous_n is None else self.unanimous_n[places],
-        )
+        groups = tuple(self.groups[place] for place in places)
+        unanimous_n = None if self.unanimous_n is None else self.unanimous_n[places]
+        return PairSet(name, self.source, self.rows.select(places), groups, account, unanimous_n)
 
     @property
     def key(self) -> str:
@@ -106,14 +94,8 @@ def study_tokenizer(setup: DialogueSetup) -> Any:
 
 
 PARTS = (
-    "model_name_or_path",
-    "trust_remote_code",
-    "train_data",
-    "train_split",
-    "single_turn",
-    "max_length",
-    "data_seed",
-)
+    "model_name_or_path", "trust_remote_code", "train_data", "train_split", "single_turn", "max_length", "data_seed",
+)  # fmt: skip
 """The fields of a setup that the split into parts depends on."""
 
 
@@ -124,7 +106,7 @@ def read_parts(setup: DialogueSetup) -> tuple[PairSet, PairSet, PairSet]:
 
 @functools.lru_cache(maxsize=1)
 def _read_parts(setup: DialogueSetup) -> tuple[PairSet, PairSet, PairSet]:
-    with quiet_libraries():
+    with quietly(one_thread=False):
         return _parts(_preferences(setup, "train", study_tokenizer(setup)), setup.data_seed)
 
 
@@ -137,7 +119,7 @@ def read_dialogues(setup: DialogueSetup) -> DialogueData:
             f"train_pairs: got {setup.train_pairs}, but the policies' part of {setup.train_data} has {len(policy)} "
             f"rows that fit whole into max_length {setup.max_length}; lower train_pairs or raise max_length"
         )
-    with quiet_libraries():
+    with quietly(one_thread=False):
         tokenizer = study_tokenizer(setup)
         tests = [_preferences(setup, "test", tokenizer), _preferences(setup, "ood", tokenizer)]
         if setup.votes_data:

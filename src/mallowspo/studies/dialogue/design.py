@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 
 from mallowspo.errors import InputError
-from mallowspo.studies.policies import Grid, Job, check_grid
+from mallowspo.studies.policies import Grid, Job, check_at_least, check_distinct, check_grid
 
 __all__ = ["HELDOUT_JUDGE", "METHODS", "REFERENCE", "DialogueSettings", "DialogueSetup", "fast"]
 
@@ -25,22 +25,18 @@ class DialogueSetup:
     """What every policy depends on; a change of it runs every one anew."""
 
     model_name_or_path: str = f"{_SHARED}/models/stories-260k"  # the base model, which the SFT step starts from
-    # Dialogues with a preference: `prompt`, `chosen`, `rejected` as raw text, or HH's two whole texts
-    train_data: str = f"{_SHARED}/data/hh/helpful_train.jsonl.gz"
+    train_data: str = f"{_SHARED}/data/hh/helpful_train.jsonl.gz"  # `prompt`, `chosen`, `rejected`, or HH's two texts
     train_split: str = "train"
     test_data: str = f"{_SHARED}/data/hh/helpful_test.jsonl.gz"  # in distribution
     test_split: str = "train"
-    # Out of distribution: the same form, other people's wishes
-    ood_data: str = f"{_SHARED}/data/hh/harmless_train.jsonl.gz"
+    ood_data: str = f"{_SHARED}/data/hh/harmless_train.jsonl.gz"  # the same form, other people's wishes
     ood_split: str = "train"
-    # Out of distribution: several people's votes on two answers to an instruction; empty for none
-    votes_data: str = f"{_SHARED}/data/votes/pandalm.json"
+    votes_data: str = f"{_SHARED}/data/votes/pandalm.json"  # votes on two answers to an instruction; empty for none
     single_turn: bool = False  # keep only dialogues with one human turn
     max_length: int = 256  # tokens of prompt and response; only rows that fit whole are used, in training and in tests
     data_seed: int = 0  # of the split into parts, of SFT and judge, and of what is sampled for evaluation
     test_pairs: int = 160  # rows of each test set at most
-    # Optimiser steps of the SFT of the base model on chosen responses; 0 takes the base model as it is
-    sft_steps: int = 50
+    sft_steps: int = 50  # of the SFT on chosen responses; 0 takes the base model as it is
     sft_learning_rate: float = 1e-3
     train_pairs: int = 160  # pairs that each seed draws from the policies' part
     epochs: int = 1  # passes over them
@@ -53,17 +49,8 @@ class DialogueSetup:
     trust_remote_code: bool = False  # run code that comes with a model
 
     def __post_init__(self) -> None:
-        for name in (
-            "test_pairs",
-            "train_pairs",
-            "epochs",
-            "batch_size",
-            "kl_prompts",
-            "max_new_tokens",
-            "sampled_at_a_time",
-        ):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        check_at_least(self, test_pairs=1, train_pairs=1, epochs=1, batch_size=1, kl_prompts=1, max_new_tokens=1)
+        check_at_least(self, sampled_at_a_time=1)
         for name in ("sft_learning_rate", "learning_rate"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"{name}: got {getattr(self, name)}, expected a finite number > 0")
@@ -81,15 +68,12 @@ class DialogueSetup:
 class DialogueSettings:
     """The study's settings."""
 
-    # Folder for everything that is written; the reference, the judge and the policies lie in it
-    output_dir: str = "output/dialogue"
+    output_dir: str = "output/dialogue"  # reference, judge and policies lie in it
     setup: DialogueSetup = field(default_factory=DialogueSetup)  # what every policy depends on
     methods: tuple[str, ...] = METHODS  # of `METHODS`; DPO among them
     betas: tuple[float, ...] = (0.1, 0.5)  # values of β. With two or more, methods are also compared at equal KL
-    # Each draws its own pairs from the policies' part, and its own order; the same for all methods
-    seeds: tuple[int, ...] = (0, 1, 2)
-    # `heldout`, an address `http://host:port/v1#model`, `reward:MODEL`, or `module:function`
-    judge: str = HELDOUT_JUDGE
+    seeds: tuple[int, ...] = (0, 1, 2)  # each draws its own pairs and order, the same for all methods
+    judge: str = HELDOUT_JUDGE  # or `http://host:port/v1#model`, `reward:MODEL`, `module:function`
     judge_base: str = ""  # model that the held-out judge starts from; empty for the base model
     judge_steps: int = 40  # optimiser steps of the held-out judge
     judge_learning_rate: float = 1e-3
@@ -101,8 +85,7 @@ class DialogueSettings:
 
     def __post_init__(self) -> None:
         check_grid(self, METHODS)
-        if not self.temperatures or len(set(self.temperatures)) != len(self.temperatures):
-            raise InputError(f"temperatures: got {self.temperatures}, expected at least one value and none twice")
+        check_distinct(self, "temperatures")
         if not all(0 <= value < float("inf") for value in self.temperatures):
             raise InputError(f"temperatures: got {self.temperatures}, expected numbers of 0 or above")
         if self.judged_beta is not None and self.judged_beta not in self.betas:
@@ -111,9 +94,7 @@ class DialogueSettings:
 
     def _check_judge(self) -> None:
         """An option of the held-out judge says nothing to another one, and the other way round."""
-        for name in ("judged_prompts", "judge_steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        check_at_least(self, judged_prompts=1, judge_steps=1)
         if not 0 < self.judge_learning_rate < float("inf"):
             raise InputError(f"judge_learning_rate: got {self.judge_learning_rate}, expected a finite number > 0")
         defaults = {item.name: item.default for item in fields(self)}

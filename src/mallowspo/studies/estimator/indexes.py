@@ -19,21 +19,9 @@ from mallowspo.world.language import WorldPrompt
 from mallowspo.world.population import collect_votes
 
 __all__ = [
-    "INDEXES",
-    "MAP_NAMES",
-    "N_BY_VOTES",
-    "PANELS",
-    "SAMPLED",
-    "SINGLE_PASS",
-    "Index",
-    "alternatives_by_votes",
-    "ask_people",
-    "mapped",
-    "panel_told",
-    "people_estimate",
-    "rank_agreement",
-    "read_indexes",
-]
+    "INDEXES", "MAP_NAMES", "N_BY_VOTES", "PANELS", "SAMPLED", "SINGLE_PASS", "Index", "alternatives_by_votes",
+    "ask_people", "mapped", "panel_told", "people_estimate", "rank_agreement", "read_indexes",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
 

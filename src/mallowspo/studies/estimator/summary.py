@@ -1,7 +1,13 @@
-"""What the references' readings say of the indexes, and the runs of what an index is worth."""
+"""What the references' readings say of the indexes, what the runs say of their worth, and the paper's check, exactly.
+
+The paper estimates −log φ by −log(H/log n!), with H the entropy of the ranking. Here H is the exact entropy of the
+model, for both distances: no sampling, so that what is left is how good the approximation itself is (Chen et al. 2025,
+arXiv 2405.14953).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,9 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mallowspo.maths import MallowsModel
 from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences
 from mallowspo.stats.intervals import mean_interval
 from mallowspo.stats.verdicts import verdict
+from mallowspo.studies.estimator.bench import (
+    DOWNSTREAM_METHODS,
+    WorldJob,
+    WorldSettings,
+    scored_prompts,
+    written_world,
+)
 from mallowspo.studies.estimator.indexes import (
     INDEXES,
     MAP_NAMES,
@@ -24,25 +38,48 @@ from mallowspo.studies.estimator.indexes import (
     rank_agreement,
     read_indexes,
 )
-from mallowspo.studies.estimator.references import WorldJob, WorldSettings, scored_prompts, written_world
-from mallowspo.studies.estimator.training import DOWNSTREAM_METHODS
 from mallowspo.studies.policies import BASELINE
 from mallowspo.world.conditions import EXTRA_WORDS, condition_named
 from mallowspo.world.language import word_tokenizer
 
 __all__ = [
-    "AIM",
-    "SPREAD_AIM",
-    "VOTED",
-    "JudgeJob",
-    "JudgeSetup",
-    "downstream_summary",
-    "judge",
-    "stress_summary",
-    "survival",
-]
+    "AIM", "DISTANCES", "SPREAD_AIM", "VOTED", "JudgeJob", "JudgeSetup", "downstream_summary", "entropy_estimate",
+    "judge", "paper_check", "stress_summary", "survival",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
+
+DISTANCES = ("kendall", "spearman")
+
+_PHI = np.linspace(0.02, 0.98, 49)
+
+
+def entropy_estimate(items: int, phi: float, distance: str) -> float:
+    """The paper's estimate −log(H/log n!) of −log φ, from the exact entropy H of the model."""
+    entropy = MallowsModel(np.arange(1, items + 1), phi, distance=distance).entropy()
+    return max(0.0, -math.log(entropy / math.lgamma(items + 1)))
+
+
+def paper_check(sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Compare −log φ with its estimate over a grid of φ."""
+    found = []
+    truth = -np.log(_PHI[::-1])
+    for distance in DISTANCES:
+        for items in sizes:
+            estimate = np.array([entropy_estimate(items, float(phi), distance) for phi in _PHI[::-1]])
+            found.append(
+                {
+                    "distance": distance,
+                    "items": items,
+                    "neg_log_phi": [round(float(value), 5) for value in truth],
+                    "estimate": [round(float(value), 5) for value in estimate],
+                    "rising": bool((np.diff(estimate) > 0).all()),
+                    "correlation": float(np.corrcoef(truth, estimate)[0, 1]),
+                    "spread": float(np.ptp(estimate) / estimate.mean() / (np.ptp(truth) / truth.mean())),
+                }
+            )
+    return found
+
 
 VOTED = "chosen_by_votes"
 """Whichever index follows the votes on the voted prompts best."""

@@ -22,6 +22,7 @@ from mallowspo.studies.policies import (
     Run,
     compare_at_equal_kl,
     frontiers,
+    means_over_seeds,
     select_runs,
     value_at,
 )
@@ -54,11 +55,8 @@ _LEVELS = 25  # KLs at which the lines of the figures are read
 _LINES = ("agreement", "share_of_optimum", "entropy_contested", "outside")
 _SCALARS = (
     "agreement", "agreement_renormalised", "outside", "kl", "kl_on_candidates", "kl_standard_error", "train_loss",
-    "share_of_optimum",
-)  # fmt: skip
-_BY_TERCILE = (
-    "agreement_by_tercile", "agreement_renormalised_by_tercile", "outside_by_tercile", "kl_by_tercile",
-    "entropy_by_tercile",
+    "share_of_optimum", "agreement_by_tercile", "agreement_renormalised_by_tercile", "outside_by_tercile",
+    "kl_by_tercile", "entropy_by_tercile",
 )  # fmt: skip
 _FACTS = ("reference_excess_nats", "reference_outside", "reference_agreement")
 _KEPT = (
@@ -79,7 +77,7 @@ def summarise(settings: WorldSettings, done: Mapping[str, list[Row]]) -> Row:
         },
         "index": _index(settings, runs),
         "optimum": _mean_optimum([fact["optimum"] for fact in worlds]),
-        "settings": _settings(grid, runs),
+        "settings": means_over_seeds(runs, ("learning_rate", "method", "beta"), _SCALARS),
         "comparisons": compare_at_equal_kl(grid, runs, QUANTITIES, chosen_by=CHOSEN_BY),
         "choice": _choice(grid, runs) if settings.setup.selection_prompts else [],
         "levels": {name: read_levels(grid, runs, QUANTITIES[name][0]) for name in _LINES},
@@ -94,21 +92,6 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [_rounded(item) for item in value]
     return round(value, 6) if isinstance(value, float) else value
-
-
-def _settings(grid: Grid, runs: Sequence[Run]) -> list[Row]:
-    """Means over seeds, one entry per learning rate, method and β."""
-    rows = []
-    for rate in grid.learning_rates:
-        for method in grid.methods:
-            for beta in grid.betas:
-                here = select_runs(runs, learning_rate=rate, method=method, beta=beta)
-                row: Row = {"learning_rate": rate, "method": method, "beta": beta, "seeds": len(here)}
-                row |= {name: asdict(mean_interval([run[name] for run in here])) for name in _SCALARS}
-                for name in _BY_TERCILE:
-                    row[name] = [asdict(mean_interval([run[name][t] for run in here])) for t in range(3)]
-                rows.append(row)
-    return rows
 
 
 def _mean_optimum(optima: Sequence[Row]) -> Row:
