@@ -10,10 +10,11 @@ from scipy import optimize
 
 from mallowspo.errors import InputError
 from mallowspo.evaluation.local_model import load_causal_model
-from mallowspo.studies.controllable.bench import compare, make_pairs, text_of, tilted_reference
+from mallowspo.studies.controllable.bench import Bench, compare, make_pairs, text_of, tilted_reference
 from mallowspo.studies.controllable.design import (
     ControllableDesign,
     Reward,
+    StudyPrompts,
     first_words,
     load_reward,
     read_prompts,
@@ -146,27 +147,30 @@ def test_bradley_terry_prefers_as_often_as_it_says(rng):
     assert first / draws == pytest.approx(wanted, abs=4 * np.sqrt(wanted * (1 - wanted) / draws))
 
 
+def bench_of(folder, prompts, reward, **changes):
+    model = load_causal_model(str(write_policy(folder)), option="model_name_or_path", use_cpu=True)
+    given = StudyPrompts(train=tuple(map(tuple, prompts)), heldout=(), available=len(prompts))
+    return Bench(design(**changes), folder, tiny_tokenizer(), model, (2,), given, reward, {})
+
+
 def test_pairs_are_the_policys_own_responses_in_the_order_of_the_reward(tmp_path):
-    model = load_causal_model(str(write_policy(tmp_path)), option="model_name_or_path", use_cpu=True)
-    tokenizer, prompts = tiny_tokenizer(), [tiny_tokenizer()(text)["input_ids"] for text in ("Once", "the lazy dog")]
+    prompts = [tiny_tokenizer()(text)["input_ids"] for text in ("Once", "the lazy dog")]
     length = Reward("length of the text", lambda texts: np.asarray([float(len(text)) for text in texts]))
-    settings = {"design": design(response_tokens=6, samples_per_prompt=4), "end_ids": (2,)}
-    found = make_pairs(model, tokenizer, prompts, length, seed=0, **settings)
+    bench = bench_of(tmp_path, prompts, length, response_tokens=6, samples_per_prompt=4)
+    found = make_pairs(bench, 0)
     assert found.compared == 12 and found.equal == 12 - len(found.pairs) < 12
     for pair in found.pairs:
         chosen, rejected = (
-            len(text_of(tokenizer, [*prompts[pair.prompt], *ids])) for ids in (pair.chosen, pair.rejected)
+            len(text_of(bench.tokenizer, [*prompts[pair.prompt], *ids])) for ids in (pair.chosen, pair.rejected)
         )
         assert chosen == pair.chosen_reward > pair.rejected_reward == rejected
-    assert found.pairs == make_pairs(model, tokenizer, prompts, length, seed=0, **settings).pairs
-    assert found.pairs != make_pairs(model, tokenizer, prompts, length, seed=1, **settings).pairs
+    assert found.pairs == make_pairs(bench, 0).pairs != make_pairs(bench, 1).pairs
 
 
 def test_a_reward_that_tells_nothing_apart_is_refused(tmp_path):
-    model = load_causal_model(str(write_policy(tmp_path)), option="model_name_or_path", use_cpu=True)
     flat = Reward("nothing", lambda texts: np.zeros(len(texts)))
     with pytest.raises(InputError, match="nothing to learn"):
-        make_pairs(model, tiny_tokenizer(), [[1, 50]], flat, design=design(), end_ids=(2,), seed=0)
+        make_pairs(bench_of(tmp_path, [[1, 50]], flat), 0)
 
 
 # The optimum
@@ -201,6 +205,3 @@ def test_the_tilted_reference_starts_at_the_reference_and_ends_before_few_draws_
     assert 0.5 < kl[-1] < np.log(40 / 5)
     with pytest.raises(InputError, match="S >= 2"):
         tilted_reference(reward_ps[:, :1])
-
-
-# Settings

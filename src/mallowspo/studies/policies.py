@@ -11,7 +11,7 @@ import json
 import logging as python_logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,9 +26,9 @@ from mallowspo.stats.intervals import mean_interval, mean_of_known
 from mallowspo.stats.verdicts import verdict
 
 __all__ = [
-    "BASELINE", "METHODS", "Grid", "Job", "Method", "Place", "Run", "check_at_least", "check_distinct",
-    "check_grid", "compare_at_equal_kl", "equal_kl", "final_loss", "frontiers", "label", "means_over_seeds",
-    "pair_rows", "quietly", "select_runs", "train_policy", "value_at", "weight_quantiles", "write_preferences",
+    "BASELINE", "METHODS", "Grid", "Job", "Method", "Place", "Run", "check_at_least", "check_distinct", "check_grid",
+    "check_positive", "compare_at_equal_kl", "equal_kl", "final_loss", "frontiers", "label", "means_over_seeds",
+    "only", "pair_rows", "quietly", "select_runs", "train_policy", "value_at", "weight_quantiles", "write_preferences",
 ]  # fmt: skip
 
 BASELINE = "dpo"
@@ -129,6 +129,21 @@ def check_at_least(settings: Any, **least: float) -> None:
         value = getattr(settings, name)
         if value is not None and value < low:
             raise InputError(f"{name}: got {value}, expected at least {low}")
+
+
+def check_positive(settings: Any, *names: str) -> None:
+    """Refuse a field that is no finite number above 0."""
+    for name in names:
+        if not 0 < getattr(settings, name) < float("inf"):
+            raise InputError(f"{name}: got {getattr(settings, name)}, expected a finite number > 0")
+
+
+def only(setup: Any, *names: str) -> Any:
+    """A setup with these fields as they are and all others at their defaults.
+
+    Finished work is found again by its setup, in which a field that the work does not read must not matter.
+    """
+    return replace(type(setup)(), **{name: getattr(setup, name) for name in names})
 
 
 def check_grid(settings: Any, methods: Sequence[str], *, names: Sequence[str] = ("seeds", "betas")) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -106,10 +106,6 @@ class BanditDesign:
                 f"training_single_phis: got {self.training_single_phis}, expected some of single_phis, "
                 f"{self.single_phis}"
             )
-
-    def only(self, *names: str) -> BanditDesign:
-        """A design with these fields as they are here and all others at their defaults."""
-        return replace(BanditDesign(), **{name: getattr(self, name) for name in names})
 
     @property
     def studies(self) -> tuple[tuple[float, ...], ...]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from mallowspo.studies.bandit.bench import BanditDesign, run_exact_job, run_training_job
 from mallowspo.studies.bandit.page import figures, page
 from mallowspo.studies.bandit.summary import summarise
+from mallowspo.studies.policies import only
 from mallowspo.studies.study import Stage, Study
 
 __all__ = ["BANDIT", "BanditSettings"]
@@ -48,8 +49,8 @@ BANDIT: Study[BanditSettings] = Study(
             "exact",
             "Exact minimisers",
             jobs=lambda settings, done: settings.design.exact_jobs,
-            setup=lambda settings, done: settings.design.only(
-                "arms", "first_seed", "strengths", "seeds", "votes", "betas"
+            setup=lambda settings, done: only(
+                settings.design, "arms", "first_seed", "strengths", "seeds", "votes", "betas"
             ),
             work=run_exact_job,
         ),
@@ -57,8 +58,8 @@ BANDIT: Study[BanditSettings] = Study(
             "training",
             "Training step by step",
             jobs=lambda settings, done: settings.design.training_jobs,
-            setup=lambda settings, done: settings.design.only(
-                "arms", "first_seed", "strengths", "training_seeds", "batch_size", "steps"
+            setup=lambda settings, done: only(
+                settings.design, "arms", "first_seed", "strengths", "training_seeds", "batch_size", "steps"
             ),
             work=run_training_job,
         ),

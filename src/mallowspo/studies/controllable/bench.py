@@ -106,50 +106,6 @@ def compare(
             yield second, first
 
 
-def draw_responses(
-    model: Any, prompts: Sequence[Sequence[int]], *, samples: int, design: ControllableDesign, end_ids: Sequence[int],
-    seed: int, purpose: str,
-) -> dict[tuple[int, int], list[int]]:  # fmt: skip
-    """Responses at temperature 1 by (prompt, sample); `purpose` keeps the draws of different uses apart."""
-    sampling = Sampling(max_new_tokens=design.response_tokens, temperature=1.0)
-    work = [(p, k) for p in range(len(prompts)) for k in range(samples)]
-    work.sort(key=lambda item: -len(prompts[item[0]]))
-    drawn: dict[tuple[int, int], list[int]] = {}
-    for start in range(0, len(work), design.generation_batch_size):
-        batch = work[start : start + design.generation_batch_size]
-        uniform_bt = np.stack([prompt_uniforms(seed, f"{purpose}/{p}/{k}", design.response_tokens) for p, k in batch])
-        rows = sample_batch(model, [prompts[p] for p, _ in batch], uniform_bt, sampling, end_ids=end_ids)
-        drawn |= dict(zip(batch, rows, strict=True))
-    return drawn
-
-
-def make_pairs(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], reward: Reward, *, design: ControllableDesign,
-    end_ids: Sequence[int], seed: int,
-) -> SeedPairs:  # fmt: skip
-    """Draw responses of the reference and compare them."""
-    samples = design.samples_per_prompt
-    drawn = draw_responses(model, prompts, samples=samples, design=design, end_ids=end_ids, seed=seed, purpose="pairs")
-    reward_pk = reward.score(whole_texts(tokenizer, prompts, drawn)).reshape(len(prompts), samples)
-    rng = np.random.default_rng([seed, 1])
-    pairs = []
-    for p in range(len(prompts)):
-        told_apart = compare(
-            reward_pk[p].tolist(), preferences=design.preferences, scale=design.preference_scale, rng=rng
-        )
-        for chosen, rejected in told_apart:
-            if drawn[p, chosen] != drawn[p, rejected]:
-                rewards = float(reward_pk[p, chosen]), float(reward_pk[p, rejected])
-                pairs.append(Pair(p, tuple(drawn[p, chosen]), tuple(drawn[p, rejected]), *rewards))
-    compared = len(prompts) * samples * (samples - 1) // 2
-    if not pairs:
-        raise InputError(
-            f"reward_model: {reward.name} tells none of the {compared} pairs of responses apart, so there is nothing "
-            "to learn; lengthen response_tokens, or take another reward or more prompts"
-        )
-    return SeedPairs(tuple(pairs), compared, compared - len(pairs), reward_pk)
-
-
 FEWEST = 10.0  # responses, effective number: below it the estimate leans on a handful of lucky draws
 
 
@@ -232,11 +188,53 @@ class Bench:
         """The pairs of a seed, made where they are not there yet."""
         if seed not in self.pairs:
             self.pairs.clear()
-            self.pairs[seed] = make_pairs(
-                self.reference, self.tokenizer, self.prompts.train, self.reward, design=self.design,
-                end_ids=self.end_ids, seed=seed,
-            )  # fmt: skip
+            self.pairs[seed] = make_pairs(self, seed)
         return self.pairs[seed]
+
+
+def draw(
+    bench: Bench, prompts: Sequence[Sequence[int]], samples: int, seed: int, purpose: str
+) -> tuple[dict[tuple[int, int], list[int]], Floats]:
+    """Responses of the reference at temperature 1 by (prompt, sample), and their rewards, shape (P, S).
+
+    `purpose` keeps the draws of different uses apart.
+    """
+    design = bench.design
+    sampling = Sampling(max_new_tokens=design.response_tokens, temperature=1.0)
+    work = [(p, k) for p in range(len(prompts)) for k in range(samples)]
+    work.sort(key=lambda item: -len(prompts[item[0]]))
+    drawn: dict[tuple[int, int], list[int]] = {}
+    for start in range(0, len(work), design.generation_batch_size):
+        batch = work[start : start + design.generation_batch_size]
+        uniform_bt = np.stack([prompt_uniforms(seed, f"{purpose}/{p}/{k}", design.response_tokens) for p, k in batch])
+        asked = [prompts[p] for p, _ in batch]
+        rows = sample_batch(bench.reference, asked, uniform_bt, sampling, end_ids=bench.end_ids)
+        drawn |= dict(zip(batch, rows, strict=True))
+    reward = bench.reward.score(whole_texts(bench.tokenizer, prompts, drawn))
+    return drawn, reward.reshape(len(prompts), samples)
+
+
+def make_pairs(bench: Bench, seed: int) -> SeedPairs:
+    """Draw responses of the reference to the training prompts and compare them."""
+    design, prompts, samples = bench.design, bench.prompts.train, bench.design.samples_per_prompt
+    drawn, reward_pk = draw(bench, prompts, samples, seed, "pairs")
+    rng = np.random.default_rng([seed, 1])
+    pairs = []
+    for p in range(len(prompts)):
+        told_apart = compare(
+            reward_pk[p].tolist(), preferences=design.preferences, scale=design.preference_scale, rng=rng
+        )
+        for chosen, rejected in told_apart:
+            if drawn[p, chosen] != drawn[p, rejected]:
+                rewards = float(reward_pk[p, chosen]), float(reward_pk[p, rejected])
+                pairs.append(Pair(p, tuple(drawn[p, chosen]), tuple(drawn[p, rejected]), *rewards))
+    compared = len(prompts) * samples * (samples - 1) // 2
+    if not pairs:
+        raise InputError(
+            f"reward_model: {bench.reward.name} tells none of the {compared} pairs of responses apart, so there is "
+            "nothing to learn; lengthen response_tokens, or take another reward or more prompts"
+        )
+    return SeedPairs(tuple(pairs), compared, compared - len(pairs), reward_pk)
 
 
 def open_bench(inputs: Inputs, job: Any, folder: Path) -> Bench:
@@ -356,14 +354,9 @@ def measure_reference(bench: Bench, job: SeedJob) -> dict[str, Any]:
 
 def estimate_optimum(bench: Bench, job: OptimumJob) -> dict[str, Any]:
     """Estimate the best possible trade-off from responses of the reference to the held-out prompts."""
-    prompts, design = bench.prompts.heldout, bench.design
     with _at_work(bench):
-        drawn = draw_responses(
-            bench.reference, prompts, samples=job.samples, design=design, end_ids=bench.end_ids,
-            seed=design.prompt_seed, purpose="optimum",
-        )  # fmt: skip
-        reward = bench.reward.score(whole_texts(bench.tokenizer, prompts, drawn))
-    kl, mean = tilted_reference(reward.reshape(len(prompts), job.samples))
+        _, reward_ps = draw(bench, bench.prompts.heldout, job.samples, bench.design.prompt_seed, "optimum")
+    kl, mean = tilted_reference(reward_ps)
     return {"kl": kl, "reward": mean, "samples": job.samples}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.evaluation.local_model import context_length, inference_device, load_tokenizer
 from mallowspo.evaluation.reward_judge import load_classifier
-from mallowspo.studies.policies import check_at_least
+from mallowspo.studies.policies import check_at_least, check_positive
 
 __all__ = [
     "CONTROLLABLE_METHODS", "PREFERENCES", "VADER", "ControllableDesign", "Reward", "StudyPrompts", "first_words",
@@ -71,8 +70,7 @@ class ControllableDesign:
         for name, allowed in (("preferences", PREFERENCES), ("dtype", DTYPES)):
             if getattr(self, name) not in allowed:
                 raise not_one_of(name, getattr(self, name), allowed)
-        if not 0 < self.preference_scale < math.inf:
-            raise InputError(f"preference_scale: got {self.preference_scale}, expected a finite number > 0")
+        check_positive(self, "preference_scale")
         if self.reward_model == VADER and self.reward_label is not None:
             raise InputError(
                 f"reward_label: got {self.reward_label!r}, but VADER's reward is its compound score; leave it out, or "

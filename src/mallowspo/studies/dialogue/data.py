@@ -19,7 +19,7 @@ from mallowspo.errors import InputError
 from mallowspo.evaluation.json_log import key_of
 from mallowspo.evaluation.local_model import load_tokenizer
 from mallowspo.studies.dialogue.design import DialogueSetup
-from mallowspo.studies.policies import quietly
+from mallowspo.studies.policies import only, quietly
 
 __all__ = [
     "PARTS", "DialogueData", "PairSet", "first_turn", "prompts_that_fit", "read_dialogues", "read_parts", "split_text",
@@ -101,7 +101,7 @@ PARTS = (
 
 def read_parts(setup: DialogueSetup) -> tuple[PairSet, PairSet, PairSet]:
     """What SFT, policies and judge see; read once in a process."""
-    return _read_parts(setup.only(*PARTS))
+    return _read_parts(only(setup, *PARTS))
 
 
 @functools.lru_cache(maxsize=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 
 from mallowspo.errors import InputError
-from mallowspo.studies.policies import Grid, Job, check_at_least, check_distinct, check_grid
+from mallowspo.studies.policies import Grid, Job, check_at_least, check_distinct, check_grid, check_positive
 
 __all__ = ["HELDOUT_JUDGE", "METHODS", "REFERENCE", "DialogueSettings", "DialogueSetup", "fast"]
 
@@ -51,17 +51,11 @@ class DialogueSetup:
     def __post_init__(self) -> None:
         check_at_least(self, test_pairs=1, train_pairs=1, epochs=1, batch_size=1, kl_prompts=1, max_new_tokens=1)
         check_at_least(self, sampled_at_a_time=1)
-        for name in ("sft_learning_rate", "learning_rate"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise InputError(f"{name}: got {getattr(self, name)}, expected a finite number > 0")
+        check_positive(self, "sft_learning_rate", "learning_rate")
         if self.sft_steps < 0:
             raise InputError(f"sft_steps: got {self.sft_steps}, expected 0 for none, or a number of steps")
         if self.max_length < 3:
             raise InputError(f"max_length: got {self.max_length}, expected room for a prompt, a response and its end")
-
-    def only(self, *names: str) -> DialogueSetup:
-        """A setup with these fields as they are here and all others at their defaults."""
-        return replace(DialogueSetup(), **{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +89,7 @@ class DialogueSettings:
     def _check_judge(self) -> None:
         """An option of the held-out judge says nothing to another one, and the other way round."""
         check_at_least(self, judged_prompts=1, judge_steps=1)
-        if not 0 < self.judge_learning_rate < float("inf"):
-            raise InputError(f"judge_learning_rate: got {self.judge_learning_rate}, expected a finite number > 0")
+        check_positive(self, "judge_learning_rate")
         defaults = {item.name: item.default for item in fields(self)}
         for name in ("judge_base", "judge_steps", "judge_learning_rate"):
             if self.judge != HELDOUT_JUDGE and getattr(self, name) != defaults[name]:

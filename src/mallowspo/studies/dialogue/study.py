@@ -23,6 +23,7 @@ from mallowspo.studies.dialogue.data import PARTS, prompts_that_fit, read_dialog
 from mallowspo.studies.dialogue.design import HELDOUT_JUDGE, DialogueSettings, fast
 from mallowspo.studies.dialogue.page import figures, page
 from mallowspo.studies.dialogue.summary import summarise
+from mallowspo.studies.policies import only
 from mallowspo.studies.study import Done, Stage, Study
 
 __all__ = ["DIALOGUE"]
@@ -35,7 +36,7 @@ def _basis_of_reference(settings: DialogueSettings, done: Done) -> Basis:
     bench.check_judge(settings)
     prompts_that_fit(setup, settings.judged_prompts)
     sft, _, _ = read_parts(setup)
-    return Basis(setup.only(*PARTS, "use_cpu"), key_of(base=model_stamp(setup.model_name_or_path), rows=sft.key))
+    return Basis(only(setup, *PARTS, "use_cpu"), key_of(base=model_stamp(setup.model_name_or_path), rows=sft.key))
 
 
 def _reference_jobs(settings: DialogueSettings, done: Done) -> Sequence[ReferenceJob]:
@@ -50,7 +51,7 @@ def _judge_base(settings: DialogueSettings) -> str:
 def _basis_of_judge(settings: DialogueSettings, done: Done) -> Basis:
     _, _, judge = read_parts(settings.setup)
     key = key_of(base=model_stamp(_judge_base(settings)), rows=judge.key)
-    return Basis(settings.setup.only(*PARTS, "use_cpu"), key)
+    return Basis(only(settings.setup, *PARTS, "use_cpu"), key)
 
 
 def _judge_jobs(settings: DialogueSettings, done: Done) -> Sequence[JudgeJob]:
@@ -67,7 +68,7 @@ def _basis_of_policies(settings: DialogueSettings, done: Done) -> Basis:
 
 
 def _basis_of_verdicts(settings: DialogueSettings, done: Done) -> Basis:
-    return Basis(settings.setup.only(*PARTS, "use_cpu"), bench.judge_key(settings, done))
+    return Basis(only(settings.setup, *PARTS, "use_cpu"), bench.judge_key(settings, done))
 
 
 def _stage(name: str, title: str, jobs: Any, setup: Any, work: Any, **more: Any) -> Stage[DialogueSettings]:
