@@ -153,7 +153,7 @@ def invented_runs():
 def test_the_held_out_prompts_choose_nothing():
     grid, runs = invented_runs()
     assert [r["agreement"] for r in chosen_runs(grid, runs, "dpo")] == [0.5, 0.5]
-    line = read_levels(grid, runs, ("agreement", None))["methods"]["dpo"]
+    line = read_levels(grid, runs, "agreement")["methods"]["dpo"]
     assert {round(point["mean"], 9) for point in line} == {0.5}
 
 
@@ -162,7 +162,7 @@ def test_where_a_seed_does_not_reach_there_is_no_mean():
     for r in runs:
         if r["seed"] == 1:
             r["kl"] = r["kl"] / 2  # reaches only from 0.05 to 0.2
-    levels = read_levels(grid, runs, ("agreement", None))
+    levels = read_levels(grid, runs, "agreement")
     reached = np.isfinite([point["mean"] for point in levels["methods"]["dpo"]])
     kl = np.asarray(levels["kl"])
     assert np.array_equal(reached, (kl >= 0.1 - 1e-9) & (kl <= 0.2 + 1e-9)) and reached.any() and not reached.all()

@@ -9,6 +9,7 @@ from mallowspo.reports.blocks import Block, BulletList, Paragraph, Section
 from mallowspo.reports.sections import table, verdict_line
 from mallowspo.reports.text import format_number, interval_text, number, points, verdict_word
 from mallowspo.studies import policies
+from mallowspo.studies.policies import value
 
 __all__ = [
     "BETA", "LEARNING_RATE", "METHOD", "Cell", "Results", "Row", "by_comparison", "challengers", "compared",
@@ -19,15 +20,6 @@ __all__ = [
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
 Cell = Callable[[Any], str]
-
-
-def value(row: Any, path: str) -> Any:
-    """What stands at a path such as `accuracy.all.rows` or `by_tercile.2`; None where the row has no such place."""
-    for name in path.split("."):
-        if row is None:
-            return None
-        row = row.get(name) if isinstance(row, Mapping) else row[int(name)]
-    return row
 
 
 def interval(path: str, digits: int = 2, *, scale: float = 1.0, signed: bool = False) -> Cell:

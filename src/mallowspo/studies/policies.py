@@ -26,15 +26,14 @@ from mallowspo.stats.intervals import mean_interval, mean_of_known
 from mallowspo.stats.verdicts import verdict
 
 __all__ = [
-    "BASELINE", "METHODS", "Grid", "Job", "Method", "Place", "Run", "check_at_least", "check_distinct", "check_grid",
-    "check_positive", "compare_at_equal_kl", "equal_kl", "final_loss", "frontiers", "label", "means_over_seeds",
-    "only", "pair_rows", "quietly", "select_runs", "train_policy", "value_at", "weight_quantiles", "write_preferences",
+    "BASELINE", "METHODS", "Grid", "Job", "Method", "Run", "check_at_least", "check_distinct", "check_grid",
+    "check_positive", "compare_at_equal_kl", "equal_kl", "final_loss", "frontiers", "label", "mean_of",
+    "means_over_seeds", "only", "pair_rows", "quietly", "select_runs", "train_policy", "value", "weight_quantiles",
+    "write_preferences",
 ]  # fmt: skip
 
 BASELINE = "dpo"
 Run = Mapping[str, Any]
-Place = tuple[str, int | None]
-"""Where a run has a quantity: its name, and the place in it where it is a list."""
 
 
 @dataclass(frozen=True)
@@ -169,10 +168,20 @@ def select_runs(runs: Iterable[Run], **wanted: object) -> list[Run]:
     return [run for run in runs if all(run[key] == value for key, value in wanted.items())]
 
 
-def value_at(run: Run, place: Place) -> float:
-    """A quantity of a run."""
-    name, at = place
-    return float(run[name] if at is None else run[name][at])
+def value(row: Any, path: str) -> Any:
+    """What stands at a path such as `accuracy.all.rows` or `by_tercile.2`; None where the row has no such place."""
+    for name in path.split("."):
+        if row is None:
+            return None
+        row = row.get(name) if isinstance(row, Mapping) else row[int(name)]
+    return row
+
+
+def mean_of(values: Any) -> Any:
+    """Mean with its interval as `results.json` holds it; of lists one for each of their places."""
+    if len(values) and isinstance(values[0], list):
+        return [mean_of(column) for column in zip(*values, strict=True)]
+    return asdict(mean_interval(values))
 
 
 def means_over_seeds(runs: Sequence[Run], keys: Sequence[str], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -183,20 +192,12 @@ def means_over_seeds(runs: Sequence[Run], keys: Sequence[str], names: Sequence[s
     rows = []
     for place, here in groups.items():
         row: dict[str, Any] = dict(zip(keys, place, strict=True)) | {"seeds": len(here)}
-        for name in names:
-            values = [run[name] for run in here]
-            listed = isinstance(values[0], list)
-            row[name] = (
-                [asdict(mean_interval(column)) for column in zip(*values, strict=True)]
-                if listed
-                else asdict(mean_interval(values))
-            )
-        rows.append(row)
+        rows.append(row | {name: mean_of([run[name] for run in here]) for name in names})
     return rows
 
 
 def frontiers(
-    grid: Grid, runs: Sequence[Run], method: str, place: Place, *, rates: Sequence[float] = (), chosen_by: str
+    grid: Grid, runs: Sequence[Run], method: str, path: str, *, rates: Sequence[float] = (), chosen_by: str
 ) -> list[list[SeedFrontier]]:
     """A method's lines of a quantity against KL: for each seed one line per learning rate, all where `rates` is empty.
 
@@ -207,7 +208,7 @@ def frontiers(
         lines = []
         for rate in rates or grid.learning_rates:
             here = select_runs(runs, seed=seed, method=method, learning_rate=rate)
-            values = [value_at(run, place) for run in here]
+            values = [value(run, path) for run in here]
             lines.append(SeedFrontier([run["kl"] for run in here], [run[chosen_by] for run in here], values))
         per_seed.append(lines)
     return per_seed
@@ -229,7 +230,7 @@ def equal_kl(
 
 
 def compare_at_equal_kl(
-    grid: Grid, runs: Sequence[Run], quantities: Mapping[str, tuple[Place, str]], *, chosen_by: str
+    grid: Grid, runs: Sequence[Run], quantities: Mapping[str, tuple[str, str]], *, chosen_by: str
 ) -> list[dict[str, Any]]:
     """Each method against the baseline: at its better learning rate (`learning_rate` None), and at each rate alone.
 
@@ -243,9 +244,9 @@ def compare_at_equal_kl(
         for method in grid.methods:
             if method == BASELINE:
                 continue
-            for quantity, (place, more_is) in quantities.items():
+            for quantity, (path, more_is) in quantities.items():
                 mine, base = (
-                    frontiers(grid, runs, name, place, rates=rates, chosen_by=chosen_by) for name in (method, BASELINE)
+                    frontiers(grid, runs, name, path, rates=rates, chosen_by=chosen_by) for name in (method, BASELINE)
                 )
                 row = {"method": method, "baseline": BASELINE, "learning_rate": scope, "quantity": quantity}
                 rows.append(row | equal_kl(mine, base, more_is))

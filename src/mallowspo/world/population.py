@@ -43,7 +43,7 @@ def _model(prompt: WorldPrompt) -> MallowsModel:
 
 
 def top_choice_probabilities(prompt: WorldPrompt) -> NDArray[np.float64]:
-    """Probability that a random person ranks each candidate first.
+    """Probability that a random person ranks each candidate first, shape (K,).
 
     Under Kendall's distance, moving the item of central rank r to the front costs r − 1 discordant pairs and leaves
     a Mallows model on the others, so that P(first) ∝ φ^(r − 1) exactly (Fligner and Verducci 1986).
@@ -53,7 +53,7 @@ def top_choice_probabilities(prompt: WorldPrompt) -> NDArray[np.float64]:
 
 
 def preference_matrix(prompt: WorldPrompt) -> NDArray[np.float64]:
-    """Probability that a random person prefers candidate i to candidate j, exactly."""
+    """Probability that a random person prefers candidate i to candidate j, exactly; shape (K, K), diagonal ½."""
     matrix = np.array(_model(prompt).pairwise_matrix(), dtype=np.float64)
     np.fill_diagonal(matrix, 0.5)
     return matrix
@@ -66,7 +66,7 @@ def write_corpus(
     careless: float = 0.0,
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Let people write the corpus: each answers one prompt with the candidate that he or she ranks first."""
+    """Let people write the corpus, each the candidate ranked first; how often each was written, shape (P, K)."""
     if answers_per_prompt < 1:
         raise InputError(f"answers_per_prompt: got {answers_per_prompt}, expected at least 1")
     if not 0 <= careless <= 1:
@@ -109,7 +109,7 @@ def collect_preferences(
 
 
 def collect_votes(prompt: WorldPrompt, first: int, second: int, *, members: int, rng: np.random.Generator) -> int:
-    """Ask `members` freshly drawn people whether they prefer candidate `first` to candidate `second`."""
+    """Ask `members` freshly drawn people whether they prefer one candidate to another; votes for `first`."""
     size = len(prompt.candidates)
     if first == second or not (0 <= first < size and 0 <= second < size) or members < 1:
         raise InputError(

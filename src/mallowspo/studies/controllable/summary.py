@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
 
 from mallowspo.stats.frontiers import SeedFrontier, interpolate_frontier
-from mallowspo.stats.intervals import mean_interval, mean_of_known
+from mallowspo.stats.intervals import mean_of_known
 from mallowspo.stats.verdicts import holm
 from mallowspo.studies.controllable.design import CONTROLLABLE_METHODS
-from mallowspo.studies.policies import BASELINE, Run, equal_kl, means_over_seeds, select_runs
+from mallowspo.studies.policies import BASELINE, Run, equal_kl, mean_of, means_over_seeds, select_runs
 
 if TYPE_CHECKING:
     from mallowspo.studies.controllable.study import ControllableSettings
@@ -100,9 +99,7 @@ def _areas(per_method: Mapping[str, Sequence[SeedFrontier]]) -> dict[str, Any]:
     return {
         "kl_low": mean_of_known(usable[:, 0]),
         "kl_high": mean_of_known(usable[:, 1]),
-        "methods": {
-            method: {"interval": asdict(mean_interval(values)), "per_seed": values} for method, values in areas.items()
-        },
+        "methods": {method: {"interval": mean_of(values), "per_seed": values} for method, values in areas.items()},
     }
 
 
@@ -116,9 +113,7 @@ def _by_kl(per_method: Mapping[str, Sequence[SeedFrontier]]) -> list[dict[str, A
     for place, level in enumerate(LEVELS):
         differences = {m: read[m][:, place] - read[BASELINE][:, place] for m in read if m != BASELINE}
         if all(np.isfinite(values).sum() >= min(2, len(values)) for values in differences.values()):
-            rows.append(
-                {"kl": level, "differences": {m: asdict(mean_interval(values)) for m, values in differences.items()}}
-            )
+            rows.append({"kl": level, "differences": {m: mean_of(values) for m, values in differences.items()}})
     return rows
 
 
@@ -147,7 +142,7 @@ def summarise(settings: ControllableSettings, done: Mapping[str, Sequence[Run]])
         "by_kl": _by_kl(per_method),
         "weights": _weights(runs),
         "reference": {
-            "reward": asdict(mean_interval([row["reward"] for row in references])),
+            "reward": mean_of([row["reward"] for row in references]),
             "reward_standard_error": mean_of_known([row["reward_standard_error"] for row in references]),
         },
         "cpu_seconds": float(sum(run["cpu_seconds"] for run in runs)),

@@ -17,12 +17,12 @@ from mallowspo.evaluation.exact import terciles
 from mallowspo.evaluation.length_control import length_controlled_win_rate
 from mallowspo.evaluation.win_rates import both_orders
 from mallowspo.stats.bootstrap import Resamples
-from mallowspo.stats.intervals import Interval, mean_interval
+from mallowspo.stats.intervals import Interval
 from mallowspo.stats.verdicts import verdict
 from mallowspo.studies.dialogue.bench import sides, texts_of
 from mallowspo.studies.dialogue.data import PairSet, prompts_that_fit, read_dialogues
 from mallowspo.studies.dialogue.design import REFERENCE, DialogueSettings
-from mallowspo.studies.policies import BASELINE, METHODS, Run, compare_at_equal_kl, select_runs
+from mallowspo.studies.policies import BASELINE, METHODS, Run, compare_at_equal_kl, mean_of, select_runs
 from mallowspo.studies.study import Done, Results
 
 __all__ = ["QUANTITIES", "THIRDS", "both_intervals", "summarise"]
@@ -42,7 +42,7 @@ def both_intervals(
     where = slice(None) if where_n is None else np.asarray(where_n, dtype=bool)
     return {
         "rows": asdict(draws.mean(value.mean(axis=0), where_n)),
-        "seeds": asdict(mean_interval(value[:, where].mean(axis=1))),
+        "seeds": mean_of(value[:, where].mean(axis=1)),
     }
 
 
@@ -132,12 +132,12 @@ def _policies(settings: DialogueSettings, runs: Sequence[Run]) -> list[Results]:
                 {
                     "method": method,
                     "beta": beta,
-                    "kl": asdict(mean_interval([run["kl"]["kl"] for run in here])),
+                    "kl": mean_of([run["kl"]["kl"] for run in here]),
                     "kl_per_seed": [run["kl"]["kl"] for run in here],
                     "kl_standard_error_per_seed": [run["kl"]["kl_standard_error"] for run in here],
-                    "kl_per_token": asdict(mean_interval([run["kl"]["kl_per_token"] for run in here])),
+                    "kl_per_token": mean_of([run["kl"]["kl_per_token"] for run in here]),
                     "cut": float(np.mean([run["kl"]["cut"] for run in here])),
-                    "train_loss": asdict(mean_interval([run["train"]["loss"] for run in here])),
+                    "train_loss": mean_of([run["train"]["loss"] for run in here]),
                     "steps": here[0]["train"]["steps"],
                     "pairs": [run["train"]["pairs"] for run in here],
                     "weight_std": float(np.mean([c["weight_std"] for c in weights])) if weights else None,
@@ -261,7 +261,7 @@ def _equal_kl(
         for place, seed in enumerate(settings.seeds)
         for run in map(dict, select_runs(runs, seed=seed))
     ]
-    quantities = {"accuracy": (("accuracy", None), "better")}
+    quantities = {"accuracy": ("accuracy", "better")}
     return [
         {
             "method": row["method"],

@@ -38,7 +38,7 @@ from mallowspo.studies.estimator.indexes import (
     rank_agreement,
     read_indexes,
 )
-from mallowspo.studies.policies import BASELINE
+from mallowspo.studies.policies import BASELINE, mean_of
 from mallowspo.world.conditions import EXTRA_WORDS, condition_named
 from mallowspo.world.language import word_tokenizer
 
@@ -183,18 +183,18 @@ def stress_summary(jobs: Sequence[WorldJob], judged: Sequence[Mapping[str, Any]]
                 "condition": condition,
                 "trained": condition_named(condition).training_share == 1,
                 "seeds": [job.seed for job in jobs if job.condition == condition],
-                "excess_nats": asdict(mean_interval([row["excess_nats"] for row in rows])),
+                "excess_nats": mean_of([row["excess_nats"] for row in rows]),
                 "picked": [row["picked"] for row in rows],
                 "chosen_n": [row["chosen_n"] for row in rows],
                 "sensitivity": {
                     told: {name: float(np.mean([row["sensitivity"][told][name] for row in rows])) for name in values}
                     for told, values in rows[0]["sensitivity"].items()
                 },
-                "rank": {name: asdict(mean_interval([row["rank"][name] for row in rows])) for name in names},
+                "rank": {name: mean_of([row["rank"][name] for row in rows]) for name in names},
                 "rank_by_seed": {name: [round(row["rank"][name], 4) for row in rows] for name in names},
                 "spread": {
                     name: {
-                        map_name: asdict(mean_interval([row["spread"][name][map_name] for row in rows]))
+                        map_name: mean_of([row["spread"][name][map_name] for row in rows])
                         for map_name in (*MAP_NAMES, N_BY_VOTES)
                         if all(map_name in row["spread"][name] for row in rows)
                     }

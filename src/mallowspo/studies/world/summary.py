@@ -18,13 +18,13 @@ from mallowspo.stats.verdicts import verdict
 from mallowspo.studies.policies import (
     BASELINE,
     Grid,
-    Place,
     Run,
     compare_at_equal_kl,
     frontiers,
+    mean_of,
     means_over_seeds,
     select_runs,
-    value_at,
+    value,
 )
 
 if TYPE_CHECKING:
@@ -36,21 +36,17 @@ Row = dict[str, Any]
 
 CHOSEN_BY = "selection_agreement"
 TERCILES = ("agreed", "middle", "contested")
-QUANTITIES: Mapping[str, tuple[Place, str]] = {
-    "agreement": (("agreement", None), "better"),
-    "agreement_renormalised": (("agreement_renormalised", None), "better"),
-    "outside": (("outside", None), "worse"),
-    **{f"agreement_{name}": (("agreement_by_tercile", at), "better") for at, name in enumerate(TERCILES)},
-    "entropy_contested": (("entropy_by_tercile", 2), "more"),
-    "share_of_optimum": (("share_of_optimum", None), "better"),
+QUANTITIES: Mapping[str, tuple[str, str]] = {
+    "agreement": ("agreement", "better"),
+    "agreement_renormalised": ("agreement_renormalised", "better"),
+    "outside": ("outside", "worse"),
+    **{f"agreement_{name}": (f"agreement_by_tercile.{at}", "better") for at, name in enumerate(TERCILES)},
+    "entropy_contested": ("entropy_by_tercile.2", "more"),
+    "share_of_optimum": ("share_of_optimum", "better"),
 }
 """What is compared: name → where a run has it, and what more of it is."""
 
-_AT_CHOICE: Mapping[str, tuple[Place, str]] = {
-    **QUANTITIES,
-    "entropy_agreed": (("entropy_by_tercile", 0), "more"),
-    "kl": (("kl", None), "more"),
-}
+_AT_CHOICE = {**QUANTITIES, "entropy_agreed": ("entropy_by_tercile.0", "more"), "kl": ("kl", "more")}
 _LEVELS = 25  # KLs at which the lines of the figures are read
 _LINES = ("agreement", "share_of_optimum", "entropy_contested", "outside")
 _SCALARS = (
@@ -70,9 +66,9 @@ def summarise(settings: WorldSettings, done: Mapping[str, list[Row]]) -> Row:
     worlds, runs, grid = done["worlds"], done["runs"], settings.grid
     return {
         "worlds": [{key: fact[key] for key in fact if key not in ("optimum", "shown")} for fact in worlds],
-        "reference": {name: asdict(mean_interval([fact[name] for fact in worlds])) for name in _FACTS},
+        "reference": {name: mean_of([fact[name] for fact in worlds]) for name in _FACTS},
         "entropy_contested": {
-            who: asdict(mean_interval([fact[f"{who}_entropy_by_tercile"][2] for fact in worlds]))
+            who: mean_of([fact[f"{who}_entropy_by_tercile"][2] for fact in worlds])
             for who in ("population", "reference")
         },
         "index": _index(settings, runs),
@@ -113,7 +109,7 @@ def _index(settings: WorldSettings, runs: Sequence[Run]) -> Row:
         found = [first[seed] for seed in settings.seeds if seed in first]
         if found:
             result[name] = {
-                key: asdict(mean_interval([index[key] for index in found]))
+                key: mean_of([index[key] for index in found])
                 for key in ("rank_correlation", "within_families", "answer_entropy")
             }
             result[name]["weight_quantiles"] = np.mean([index["weight_quantiles"] for index in found], axis=0)
@@ -153,28 +149,26 @@ def _choice(grid: Grid, runs: Sequence[Run]) -> list[Row]:
             "values": {},
             "differences": {},
         }
-        for name, (place, more_is) in _AT_CHOICE.items():
-            values = np.asarray([value_at(run, place) for run in here])
-            row["values"][name] = asdict(mean_interval(values))
+        for name, (path, more_is) in _AT_CHOICE.items():
+            values = np.asarray([value(run, path) for run in here])
+            row["values"][name] = mean_of(values)
             if method != BASELINE:
-                gap = mean_interval(values - [value_at(run, place) for run in chosen[BASELINE]])
+                gap = mean_interval(values - [value(run, path) for run in chosen[BASELINE]])
                 row["differences"][name] = asdict(gap) | {"verdict": verdict(gap, more_is=more_is)}
         rows.append(row)
     return rows
 
 
-def read_levels(grid: Grid, runs: Sequence[Run], place: Place) -> Row:
+def read_levels(grid: Grid, runs: Sequence[Run], path: str) -> Row:
     """Each method's line of a quantity along KL, at the better learning rate there."""
     every = [float(run["kl"]) for run in runs]
     kl = np.geomspace(min(every), max(every), _LEVELS)
     lines = {}
     for method in grid.methods:
-        per_seed = frontiers(grid, runs, method, place, chosen_by=CHOSEN_BY)
+        per_seed = frontiers(grid, runs, method, path, chosen_by=CHOSEN_BY)
         read_sm = np.stack([read_at_best_rate(lines_of_seed, kl) for lines_of_seed in per_seed])
         reached_m = np.asarray(np.isfinite(read_sm).all(axis=0))
-        lines[method] = [
-            asdict(mean_interval(read_sm[:, m]) if reached_m[m] else mean_interval([])) for m in range(len(kl))
-        ]
+        lines[method] = [mean_of(read_sm[:, m] if reached_m[m] else []) for m in range(len(kl))]
     return {"kl": kl, "methods": lines}
 
 
