@@ -52,7 +52,7 @@ def test_prompts_differ_and_are_held_out(tmp_path):
     source = str(write_texts(tmp_path / "texts.txt"))
     found = read_prompts(design(dataset_name=source, opening="Once"), tiny_tokenizer())
     every = [*found.train, *found.heldout]
-    assert len(found.heldout) == 8 and len(set(every)) == len(every) == found.available > 20
+    assert len(found.heldout) == 8 and len(set(every)) == len(every) > 20
     assert all(tiny_tokenizer().decode(ids, skip_special_tokens=True).startswith("Once") for ids in every)
     again = read_prompts(design(dataset_name=source, opening="Once", train_prompts=5), tiny_tokenizer())
     assert again.heldout == found.heldout and again.train == found.train[:5]
@@ -149,7 +149,7 @@ def test_bradley_terry_prefers_as_often_as_it_says(rng):
 
 def bench_of(folder, prompts, reward, **changes):
     model = load_causal_model(str(write_policy(folder)), option="model_name_or_path", use_cpu=True)
-    given = StudyPrompts(train=tuple(map(tuple, prompts)), heldout=(), available=len(prompts))
+    given = StudyPrompts(train=tuple(map(tuple, prompts)), heldout=())
     return Bench(design(**changes), folder, tiny_tokenizer(), model, (2,), given, reward, {})
 
 

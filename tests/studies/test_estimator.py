@@ -30,16 +30,10 @@ from mallowspo.studies.estimator.study import ESTIMATOR, EstimatorSettings
 from mallowspo.studies.estimator.summary import VOTED, downstream_summary, entropy_estimate, paper_check, survival
 from mallowspo.studies.study import run_study
 from mallowspo.world.language import build_world
+from studies.controllable_inputs import write_policy
 from tiny import tiny_llama, tiny_tokenizer
 
 WORDS = "good bad yes no maybe one two three four five".split()
-
-
-def write_model(folder):
-    tokenizer = tiny_tokenizer()
-    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 def write_votes(path):
@@ -61,7 +55,7 @@ def write_votes(path):
 def people(tmp_path_factory):
     """A model and votes, both tiny."""
     folder = tmp_path_factory.mktemp("people")
-    return {"model": write_model(folder / "model"), "data": {"toy": write_votes(folder / "v.jsonl")}}
+    return {"model": str(write_policy(folder / "model")), "data": {"toy": write_votes(folder / "v.jsonl")}}
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from mallowspo.studies.policies import value
 
 __all__ = [
     "BETA", "LEARNING_RATE", "METHOD", "Cell", "Results", "Row", "by_comparison", "challengers", "compared",
-    "figure_of", "interval", "kl_range", "limits", "named", "one_of", "over_seeds", "plain", "point_interval",
+    "figure_of", "interval", "kl_range", "limits", "named", "over_seeds", "plain", "point_interval",
     "share", "text_section", "value", "verdict_cell",
 ]  # fmt: skip
 
@@ -76,11 +76,6 @@ def challengers(results: Results) -> list[str]:
     return [method for method in results["config"]["methods"] if method != policies.BASELINE]
 
 
-def one_of(rows: Iterable[Row], **wanted: object) -> Row:
-    """The first row whose fields have these values."""
-    return next(row for row in rows if all(row[key] == given for key, given in wanted.items()))
-
-
 def by_comparison(results: Results, *keys: str) -> list[dict[str, Any]]:
     """The comparisons at each method's better learning rate, one row each with all quantities under their names."""
     found: dict[Any, dict[str, Any]] = {}
@@ -91,9 +86,9 @@ def by_comparison(results: Results, *keys: str) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def over_seeds(count: int, what: str = "seeds") -> str:
+def over_seeds(count: int) -> str:
     """Over what the intervals are; one seed has none."""
-    return f"{count} {what}" if count > 1 else f"{what}; the one that was run has none and decides nothing"
+    return f"{count} seeds" if count > 1 else "seeds; the one that was run has none and decides nothing"
 
 
 def compared(

@@ -88,7 +88,6 @@ class StudyPrompts:
 
     train: tuple[tuple[int, ...], ...]  # prompts that pairs are made for
     heldout: tuple[tuple[int, ...], ...]  # prompts that policies are measured on
-    available: int
 
 
 def read_texts(design: ControllableDesign) -> list[str]:
@@ -159,9 +158,7 @@ def read_prompts(design: ControllableDesign, tokenizer: Any) -> StudyPrompts:
             f"of {design.min_prompt_tokens} to {design.prompt_tokens} tokens, and the study needs "
             f"{wanted or design.eval_prompts + 2:,}; lower eval_prompts or train_prompts, or give more texts"
         )
-    return StudyPrompts(
-        train=tuple(found[design.eval_prompts :]), heldout=tuple(found[: design.eval_prompts]), available=len(found)
-    )
+    return StudyPrompts(train=tuple(found[design.eval_prompts :]), heldout=tuple(found[: design.eval_prompts]))
 
 
 Floats = NDArray[np.float64]

@@ -47,12 +47,12 @@ def _beta(results: Results) -> float:
 
 def _shown(results: Results, kind: str, test: str, method: str) -> Row:
     """`settings` or `differences` of a method at the judged β."""
-    return pages.one_of(results["tests"][test][kind], method=method, beta=_beta(results))
+    return select_runs(results["tests"][test][kind], method=method, beta=_beta(results))[0]
 
 
 def _kl(results: Results, row: Row) -> Any:
     """How far the policies of a method and β have moved."""
-    return pages.one_of(results["policies"], method=row["method"], beta=row["beta"])["kl"]
+    return select_runs(results["policies"], method=row["method"], beta=row["beta"])[0]["kl"]
 
 
 def figures(results: Results) -> dict[str, Any]:

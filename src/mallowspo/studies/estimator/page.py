@@ -97,7 +97,7 @@ def page(results: Results) -> Report:
             f"at a mean of 1, is {low:g} to {high:g} times the truth's."
         ),
         sections=[
-            _question(results),
+            _question(),
             _paper(results),
             _ranks(results),
             _spread(results),
@@ -137,7 +137,7 @@ def _survival(results: Results) -> Table:
     return table(results["survival"].items(), columns)
 
 
-def _question(results: Results) -> Section:
+def _question() -> Section:
     text = (
         "A model is uncertain about what to prefer, but also about wording. In a small world where the truth is "
         "known, each condition changes how answers are written or how much was written, not what people prefer: which "
