@@ -43,53 +43,24 @@ _VOCABULARY_TILE = 32768  # as TRL calls its kernel
 
 
 def main_process_first() -> Any:
-    """Give a context in which the main process goes first, so that the others find its cache.
-
-    Returns:
-        A context manager.
-    """
+    """Give a context in which the main process goes first, so that the others find its cache."""
     return global_then_local_main_first()
 
 
 def add_score_head(model: Any, outputs: tuple[str, ...] = REFERENCE_OUTPUTS) -> None:
-    """Give a causal language model TRL's fused head: per-token values instead of logits.
-
-    Args:
-        model: The model, not yet wrapped by PEFT or by a distributed engine. Patched in place.
-        outputs: Fields that the head computes; see `trl.trainer.utils.FusedCausalLMOutput`.
-    """
+    """Give a causal language model TRL's fused head: per-token values instead of logits."""
     add_fused_lm_head(model, outputs=outputs)
 
 
 def gathered_parameters(*parameters: Any) -> Any:
-    """Bring parameters that DeepSpeed ZeRO-3 has sharded together, for the time of a block; else do nothing.
-
-    Args:
-        *parameters: Weights that are read outside their module's forward; None is passed over.
-
-    Returns:
-        A context manager.
-    """
+    """Bring parameters that DeepSpeed ZeRO-3 has sharded together, for the time of a block; else do nothing."""
     return maybe_gather_lm_head_ctx(*parameters)
 
 
 def triton_response_head(
     hidden_nh: Any, weight_vh: Any, bias_v: Any, target_n: Any, *, scale: float, softcap: float | None
 ) -> tuple[Any, Any, Any, Any] | None:
-    """TRL's fused head for CUDA, on hidden states that are already gathered.
-
-    Args:
-        hidden_nh: Hidden states, shape (N, H).
-        weight_vh: The head's weight, shape (V, H).
-        bias_v: Its bias, shape (V,), or None.
-        target_n: Token ids, shape (N,).
-        scale: Factor on the logits.
-        softcap: Softcap of the logits after the factor, or None.
-
-    Returns:
-        Log-probability, entropy, mean logit and whether the target is the first choice, each of shape (N,); None
-        where there is no Triton.
-    """
+    """TRL's fused head for CUDA, on hidden states that are already gathered."""
     if not is_triton_available():
         return None
     outputs = ("entropy", "mean_logits", "is_top1")
@@ -105,13 +76,6 @@ def reference_model(trainer: Any, *, before_training: bool = False) -> Iterator[
 
     A separate reference model where there is one; else the policy: with its adapter switched off (or swapped for the
     frozen copy that TRL makes of a pretrained adapter), or as it is before training.
-
-    Args:
-        trainer: A `DPOTrainer`.
-        before_training: The engine has not been set up yet, so DeepSpeed's parameters must be placed first.
-
-    Yields:
-        A model to call.
     """
     adapter: Any = nullcontext()
     model = trainer.ref_model
@@ -290,29 +254,12 @@ class TRLPreferenceTrainer(DPOTrainer):
 
 
 def accelerate_launch_arguments(arguments: list[str]) -> list[str]:
-    """Turn TRL's `--accelerate_config NAME` into `accelerate launch --config_file PATH`.
-
-    Args:
-        arguments: Options for the launcher.
-
-    Returns:
-        The options as `accelerate launch` takes them.
-
-    Raises:
-        ValueError: The name is neither a file nor a configuration that TRL ships.
-    """
+    """Turn TRL's `--accelerate_config NAME` into `accelerate launch --config_file PATH`."""
     from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
     return resolve_accelerate_config_argument(arguments)
 
 
 def option_names(parser: Any) -> set[str]:
-    """Every option of an `argparse` parser; accelerate hides most of its own from its help.
-
-    Args:
-        parser: An `argparse.ArgumentParser`.
-
-    Returns:
-        Names with their dashes.
-    """
+    """Every option of an `argparse` parser; accelerate hides most of its own from its help."""
     return {option for action in parser._actions for option in action.option_strings}

@@ -26,7 +26,7 @@ from mallowspo.data.sources import load_preferences, stream_rows
 from mallowspo.data.tokenization import tokenize_pairs
 from mallowspo.data.validation import validate_rows
 from mallowspo.errors import InputError
-from mallowspo.training.prompt_sampler import ListSampler
+from mallowspo.training.row_order import ListSampler
 from tiny import CHAT_TEMPLATE, tiny_tokenizer
 
 PAIRS = [

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mallowspo.data.annotations import read_votes
 from mallowspo.dispersion import (
     ESTIMATORS,
     Calibration,
@@ -47,19 +48,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RawWeights:
-    """What a reference pass says of the rows of a split.
-
-    Attributes:
-        index_n: The index u, shape (N,).
-        raw_n: The raw weights, shape (N,).
-        floored: Rows that stood at the end of the map.
-        index_map: The map from u to raw weights, as it was fitted on the training rows.
-    """
+    """What a reference pass says of the rows of a split."""
 
     index_n: Floats
     raw_n: Floats
-    floored: int
-    index_map: IndexMap
+    floored: int  # rows that stood at the end of the map
+    index_map: IndexMap  # as it was fitted on the training rows
 
     def calibrated(self, args: MallowsPOConfig) -> Calibration:
         """The calibration that these rows, the training rows, give."""
@@ -94,19 +88,7 @@ def raw_from_reference(
 
 
 def raw_from_columns(dataset: Any, args: MallowsPOConfig, *, name: str) -> Floats:
-    """Raw weights from columns that the user gave: votes, rankings, phi or the weight itself.
-
-    Args:
-        dataset: Validated rows.
-        args: `dispersion` names the source.
-        name: The split, for messages.
-
-    Returns:
-        Raw weights, shape (N,).
-
-    Raises:
-        InputError: The columns that the source reads are missing, or contradict each other.
-    """
+    """Raw weights, shape (N,), from columns that the user gave: votes, rankings, phi or the weight itself."""
     source, columns = args.resolved_dispersion, set(dataset.column_names)
     if source == "column":
         given = sorted({"weight", "dispersion"} & columns)
@@ -129,22 +111,11 @@ def raw_from_columns(dataset: Any, args: MallowsPOConfig, *, name: str) -> Float
     if source not in columns:
         raise InputError(f"dispersion: {source} needs a column {source!r} in the {name} data; found {sorted(columns)}")
     if source == "votes":
-        phi_n = votes_index(vote_counts(dataset["votes"])).phi_n
+        phi_n = votes_index([read_votes(votes) for votes in dataset["votes"]]).phi_n
     else:  # shared ranks are orders not given, as `mallowspo dispersion` reads them
         phi_n = rankings_index(dataset["rankings"], ties="unordered").phi_n
     raw_n = raw_from_phi(phi_n)
     return mean_by_prompt(raw_n, dataset["prompt_id"]) if args.dispersion_per == "prompt" else raw_n
-
-
-def vote_counts(votes: Any) -> Floats:
-    """Votes as counts for chosen, rejected and ties, shape (N, 3), from lists of 2 or 3 counts or from mappings."""
-    rows = []
-    for vote in votes:
-        counts = vote
-        if isinstance(vote, dict):
-            counts = [vote.get("chosen", 0), vote.get("rejected", 0), vote.get("tie", vote.get("ties", 0))]
-        rows.append([float(count or 0) for count in counts] + [0.0] * (3 - len(counts)))
-    return np.asarray(rows, np.float64)
 
 
 def calibrate_rows(
@@ -155,18 +126,7 @@ def calibrate_rows(
     floored: int = 0,
     index_map: Mapping[str, Any] | None = None,
 ) -> Calibration:
-    """Fit phi* on the training rows as the configuration says.
-
-    Args:
-        raw_n: Raw weights, shape (N,).
-        args: Scale, clip and what to record.
-        weights_given: The user gave weights, not an index: `auto` leaves them as they are.
-        floored: Rows whose index was floored.
-        index_map: How the index became raw weights, as `IndexMap.to_dict()`.
-
-    Returns:
-        The calibration.
-    """
+    """Fit phi* on the training rows as the configuration says; weights that were given `auto` leaves as they are."""
     scale = args.resolved_scale
     entropy = args.reads_entropy
     return calibrate(
@@ -183,19 +143,7 @@ def calibrate_rows(
 
 
 def batch_weights(calibration: Calibration, inputs: Any, like: Tensor) -> Tensor:
-    """Dispersion weights of a batch, without gradient.
-
-    Args:
-        calibration: Scale and clip.
-        inputs: The batch, with the column of raw weights.
-        like: Gives device and dtype.
-
-    Returns:
-        Weights, shape (B,).
-
-    Raises:
-        InputError: The batch has no raw weights.
-    """
+    """Dispersion weights of a batch, without gradient."""
     raw_b = inputs.get(RAW_COLUMN)
     if raw_b is None:
         raise lost_column(RAW_COLUMN)

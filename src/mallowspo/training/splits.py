@@ -35,25 +35,15 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True)
 class PreparedSplit:
-    """A split that is ready to train on, and what became of its rows.
+    """A split that is ready to train on, and what became of its rows."""
 
-    Attributes:
-        dataset: Tokenised rows.
-        raw_n: Raw dispersion weights from people or from a column, shape (N,); None where the reference gives them.
-        weights_given: The raw weights are weights that the user gave, which `auto` leaves as they are.
-        rows_read: Rows before validation.
-        problems: Rows left out, each with its reason.
-        truncated: Responses cut at `max_length`, by side.
-        unread: Columns about people's agreement that the configuration does not read.
-    """
-
-    dataset: Any
-    raw_n: NDArray[np.float64] | None
-    weights_given: bool
-    rows_read: int
-    problems: tuple[RowProblem, ...]
-    truncated: dict[str, int]
-    unread: tuple[str, ...]
+    dataset: Any  # tokenised
+    raw_n: NDArray[np.float64] | None  # raw weights from people, shape (N,); None: the reference gives them
+    weights_given: bool  # as weights, not as an index: `auto` leaves them as they are
+    rows_read: int  # before validation
+    problems: tuple[RowProblem, ...]  # rows left out
+    truncated: dict[str, int]  # responses cut at `max_length`, by side
+    unread: tuple[str, ...]  # columns about people's agreement that the configuration does not read
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -77,19 +67,7 @@ class PreparedSplit:
 
 
 def preparing_tokenizer(model: Any, processing_class: Any, args: MallowsPOConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer, before any weights are loaded.
-
-    Args:
-        model: A name, a path or a model.
-        processing_class: What the user gave, or None to load what belongs to `model`.
-        args: For `trust_remote_code` and the revision.
-
-    Returns:
-        A tokenizer with a pad token.
-
-    Raises:
-        InputError: It cannot be loaded, is a multimodal processor, or has neither a pad nor an EOS token.
-    """
+    """The tokenizer with a pad token, before any weights are loaded; loaded where `processing_class` is None."""
     if processing_class is None:
         name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
         revision = dict(args.model_init_kwargs or {}).get("revision") if isinstance(model, str) else None  # type: ignore[arg-type]
@@ -125,13 +103,7 @@ def is_prepared(dataset: Any) -> bool:
 
 
 def warn_of_other_layout(train: Any, other: Any, name: str) -> None:
-    """Say in the log where one split is text and the other messages: its losses are of another task.
-
-    Args:
-        train: The prepared training rows.
-        other: The prepared rows of another split.
-        name: The split.
-    """
+    """Say in the log where one split is text and the other messages: its losses are of another task."""
     if not len(train) or not len(other) or not {"prompt"} <= set(train.column_names) & set(other.column_names):
         return
     kinds = ["text" if isinstance(rows[0]["prompt"], str) else "lists of messages" for rows in (train, other)]
@@ -160,21 +132,7 @@ def pair_collator(tokenizer: Any, args: MallowsPOConfig, *vocabularies: int | No
 
 
 def prepare_split(dataset: Any, tokenizer: Any, args: MallowsPOConfig, name: str) -> PreparedSplit:
-    """Validate and tokenise one split.
-
-    Args:
-        dataset: A `datasets.Dataset` in any layout that `mallowspo.data` accepts, or already tokenised.
-        tokenizer: The tokenizer.
-        args: Lengths, what to do with invalid rows, and where the dispersion comes from.
-        name: The split, for messages and progress bars.
-
-    Returns:
-        The split.
-
-    Raises:
-        InputError: Rows that cannot be trained on, with `invalid_rows: error`; none left; a column that is missing or
-            that the objective cannot use.
-    """
+    """Validate, tokenise and weigh one split; `name` is for messages and progress bars."""
     dataset = require_dataset(dataset, f"{name} data")
     rows_read = len(dataset)
     reads = columns_read(args)

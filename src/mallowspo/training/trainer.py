@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import textwrap
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -21,13 +22,18 @@ from mallowspo.data.fingerprint import rows_fingerprint
 from mallowspo.data.records import LIST_COLUMN
 from mallowspo.data.vocabulary import embedding_rows, refuse_unknown_ids
 from mallowspo.dispersion import Calibration, ReferenceStatistics
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, NonFiniteLossError
 from mallowspo.files import passing_folder, staging_folder
 from mallowspo.objectives import Objective, objective_loss
 from mallowspo.scoring import Processes, vocabulary_size
 from mallowspo.scoring.model_checks import adapter_configs, require_plain_head, unwrapped_adapters
 from mallowspo.scoring.reference_key import weights_digest
-from mallowspo.training.adapters import compare_at_start, refuse_lost_reference
+from mallowspo.training.adapters import (
+    compare_at_start,
+    reference_words,
+    refuse_lost_reference,
+    refuse_other_adapters,
+)
 from mallowspo.training.checkpoints import (
     chosen_checkpoint,
     enter_run,
@@ -38,16 +44,13 @@ from mallowspo.training.checkpoints import (
     run_folder,
     seal,
 )
-from mallowspo.training.checks import nothing_trained, require_finite
 from mallowspo.training.config import MallowsPOConfig, checked_settings, refuse_other_collator
-from mallowspo.training.description import log_run
-from mallowspo.training.displacement import DisplacementMonitor, warn_of_displacement
-from mallowspo.training.model_card import PAPER
-from mallowspo.training.prompt_sampler import ListSampler
-from mallowspo.training.recording import Recorder
+from mallowspo.training.description import not_finite, nothing_trained, run_lines, run_remarks
+from mallowspo.training.displacement import DisplacementMonitor
+from mallowspo.training.metrics import MetricStore, batch_metrics, gathered
 from mallowspo.training.reference import reference_scores, refuse_other_store, score_columns
 from mallowspo.training.removed_options import knows_removed_options
-from mallowspo.training.resumed_adapters import refuse_other_adapters
+from mallowspo.training.row_order import ListSampler, selected_rows
 from mallowspo.training.row_weights import (
     RAW_COLUMN,
     batch_weights,
@@ -55,8 +58,13 @@ from mallowspo.training.row_weights import (
     lost_column,
     raw_from_reference,
 )
-from mallowspo.training.scoring_path import ScoredPairs, ScoringPath, choose_scoring_path, largest_first
-from mallowspo.training.selection import selected_rows
+from mallowspo.training.scoring_path import (
+    WHOLE_MODELS,
+    ScoredPairs,
+    ScoringPath,
+    choose_scoring_path,
+    largest_first,
+)
 from mallowspo.training.splits import (
     PreparedSplit,
     is_prepared,
@@ -78,6 +86,24 @@ from mallowspo.training.state_file import (
 __all__ = ["MallowsPOTrainer"]
 
 logger = get_logger(__name__)
+
+COMPARED_ROWS = 2
+"""Rows on which an untrained policy with a new adapter is held against its reference."""
+
+# What a saved model's card says of the method.
+_PAPER = {
+    "title": "MallowsPO: Fine-Tune Your LLM with Preference Dispersions",
+    "id": "2405.14953",
+    "citation": textwrap.dedent("""\
+        @inproceedings{chen2025mallowspo,
+            title        = {{MallowsPO: Fine-Tune Your LLM with Preference Dispersions}},
+            author       = {Haoxian Chen and Hanyang Zhao and Henry Lam and David Yao and Wenpin Tang},
+            year         = 2025,
+            booktitle    = {International Conference on Learning Representations},
+            eprint       = {2405.14953},
+            archivePrefix= {arXiv},
+        }"""),
+}
 
 
 class MallowsPOTrainer(TRLPreferenceTrainer):
@@ -125,7 +151,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
 
     _tag_names = ["trl", "mallowspo"]
     _name = "MallowsPO"
-    _paper = PAPER
+    _paper = _PAPER
 
     @knows_removed_options
     def __init__(
@@ -150,7 +176,8 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         self.calibration = None
         self.splits, self.reference_sources = {}, {}
         self.displacement = DisplacementMonitor(args.displacement_alarm)
-        self._recorder = Recorder()
+        self._stores = {"train": MetricStore(), "eval": MetricStore()}
+        self._eval_prefix = "eval"
         refuse_other_collator(data_collator, args, train_dataset)
         processing_class = preparing_tokenizer(model, processing_class, args)
         revision = dict(cast(Any, args.model_init_kwargs) or {}).get("revision")
@@ -179,11 +206,41 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
-        if not (self.objective.needs_reference or args.reads_entropy):
+        if not args.reads_reference:
             self.precompute_ref_logps = False  # the option kept TRL from loading a reference; there are no scores
         self._select_rows()
-        compare_at_start(self, fresh_adapter=peft_config is not None)
-        log_run(self)
+        if peft_config is not None:
+            self._compare_at_start()
+        self._log_run()
+
+    def _compare_at_start(self) -> None:
+        """Hold an untrained policy against its reference, where a new adapter stands between the two."""
+        if self.ref_model is not None or not self.settings.reads_reference or not is_peft_model(self.model):
+            return
+        if self.accelerator.distributed_type in WHOLE_MODELS:
+            rows: Any = self.train_dataset
+            batch = self.data_collator(list(rows.select(range(min(COMPARED_ROWS, len(rows))))))
+            compare_at_start(self.model, reference_model(self, before_training=True), batch, self.accelerator)
+
+    def _log_run(self) -> None:
+        """Say what is trained and how, and as warnings what is seldom meant."""
+        args, reference = self.settings, "none"
+        if args.reads_reference:
+            policy = self.accelerator.unwrap_model(self.model)
+            reference = reference_words(policy, self.ref_model, ours=self.reference_is_ours)
+        precomputed = self.precompute_ref_logps
+        lines = run_lines(args, self.scoring, self.calibration, reference=reference, precomputed=precomputed)
+        for line in lines:
+            logger.info(line)
+        for remark in self.remarks:
+            logger.warning(remark)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What deserves a line in the log, since it is seldom meant."""
+        loading = self.accelerator.dataloader_config
+        rows = len(cast(Any, self.train_dataset))
+        return run_remarks(self.settings, self.calibration, rows=rows, dataloader_config=loading)
 
     # Data
 
@@ -242,7 +299,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             raise InputError(
                 "streaming: the reference must see every row before the first step; load the dataset whole"
             )
-        if not (self.objective.needs_reference or self.settings.reads_entropy):
+        if not self.settings.reads_reference:
             return dataset
         require_plain_head(self.accelerator.unwrap_model(self.ref_model if self.ref_model is not None else self.model))
         scores = reference_scores(self, dataset, name, batch_size)
@@ -293,7 +350,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             loss = loss + (share.detach() if early else share)
             parts[i] = part
         with torch.no_grad():
-            self._recorder.add(self, inputs, ScoredPairs.join([parts[i] for i in range(len(pieces))], inputs))
+            self._record(inputs, ScoredPairs.join([parts[i] for i in range(len(pieces))]))
         if not return_outputs:
             return loss
         with torch.no_grad():
@@ -312,7 +369,14 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     def scoring(self) -> ScoringPath:
         """How responses are scored; decided when the first score is asked for."""
         if self._scoring is None:
-            self._scoring = choose_scoring_path(self)
+            self._scoring = choose_scoring_path(
+                self.settings,
+                self.accelerator,
+                self.model,
+                self.ref_model,
+                tensor_parallel=self.tensor_parallel_size > 1,
+                balance_loss=self.aux_loss_enabled,
+            )
         return self._scoring
 
     def _score_pairs(self, model: Any, inputs: Any) -> ScoredPairs:
@@ -334,13 +398,13 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         )
         if self.settings.loss_scale != 1.0:
             loss_b = loss_b * self.settings.loss_scale
-        require_finite(
-            loss_b.detach(),
-            inputs.get("row_index"),
-            self.model,
-            step=self.state.global_step,
-            output_dir=str(self.args.output_dir),
-        )
+        if not bool(torch.isfinite(loss_b).all()):
+            step, output_dir = self.state.global_step, self.args.output_dir
+            named = cast(Any, self.model).named_parameters()
+            broken = [name for name, value in named if not bool(torch.isfinite(value).all())]
+            raise NonFiniteLossError(
+                not_finite(loss_b.detach(), inputs.get("row_index"), broken, step=step, output_dir=output_dir)
+            )
         return ScoredPairs(policy, reference_bk, weight_b, loss_b)
 
     def _reference_logps(self, inputs: Any) -> Tensor | None:
@@ -366,22 +430,35 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
 
     # Metrics
 
+    def _record(self, inputs: Any, scored: ScoredPairs) -> None:
+        """Take a batch's metrics, gathered over all processes."""
+        mode = self.mode
+        values = batch_metrics(self.objective, self.calibration, inputs, scored, beta=self.beta)
+        values = gathered(values, self.accelerator, training=mode == "train")
+        tokens = int(values.pop("_rows").sum().item()) // self.tensor_parallel_size
+        if mode == "train":
+            self.total_train_tokens += tokens
+            self.displacement.add(values)
+        self._stores[mode].add(values, num_tokens=self.total_train_tokens)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the metrics since the last log, then log as TRL does; a named split gets them under its own name too."""
-        mode, prefix = self.mode, self._recorder.eval_prefix
-        values = self._recorder.drain(mode)
+        mode, values = self.mode, self._stores[self.mode].drain()
         self.record_metrics(mode, values)
-        if mode == "train":
-            warn_of_displacement(self)
-        if mode == "eval" and prefix != "eval":
-            logs.update({f"{prefix}_{name}": value for name, value in values.items()})
+        if mode == "eval" and self._eval_prefix != "eval":
+            logs.update({f"{self._eval_prefix}_{name}": value for name, value in values.items()})
+        alarm = self.displacement.check(self.state.global_step) if mode == "train" else None
+        if alarm is not None:
+            rate, sft_weight = float(self.args.learning_rate), self.objective.sft_weight
+            logger.warning(alarm.message(learning_rate=rate, beta=self.beta, sft_weight=sft_weight))
         super().log(logs, start_time)
 
     # Evaluation
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate one split; its metrics are its own."""
-        self._recorder.begin_evaluation(kwargs.get("metric_key_prefix", args[4] if len(args) > 4 else "eval"))
+        """Evaluate one split; its metrics are its own, and what `predict` left unlogged is forgotten."""
+        self._eval_prefix = kwargs.get("metric_key_prefix", args[4] if len(args) > 4 else "eval")
+        self._stores["eval"] = MetricStore()
         return super().evaluation_loop(*args, **kwargs)
 
     def evaluate(
