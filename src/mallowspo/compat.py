@@ -32,7 +32,6 @@ __all__ = [
     "add_score_head",
     "gathered_parameters",
     "main_process_first",
-    "reference_model",
     "triton_response_head",
 ]
 
@@ -68,40 +67,6 @@ def triton_response_head(
         hidden_nh, weight_vh, bias_v, target_n, 1.0, _VOCABULARY_TILE, softcap, scale, outputs
     )
     return log_prob, entropy.detach(), mean_logit, top1
-
-
-@contextmanager
-def reference_model(trainer: Any, *, before_training: bool = False) -> Iterator[Any]:
-    """The model that plays the reference, without gradient and in the run's precision, for the time of a block.
-
-    A separate reference model where there is one; else the policy: with its adapter switched off (or swapped for the
-    frozen copy that TRL makes of a pretrained adapter), or as it is before training.
-    """
-    adapter: Any = nullcontext()
-    model = trainer.ref_model
-    if model is None:
-        model = trainer.model
-        if is_peft_model(trainer.model):
-            policy = trainer.accelerator.unwrap_model(trainer.model)
-            adapter = use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None)
-        if before_training and trainer.is_deepspeed_enabled:
-            # As in TRL's own precompute: one inference engine, kept for every split.
-            if trainer._precompute_engine is None:
-                trainer._precompute_engine = prepare_deepspeed(trainer.model, trainer.accelerator)
-            model = trainer._precompute_engine
-    training = model.training
-    model.eval()  # dropout in the reference makes every number of the store a draw of its own
-    try:
-        with (
-            torch.no_grad(),
-            # Packed rows go past the autocast that accelerate wraps around a prepared model's forward.
-            trainer.accelerator.autocast(),
-            disable_gradient_checkpointing(trainer.model, trainer.args.gradient_checkpointing_kwargs),
-            adapter,
-        ):
-            yield model
-    finally:
-        model.train(training)
 
 
 class TRLPreferenceTrainer(DPOTrainer):
@@ -144,6 +109,38 @@ class TRLPreferenceTrainer(DPOTrainer):
     def load_weights(self, checkpoint: Path) -> None:
         """Put a checkpoint's weights, or its adapter's, into the model."""
         self._load_from_checkpoint(str(checkpoint))
+
+    @contextmanager
+    def reference(self, *, before_training: bool = False) -> Iterator[Any]:
+        """The model that plays the reference, without gradient and in the run's precision, for the time of a block."""
+        # A separate reference model where there is one; else the policy: with its adapter switched off (or swapped for
+        # the frozen copy that TRL makes of a pretrained adapter), or as it is before training.
+        policy: Any = self.model
+        model: Any = self.ref_model
+        adapter: Any = nullcontext()
+        if model is None:
+            model = policy
+            if is_peft_model(policy):
+                unwrapped = self.accelerator.unwrap_model(policy)
+                adapter = use_adapter(unwrapped, adapter_name="ref" if "ref" in unwrapped.peft_config else None)
+            if before_training and self.is_deepspeed_enabled:
+                # As in TRL's own precompute: one inference engine, kept for every split.
+                if self._precompute_engine is None:
+                    self._precompute_engine = prepare_deepspeed(policy, self.accelerator)
+                model = self._precompute_engine
+        training = model.training
+        model.eval()  # dropout in the reference makes every number of the store a draw of its own
+        try:
+            with (
+                torch.no_grad(),
+                # Packed rows go past the autocast that accelerate wraps around a prepared model's forward.
+                self.accelerator.autocast(),
+                disable_gradient_checkpointing(policy, cast(Any, self.args.gradient_checkpointing_kwargs)),
+                adapter,
+            ):
+                yield model
+        finally:
+            model.train(training)
 
     @property
     def in_checkpoint(self) -> bool:

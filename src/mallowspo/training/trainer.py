@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
-from mallowspo.compat import TRAINER_STATE_NAME, TRLPreferenceTrainer, reference_model
+from mallowspo.compat import TRAINER_STATE_NAME, TRLPreferenceTrainer
 from mallowspo.data.fingerprint import rows_fingerprint
 from mallowspo.data.records import LIST_COLUMN
 from mallowspo.data.vocabulary import embedding_rows, refuse_unknown_ids
@@ -48,7 +48,7 @@ from mallowspo.training.config import MallowsPOConfig, checked_settings, refuse_
 from mallowspo.training.description import not_finite, nothing_trained, run_lines, run_remarks
 from mallowspo.training.displacement import DisplacementMonitor
 from mallowspo.training.metrics import MetricStore, batch_metrics, gathered
-from mallowspo.training.reference import reference_scores, refuse_other_store, score_columns
+from mallowspo.training.reference import ReferenceSource, refuse_other_store, score_columns
 from mallowspo.training.removed_options import knows_removed_options
 from mallowspo.training.row_order import ListSampler, selected_rows
 from mallowspo.training.row_weights import (
@@ -220,7 +220,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         if self.accelerator.distributed_type in WHOLE_MODELS:
             rows: Any = self.train_dataset
             batch = self.data_collator(list(rows.select(range(min(COMPARED_ROWS, len(rows))))))
-            compare_at_start(self.model, reference_model(self, before_training=True), batch, self.accelerator)
+            compare_at_start(self.model, self.reference(before_training=True), batch, self.accelerator)
 
     def _log_run(self) -> None:
         """Say what is trained and how, and as warnings what is seldom meant."""
@@ -301,12 +301,24 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             )
         if not self.settings.reads_reference:
             return dataset
-        require_plain_head(self.accelerator.unwrap_model(self.ref_model if self.ref_model is not None else self.model))
-        scores = reference_scores(self, dataset, name, batch_size)
+        model = self.accelerator.unwrap_model(self.model if self.ref_model is None else self.ref_model)
+        require_plain_head(model)
+        source = ReferenceSource(
+            args=self.settings,
+            accelerator=self.accelerator,
+            policy=self.model,
+            ref_model=self.ref_model,
+            tokenizer=self.processing_class,
+            collator=self.data_collator,
+            scoring=self.scoring,
+            live=lambda: self.reference(before_training=True),
+        )
+        key = source.key(dataset)
+        self.reference_weights = key.weights
+        scores, self.reference_sources[name] = source.scores(dataset, name, key, batch_size)
         for column, values in score_columns(scores).items():
             dataset = dataset.add_column(column, values)
         if self.settings.reads_entropy:
-            model = self.accelerator.unwrap_model(self.ref_model if self.ref_model is not None else self.model)
             statistics = ReferenceStatistics.of(scores, vocab_size=vocabulary_size(model))
             found = raw_from_reference(statistics, dataset["prompt_id"], self.settings, calibration=self.calibration)
             self.calibration = self.calibration or found.calibrated(self.settings)
@@ -413,7 +425,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             return None
         if self.precompute_ref_logps:
             return torch.stack([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]], dim=1)
-        with reference_model(self) as model:
+        with self.reference() as model:
             return cast(Tensor, self.scoring.score(model, inputs, sum_dtype=self._sum_dtype).logp_bk)
 
     @property
