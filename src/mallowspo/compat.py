@@ -70,10 +70,9 @@ def triton_response_head(
 
 
 class TRLPreferenceTrainer(DPOTrainer):
-    """`DPOTrainer` with its private hooks given public names, for `MallowsPOTrainer` to override.
+    """`DPOTrainer` with its private hooks given public names, for `MallowsPOTrainer` to override."""
 
-    Nothing else in the project overrides or reads a private name of TRL's trainer.
-    """
+    # Nothing else in the project overrides or reads a private name of TRL's trainer.
 
     _staging_root: str | None = None
     _loaded_from = ""
@@ -213,11 +212,9 @@ class TRLPreferenceTrainer(DPOTrainer):
         super()._load_best_model()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Load again through transformers' own names where the plain ones left weights out.
-
-        On disk, experts of a mixture are apart and some heads have another name; the trainer reads the live names
-        alone, warns, and would go on with those weights as they were before training.
-        """
+        """Load again through transformers' own names where the plain ones left weights out."""
+        # On disk, experts of a mixture are apart and some heads have another name; the trainer reads the live names
+        # alone, warns, and would go on with those weights as they were before training.
         model: Any = self.accelerator.unwrap_model(cast(Any, self.model))
         left_out = set(load_result.missing_keys) - set(getattr(model, "all_tied_weights_keys", None) or ())
         if not left_out or self.is_deepspeed_enabled or self.is_fsdp_enabled:

@@ -103,11 +103,9 @@ def reference_words(policy: Any, ref_model: Any, *, ours: bool) -> str:
 def compare_at_start(
     policy: Any, reference: AbstractContextManager[Any], batch: Mapping[str, Any], accelerator: Any
 ) -> None:
-    """Refuse a new adapter that stands between an untrained policy and its reference, unless its options ask for it.
-
-    A new adapter should change nothing. Where it does, its initialisation has changed the base weights (as PiSSA's
-    does), and what is left with the adapter off is no model that anybody trained.
-    """
+    """Refuse a new adapter that stands between an untrained policy and its reference, unless it was asked for."""
+    # A new adapter should change nothing. Where it does, its initialisation has changed the base weights (as PiSSA's
+    # does), and what is left with the adapter off is no model that anybody trained.
     batch = {k: v.to(accelerator.device) for k, v in batch.items() if isinstance(v, torch.Tensor)}
     with reference as model:
         expected = score_padded(model, batch)
@@ -138,14 +136,12 @@ def compare_at_start(
 
 
 def refuse_other_adapters(folder: Path, configs: Mapping[str, Any], *, loaded: bool, held: bool = False) -> None:
-    """Refuse to go on from a checkpoint with other adapters than it was trained with, which is named with its field.
-
-    PEFT loads an adapter's weights by their names alone: onto other modules, another scale or another kind of adapter
-    it loads some or none of them, mostly without a word, and the optimizer's state then belongs to other weights.
-
-    `configs` are those of this run by name, none for full fine-tuning. `loaded`: they are on their model, so that PEFT
-    has filled in what was left to it; else that is not compared. `held`: transformers itself holds them.
-    """
+    """Refuse to go on from a checkpoint with other adapters than it was trained with; the field is named."""
+    # PEFT loads an adapter's weights by their names alone: onto other modules, another scale or another kind of
+    # adapter it loads some or none of them, mostly without a word, and the optimizer's state then belongs to other
+    # weights.
+    # `configs` are those of this run by name, none for full fine-tuning. `loaded`: they are on their model, so that
+    # PEFT has filled in what was left to it; else that is not compared. `held`: transformers itself holds them.
     saved = _saved_adapters(folder)
     again = "or begin anew without resume_from_checkpoint"
     if saved and not configs:

@@ -90,10 +90,8 @@ def publish(staging: Path, final: Path) -> None:
 
 
 def move_in(staging: Path, folder: Path) -> None:
-    """Move the files of a finished folder into one that stays, each whole, and the weights last.
-
-    Weights of an earlier save in another form (more shards, or none) go, since a loader might take them.
-    """
+    """Move the files of a finished folder into one that stays, each whole, and the weights last."""
+    # Weights of an earlier save in another form (more shards, or none) go, since a loader might take them.
     names = sorted((p.name for p in staging.iterdir()), key=lambda name: (_is_weights(name), name))
     stale = [p for p in folder.iterdir() if _is_weights(p.name) and p.name not in names]
 
@@ -130,10 +128,8 @@ def run_folder(output_dir: Path) -> Iterator[None]:
 
 
 def clear_leftovers(output_dir: Path) -> None:
-    """Remove what killed saves left; only for whoever holds the folder's lock.
-
-    A checkpoint that was being replaced gets its name back where the new one did not come to have it.
-    """
+    """Remove what killed saves left; only for whoever holds the folder's lock."""
+    # A checkpoint that was being replaced gets its name back where the new one did not come to have it.
     for path in output_dir.glob("_checkpoint-*.replaced"):
         final = path.with_name(path.name.removeprefix("_").removesuffix(".replaced"))
         if final.exists():
@@ -207,10 +203,8 @@ def _missing(folder: Path) -> Iterator[str]:
 
 
 def enter_run(output_dir: Path, resumed: Path | None) -> tuple[str | None, list[str]]:
-    """Note to which run a folder belongs from now on: `true` goes on from the checkpoints of that one alone.
-
-    A run that begins anew, or from a checkpoint that has later ones, is another one than that which wrote them.
-    """
+    """Note to which run a folder belongs from now on: `true` goes on from the checkpoints of that one alone."""
+    # A run that begins anew, or from a checkpoint that has later ones, is another one than that which wrote them.
     run = None if resumed is None else _run_of(resumed)
     others = [
         path
@@ -228,10 +222,8 @@ def enter_run(output_dir: Path, resumed: Path | None) -> tuple[str | None, list[
 
 
 def remove_surplus(output_dir: Path, run: str | None, *, limit: int | None, best: str | None) -> None:
-    """Remove the oldest checkpoints of a run, but for the best and the last one.
-
-    transformers counts those of all runs, and removes the newer run's where it cannot order them by their times.
-    """
+    """Remove the oldest checkpoints of a run, but for the best and the last one."""
+    # transformers counts those of all runs, and removes the newer run's where it cannot order them by their times.
     if not limit or limit < 0:
         return
     ours = [path for path in _by_step(output_dir) if _run_of(path) == run]

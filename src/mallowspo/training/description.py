@@ -62,10 +62,8 @@ def run_remarks(
 
 
 def rows_filled_up(rows: int, *, batch_size: int, processes: int) -> int:
-    """Rows that an epoch sees twice: accelerate fills up, so that every process has as many full batches.
-
-    One process alone may have a short last batch.
-    """
+    """Rows that an epoch sees twice: accelerate fills up, so that every process has as many full batches."""
+    # One process alone may have a short last batch.
     return -rows % (batch_size * processes) if processes > 1 else 0
 
 

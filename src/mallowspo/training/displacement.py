@@ -55,12 +55,11 @@ class DisplacementAlarm:
 
 
 class DisplacementMonitor:
-    """Judges the pairs since the last log, and warns once, and again whenever the loss has doubled.
+    """Judges the pairs since the last log, and warns once, and again whenever the loss has doubled."""
 
-    The mean of the chosen responses' log-ratio per token (so that long responses do not decide) is held against the
-    threshold by Student's t: the alarm goes off where the upper end of its one-sided 99.9% interval lies below
-    −threshold. Pairs count as independent; those that share a prompt or a batch are a little less so.
-    """
+    # The mean of the chosen responses' log-ratio per token (so that long responses do not decide) is held against the
+    # threshold by Student's t: the alarm goes off where the upper end of its one-sided 99.9% interval lies below
+    # −threshold. Pairs count as independent; those that share a prompt or a batch are a little less so.
 
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold

@@ -92,12 +92,10 @@ def batch_metrics(
 
 
 def gathered(values: Mapping[str, Tensor], accelerator: Any, *, training: bool) -> dict[str, Tensor]:
-    """The values of all processes, by one gather.
-
-    In evaluation it drops the rows with which accelerate fills up an uneven last batch. In training those rows are
-    trained on, and so they count; there the same call would also cut every batch that is accumulated with the last
-    one, since transformers reads that far ahead.
-    """
+    """The values of all processes, by one gather."""
+    # In evaluation it drops the rows with which accelerate fills up an uneven last batch. In training those rows are
+    # trained on, and so they count; there the same call would also cut every batch that is accumulated with the last
+    # one, since transformers reads that far ahead.
     dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
     table = torch.stack([value.to(accelerator.device, dtype) for value in values.values()], dim=1)
     table = accelerator.gather(table) if training else accelerator.gather_for_metrics(table)

@@ -92,12 +92,11 @@ class ReferenceSource:
     live: Callable[[], AbstractContextManager[Any]]  # the model that plays the reference, for the time of a block
 
     def scores(self, dataset: Any, name: str, key: ReferenceKey, batch_size: int) -> tuple[ReferenceScores, str]:
-        """The reference's scores of a split, and in words where they are from.
-
-        The training split must be in `reference_store` where one is named. Other splits are taken from it if they are
-        in it. Everything else comes from the cache, or from a pass over the split (`batch_size` pairs a batch on each
-        process) whose result is then cached. What comes from disk is compared with a live pass over 8 random rows.
-        """
+        """The reference's scores of a split, and in words where they are from."""
+        # The training split must be in `reference_store` where one is named. Other splits are taken from it if they
+        # are in it. Everything else comes from the cache, or from a pass over the split (`batch_size` pairs a batch on
+        # each process) whose result is then cached. What comes from disk is compared with a live pass over 8 random
+        # rows.
         processes = Processes.of_accelerate(self.accelerator)
         found = processes.share(self._lookup(dataset, name, key) if processes.is_first else None)
         if isinstance(found, InputError):

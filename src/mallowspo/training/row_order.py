@@ -25,10 +25,8 @@ def check_filter(bounds: Sequence[float]) -> None:
 
 
 def selected_rows(raw_n: ArrayLike, *, keep: Sequence[float] = (0.0, 1.0), order: str = "none") -> NDArray[np.int64]:
-    """Positions of the rows to train on, in the order to see them; of equal raw weights as they stand.
-
-    Rows of equal dispersion stay or go together, so that a prompt keeps all of its pairs.
-    """
+    """Positions of the rows to train on, in the order to see them; of equal raw weights as they stand."""
+    # Rows of equal dispersion stay or go together, so that a prompt keeps all of its pairs.
     low, high = keep
     dispersion_n = -np.asarray(raw_n, np.float64)
     # Inwards to the next row: a quantile between two rows keeps neither more nor less than it says.
@@ -47,12 +45,11 @@ def selected_rows(raw_n: ArrayLike, *, keep: Sequence[float] = (0.0, 1.0), order
 
 
 class ListSampler(Sampler[int]):
-    """Draw whole lists at random; the pairs of one list follow each other as they stand in the data.
+    """Draw whole lists at random; the pairs of one list follow each other as they stand in the data."""
 
-    In one batch they share prompt and responses, so that a list of K costs K responses and not K (K - 1) (as Ouyang et
-    al. 2022, arXiv 2203.02155, section 3.5, train all comparisons of a prompt together). Pairs of one list have the
-    same number in `of_list_n`; the seed fixes the order with the epoch, on every process and after a resumption.
-    """
+    # In one batch they share prompt and responses, so that a list of K costs K responses and not K (K - 1) (as Ouyang
+    # et al. 2022, arXiv 2203.02155, section 3.5, train all comparisons of a prompt together). Pairs of one list have
+    # the same number in `of_list_n`; the seed fixes the order with the epoch, on every process and after a resumption.
 
     def __init__(self, of_list_n: Sequence[int], *, seed: int) -> None:
         _, list_n = np.unique(np.asarray(of_list_n), return_inverse=True)

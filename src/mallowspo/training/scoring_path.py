@@ -90,11 +90,9 @@ class ScoredPairs:
 
 
 def largest_first(pieces: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
-    """The pieces of a step in the order to compute them, each with its place in the batch.
-
-    The largest comes while there are no gradients yet, and what it leaves free has room for all that follow: with
-    sizes that vary, an eighth less memory on a processor (measured).
-    """
+    """The pieces of a step in the order to compute them, each with its place in the batch."""
+    # The largest comes while there are no gradients yet, and what it leaves free has room for all that follow: with
+    # sizes that vary, an eighth less memory on a processor (measured).
     if len(pieces) < 2:
         return list(enumerate(pieces))
     tokens = [
@@ -120,10 +118,8 @@ def joined(parts: list[ResponseScores]) -> ResponseScores:
 def choose_scoring_path(
     args: Any, accelerator: Any, policy: Any, reference: Any, *, tensor_parallel: bool, balance_loss: bool
 ) -> ScoringPath:
-    """Decide how a run scores responses, and prepare its policy and its separate reference, if any, for it.
-
-    `balance_loss`: that of a mixture of experts is trained too.
-    """
+    """Decide how a run scores responses, and prepare its policy and its separate reference, if any, for it."""
+    # `balance_loss`: that of a mixture of experts is trained too.
     models = [accelerator.unwrap_model(model) for model in (policy, reference) if model is not None]
     for model in models:
         require_plain_head(model)

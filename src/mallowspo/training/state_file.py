@@ -165,10 +165,8 @@ def _differs(name: str, folder: Path, before: Any, after: Any) -> InputError:
 def refuse_other_run(
     saved: TrainingState, now: TrainingState, folder: Path, *, allow_other_data: bool, in_epoch: bool
 ) -> None:
-    """Refuse to go on from a checkpoint with something else than it was trained with.
-
-    `allow_other_data` accepts other rows and another order of them; `in_epoch`: it was written inside an epoch.
-    """
+    """Refuse to go on from a checkpoint with something else than it was trained with."""
+    # `allow_other_data` accepts other rows and another order of them; `in_epoch`: it was written inside an epoch.
     if saved.beta != now.beta:
         raise _differs("beta", folder, saved.beta, now.beta)
     for axis, before in asdict(saved.objective).items():
