@@ -15,6 +15,7 @@ from transformers.training_args import ParallelMode
 from trl import DPOConfig
 
 from mallowspo.data.limits import Limits
+from mallowspo.data.problems import INVALID_ROWS
 from mallowspo.dispersion import ESTIMATORS
 from mallowspo.dispersion.maps import DEFAULT_SPREAD
 from mallowspo.dispersion.settings import PER, check_index_options
@@ -25,21 +26,19 @@ from mallowspo.training.option_values import check_optimizer, check_values
 from mallowspo.training.removed_options import knows_removed_options
 from mallowspo.training.row_order import DISPERSION_ORDERS, check_filter
 
-__all__ = ["DISPERSION_SOURCES", "MallowsPOConfig", "checked_settings"]
+__all__ = ["REFUSED_OPTIONS", "MallowsPOConfig", "checked_settings", "refuse_other_collator"]
 
-DISPERSION_SOURCES = ("entropy", "votes", "rankings", "column", "none")
 # `isotonic` fits people's opinions, which `mallowspo dispersion` reads; its table is trained on with `column`.
-DISPERSION_MAPS = ("neglog", "mallows", "quantile")
+_MAPS = ("neglog", "mallows", "quantile")
 _INDEX_OPTIONS = ("estimator", "map", "alternatives", "spread")
-INVALID_ROWS = ("error", "drop")
 
 # Options of ours whose value is one of a few words.
 _CHOICES: Mapping[str, Collection[str]] = {
     "objective": OBJECTIVES,
     "link": LINKS,
-    "dispersion": DISPERSION_SOURCES,
+    "dispersion": ("entropy", "votes", "rankings", "column", "none"),
     "dispersion_estimator": ESTIMATORS,
-    "dispersion_map": DISPERSION_MAPS,
+    "dispersion_map": _MAPS,
     "dispersion_per": PER,
     "dispersion_order": DISPERSION_ORDERS,
     "invalid_rows": INVALID_ROWS,
@@ -277,7 +276,7 @@ class MallowsPOConfig(DPOConfig):
             per=self.dispersion_per,
             alternatives=self.dispersion_alternatives,
             spread=self.dispersion_spread,
-            maps=DISPERSION_MAPS,
+            maps=_MAPS,
         )
         check_filter(self.dispersion_filter)
         if self.dispersion_order != "none":
