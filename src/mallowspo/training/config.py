@@ -29,12 +29,6 @@ from mallowspo.training.row_order import DISPERSION_ORDERS, check_filter
 
 __all__ = ["REFUSED_OPTIONS", "MallowsPOConfig", "checked_settings", "refuse_other_collator"]
 
-<<<<<<< ours
-DISPERSION_SOURCES = ("entropy", "votes", "rankings", "column", "none")
-=======
-# `isotonic` fits people's opinions, which `mallowspo dispersion` reads; its table is trained on with `column`.
-_MAPS = ("neglog", "mallows", "quantile")
->>>>>>> theirs
 _INDEX_OPTIONS = ("estimator", "map", "alternatives", "spread")
 
 # Options of ours whose value is one of a few words.
@@ -43,11 +37,7 @@ _CHOICES: Mapping[str, Collection[str]] = {
     "link": LINKS,
     "dispersion": ("entropy", "votes", "rankings", "column", "none"),
     "dispersion_estimator": ESTIMATORS,
-<<<<<<< ours
     "dispersion_map": MAPS,
-=======
-    "dispersion_map": _MAPS,
->>>>>>> theirs
     "dispersion_per": PER,
     "dispersion_order": DISPERSION_ORDERS,
     "invalid_rows": INVALID_ROWS,
@@ -308,10 +298,6 @@ class MallowsPOConfig(DPOConfig):
             power=self.dispersion_power,
             shrink=self.dispersion_shrink,
             spread=self.dispersion_spread,
-<<<<<<< ours
-=======
-            maps=_MAPS,
->>>>>>> theirs
         )
         check_filter(self.dispersion_filter)
         if self.dispersion_order != "none":
