@@ -27,6 +27,7 @@ def test_hooks_have_the_arguments_that_we_override():
     assert parameters(DPOTrainer._precompute_ref_logps) == ["self", "dataset", "name", "batch_size"]
     assert parameters(DPOTrainer._set_signature_columns_if_needed) == ["self"]
     assert parameters(DPOTrainer._get_train_sampler) == ["self", "train_dataset"]
+    assert parameters(Trainer._get_dataloader)[:3] == ["self", "dataset", "description"]
     assert parameters(DPOTrainer.compute_loss) == ["self", "model", "inputs", "return_outputs", "num_items_in_batch"]
 
 

@@ -191,7 +191,9 @@ def test_before_training_every_pair_is_a_tie_that_counts_half_whatever_it_is_pad
     run = trained(random_setting, tmp_path, learning_rate=0.0, max_steps=7, share_prompts=False)
     assert history(run, "rewards/accuracies") == [0.5] * 7
     assert history(run, "logps_delta/displaced") == [0.0] * 7
-    assert {"loss", "grad_norm", *METRICS} - {"aux_loss"} <= set(run.state.log_history[0])
+    assert {"loss", "grad_norm", *METRICS} - {"aux_loss", "beta", "loss_weight", "rewards/ndcg"} <= set(
+        run.state.log_history[0]
+    )
 
 
 def test_predicting_leaves_the_next_evaluation_alone(random_setting, tmp_path):

@@ -170,7 +170,7 @@ def test_our_trainer_overrides_nothing_that_reads_what_is_passed_through():
     assert replaced == {
         # What a checkpoint's weights are read with: transformers passes over names that differ from the live ones.
         "_issue_warnings_after_load", "_load_best_model", "_load_from_checkpoint",
-        "_get_output_dir",
+        "_get_dataloader", "_get_output_dir",
         "_get_train_sampler", "_precompute_ref_logps", "_prepare_dataset", "_save_checkpoint",
         "_set_signature_columns_if_needed",
         "compute_loss", "evaluate", "evaluation_loop", "log", "predict", "save_model", "train", "training_step",
