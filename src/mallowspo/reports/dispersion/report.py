@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mallowspo.dispersion.analysis import worth_words
 from mallowspo.dispersion.estimators import ESTIMATORS
 from mallowspo.dispersion.side_by_side import SideBySide
 from mallowspo.files import parse_json
@@ -76,6 +77,7 @@ _FLIPS = {
     "is 1: use φ/(1+φ) at that scale to compare prompts, not as the label-flip rate of the data. For that, give votes "
     "(`--votes`), or a map that knows the scale (`isotonic`, or `mallows` with the number of answers).",
 }
+_NO_VOTES = "Which row of the table holds, votes on some hundred of these prompts would tell (`--votes FILE`)."
 _SIDES = {
     "better": "The index orders the prompts better than chance.",
     "worse": "The index orders the prompts the wrong way round: training on it would pull where people differ.",
@@ -169,6 +171,62 @@ def _weights(facts: Summary, figures: Figures, name: str) -> Section:
         *_picture(figures, name, alt),
     ]
     return Section("What the weights will do", body)
+
+
+def _worth(facts: Summary) -> Section:
+    found = facts["worth"]
+    text = (
+        "G is how many pairs with equal weights a pair with these weights is worth: up to that, where prompts share "
+        "the model's parameters, gaps are small, and weights have nothing to do with how two responses differ. It "
+        "rests on c_w, how much the weights vary (standard deviation over mean), and on ρc_λ: the correlation ρ of "
+        "the weights with −log φ as people have it, times how much that varies. 0 is an index that knows nothing of "
+        "people."
+    )
+    curve = [
+        [format_number(row["correlation"]), format_number(row["gain"], 3), f"{100 * (row['gain'] - 1):+.0f}%"]
+        for row in found["curve"]
+    ]
+    note = f"c_w = {format_number(found['variation'], 3)}; G is 1 at ρc_λ = {format_number(found['break_even'], 3)}."
+    body: list[Block] = [
+        Paragraph(text),
+        Table(["ρc_λ", "G", "worth of the data"], curve, note),
+        Callout("note", f"In words: {worth_words(found)}."),
+    ]
+    if found["people"] is not None:
+        people = found["people"]
+        rows = [
+            ["s, how far the index is believed", interval_text(people["shrink"])],
+            ["G of these weights", interval_text(people["gain"])],
+            ["G of the index as the map gives it", interval_text(people["gain_unshrunken"])],
+            ["G of the index shrunken by s", format_number(people["gain_shrunken"])],
+            ["Prompts and pairs with votes", f"{people['prompts']:,}, {people['pairs']:,}"],
+        ]
+        fitted = (
+            "Votes on some of the prompts say how right the index is: s is the slope of people's −log φ on the "
+            "weights, fitted by the votes' marginal likelihood. 1 leaves the weights, less draws them towards 1, more "
+            "spreads them out. Votes of a model that judges are that model's, not people's."
+        )
+        body += [Paragraph(fitted), Table(["", "by the votes"], rows, align="lr")]
+    else:
+        body.append(Paragraph(_NO_VOTES))
+    other = facts["map"].get("other_alternatives")
+    if other:
+        rows = [
+            [
+                f"{row['alternatives']:,}",
+                format_number(row["variation"], 3),
+                f"{format_number(row['weight_low'])} to {format_number(row['weight_high'])}",
+            ]
+            for row in other
+        ]
+        taken = f"{facts['map']['alternatives']:,} answers were " + (
+            "read off the reference: as few as reach the entropy of its most open prompts."
+            if facts["map"]["automatic"]
+            else "given."
+        )
+        note = f"How far the weights depend on the number of answers. {taken}"
+        body.append(Table(["answers to choose among", "c_w", "weights, 5% to 95%"], rows, note))
+    return Section("What the weights are worth", body)
 
 
 def _flips(facts: Summary) -> Section:
@@ -285,7 +343,7 @@ def _reference(facts: Summary, figures: Figures) -> list[Section]:
         body += [Paragraph(text), Table(["", "interval of a prompt"], rows, align="lr")]
     else:
         body.append(Paragraph(f"There is no interval per prompt: {uncertain['why']}."))
-    parts = [_weights(facts, figures, "weight"), _follows(facts, figures), _flips(facts)]
+    parts = [_weights(facts, figures, "weight"), _worth(facts), _follows(facts, figures), _flips(facts)]
     return [Section("The model's index", body, parts), _extremes(facts, "index", "by the model")]
 
 
@@ -306,7 +364,9 @@ def _votes(facts: Summary, figures: Figures) -> list[Section]:
         f"A tie counts half to each side. {facts['prior']:g} votes are added to each side before φ is read off the "
         "majority's share, since three votes of three are no proof that everybody agrees; a pair without a vote gets "
         "the mean of the others. With few votes a pair every single φ is rough, as its interval says; the weights of "
-        "many pairs together are not."
+        "many pairs together are not. Votes on one pair of a prompt tell −log φ times how far apart its two responses "
+        "are: weights from them also make wide and narrow gaps alike. Votes on several pairs of a prompt, or "
+        "rankings, tell the two apart."
     )
     body: list[Block] = [
         Table(["", "people"], rows, "What was read.", align="lr"),
