@@ -231,7 +231,7 @@ _CHECKPOINT = {
 
 
 def _read_json_option(data: bytes, folder: Path) -> None:
-    from mallowspo.cli.evaluate_options import _json_object
+    from mallowspo.cli.evaluate import _json_object
 
     _json_object("judge_parameters", data.decode("utf-8", "replace"))
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mallowspo.cli.evaluate_options import DEFAULT_JUDGE_PARAMETERS, EvaluateOptions, Source, source_of
+from mallowspo.cli.evaluate import DEFAULT_JUDGE_PARAMETERS, EvaluateOptions, Source, source_of
 from mallowspo.data.blank import is_blank
 from mallowspo.errors import InputError
 from mallowspo.files import write_json

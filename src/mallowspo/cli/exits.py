@@ -90,7 +90,7 @@ def _exit_code_of(run: Callable[[], int], arguments: Sequence[str], streams: Seq
         sys.stdout.flush()  # a full disk behind standard output shows here, not after the exit code
         return code
     except SystemExit as end:
-        # typer and rich end so, whatever the pipe was
+        # rich ends so, whatever the pipe was
         if isinstance(end.__context__, BrokenPipeError) and end.code == 1:
             sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
             return _told(end.__context__, arguments, streams) or 1

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mallowspo.cli.hints import did_you_mean
+from mallowspo.cli.options import did_you_mean
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.loading import check_saved_model
 from mallowspo.outputs import writable_folder

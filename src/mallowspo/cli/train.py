@@ -40,8 +40,9 @@ def train_command(arguments: Sequence[str]) -> int:
     Raises:
         InputError: Arguments or data that cannot be used.
     """
+    from mallowspo.cli.options import take_config
     from mallowspo.cli.preflight import check_options
-    from mallowspo.cli.train_options import refuse_unknown, take_config
+    from mallowspo.cli.train_options import refuse_unknown
 
     path, options = take_config(arguments)
     parser = make_parser()

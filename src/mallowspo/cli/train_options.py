@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
-import textwrap
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -14,19 +11,25 @@ from typing import Any
 
 from trl import DatasetMixtureConfig, DPOConfig, ModelConfig, ScriptArguments, TrlParser
 
-from mallowspo.cli.hints import about_option
+from mallowspo.cli.options import Page, did_you_mean
 from mallowspo.cli.yaml_file import read_yaml
 from mallowspo.errors import InputError
 from mallowspo.training import MallowsPOConfig
 from mallowspo.training.option_values import KIND_WORDS, kinds_of
+from mallowspo.training.removed_options import REMOVED_OPTIONS
 
-__all__ = ["TrainParser", "launcher_options", "refuse_unknown", "take_config"]
+__all__ = ["TrainParser", "launcher_options", "refuse_unknown"]
 
 _GROUPS: Any = (ScriptArguments, MallowsPOConfig, ModelConfig, DatasetMixtureConfig)
 _PAGE = "see `mallowspo train --help`"
+_ABOUT = (
+    "Train on preference data. The options are those of `trl dpo` and ours; a YAML file holds the same names, and the "
+    "command line goes before it. Options of `accelerate launch` (--num_processes, --accelerate_config, "
+    "--mixed_precision, ...) start the run under it."
+)
 
 
-class TrainParser(TrlParser):
+class TrainParser(Page, TrlParser):
     """TRL's parser over TRL's argument groups, with our configuration in place of `DPOConfig`."""
 
     def __init__(self) -> None:
@@ -36,14 +39,6 @@ class TrainParser(TrlParser):
     def names(self) -> set[str]:
         """Every option, without dashes."""
         return {action.dest for action in self._actions} - {"help"}
-
-    def error(self, message: str) -> typing.NoReturn:
-        """Say what is wrong with the command line, without the usage, which has no end."""
-        raise InputError(f"{message.removeprefix('argument ')}; {_PAGE}")
-
-    def print_help(self, file: Any = None) -> None:
-        """Write the page; unlike argparse's own, an error of the stream is not passed over."""
-        (file or sys.stdout).write(self.format_help())
 
     def set_defaults_from_file(self, path: str) -> list[str]:
         """Take a YAML file's values as defaults, and set its `env`.
@@ -71,7 +66,6 @@ class TrainParser(TrlParser):
 
     def format_help(self) -> str:
         """Our options first, then TRL's, then those of transformers, each with its choices and default."""
-        width = max(60, min(shutil.get_terminal_size((80, 24)).columns, 100))
         own = {item.name for item in fields(MallowsPOConfig)}
         preference = {item.name for item in fields(DPOConfig)}
         general = _names_of_transformers()
@@ -83,87 +77,20 @@ class TrainParser(TrlParser):
             ("Preference training (TRL)", (own & preference) - general, False),
             ("Training (transformers)", own & general, False),
         )
-        lines = [
-            "usage: mallowspo train [--config FILE.yaml] [--option value ...]",
-            "",
-            *textwrap.wrap(
-                "Train on preference data. The options are those of `trl dpo` and ours; a YAML file holds the same "
-                "names, and the command line goes before it. Options of `accelerate launch` (--num_processes, "
-                "--accelerate_config, --mixed_precision, ...) start the run under it.",
-                width,
-            ),
-            "",
-            "  --config FILE.yaml",
-            "      Options in a file.",
-            "  -h, --help",
-            "      This page.",
-        ]
         shown: set[str] = set()
+        listed: dict[str, list[tuple[Any, bool]]] = {}
         for title, names, whole in groups:
-            lines += ["", f"{title}:"]
-            for action in self._actions:
-                if action.dest in names - shown and action.dest != "help":
-                    shown.add(action.dest)
-                    lines += _described(action, width, whole=whole)
-        return "\n".join(lines) + "\n"
+            actions = [one for one in self._actions if one.dest in names - shown and one.dest != "help"]
+            actions = list({one.dest: one for one in reversed(actions)}.values())[::-1]
+            shown |= {one.dest for one in actions}
+            listed[title] = [(one, whole) for one in actions]
+        return self.page("[--config FILE.yaml] [--option value ...]", _ABOUT, "Options in a file.", listed)
 
 
 def _names_of_transformers() -> set[str]:
     from transformers import TrainingArguments
 
     return {item.name for item in fields(TrainingArguments)}
-
-
-def _described(action: Any, width: int, *, whole: bool) -> list[str]:
-    """One option: its name and what it takes, then what it does."""
-    kind = getattr(action.type, "__name__", "")
-    taken = {"int": "WHOLE NUMBER", "float": "NUMBER", "string_to_bool": "true|false"}.get(kind, "TEXT")
-    if action.nargs in ("+", "*"):
-        taken += " ..."
-    text = " ".join((action.help or "").replace("%%", "%").split())
-    if not whole and ". " in text:
-        text = text[: text.index(". ") + 1]
-    if action.choices:
-        listed = "One of: " + ", ".join(str(getattr(choice, "value", choice)) for choice in action.choices) + "."
-        text = f"{text} {listed}".strip()
-    default = getattr(action.default, "value", action.default)
-    if isinstance(default, str | int | float | list) and default not in ("", []):
-        text += f" [default: {' '.join(map(str, default)) if isinstance(default, list) else default}]"
-    indent = " " * 6
-    body = textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
-    return [f"  --{action.dest} {taken}", *body]
-
-
-def take_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Take `--config FILE` or `--config=FILE` out of a command line.
-
-    Args:
-        arguments: The command line after `train`.
-
-    Returns:
-        The file or None, and the other arguments.
-
-    Raises:
-        InputError: No file follows, or there are two.
-    """
-    found: list[str] = []
-    rest: list[str] = []
-    waiting = iter(arguments)
-    for argument in waiting:
-        if argument == "--config":
-            path = next(waiting, None)
-            if path is None or path.startswith("--"):
-                raise InputError("--config: expected a path to a YAML file after it")
-            found.append(path)
-        elif argument.startswith("--config="):
-            found.append(argument.partition("=")[2])
-        else:
-            rest.append(argument)
-    if len(found) > 1:
-        raise InputError(f"--config: got {' and '.join(found)}; give one file")
-    if found and not found[0]:
-        raise InputError("--config: expected a path to a YAML file after it")
-    return (found[0] if found else None), rest
 
 
 def launcher_options() -> set[str]:
@@ -201,7 +128,8 @@ def refuse_unknown(names: TrainParser, from_yaml: Sequence[str], from_line: Sequ
             if not argument.startswith("--") or name[2:].replace("-", "_") in launcher:
                 continue
             shown = name.removeprefix("--") if where else name
-            hint = about_option(shown, known)
+            bare = name.lstrip("-").replace("-", "_")
+            hint = f"; {REMOVED_OPTIONS[bare]}" if bare in REMOVED_OPTIONS else did_you_mean(shown, known)
             raise InputError(
                 f"{where}{shown}: neither an option of `mallowspo train` nor of `accelerate launch`{hint}; {_PAGE}"
             )
