@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mallowspo.cli.main import COMMANDS, main
 from mallowspo.cli.options import arguments_of, read_options
 from mallowspo.cli.reference import ReferenceOptions
+from tiny import tiny_tokenizer
 
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789_-./", min_size=1).filter(lambda text: text[0] not in "-.")
 TEXTS = st.text(st.characters(min_codepoint=32, exclude_categories=("Cs", "Cc", "Cn", "Co")))
@@ -213,3 +214,25 @@ def test_a_bad_file_ends_the_program_before_anything_heavy_is_imported(text, tmp
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert done.returncode == 2 and done.stdout == "" and len(told) == 1 and str(path) in told[0]
     assert not imported & {"torch", "numpy", "transformers", "trl", "rich", "datasets"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["check", "none.csv", "--model_name_or_path", "MODEL"], "data: "),
+        (["check", "there.csv", "--model_name_or_path", "MODEL", "--eval_data", "none.csv"], "eval_data: "),
+        (["dispersion", "--votes", "none.csv"], "votes: "),
+        (["dispersion", "--votes", "there.csv", "--dataset_train_split", "test"], "dataset_train_split: "),
+        (["dispersion", "--rankings", "none.csv"], "rankings: "),
+        (["dispersion", "--rankings", "there.csv", "--truth", "none.csv"], "truth: "),
+    ],
+)
+def test_a_missing_file_carries_the_name_of_its_option(arguments, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny_tokenizer().save_pretrained("model")
+    Path("there.csv").write_text("prompt,chosen,rejected\na?, b, c\n")
+    if "--truth" in arguments:
+        Path("there.csv").write_text("a,b,c\n1,2,3\n2,1,3\n")
+    with pytest.raises(SystemExit) as end:
+        main(["./model" if one == "MODEL" else one for one in arguments])
+    assert end.value.code == 2 and f"mallowspo: {named}" in capsys.readouterr().err

@@ -230,7 +230,9 @@ def test_a_mistake_as_a_process_prints_no_traceback(model, tmp_path):
         "train", "--model_name_or_path", model, "--dataset_name", "x.jsonl", *COMMON, cwd=tmp_path
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("mallowspo: dataset: there is no file or folder x.jsonl")
+    assert (
+        done.stderr.strip().splitlines()[-1].startswith("mallowspo: dataset_name: there is no file or folder x.jsonl")
+    )
 
 
 def test_dropping_what_is_malformed_goes_on(model, tmp_path):

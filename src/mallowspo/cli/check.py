@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mallowspo.cli.options import FileLimits, option
-from mallowspo.errors import InputError, reason_of
+from mallowspo.errors import InputError, reason_of, told_as
 
 if TYPE_CHECKING:
     from mallowspo.data.lint import CheckReport, Cleaned
@@ -70,7 +70,7 @@ def check(options: CheckOptions) -> int:
     writable_folder(folder, "output_dir")
     tokenizer = load_tokenizer(model, trust_remote_code=options.trust_remote_code)
     stage = f"Checking {Path(data).name}"
-    with progress_bar("mallowspo check") as progress:
+    with progress_bar("mallowspo check") as progress, told_as({"dataset": "data"}):
         report = check_preferences(
             data,
             tokenizer,

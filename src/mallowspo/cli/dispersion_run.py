@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mallowspo.cli.options import DATASET_OPTIONS
 from mallowspo.dispersion.reference_analysis import (
     Analysis,
     PromptOpinion,
@@ -21,7 +22,7 @@ from mallowspo.dispersion.reference_analysis import (
 )
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.side_by_side import SideBySide, side_by_side
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, told_as
 from mallowspo.files import atomic_path, write_json
 
 if TYPE_CHECKING:
@@ -115,13 +116,14 @@ def _votes(options: DispersionOptions, settings: DispersionSettings, opinions: l
     from mallowspo.dispersion.votes_file import load_votes
 
     assert options.votes is not None
-    rows = load_votes(
-        options.votes,
-        column=options.votes_column,
-        columns=options.columns,
-        split=options.dataset_train_split,
-        invalid_rows=options.invalid_rows,
-    )
+    with told_as(DATASET_OPTIONS | {"dataset": "votes"}):
+        rows = load_votes(
+            options.votes,
+            column=options.votes_column,
+            columns=options.columns,
+            split=options.dataset_train_split,
+            invalid_rows=options.invalid_rows,
+        )
     if options.write_preferences is not None and rows.judged is None:
         raise InputError(
             f"write_preferences: {options.votes} holds counted votes or scores; with chosen and rejected it is "
@@ -157,17 +159,17 @@ def _rankings(
     from mallowspo.dispersion.rankings_analysis import analyse_rankings, opinion_of_rankings
     from mallowspo.dispersion.rankings_file import load_rankings, load_truth
 
-    parts = [
-        load_rankings(path, column=options.rankings_column, columns=options.columns, split=options.dataset_train_split)
-        for path in options.rankings
-    ]
+    names = {"column": options.rankings_column, "columns": options.columns, "split": options.dataset_train_split}
+    with told_as(DATASET_OPTIONS | {"dataset": "rankings"}):
+        parts = [load_rankings(path, **names) for path in options.rankings]
     rows = _joined(parts)
     truth = None
     if options.truth is not None:
         sizes = {ranks.shape[1] for ranks in rows.ranks}
         if len(sizes) > 1:
             raise InputError(f"truth: the rankings are of {min(sizes)} to {max(sizes)} items, one truth fits one size")
-        truth = load_truth(options.truth, items=sizes.pop())
+        with told_as({"dataset": "truth"}):
+            truth = load_truth(options.truth, items=sizes.pop())
     opinions.append(opinion_of_rankings(rows, settings=settings))
     return analyse_rankings(rows, settings=settings, truth=truth, progress=report)
 
@@ -230,12 +232,13 @@ def _data_of(options: DispersionOptions, rows: StoredRows) -> datasets.Dataset:
     from mallowspo.data.records import prompt_id_of_text
 
     assert options.dataset_name is not None
-    loaded = load_preferences(
-        options.dataset_name,
-        split=options.dataset_train_split,
-        name=options.dataset_config,
-        invalid_rows=options.invalid_rows,
-    )
+    with told_as(DATASET_OPTIONS):
+        loaded = load_preferences(
+            options.dataset_name,
+            split=options.dataset_train_split,
+            name=options.dataset_config,
+            invalid_rows=options.invalid_rows,
+        )
     pairs = validate_rows(
         loaded.dataset, columns=(), invalid_rows=options.invalid_rows, source=options.dataset_name
     ).dataset

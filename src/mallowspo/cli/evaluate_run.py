@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mallowspo.cli.evaluate import DEFAULT_JUDGE_PARAMETERS, EvaluateOptions, Source, source_of
 from mallowspo.data.blank import is_blank
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, told_as
 from mallowspo.files import write_json
 from mallowspo.redaction import without_secrets
 from mallowspo.versions import library_versions
@@ -85,9 +85,10 @@ def _read_inputs(options: EvaluateOptions) -> _Inputs:
     from mallowspo.evaluation.prompts import load_prompts, read_dispersion
 
     sources = {side: source_of(getattr(options, side), side) for side in SIDES}
-    prompts = load_prompts(
-        options.prompts, column=options.prompt_column, split=options.split, limit=options.max_prompts
-    )
+    with told_as({"dataset": "prompts"}):
+        prompts = load_prompts(
+            options.prompts, column=options.prompt_column, split=options.split, limit=options.max_prompts
+        )
     dispersion = None
     if options.dispersion is not None:
         column = options.dispersion_column or "dispersion"

@@ -24,6 +24,7 @@ from mallowspo.cli.yaml_file import read_yaml
 from mallowspo.errors import InputError
 
 __all__ = [
+    "DATASET_OPTIONS",
     "FileLimits",
     "Page",
     "arguments_of",
@@ -34,6 +35,12 @@ __all__ = [
     "take_config",
 ]
 
+# What loading a data set calls its arguments → the options of the commands that take one.
+DATASET_OPTIONS = {
+    "dataset": "dataset_name",
+    "dataset configuration": "dataset_config",
+    "split": "dataset_train_split",
+}
 _WORDS: Mapping[type, str] = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
 _TAKEN: Mapping[type, str] = {int: "WHOLE NUMBER", float: "NUMBER", str: "TEXT", Path: "PATH"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -18,7 +19,7 @@ from mallowspo.training import MallowsPOConfig
 from mallowspo.training.option_values import KIND_WORDS, kinds_of
 from mallowspo.training.removed_options import REMOVED_OPTIONS
 
-__all__ = ["TrainParser", "launcher_options", "refuse_unknown"]
+__all__ = ["TrainParser", "launcher_options", "option_of", "refuse_unknown"]
 
 _GROUPS: Any = (ScriptArguments, MallowsPOConfig, ModelConfig, DatasetMixtureConfig)
 _PAGE = "see `mallowspo train --help`"
@@ -41,17 +42,7 @@ class TrainParser(Page, TrlParser):
         return {action.dest for action in self._actions} - {"help"}
 
     def set_defaults_from_file(self, path: str) -> list[str]:
-        """Take a YAML file's values as defaults, and set its `env`.
-
-        Args:
-            path: The file.
-
-        Returns:
-            What belongs to no option here, as arguments of the launcher.
-
-        Raises:
-            InputError: The file cannot be used, or a value has the wrong type.
-        """
+        """Take a YAML file's values as defaults, and set its `env`; gives what is left for the launcher."""
         values = read_yaml(path)
         variables = values.pop("env", {})
         if not isinstance(variables, dict):
@@ -106,17 +97,7 @@ def launcher_options() -> set[str]:
 
 
 def refuse_unknown(names: TrainParser, from_yaml: Sequence[str], from_line: Sequence[str], path: str | None) -> None:
-    """Refuse what is an option neither here nor of the launcher.
-
-    Args:
-        names: The parser.
-        from_yaml: What the parser left over of the file, as arguments.
-        from_line: What it left over of the command line.
-        path: The file.
-
-    Raises:
-        InputError: Names the option, and what may have been meant.
-    """
+    """Refuse what is an option neither here nor of the launcher, among what the parser left of file and line."""
     if from_line and not from_line[0].startswith("-"):
         hint = "; did you mean --config before it?" if from_line[0].endswith((".yaml", ".yml")) else ""
         raise InputError(f"{from_line[0]}: it belongs to no option{hint}")
@@ -133,6 +114,16 @@ def refuse_unknown(names: TrainParser, from_yaml: Sequence[str], from_line: Sequ
             raise InputError(
                 f"{where}{shown}: neither an option of `mallowspo train` nor of `accelerate launch`{hint}; {_PAGE}"
             )
+
+
+def option_of(error: Exception, names: set[str]) -> str:
+    """The first option that a library's message speaks of; PEFT writes the names without lora_ and with spaces."""
+    found = {
+        name: re.search(rf"\b{name.removeprefix('lora_').replace('_', '[ _]')}\b", str(error), re.IGNORECASE)
+        for name in names
+        if "_" in name
+    }
+    return min(((match.start(), name) for name, match in found.items() if match), default=(0, "arguments"))[1]
 
 
 def _fitting(value: Any, hint: Any, action: Any, where: str) -> Any:

@@ -17,7 +17,7 @@ from mallowspo.data.lint.rows import LintRow
 from mallowspo.data.problems import RowError
 from mallowspo.data.records import row_from_columns
 from mallowspo.data.sources import stream_rows
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, told_as
 
 __all__ = ["EvalPrompts"]
 
@@ -38,6 +38,7 @@ class EvalPrompts:
         InputError: It cannot be read, or no row of it is a preference.
     """
 
+    @told_as({"dataset": "eval_data"})
     def __init__(self, source: str | os.PathLike[str], *, split: str, limits: Limits | None = None) -> None:
         names, numbers = array("Q"), array("q")
         self.rows = self.chats = 0

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, told_as
 from mallowspo.studies.controllable.design import ControllableDesign
 
 __all__ = ["StudyPrompts", "first_words", "read_prompts", "read_texts"]
@@ -64,7 +64,8 @@ def _lines(path: Path) -> list[str]:
 def _column(design: ControllableDesign) -> Iterable[str]:
     from mallowspo.data.sources import load_preferences
 
-    rows = load_preferences(design.dataset_name, split=design.dataset_split).dataset
+    with told_as({"dataset": "dataset_name", "split": "dataset_split"}):
+        rows = load_preferences(design.dataset_name, split=design.dataset_split).dataset
     if design.text_column not in rows.column_names:
         raise InputError(
             f"text_column: {design.dataset_name} has no column {design.text_column!r}; it has "
