@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mallowspo.cli.options import FileLimits, option
 from mallowspo.errors import InputError, reason_of, told_as
+from mallowspo.loading import local_folder
 
 if TYPE_CHECKING:
     from mallowspo.data.lint import CheckReport, Cleaned
@@ -68,7 +69,7 @@ def check(options: CheckOptions) -> int:
         check_output(fix, data)
         writable_file(fix, "fix")
     writable_folder(folder, "output_dir")
-    tokenizer = load_tokenizer(model, trust_remote_code=options.trust_remote_code)
+    tokenizer = _load_tokenizer(model, trust_remote_code=options.trust_remote_code)
     stage = f"Checking {Path(data).name}"
     with progress_bar("mallowspo check") as progress, told_as({"dataset": "data"}):
         report = check_preferences(
@@ -92,16 +93,12 @@ def check(options: CheckOptions) -> int:
     return int(report.has_errors)
 
 
-def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
-    """Load a tokenizer by path or hub name; raises `InputError` where there is none."""
-    path = Path(name).expanduser()
-    looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    if looks_local and not path.is_dir():
-        raise InputError(f"model_name_or_path: there is no folder {name}")
+def _load_tokenizer(name: str, *, trust_remote_code: bool) -> Any:
+    folder = local_folder("model_name_or_path", name)
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(str(folder or name), trust_remote_code=trust_remote_code)
     except Exception as error:  # a tokenizer's own code may raise anything
         raise InputError(
             f"model_name_or_path: {name} gives no tokenizer ({reason_of(error)}); give the folder of a saved "

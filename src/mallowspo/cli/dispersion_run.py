@@ -42,19 +42,7 @@ Progress = Callable[[str, int, int], None]
 def run_dispersion(
     options: DispersionOptions, settings: DispersionSettings, *, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Analyse the sources and write `dispersion.parquet`, `summary.json` and `report.html`.
-
-    Args:
-        options: What to read and where to write.
-        settings: How to analyse it.
-        progress: Called with what is being done, steps done and steps in all.
-
-    Returns:
-        What `summary.json` says.
-
-    Raises:
-        InputError: A file, a column or a value that cannot be used.
-    """
+    """Analyse the sources and write `dispersion.parquet`, `summary.json` and `report.html`."""
     from mallowspo.reports.dispersion.report import write_dispersion_report
 
     started = time.perf_counter()

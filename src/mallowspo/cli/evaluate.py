@@ -25,15 +25,10 @@ _SOURCE = "a folder or hub name, an address http://host:port/v1#name, a .json of
 
 @dataclass(frozen=True)
 class Source:
-    """Where answers come from.
+    """Where answers come from."""
 
-    Attributes:
-        kind: `local`, `endpoint`, `file` or `column`.
-        name: A folder or hub name, an address, a path, or a column of the prompts' data.
-    """
-
-    kind: str
-    name: str
+    kind: str  # local, endpoint, file or column
+    name: str  # a folder or hub name, an address, a path, or a column of the prompts' data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,18 +192,7 @@ def _json_object(name: str, text: str | None) -> dict[str, Any]:
 
 
 def source_of(text: str, option: str) -> Source:
-    """Tell where answers come from.
-
-    Args:
-        text: As the user wrote it.
-        option: `model` or `baseline`, for messages.
-
-    Returns:
-        The source; a file, folder or address that it names has been checked for being one.
-
-    Raises:
-        InputError: It names nothing that is there.
-    """
+    """Tell where answers come from; a file, folder or address that the text names has been checked for being one."""
     from mallowspo.evaluation.endpoint import EndpointAddress
     from mallowspo.evaluation.judges import check_model_folder
 
@@ -231,9 +215,17 @@ def evaluate(options: EvaluateOptions) -> None:
     from rich.console import Console
 
     from mallowspo.cli.evaluate_run import run_evaluation
+    from mallowspo.progress import progress_bar
 
-    with _Bars() as bars:
-        results = run_evaluation(options, bars.show)
+    with progress_bar("mallowspo evaluate") as progress:
+
+        def show(stage: str, done: int, total: int, usage: Usage | None) -> None:
+            note = "" if usage is None else f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens"
+            if usage is not None and usage.cost is not None:
+                note += f", cost {usage.cost:.2f}"
+            progress(stage, done, total, note)
+
+        results = run_evaluation(options, show)
     console = Console()
     folder = options.output_dir
     for line in (
@@ -241,47 +233,6 @@ def evaluate(options: EvaluateOptions) -> None:
         f"Open {folder}/report.html in a browser; the numbers are in {folder}/results.json.",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-class _Bars:
-    """One progress bar a stage, the judge's with tokens and cost; lines where nobody watches a terminal."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        from mallowspo.progress import ProgressLines, on_a_terminal
-
-        self._lines = None if on_a_terminal() else ProgressLines("mallowspo evaluate")
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[usage]}"),
-            console=Console(stderr=True),
-        )
-        self._stages: dict[str, Any] = {}
-
-    def __enter__(self) -> _Bars:
-        (self._lines or self._progress).__enter__()
-        return self
-
-    def __exit__(self, *ended: Any) -> None:
-        (self._lines or self._progress).__exit__(*ended)
-
-    def show(self, stage: str, done: int, total: int, usage: Usage | None) -> None:
-        """Show how far a stage has come."""
-        text = ""
-        if usage is not None:
-            text = f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens"
-            text += "" if usage.cost is None else f", cost {usage.cost:.2f}"
-        if self._lines is not None:
-            self._lines.show(stage, done, total, text)
-            return
-        if stage not in self._stages:
-            self._stages[stage] = self._progress.add_task(stage, usage="")
-        self._progress.update(self._stages[stage], completed=done, total=total, usage=text)
 
 
 def _lines(results: dict[str, Any]) -> list[str]:

@@ -49,18 +49,7 @@ class _Inputs:
 
 
 def run_evaluation(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
-    """Compare two models and write everything about it.
-
-    Args:
-        options: What to compare.
-        progress: Called as the work goes on.
-
-    Returns:
-        What `results.json` holds.
-
-    Raises:
-        InputError: Something that was given cannot be used, or an endpoint is lost; what was done is kept.
-    """
+    """Compare two models and write everything about it."""
     started = time.perf_counter()
     options.check()
     inputs = _read_inputs(options)

@@ -47,25 +47,15 @@ _TAKEN: Mapping[type, str] = {int: "WHOLE NUMBER", float: "NUMBER", str: "TEXT",
 
 def option(
     text: str,
-    default: Any = MISSING,
+    default: Any = MISSING,  # without one it is required
     *,
-    group: str | None = None,
-    shown: str | None = None,
-    low: int | None = None,
-    commas: bool = False,
-    positional: bool = False,
+    group: str | None = None,  # the heading of the help that begins with this option
+    shown: str | None = None,  # the default in words, where it depends on others
+    low: int | None = None,  # the lowest number
+    commas: bool = False,  # the text holds several values with commas between them: a file may give a list
+    positional: bool = False,  # given by its place
 ) -> Any:
-    """Declare an option as a field of a command's dataclass.
-
-    Args:
-        text: One sentence for the help.
-        default: Its value where it is not given; without one it is required.
-        group: The heading of the help that begins with this option.
-        shown: The default in words, where it depends on others.
-        low: The lowest number.
-        commas: The text holds several values with commas between them: a file may give a list.
-        positional: Given by its place, without a name.
-    """
+    """Declare an option as a field of a command's dataclass, with one sentence for the help."""
     facts = {"text": text, "group": group, "shown": shown, "low": low, "commas": commas, "positional": positional}
     return field(default=default, metadata=facts)
 
@@ -216,17 +206,7 @@ def _reader(of: type, low: int | None) -> Callable[[str], Any]:
 
 
 def read_options(kind: type, arguments: Sequence[str], prog: str) -> Any:
-    """Read a command's options.
-
-    Args:
-        kind: Their dataclass; one with a class method `from_file` takes the file's keys in a way of its own.
-        arguments: The command line after the command's name.
-        prog: The program and the command.
-
-    Raises:
-        InputError: An option that is missing, unknown, or has a value that it cannot have.
-        SystemExit: The help was asked for, and shown.
-    """
+    """Read a command's options; a dataclass with a class method `from_file` takes a file's keys in its own way."""
     path, rest = take_config(arguments)
     parser = _OptionsParser(kind, prog)
     named, left = parser.parse_known_args(rest)
@@ -244,16 +224,7 @@ def read_options(kind: type, arguments: Sequence[str], prog: str) -> Any:
 
 
 def read_config(kind: type, given: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Turn what a file of options holds into the values of a dataclass's fields.
-
-    Args:
-        kind: The dataclass.
-        given: The file's mapping.
-        path: The file, for messages.
-
-    Raises:
-        InputError: Names the file and the key that is unknown or whose value has the wrong type.
-    """
+    """Turn what a file of options holds into the values of a dataclass's fields."""
     declared = {item.name: (item, facts) for item, facts in _declared(kind).items()}
     values = {}
     for name, value in given.items():
@@ -316,17 +287,7 @@ def arguments_of(options: Any) -> list[str]:
 
 
 def take_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Take `--config FILE` or `--config=FILE` out of a command line.
-
-    Args:
-        arguments: The command line after the command's name.
-
-    Returns:
-        The file or None, and the other arguments.
-
-    Raises:
-        InputError: No file follows, or there are two.
-    """
+    """Take `--config FILE` or `--config=FILE` out of a command line."""
     found: list[str] = []
     rest: list[str] = []
     waiting = iter(arguments)
@@ -345,12 +306,7 @@ def take_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The options that a misspelt one may stand for, as the end of a message.
-
-    Example:
-        >>> did_you_mean("--lerning-rate", ["learning_rate", "beta"])
-        '; did you mean --learning_rate?'
-    """
+    """The options that a misspelt one may stand for, as the end of a message."""
     dashes = "--" if name.startswith("--") else ""
     near = get_close_matches(name.lstrip("-").replace("-", "_").lower(), sorted(known), n=2, cutoff=0.7)
     return f"; did you mean {' or '.join(dashes + one for one in near)}?" if near else ""

@@ -69,16 +69,7 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.j
 
 
 def check_before_loading(training_args: Any, model_args: Any) -> None:
-    """Refuse what cannot work, while it costs nothing.
-
-    Args:
-        training_args: `MallowsPOConfig`.
-        model_args: TRL's `ModelConfig`.
-
-    Raises:
-        InputError: A model that is none, an output folder that is a file, a package that is missing, a metric that
-            is never logged.
-    """
+    """Refuse what cannot work, while it costs nothing."""
     name = model_args.model_name_or_path
     _check_model(name)
     revision, trust = model_args.model_revision, training_args.trust_remote_code
@@ -89,15 +80,7 @@ def check_before_loading(training_args: Any, model_args: Any) -> None:
 
 
 def check_options(options: Any) -> None:
-    """Refuse what this machine has not, before the configuration is made: transformers would end in a traceback there.
-
-    Args:
-        options: What the parser read, as attributes.
-
-    Raises:
-        InputError: A package that is missing, a tracker, an optimizer or an attention that nobody knows, a device or a
-            precision that this machine does not offer.
-    """
+    """Refuse what this machine has not, before the configuration is made: transformers would end in a traceback."""
     need_package(options.load_in_4bit, "load_in_4bit", "bitsandbytes")
     need_package(options.load_in_8bit, "load_in_8bit", "bitsandbytes")
     need_package(options.use_liger_kernel, "use_liger_kernel", "liger_kernel")
@@ -152,15 +135,7 @@ def _check_optimizer(given: Any) -> None:
 
 
 def check_attention(name: str | None, *, use_cpu: bool = False) -> None:
-    """Refuse an `attn_implementation` that transformers has not, or whose package or device is missing.
-
-    Args:
-        name: As given; None for transformers' choice.
-        use_cpu: Whether an accelerator is left alone.
-
-    Raises:
-        InputError: Says which there are, or what is missing.
-    """
+    """Refuse an `attn_implementation` that transformers has not, or whose package or device is missing."""
     if name is None:
         return
     if "/" in name:
@@ -184,17 +159,7 @@ def check_attention(name: str | None, *, use_cpu: bool = False) -> None:
 
 
 def check_precision(*, bf16: Any, fp16: Any, tf32: Any = None, use_cpu: bool = False) -> None:
-    """Refuse a precision that the device does not offer; what was not asked for is never refused.
-
-    Args:
-        bf16: Whether bfloat16 was asked for.
-        fp16: Whether float16 was asked for.
-        tf32: Whether TF32 was asked for.
-        use_cpu: Whether an accelerator is left alone.
-
-    Raises:
-        InputError: Names the option.
-    """
+    """Refuse a precision that the device does not offer; what was not asked for is never refused."""
     import torch
 
     if bf16 and fp16:
@@ -211,15 +176,7 @@ def check_precision(*, bf16: Any, fp16: Any, tf32: Any = None, use_cpu: bool = F
 
 
 def check_mixed_precision(name: str, *, use_cpu: bool = False) -> None:
-    """Refuse a `mixed_precision` that the device does not offer; bf16 is for a CPU too.
-
-    Args:
-        name: As accelerate names it, or `auto`.
-        use_cpu: Whether an accelerator is left alone.
-
-    Raises:
-        InputError: Names the option.
-    """
+    """Refuse a `mixed_precision` that the device does not offer; bf16 is for a CPU too."""
     if name == "fp16" and _on_cpu(use_cpu):
         raise InputError("mixed_precision: fp16 needs an accelerator; give bf16, or no for float32")
     if name == "bf16" and _gpu_lacks_bf16(use_cpu):
@@ -247,7 +204,7 @@ def _has_cuda() -> bool:
 def _check_model(name: str | None) -> None:
     if not name:
         raise InputError("model_name_or_path: it is missing; give the path of a saved model or a hub name")
-    path = Path(name)
+    path = Path(name)  # transformers expands no ~ either
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if looks_local and not path.is_dir():
         raise InputError(f"model_name_or_path: there is no folder {name}")
@@ -276,13 +233,6 @@ def refuse_resume(args: Any, peft_config: Any) -> None:
     """Look whether there is something to resume, and whether it has this run's adapter, before a model is loaded.
 
     The trainer looks again.
-
-    Args:
-        args: `MallowsPOConfig`.
-        peft_config: Of the adapter that will be trained, or None.
-
-    Raises:
-        InputError: No checkpoint is there, the one that is named is not whole, or it has another adapter.
     """
     from mallowspo.training.checkpoints import chosen_checkpoint
     from mallowspo.training.resumed_adapters import refuse_other_adapters

@@ -12,6 +12,7 @@ from typing import Any
 from mallowspo.cli.options import FileLimits, arguments_of, did_you_mean, option, read_config
 from mallowspo.cli.signals import is_first_process
 from mallowspo.errors import InputError, not_one_of
+from mallowspo.loading import local_folder
 from mallowspo.outputs import writable_file, writable_folder
 
 __all__ = ["ReferenceOptions", "reference"]
@@ -118,12 +119,8 @@ class ReferenceOptions(FileLimits):
 
 
 def _check_folder(option: str, name: str, needed: str) -> None:
-    path = Path(name).expanduser()
-    if not path.is_dir():
-        if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-            raise InputError(f"{option}: there is no folder {name}")
-        return
-    if not (path / needed).is_file():
+    path = local_folder(option, name)
+    if path is not None and not (path / needed).is_file():
         is_adapter = (path / "adapter_config.json").is_file()
         advice = "; it is an adapter: give its base model here and the folder as adapter" if is_adapter else ""
         raise InputError(f"{option}: {name} has no {needed}{advice}")

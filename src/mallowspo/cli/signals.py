@@ -35,11 +35,7 @@ def is_first_process() -> bool:
 
 
 def end_children(patience: float = 30.0) -> None:
-    """End the processes that this one started, and wait until they are gone.
-
-    Args:
-        patience: Seconds in which they may end in order; then they are killed.
-    """
+    """End the processes that this one started, and wait until they are gone."""
     import psutil
 
     children = psutil.Process().children(recursive=True)
