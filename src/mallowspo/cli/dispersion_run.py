@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.side_by_side import SideBySide, side_by_side
 from mallowspo.errors import InputError, told_as
 from mallowspo.files import atomic_path, write_json
+from mallowspo.progress import Progress, silent
 
 if TYPE_CHECKING:
     import datasets
@@ -36,27 +36,24 @@ if TYPE_CHECKING:
 
 __all__ = ["run_dispersion"]
 
-Progress = Callable[[str, int, int], None]
-
 
 def run_dispersion(
-    options: DispersionOptions, settings: DispersionSettings, *, progress: Progress | None = None
+    options: DispersionOptions, settings: DispersionSettings, *, progress: Progress = silent
 ) -> dict[str, Any]:
     """Analyse the sources and write `dispersion.parquet`, `summary.json` and `report.html`."""
     from mallowspo.reports.dispersion.report import write_dispersion_report
 
     started = time.perf_counter()
-    report = progress or (lambda stage, done, total: None)
     options.check()
     steps = [name for name in ("votes", "rankings", "reference") if getattr(options, name)]
     found: dict[str, Analysis] = {}
     opinions: list[PromptOpinion] = []
     for done, name in enumerate(steps):
-        report("Reading and analysing", done, len(steps) + 1)
+        progress("Reading and analysing", done, len(steps) + 1)
         if name == "votes":
             found[name] = _votes(options, settings, opinions)
         elif name == "rankings":
-            found[name] = _rankings(options, settings, opinions, report)
+            found[name] = _rankings(options, settings, opinions, progress)
     summary: dict[str, Any] = {"settings": asdict(settings)}
     sides: list[SideBySide] = []
     pairs: datasets.Dataset | None = None
@@ -81,11 +78,11 @@ def run_dispersion(
     summary["files"] = _sources(options)
     main = next(name for name in ("reference", "votes", "rankings") if name in found)
     _write_table(options.output_dir / "dispersion.parquet", found[main].columns, pairs, opinions, main)
-    report("Reading and analysing", len(steps), len(steps) + 1)
+    progress("Reading and analysing", len(steps), len(steps) + 1)
     summary["seconds"] = time.perf_counter() - started
     write_json(options.output_dir / "summary.json", summary)
     write_dispersion_report(options.output_dir, {name: found[name].columns for name in found}, sides)
-    report("Reading and analysing", len(steps) + 1, len(steps) + 1)
+    progress("Reading and analysing", len(steps) + 1, len(steps) + 1)
     return summary
 
 
@@ -142,7 +139,7 @@ def _write_preferences(judged: Judged, path: Path, source: str) -> int:
 
 
 def _rankings(
-    options: DispersionOptions, settings: DispersionSettings, opinions: list[PromptOpinion], report: Progress
+    options: DispersionOptions, settings: DispersionSettings, opinions: list[PromptOpinion], progress: Progress
 ) -> Analysis:
     from mallowspo.dispersion.rankings_analysis import analyse_rankings, opinion_of_rankings
     from mallowspo.dispersion.rankings_file import load_rankings, load_truth
@@ -159,7 +156,7 @@ def _rankings(
         with told_as({"dataset": "truth"}):
             truth = load_truth(options.truth, items=sizes.pop())
     opinions.append(opinion_of_rankings(rows, settings=settings))
-    return analyse_rankings(rows, settings=settings, truth=truth, progress=report)
+    return analyse_rankings(rows, settings=settings, truth=truth, progress=progress)
 
 
 def _joined(parts: list[RankingRows]) -> RankingRows:

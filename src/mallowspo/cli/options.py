@@ -25,6 +25,7 @@ from mallowspo.errors import InputError
 
 __all__ = [
     "DATASET_OPTIONS",
+    "TRUTH",
     "FileLimits",
     "Page",
     "arguments_of",
@@ -41,6 +42,8 @@ DATASET_OPTIONS = {
     "dataset configuration": "dataset_config",
     "split": "dataset_train_split",
 }
+# What TRL's parser takes for a truth value where it is written as text.
+TRUTH = dict.fromkeys(("yes", "true", "t", "y", "1"), True) | dict.fromkeys(("no", "false", "f", "n", "0"), False)
 _WORDS: Mapping[type, str] = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
 _TAKEN: Mapping[type, str] = {int: "WHOLE NUMBER", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
@@ -242,9 +245,10 @@ def _from_yaml(value: Any, item: Field[Any], facts: tuple[type, int | None, bool
     if value is None and optional:
         return None
     if of is bool:
-        if not isinstance(value, bool):
+        truth = value if isinstance(value, bool) else TRUTH.get(value.lower()) if isinstance(value, str) else None
+        if truth is None:
             raise argparse.ArgumentTypeError(f"got {value!r}, expected true or false")
-        return value
+        return truth
     read = _reader(of, item.metadata["low"])
     if places is None:
         if item.metadata["commas"] and isinstance(value, list):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mallowspo.cli.options import did_you_mean
+from mallowspo.cli.signals import is_first_process
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.loading import check_saved_model
 from mallowspo.outputs import writable_folder
-from mallowspo.scoring.model_checks import refuse_adapter_folder
-from mallowspo.training.adapters import ADAPTER_ADVICE
 
 __all__ = [
     "check_attention",
@@ -74,7 +72,7 @@ def check_before_loading(training_args: Any, model_args: Any) -> None:
     _check_model(name)
     revision, trust = model_args.model_revision, training_args.trust_remote_code
     check_saved_model("model_name_or_path", name, revision=revision, trust_remote_code=trust)
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         writable_folder(training_args.output_dir, "output_dir")
     _check_metric(training_args)
 
@@ -210,6 +208,9 @@ def _check_model(name: str | None) -> None:
         raise InputError(f"model_name_or_path: there is no folder {name}")
     if not path.is_dir():
         return
+    from mallowspo.scoring.model_checks import refuse_adapter_folder
+    from mallowspo.training.adapters import ADAPTER_ADVICE
+
     refuse_adapter_folder(name, "model_name_or_path", ADAPTER_ADVICE)
     if not (path / "config.json").is_file():
         raise InputError(f"model_name_or_path: {name} has no config.json; it is not a saved model")

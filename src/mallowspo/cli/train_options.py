@@ -10,9 +10,10 @@ from dataclasses import fields
 from enum import Enum
 from typing import Any
 
+from transformers import TrainingArguments
 from trl import DatasetMixtureConfig, DPOConfig, ModelConfig, ScriptArguments, TrlParser
 
-from mallowspo.cli.options import Page, did_you_mean
+from mallowspo.cli.options import TRUTH, Page, did_you_mean
 from mallowspo.cli.yaml_file import read_yaml
 from mallowspo.errors import InputError
 from mallowspo.training import MallowsPOConfig
@@ -59,7 +60,7 @@ class TrainParser(Page, TrlParser):
         """Our options first, then TRL's, then those of transformers, each with its choices and default."""
         own = {item.name for item in fields(MallowsPOConfig)}
         preference = {item.name for item in fields(DPOConfig)}
-        general = _names_of_transformers()
+        general = {item.name for item in fields(TrainingArguments)}
         ours = own - preference
         groups = (
             ("Options of mallowspo", ours | {"beta", "label_smoothing"}, True),
@@ -68,20 +69,14 @@ class TrainParser(Page, TrlParser):
             ("Preference training (TRL)", (own & preference) - general, False),
             ("Training (transformers)", own & general, False),
         )
-        shown: set[str] = set()
-        listed: dict[str, list[tuple[Any, bool]]] = {}
+        shown = {"help"}
+        listed: dict[str, list[tuple[Any, bool]]] = {title: [] for title, *_ in groups}
         for title, names, whole in groups:
-            actions = [one for one in self._actions if one.dest in names - shown and one.dest != "help"]
-            actions = list({one.dest: one for one in reversed(actions)}.values())[::-1]
-            shown |= {one.dest for one in actions}
-            listed[title] = [(one, whole) for one in actions]
+            for action in self._actions:
+                if action.dest in names - shown:  # an option and its negation are one
+                    shown.add(action.dest)
+                    listed[title].append((action, whole))
         return self.page("[--config FILE.yaml] [--option value ...]", _ABOUT, "Options in a file.", listed)
-
-
-def _names_of_transformers() -> set[str]:
-    from transformers import TrainingArguments
-
-    return {item.name for item in fields(TrainingArguments)}
 
 
 def launcher_options() -> set[str]:
@@ -154,7 +149,7 @@ def _is_a(value: Any, kind: Any) -> bool:
         inner = typing.get_args(kind)[0]
         return isinstance(value, list) and all(_is_a(item, inner) for item in value)
     if kind is bool:
-        return isinstance(value, bool) or (isinstance(value, str) and value.lower() in _TRUTH)
+        return isinstance(value, bool) or (isinstance(value, str) and value.lower() in TRUTH)
     if isinstance(value, bool):
         return False
     if kind in (int, float):
@@ -168,9 +163,6 @@ def _is_a(value: Any, kind: Any) -> bool:
         # An enum is written as text; for a configuration object of another kind there is no way to write one.
         return isinstance(value, str if isinstance(kind, type) and issubclass(kind, Enum) else dict)
     return isinstance(value, kind)
-
-
-_TRUTH = ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0")
 
 
 def _choices(kinds: Iterable[Any], action: Any) -> set[str]:
