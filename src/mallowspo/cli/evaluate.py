@@ -162,13 +162,9 @@ class EvaluateOptions:
         for name in ("judge_template", "judge_parameters", "judge_prices", "judge_api_key_env"):
             if getattr(self, name) is not None and kind != "endpoint":
                 raise InputError(f"{name}: it is for a judge behind an address, got the judge {self.judge!r}")
-        for name in ("generation_parameters", "api_key_env"):
-            if getattr(self, name) is not None and "endpoint" not in sources:
+        for name in ("generation_parameters", "api_key_env", "skip_refused"):
+            if getattr(self, name) not in (None, False) and "endpoint" not in sources:
                 raise InputError(f"{name}: it is for a model behind an address, and neither model nor baseline is one")
-        if self.skip_refused and "endpoint" not in sources:
-            raise InputError(
-                "skip_refused: it is for a model behind an address, and neither model nor baseline is one"
-            )
 
     def merged(self, name: str, defaults: dict[str, Any]) -> dict[str, Any]:
         """Read an option that holds a JSON object, over defaults; null takes a field out."""

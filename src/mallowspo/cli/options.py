@@ -18,7 +18,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mallowspo.cli.yaml_file import read_yaml
 from mallowspo.errors import InputError
@@ -134,10 +134,9 @@ class _OptionsParser(Page):
         self._negative_number_matcher = re.compile(r"-\.?\d")
         self._kind, self._groups = kind, dict[str, list[tuple[Any, bool]]]()
         title = "Options"
-        for item, (of, places, _) in _declared(kind).items():
+        for item, values in _declared(kind).items():
             title = item.metadata["group"] or title
-            action = self._add(item, of, places)
-            self._groups.setdefault(title, []).append((action, True))
+            self._groups.setdefault(title, []).append((self._add(item, values.of, values.places), True))
 
     def _add(self, item: Field[Any], of: type, places: int | None) -> argparse.Action:
         text = f"{item.metadata['text']}{_noted(item)}".replace("%", "%%")
@@ -168,20 +167,25 @@ def _noted(item: Field[Any]) -> str:
     if isinstance(default, tuple):
         default = " ".join(map(str, default))
     notes = ["required"] if default is MISSING else []
-    if default is not MISSING and default is not None and default is not False and default != "":
+    if default not in (MISSING, None, "") and default is not False:
         notes = [f"default: {default}"]
     notes += [f"at least {low}"] if low is not None else []
     return f" [{'; '.join(notes)}]" if notes else ""
 
 
-def _declared(kind: type) -> dict[Field[Any], tuple[type, int | None, bool]]:
-    """Field → the type of its values, how many (None: one; 0: as often as it is given), whether there may be none.
+class _Values(NamedTuple):
+    """What a field may hold."""
 
-    A class's own options come before those that it shares with others.
-    """
+    of: type
+    places: int | None  # how many; None: one alone; 0: as often as it is given
+    optional: bool  # whether it may be None
+
+
+def _declared(kind: type) -> dict[Field[Any], _Values]:
+    """What each field may hold; a class's own options come before those that it shares with others."""
     hints, listed = typing.get_type_hints(kind), {item.name: item for item in fields(kind)}
     names = [name for owner in kind.__mro__ for name in vars(owner).get("__annotations__", ()) if name in listed]
-    found: dict[Field[Any], tuple[type, int | None, bool]] = {}
+    found: dict[Field[Any], _Values] = {}
     for name in dict.fromkeys(names):
         hint, optional, places = hints[name], False, None
         if isinstance(hint, types.UnionType):
@@ -189,7 +193,7 @@ def _declared(kind: type) -> dict[Field[Any], tuple[type, int | None, bool]]:
         if typing.get_origin(hint) is tuple:
             parts = typing.get_args(hint)
             hint, places = parts[0], 0 if parts[-1] is Ellipsis else len(parts)
-        found[listed[name]] = (hint, places, optional)
+        found[listed[name]] = _Values(hint, places, optional)
     return found
 
 
@@ -228,21 +232,21 @@ def read_options(kind: type, arguments: Sequence[str], prog: str) -> Any:
 
 def read_config(kind: type, given: Mapping[str, Any], path: str) -> dict[str, Any]:
     """Turn what a file of options holds into the values of a dataclass's fields."""
-    declared = {item.name: (item, facts) for item, facts in _declared(kind).items()}
-    values = {}
+    declared = {item.name: (item, values) for item, values in _declared(kind).items()}
+    found = {}
     for name, value in given.items():
         if name not in declared:
             raise InputError(f"config: {path}: {name}: there is no such option{did_you_mean(name, declared)}")
         try:
-            values[name] = _from_yaml(value, *declared[name])
+            found[name] = _from_yaml(value, *declared[name])
         except argparse.ArgumentTypeError as error:
             raise InputError(f"config: {path}: {name}: {error}") from error
-    return values
+    return found
 
 
-def _from_yaml(value: Any, item: Field[Any], facts: tuple[type, int | None, bool]) -> Any:
-    of, places, optional = facts
-    if value is None and optional:
+def _from_yaml(value: Any, item: Field[Any], allowed: _Values) -> Any:
+    of, places = allowed.of, allowed.places
+    if value is None and allowed.optional:
         return None
     if of is bool:
         truth = value if isinstance(value, bool) else TRUTH.get(value.lower()) if isinstance(value, str) else None
@@ -281,7 +285,7 @@ def arguments_of(options: Any) -> list[str]:
             arguments.append(value)
         elif isinstance(value, bool):
             arguments.append(f"--{item.name}" if value else f"--no_{item.name}")
-        elif isinstance(value, tuple) and _declared(type(options))[item][1] == 0:
+        elif isinstance(value, tuple) and _declared(type(options))[item].places == 0:
             arguments += [f"--{item.name}={one}" for one in value]
         elif isinstance(value, tuple):
             arguments += [f"--{item.name}", *map(str, value)]
