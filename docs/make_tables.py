@@ -29,12 +29,18 @@ DEVIATIONS = {
     "mallows_ipo": "Mean log-probabilities, as TRL's IPO; `length_normalized: false` sums. The authors' second form "
     "(βwδ − ½)² is this one times β².",
     "mallows_simpo": "The weight multiplies the whole bracket, margin included.",
+    "mallows_norm": "The paper names no such form: it is its weight on `dpo_norm`, a part of RainbowPO's stack.",
     "rainbow": "α 0.25 and γ 0.1 are starting values of ours, not tuned ones.",
     "dpo": "None.",
+    "dpo_norm": "None: TRL's `sigmoid_norm`.",
     "ipo": "Mean log-probabilities, as TRL does after asking the authors; `length_normalized: false` gives the "
     "paper's sum.",
     "simpo": "`margin` is γ/β of the paper (its code's `gamma_beta_ratio`); 0.5 is a starting value.",
     "hinge": "As TRL: the hinge on β times the log-ratio gap, with the reference inside.",
+    "plackett_luce": "Shared ranks are summed over.",
+    "mallows_list_theta": "A composite likelihood: the paper has pairs only.",
+    "mallows_list_phi": "The relaxation of ranks is ours (`rank_temperature`); RCPO (arXiv 2510.23631) has one "
+    "for a single choice.",
 }
 
 

@@ -32,7 +32,6 @@ __all__ = [
     "add_score_head",
     "gathered_parameters",
     "main_process_first",
-    "reference_model",
     "triton_response_head",
 ]
 
@@ -43,53 +42,24 @@ _VOCABULARY_TILE = 32768  # as TRL calls its kernel
 
 
 def main_process_first() -> Any:
-    """Give a context in which the main process goes first, so that the others find its cache.
-
-    Returns:
-        A context manager.
-    """
+    """Give a context in which the main process goes first, so that the others find its cache."""
     return global_then_local_main_first()
 
 
 def add_score_head(model: Any, outputs: tuple[str, ...] = REFERENCE_OUTPUTS) -> None:
-    """Give a causal language model TRL's fused head: per-token values instead of logits.
-
-    Args:
-        model: The model, not yet wrapped by PEFT or by a distributed engine. Patched in place.
-        outputs: Fields that the head computes; see `trl.trainer.utils.FusedCausalLMOutput`.
-    """
+    """Give a causal language model TRL's fused head: per-token values instead of logits."""
     add_fused_lm_head(model, outputs=outputs)
 
 
 def gathered_parameters(*parameters: Any) -> Any:
-    """Bring parameters that DeepSpeed ZeRO-3 has sharded together, for the time of a block; else do nothing.
-
-    Args:
-        *parameters: Weights that are read outside their module's forward; None is passed over.
-
-    Returns:
-        A context manager.
-    """
+    """Bring parameters that DeepSpeed ZeRO-3 has sharded together, for the time of a block; else do nothing."""
     return maybe_gather_lm_head_ctx(*parameters)
 
 
 def triton_response_head(
     hidden_nh: Any, weight_vh: Any, bias_v: Any, target_n: Any, *, scale: float, softcap: float | None
 ) -> tuple[Any, Any, Any, Any] | None:
-    """TRL's fused head for CUDA, on hidden states that are already gathered.
-
-    Args:
-        hidden_nh: Hidden states, shape (N, H).
-        weight_vh: The head's weight, shape (V, H).
-        bias_v: Its bias, shape (V,), or None.
-        target_n: Token ids, shape (N,).
-        scale: Factor on the logits.
-        softcap: Softcap of the logits after the factor, or None.
-
-    Returns:
-        Log-probability, entropy, mean logit and whether the target is the first choice, each of shape (N,); None
-        where there is no Triton.
-    """
+    """TRL's fused head for CUDA, on hidden states that are already gathered."""
     if not is_triton_available():
         return None
     outputs = ("entropy", "mean_logits", "is_top1")
@@ -99,52 +69,10 @@ def triton_response_head(
     return log_prob, entropy.detach(), mean_logit, top1
 
 
-@contextmanager
-def reference_model(trainer: Any, *, before_training: bool = False) -> Iterator[Any]:
-    """The model that plays the reference, without gradient and in the run's precision, for the time of a block.
-
-    A separate reference model where there is one; else the policy: with its adapter switched off (or swapped for the
-    frozen copy that TRL makes of a pretrained adapter), or as it is before training.
-
-    Args:
-        trainer: A `DPOTrainer`.
-        before_training: The engine has not been set up yet, so DeepSpeed's parameters must be placed first.
-
-    Yields:
-        A model to call.
-    """
-    adapter: Any = nullcontext()
-    model = trainer.ref_model
-    if model is None:
-        model = trainer.model
-        if is_peft_model(trainer.model):
-            policy = trainer.accelerator.unwrap_model(trainer.model)
-            adapter = use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None)
-        if before_training and trainer.is_deepspeed_enabled:
-            # As in TRL's own precompute: one inference engine, kept for every split.
-            if trainer._precompute_engine is None:
-                trainer._precompute_engine = prepare_deepspeed(trainer.model, trainer.accelerator)
-            model = trainer._precompute_engine
-    training = model.training
-    model.eval()  # dropout in the reference makes every number of the store a draw of its own
-    try:
-        with (
-            torch.no_grad(),
-            # Packed rows go past the autocast that accelerate wraps around a prepared model's forward.
-            trainer.accelerator.autocast(),
-            disable_gradient_checkpointing(trainer.model, trainer.args.gradient_checkpointing_kwargs),
-            adapter,
-        ):
-            yield model
-    finally:
-        model.train(training)
-
-
 class TRLPreferenceTrainer(DPOTrainer):
-    """`DPOTrainer` with its private hooks given public names, for `MallowsPOTrainer` to override.
+    """`DPOTrainer` with its private hooks given public names, for `MallowsPOTrainer` to override."""
 
-    Nothing else in the project overrides or reads a private name of TRL's trainer.
-    """
+    # Nothing else in the project overrides or reads a private name of TRL's trainer.
 
     _staging_root: str | None = None
     _loaded_from = ""
@@ -160,6 +88,10 @@ class TRLPreferenceTrainer(DPOTrainer):
     def extra_columns(self) -> tuple[str, ...]:
         """Dataset columns, beside TRL's own, that reach the collator."""
         return ()
+
+    def examples(self, rows: Any) -> Any:
+        """What the data loader of a split draws from."""
+        return rows
 
     def train_sampler(self) -> Any:
         """The order of the training rows; None leaves it to transformers."""
@@ -180,6 +112,37 @@ class TRLPreferenceTrainer(DPOTrainer):
     def load_weights(self, checkpoint: Path) -> None:
         """Put a checkpoint's weights, or its adapter's, into the model."""
         self._load_from_checkpoint(str(checkpoint))
+
+    @contextmanager
+    def reference(self, *, before_training: bool = False) -> Iterator[Any]:
+        """The model that plays the reference, without gradient and in the run's precision, for the time of a block."""
+        # A separate reference model where there is one; else the policy: with its adapter switched off (or swapped for
+        # the frozen copy that TRL makes of a pretrained adapter), or as it is before training.
+        adapter: Any = nullcontext()
+        model = self.ref_model
+        if model is None:
+            model = self.model
+            if is_peft_model(self.model):
+                policy = self.accelerator.unwrap_model(self.model)
+                adapter = use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None)
+            if before_training and self.is_deepspeed_enabled:
+                # As in TRL's own precompute: one inference engine, kept for every split.
+                if self._precompute_engine is None:
+                    self._precompute_engine = prepare_deepspeed(self.model, self.accelerator)
+                model = self._precompute_engine
+        training = model.training
+        model.eval()  # dropout in the reference makes every number of the store a draw of its own
+        try:
+            with (
+                torch.no_grad(),
+                # Packed rows go past the autocast that accelerate wraps around a prepared model's forward.
+                self.accelerator.autocast(),
+                disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
+                adapter,
+            ):
+                yield model
+        finally:
+            model.train(training)
 
     @property
     def in_checkpoint(self) -> bool:
@@ -252,11 +215,9 @@ class TRLPreferenceTrainer(DPOTrainer):
         super()._load_best_model()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Load again through transformers' own names where the plain ones left weights out.
-
-        On disk, experts of a mixture are apart and some heads have another name; the trainer reads the live names
-        alone, warns, and would go on with those weights as they were before training.
-        """
+        """Load again through transformers' own names where the plain ones left weights out."""
+        # On disk, experts of a mixture are apart and some heads have another name; the trainer reads the live names
+        # alone, warns, and would go on with those weights as they were before training.
         model: Any = self.accelerator.unwrap_model(cast(Any, self.model))
         left_out = set(load_result.missing_keys) - set(getattr(model, "all_tied_weights_keys", None) or ())
         if not left_out or self.is_deepspeed_enabled or self.is_fsdp_enabled:
@@ -282,6 +243,9 @@ class TRLPreferenceTrainer(DPOTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.train_sampler() or super()._get_train_sampler(train_dataset)
 
+    def _get_dataloader(self, dataset: Any, description: str, *args: Any, **kwargs: Any) -> Any:
+        return super()._get_dataloader(self.examples(dataset), description, *args, **kwargs)
+
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
@@ -290,29 +254,12 @@ class TRLPreferenceTrainer(DPOTrainer):
 
 
 def accelerate_launch_arguments(arguments: list[str]) -> list[str]:
-    """Turn TRL's `--accelerate_config NAME` into `accelerate launch --config_file PATH`.
-
-    Args:
-        arguments: Options for the launcher.
-
-    Returns:
-        The options as `accelerate launch` takes them.
-
-    Raises:
-        ValueError: The name is neither a file nor a configuration that TRL ships.
-    """
+    """Turn TRL's `--accelerate_config NAME` into `accelerate launch --config_file PATH`."""
     from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
     return resolve_accelerate_config_argument(arguments)
 
 
 def option_names(parser: Any) -> set[str]:
-    """Every option of an `argparse` parser; accelerate hides most of its own from its help.
-
-    Args:
-        parser: An `argparse.ArgumentParser`.
-
-    Returns:
-        Names with their dashes.
-    """
+    """Every option of an `argparse` parser; accelerate hides most of its own from its help."""
     return {option for action in parser._actions for option in action.option_strings}

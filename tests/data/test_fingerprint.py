@@ -96,6 +96,11 @@ def test_where_one_row_ends_counts():
         assert rows_fingerprint(a, [column]) != rows_fingerprint(b, [column])
 
 
+def test_names_are_those_of_stores_on_disk():
+    rows = Dataset.from_dict({"ids": [[1, 2], [3]], "other": ["a", "b"]})
+    assert rows_fingerprint(rows, ["ids"])[:12] == "aeb390accefd"
+
+
 def test_a_missing_column_is_named():
     with pytest.raises(InputError, match="no column 'c' among a"):
         rows_fingerprint(Dataset.from_dict({"a": [1]}), ["a", "c"])

@@ -1,9 +1,9 @@
 """What `check` reads `train` reads, row by row; columns that nobody needs stop neither; limits are named."""
 
-import csv
 import datetime
 import decimal
 import gzip
+import io
 import json
 import logging
 import tempfile
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data_rows import as_chat, chat, pair, write
 from datasets import Audio, Dataset, Image, List, concatenate_datasets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,16 +24,14 @@ from mallowspo.data.limits import Limits
 from mallowspo.data.lint import check_preferences
 from mallowspo.data.records import LIST_COLUMN
 from mallowspo.data.sources import load_preferences, stream_rows
+from mallowspo.data.tables import TableBuilder, parquet_table
 from mallowspo.data.tokenization import tokenize_pairs
 from mallowspo.data.validation import validate_rows
 from mallowspo.errors import InputError
-from mallowspo.training.prompt_sampler import ListSampler
+from mallowspo.training.row_order import ListSampler
 from tiny import CHAT_TEMPLATE, tiny_tokenizer
 
-PAIRS = [
-    {"prompt": f"Question {i}: what now?", "chosen": f" one {i} yes", "rejected": f" no, two {i} and more"}
-    for i in range(4)
-]
+PAIRS = [pair(f"Question {i}: what now?", f" one {i} yes", f" no, two {i} and more") for i in range(4)]
 TEXTS = {name: [row[name] for row in PAIRS] for name in PAIRS[0]}
 
 
@@ -44,16 +43,15 @@ def trained(path, tokenizer=None, **options):
     return [tuple(row[name] for name in columns) for row in tokens]
 
 
-def as_chat(row):
-    roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
-    return {name: [{"role": roles[name], "content": text}] for name, text in row.items()}
-
-
 def deep(levels):
-    value = "x"
-    for _ in range(levels):
-        value = [value]
-    return value
+    return [deep(levels - 1)] if levels else "x"
+
+
+def read_both(path, says):
+    """Loading and streaming refuse a source in the same words."""
+    for read in (load_preferences, lambda file: list(stream_rows(file))):
+        with pytest.raises(InputError, match=says):
+            read(path)
 
 
 EXTRAS = st.one_of(
@@ -68,42 +66,22 @@ NAMES = st.sampled_from(
 )
 
 
-def write(folder, form, rows):
-    path = Path(folder) / f"rows.{form}"
-    if form in ("jsonl", "jsonl.gz"):
-        raw = "".join(json.dumps(row) + "\n" for row in rows).encode()
-        path.write_bytes(gzip.compress(raw) if form.endswith("gz") else raw)
-    elif form == "json":
-        path.write_text(json.dumps(rows))
-    elif form == "csv":
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        with path.open("w", newline="", encoding="utf-8", errors="replace") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(names)
-            writer.writerows([[row.get(name, "") for name in names] for row in rows])
-    elif form == "parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    else:
-        Dataset.from_list(rows).save_to_disk(path)
-    return path
-
-
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.dictionaries(NAMES, EXTRAS, max_size=4), min_size=4, max_size=4),
     st.sampled_from(["jsonl", "jsonl.gz", "json", "csv", "parquet", "saved"]),
     st.booleans(),
 )
-def test_what_check_passes_train_reads(extras, form, chat):
+def test_what_check_passes_train_reads(extras, form, is_chat):
     """And what it does not pass are the rows that training names; `tools` alone can be wrong here."""
-    tokenizer = tiny_tokenizer(chat=chat)
-    rows = [extra | (as_chat(row) if chat else row) for extra, row in zip(extras, PAIRS, strict=True)]
+    tokenizer = tiny_tokenizer(chat=is_chat)
+    rows = [extra | row for extra, row in zip(extras, as_chat(PAIRS) if is_chat else PAIRS, strict=True)]
     with tempfile.TemporaryDirectory() as folder:
         try:
-            path = write(folder, form, rows)
+            path = write(Path(folder) / f"rows.{form}", rows)
         except (pa.ArrowException, OverflowError, TypeError, ValueError, RecursionError):
             return  # the writer of this format cannot write such a column
-        if chat and form == "csv":
+        if is_chat and form == "csv":
             return  # a cell holds no messages
         report = check_preferences(path, tokenizer)
         assert report.rows == 4
@@ -174,9 +152,7 @@ def test_a_needed_column_of_a_type_that_no_row_can_hold_is_named(tmp_path, name)
     column = pa.array([[("k", "v")]], pa.map_(pa.string(), pa.string()))
     table = pa.table({key: values[:1] for key, values in TEXTS.items() if key != name} | {name: column})
     pq.write_table(table, tmp_path / "rows.parquet")
-    for read in (load_preferences, lambda file: list(stream_rows(file))):
-        with pytest.raises(InputError, match=f"column '{name}' cannot be read.*map"):
-            read(tmp_path / "rows.parquet")
+    read_both(tmp_path / "rows.parquet", f"column '{name}' cannot be read.*map")
 
 
 @pytest.mark.parametrize(
@@ -197,23 +173,10 @@ def test_what_a_saved_data_set_cannot_show_stops_neither_command(tmp_path, value
     assert check_preferences(tmp_path / "saved", tiny_tokenizer()).rows == 1
 
 
-def test_a_saved_data_set_with_a_damaged_offset_is_refused(tmp_path):
-    """To follow the offset of a text would end the process with a bus error or a segmentation fault."""
-    Dataset.from_dict(TEXTS).save_to_disk(tmp_path / "saved")
-    file = next((tmp_path / "saved").glob("*.arrow"))
-    raw = file.read_bytes()
-    ends = np.cumsum([0, *(len(text) for text in TEXTS["chosen"])]).astype("<i4").tobytes()
-    assert raw.count(ends) == 1
-    file.write_bytes(raw.replace(ends, ends[:8] + b"\xff\xff\xff\x7f" + ends[12:]))
-    for read in (load_preferences, lambda folder: list(stream_rows(folder))):
-        with pytest.raises(InputError, match="cannot be read as a directory saved"):
-            read(tmp_path / "saved")
-
-
 @pytest.mark.parametrize("form", ["jsonl", "json"])
 def test_names_with_a_character_that_no_column_can_have(tmp_path, form, caplog):
     odd = {"x\0": 1, "x\0y": 2}
-    path = write(tmp_path, form, [PAIRS[0] | odd | {"meta": odd, "tools": [odd]}])
+    path = write(tmp_path / f"rows.{form}", [PAIRS[0] | odd | {"meta": odd, "tools": [odd]}])
     assert [row.values for row in stream_rows(path)] == [PAIRS[0] | {"meta": odd, "tools": [odd]}]
     loaded = load_preferences(path).dataset
     assert (loaded["meta"][0], loaded["tools"][0]) == (odd, [odd])
@@ -225,8 +188,8 @@ def test_names_with_a_character_that_no_column_can_have(tmp_path, form, caplog):
 def test_tools_of_which_all_lack_the_same_value(tmp_path, form, odd):
     """Arrow's cast of such a column to its own type breaks it: training refused what `check` passed."""
     tool = {"type": "function", "function": {"name": "f", "strict": odd, "parameters": {"a": 1}}}
-    rows = [row | {"tools": [tool, tool]} for row in map(as_chat, PAIRS)]
-    path = write(tmp_path, form, rows)
+    rows = [row | {"tools": [tool, tool]} for row in as_chat(PAIRS)]
+    path = write(tmp_path / f"rows.{form}", rows)
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = CHAT_TEMPLATE
     assert not check_preferences(path, tokenizer).has_errors
@@ -251,9 +214,7 @@ def test_tools_of_which_all_lack_the_same_value(tmp_path, form, odd):
 )
 @pytest.mark.parametrize("form", ["jsonl", "json"])
 def test_a_needed_key_that_stands_twice_is_named_with_its_row(tmp_path, line, named, form):
-    path = tmp_path / f"rows.{form}"
-    rows = [json.dumps(PAIRS[0]), line, json.dumps(PAIRS[1])]
-    path.write_text("\n".join(rows) if form == "jsonl" else f"[{', '.join(rows)}]")
+    path = write(tmp_path / f"rows.{form}", [PAIRS[0], line, PAIRS[1]])
     unit = "line" if form == "jsonl" else "element"
     with pytest.raises(InputError, match=f"(?s){unit} 2: {named}"):
         load_preferences(path)
@@ -263,9 +224,8 @@ def test_a_needed_key_that_stands_twice_is_named_with_its_row(tmp_path, line, na
 
 
 def test_a_key_that_nobody_needs_may_stand_twice(tmp_path, caplog):
-    path = tmp_path / "rows.jsonl"
     inner = '{"a": 1, "a": 2}'
-    path.write_text(f'{json.dumps(PAIRS[0])[:-1]}, "note": 1, "meta": {inner}, "note": 2}}\n')
+    path = write(tmp_path / "r.jsonl", [f'{json.dumps(PAIRS[0])[:-1]}, "note": 1, "meta": {inner}, "note": 2}}'])
     assert [row.values for row in stream_rows(path)] == [PAIRS[0] | {"meta": {"a": 2}}]
     assert "'note' is left out: row 1 has it twice" in caplog.text
 
@@ -273,74 +233,30 @@ def test_a_key_that_nobody_needs_may_stand_twice(tmp_path, caplog):
 def test_columns_that_stand_twice(tmp_path, caplog):
     path = tmp_path / "rows.csv"
     path.write_text("prompt,chosen,rejected,note,note\nOnce, a,b,x,y\n")
-    assert [row.values for row in stream_rows(path)] == [{"prompt": "Once", "chosen": " a", "rejected": "b"}]
+    assert [row.values for row in stream_rows(path)] == [pair("Once", " a", "b")]
     assert load_preferences(path).dataset[:] == {"prompt": ["Once"], "chosen": [" a"], "rejected": ["b"]}
     assert "'note' is left out: it stands there 2 times" in caplog.text
     path.write_text("prompt,chosen,rejected,chosen\nOnce, a,b,c\n")
-    pq.write_table(
-        pa.table([["p"], ["a"], ["b"], ["c"]], names=["prompt", "chosen", "rejected", "chosen"]),
-        tmp_path / "t.parquet",
-    )
+    names = ["prompt", "chosen", "rejected", "chosen"]
+    pq.write_table(pa.table([["p"], ["a"], ["b"], ["c"]], names=names), tmp_path / "t.parquet")
     for file in (path, tmp_path / "t.parquet"):
-        for read in (load_preferences, lambda file: list(stream_rows(file))):
-            with pytest.raises(InputError, match="'chosen'.* it stands there 2 times"):
-                read(file)
-
-
-def test_a_header_in_another_encoding(tmp_path):
-    path = tmp_path / "rows.csv"
-    path.write_bytes("prompt,chosen,rejected,né\na,b,c,d\n".encode("latin-1"))
-    for read in (load_preferences, lambda file: list(stream_rows(file))):
-        with pytest.raises(InputError, match="UTF-8"):
-            read(path)
-
-
-def test_a_row_in_another_encoding_is_named_and_nothing_is_printed(tmp_path, capfd):
-    path = tmp_path / "rows.csv"
-    path.write_bytes(b"prompt,chosen,rejected\na,b,c\nq,\xe9,too,many\n")  # a row that Arrow refuses for its cells
-    with pytest.raises(InputError, match="line 3 has the byte 0xe9"):
-        load_preferences(path, invalid_rows="drop")
-    assert "Traceback" not in capfd.readouterr().err
-
-
-def test_a_csv_column_keeps_its_type_to_the_last_row(tmp_path):
-    path = tmp_path / "rows.csv"
-    path.write_text(
-        "prompt,chosen,rejected,n,x,mixed,yes,none\np,1,2,1,0.5,3,true,\nq,a,b,,1e3,4,false,NA\nr,c,d,3,NaN,five,true,\n"
-    )
-    found = load_preferences(path).dataset
-    assert {name: found[name][:] for name in ("n", "x", "mixed", "yes", "none")} == {
-        "n": [1, None, 3], "x": [0.5, 1000.0, None], "mixed": ["3", "4", "five"], "yes": [True, False, True],
-        "none": [None, None, None],
-    }  # fmt: skip
-    assert found["chosen"][:] == ["1", "a", "c"]
+        read_both(file, "'chosen'.* it stands there 2 times")
 
 
 def test_a_row_index_of_the_users_decides_nothing(tmp_path):
     rows = [row | {"row_index": 7, "votes": [i, 0]} for i, row in enumerate(PAIRS)]
     for form in ("jsonl", "csv", "parquet", "saved"):
-        path = write(tmp_path, form, rows)
-        found = tokenize_pairs(
-            validate_rows(load_preferences(path).dataset, columns=["votes"]).dataset, tiny_tokenizer(), max_length=64
-        ).dataset
+        path = write(tmp_path / f"rows.{form}", rows)
+        valid = validate_rows(load_preferences(path).dataset, columns=["votes"]).dataset
+        found = tokenize_pairs(valid, tiny_tokenizer(), max_length=64).dataset
         assert found["row_index"][:] == [0, 1, 2, 3]
         assert not ListSampler(found[LIST_COLUMN], seed=0).has_lists
         assert [votes[0] for votes in found["votes"]] == [0, 1, 2, 3]
 
 
 def test_layouts_are_told_by_position_and_not_by_number():
-    chat = {
-        "prompt": [[{"role": "user", "content": "hi"}]],
-        "chosen": [[{"role": "assistant", "content": "yes"}]],
-        "rejected": [[{"role": "assistant", "content": "no"}]],
-    }
-    odd = {name: [*TEXTS[name], *map(json.dumps, chat[name])] for name in TEXTS}
-    table = pa.table({name: pa.array(values, pa.string()) for name, values in odd.items()})
-    from mallowspo.data.tables import TableBuilder
-
     builder = TableBuilder()
-    builder.append_rows([*PAIRS, {name: values[0] for name, values in chat.items()}])
-    assert table.num_rows == len(builder)
+    builder.append_rows([*PAIRS, chat()])
     dataset = builder.finish().add_column("row_index", [5] * 5)
     found = validate_rows(dataset, invalid_rows="drop")
     assert [(p.row_index, p.kind) for p in found.problems] == [(4, "mixed_layout")]
@@ -379,12 +295,7 @@ def test_pairs_of_lists_stay_together_when_data_sets_are_joined():
         ("a.csv", b"prompt,chosen,rejected\na,b," + b"c" * 3_000_000 + b"\n", {"max_line_mb": 1}, "max_line_mb"),
         ("a.jsonl", b"".join(b'{"k%d": 1}\n' % i for i in range(30)), {"max_columns": 20}, "than 20 .*max_columns"),
         ("a.csv", b",".join(b"k%d" % i for i in range(30)) + b"\n", {"max_columns": 20}, "max_columns"),
-        (
-            "a.jsonl",
-            json.dumps(PAIRS[0] | {"chosen": deep(20)}).encode(),
-            {"max_nesting": 10},
-            "chosen is nested more than 10 deep.*max_nesting",
-        ),
+        ("a.jsonl", json.dumps(pair(chosen=deep(20))).encode(), {"max_nesting": 10}, "chosen is .* 10 deep.*max_nest"),
     ],
     ids=lambda value: value if isinstance(value, str) and value.startswith("a.") else "",
 )  # fmt: skip
@@ -401,10 +312,55 @@ def test_limits_are_named_and_can_be_raised(tmp_path, name, content, limits, sai
     list(stream_rows(tmp_path / name))  # the defaults allow it
 
 
+def test_bad_csv_rows_behind_the_first_block_keep_their_numbers(tmp_path):
+    """They had numbers that counted the rows of earlier blocks twice."""
+    path = tmp_path / "rows.csv"
+    rows = [f"p{i},{'a' * 50},b" if i not in (100, 35_000) else "x,y" for i in range(40_000)]
+    path.write_text("\n".join(["prompt,chosen,rejected", *rows]))
+    found = load_preferences(path, invalid_rows="drop", limits=Limits(max_line_mb=1))
+    assert [problem.row_index for problem in found.dropped] == [100, 35_000]
+    assert found.dataset["row_index"][-1] == 39_999
+
+
 def test_rows_with_keys_of_their_own_take_no_square_of_their_number(tmp_path):
     rows = [row | {"meta": {f"key {i}": i}} for i, row in enumerate(PAIRS * 500)]
-    path = write(tmp_path, "jsonl", rows)
+    path = write(tmp_path / "rows.jsonl", rows)
     assert load_preferences(path).dataset["meta"][1999] == {"key 1999": 1999}
+
+
+# Tables that a parquet file can hold: an object without keys, as in tools without parameters, is no Arrow column.
+
+EMPTY = pa.struct([])
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (EMPTY, {}),
+        (pa.struct([("name", pa.string()), ("parameters", EMPTY)]), {"name": "f", "parameters": {}}),
+        (pa.list_(EMPTY), [{}, {}]),
+        (pa.large_list(pa.struct([("a", EMPTY)])), [{"a": {}}]),
+        (pa.list_(EMPTY, 2), [{}, {}]),
+        (pa.list_view(EMPTY), [{}]),
+        (pa.map_(pa.string(), EMPTY), [("a", {})]),
+    ],
+)
+def test_an_object_without_keys_is_written_as_json_text(kind, value):
+    table = pa.table({"x": pa.array([value, None], type=kind), "kept": [1, 2]})
+    with pytest.raises(pa.ArrowNotImplementedError):
+        pq.write_table(table, io.BytesIO())
+    file = io.BytesIO()
+    pq.write_table(parquet_table(table), file)
+    text, missing = pq.read_table(file).column("x").to_pylist()
+    assert json.loads(text) == json.loads(json.dumps(value)) and missing is None
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.struct([("a", pa.int64())]), pa.list_(pa.string()), pa.map_(pa.string(), pa.int64()), pa.null()]
+)
+def test_what_parquet_can_hold_stays_as_it_is(kind):
+    table = pa.table({"x": pa.array([None], type=kind)})
+    assert parquet_table(table).schema == table.schema
 
 
 # What can be seen

@@ -7,6 +7,7 @@ import math
 from itertools import product
 
 import pytest
+from data_rows import assistant, chat, pair, user
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl import extract_prompt
@@ -17,6 +18,7 @@ from mallowspo.data.problems import RowError, RowProblem, problem_table, settle
 from mallowspo.data.records import (
     PreferenceRow,
     TokenizedRow,
+    is_tokenized,
     prompt_id_of_ids,
     prompt_id_of_text,
     row_from_columns,
@@ -27,17 +29,9 @@ TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
 SOLID = TEXT.filter(lambda text: not is_blank(text))
 
 
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def assistant(text):
-    return {"role": "assistant", "content": text}
-
-
 @given(SOLID, SOLID, SOLID)
 def test_explicit_text_is_kept_to_the_letter(prompt, chosen, rejected):
-    mapping = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "source": "s"}
+    mapping = pair(prompt, chosen, rejected, source="s")
     if chosen == rejected:
         with pytest.raises(RowError, match="identical_responses"):
             row_from_columns(mapping, 3)
@@ -82,51 +76,46 @@ def test_long_shared_beginnings_are_split_as_trl_splits_them(prompt, chosen, rej
 def test_implicit_and_explicit_conversations_are_one(prompt, chosen, rejected):
     if chosen == rejected:
         return
-    explicit = {"prompt": [user(prompt)], "chosen": [assistant(chosen)], "rejected": [assistant(rejected)]}
+    explicit = chat(prompt, chosen, rejected)
     implicit = {name: explicit["prompt"] + explicit[name] for name in ("chosen", "rejected")}
     beside = {"prompt": prompt, **implicit}  # a text prompt beside whole conversations, as in UltraFeedback
     rows = [row_from_columns(mapping, 0) for mapping in (explicit, implicit, beside)]
     assert rows[0] == rows[1] == rows[2]
-    assert rows[0].is_conversational
-    assert rows[0].responses == ([assistant(chosen)], [assistant(rejected)])
+    assert rows[0].is_conversational and rows[0].responses == ([assistant(chosen)], [assistant(rejected)])
+
+
+def ranked(responses, ranks, **more):
+    return {"prompt": "p", "responses": responses, "ranks": ranks, **more}
 
 
 BAD = [
-    ({"prompt": "", "chosen": "a", "rejected": "b"}, "empty_prompt"),
-    ({"prompt": " \n", "chosen": "a", "rejected": "b"}, "empty_prompt"),
-    ({"prompt": None, "chosen": "a", "rejected": "b"}, "empty_prompt"),
-    ({"prompt": [], "chosen": [assistant("a")], "rejected": [assistant("b")]}, "empty_prompt"),
-    ({"prompt": "p", "chosen": "", "rejected": "b"}, "empty_response"),
-    ({"prompt": "p", "chosen": "a", "rejected": None}, "empty_response"),
-    ({"prompt": [user("p")], "chosen": [], "rejected": [assistant("b")]}, "empty_response"),
-    ({"prompt": [user("p")], "chosen": [assistant(" ")], "rejected": [assistant("b")]}, "empty_response"),
-    ({"prompt": "p", "chosen": 3, "rejected": "b"}, "not_text"),
-    ({"prompt": "p", "chosen": {"text": "a"}, "rejected": "b"}, "not_text"),
-    ({"prompt": "p", "chosen": "a", "rejected": "a"}, "identical_responses"),
+    *((pair(prompt), "empty_prompt") for prompt in ("", " \n", None)),
+    (chat() | {"prompt": []}, "empty_prompt"),
+    (pair(chosen=""), "empty_response"),
+    (pair(rejected=None), "empty_response"),
+    (chat() | {"chosen": []}, "empty_response"),
+    (chat(chosen=" "), "empty_response"),
+    (pair(chosen=3), "not_text"),
+    (pair(chosen={"text": "a"}), "not_text"),
+    (pair("p", "a", "a"), "identical_responses"),
     ({"chosen": "", "rejected": ""}, "identical_responses"),
     ({"chosen": "", "rejected": "abc"}, "no_shared_prompt"),
     ({"chosen": "abc ", "rejected": "xyz"}, "no_shared_prompt"),
     ({"chosen": [], "rejected": [user("a")]}, "no_shared_prompt"),
     ({"chosen": [assistant("a")], "rejected": [assistant("b")]}, "no_shared_prompt"),
     ({"chosen": " a", "rejected": " b"}, "no_shared_prompt"),
-    ({"prompt": "p", "chosen": "a", "rejected": [assistant("b")]}, "mixed_layout"),
-    ({"prompt": [user("p")], "chosen": "a", "rejected": "b"}, "mixed_layout"),
-    ({"prompt": ["p"], "chosen": [assistant("a")], "rejected": [assistant("b")]}, "malformed_messages"),
-    ({"prompt": [{"content": "p"}], "chosen": [assistant("a")], "rejected": [assistant("b")]}, "malformed_messages"),
-    ({"prompt": [user("p")], "chosen": [assistant(None)], "rejected": [assistant("b")]}, "malformed_messages"),
-    (
-        {"prompt": [user([{"type": "image"}])], "chosen": [assistant("a")], "rejected": [assistant("b")]},
-        "malformed_messages",
-    ),
-    ({"prompt": "p", "responses": ["a"], "ranks": [1]}, "bad_responses"),
-    ({"prompt": "p", "responses": "ab", "ranks": [1, 2]}, "bad_responses"),
-    ({"prompt": "p", "responses": ["a", "b"], "ranks": [1, 2, 3]}, "bad_ranks"),
-    ({"prompt": "p", "responses": ["a", "b"], "ranks": [0, 1]}, "bad_ranks"),
-    ({"prompt": "p", "responses": ["a", "b"], "ranks": [1.5, 2]}, "bad_ranks"),
-    ({"prompt": "p", "responses": ["a", "b"], "ranks": None}, "bad_ranks"),
-    ({"prompt": "p", "responses": ["a", "b"], "ranks": [2, 2]}, "no_preference"),
-    ({"prompt": "p", "responses": ["a", "b", "a"], "ranks": [1, 2, 2]}, "identical_responses"),
-    ({"prompt": "p", "responses": ["a", ""], "ranks": [1, 2]}, "empty_response"),
+    (pair(rejected=[assistant("b")]), "mixed_layout"),
+    (pair([user("p")]), "mixed_layout"),
+    (chat() | {"prompt": ["p"]}, "malformed_messages"),
+    (chat() | {"prompt": [{"content": "p"}]}, "malformed_messages"),
+    (chat(chosen=None), "malformed_messages"),
+    (chat([{"type": "image"}]), "malformed_messages"),
+    (ranked(["a"], [1]), "bad_responses"),
+    (ranked("ab", [1, 2]), "bad_responses"),
+    *((ranked(["a", "b"], ranks), "bad_ranks") for ranks in ([1, 2, 3], [0, 1], [1.5, 2], None)),
+    (ranked(["a", "b"], [2, 2]), "no_preference"),
+    (ranked(["a", "b", "a"], [1, 2, 2]), "identical_responses"),
+    (ranked(["a", ""], [1, 2]), "empty_response"),
 ]
 
 
@@ -134,35 +123,30 @@ BAD = [
 def test_rows_that_cannot_be_used(mapping, kind):
     with pytest.raises(RowError) as caught:
         row_from_columns(mapping, 0)
-    assert caught.value.kind == kind
-    assert caught.value.detail
+    assert caught.value.kind == kind and caught.value.detail
 
 
 @pytest.mark.parametrize("write", [json.dumps, str, lambda value: " " + json.dumps(value, indent=1) + "\n"])
 def test_conversations_written_as_text_are_named(write):
     prompt, good, bad = ([user("p")], [assistant("a")], [{"content": "b", "role": "assistant"}])
     for mapping in (
-        {"prompt": write(prompt), "chosen": write(good), "rejected": write(bad)},
-        {"prompt": "p", "chosen": write(prompt + good), "rejected": write(prompt + bad)},
+        pair(write(prompt), write(good), write(bad)),
+        pair("p", write(prompt + good), write(prompt + bad)),
         {"chosen": write(prompt + good), "rejected": write(prompt + bad)},
-        {"prompt": write(prompt), "chosen": "a", "rejected": "b"},
-        {"prompt": write(prompt), "responses": ["a", "b"], "ranks": [1, 2]},
-        {"prompt": "p", "responses": [write(good), write(bad)], "ranks": [1, 2]},
+        pair(write(prompt)),
+        ranked(["a", "b"], [1, 2]) | {"prompt": write(prompt)},
+        ranked([write(good), write(bad)], [1, 2]),
     ):
         with pytest.raises(RowError, match=r"messages_as_text: .*keep conversations in JSON lines or parquet"):
             row_from_columns(mapping, 0)
 
 
-def test_text_about_messages_is_fine():
+def test_text_about_messages_text_parts_and_tool_calls_are_fine():
     written = json.dumps([user("p")])
-    row = row_from_columns({"prompt": f"{written} What is this?", "chosen": written, "rejected": "A list."}, 0)
+    row = row_from_columns(pair(f"{written} What is this?", written, "A list."), 0)
     assert row.responses == (written, "A list.")
-
-
-def test_text_parts_and_tool_calls_are_fine():
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
-    parts = user([{"type": "text", "text": "p"}])
-    row = row_from_columns({"prompt": [parts], "chosen": [call], "rejected": [assistant("b")]}, 0)
+    row = row_from_columns(chat([{"type": "text", "text": "p"}]) | {"chosen": [call]}, 0)
     assert row.responses[0] == [call]
 
 
@@ -172,9 +156,8 @@ def test_pairs_are_all_strict_preferences(ranks):
     row = PreferenceRow("p", responses, tuple(ranks), row_index=9, weight=2.0)
     expected = {(responses[i], responses[j]) for i, j in product(range(len(ranks)), repeat=2) if ranks[i] < ranks[j]}
     pairs = row.to_pairs()
-    assert {pair.responses for pair in pairs} == expected
-    assert len(pairs) == len(expected)
-    assert all(pair.ranks == (1, 2) and pair.row_index == 9 and pair.weight == 2.0 for pair in pairs)
+    assert {one.responses for one in pairs} == expected and len(pairs) == len(expected)
+    assert all(one.ranks == (1, 2) and one.row_index == 9 and one.weight == 2.0 for one in pairs)
 
 
 # Optional columns
@@ -206,72 +189,49 @@ def test_votes(given_votes, expected):
 )  # fmt: skip
 def test_bad_votes(votes):
     with pytest.raises(RowError, match="bad_votes"):
-        row_from_columns({"prompt": "p", "chosen": "a", "rejected": "b", "votes": votes}, 0)
-
-
-def test_rankings():
-    assert read_rankings("[[1, 2], [2, 1]]", 2) == ((1, 2), (2, 1))
-    for bad in (
-        None,
-        [[1, 2]],
-        [[1, 2], [1, 1]],
-        [[0, 1], [1, 0]],
-        [[1, 2, 3], [1, 2, 3]],
-        [[1, 2], [1.0, 2]],
-        [1, 2],
-    ):
-        with pytest.raises(RowError, match="bad_rankings"):
-            read_rankings(bad, 2)
+        row_from_columns(pair(votes=votes), 0)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "good"),
-    [
-        ("weight", 0, True),
-        ("weight", -0.1, False),
-        ("weight", math.inf, False),
-        ("weight", "many", False),
-        ("weight", "", False),
-        ("weight", "true", False),
-        ("weight", "NaN", False),
-        ("weight", "1" + "0" * 400, False),
-        ("weight", 10**400, False),
-        ("weight", True, False),
-        ("weight", None, False),
-        ("margin", 0, True),
-        ("margin", 0.5, True),
-        ("margin", -0.1, False),
-        ("margin", math.nan, False),
-        ("margin", math.inf, False),
-        ("margin", "-0.1", False),
-        ("dispersion", 1, True),
-        ("dispersion", 1e-9, True),
-        ("dispersion", 0, False),
-        ("dispersion", 1.01, False),
-    ],
+    "rankings",
+    [None, [[1, 2]], [[1, 2], [1, 1]], [[0, 1], [1, 0]], [[1, 2, 3], [1, 2, 3]], [[1, 2], [1.0, 2]], [1, 2]],
 )
-def test_numbers(name, value, good):
-    mapping = {"prompt": "p", "chosen": "a", "rejected": "b", name: value}
-    if good:
-        assert getattr(row_from_columns(mapping, 0), name) == value
-    else:
+def test_rankings(rankings):
+    assert read_rankings("[[1, 2], [2, 1]]", 2) == ((1, 2), (2, 1))
+    with pytest.raises(RowError, match="bad_rankings"):
+        read_rankings(rankings, 2)
+
+
+NUMBERS = {
+    "weight": ([0], [-0.1, math.inf, "many", "", "true", "NaN", "1" + "0" * 400, 10**400, True, None]),
+    "margin": ([0, 0.5], [-0.1, math.nan, math.inf, "-0.1"]),
+    "dispersion": ([1, 1e-9], [0, 1.01]),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers(name):
+    good, bad = NUMBERS[name]
+    for value in good:
+        assert getattr(row_from_columns(pair(**{name: value}), 0), name) == value
+    for value in bad:
         with pytest.raises(RowError, match=f"bad_{name}"):
-            row_from_columns(mapping, 0)
-    assert getattr(row_from_columns(mapping, 0, columns=()), name) is None
+            row_from_columns(pair(**{name: value}), 0)
+        assert getattr(row_from_columns(pair(**{name: value}), 0, columns=()), name) is None
 
 
 @pytest.mark.parametrize("name", ["weight", "margin", "dispersion"])
 def test_numbers_may_be_text_as_votes_may(name):
     for text in ("1.0", " 1 ", "1e0"):
-        row = row_from_columns({"prompt": "p", "chosen": "a", "rejected": "b", name: text, "votes": "[2, 1]"}, 0)
+        row = row_from_columns(pair(votes="[2, 1]", **{name: text}), 0)
         assert getattr(row, name) == 1.0 and isinstance(getattr(row, name), float)
         assert row.votes == (2, 1, 0)
 
 
 def test_ranked_rows_take_rankings_but_no_votes():
-    mapping = {"prompt": "p", "responses": ["a", "b", "c"], "ranks": [2, 1, 3]}
+    mapping = ranked(["a", "b", "c"], [2, 1, 3])
     row = row_from_columns({**mapping, "rankings": [[2, 1, 3], [1, 2, 3]]}, 0)
-    assert all(pair.rankings == ((2, 1, 3), (1, 2, 3)) for pair in row.to_pairs())
+    assert all(one.rankings == ((2, 1, 3), (1, 2, 3)) for one in row.to_pairs())
     with pytest.raises(RowError, match="votes need chosen and rejected"):
         row_from_columns({**mapping, "votes": [1, 2]}, 0)
     assert row_from_columns({**mapping, "votes": None}, 0).votes == (0, 0, 0)
@@ -281,24 +241,24 @@ def test_ranked_rows_take_rankings_but_no_votes():
 
 
 def test_prompt_ids():
+    # What stores and files of votes on disk have as names.
+    assert prompt_id_of_text("The sky is") == "dcc609b1226e63a8de723b4bd1f2ca60"
     assert prompt_id_of_text("a") == prompt_id_of_text("a", {"tools": None})
     plain = [user("a")]
     assert prompt_id_of_text(plain) == prompt_id_of_text([{"content": "a", "role": "user", "name": None}])
     names = [
-        prompt_id_of_text("a"),
-        prompt_id_of_text("a "),
-        prompt_id_of_text(plain),
+        *(prompt_id_of_text(prompt) for prompt in ("a", "a ", plain)),
         prompt_id_of_text(plain, {"tools": [{"name": "f"}]}),
-        prompt_id_of_ids([1, 2]),
-        prompt_id_of_ids([12]),
+        *(prompt_id_of_ids(ids) for ids in ([1, 2], [12])),
     ]
-    assert len(set(names)) == len(names)
-    assert all(len(name) == 32 for name in names)
+    assert len(set(names)) == len(names) and all(len(name) == 32 for name in names)
+    assert prompt_id_of_ids((1, 2)) == prompt_id_of_ids([1, 2])
 
 
-def test_tokenized_row():
+def test_tokenized_rows():
     row = {"prompt_ids": [1], "chosen_ids": [2, 3], "rejected_ids": [4], "row_index": 5, "prompt_id": "x"}
     assert TokenizedRow.from_columns(row) == TokenizedRow((1,), ((2, 3), (4,)), 5, "x")
+    assert is_tokenized(row) and not is_tokenized(row | pair())
 
 
 # The report on problems

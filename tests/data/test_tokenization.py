@@ -6,38 +6,27 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from data_rows import chat, empty_tokenizer, pair
 from datasets import Dataset, concatenate_datasets, load_dataset
-from trl import DPOConfig, DPOTrainer
 
 from mallowspo.data.records import LIST_COLUMN
 from mallowspo.data.sources import load_preferences
 from mallowspo.data.tokenization import tokenize_pairs
 from mallowspo.data.validation import validate_rows
 from mallowspo.errors import InputError
-from tiny import tiny_llama, tiny_tokenizer
+from tiny import tiny_tokenizer
+from trl_tokens import TOKENS, trl_tokens
 
-TOKENS = ["prompt_ids", "chosen_ids", "rejected_ids"]
 TEXTS = [
-    {"prompt": "Question: how are you?", "chosen": " I am fine.", "rejected": " no"},
-    {"prompt": "The best way to cook rice is", "chosen": " rinse it</s>", "rejected": " boil it in water"},
-    {"prompt": " one two three four five six seven eight nine ten" * 4, "chosen": "yes", "rejected": "maybe no"},
-    {"prompt": "a word cut at the hel", "chosen": "lo", "rejected": " of it"},
+    pair("Question: how are you?", " I am fine.", " no"),
+    pair("The best way to cook rice is", " rinse it</s>", " boil it in water"),
+    pair(" one two three four five six seven eight nine ten" * 4, "yes", "maybe no"),
+    pair("a word cut at the hel", "lo", " of it"),
 ]
 
 
-def chat(text, chosen="good", rejected="bad"):
-    return {
-        "prompt": [{"role": "user", "content": text}],
-        "chosen": [{"role": "assistant", "content": chosen}],
-        "rejected": [{"role": "assistant", "content": rejected}],
-    }
-
-
-def trainer_tokens(tmp_path, dataset, tokenizer, **options):
-    """What a real DPOTrainer holds after its constructor, for the same data and options."""
-    args = DPOConfig(output_dir=str(tmp_path / "out"), use_cpu=True, bf16=False, report_to="none", **options)
-    trainer = DPOTrainer(tiny_llama(), tiny_llama(), args=args, train_dataset=dataset, processing_class=tokenizer)
-    return [{name: row[name] for name in TOKENS} for row in trainer.train_dataset]
+def valid(rows, **options):
+    return validate_rows(Dataset.from_list(rows), **options).dataset
 
 
 def tokens(pairs):
@@ -45,79 +34,66 @@ def tokens(pairs):
 
 
 @pytest.mark.parametrize("max_length", [None, 30, 1024])
-def test_text_tokens_equal_those_of_a_trl_trainer(tmp_path, max_length):
-    tokenizer = tiny_tokenizer()
-    dataset = Dataset.from_list(TEXTS)
-    ours = tokenize_pairs(validate_rows(dataset).dataset, tokenizer, max_length=max_length, invalid_rows="drop")
-    assert tokens(ours) == trainer_tokens(tmp_path, dataset, tokenizer, max_length=max_length)
+def test_text_tokens_are_those_of_trl(max_length):
+    ours = tokenize_pairs(valid(TEXTS), tiny_tokenizer(), max_length=max_length, invalid_rows="drop")
+    assert tokens(ours) == trl_tokens(TEXTS, tiny_tokenizer(), max_length=max_length)
     assert len(ours.dataset) == (3 if max_length == 30 else 4)
 
 
 @pytest.mark.parametrize("implicit", [False, True])
-def test_chat_tokens_equal_those_of_a_trl_trainer(tmp_path, implicit):
+def test_chat_tokens_are_those_of_trl(implicit):
     tokenizer = tiny_tokenizer(chat=True)
     rows = [chat("hello"), chat("how are you", "I am fine", "no")]
     rows[1]["prompt"].insert(0, {"role": "system", "content": "be good"})
     if implicit:
         rows = [{k: row["prompt"] + row[k] for k in ("chosen", "rejected")} for row in rows]
-    dataset = Dataset.from_list(rows)
-    ours = tokenize_pairs(validate_rows(dataset).dataset, tokenizer, max_length=100)
-    assert tokens(ours) == trainer_tokens(tmp_path, dataset, tokenizer, max_length=100)
+    ours = tokenize_pairs(valid(rows), tokenizer, max_length=100)
+    assert tokens(ours) == trl_tokens(rows, tokenizer, max_length=100)
 
 
 def test_files_give_the_tokens_of_the_rows_that_trl_loads_from_them(tmp_path):
     path = tmp_path / "rows.jsonl"
     Dataset.from_list(TEXTS).to_json(path)
     theirs = load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
-    tokenizer = tiny_tokenizer()
-    ours = tokenize_pairs(validate_rows(load_preferences(path).dataset).dataset, tokenizer, max_length=512)
-    assert tokens(ours) == trainer_tokens(tmp_path, theirs, tokenizer, max_length=512)
+    ours = tokenize_pairs(validate_rows(load_preferences(path).dataset).dataset, tiny_tokenizer(), max_length=512)
+    assert tokens(ours) == trl_tokens(theirs, tiny_tokenizer(), max_length=512)
 
 
 def test_prompts_that_fill_max_length_are_named():
-    dataset = validate_rows(Dataset.from_list(TEXTS)).dataset
     tokenizer = tiny_tokenizer()
     length = len(tokenizer(TEXTS[2]["prompt"])["input_ids"])
-    for max_length, lost in ((length, True), (length + 1, False)):
-        if not lost:
-            assert tokenize_pairs(dataset, tokenizer, max_length=max_length).problems == ()
-            continue
-        with pytest.raises(InputError) as caught:
-            tokenize_pairs(dataset, tokenizer, max_length=max_length, dataset_name="eval")
-        assert str(caught.value).splitlines() == [
-            f"eval (as tokens, max_length {length}): 1 of 4 rows cannot be used",
-            "  prompt_too_long  1 row (25.00 %): row 3",
-            f"    row 3: the prompt alone has {length} tokens, max_length is {length}",
-            "Raise max_length, or leave them out with `invalid_rows: drop`.",
-        ]
-        found = tokenize_pairs(dataset, tokenizer, max_length=max_length, invalid_rows="drop")
-        assert [(p.row_index, p.kind) for p in found.problems] == [(2, "prompt_too_long")]
-        assert found.dataset["row_index"][:] == [0, 1, 3]
+    assert tokenize_pairs(valid(TEXTS), tokenizer, max_length=length + 1).problems == ()
+    with pytest.raises(InputError) as caught:
+        tokenize_pairs(valid(TEXTS), tokenizer, max_length=length, dataset_name="eval")
+    assert str(caught.value).splitlines() == [
+        f"eval (as tokens, max_length {length}): 1 of 4 rows cannot be used",
+        "  prompt_too_long  1 row (25.00 %): row 3",
+        f"    row 3: the prompt alone has {length} tokens, max_length is {length}",
+        "Raise max_length, or leave them out with `invalid_rows: drop`.",
+    ]
+    found = tokenize_pairs(valid(TEXTS), tokenizer, max_length=length, invalid_rows="drop")
+    assert [(p.row_index, p.kind) for p in found.problems] == [(2, "prompt_too_long")]
+    assert found.dataset["row_index"][:] == [0, 1, 3]
 
 
 def test_repeated_row_numbers_are_told_apart():
-    rows = [{"prompt": "p", "responses": ["a", "b", "c"], "ranks": [1, 2, 3]}, {**TEXTS[2]}]
-    ranked = validate_rows(Dataset.from_list(rows[:1])).dataset
-    found = tokenize_pairs(ranked, tiny_tokenizer(), max_length=20)
+    ranked = [{"prompt": "p", "responses": ["a", "b", "c"], "ranks": [1, 2, 3]}]
+    found = tokenize_pairs(valid(ranked), tiny_tokenizer(), max_length=20)
     assert found.dataset["row_index"][:] == [0, 0, 0]
     assert len(set(found.dataset["prompt_id"][:])) == 1
 
 
 def test_none_left_is_an_error_in_both_modes():
-    dataset = validate_rows(Dataset.from_list(TEXTS)).dataset
     for mode in ("error", "drop"):
         with pytest.raises(InputError, match="prompt_too_long  4 rows"):
-            tokenize_pairs(dataset, tiny_tokenizer(), max_length=3, invalid_rows=mode)
+            tokenize_pairs(valid(TEXTS), tiny_tokenizer(), max_length=3, invalid_rows=mode)
 
 
 def test_pairs_that_are_the_same_as_tokens():
     tokenizer = tiny_tokenizer()
-    rows = [
-        {"prompt": "p", "chosen": " yes", "rejected": " yes</s>"},  # TRL adds the EOS to the first only
-        {"prompt": "p", "chosen": " yes", "rejected": " no"},
-    ]
-    dataset = validate_rows(Dataset.from_list(rows)).dataset
-    found = tokenize_pairs(dataset, tokenizer, max_length=None, invalid_rows="drop")
+    # TRL adds the EOS to the first response only: the second ends in it.
+    rows = [pair("p", " yes", " yes</s>"), pair("p", " yes", " no")]
+    found = tokenize_pairs(valid(rows), tokenizer, max_length=None, invalid_rows="drop")
     assert [(p.row_index, p.kind) for p in found.problems] == [(0, "identical_as_tokens")]
     assert tokens(found)[0]["chosen_ids"][-1] == tokenizer.eos_token_id
 
@@ -134,9 +110,9 @@ def test_what_is_kept_agrees_with_trls_collator(mode, rng):
     rows = []
     for _ in range(200):
         shared = words(0, 9)
-        sides = {name: words(0, 2) + shared + words(0, 2) for name in ("chosen", "rejected")}
-        rows.append({"prompt": "say" + words(0, 8), **sides})
-    data = validate_rows(Dataset.from_list(rows), invalid_rows="drop").dataset
+        sides = [words(0, 2) + shared + words(0, 2) for _ in range(2)]
+        rows.append(pair("say" + words(0, 8), *sides))
+    data = valid(rows, invalid_rows="drop")
     tokenizer = tiny_tokenizer()
     whole = tokenize_pairs(data, tokenizer, max_length=None, invalid_rows="drop").dataset
     seen = set()
@@ -169,12 +145,14 @@ def test_what_is_kept_agrees_with_trls_collator(mode, rng):
 
 def test_tokenizers_that_do_not_fit():
     text, conversation = (Dataset.from_list([row]) for row in (TEXTS[0], chat("hello")))
-    with pytest.raises(InputError, match="no EOS token, so no response of train could"):
-        tokenize_pairs(text, tiny_tokenizer(eos=False), max_length=50)
-    with pytest.raises(InputError, match="neither a pad nor an EOS"):
-        tokenize_pairs(conversation, tiny_tokenizer(chat=True, eos=False, pad=False), max_length=50)
-    with pytest.raises(InputError, match=r"prompts of eval are lists of messages.*set tokenizer\.chat_template,"):
-        tokenize_pairs(conversation, tiny_tokenizer(), max_length=50, dataset_name="eval")
+    for data, tokenizer, said in (
+        (text, tiny_tokenizer(eos=False), "no EOS token"),
+        (text, empty_tokenizer(), "makes no tokens"),
+        (conversation, tiny_tokenizer(chat=True, eos=False, pad=False), "neither a pad nor an EOS"),
+        (conversation, tiny_tokenizer(), r"prompts of eval are lists of messages.*set tokenizer\.chat_template,"),
+    ):
+        with pytest.raises(InputError, match=f"^tokenizer: .*{said}"):
+            tokenize_pairs(data, tokenizer, max_length=50, dataset_name="eval")
     assert len(tokenize_pairs(text, tiny_tokenizer(pad=False), max_length=50).dataset) == 1
     equal = tiny_tokenizer()
     equal.pad_token = equal.eos_token
@@ -189,7 +167,7 @@ def test_rows_that_the_template_refuses_are_named():
     )
     rows = [chat("hello"), chat("hello")]
     rows[1]["prompt"].insert(0, {"role": "system", "content": "be good"})
-    dataset = validate_rows(Dataset.from_list(rows)).dataset
+    dataset = valid(rows)
     with pytest.raises(InputError, match="row 2: the chat template refuses the messages: no system role"):
         tokenize_pairs(dataset, tokenizer, max_length=50)
     found = tokenize_pairs(dataset, tokenizer, max_length=50, invalid_rows="drop")
@@ -205,12 +183,8 @@ def test_other_failures_are_not_hidden():
 
 
 def test_prompt_id_is_the_prompts_own():
-    rows = [
-        {"prompt": "a word cut at the hel", "chosen": "lo", "rejected": " of it"},
-        {"prompt": "a word cut at the hel", "chosen": " yes", "rejected": " no"},
-        {"prompt": "another", "chosen": " yes", "rejected": " no"},
-    ]
-    dataset = validate_rows(Dataset.from_list([{**row, "prompt_id": "theirs"} for row in rows])).dataset
+    rows = [TEXTS[3], pair(TEXTS[3]["prompt"], " yes", " no"), pair("another", " yes", " no")]
+    dataset = valid([row | {"prompt_id": "theirs"} for row in rows])
     out = tokenize_pairs(dataset, tiny_tokenizer(), max_length=100).dataset
     first, second, third = out["prompt_id"][:]
     # TRL cuts the first prompt's tokens where "hel" and "lo" merge; it is the same prompt all the same.
@@ -260,7 +234,7 @@ def test_what_was_prepared_passes_again_as_it_is():
     rows = [{**row, "votes": votes} for row, votes in zip(TEXTS, ([2, 1], None, [0, 0, 1], [1, 0]), strict=True)]
     for max_length in (None, 30):
         options = {"max_length": max_length, "invalid_rows": "drop"}
-        first = tokenize_pairs(validate_rows(Dataset.from_list(rows)).dataset, tiny_tokenizer(), **options)
+        first = tokenize_pairs(valid(rows), tiny_tokenizer(), **options)
         again = tokenize_pairs(validate_rows(first.dataset).dataset, None, max_length=max_length)
         assert again.dataset is first.dataset
 
@@ -288,16 +262,12 @@ def test_checks_of_tokenised_rows_take_milliseconds():
     assert (time.process_time() - start) / 10 < 0.1
 
 
-def test_wrong_arguments():
-    dataset = Dataset.from_list(TEXTS)
-    with pytest.raises(InputError, match="truncation_mode: got 'middle'"):
-        tokenize_pairs(dataset, tiny_tokenizer(), max_length=50, truncation_mode="middle")
-    with pytest.raises(InputError, match="max_length: got 1, expected at least 2"):
-        tokenize_pairs(dataset, tiny_tokenizer(), max_length=1)
-    with pytest.raises(InputError, match="invalid_rows"):
-        tokenize_pairs(dataset, tiny_tokenizer(), max_length=50, invalid_rows="no")
+@pytest.mark.parametrize("option", [{"truncation_mode": "middle"}, {"max_length": 1}, {"invalid_rows": "no"}])
+def test_wrong_arguments(option):
+    with pytest.raises(InputError, match=f"^{next(iter(option))}: got"):
+        tokenize_pairs(Dataset.from_list(TEXTS), tiny_tokenizer(), **({"max_length": 50} | option))
     with pytest.raises(InputError, match="there are no rows"):
-        tokenize_pairs(dataset.select([]), tiny_tokenizer(), max_length=50)
+        tokenize_pairs(Dataset.from_list(TEXTS).select([]), tiny_tokenizer(), max_length=50)
 
 
 def test_mixed_columns_do_not_reach_trl(tmp_path):
@@ -316,32 +286,27 @@ def test_data_on_disk_never_give_tokens_of_another_tokenizer(tmp_path):
     other.add_tokens(["fine", "rinse"])
     for tokenizer in (tiny_tokenizer(), other):
         for max_length in (1024, 30):
-            data = validate_rows(load_preferences(tmp_path / "saved").dataset).dataset
-            fresh = validate_rows(Dataset.from_list(TEXTS)).dataset
+            saved = validate_rows(load_preferences(tmp_path / "saved").dataset).dataset
             options = {"max_length": max_length, "invalid_rows": "drop"}
-            assert tokens(tokenize_pairs(data, tokenizer, **options)) == tokens(
-                tokenize_pairs(fresh, tokenizer, **options)
-            )
+            one, two = (tokenize_pairs(data, tokenizer, **options) for data in (saved, valid(TEXTS)))
+            assert tokens(one) == tokens(two)
 
 
 def test_two_processes_give_the_tokens_of_one():
-    dataset = validate_rows(Dataset.from_list(TEXTS * 3)).dataset
-    one, two = (tokenize_pairs(dataset, tiny_tokenizer(), max_length=100, num_proc=n) for n in (None, 2))
+    one, two = (tokenize_pairs(valid(TEXTS * 3), tiny_tokenizer(), max_length=100, num_proc=n) for n in (None, 2))
     assert list(one.dataset) == list(two.dataset)
 
 
 @pytest.mark.shared
-def test_hh_with_a_real_tokenizer(shared, tmp_path):
+def test_hh_with_a_real_tokenizer(shared):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "stories-260k")
     dataset = load_preferences(shared / "data" / "hh" / "helpful_test.jsonl.gz").dataset
-    valid = validate_rows(dataset, invalid_rows="drop")
-    ours = tokenize_pairs(valid.dataset, tokenizer, max_length=512, invalid_rows="drop")
-    kept = ours.dataset["row_index"][:]
-    args = SimpleNamespace(dataset_num_proc=None, max_length=512, truncation_mode="keep_start")
-    theirs = DPOTrainer._prepare_dataset(SimpleNamespace(_tokenizer=tokenizer), dataset, tokenizer, args, "train")
-    lost = {p.row_index for p in (*valid.problems, *ours.problems) if p.kind != "prompt_too_long"}
-    assert tokens(ours) == [{name: row[name] for name in TOKENS} for row in theirs if row["row_index"] not in lost]
-    assert len(kept) + len(valid.problems) + len(ours.problems) == 1000
+    found = validate_rows(dataset, invalid_rows="drop")
+    ours = tokenize_pairs(found.dataset, tokenizer, max_length=512, invalid_rows="drop")
+    lost = {p.row_index for p in (*found.problems, *ours.problems) if p.kind != "prompt_too_long"}
+    sound = dataset.select([i for i in range(1000) if i not in lost])
+    assert tokens(ours) == trl_tokens(sound, tokenizer, max_length=512)
+    assert len(ours.dataset) + len(found.problems) + len(ours.problems) == 1000
     assert ours.truncated_chosen > 0

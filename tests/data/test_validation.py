@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 import pytest
+from data_rows import assistant, chat, pair, user, write
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from trl import extract_prompt
 
@@ -14,25 +14,15 @@ from mallowspo.data.sources import load_preferences
 from mallowspo.data.validation import require_dataset, validate_rows
 from mallowspo.errors import InputError
 
-GOOD = {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def assistant(text):
-    return {"role": "assistant", "content": text}
-
-
-def chat(i=0):
-    return {"prompt": [user(f"p{i}")], "chosen": [assistant("a")], "rejected": [assistant("b")]}
+GOOD = pair()
 
 
 def loaded(tmp_path, rows):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return load_preferences(path).dataset
+    return load_preferences(write(tmp_path / "rows.jsonl", rows)).dataset
+
+
+def kinds(found):
+    return [(problem.row_index, problem.kind) for problem in found.problems]
 
 
 def test_good_rows_come_out_as_they_went_in():
@@ -52,20 +42,18 @@ def test_all_problems_are_named_at_once(tmp_path):
     dataset = loaded(tmp_path, rows)
     with pytest.raises(InputError) as caught:
         validate_rows(dataset, source="train data")
-    message = str(caught.value)
-    assert message.startswith("train data: 5 of 7,000 rows cannot be used\n")
-    assert "empty_response       2 rows (0.03 %): rows 14, 7,000" in message
-    assert "row 13: chosen must be text or a list of messages, found 42" in message
-    assert "row 11: chosen and rejected are the same: ' blue.'" in message
-    assert "`invalid_rows: drop`" in message
+    for said in (
+        "train data: 5 of 7,000 rows cannot be used\n",
+        "empty_response       2 rows (0.03 %): rows 14, 7,000",
+        "row 13: chosen must be text or a list of messages, found 42",
+        "`invalid_rows: drop`",
+    ):
+        assert said in str(caught.value)
     found = validate_rows(dataset, invalid_rows="drop")
-    assert [(p.row_index, p.kind) for p in found.problems] == [
-        (10, "identical_responses"),
-        (11, "empty_prompt"),
-        (12, "not_text"),
-        (13, "empty_response"),
+    assert kinds(found) == [
+        (10, "identical_responses"), (11, "empty_prompt"), (12, "not_text"), (13, "empty_response"),
         (6999, "empty_response"),
-    ]
+    ]  # fmt: skip
     assert found.dataset["n"][:] == [n for n in range(7000) if n not in {10, 11, 12, 13, 6999}]
     assert found.dataset["row_index"][:] == found.dataset["n"][:]
     assert found.dataset["chosen"][10] == " blue."
@@ -74,16 +62,14 @@ def test_all_problems_are_named_at_once(tmp_path):
 
 
 def test_an_answer_that_reads_as_json_stays_text(tmp_path):
-    rows = [{"prompt": "6 * 7 =", "chosen": "42", "rejected": "[1]"}, {"prompt": "x", "chosen": 3, "rejected": "y"}]
+    rows = [pair("6 * 7 =", "42", "[1]"), pair("x", 3, "y")]
     found = validate_rows(loaded(tmp_path, rows), invalid_rows="drop")
     assert found.dataset["chosen"][:] == ["42"]
     assert found.dataset.map(lambda row: row)["rejected"][:] == ["[1]"]
 
 
 def test_row_numbers_survive_lines_that_were_dropped(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    bad = {**GOOD, "chosen": ""}
-    path.write_text("oops\n" + "".join(json.dumps(row) + "\n" for row in (GOOD, bad, GOOD)))
+    path = write(tmp_path / "rows.jsonl", ["oops", GOOD, pair(chosen=""), GOOD])
     data = load_preferences(path, invalid_rows="drop")
     found = validate_rows(data.dataset, invalid_rows="drop")
     assert [p.row_number for p in (*data.dropped, *found.problems)] == [1, 3]
@@ -100,7 +86,7 @@ def test_a_row_index_that_numbers_nothing_is_replaced(numbers):
 
 @pytest.mark.parametrize("from_file", [False, True])
 def test_the_four_layouts_give_the_same_pairs(tmp_path, from_file):
-    explicit = [chat(i) for i in range(4)]
+    explicit = [chat(f"p{i}") for i in range(4)]
     implicit = [{k: row["prompt"] + row[k] for k in ("chosen", "rejected")} for row in explicit]
     beside = [{"prompt": "p", "messages": row["chosen"], "prompt_id": "x", **row} for row in implicit]
     for rows in (explicit, implicit, beside):
@@ -119,22 +105,18 @@ def test_trl_crashes_on_what_is_named_here():
     with pytest.raises(UnboundLocalError):
         dataset.map(extract_prompt)
     found = validate_rows(dataset, invalid_rows="drop")
-    assert [(p.row_index, p.kind) for p in found.problems] == [(1, "identical_responses"), (2, "no_shared_prompt")]
+    assert kinds(found) == [(1, "identical_responses"), (2, "no_shared_prompt")]
 
 
 def test_ragged_messages_keep_their_fields(tmp_path):
-    rows = [chat(0), chat(1)]
+    rows = [chat("p0"), chat("p1")]
     rows[1]["prompt"].insert(0, {"role": "system", "content": "42", "name": "x"})
     out = validate_rows(loaded(tmp_path, rows)).dataset
     assert [row["prompt"] for row in out] == [row["prompt"] for row in rows]
 
 
 def test_conversations_in_a_csv_file_are_refused(tmp_path):
-    import csv
-
-    path = tmp_path / "chat.csv"
-    with path.open("w", newline="") as stream:
-        csv.writer(stream).writerows([GOOD, *([str(value) for value in chat(i).values()] for i in range(3))])
+    path = write(tmp_path / "chat.csv", [chat()] * 3)
     with pytest.raises(InputError) as caught:
         validate_rows(load_preferences(path).dataset, source="chat.csv")
     first, second, third, _ = str(caught.value).splitlines()
@@ -176,12 +158,8 @@ def test_a_prompt_of_another_name_is_named(name, tmp_path):
     """Without it the prompt would be "The", which both responses happen to begin with."""
     row = {"system": "s", name: "What is the sky?", "chosen": "The sky is blue.", "rejected": "The sky? Green."}
     rows = loaded(tmp_path, [row])
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=f"^train data: .* no column 'prompt', but there is '{name}'; rename it"):
         validate_rows(rows, source="train data", invalid_rows="drop")
-    assert str(caught.value) == (
-        f"train data: there is no column 'prompt', but there is {name!r}; rename it to 'prompt'. "
-        f"If both responses begin with the prompt, remove the column {name!r} instead"
-    )
     assert validate_rows(rows.rename_column(name, "prompt")).dataset["prompt"][:] == ["What is the sky?"]
     assert validate_rows(rows.remove_columns(name)).dataset["prompt"][:] == ["The sky"]
     assert validate_rows(rows.add_column("prompt", ["p"])).dataset["prompt"][:] == ["p"]
@@ -236,16 +214,12 @@ def test_what_is_no_dataset_is_told_how_to_become_one(value, said):
         [],
     ],
 )
-def test_the_first_line_says_which_data(rows):
+def test_where_nothing_is_left_both_modes_say_of_which_data(rows):
     for mode in ("error", "drop"):
         with pytest.raises(InputError, match="^eval data: "):
             validate_rows(Dataset.from_list(rows), source="eval data", invalid_rows=mode)
-
-
-def test_nothing_left_is_an_error_in_both_modes():
-    dataset = Dataset.from_list([{**GOOD, "chosen": ""}] * 3)
     with pytest.raises(InputError, match=r"(?s)none of the 3 rows.*empty_response  3 rows \(100.00 %\)"):
-        validate_rows(dataset, invalid_rows="drop")
+        validate_rows(Dataset.from_list([pair(chosen="")] * 3), invalid_rows="drop")
 
 
 def test_wrong_arguments():
@@ -289,51 +263,30 @@ def test_columns_that_are_not_read_cost_no_row():
 
 @pytest.mark.parametrize("name", ["v.jsonl", "v.csv"])
 def test_rows_without_votes_are_rows_on_which_nobody_voted(tmp_path, name):
-    path = tmp_path / name
-    if name.endswith("csv"):
-        path.write_text('prompt,chosen,rejected,votes\np,a,b,"[2, 1]"\np,c,d,\n')
-    else:
-        path.write_text("".join(json.dumps({**GOOD, **more}) + "\n" for more in ({"votes": [2, 1]}, {})))
+    path = write(tmp_path / name, [pair(votes="[2, 1]"), GOOD])
     found = validate_rows(load_preferences(path).dataset)
     assert found.dataset["votes"][:] == [[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
 
 
 def test_ranked_rows_become_pairs():
+    people = [[1, 2, 3], [2, 1, 3]]
     rows = [
-        {
-            "prompt": "p",
-            "responses": ["a", "b", "c"],
-            "ranks": [2, 1, 2],
-            "rankings": [[2, 1, 3], [1, 2, 3]],
-            "s": "x",
-        },
-        {
-            "prompt": "q",
-            "responses": ["d", "d", "e"],
-            "ranks": [1, 1, 2],
-            "rankings": [[1, 2, 3], [1, 2, 3]],
-            "s": "y",
-        },
-        {
-            "prompt": "r",
-            "responses": ["f", "g", "h"],
-            "ranks": [1, 1, 1],
-            "rankings": [[1, 2, 3], [1, 2, 3]],
-            "s": "z",
-        },
+        {"prompt": name, "responses": responses, "ranks": ranks, "rankings": people, "s": name.upper()}
+        for name, responses, ranks in (
+            ("p", list("abc"), [2, 1, 2]),
+            ("q", list("dde"), [1, 1, 2]),
+            ("r", list("fgh"), [1] * 3),
+        )
     ]
     found = validate_rows(Dataset.from_list(rows), invalid_rows="drop")
     picked = found.dataset.select_columns(["prompt", "chosen", "rejected", "row_index", "s"])
     assert [tuple(row.values()) for row in picked] == [
-        ("p", "b", "a", 0, "x"),
-        ("p", "b", "c", 0, "x"),
-        ("q", "d", "e", 1, "y"),
-        ("q", "d", "e", 1, "y"),
-    ]
-    assert found.dataset["rankings"][0] == [[2, 1, 3], [1, 2, 3]]
+        ("p", "b", "a", 0, "P"), ("p", "b", "c", 0, "P"), ("q", "d", "e", 1, "Q"), ("q", "d", "e", 1, "Q"),
+    ]  # fmt: skip
+    assert found.dataset["rankings"][0] == people
     assert found.dataset[LIST_COLUMN][:] == [0, 0, 1, 1]
     assert list(validate_rows(found.dataset, columns=()).dataset) == list(found.dataset)
-    assert [(p.row_index, p.kind) for p in found.problems] == [(2, "no_preference")]
+    assert kinds(found) == [(2, "no_preference")]
 
 
 IDS = {"prompt_ids": [[1]] * 4, "chosen_ids": [[2]] * 4, "rejected_ids": [[3]] * 4}
@@ -369,7 +322,7 @@ def test_columns_beside_tokens_are_checked(name, values, bad):
     with pytest.raises(InputError, match=rf"^train data: {len(bad)} of 4 rows cannot be used\n  bad_{name}"):
         validate_rows(dataset, source="train data")
     found = validate_rows(dataset, invalid_rows="drop")
-    assert [(p.row_index, p.kind) for p in found.problems] == [(i, f"bad_{name}") for i in bad]
+    assert kinds(found) == [(i, f"bad_{name}") for i in bad]
     assert found.dataset["row_index"][:] == [i for i in range(4) if i not in bad]
     assert validate_rows(dataset, columns=()).dataset is dataset
     again = validate_rows(found.dataset)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mallowspo.dispersion.analysis import distribution, weights_hardly_differ
 from mallowspo.dispersion.diagnostics import (
     correlation,
     effective_sample_size,
@@ -10,6 +11,7 @@ from mallowspo.dispersion.diagnostics import (
     pooled_interval,
     vote_disagreement,
 )
+from mallowspo.dispersion.people import fit_sample_size
 from mallowspo.errors import InputError
 from mallowspo.maths import MallowsModel
 
@@ -32,6 +34,21 @@ def test_disagreement_of_two_voters_has_no_bias(rng):
     differ, minority = vote_disagreement(np.column_stack([chosen, 3 - chosen]))
     assert differ.mean() == pytest.approx(2 * 0.8 * 0.2, abs=0.005)
     assert minority.mean() < 0.19  # too low: with three votes the smaller side hides
+
+
+def test_what_few_voters_cannot_tell_is_missing():
+    differ, minority = vote_disagreement([[2, 1, 0], [3, 0, 0], [1, 0, 2], [0, 0, 3]])
+    assert differ == pytest.approx([2 / 3, 0, np.nan, np.nan], nan_ok=True)
+    assert minority == pytest.approx([1 / 3, 0, 0, np.nan], nan_ok=True)
+    assert distribution([1.0, 2.0, 3.0, np.nan])["mean"] == 2.0 and distribution([np.nan])["count"] == 0
+
+
+def test_weights_that_hardly_differ_differ_by_less_than_a_tenth():
+    assert weights_hardly_differ([0.99, 1.0, 1.01]) and not weights_hardly_differ([0.5, 1.0, 1.8])
+
+
+def test_the_test_of_fit_takes_a_sample_of_many():
+    assert [fit_sample_size(*size) for size in ((40, 10), (5000, 10), (5000, 60))] == [40, 500, 200]
 
 
 def test_a_correlation_counts_the_rows_that_it_knows(rng):

@@ -2,14 +2,12 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mallowspo.dispersion import entropy_index, mean_by_prompt
 from mallowspo.errors import InputError
-from tiny import tiny_llama
 
 
 def test_uniform_model_has_index_one():
@@ -45,23 +43,3 @@ def test_mean_by_prompt_needs_one_id_a_row():
 def test_a_row_without_tokens_is_named():
     with pytest.raises(InputError, match="no response of row 1 has a token"):
         entropy_index([[1.0, 1.0], [0.0, 0.0]], [[1, 1], [0, 0]], vocab_size=10)
-
-
-def test_entropy_of_a_real_head_equals_the_definition():
-    """From a model's logits, -sum p log p in float64, against the fused head's sums."""
-    from mallowspo.compat import add_score_head
-    from mallowspo.scoring import score_padded
-
-    model = tiny_llama(vocab_size=40)
-    ids = torch.tensor([[1, 5, 9, 12, 2], [1, 5, 7, 2, 0]])
-    completion = torch.tensor([[0, 0, 1, 1, 1], [0, 0, 1, 1, 0]])
-    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
-    with torch.no_grad():
-        p = model(input_ids=ids, attention_mask=mask).logits.double().softmax(-1)
-        per_position = -(p * p.log()).sum(-1)[:, :-1]
-        expected = (per_position * completion[:, 1:]).sum(1)
-        add_score_head(model)
-        scores = score_padded(model, {"input_ids": ids, "attention_mask": mask, "completion_mask": completion})
-    torch.testing.assert_close(scores.entropy_sum_bk[0], expected, rtol=1e-6, atol=1e-6)
-    index = entropy_index(scores.entropy_sum_bk.numpy(), scores.length_bk.numpy(), vocab_size=40)
-    assert index == pytest.approx((expected / torch.tensor([3, 2])).mean().item() / np.log(40), rel=1e-6)

@@ -1,13 +1,11 @@
-"""The family of indexes against logits read off a model by hand, and against cases made to mislead each of them."""
+"""The family of indexes against entropies set by hand, and against cases made to mislead each of them."""
 
 import numpy as np
 import pytest
-import torch
 
 from mallowspo.dispersion import ESTIMATORS, ReferenceStatistics, sampled_entropy
-from mallowspo.dispersion.maps import neg_log_phi_from_choice_entropy
+from mallowspo.dispersion.panel import neg_log_phi_from_choice_entropy
 from mallowspo.errors import InputError
-from tiny import tiny_llama
 
 LOG_V = np.log(16)
 
@@ -84,30 +82,6 @@ def test_a_pass_that_kept_no_landmarks_is_refused():
     for name in ("first_token", "divergent_token", "panel"):
         with pytest.raises(InputError, match="mallowspo reference"):
             ESTIMATORS[name](ReferenceStatistics(one, one, one, vocab_size=16))
-
-
-def test_indexes_of_a_real_forward_pass():
-    model = tiny_llama(vocab_size=60)
-    prompt, chosen, rejected = [1, 9, 8], [20, 21, 22], [20, 31]
-    entropies, logps = [], []
-    for response in (chosen, rejected):
-        with torch.no_grad():
-            logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1].double()
-        log_p = logits.log_softmax(-1)
-        entropies.append([-float(sum(p.exp() * p for p in row)) for row in log_p])
-        logps.append(float(log_p[range(len(response)), response].sum()))
-    given = ReferenceStatistics(
-        logp_nk=np.array([logps]),
-        entropy_sum_nk=np.array([[sum(e) for e in entropies]]),
-        length_nk=np.array([[3, 2]]),
-        vocab_size=60,
-        first_entropy_nk=np.array([[e[0] for e in entropies]]),
-        divergent_entropy_nk=np.array([[e[1] for e in entropies]]),
-    )
-    # Both responses are the same up to the second token, whose distribution is therefore one and the same.
-    assert entropies[0][1] == pytest.approx(entropies[1][1], rel=1e-5)
-    assert ESTIMATORS["divergent_token"](given)[0] == pytest.approx(entropies[0][1] / np.log(60), rel=1e-5)
-    assert ESTIMATORS["reference_margin"](given)[0] == pytest.approx(np.exp(-abs(logps[0] - logps[1])))
 
 
 def test_sampled_answers_cluster_by_the_users_rule():

@@ -10,7 +10,8 @@ from scipy.optimize import minimize
 from scipy.stats import entropy, rankdata, spearmanr
 
 from mallowspo.dispersion import MAPS, calibrate, fit_map, raw_from_index
-from mallowspo.dispersion.maps import check_map, choice_entropy, neg_log_phi_from_choice_entropy
+from mallowspo.dispersion.maps import check_map
+from mallowspo.dispersion.panel import choice_entropy, neg_log_phi_from_choice_entropy
 from mallowspo.errors import InputError
 from mallowspo.maths import MallowsModel
 

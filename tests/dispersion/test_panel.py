@@ -5,8 +5,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from mallowspo.dispersion.maps import choice_entropy
 from mallowspo.dispersion.panel import (
+    choice_entropy,
     expected_margin,
     neg_log_phi_from_margin,
     panel_neg_log_phi,

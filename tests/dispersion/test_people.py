@@ -10,12 +10,12 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import beta, binom, chi2
 
 from mallowspo.dispersion import people
-from mallowspo.dispersion.people import goodness_of_fit, rankings_index, votes_index
-from mallowspo.dispersion.vote_intervals import vote_interval_coverage
+from mallowspo.dispersion.people import goodness_of_fit, rankings_index, vote_interval_coverage, votes_index
 from mallowspo.errors import InputError
-from mallowspo.maths import MAX_NEG_LOG_PHI, MallowsModel, kendall_tau
+from mallowspo.maths import MAX_NEG_LOG_PHI, MallowsModel
 
 counts = st.integers(0, 200)
+NAN = float("nan")
 
 
 def test_votes_by_hand():
@@ -161,6 +161,21 @@ def test_disagreement_gives_one():
         ([[[1, 2], [1, 2]]], {"distance": "cayley"}, "'kendall', 'spearman'"),
         ([[[1, 2], [1, 2]]], {"prior": -1.0}, "prior"),
         ([[[1, 2], [1, 2]]], {"level": 0.0}, "level"),
+        ([[[1, 2], [1, 2]]], {"ties": "random"}, "ties"),
+        ([[[1, 1, 3], [1, NAN, 2]]], {"ties": "half"}, "row 1 has no rank for response 1"),
+        ([[[1, 2, 3], [1, 2, NAN]]], {"ties": "unordered", "distance": "spearman"}, "row 1 "),
+        ([[[1, 2, 3], [1, 2, NAN]]], {"ties": "error"}, "at 1"),
+        *(
+            ([rankings], {"ties": ties}, f"^prompt 0: rankings.*{match}")
+            for ties in people.TIES
+            for rankings, match in (
+                ([[1], [1]], "at least 2 responses"),
+                ([[], []], "at least 2 responses"),
+                ([1, 2], "shape"),
+                ([["a", "b"]], "expected numbers"),
+                ([[1, 2, 3]], "needs at least 2"),
+            )
+        ),
     ],
 )
 def test_unusable_rankings_are_refused(rankings, options, message):
@@ -177,9 +192,6 @@ def test_goodness_of_fit_is_level_and_sees_two_camps(rng):
     assert goodness_of_fit([[1, 2, 3, 4]] * 8 + [[4, 3, 2, 1]] * 8, rng=rng, draws=100) < 0.02
     with pytest.raises(InputError, match="draws"):
         goodness_of_fit([[1, 2], [2, 1]], rng=rng, draws=0)
-
-
-NAN = float("nan")
 
 
 def with_gaps(rng, phi=0.5, people=200, items=5):
@@ -238,16 +250,6 @@ def test_where_all_is_tied_nothing_is_known(ties):
     assert gone.phi_n[0] == 1 and gone.phi_low_n == pytest.approx([np.exp(-MAX_NEG_LOG_PHI)])
 
 
-@pytest.mark.parametrize(
-    ("rankings", "match"),
-    [([[1], [1]], "at least 2 responses"), ([[1, 2, 3]], "needs at least 2"), ([[], []], "at least 2 responses")],
-)
-def test_one_item_or_one_person_is_refused(rankings, match):
-    for ties in ("error", "half", "unordered"):
-        with pytest.raises(InputError, match=f"^prompt 0: rankings.*{match}"):
-            rankings_index([rankings], ties=ties)
-
-
 @pytest.mark.parametrize("distance", ["kendall", "spearman"])
 def test_a_ranking_that_nobody_gave_changes_nothing(distance):
     given = [[1, 2, 3], [2, 1, 3], [1, 3, 2]]
@@ -281,31 +283,3 @@ def test_counted_people_are_tested_as_those_written_out():
         for rows, many in ((given, counts), (np.repeat(given, counts, axis=0), None), (given, [9.0, 4.0, 7.0]))
     ]
     assert p[0] == p[1] == p[2] < 0.05
-
-
-@pytest.mark.parametrize(
-    ("ties", "distance", "match"),
-    [("half", "kendall", "row 1 .*response 2"), ("unordered", "spearman", "row 1 "), ("error", "kendall", "at 1")],
-)
-def test_a_missing_rank_is_refused_with_its_row(ties, distance, match):
-    with pytest.raises(InputError, match=match):
-        rankings_index([[[1, 2, 3], [1, 2, NAN]]], distance, ties=ties)
-
-
-@pytest.mark.shared
-def test_potatoes_are_ranked_better_by_hand_than_by_sight(shared):
-    """Twelve people, twenty potatoes: weighing them by hand agrees more, and is nearer to the scales."""
-    folder = shared / "data" / "rankings"
-    sight, hand, truth = (
-        np.loadtxt(folder / name, delimiter=",", skiprows=1, dtype=int)
-        for name in ("potato_visual.csv", "potato_weighing.csv", "potato_true_ranking.csv")
-    )
-    assert kendall_tau(sight, truth).mean() == pytest.approx(15.3, abs=0.05)
-    assert kendall_tau(hand, truth).mean() == pytest.approx(10.5, abs=0.05)
-    index = rankings_index([sight, hand])
-    assert index.phi_n[1] < index.phi_n[0]
-    assert index.phi_high_n[1] < index.phi_n[0] and index.phi_low_n[0] > index.phi_n[1]
-    by_sight, by_hand = (int(kendall_tau(center, truth)) for center in index.centers)
-    assert by_hand < by_sight
-    # The crowd beats its members.
-    assert by_sight < kendall_tau(sight, truth).mean() and by_hand < kendall_tau(hand, truth).mean()

@@ -41,18 +41,6 @@ def test_votes_of_preference_rows(tmp_path):
     assert votes_index(rows.votes).voted_n.tolist() == [True, False, True]
 
 
-def test_votes_as_mappings_and_under_another_name(tmp_path):
-    rows = [{"id": 1, "ballots": {"chosen": 2, "rejected": 0, "tie": 1}}, {"id": 2, "ballots": None}]
-    assert load_votes(lines(tmp_path / "v.jsonl", rows), column="ballots").votes.tolist() == [[2, 0, 1], [0, 0, 0]]
-
-
-def test_votes_in_a_table(tmp_path):
-    path = tmp_path / "v.csv"
-    path.write_text("prompt,votes_chosen,votes_rejected,votes_tie\na,3,1,\nb,,,\na,2,2,1\n")
-    rows = load_votes(path)
-    assert rows.votes.tolist() == [[3, 1, 0], [0, 0, 0], [2, 2, 1]] and rows.prompts == ["a", "b", "a"]
-
-
 def test_votes_of_annotators_and_of_scores(tmp_path):
     pandalm = {"instruction": "Do", "input": "it", "response1": "a", "response2": "b"}
     path = tmp_path / "p.json"
@@ -63,26 +51,6 @@ def test_votes_of_annotators_and_of_scores(tmp_path):
     outputs = {"A": "eins", "B": "zwei", "C": "eins"}  # C says what A says: no pair
     rows = load_votes(lines(tmp_path / "w.jsonl", [{"source": "one", "outputs": outputs, "penalty": penalty}]))
     assert rows.votes.tolist() == [[1, 0, 1]] and rows.responses == [("eins", "zwei")]
-
-
-@pytest.mark.parametrize(
-    ("rows", "match"),
-    [
-        ([{**PAIR, "votes": [3, -1]}], "row 1: votes must be .* found \\[3, -1\\]"),
-        ([{**PAIR, "votes": "many"}], "row 1: votes must be"),
-        ([PAIR], "no votes in the columns prompt, chosen, rejected"),
-        ([{"annotator1": 3, "annotator2": 1}], "row 1: the verdicts are \\[3, 1\\]"),
-        ([{"source": "s", "outputs": {"A": "x"}, "penalty": {"A": {"r": 1}}}], "at least two different outputs"),
-        (
-            [{"outputs": {"A": "x", "B": "y"}, "penalty": {"A": {"r": 1}, "B": None}}],
-            "nobody judged two of its responses",
-        ),
-        ([{**PAIR, "chosen": " green", "votes": [1, 2]}], "identical"),
-    ],
-)
-def test_unusable_votes_are_refused(tmp_path, rows, match):
-    with pytest.raises(InputError, match=match):
-        load_votes(lines(tmp_path / "v.jsonl", rows))
 
 
 def test_a_missing_file_and_a_missing_column(tmp_path):
@@ -110,7 +78,7 @@ def test_rankings_as_lists_and_as_a_table(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "match"),
+    ("given", "match"),
     [
         ("a,b\n1,2\n", "has 1 ranking; people can only differ"),
         ("prompt,a,b\np,1,2\np,2,1\nq,1,2\n", "prompt 2 has 1 ranking"),
@@ -118,12 +86,34 @@ def test_rankings_as_lists_and_as_a_table(tmp_path):
         ("a,b\n1,2\n2,\n", "blank for what was not ranked"),
         ("a,b\nbest,worst\nworst,best\n", "the column 'a' holds words"),
         ("a\n1\n1\n", "1 columns of ranks"),
+        ("a,b,c\n1,2,n/k\n1,2,3\n", "'c'"),  # ranks and words: no column to pass over
+        ([{"a": 1, "b": 10**400}, {"a": 2, "b": 1}], "column 'b'"),
+        ([[1, 2, 3], [1, 2]], "different items \\(2 and 3 ranks\\)"),
+        ([], "expected a list of rankings"),
+        (None, "expected a list of rankings"),
+        ("oops", "no list of rankings"),
+        ([[1], [1]], "expected at least 2"),
+        *(
+            ([[1, 2, 3], ranking], "'not shown'")
+            for ranking in (["not shown"] * 3, ["not shown", None, None], ["not shown", 2, 3], [1, 2, "unseen"])
+        ),
+        ([[1, 2, 3], [True, 2, 3]], "'not shown'"),
+        # As text, so that the digits reach the reader.
+        *(
+            (json.dumps(rankings), "row 1")
+            for rankings in ([[1, 10**400], [1, 2]], [[[1], [2]], [[2], [1]]], ["12", "21"], [[[1, 2]]])
+        ),
     ],
 )
-def test_unusable_tables_are_refused(tmp_path, text, match):
-    (tmp_path / "r.csv").write_text(text)
+def test_what_is_no_rankings_is_refused(tmp_path, given, match):
+    path = tmp_path / "r.csv"
+    if isinstance(given, str) and "\n" in given:
+        path.write_text(given)
+    else:
+        table = isinstance(given, list) and given and isinstance(given[0], dict)
+        path = lines(tmp_path / "r.jsonl", given if table else [{"prompt": "p", "rankings": given}])
     with pytest.raises(InputError, match=match):
-        load_rankings(tmp_path / "r.csv")
+        load_rankings(path)
 
 
 def test_counted_ballots_are_those_written_out(tmp_path):
@@ -221,14 +211,6 @@ def test_people_who_saw_three_of_five_items_have_the_dispersion_of_all(tmp_path,
 
 
 @pytest.mark.parametrize(
-    "ranking", [["not shown"] * 3, ["not shown", None, None], ["not shown", 2, 3], [1, 2, "unseen"], [True, 2, 3]]
-)
-def test_rankings_without_a_rank_or_with_another_word_are_refused(tmp_path, ranking):
-    with pytest.raises(InputError, match="'not shown'"):
-        load_rankings(lines(tmp_path / "r.jsonl", [{"rankings": [[1, 2, 3], ranking]}]))
-
-
-@pytest.mark.parametrize(
     "other",
     [
         [{"x": 1}, {"x": 2}],
@@ -255,12 +237,6 @@ def test_a_column_that_holds_no_ranks_cannot_stop_a_table(tmp_path, other):
         load_rankings(parquet(tmp_path / "r.parquet", {"rankings": other}))
 
 
-def test_a_column_with_ranks_and_words_is_no_column_to_pass_over(tmp_path):
-    (tmp_path / "r.csv").write_text("a,b,c\n1,2,n/k\n1,2,3\n")
-    with pytest.raises(InputError, match="'c'"):
-        load_rankings(tmp_path / "r.csv")
-
-
 @pytest.mark.parametrize(
     "value", [{"x": 1}, ["a"], True, datetime.date(2026, 1, 1), datetime.timedelta(1), b"x"], ids=repr
 )
@@ -281,18 +257,6 @@ def test_votes_beside_and_made_of_other_types(tmp_path, value):
     ):
         with pytest.raises(InputError, match="vote"):
             load_votes(parquet(path, columns))
-
-
-def test_a_rater_without_a_name_is_somebody_each_time(tmp_path):
-    rows = [{"first": "a", "second": "b", "vote": vote, "rater": ""} for vote in (1, 1, 2)]
-    assert load_votes(lines(tmp_path / "v.jsonl", rows)).votes.tolist() == [[2, 1, 0]]
-
-
-def test_a_vote_that_counts_nobody_is_no_vote(tmp_path):
-    (tmp_path / "v.csv").write_text("first,second,vote,count\na,b,1,0\na,b,2,3\nc,d,1,0\n")
-    found = load_votes(tmp_path / "v.csv")
-    assert found.votes.tolist() == [[0, 3, 0], [0, 0, 0]]
-    assert votes_index(found.votes).voted_n.tolist() == [True, False]
 
 
 def test_a_header_that_is_itself_a_ranking_is_pointed_out(tmp_path):
@@ -347,35 +311,6 @@ def test_prompts_without_text_are_named_by_their_place(tmp_path):
     assert found.prompt_ids == ["0", "1"] and found.prompts == ["row 1", "row 2"]
 
 
-@pytest.mark.parametrize(
-    ("rankings", "match"),
-    [
-        ([[1, 2, 3], [1, 2]], "different items \\(2 and 3 ranks\\)"),
-        ([], "expected a list of rankings"),
-        (None, "expected a list of rankings"),
-        ("oops", "no list of rankings"),
-        ([[1], [1]], "expected at least 2"),
-    ],
-)
-def test_unusable_lists_are_refused(tmp_path, rankings, match):
-    with pytest.raises(InputError, match=match):
-        load_rankings(lines(tmp_path / "r.jsonl", [{"prompt": "p", "rankings": rankings}]))
-
-
-@pytest.mark.parametrize("rankings", [[[1, 10**400], [1, 2]], [[[1], [2]], [[2], [1]]], ["12", "21"], [[[1, 2]]]])
-def test_ranks_that_are_no_numbers_are_refused_with_the_row(tmp_path, rankings):
-    # As text, so that the digits reach the reader.
-    path = lines(tmp_path / "r.jsonl", [{"rankings": json.dumps(rankings)}])
-    with pytest.raises(InputError, match="row 1"):
-        load_rankings(path)
-
-
-def test_a_rank_beyond_any_number_in_a_table_is_refused(tmp_path):
-    (tmp_path / "r.json").write_text(json.dumps([{"a": 1, "b": 10**400}, {"a": 2, "b": 1}]))
-    with pytest.raises(InputError, match="column 'b'"):
-        load_rankings(tmp_path / "r.json")
-
-
 def test_truth_must_rank_the_same_items(tmp_path):
     (tmp_path / "t.csv").write_text("a,b,c\n2,1,3\n")
     assert load_truth(tmp_path / "t.csv", items=3).tolist() == [2, 1, 3]
@@ -392,8 +327,10 @@ def test_potatoes_by_hand_are_less_dispersed_and_nearer_to_the_truth(shared):
     assert kendall_tau(np.int64(sight.ranks[0]), truth).mean() == pytest.approx(15.3, abs=0.05)
     assert kendall_tau(np.int64(hand.ranks[0]), truth).mean() == pytest.approx(10.5, abs=0.05)
     index = rankings_index([sight.ranks[0], hand.ranks[0]])
-    assert index.phi_n[1] < index.phi_n[0]
-    assert kendall_tau(index.centers[1], truth) < kendall_tau(index.centers[0], truth)
+    assert index.phi_high_n[1] < index.phi_n[0] and index.phi_low_n[0] > index.phi_n[1]
+    # The crowd beats its members.
+    by_sight, by_hand = (int(kendall_tau(center, truth)) for center in index.centers)
+    assert by_hand < by_sight < 15.3 and by_hand < 10.5
 
 
 @pytest.mark.shared

@@ -14,6 +14,7 @@ from mallowspo.dispersion.rankings_file import load_rankings
 from mallowspo.dispersion.votes_file import load_votes
 from mallowspo.errors import InputError
 
+NAN = float("nan")
 SHAPES = Path(__file__).parent / "shapes"
 SHAPE_NAMES = sorted(path.stem for path in SHAPES.glob("*.jsonl"))
 PAIR = {"prompt": "The sky is", "chosen": " blue", "rejected": " green"}
@@ -22,6 +23,15 @@ PAIR = {"prompt": "The sky is", "chosen": " blue", "rejected": " green"}
 def lines(path, rows):
     path.write_text("\n".join(json.dumps(row) for row in rows))
     return path
+
+
+def written(folder, given):
+    """A file of rows, or of text, whose ending tells its form."""
+    if isinstance(given, str):
+        path = folder / ("v.json" if given.startswith("[") else "v.csv")
+        path.write_text(given)
+        return path
+    return lines(folder / "v.jsonl", given)
 
 
 def user(text):
@@ -67,6 +77,85 @@ def test_votes_of_each_shape_are_those_counted_by_hand(name, votes):
     np.testing.assert_allclose(found.votes, votes, rtol=1e-12)
 
 
+VOTE = {"prompt": "p", "first": "a", "second": "b"}
+RATED = {"prompt": "p", "completion_a": "a", "completion_b": "b"}
+TWO = {"source": "q", "outputs": {"A": "a", "B": "b"}, "penalty": {"A": {"r": 0}, "B": {"r": 1}}}
+THREE = {"source": "x", "outputs": {"s1": "a cat", "s2": "a dog", "s3": "a bird"}}
+ANY_NAME = [{"overall_pref": "A-is-better", "annotator": rater} for rater in (["x"], ["x"], {"y": 1})]
+
+
+COUNTED = {
+    "mappings": (
+        [{"id": 1, "votes": {"chosen": 2, "rejected": 0, "tie": 1}}, {"id": 2, "votes": None}],
+        [[2, 0, 1], [0, 0, 0]],
+    ),
+    "a table": (
+        "prompt,votes_chosen,votes_rejected,votes_tie\na,3,1,\nb,,,\na,2,2,1\n",
+        [[3, 1, 0], [0, 0, 0], [2, 2, 1]],
+    ),
+    "scores beside lists of responses": (
+        [{"instruction": "p", "responses": ["a", "b", "c"], "ratings": [4, 4, 1.5]}],
+        [[0, 0, 1], [1, 0, 0], [1, 0, 0]],
+    ),
+    # r1 alone saw s1 and s2, r2 s1 and s3, r3 s2 and s3.
+    "raters who do not overlap": (
+        [{**THREE, "penalty": {"s1": {"r1": 0.0, "r2": 1}, "s2": {"r1": 2.0, "r3": 0}, "s3": {"r2": 0, "r3": 5}}}],
+        [[1, 0, 0], [0, 1, 0], [1, 0, 0]],
+    ),
+    "a score that is missing": (
+        [{**THREE, "penalty": {"s1": {"r1": 0, "r2": 3}, "s2": {"r1": 1, "r2": 2}, "s3": {"r1": NAN, "r2": 2}}}],
+        [[1, 1, 0], [0, 1, 0], [0, 0, 1]],
+    ),
+    "a row without outputs": ([TWO, {"source": "p", "outputs": {}, "penalty": {}}], [[1, 0, 0]]),
+    "one rater, two votes": (
+        [
+            *({**VOTE, "rater": "u1", "vote": vote} for vote in ("first", "second")),
+            {**VOTE, "rater": "u2", "vote": "first"},
+        ],
+        [[1.5, 0.5, 0]],
+    ),
+    "raters without a name": ([{**VOTE, "rater": "", "vote": vote} for vote in (1, 1, 2)], [[2, 1, 0]]),
+    "raters of any name": ([{**RATED, "annotations": json.dumps(ANY_NAME)}], [[2, 0, 0]]),
+    "a count weighs": (
+        "prompt,first,second,vote,count\np,a,b,1,3\np,a,b,2,2\np,b,a,1,1\np,a,b,0,4\np,a,b,,9\n",
+        [[3, 3, 4]],
+    ),
+    "a count of nobody": ("first,second,vote,count\na,b,1,0\na,b,2,3\nc,d,1,0\n", [[0, 3, 0], [0, 0, 0]]),
+}
+
+
+@pytest.mark.parametrize("case", COUNTED)
+def test_votes_are_those_counted_by_hand(tmp_path, case):
+    given, votes = COUNTED[case]
+    assert load_votes(written(tmp_path, given)).votes.tolist() == votes
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ([{**PAIR, "votes": [3, -1]}], "row 1: votes must be .* found \\[3, -1\\]"),
+        ([{**PAIR, "votes": "many"}], "row 1: votes must be"),
+        ([{**PAIR, "chosen": " green", "votes": [1, 2]}], "identical"),
+        ([{"prompt": "p", "votes": None}], "none of the 1 rows has a vote"),
+        ([PAIR], "no votes in the columns prompt, chosen, rejected"),
+        ([{"annotator1": 3, "annotator2": 1}], "row 1: the verdicts are \\[3, 1\\]"),
+        ([{"source": "s", "outputs": {"A": "x"}, "penalty": {"A": {"r": 1}}}], "at least two different outputs"),
+        ([{"outputs": {"A": "x", "B": "y"}, "penalty": {"A": {"r": 1}, "B": None}}], "nobody judged two of its"),
+        ([{"outputs": "a", "penalty": "b"}], "system -> rater -> score"),
+        ([{**TWO, "penalty": {"A": {"r": "low"}, "B": {"r": "high"}}}], "expected a number"),
+        ([{**TWO, "penalty": {"A": [1], "B": [2]}}], "rater -> score"),
+        ([{"response1": "a", "response2": "b", "individual_preference": [{"score": 7}]}], "-3"),
+        ([{**RATED, "normal": [{"overall_pref": "C-is-better"}]}], "C-is-better"),
+        ([{**VOTE, "vote": 1}, {**VOTE, "second": "c", "vote": 0}], "tell a tie"),
+        ([{**VOTE, "vote": "best"}], "'best'"),
+        ([{"prompt": "p", "response": "a", "helpfulness": [1]}], "same prompt"),
+    ],
+)
+def test_values_that_are_no_votes_are_refused(tmp_path, given, match):
+    with pytest.raises(InputError, match=match):
+        load_votes(written(tmp_path, given))
+
+
 @pytest.mark.parametrize("ending", ["jsonl", "json", "parquet", "csv"])
 @pytest.mark.parametrize("name", SHAPE_NAMES)
 def test_a_shape_is_known_in_every_format_order_and_company(name, ending, tmp_path):
@@ -101,11 +190,6 @@ def test_a_shape_is_known_in_every_format_order_and_company(name, ending, tmp_pa
         assert found.votes.tolist() == expected.votes.tolist()
         assert found.prompt_ids == expected.prompt_ids and found.responses == expected.responses
         assert found.form == expected.form
-
-
-def test_scores_beside_lists_of_responses_are_those_of_completions(tmp_path):
-    rows = [{"instruction": "p", "responses": ["a", "b", "c"], "ratings": [4, 4, 1.5]}]
-    assert load_votes(lines(tmp_path / "u.jsonl", rows)).votes.tolist() == [[0, 0, 1], [1, 0, 0], [1, 0, 0]]
 
 
 @pytest.mark.parametrize("prompt", ['{"id": 1, "messages": "none"}', '{"messages": [1]}', '[{"role":', '{"messages"'])
@@ -202,25 +286,6 @@ def test_preference_data_made_of_votes_are_read_back_with_their_votes_and_names(
     assert again.prompt_ids == [votes.prompt_ids[row] for row in decided] and len(pairs) == len(decided)
 
 
-# ---- raters that do not overlap
-
-
-OUTPUTS = {"s1": "a cat", "s2": "a dog", "s3": "a bird"}
-
-
-def test_every_two_systems_are_compared_by_the_raters_who_scored_both(tmp_path):
-    penalty = {"s1": {"r1": 0.0, "r2": 1.0}, "s2": {"r1": 2.0, "r3": 0.0}, "s3": {"r2": 0.0, "r3": 5.0}}
-    rows = load_votes(lines(tmp_path / "w.jsonl", [{"source": "x", "outputs": OUTPUTS, "penalty": penalty}]))
-    # r1 alone saw s1 and s2, r2 s1 and s3, r3 s2 and s3.
-    assert rows.votes.tolist() == [[1, 0, 0], [0, 1, 0], [1, 0, 0]] and rows.notes == ()
-
-
-def test_one_missing_score_costs_a_rater_only_the_pairs_of_that_system(tmp_path):
-    penalty = {"s1": {"r1": 0, "r2": 3}, "s2": {"r1": 1, "r2": 2}, "s3": {"r1": float("nan"), "r2": 2}}
-    path = lines(tmp_path / "w.jsonl", [{"source": "x", "outputs": OUTPUTS, "penalty": penalty}])
-    assert load_votes(path).votes.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
-
-
 def test_rows_without_a_vote_are_counted_and_named(tmp_path):
     good = {"source": "x", "outputs": {"s1": "a", "s2": "b"}, "penalty": {"s1": {"r1": 0}, "s2": {"r1": 1}}}
     apart = {**good, "penalty": {"s1": {"r1": 0}, "s2": {"r2": 1}}}
@@ -230,40 +295,6 @@ def test_rows_without_a_vote_are_counted_and_named(tmp_path):
     assert [note[:12] for note in rows.notes] == ["1 row (4) wi", "2 rows (2, 3"]
     with pytest.raises(InputError, match="no row has a vote"):
         load_votes(lines(tmp_path / "w.jsonl", [apart, alike]))
-
-
-@pytest.mark.parametrize(
-    ("rows", "match"),
-    [
-        ([{"outputs": "a", "penalty": "b"}], "system -> rater -> score"),
-        ([{"outputs": {"s": "a", "t": "b"}, "penalty": {"s": {"r": "low"}, "t": {"r": "high"}}}], "expected a number"),
-        ([{"outputs": {"s": "a", "t": "b"}, "penalty": {"s": [1], "t": [2]}}], "rater -> score"),
-        ([{"response1": "a", "response2": "b", "individual_preference": [{"score": 7}]}], "-3"),
-        ([{"completion_a": "a", "completion_b": "b", "normal": [{"overall_pref": "C-is-better"}]}], "C-is-better"),
-        ([{"first": "a", "second": "b", "vote": 1}, {"first": "a", "second": "c", "vote": 0}], "tell a tie"),
-        ([{"first": "a", "second": "b", "vote": "best"}], "'best'"),
-        ([{"prompt": "p", "response": "a", "helpfulness": [1]}], "same prompt"),
-        ([{"prompt": "p", "votes": None}], "none of the 1 rows has a vote"),
-    ],
-)
-def test_values_that_are_no_votes_are_refused(tmp_path, rows, match):
-    with pytest.raises(InputError, match=match):
-        load_votes(lines(tmp_path / "v.jsonl", rows))
-
-
-def test_a_row_without_outputs_has_no_vote(tmp_path):
-    penalised = {"source": "q", "outputs": {"A": "a", "B": "b"}, "penalty": {"A": {"r": 0}, "B": {"r": 1}}}
-    path = tmp_path / "v.jsonl"
-    path.write_text(json.dumps(penalised) + "\n" + json.dumps({"source": "p", "outputs": {}, "penalty": {}}) + "\n")
-    assert load_votes(path).votes.tolist() == [[1, 0, 0]]
-
-
-def test_a_rater_may_have_any_name(tmp_path):
-    given = [{"overall_pref": "A-is-better", "annotator": rater} for rater in (["x"], ["x"], {"y": 1})]
-    path = tmp_path / "v.json"
-    row = {"prompt": "p", "completion_a": "a", "completion_b": "b", "annotations": json.dumps(given)}
-    path.write_text(json.dumps([row]))
-    assert load_votes(path).votes.tolist() == [[2, 0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -313,15 +344,6 @@ def test_numbers_of_our_own_export_are_kept(tmp_path):
 def test_an_answer_that_reads_as_a_list_stays_text(tmp_path):
     rows = load_votes(lines(tmp_path / "v.jsonl", [{"first": "[1, 2]", "second": '{"a": 1}', "vote": "second"}]))
     assert rows.responses == [("[1, 2]", '{"a": 1}')] and rows.votes.tolist() == [[0, 1, 0]]
-
-
-def test_a_rater_has_one_vote_and_a_count_weighs_it(tmp_path):
-    row = {"prompt": "p", "first": "a", "second": "b", "rater": "u1"}
-    given = [{**row, "vote": "first"}, {**row, "vote": "second"}, {**row, "vote": "first", "rater": "u2"}]
-    assert load_votes(lines(tmp_path / "r.jsonl", given)).votes.tolist() == [[1.5, 0.5, 0]]
-    path = tmp_path / "c.csv"
-    path.write_text("prompt,first,second,vote,count\np,a,b,1,3\np,a,b,2,2\np,b,a,1,1\np,a,b,0,4\np,a,b,,9\n")
-    assert load_votes(path).votes.tolist() == [[3, 3, 4]]
 
 
 # ---- other names

@@ -10,9 +10,9 @@ from mallowspo.dispersion.calibration import Calibration, calibrate
 from mallowspo.errors import InputError
 from mallowspo.evaluation.generation import answers_from_file
 from mallowspo.evaluation.json_log import JsonLog
+from mallowspo.evaluation.judge import CallableJudge, check_verdict
 from mallowspo.evaluation.length_control import match_alpaca_rows
 from mallowspo.evaluation.prompts import EvaluationPrompt, answer_text, as_text, read_dispersion
-from mallowspo.evaluation.verdicts import states_of
 from mallowspo.evaluation.win_rates import check_orders, no_result
 
 PROMPT = EvaluationPrompt(0, "Hi")
@@ -77,10 +77,13 @@ def test_a_dispersion_with_columns_that_no_row_can_hold_is_joined_by_the_others(
 
 
 @pytest.mark.parametrize("verdict", [7, -0.5, float("nan"), True, None, "C", ["A"], {}])
-def test_a_verdict_out_of_range_is_named_by_its_line(verdict):
-    with pytest.raises(InputError, match=r"v\.jsonl: line 2 .*verdict"):
-        states_of([{"key": "a", "verdict": 0.25}, {"key": "b", "verdict": verdict}], "v.jsonl")
-    assert states_of([{"key": "a", "verdict": 0.25}])["a"].verdict == 0.25
+def test_a_verdict_out_of_range_is_named_by_its_line(tmp_path, verdict):
+    records = [{"key": "a", "verdict": 0.25}, {"key": "b", "verdict": verdict}]
+    (tmp_path / "verdicts.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    with pytest.raises(InputError, match=r"verdicts\.jsonl: line 2"):
+        CallableJudge("mine:judge", "", lambda *_: "A").judge([], tmp_path)
+    with pytest.raises(InputError, match="here .*the verdict"):
+        check_verdict(records[1], "here")
 
 
 def test_a_failed_write_leaves_no_half_line(tmp_path):

@@ -79,13 +79,21 @@ def test_the_standard_errors_are_those_of_another_draw():
         assert 0.6 < spread / stated < 1.4, name
 
 
-def test_the_batch_size_changes_nothing():
+def test_the_batch_size_changes_nothing_and_the_responses_can_be_had():
     policy, reference = models()
-    one, many = (
-        sequence_kl(policy, reference, PROMPTS, samples=6, max_new_tokens=LENGTH, batch_size=size) for size in (1, 5)
-    )
+    had = {}
+
+    def measure(**options):
+        return sequence_kl(policy, reference, PROMPTS, samples=6, max_new_tokens=LENGTH, **options)
+
+    one = measure(batch_size=1)
+    many = measure(batch_size=5, on_response=lambda p, s, response: had.update({(p, s): response}))
     assert one.kl == pytest.approx(many.kl, rel=1e-5) and one.tokens_per_response == many.tokens_per_response
-    assert one != sequence_kl(policy, reference, PROMPTS, samples=6, max_new_tokens=LENGTH, seed=1)
+    assert one != measure(seed=1)
+    assert sorted(had) == [(p, s) for p in range(2) for s in range(6)]
+    assert np.mean([len(row) for row in had.values()]) == many.tokens_per_response
+    plain = [log_prob(policy, PROMPTS[p], row) - log_prob(reference, PROMPTS[p], row) for (p, _), row in had.items()]
+    assert np.mean(plain) == pytest.approx(many.kl_plain, rel=1e-4)
 
 
 def test_a_model_is_at_no_distance_from_itself():
@@ -102,21 +110,3 @@ def test_other_vocabularies_and_no_prompts_are_refused():
     for prompts in ([], [[]]):
         with pytest.raises(InputError, match="at least one prompt"):
             sequence_kl(policy, policy, prompts)
-
-
-def test_the_responses_that_were_measured_can_be_had():
-    policy, reference = models()
-    had = {}
-    found = sequence_kl(
-        policy,
-        reference,
-        PROMPTS,
-        samples=4,
-        max_new_tokens=LENGTH,
-        batch_size=3,
-        on_response=lambda p, s, response: had.update({(p, s): response}),
-    )
-    assert sorted(had) == [(p, s) for p in range(2) for s in range(4)]
-    assert np.mean([len(row) for row in had.values()]) == found.tokens_per_response
-    plain = [log_prob(policy, PROMPTS[p], row) - log_prob(reference, PROMPTS[p], row) for (p, _), row in had.items()]
-    assert np.mean(plain) == pytest.approx(found.kl_plain, rel=1e-4)

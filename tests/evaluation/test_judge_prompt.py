@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from mallowspo.evaluation.judge_prompt import parse_verdict, without_thinking
+from mallowspo.evaluation.judge_prompt import DEFAULT_TEMPLATE, JudgeTemplate, parse_verdict, without_thinking
 
 ALONE = {
     "A": ["[[A]]", "**[[A]]**", "[[A]].", "> [[A]]", "- [[ A ]]", "[[**A**]]", "`[[A]]`", "```\n[[A]]\n```", "[[A]]。",
@@ -31,7 +31,8 @@ ALONE = {
           "Chosen: B\nRejected: A", "Winner: B\nLoser: A"],
     "tie": ["[[tie]]", "[[Tie]].", "[[TIE]]", "[[tied]]", "[[draw]]", "[[A=B]]", "[[a tie]]", "[[neither]]", "tie",
             "It's a tie.", "**Draw**", "Verdict: tie", "Verdict: a tie", "Winner: neither", "Verdict: it's a tie.",
-            "Urteil: Unentschieden", "Verdict : égalité", "结论：平局", "[[tie]]: neither [[A]] nor [[B]]"],
+            "Urteil: Unentschieden", "$\\boxed{\\text{tie}}$", "Verdict : égalité", "结论：平局",
+            "[[tie]]: neither [[A]] nor [[B]]"],
     "undecided": ["", "[[A]] [[B]]", "[[A]] or [[B]]", "[[C]]", "[[A]] [[C]]", "[[A/B]]", "A or B", "A?", "A\nB",
                   "- A\n- B\n- tie", "Verdict: A or B", "Verdict: A/B", "Verdict: A, or perhaps B", "Verdict: A?",
                   "Is the verdict A? Hard to say.", "Verdict: A. No, wait, B.", "Verdict: A. Verdict: B.",
@@ -114,6 +115,12 @@ def test_an_object_stands_for_its_verdict_field(reply, verdict):
         ('<think time="3">x</think>y', "y"),
         ("<thought_process>x</thought_process>y", "y"),
         ("<seed:think>x</seed:think>y", "y"),
+        ("<thinking>x</thinking>y", "y"),
+        ("<reasoning>x</reasoning>y", "y"),
+        ("[THINK]x[/THINK]y", "y"),
+        ("◁think▷x◁/think▷y", "y"),
+        ("<|channel|>analysis<|message|>x<|end|><|start|>assistant<|channel|>final<|message|>y", "y"),
+        ("<|channel|>analysis<|message|>x or", ""),
         ("x</think>y", "y"),
         ("x</think>y</think>z", "z"),
         ("<think>x<think>y</think>z</think>[[A]]", "[[A]]"),
@@ -125,6 +132,15 @@ def test_an_object_stands_for_its_verdict_field(reply, verdict):
 )
 def test_thinking_is_taken_away_wherever_it_stands(reply, spoken):
     assert without_thinking(reply) == spoken
+
+
+def test_an_answer_that_holds_a_place_stays_what_it_is():
+    assert JudgeTemplate("{prompt}|{answer_a}|{answer_b}", "1").fill("p", "{answer_b}", "b") == "p|{answer_b}|b"
+    assert DEFAULT_TEMPLATE.fill("p", "x", "{prompt}").count("{prompt}") == 1
+
+
+def test_a_small_letter_at_the_end_is_a_verdict():
+    assert parse_verdict("Reasons.\nb") == "B"
 
 
 @pytest.mark.parametrize(

@@ -102,37 +102,30 @@ def test_a_refusal_that_echoes_the_key_is_shown_without_it(here, capsys, monkeyp
     assert "401" in found and "judge_api_key_env" in found and KEY not in found
 
 
-@pytest.mark.parametrize(
-    ("judge", "more", "option"),
-    [
-        (f"http://user:{KEY}@127.0.0.1:9/v1#m", [], "judge_api_key_env"),
-        (f"http://{KEY}@127.0.0.1:9/v1#m", [], "judge_api_key_env"),
-        (f"http://user:a/{KEY}@127.0.0.1:9/v1#m", [], "judge_api_key_env"),
-        (f"http://127.0.0.1:9/v1?api_key={KEY}#m", [], "judge_api_key_env"),
-        (f"http://127.0.0.1:9/v1?x={KEY}#m", [], "judge_api_key_env"),
-        (f"http://127.0.0.1:9/v1#m?api_key={KEY}", [], "judge_api_key_env"),
-        (f"http://127.0.0.1:9/v1#m?k={KEY}", [], "judge_api_key_env"),
-        (f"http://127.0.0.1:9/v1#m&api_key={KEY}", [], "judge_api_key_env"),
-        (f"http://127.0.0.1:9/v1#m#token={KEY}", [], "judge_api_key_env"),
-        ("http://127.0.0.1:9/v1#m", ["--judge_parameters", json.dumps({"user": "u", "pw": KEY})], "judge_parameters"),
-        (
-            "http://127.0.0.1:9/v1#m",
-            ["--judge_parameters", json.dumps({"auth": [{"user": "u", "value": KEY}]})],
-            "judge_parameters",
-        ),
-        ("http://127.0.0.1:9/v1#m", ["--judge_parameters", json.dumps({"api_key": KEY})], "judge_parameters"),
-        (
-            "http://127.0.0.1:9/v1#m",
-            ["--judge_parameters", json.dumps({"headers": {"Authorization": KEY}})],
-            "judge_parameters",
-        ),
-        ("http://127.0.0.1:9/v1#m", ["--judge_parameters", f'{{"api_key": "{KEY}"'], "judge_parameters"),
-        ("http://127.0.0.1:9/v1#m", ["--judge_api_key_env", KEY], "judge_api_key_env"),
-        ("http://127.0.0.1:9/v1#m", ["--judge_api_key_env", "sk-" + KEY], "judge_api_key_env"),
-    ],
+HOST = "127.0.0.1:9/v1"
+BEFORE_THE_HOST = (f"user:{KEY}", KEY, f"user:a/{KEY}")
+BEHIND_IT = (
+    f"?api_key={KEY}#m",
+    f"?x={KEY}#m",
+    f"#m?api_key={KEY}",
+    f"#m?k={KEY}",
+    f"#m&api_key={KEY}",
+    f"#m#token={KEY}",
 )
-def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(here, capsys, judge, more, option):
-    assert evaluate(judge, *more) == 2
+PARAMETERS = ({"user": "u", "pw": KEY}, {"auth": [{"user": "u", "value": KEY}]}, {"api_key": KEY},
+              {"headers": {"Authorization": KEY}})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("judge", "option", "value"),
+    [(f"{place}@{HOST}#m", "judge_api_key_env", None) for place in BEFORE_THE_HOST]
+    + [(f"{HOST}{place}", "judge_api_key_env", None) for place in BEHIND_IT]
+    + [(f"{HOST}#m", "judge_parameters", json.dumps(fields)) for fields in PARAMETERS]
+    + [(f"{HOST}#m", "judge_parameters", f'{{"api_key": "{KEY}"')]
+    + [(f"{HOST}#m", "judge_api_key_env", value) for value in (KEY, f"sk-{KEY}")],
+)
+def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(here, capsys, judge, option, value):
+    assert evaluate(f"http://{judge}", *([] if value is None else [f"--{option}", value])) == 2
     found = everything(here, capsys)
     assert option in found and KEY not in found and not Path("out/results.json").exists()
 

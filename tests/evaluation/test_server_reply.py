@@ -1,4 +1,4 @@
-"""Every form in which servers of models reply, and every form in which judges say their verdict."""
+"""Every form in which servers of models reply."""
 
 import json
 
@@ -8,51 +8,9 @@ from judge_server import JudgeServer
 from mallowspo.errors import InputError
 from mallowspo.evaluation.endpoint import Endpoint, EndpointAddress, RequestLimits
 from mallowspo.evaluation.generation import generate_at_endpoint
-from mallowspo.evaluation.judge_prompt import parse_verdict
-from mallowspo.evaluation.judging import judge_with_endpoint
 from mallowspo.evaluation.local_model import Sampling
 from mallowspo.evaluation.prompts import EvaluationPrompt
 from mallowspo.evaluation.server_reply import Malformed, ServerError, read_reply
-from mallowspo.evaluation.verdicts import AnswerPair
-
-
-@pytest.mark.parametrize(
-    ("reply", "verdict"),
-    [
-        ("<think>[[A]] or [[B]]</think>hm\n[[A]]", "A"),
-        ("[[A]] or [[B]]</think>\n\n[[B]]", "B"),
-        ("<think>[[A]] or [[B]]", "undecided"),
-        ("<thinking>[[A]]</thinking>[[B]]", "B"),
-        ("<reasoning>[[B]]</reasoning>\n**[[A]]**", "A"),
-        ("[THINK]x [[A]][/THINK][[B]]", "B"),
-        ("◁think▷[[A]]◁/think▷[[B]]", "B"),
-        ("<|channel|>analysis<|message|>[[A]]<|end|><|start|>assistant<|channel|>final<|message|>[[B]]", "B"),
-        ("<|channel|>analysis<|message|>[[A]] or", "undecided"),
-        ("I first thought [[B]], but no.\n[[A]]", "A"),
-        ("[[A]]\nNote that [[B]] was close.", "undecided"),
-        ("[[A]] [[B]]", "undecided"),
-        ("[[C]]", "undecided"),
-        ("", "undecided"),
-        ("A or B", "undecided"),
-        ("Verdict: A or B", "undecided"),
-        ("Answer A: fine\nAnswer B: fine", "undecided"),
-        ("Verdict: A", "A"),
-        ("My verdict is: Answer B", "B"),
-        ("**Answer B** is better", "B"),
-        ("[A]", "A"),
-        ("Reasons.\nb", "B"),
-        ("\\boxed{B}", "B"),
-        ("$\\boxed{\\text{tie}}$", "tie"),
-        ('```json\n{"reason": "A is long", "winner": "Answer B"}\n```', "B"),
-        ("［［Ａ］］", "A"),
-        ("【【Ｂ】】", "B"),
-        ("[[Tie]]", "tie"),
-        ("[[A>>B]]", "A"),
-        ("[[" * 50_000, "undecided"),
-    ],
-)
-def test_a_verdict_is_what_stands_last_after_the_thinking(reply, verdict):
-    assert parse_verdict(reply) == verdict
 
 
 def body(content, **choice):
@@ -131,23 +89,3 @@ def test_a_blocked_prompt_is_named_and_left_out_where_that_is_wanted(tmp_path):
         server.faults = lambda question, n: "400"
         with pytest.raises(InputError, match=r"first 3 requests were all refused.*generation_parameters"):
             generate_at_endpoint(PROMPTS, endpoint, Sampling(), tmp_path / "h.jsonl", skip_refused=True)
-
-
-def test_a_first_pair_that_is_blocked_does_not_end_the_run(tmp_path):
-    pairs = [AnswerPair(f"prompt {i}", "long answer", "short") for i in range(3)]
-    with JudgeServer(lambda question, n: "400" if "prompt 0" in question else None) as server:
-        endpoint = Endpoint(EndpointAddress(server.url, "m"), RequestLimits(max_retries=0))
-        found = judge_with_endpoint(pairs, endpoint, tmp_path / "v.jsonl")
-    assert found.refused == 2 and found.model_first_n.tolist() == [0.5, 1.0, 1.0]
-
-
-def test_a_judge_that_says_nothing_is_reminded_without_an_empty_turn(tmp_path):
-    class Silent(JudgeServer):
-        def reply(self, question):
-            return "[[A]]" if "Reply with exactly one" in question else " "
-
-    with Silent() as server:
-        endpoint = Endpoint(EndpointAddress(server.url, "m"), RequestLimits(max_retries=0))
-        found = judge_with_endpoint([AnswerPair("p", "x", "y\ud83d")], endpoint, tmp_path / "v.jsonl")
-    assert found.undecided == 0 and found.model_first_n.tolist() == [1.0] and found.model_second_n.tolist() == [0.0]
-    assert all(message["content"].strip() for request in server.requests for message in request["messages"])

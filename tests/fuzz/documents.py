@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -9,6 +10,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from hypothesis import strategies as st
 
@@ -138,44 +141,45 @@ def as_lines(rows: Any) -> bytes:
     return b"\n".join(as_json(row) for row in (rows if isinstance(rows, list) else [rows])) + b"\n"
 
 
+def _table(rows: Any) -> tuple[list[str], list[dict[str, Any]]]:
+    """The names and rows of whatever was made up; what is no list of rows has none."""
+    found = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    found = [{str(name): cell for name, cell in row.items()} for row in found]
+    return list(dict.fromkeys(name for row in found for name in row)), found
+
+
 def as_csv(rows: Any) -> bytes:
     """CSV with JSON in the cells that hold no text."""
-    import csv
-
-    rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-    names = list(dict.fromkeys(str(name) for row in rows for name in row))
+    names, found = _table(rows)
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(names)
-    for row in rows:
-        cells = {str(name): cell for name, cell in row.items()}
-        writer.writerow(
-            [cells[n] if isinstance(cells.get(n), str) else json.dumps(cells[n]) if n in cells else "" for n in names]
-        )
+    for row in found:
+        cells = {name: cell if isinstance(cell, str) else json.dumps(cell) for name, cell in row.items()}
+        writer.writerow([cells.get(name, "") for name in names])
     return out.getvalue().encode("utf-8", "replace")
 
 
 def as_parquet(rows: Any) -> bytes:
     """Parquet with whatever types Arrow finds; an empty file where it finds none."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    names, found = _table(rows)
+    try:
+        return _written(pa.table({name: pa.array([row.get(name) for row in found]) for name in names}))
+    except (pa.ArrowException, OverflowError, TypeError, ValueError):
+        return b""
 
-    rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+def _written(table: Any) -> bytes:
     out = io.BytesIO()
     try:
-        names = list(dict.fromkeys(str(name) for row in rows for name in row))
-        pq.write_table(
-            pa.table({n: pa.array([{str(k): v for k, v in r.items()}.get(n) for r in rows]) for n in names}), out
-        )
-    except (pa.ArrowException, OverflowError, TypeError, ValueError):
+        pq.write_table(table, out)
+    except (pa.ArrowException, ValueError):
         return b""
     return out.getvalue()
 
 
 def _odd_columns(count: int) -> list[Any]:
     """Columns of so many rows that other writers of parquet make, and values that their types allow."""
-    import pyarrow as pa
-
     whole = pa.array(range(count))
 
     def of(values: list[Any], kind: Any) -> Any:
@@ -204,9 +208,6 @@ def _odd_columns(count: int) -> list[Any]:
 @st.composite
 def odd_parquet(draw: st.DrawFn, documents: Sequence[Any]) -> bytes:
     """A parquet file of which one or two columns have a type, values or a name that few files have."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     rows = [row for row in draw(st.sampled_from(documents)) if isinstance(row, dict)]
     table = pa.table({name: _any_array([row.get(name) for row in rows]) for row in rows[:1] for name in row})
     odd = _odd_columns(len(rows))
@@ -218,17 +219,10 @@ def odd_parquet(draw: st.DrawFn, documents: Sequence[Any]) -> bytes:
             table = table.set_column(place, name, column)
         else:
             table = table.append_column(name, column)
-    out = io.BytesIO()
-    try:
-        pq.write_table(table, out)
-    except (pa.ArrowException, ValueError):
-        return b""
-    return out.getvalue()
+    return _written(table)
 
 
 def _any_array(values: list[Any]) -> Any:
-    import pyarrow as pa
-
     try:
         return pa.array(values)
     except (pa.ArrowException, TypeError, ValueError):

@@ -26,16 +26,11 @@ SLOW_SECONDS = 1.0
 
 @dataclass
 class Outcome:
-    """What came of some inputs.
-
-    Attributes:
-        inputs: How many.
-        slowest: Processor seconds of the slowest one.
-        faults: Where and what was raised, with the smallest input that did it; an input that is too slow is one too.
-    """
+    """What came of some inputs."""
 
     inputs: int = 0
-    slowest: float = 0.0
+    slowest: float = 0.0  # processor seconds of one input
+    # Where and what was raised, with the smallest input that did it; an input that is too slow is one too.
     faults: dict[str, bytes] = field(default_factory=dict)
 
     def note(self, what: str, data: bytes) -> None:

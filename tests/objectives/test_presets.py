@@ -8,7 +8,8 @@ from mallowspo.objectives import LINKS, OBJECTIVES, Objective, resolve_objective
 
 def test_names_are_those_that_people_build_on():
     assert list(OBJECTIVES) == [
-        "mallows_theta", "mallows_phi", "mallows_ipo", "mallows_simpo", "rainbow", "dpo", "ipo", "simpo", "hinge",
+        "mallows_theta", "mallows_phi", "mallows_ipo", "mallows_simpo", "mallows_norm", "rainbow", "dpo", "dpo_norm",
+        "ipo", "simpo", "hinge", "plackett_luce", "mallows_list_theta", "mallows_list_phi",
     ]  # fmt: skip
 
 
@@ -41,6 +42,13 @@ def test_a_presets_margin_goes_with_the_axis_that_gave_it_a_meaning():
         ("dpo", {"label_smoothing": 0.5}, r"label_smoothing: got 0.5, expected a number in \[0, 0.5\)"),
         ("dpo", {"reference_weight": 1.5}, "reference_weight: got 1.5"),
         ("dpo", {"sft_weight": float("nan")}, "sft_weight: got nan"),
+        ("dpo", {"rank_temperature": 0.5}, "rank_temperature"),
+        ("plackett_luce", {"link": "hinge"}, "link"),
+        ("plackett_luce", {"label_smoothing": 0.1}, "label_smoothing"),
+        ("mallows_list_phi", {"margin": 0.1}, "margin"),
+        ("mallows_list_phi", {"rank_temperature": 0.0}, "rank_temperature"),
+        ("mallows_list_theta", {"sft_weight": 1.0}, "sft_weight"),
+        ("mallows_list_theta", {"rank_temperature": 0.5}, "rank_temperature"),
         ("dpo", {"gamma": 1.0}, "axis of the objective: got 'gamma'"),
     ],
 )

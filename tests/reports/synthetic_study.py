@@ -7,18 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from mallowspo.reports.figures import (
-    Curve,
-    FrontierCurve,
-    LineCurve,
-    frontier_figure,
-    grouped_interval_figure,
-    histogram_figure,
-    index_scatter_figure,
-    line_figure,
-    save_figure,
-)
-from mallowspo.reports.html import (
+from mallowspo.reports.blocks import (
     BulletList,
     Callout,
     CodeBlock,
@@ -31,8 +20,17 @@ from mallowspo.reports.html import (
     Report,
     Section,
     Table,
-    format_interval,
 )
+from mallowspo.reports.curves import Curve, FrontierCurve, LineCurve
+from mallowspo.reports.figure_style import save_figure
+from mallowspo.reports.figures import (
+    frontier_figure,
+    grouped_interval_figure,
+    histogram_figure,
+    index_scatter_figure,
+    line_figure,
+)
+from mallowspo.reports.text import format_interval
 from mallowspo.stats.intervals import Interval
 
 METHODS = ["dpo", "mallows_theta", "mallows_theta_true", "mallows_phi", "ipo", "simpo"]
@@ -87,9 +85,7 @@ def synthetic_groups() -> MatplotlibFigure:
 
 def synthetic_histogram() -> MatplotlibFigure:
     weights = np.random.default_rng(2).gamma(4.0, 0.25, 2000)
-    return histogram_figure(
-        weights, x_label="Dispersion weight w", title="Weights on the training set", marks={"Clip": 3.0}
-    )
+    return histogram_figure(weights, x_label="Dispersion weight w", title="Weights on the training set")
 
 
 def synthetic_lines() -> MatplotlibFigure:
@@ -123,55 +119,35 @@ def build_report(folder: Path) -> Report:
         [name, 0.51 + 0.01 * place, format_interval(0.5 + 0.01 * place, 0.48, 0.55), "converged after 400 steps"]
         for place, name in enumerate(["DPO", "MallowsPO-θ", "MallowsPO-φ", "IPO"])
     ]
+    compared = [
+        Paragraph("Each method trains with `beta=0.1`.\n\nA prompt's index is *measured*, not assumed."),
+        Definitions([("agreement", "the share of people who'd pick the answer"), ("`phi`", "dispersion")]),
+        BulletList(["5 seeds", "400 steps", "48 held-out prompts"]),
+    ]
+    header = ["method", "win rate", "agreement [95 %]", "remark"]
+    agreement = [
+        pictures["frontier"],
+        Table(header, rows, caption="At β = 0.1.", highlight=[1, (2, 2)]),
+        Callout("result", "MallowsPO-θ is ahead of DPO."),
+        Callout("warning", "The interval does not include the choice of β."),
+    ]
+    index = [pictures["index"], pictures["weights"], Callout("note", "Ties are ½."), Callout("problem", "None.")]
+    answers = [("Reference model", "24"), ("MallowsPO-θ", "It is *24*, `as` computed.\nYes.")]
+    examples = [
+        Example("<script>alert('x')</script> What is 2 * 3 * 4?", answers, note="Both are `right`."),
+        Example("אילו מילים?", [("DPO", "A long answer " * 20)]),
+    ]
+    command = CodeBlock("mallowspo train --config recipe.yaml \\\n  --objective mallows_theta", "To repeat it:")
+    parts = [Section("By tercile", [pictures["terciles"]]), Section("Training", [pictures["loss"]])]
     return Report(
         title="Does knowing *dispersion* help?",
         summary="MallowsPO-θ agrees with people on **more** prompts than DPO at the same KL: +0.03 [+0.01, +0.05]."
         "\n\nThe gain comes from the contested third.",
         sections=[
-            Section(
-                "What is compared",
-                [
-                    Paragraph("Each method trains with `beta=0.1`.\n\nA prompt's index is *measured*, not assumed."),
-                    Definitions([("agreement", "the share of people who'd pick the answer"), ("`phi`", "dispersion")]),
-                    BulletList(["5 seeds", "400 steps", "48 held-out prompts"]),
-                ],
-            ),
-            Section(
-                "Agreement & KL",
-                [
-                    pictures["frontier"],
-                    Table(
-                        ["method", "win rate", "agreement [95 %]", "remark"],
-                        rows,
-                        caption="At β = 0.1.",
-                        highlight=[1, (2, 2)],
-                    ),
-                    Callout("result", "MallowsPO-θ is ahead of DPO."),
-                    Callout("warning", "The interval does not include the choice of β."),
-                ],
-                [Section("By tercile", [pictures["terciles"]]), Section("Training", [pictures["loss"]])],
-            ),
-            Section(
-                "The index",
-                [pictures["index"], pictures["weights"], Callout("note", "Ties are ½."), Callout("problem", "None.")],
-            ),
-            Section(
-                "Read for yourself",
-                [
-                    Examples(
-                        [
-                            Example(
-                                "<script>alert('x')</script> What is 2 * 3 * 4?",
-                                [("Reference model", "24"), ("MallowsPO-θ", "It is *24*, `as` computed.\nYes.")],
-                                note="Both are `right`.",
-                            ),
-                            Example("אילו מילים?", [("DPO", "A long answer " * 20)]),
-                        ],
-                        caption="Two held-out prompts.",
-                    ),
-                    CodeBlock("mallowspo train --config recipe.yaml \\\n  --objective mallows_theta", "To repeat it:"),
-                ],
-            ),
+            Section("What is compared", compared),
+            Section("Agreement & KL", agreement, parts),
+            Section("The index", index),
+            Section("Read for yourself", [Examples(examples, caption="Two held-out prompts."), command]),
         ],
         meta=Meta(
             command="mallowspo quickstart --output_dir out --name '<b>'",

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from mallowspo.errors import InputError
-from mallowspo.reports.html import Callout, Figure, Section, Table
+from mallowspo.reports.blocks import Callout, Figure, Report, Section, Table
+from mallowspo.reports.markdown import render_markdown
 
 
 def test_columns_of_numbers_are_set_right_and_words_left():
@@ -41,3 +42,14 @@ def test_highlight_takes_rows_and_cells():
 def test_mistakes_are_told_where_they_are_made(build, says):
     with pytest.raises(InputError, match=says):
         build()
+
+
+def test_a_page_is_markdown_too():
+    table = Table(["method", "gain"], [["a|b", "0.1"]], "At β = 1.")
+    sections = [Section("Numbers", [table, Figure("figures/a.svg", "A line", "It rises.")], [Section("More")])]
+    said = render_markdown(Report("A study", "It *works*.", sections), figures="there")
+    assert said.split("\n\n") == [
+        "It *works*.", "## Numbers", "At β = 1.", "| method | gain |\n|---|---|\n| a\\|b | 0.1 |",
+        "![A line](there/a.png)", "It rises.", "### More",
+    ]  # fmt: skip
+    assert "More" not in render_markdown(Report("A study", "", sections), figures="there", details=False)

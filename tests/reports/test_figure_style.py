@@ -104,9 +104,9 @@ def test_bytes_depend_neither_on_the_process_nor_on_the_users_settings(tmp_path)
 
 
 def test_pixels_have_the_stated_density(tmp_path):
-    figure, _ = new_figure(width=5.0, height=2.0)
+    figure, _ = new_figure(height=2.0)
     with Image.open(save_figure(figure, tmp_path, "a").png) as image:
-        assert image.size == (800, 320)
+        assert image.size == (1152, 320)
 
 
 def test_saving_replaces_whole_files_and_leaves_no_others(tmp_path):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from synthetic_study import MAKERS, build_report
 
 from mallowspo.errors import InputError
-from mallowspo.reports.html import (
+from mallowspo.reports.blocks import (
     BulletList,
     Callout,
     CodeBlock,
@@ -29,11 +29,9 @@ from mallowspo.reports.html import (
     Report,
     Section,
     Table,
-    current_meta,
     literal,
-    render_report,
-    write_report,
 )
+from mallowspo.reports.html import current_meta, render_report, write_report
 from mallowspo.reports.palette import DARK_SCHEME, HOUSE_MARK, INK, PAPER
 
 VOID = {"meta", "img", "br", "link", "input"}
@@ -361,7 +359,8 @@ def test_current_meta_describes_this_process(monkeypatch):
 
 def test_a_page_without_figures_needs_no_drawing_library():
     code = (
-        "import sys, mallowspo.reports.html as h; h.render_report(h.Report('T', 'S', []));"
+        "import sys; from mallowspo.reports.blocks import Report; from mallowspo.reports.html import render_report;"
+        "render_report(Report('T', 'S', []));"
         "sys.exit(any(m in sys.modules for m in ('matplotlib', 'torch', 'transformers')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

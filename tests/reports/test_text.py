@@ -6,12 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mallowspo.reports.sections import table, verdict_line
 from mallowspo.reports.text import (
     format_duration,
     format_interval,
     format_number,
     format_p,
     format_signed,
+    interval_text,
+    joined,
+    percent,
+    plural,
+    points,
 )
 
 
@@ -74,3 +80,42 @@ def test_p(p, text):
 )
 def test_duration_never_shows_sixty(seconds, text):
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        (interval_text({"mean": 0.5, "low": 0.4, "high": 0.6}), "0.50 [0.40, 0.60]"),
+        (interval_text([0.5, None, None], signed=True), "+0.50"),
+        (interval_text(None), "–"),
+        (points({"mean": 0.01, "low": 0.00004, "high": 0.02}), "+1.000 [+0.004, +2.000]"),
+        (points([0.01, -0.01, 0.02]), "+1.00 [−1.00, +2.00]"),
+        (percent(0.1234), "12.3%"),
+        (percent(None), "–"),
+        (plural(1, "pair"), "1 pair"),
+        (plural(1200, "pair"), "1,200 pairs"),
+        (joined(["a"]), "a"),
+        (joined(["a", "b", "c"]), "a, b and c"),
+    ],
+)
+def test_numbers_and_lists_in_words(said, text):
+    assert said == text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        ("better", "ahead of DPO"),
+        ("worse", "behind DPO"),
+        ("open", "no significant difference from DPO"),
+        ("less", "less than DPO"),
+    ],
+)
+def test_one_line_says_a_methods_verdict(verdict, said):
+    row = {"verdict": verdict, "difference": {"mean": 0.1}}
+    assert verdict_line("IPO", row, "+0.10 points") == f"*IPO*: {said}, +0.10 points."
+    assert "nothing to compare" in verdict_line("IPO", {"verdict": "open", "difference": [None, None, None]}, "")
+
+
+def test_a_table_shows_each_row_by_its_columns():
+    assert table([{"x": 1.0}], {"name": lambda row: "one", "x": lambda row: f"{row['x']:g}"}).rows == [["one", "1"]]

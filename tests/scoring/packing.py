@@ -6,12 +6,18 @@ import copy
 from typing import Any
 
 import torch
+from torch.nn.attention import flex_attention
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mallowspo.data.collation import PreferenceCollator
 from mallowspo.scoring.packed import add_packed_head, score_packed
+from mallowspo.scoring.response_head import LogitTransform
 
 VOCABULARY = 61
+SHAPES = [(7, 5, 3), (1, 1, 9), (11, 2, 2)]
+REAL = [(384, 96, 70), (128, 128, 90), (32, 256, 200)]
+"""Lengths of a prompt and its responses: odd ones, and those of real work."""
+TRANSFORMS = [LogitTransform(), LogitTransform(scale=0.3), LogitTransform(softcap=2.0), LogitTransform(1.7, 1.5)]
 
 # Fields beside the common ones that make the architecture itself: windows shorter than the rows, softcaps, scales.
 _OWN: dict[str, dict[str, Any]] = {
@@ -43,6 +49,34 @@ def tiny_model(model_type: str, *, seed: int = 0, **changes: Any) -> Any:
         for value in model.parameters():
             value.data.add_(torch.randn_like(value) * 0.1)
     return model.eval()
+
+
+def packing_model(model_type: str, attention: str, **changes: Any) -> Any:
+    """A tiny model under an attention that packs; Gemma 2's softcaps need eager attention for dense masks."""
+    attention = "eager" if (model_type, attention) == ("gemma2", "sdpa") else attention
+    return tiny_model(model_type, attn_implementation=attention, **changes)
+
+
+def plain_model(model_type: str, **changes: Any) -> Any:
+    """The same weights under the attention that the naive computation trusts."""
+    return packing_model(model_type, "sdpa", **changes)
+
+
+def plain_head(leaves: Any, target: torch.Tensor, transform: LogitTransform) -> tuple[torch.Tensor, ...]:
+    """Log-probability, entropy, mean logit and first choice by all logits at once, in float32 or better."""
+    z = torch.nn.functional.linear(*leaves)
+    z = (z.float() if z.dtype == torch.bfloat16 else z) * transform.scale
+    if transform.softcap:
+        z = transform.softcap * torch.tanh(z / transform.softcap)
+    log_p = z.log_softmax(-1)
+    log_prob = log_p.gather(-1, target[:, None]).squeeze(-1)
+    return log_prob, -(log_p.exp() * log_p).sum(-1), z.mean(-1), z.argmax(-1) == target
+
+
+def flex_by_hand(patch: Any) -> None:
+    """FlexAttention's operator uncompiled: once torch's check is lifted it has a backward pass on a CPU."""
+    patch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    patch.setattr(flex_attention, "_validate_device", lambda query, key, value: None)
 
 
 def rows(lengths: list[tuple[int, ...]], seed: int = 0) -> list[dict[str, list[int]]]:

@@ -1,7 +1,6 @@
-"""FlexAttention over a packed row: its mask by enumeration, and every number against plain passes.
+"""FlexAttention over a packed row: its mask by enumeration, its kernel, and what is not its business.
 
-On a CPU the compiled kernel has no backward pass; the same operator by hand has one, once torch's own check is lifted.
-`test_on_gpu.py` holds the compiled kernel against the same truth.
+`test_packed.py` holds its numbers against plain passes, `test_scoring_on_gpu.py` those of the compiled kernel.
 """
 
 import copy
@@ -11,31 +10,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packing import VOCABULARY, check, collate, rows, tiny_model
+from packing import SHAPES, collate, flex_by_hand, plain_model, rows, tiny_model
 from torch.nn.attention import flex_attention as torch_file
 
 from mallowspo.errors import InputError
 from mallowspo.scoring import flex_attention as file
-from mallowspo.scoring.flex_attention import BLOCK, PACKED_FLEX, block_mask, fill_blocks, flex_inputs
+from mallowspo.scoring.flex_attention import BLOCK, block_mask, fill_blocks, flex_inputs
 from mallowspo.scoring.packed import add_packed_head, score_packed
-from mallowspo.scoring.packed_attention import VERIFIED_ARCHITECTURES, dense_masks, packed_support, plain_attention
+from mallowspo.scoring.packed_attention import dense_masks, packed_support, plain_attention
 from mallowspo.scoring.packed_layout import PromptGroup, pack
 from mallowspo.scoring.reference_key import model_fields
-
-SHAPES = [(7, 5, 3), (1, 1, 9), (11, 2, 2)]
-WITH_FLEX = [name for name in VERIFIED_ARCHITECTURES if name != "gpt2"]  # transformers has none for GPT-2
 
 
 @pytest.fixture
 def by_hand(monkeypatch):
-    """The operator without compilation, and with the backward pass that only the compiled one lacks on a CPU."""
-    monkeypatch.setattr(torch_file, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
-    monkeypatch.setattr(torch_file, "_validate_device", lambda query, key, value: None)
-
-
-def plain_model(model_type):
-    """The same weights under the attention that the naive computation trusts."""
-    return tiny_model(model_type, attn_implementation="eager" if model_type == "gemma2" else "sdpa")
+    flex_by_hand(monkeypatch)
 
 
 def seen_by(mask, tokens):
@@ -97,19 +86,6 @@ def test_each_kind_of_layer_has_its_window():
     assert full.mask_mod.__code__ is sliding.mask_mod.__code__
 
 
-@pytest.mark.parametrize("model_type", WITH_FLEX)
-def test_every_verified_architecture(by_hand, model_type):
-    model = tiny_model(model_type, attn_implementation="flex_attention")
-    check(model, collate(rows(SHAPES)), path="packed", plain=plain_model(model_type))
-    assert model.config._attn_implementation == PACKED_FLEX
-
-
-@pytest.mark.parametrize("shape", [(384, 96, 70), (128, 128, 90), (32, 256, 200)], ids="abc")
-def test_lengths_of_real_work(by_hand, shape):
-    model = tiny_model("llama", attn_implementation="flex_attention")
-    check(model, collate(rows([shape, shape])), path="packed", plain=plain_model("llama"))
-
-
 def test_equals_the_split_path_in_double_precision(by_hand):
     batch = collate(rows([(40, 30, 20, 25), (90, 3, 8, 1)]))
     found = []
@@ -132,20 +108,6 @@ def test_bfloat16_under_autocast(by_hand):
         with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
             found.append(score_packed(model, batch).logp_bk)
     assert (found[1] - found[0]).abs().max() < 0.02 * found[0].abs().max()  # bfloat16 keeps 8 bits
-
-
-def test_a_change_in_one_response_changes_no_number_of_its_sibling(by_hand):
-    model = tiny_model("gemma2", attn_implementation="flex_attention")
-    add_packed_head(model)
-    data = rows([(5, 6, 4), (3, 4, 4)])
-    with torch.no_grad():
-        before = score_packed(model, collate(data), per_token=True)
-        data[0]["response_0"] = [(token + 7) % VOCABULARY for token in data[0]["response_0"]]
-        after = score_packed(model, collate(data), per_token=True)
-    assert before.logp_bk[0, 0] != after.logp_bk[0, 0]
-    for name in ("logp_bk", "token_entropy_bkt"):
-        one, two = getattr(before, name), getattr(after, name)
-        assert torch.equal(one[0, 1], two[0, 1]) and torch.equal(one[1], two[1])
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's tracer looks there

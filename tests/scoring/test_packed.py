@@ -7,12 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packing import (
+    REAL,
+    SHAPES,
     VOCABULARY,
     assert_as_good_as,
     check,
     collate,
+    flex_by_hand,
     gradients_of,
     naive,
+    packing_model,
+    plain_model,
     ranked_pairs,
     rows,
     tiny_model,
@@ -21,24 +26,33 @@ from peft import LoraConfig, get_peft_model
 
 from mallowspo.compat import add_score_head
 from mallowspo.scoring import packed_attention, score_padded
+from mallowspo.scoring.flex_attention import PACKED_FLEX
 from mallowspo.scoring.packed import add_packed_head, score_packed
 from mallowspo.scoring.packed_attention import VERIFIED_ARCHITECTURES
 from tiny import tiny_llama
 
-SHAPES = [(7, 5, 3), (1, 1, 9), (11, 2, 2)]
+ATTENTIONS = ("sdpa", "flex_attention")
+WITH_FLEX = [name for name in VERIFIED_ARCHITECTURES if name != "gpt2"]  # transformers has none for GPT-2
 
 
 @pytest.fixture(autouse=True, scope="module")
 def joined_again():
     """Keys are joined again in the backward pass, as with prompts and models of real size."""
     with pytest.MonkeyPatch.context() as patch:
+        flex_by_hand(patch)
         patch.setattr(packed_attention, "_WORTH_JOINING_AGAIN", 0)
         yield
 
 
-@pytest.mark.parametrize("model_type", VERIFIED_ARCHITECTURES)
-def test_every_verified_architecture(model_type):
-    check(tiny_model(model_type), collate(rows(SHAPES)), path="dense_mask" if model_type == "gemma2" else "packed")
+@pytest.mark.parametrize(
+    ("model_type", "attention"),
+    [*((name, None) for name in VERIFIED_ARCHITECTURES), *((name, "flex_attention") for name in WITH_FLEX)],
+)
+def test_every_verified_architecture(model_type, attention):
+    model = tiny_model(model_type, attn_implementation=attention)
+    path = "dense_mask" if (model_type, attention) == ("gemma2", None) else "packed"
+    check(model, collate(rows(SHAPES)), path=path, plain=plain_model(model_type) if attention else None)
+    assert attention is None or model.config._attn_implementation == PACKED_FLEX
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "mistral", "gpt2", "qwen2"])
@@ -46,9 +60,10 @@ def test_dense_masks_under_eager_attention(model_type):
     check(tiny_model(model_type, attn_implementation="eager"), collate(rows(SHAPES)), path="dense_mask")
 
 
-@pytest.mark.parametrize("shape", [(384, 96, 70), (128, 128, 90), (32, 256, 200)], ids="abc")
-def test_lengths_of_real_work(shape):
-    check(tiny_model("llama"), collate(rows([shape, shape])), path="packed")
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("shape", REAL, ids="abc")
+def test_lengths_of_real_work(shape, attention):
+    check(packing_model("llama", attention), collate(rows([shape, shape])), path="packed", plain=plain_model("llama"))
 
 
 @settings(max_examples=12, deadline=None)
@@ -97,9 +112,12 @@ def test_equals_the_padded_layout():
         torch.testing.assert_close(gradient, padded_gradients[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma2", "gemma3_text"])
-def test_a_change_in_one_response_changes_no_number_of_its_sibling(model_type):
-    model = tiny_model(model_type)
+@pytest.mark.parametrize(
+    ("model_type", "attention"),
+    [*((name, "sdpa") for name in ("llama", "gpt2", "gemma2", "gemma3_text")), ("gemma2", "flex_attention")],
+)
+def test_a_change_in_one_response_changes_no_number_of_its_sibling(model_type, attention):
+    model = packing_model(model_type, attention)
     add_packed_head(model)
     data = rows([(5, 6, 4), (3, 4, 4)])
     with torch.no_grad():

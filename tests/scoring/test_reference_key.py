@@ -1,20 +1,14 @@
 """The key changes with everything that changes a score, and with nothing else."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from stores import TinyReference, token_rows
 from transformers import AutoModelForCausalLM
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from stores import TinyReference, token_rows  # noqa: E402
-
-from mallowspo.scoring import model_fields, rows_key, tokenizer_fields  # noqa: E402
-from mallowspo.scoring.reference_key import STORE_FORMAT  # noqa: E402
-from tiny import tiny_llama, tiny_tokenizer  # noqa: E402
+from mallowspo.scoring import model_fields, rows_key, tokenizer_fields
+from mallowspo.scoring.reference_key import STORE_FORMAT
+from tiny import tiny_llama, tiny_tokenizer
 
 ROWS = token_rows(6)
 

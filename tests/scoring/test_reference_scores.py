@@ -1,17 +1,11 @@
 """Scores of many rows against plain logits, row by row."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from stores import TinyReference, token_rows
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from stores import TinyReference, token_rows  # noqa: E402
-
-from tiny import tiny_llama  # noqa: E402
+from tiny import tiny_llama
 
 
 def test_every_column_against_unpadded_float64_logits():

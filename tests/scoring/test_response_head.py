@@ -2,11 +2,10 @@
 
 import pytest
 import torch
+from packing import TRANSFORMS, plain_head
 
 from mallowspo.scoring import response_head as file
 from mallowspo.scoring.response_head import LogitTransform, response_head
-
-TRANSFORMS = [LogitTransform(), LogitTransform(scale=0.3), LogitTransform(softcap=2.0), LogitTransform(1.7, 1.5)]
 
 
 def inputs(n=7, seed=1, *, hidden=5, vocabulary=11, dtype=torch.float64, bias=True):
@@ -26,16 +25,6 @@ def inputs(n=7, seed=1, *, hidden=5, vocabulary=11, dtype=torch.float64, bias=Tr
     )
 
 
-def plain(h, w, b, target, transform):
-    z = h @ w.T + (0 if b is None else b)
-    z = z * transform.scale
-    if transform.softcap:
-        z = transform.softcap * torch.tanh(z / transform.softcap)
-    log_p = z.log_softmax(-1)
-    log_prob = log_p.gather(-1, target[:, None]).squeeze(-1)
-    return log_prob, -(log_p.exp() * log_p).sum(-1), z.mean(-1), z.argmax(-1) == target
-
-
 @pytest.fixture(params=["one chunk", "chunks", "chunks computed again"])
 def chunks(request, monkeypatch):
     if request.param != "one chunk":
@@ -51,7 +40,7 @@ def chunks(request, monkeypatch):
 def test_values_and_gradients_are_those_of_plain_logits(chunks, transform, bias):
     pull = torch.linspace(-1, 2, 7, dtype=torch.float64)
     h, w, b, target = inputs(bias=bias)
-    expected = plain(h, w, b, target, transform)
+    expected = plain_head((h, w, b), target, transform)
     leaves = [leaf for leaf in (h, w, b) if leaf is not None]
     expected_grads = torch.autograd.grad((expected[0] * pull).sum(), leaves)
     values = response_head(h, w, b, target, transform)
@@ -77,7 +66,7 @@ def test_what_is_frozen_gets_no_gradient(chunks, frozen):
     if frozen != "everything":
         values.log_prob_n.sum().backward()
         expected = [leaf.detach().requires_grad_(leaf.requires_grad) for leaf in (h, w, b)]
-        plain(*expected, target, LogitTransform())[0].sum().backward()
+        plain_head(expected, target, LogitTransform())[0].sum().backward()
         for ours, theirs in zip((h, w, b), expected, strict=True):
             assert (ours.grad is None) == (theirs.grad is None)
             if ours.grad is not None:
@@ -114,7 +103,7 @@ def test_bfloat16_is_no_worse_than_plain_bfloat16(autocast):
     pull = torch.linspace(-1, 2, 1000, dtype=torch.float64)
     sizes = {"n": 1000, "hidden": 32, "vocabulary": 200}
     h, w, b, target = inputs(**sizes)
-    truth = plain(h, w, b, target, LogitTransform())
+    truth = plain_head((h, w, b), target, LogitTransform())
     truth_grads = torch.autograd.grad((truth[0] * pull).sum(), (h, w, b))
 
     def run(function):
@@ -123,10 +112,8 @@ def test_bfloat16_is_no_worse_than_plain_bfloat16(autocast):
             values = function(*leaves)
         return values, torch.autograd.grad((values[0].double() * pull).sum(), leaves)
 
-    def naive(h, w, b):
-        z = (torch.nn.functional.linear(h, w, b)).float()
-        log_p = z.log_softmax(-1)
-        return log_p.gather(-1, target[:, None]).squeeze(-1), -(log_p.exp() * log_p).sum(-1)
+    def naive(*leaves):
+        return plain_head(leaves, target, LogitTransform())[:2]
 
     def ours(h, w, b):
         values = response_head(h, w, b, target, LogitTransform())
@@ -146,7 +133,7 @@ def test_buffers_used_again_keep_interleaved_passes_apart(chunks):
     def grads(log_prob, leaves, keep=False):
         return torch.autograd.grad(log_prob.sum(), leaves, retain_graph=keep)
 
-    expected = [grads(plain(*values, LogitTransform())[0], values[:3]) for values in sets]
+    expected = [grads(plain_head(values[:3], values[3], LogitTransform())[0], values[:3]) for values in sets]
     first, second = (response_head(*values, LogitTransform()).log_prob_n for values in sets[:2])
     found = [grads(first, sets[0][:3], keep=True)]
     third = response_head(*sets[2], LogitTransform()).log_prob_n

@@ -5,11 +5,11 @@ a CPU is held here for the kernels that a CPU does not have.
 """
 
 import copy
-from functools import partial
 
+import packing
 import pytest
 import torch
-from packing import check, collate, gradients_of, naive, rows, tiny_model
+from packing import REAL, SHAPES, check, collate, gradients_of, naive, rows
 from transformers.utils import is_triton_available
 from triton_head import CASES, hold
 
@@ -25,12 +25,10 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # what compilers say of a card is not a test's business
 ]
 DEVICE = "cuda"
-SHAPES = [(7, 5, 3), (1, 1, 9), (11, 2, 2)]
-REAL = {"a": (384, 96, 70), "b": (128, 128, 90), "c": (32, 256, 200)}
 ATTENTIONS = ("sdpa", "flex_attention")
 
 # Heads of 32: the kernel of FlexAttention takes none below 16.
-model_of = partial(tiny_model, hidden_size=128, head_dim=32)
+WIDE = {"hidden_size": 128, "head_dim": 32}
 
 
 @pytest.fixture(autouse=True)
@@ -40,13 +38,11 @@ def compiled_anew():
 
 
 def plain_model(model_type):
-    """The same weights under the attention that the naive computation trusts."""
-    return model_of(model_type, attn_implementation="eager" if model_type == "gemma2" else "sdpa").to(DEVICE)
+    return packing.plain_model(model_type, **WIDE).to(DEVICE)
 
 
 def packing_model(model_type, attention):
-    attention = "eager" if (model_type, attention) == ("gemma2", "sdpa") else attention
-    return model_of(model_type, attn_implementation=attention).to(DEVICE)
+    return packing.packing_model(model_type, attention, **WIDE).to(DEVICE)
 
 
 def batch_of(lengths):
@@ -63,7 +59,7 @@ def test_softcaps_windows_and_shared_keys(model_type, attention):
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_lengths_of_real_work(attention):
     """Rows of several lengths one after the other, so that the compiled kernel meets what it was not traced with."""
-    for count, shape in zip((1, 3, 6), REAL.values(), strict=True):
+    for count, shape in zip((1, 3, 6), REAL, strict=True):
         check(packing_model("llama", attention), batch_of([shape] * count), path="packed", plain=plain_model("llama"))
 
 
@@ -71,7 +67,7 @@ def test_lengths_of_real_work(attention):
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("model_type", ["llama", "gemma3_text"])
 def test_bfloat16_is_no_worse_than_naive_bfloat16(model_type, attention, how):
-    batch = batch_of([REAL["b"], (40, 60, 50), (10, 12, 40)])
+    batch = batch_of([REAL[1], (40, 60, 50), (10, 12, 40)])
     plain, model = plain_model(model_type), packing_model(model_type, attention)
     truth = naive(plain, batch, 2, torch.float64)
     rounded = naive(copy.deepcopy(plain).to(torch.bfloat16), batch, 2, torch.bfloat16)
@@ -89,7 +85,7 @@ def test_bfloat16_is_no_worse_than_naive_bfloat16(model_type, attention, how):
 
 
 def test_both_attentions_score_alike_without_gradient():
-    batch, found = batch_of([REAL["a"], REAL["b"], (3, 4, 5)]), []
+    batch, found = batch_of([REAL[0], REAL[1], (3, 4, 5)]), []
     for attention in ATTENTIONS:
         model = packing_model("llama", attention)
         add_packed_head(model)
@@ -103,7 +99,7 @@ def test_both_attentions_score_alike_without_gradient():
 def test_flex_attention_under_gradient_checkpointing_and_lora(checkpointing):
     from peft import LoraConfig, get_peft_model
 
-    batch, found = batch_of([REAL["b"], (40, 60, 50)]), []
+    batch, found = batch_of([REAL[1], (40, 60, 50)]), []
     for attention in ATTENTIONS:
         torch.manual_seed(0)
         lora = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)

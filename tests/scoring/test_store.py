@@ -5,21 +5,16 @@ import os
 import random
 import resource
 import signal
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from stores import TinyReference, token_rows
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from stores import TinyReference, token_rows  # noqa: E402
-
-from forks import in_child  # noqa: E402
-from mallowspo.errors import InputError  # noqa: E402
-from mallowspo.locks import folder_lock  # noqa: E402
-from mallowspo.scoring import (  # noqa: E402
+from forks import in_child
+from mallowspo.errors import InputError
+from mallowspo.locks import folder_lock
+from mallowspo.scoring import (
     Processes,
     ReferenceStore,
     StoreSettings,

@@ -6,25 +6,12 @@ import itertools
 from typing import Any
 
 import torch
-from packing import assert_as_good_as
+from packing import TRANSFORMS, assert_as_good_as, plain_head
 
 from mallowspo import compat
 from mallowspo.scoring.response_head import LogitTransform
 
-TRANSFORMS = [LogitTransform(), LogitTransform(scale=0.3), LogitTransform(softcap=2.0), LogitTransform(1.7, 1.5)]
 CASES = list(itertools.product(TRANSFORMS, (True, False)))
-
-
-def _plain(leaves: Any, target: torch.Tensor, transform: LogitTransform) -> tuple[torch.Tensor, ...]:
-    """Log-probability, entropy, mean logit and first choice by all logits at once, in float32 or better."""
-    h, w, b = leaves
-    z = torch.nn.functional.linear(h, w, b)
-    z = (z.float() if z.dtype == torch.bfloat16 else z) * transform.scale
-    if transform.softcap:
-        z = transform.softcap * torch.tanh(z / transform.softcap)
-    log_p = z.log_softmax(-1)
-    log_prob = log_p.gather(-1, target[:, None]).squeeze(-1)
-    return log_prob, -(log_p.exp() * log_p).sum(-1), z.mean(-1), z.argmax(-1) == target
 
 
 def hold(transform: LogitTransform, bias: bool, device: str, dtype: torch.dtype = torch.float32) -> None:
@@ -49,8 +36,8 @@ def hold(transform: LogitTransform, bias: bool, device: str, dtype: torch.dtype 
         used = leaves if bias else leaves[:2]
         return list(values), torch.autograd.grad((values[0].double() * pull).sum(), used)
 
-    truth, truth_grads = run(torch.float64, lambda leaves: _plain(leaves, target, transform))
-    same, same_grads = run(dtype, lambda leaves: _plain(leaves, target, transform))
+    truth, truth_grads = run(torch.float64, lambda leaves: plain_head(leaves, target, transform))
+    same, same_grads = run(dtype, lambda leaves: plain_head(leaves, target, transform))
     ours, grads = run(
         dtype,
         lambda leaves: compat.triton_response_head(*leaves, target, scale=transform.scale, softcap=transform.softcap),

@@ -10,16 +10,33 @@ from mallowspo.errors import InputError
 from mallowspo.stats.bootstrap import Resamples, auroc, bootstrap, rank_correlation
 
 
-def test_rank_correlation_is_scipys(rng):
-    x = rng.integers(0, 20, 80).astype(float)
-    y = x + rng.normal(scale=8, size=80)
-    found = rank_correlation(x, y, rng=rng)
-    assert found.mean == pytest.approx(stats.spearmanr(x, y)[0])
+def test_rank_correlation_is_scipys_and_its_interval_covers(rng):
+    truth = rng.normal(size=40)
+    estimated = np.stack([truth + rng.normal(size=40), np.round(truth)])  # with ties in the second
+    found = rank_correlation(estimated, truth, rng=rng)
+    assert found.mean == pytest.approx(np.mean([stats.spearmanr(row, truth).statistic for row in estimated]))
     assert found.low < found.mean < found.high
-    x[3] = np.nan  # left out, as the row is
-    assert rank_correlation(x, y, rng=rng).mean == pytest.approx(stats.spearmanr(np.delete(x, 3), np.delete(y, 3))[0])
-    assert np.isnan(rank_correlation([1, 1, 1], [1, 2, 3], rng=rng).mean)
+    boot = stats.bootstrap(
+        (estimated[0], truth),
+        lambda x, y: stats.spearmanr(x, y).statistic,
+        paired=True,
+        vectorized=False,
+        n_resamples=1000,
+        method="percentile",
+        rng=1,
+    ).confidence_interval
+    alone = rank_correlation(estimated[0], truth, rng=rng)
+    assert (alone.low, alone.high) == pytest.approx((boot.low, boot.high), abs=0.06)
+    estimated[0, 3] = np.nan  # left out, as the row is
+    wanted = stats.spearmanr(np.delete(estimated[0], 3), np.delete(truth, 3)).statistic
+    assert rank_correlation(estimated[0], truth, rng=rng).mean == pytest.approx(wanted)
+
+
+def test_an_index_that_is_the_same_everywhere_has_no_rank_correlation(rng):
+    assert np.isnan(rank_correlation(np.ones((1, 5)), np.arange(5.0), rng=rng).mean)
     assert np.isnan(rank_correlation([], [], rng=rng).mean)
+    with pytest.raises(InputError, match="shapes"):
+        rank_correlation([[1.0, 2.0]], [1.0, 2.0, 3.0], rng=rng)
 
 
 def test_auroc_is_mann_whitneys_u(rng):
@@ -87,29 +104,3 @@ def test_too_few_rows_have_no_interval():
 def test_shapes_are_checked():
     with pytest.raises(InputError, match="one value per row"):
         Resamples.of(["a", "b"], rng=np.random.default_rng(0)).mean([1.0, 2.0, 3.0])
-
-
-def test_rank_correlation_equals_scipy_and_its_interval_covers(rng):
-    truth = rng.normal(size=40)
-    estimated = np.stack([truth + rng.normal(size=40), np.round(truth)])  # with ties in the second
-    interval = rank_correlation(estimated, truth, rng=rng)
-    wanted = np.mean([stats.spearmanr(row, truth).statistic for row in estimated])
-    assert interval.mean == pytest.approx(wanted)
-    assert interval.low < interval.mean < interval.high
-    boot = stats.bootstrap(
-        (estimated[0], truth),
-        lambda x, y: stats.spearmanr(x, y).statistic,
-        paired=True,
-        vectorized=False,
-        n_resamples=1000,
-        method="percentile",
-        rng=1,
-    ).confidence_interval
-    alone = rank_correlation(estimated[:1], truth, rng=rng)
-    assert (alone.low, alone.high) == pytest.approx((boot.low, boot.high), abs=0.06)
-
-
-def test_an_index_that_is_the_same_everywhere_has_no_rank_correlation(rng):
-    assert np.isnan(rank_correlation(np.ones((1, 5)), np.arange(5.0), rng=rng).mean)
-    with pytest.raises(InputError, match="shapes"):
-        rank_correlation([[1.0, 2.0]], [1.0, 2.0, 3.0], rng=rng)

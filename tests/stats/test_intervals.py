@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from mallowspo.errors import InputError
-from mallowspo.stats.intervals import Interval, mean_interval
-from mallowspo.stats.verdicts import verdict
+from mallowspo.stats.intervals import Interval, mean_interval, mean_of_known
+from mallowspo.stats.verdicts import holm, verdict
 
 
 def test_interval_equals_scipy(rng):
@@ -68,3 +68,15 @@ def test_stacked_for_a_figure_no_estimate_lies_outside_its_ends():
 def test_what_is_no_interval_is_refused(given, message):
     with pytest.raises(InputError, match=message):
         Interval(*given)
+
+
+def test_what_is_not_known_counts_for_nothing():
+    assert mean_of_known([1.0, np.nan, 3.0]) == 2.0 and np.isnan(mean_of_known([np.nan]))
+    one = Interval.of({"value": 1.0, "low": None, "high": None})
+    assert one.mean == 1.0 and np.isnan(one.low) and not one.has_ends
+
+
+def test_p_values_are_adjusted_as_holm_wrote():
+    # By hand: 0.01 · 3, then 0.03 · 2, then no less than that.
+    assert holm([0.01, 0.04, 0.03, float("nan")])[:3] == pytest.approx([0.03, 0.06, 0.06])
+    assert np.isnan(holm([0.01, float("nan")])[1])

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from mallowspo.compat import add_score_head
 from mallowspo.dispersion import ESTIMATORS
-from mallowspo.dispersion.maps import choice_entropy
+from mallowspo.dispersion.panel import choice_entropy
 from mallowspo.dispersion.votes_file import VoteRows
 from mallowspo.errors import InputError
 from mallowspo.studies.estimator.indexes import (

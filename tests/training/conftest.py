@@ -14,9 +14,7 @@ collect_ignore = ["conftest.py"]
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from pairs import real_pairs, small_pairs  # noqa: E402
-
-from tiny import tiny_llama, tiny_tokenizer  # noqa: E402
+from pairs import real_pairs, saved_llama, small_pairs  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -29,12 +27,7 @@ class Setting:
 
 @pytest.fixture(scope="session")
 def random_setting(tmp_path_factory) -> Setting:
-    """A random Llama on disk, so that trainers load it as they would any other."""
-    folder = tmp_path_factory.mktemp("random-llama")
-    tokenizer = tiny_tokenizer()
-    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return Setting(str(folder), small_pairs())
+    return Setting(saved_llama(tmp_path_factory.mktemp("random-llama")), small_pairs())
 
 
 @pytest.fixture(params=["random", pytest.param("stories-260k", marks=pytest.mark.shared)])

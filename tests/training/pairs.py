@@ -1,4 +1,4 @@
-"""Small preference data and one way to run a trainer on it, for the training tests."""
+"""Small preference data and one way to build a trainer on it, for the training tests."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from peft import LoraConfig
+
+from mallowspo import MallowsPOConfig, MallowsPOTrainer
+from tiny import tiny_llama, tiny_tokenizer
 
 _ASK = ["cook rice", "name a good film", "add three and four", "spell cat", "paint a wall", "say hello"]
 _SAY = ["rinse it first", "maybe one or two", "seven", "I do not know", "use a brush and take your time", "no"]
@@ -59,6 +63,44 @@ def options(output_dir: Path, **changes: Any) -> dict[str, Any]:
         "max_steps": 20,
         "seed": 3,
     } | changes
+
+
+def llama(**config: Any) -> Any:
+    """A random Llama with a row for every token of the tests' tokenizer."""
+    return tiny_llama(vocab_size=len(tiny_tokenizer()), **config)
+
+
+def saved_llama(folder: Path, **config: Any) -> str:
+    """The path of one on disk, so that trainers load it as they would any other."""
+    llama(**config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def lora(**changes: Any) -> LoraConfig:
+    """A small adapter."""
+    return LoraConfig(**{"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"} | changes)
+
+
+_ARGUMENTS = {"ref_model", "data_collator", "eval_dataset", "processing_class", "peft_config", "compute_metrics"}
+
+
+def build(model: Any, folder: Path, rows: Dataset | None = None, **given: Any) -> MallowsPOTrainer:
+    """A trainer of a setting's model, or of one in memory; what is given are options, and the trainer's arguments."""
+    arguments = {name: given.pop(name) for name in _ARGUMENTS & given.keys()}
+    if hasattr(model, "path"):
+        model, rows = model.path, model.rows if rows is None else rows
+    else:
+        arguments.setdefault("processing_class", tiny_tokenizer())
+    args = MallowsPOConfig(**options(folder, **given))
+    return MallowsPOTrainer(model, args=args, train_dataset=rows, **arguments)
+
+
+def trained(*given: Any, **options: Any) -> MallowsPOTrainer:
+    """As `build`, and trained."""
+    run = build(*given, **options)
+    run.train()
+    return run
 
 
 def history(trainer: Any, name: str) -> list[float]:

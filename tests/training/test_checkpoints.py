@@ -23,7 +23,8 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from datasets import Dataset
 from huggingface_hub.utils import filter_repo_objects
-from pairs import options, small_pairs
+from pairs import build as build_trainer
+from pairs import lora, options, saved_llama, small_pairs
 from peft import (
     IA3Config,
     LoHaConfig,
@@ -38,9 +39,9 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, MixtralConfig, Tra
 from trl import DPOConfig, DPOTrainer
 
 from forks import in_child
-from mallowspo import MallowsPOConfig, MallowsPOTrainer
 from mallowspo.cli.signals import Terminated
 from mallowspo.errors import InputError
+from mallowspo.training.adapters import refuse_other_adapters
 from mallowspo.training.checkpoints import (
     FILE_LIST,
     chosen_checkpoint,
@@ -51,25 +52,23 @@ from mallowspo.training.checkpoints import (
     run_folder,
     seal,
 )
-from mallowspo.training.resumed_adapters import refuse_other_adapters
-from tiny import tiny_llama, tiny_tokenizer
+from tiny import tiny_tokenizer
 
 STEPS = 6
-LORA = {"r": 4, "target_modules": ["q_proj", "k_proj"], "task_type": "CAUSAL_LM"}
 PATIENCE = 150  # seconds for a run of two or three
 
 
-def build(setting, folder, rows=None, *, adapter=None, eval_rows=None, processing_class=None, **changes):
+def build(setting, folder, rows=None, *, adapter=None, eval_rows=None, **changes):
     saving = {"max_steps": STEPS, "save_strategy": "steps", "save_steps": 1, "share_prompts": False}
-    args = MallowsPOConfig(**options(folder, **(saving | changes)))
-    return MallowsPOTrainer(
-        setting.path,
-        args=args,
-        train_dataset=setting.rows if rows is None else rows,
-        eval_dataset=eval_rows,
-        processing_class=processing_class,
-        peft_config=copy.deepcopy(adapter),  # PEFT fills it in
-    )
+    given = {"peft_config": copy.deepcopy(adapter), "eval_dataset": eval_rows}  # PEFT fills the first in
+    return build_trainer(setting, folder, rows, **given, **(saving | changes))
+
+
+def resume(setting, folder, *rows, from_=True, **changes):
+    """A run that has gone on from a folder's newest checkpoint, or from the one that is named."""
+    run = build(setting, folder, *rows, **changes)
+    run.train(resume_from_checkpoint=from_)
+    return run
 
 
 def weights(run):
@@ -97,9 +96,11 @@ def whole(random_setting, tmp_path_factory):
 @pytest.fixture
 def stopped(whole, tmp_path):
     """The folder of a run that ended after its fourth step."""
-    folder = tmp_path / "out"
-    shutil.copytree(whole[0], folder)
-    for step in (5, 6):
+    return without(Path(shutil.copytree(whole[0], tmp_path / "out")), 5, 6)
+
+
+def without(folder, *steps):
+    for step in steps:
         shutil.rmtree(folder / f"checkpoint-{step}")
     return folder
 
@@ -182,18 +183,13 @@ def survives(setting, folder, whole, draw, kind="full", *, in_save):
     return killed
 
 
+EVALUATING = {"eval_rows": small_pairs(5), "eval_strategy": "steps", "eval_steps": 1}
 KINDS = {
     "full": {},
-    "lora": {"adapter": LoraConfig(r=4, lora_dropout=0.1, target_modules="all-linear", task_type="CAUSAL_LM")},
+    "lora": {"adapter": lora(lora_dropout=0.1, target_modules="all-linear")},
     "two processes": {"processes": 2, "per_device_train_batch_size": 2},
     "save_total_limit": {"save_total_limit": 1},
-    "load_best_model_at_end": {
-        "save_total_limit": 1,
-        "load_best_model_at_end": True,
-        "eval_rows": small_pairs(5),
-        "eval_strategy": "steps",
-        "eval_steps": 1,
-    },
+    "load_best_model_at_end": EVALUATING | {"save_total_limit": 1, "load_best_model_at_end": True},
     "model only": {"save_only_model": True},
 }
 
@@ -306,16 +302,14 @@ def test_a_full_disk_inside_a_save_leaves_the_last_checkpoint_and_no_half_of_one
     _, status = os.waitpid(in_child(work), 0)
     assert status != 0
     assert sorted(p.name for p in folder.glob("*checkpoint-*")) == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
-    run = build(random_setting, folder)
-    run.train(resume_from_checkpoint=True)
+    run = resume(random_setting, folder)
     assert same(weights(run), whole[1])
 
 
 def test_the_newest_whole_checkpoint_is_taken_and_the_others_are_named(random_setting, whole, stopped, caplog):
     (stopped / "checkpoint-99").mkdir()
     (stopped / "checkpoint-4/optimizer.pt").unlink()
-    run = build(random_setting, stopped)
-    run.train(resume_from_checkpoint=True)
+    run = resume(random_setting, stopped)
     assert same(weights(run), whole[1])
     assert "checkpoint-99 is passed over" in caplog.text
     assert "checkpoint-4 is passed over: optimizer.pt is missing" in caplog.text
@@ -369,8 +363,7 @@ def test_true_goes_on_from_a_run_that_began_at_a_checkpoint_with_later_ones(rand
     ended_after(2, build(random_setting, folder, max_grad_norm=0.01), str(folder / "checkpoint-2"))
     assert newest_whole(folder)[0] == folder / "checkpoint-2"
     ended_after(4, build(random_setting, folder, max_grad_norm=0.01), True)
-    run = build(random_setting, folder, max_grad_norm=0.01)
-    run.train(resume_from_checkpoint=True)
+    run = resume(random_setting, folder, max_grad_norm=0.01)
     assert same(weights(run), weights(uninterrupted)) and not same(weights(run), whole[1])
 
 
@@ -378,8 +371,7 @@ def test_true_goes_on_from_a_run_that_began_at_a_checkpoint_with_later_ones(rand
 def test_a_limit_keeps_the_runs_own_newest_and_leaves_an_earlier_runs(random_setting, whole, tmp_path, limit):
     """Written within a second they go by step in transformers, which removed what the later run had written."""
     folder = Path(shutil.copytree(whole[0], tmp_path / "out"))
-    for path in (folder / "checkpoint-1", folder / "checkpoint-2"):
-        shutil.rmtree(path)
+    without(folder, 1, 2)
     build(random_setting, folder, max_steps=2, save_total_limit=limit).train()
     own = ["checkpoint-1", "checkpoint-2"][-limit:]
     assert sorted(p.name for p in folder.glob("checkpoint-*")) == [*own, *(f"checkpoint-{i}" for i in range(3, 7))]
@@ -424,8 +416,7 @@ def test_a_checkpoint_without_a_list_of_files_is_looked_through(stopped, name, d
 def test_a_checkpoint_of_trl_can_be_gone_on_from(random_setting, tmp_path):
     both = options(tmp_path / "out", max_steps=2, save_strategy="steps", save_steps=2)
     DPOTrainer(random_setting.path, args=DPOConfig(**both), train_dataset=random_setting.rows).train()
-    run = build(random_setting, tmp_path / "out", objective="dpo")
-    run.train(resume_from_checkpoint=True)
+    run = resume(random_setting, tmp_path / "out", objective="dpo")
     assert run.state.global_step == STEPS
 
 
@@ -465,8 +456,7 @@ def test_going_on_with_something_else_is_refused_with_the_field(random_setting, 
 
 def test_other_rows_where_they_are_wanted(random_setting, stopped):
     rows = rows_with(random_setting, chosen=" something else")
-    run = build(random_setting, stopped, rows, allow_other_data=True)
-    run.train(resume_from_checkpoint=True)
+    run = resume(random_setting, stopped, rows, allow_other_data=True)
     assert run.state.global_step == STEPS
 
 
@@ -475,16 +465,13 @@ def test_other_rows_where_they_are_wanted(random_setting, stopped):
 )
 def test_going_on_from_a_model_of_other_weights_is_refused(random_setting, tmp_path, objective, adapter):
     """Whether the reference is read before the run (the first), live, or there is none beside the adapter's base."""
-    other, changes = tmp_path / "other", {"objective": objective, "adapter": LoraConfig(**LORA) if adapter else None}
-    tiny_llama(vocab_size=len(tiny_tokenizer()), seed=9).save_pretrained(other)
-    tiny_tokenizer().save_pretrained(other)
+    other = SimpleNamespace(path=saved_llama(tmp_path / "other", seed=9), rows=random_setting.rows)
+    changes = {"objective": objective, "adapter": lora() if adapter else None}
     build(random_setting, tmp_path / "out", max_steps=1, **changes).train()
-    run = build(SimpleNamespace(path=str(other), rows=random_setting.rows), tmp_path / "out", **changes)
+    run = build(other, tmp_path / "out", **changes)
     with pytest.raises(InputError, match="^model_name_or_path: .*other weights"):
         run.train(resume_from_checkpoint=True)
-    same_run = build(random_setting, tmp_path / "out", max_steps=2, **changes)
-    same_run.train(resume_from_checkpoint=True)
-    assert same_run.state.global_step == 2
+    assert resume(random_setting, tmp_path / "out", max_steps=2, **changes).state.global_step == 2
 
 
 @pytest.mark.parametrize(
@@ -507,10 +494,9 @@ def test_another_step_is_gone_on_with_and_named(random_setting, whole, stopped, 
         path = stopped / "checkpoint-4/mallowspo.json"
         path.write_text(path.read_text().replace('"num_processes": 1', '"num_processes": 2'))
         (path.parent / FILE_LIST).unlink()
-        run, before, after = build(random_setting, stopped), 2, 1
+        run, before, after = resume(random_setting, stopped), 2, 1
     else:
-        run = build(random_setting, stopped, **{option: after})
-    run.train(resume_from_checkpoint=True)
+        run = resume(random_setting, stopped, **{option: after})
     assert f"{option} was {before} and is {after} now" in caplog.text
     unchanged = option in ("num_processes", "dataloader_drop_last")  # no last batch by then
     assert same(weights(run), whole[1]) == unchanged  # the others change the steps that follow
@@ -559,58 +545,57 @@ def test_what_the_optimizers_state_holds_is_not_taken_and_named(
     random_setting, whole, stopped, caplog, option, before, after
 ):
     """transformers ignores it without a word, and this log once said that it was taken."""
-    run = build(random_setting, stopped, **{option: after})
-    run.train(resume_from_checkpoint=True)
+    run = resume(random_setting, stopped, **{option: after})
     (line,) = [one for one in caplog.messages if f"{option} was {before} and stays so" in one]
     assert str(after) in line and same(weights(run), whole[1])
 
 
 @pytest.fixture(scope="module")
-def lora(random_setting, tmp_path_factory):
+def adapted(random_setting, tmp_path_factory):
     """The folder of a LoRA run that ended after two steps."""
     folder = tmp_path_factory.mktemp("lora") / "out"
-    build(random_setting, folder, adapter=LoraConfig(**LORA), max_steps=2).train()
+    build(random_setting, folder, adapter=lora(), max_steps=2).train()
     return folder
 
 
 @pytest.mark.parametrize(
     ("adapter", "named"),
     [
-        (LoraConfig(**LORA | {"target_modules": ["v_proj", "o_proj"]}), r"\(target_modules\): .*k_proj.*v_proj"),
-        (LoraConfig(**LORA | {"lora_alpha": 64}), r"\(lora_alpha\): .* 8 .* 64;"),
-        (LoraConfig(**LORA | {"use_rslora": True}), r"\(use_rslora\): .* False .* True;"),
-        (LoraConfig(**LORA | {"r": 8}), r"\(r\): .* 4 .* 8;"),
-        (LoraConfig(**LORA | {"use_dora": True}), r"\(use_dora\): .* False .* True;"),
-        (LoraConfig(**LORA | {"lora_dropout": 0.5}), r"\(lora_dropout\): .* 0.0 .* 0.5;"),
-        (LoraConfig(**LORA | {"rank_pattern": {"q_proj": 2}}), r"\(rank_pattern\): .* {} .* {'q_proj': 2};"),
-        (LoraConfig(**LORA | {"modules_to_save": ["embed_tokens"]}), r"\(modules_to_save\): .* None .*embed_tokens"),
-        (LoHaConfig(**LORA), r"\(peft_type\): .*LORA.*LOHA"),
+        (lora(target_modules=["k_proj", "o_proj"]), r"\(target_modules\): .*q_proj.*k_proj"),
+        (lora(lora_alpha=64), r"\(lora_alpha\): .* 8 .* 64;"),
+        (lora(use_rslora=True), r"\(use_rslora\): .* False .* True;"),
+        (lora(r=8), r"\(r\): .* 4 .* 8;"),
+        (lora(use_dora=True), r"\(use_dora\): .* False .* True;"),
+        (lora(lora_dropout=0.5), r"\(lora_dropout\): .* 0.0 .* 0.5;"),
+        (lora(rank_pattern={"q_proj": 2}), r"\(rank_pattern\): .* {} .* {'q_proj': 2};"),
+        (lora(modules_to_save=["embed_tokens"]), r"\(modules_to_save\): .* None .*embed_tokens"),
+        (LoHaConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"), r"\(peft_type\): .*LORA.*LOHA"),
         (None, r"\(use_peft\): .*an adapter \(LORA\).*whole model"),
     ],
 )
-def test_another_adapter_is_refused_with_its_field(random_setting, lora, tmp_path, adapter, named):
+def test_another_adapter_is_refused_with_its_field(random_setting, adapted, tmp_path, adapter, named):
     """PEFT loads what has the same names; of the rest the run began anew, under the old optimizer's state."""
-    folder = shutil.copytree(lora, tmp_path / "out")
+    folder = shutil.copytree(adapted, tmp_path / "out")
     run = build(random_setting, folder, adapter=adapter)
     with pytest.raises(InputError, match=f"^peft_config {named}"):
         run.train(resume_from_checkpoint=True)
 
 
 def test_an_adapter_is_not_put_on_a_checkpoint_of_a_whole_model(random_setting, stopped):
-    run = build(random_setting, stopped, adapter=LoraConfig(**LORA))
+    run = build(random_setting, stopped, adapter=lora())
     with pytest.raises(InputError, match=r"^peft_config \(use_peft\): .*a whole model.*an adapter"):
         run.train(resume_from_checkpoint=True)
 
 
 def held_by_transformers(setting):
     model = AutoModelForCausalLM.from_pretrained(setting.path)
-    model.add_adapter(LoraConfig(**LORA))
+    model.add_adapter(lora())
     return SimpleNamespace(path=model, rows=setting.rows)
 
 
-def test_an_adapter_without_its_wrapper_is_said_to_be_beyond_resuming(random_setting, lora, tmp_path):
+def test_an_adapter_without_its_wrapper_is_said_to_be_beyond_resuming(random_setting, adapted, tmp_path):
     """transformers looks for the weights of a whole model there, and ended in a traceback."""
-    folder = shutil.copytree(lora, tmp_path / "out")
+    folder = shutil.copytree(adapted, tmp_path / "out")
     with pytest.raises(InputError, match="^model: .*peft_config"):
         run = build(held_by_transformers(random_setting), folder, processing_class=tiny_tokenizer())
         run.train(resume_from_checkpoint=True)
@@ -647,9 +632,9 @@ def test_the_same_adapter_is_gone_on_with(random_setting, tmp_path, config):
 def test_adapters_of_other_names_are_refused_but_for_a_frozen_copy(random_setting, tmp_path, name, right):
     """TRL puts `ref`, a copy of a pretrained adapter, beside it, and older versions did not."""
     model = AutoModelForCausalLM.from_pretrained(random_setting.path)
-    policy = get_peft_model(model, LoraConfig(**LORA))
+    policy = get_peft_model(model, lora())
     policy.save_pretrained(tmp_path)
-    policy.add_adapter(name, LoraConfig(**LORA))
+    policy.add_adapter(name, lora())
     with nullcontext() if right else pytest.raises(InputError, match="^peft_config: .*default.*default, second"):
         refuse_other_adapters(tmp_path, policy.peft_config, loaded=True)
     policy.save_pretrained(tmp_path)
@@ -682,17 +667,13 @@ def test_weights_with_other_names_on_disk_are_gone_on_with(renamed, tmp_path):
     folder = tmp_path / "out"
     first = build(renamed, folder, learning_rate=1e-2)
     first.train()
-    for step in (5, 6):
-        shutil.rmtree(folder / f"checkpoint-{step}")
-    second = build(renamed, folder, learning_rate=1e-2)
-    second.train(resume_from_checkpoint=True)
+    second = resume(renamed, without(folder, 5, 6), learning_rate=1e-2)
     assert same(weights(second), weights(first))
 
 
 def test_the_best_model_has_its_weights_with_other_names_on_disk(renamed, tmp_path):
-    evaluating = {"eval_rows": small_pairs(5), "eval_strategy": "steps", "eval_steps": 1, "greater_is_better": True}
-    evaluating |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}  # the worst: the first or so
-    run = build(renamed, tmp_path / "out", learning_rate=1e-2, **evaluating)
+    worst = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": True}
+    run = build(renamed, tmp_path / "out", learning_rate=1e-2, **EVALUATING, **worst)  # the first or so
     run.train()
     best = AutoModelForCausalLM.from_pretrained(run.state.best_model_checkpoint).state_dict()
     assert run.state.best_global_step < STEPS and same(best, weights(run))
@@ -700,19 +681,16 @@ def test_the_best_model_has_its_weights_with_other_names_on_disk(renamed, tmp_pa
 
 def test_a_model_of_another_shape_is_refused(random_setting, tmp_path):
     """Without a reference nothing tells before the weights are read."""
-    wide = tmp_path / "wide"
-    tiny_llama(vocab_size=len(tiny_tokenizer()), hidden_size=64).save_pretrained(wide)
-    tiny_tokenizer().save_pretrained(wide)
+    wide = SimpleNamespace(path=saved_llama(tmp_path / "wide", hidden_size=64), rows=random_setting.rows)
     build(random_setting, tmp_path / "out", objective="simpo", max_steps=1).train()
-    run = build(SimpleNamespace(path=str(wide), rows=random_setting.rows), tmp_path / "out", objective="simpo")
+    run = build(wide, tmp_path / "out", objective="simpo")
     with pytest.raises(InputError, match="^model_name_or_path: .*another model"):
         run.train(resume_from_checkpoint=True)
 
 
 def test_a_finished_run_says_that_nothing_was_trained(random_setting, whole, tmp_path, caplog):
     folder = shutil.copytree(whole[0], tmp_path / "out")
-    run = build(random_setting, folder)
-    run.train(resume_from_checkpoint=True)
+    run = resume(random_setting, folder)
     assert "nothing was trained" in caplog.text
     assert run.state.global_step == STEPS and same(weights(run), whole[1])
 
@@ -770,11 +748,7 @@ def test_an_index_that_names_no_files_is_told_as_what_is_missing(tmp_path):
 
 
 def test_the_best_checkpoint_is_kept_loaded_and_named_by_where_it_is(random_setting, tmp_path):
-    changes = {"eval_strategy": "steps", "eval_steps": 1, "save_total_limit": 1, "load_best_model_at_end": True}
-    args = MallowsPOConfig(**options(tmp_path / "out", max_steps=4, save_strategy="steps", save_steps=1, **changes))
-    run = MallowsPOTrainer(
-        random_setting.path, args=args, train_dataset=random_setting.rows, eval_dataset=small_pairs(5)
-    )
+    run = build(random_setting, tmp_path / "out", max_steps=4, **KINDS["load_best_model_at_end"])
     run.train()
     best = Path(run.state.best_model_checkpoint)
     assert best.parent == tmp_path / "out" and best.is_dir()
@@ -785,23 +759,15 @@ def test_the_best_checkpoint_is_kept_loaded_and_named_by_where_it_is(random_sett
 
 def test_a_finished_run_that_is_resumed_keeps_its_best_weights(random_setting, tmp_path):
     """It once saved those of its last checkpoint over the best ones, without a word."""
-    changes = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "greater_is_better": True}
-
-    def run(folder, resume):
-        args = MallowsPOConfig(**options(folder, max_steps=2, save_strategy="steps", save_steps=1, **changes))
-        trainer = MallowsPOTrainer(
-            random_setting.path, args=args, train_dataset=random_setting.rows, eval_dataset=small_pairs(5)
-        )
-        trainer.train(resume_from_checkpoint=resume)
-        return trainer
-
-    first = run(tmp_path / "out", None)
+    changes = EVALUATING | {"load_best_model_at_end": True, "greater_is_better": True, "max_steps": 2}
+    first = build(random_setting, tmp_path / "out", **changes)
+    first.train()
     assert first.state.best_model_checkpoint.endswith("checkpoint-1")  # the highest loss is the first
     moved = (tmp_path / "out").rename(tmp_path / "moved")
-    assert same(weights(run(moved, True)), weights(first))
+    assert same(weights(resume(random_setting, moved, **changes)), weights(first))
     (moved / "checkpoint-1/model.safetensors").unlink()
     with pytest.raises(InputError, match=r"load_best_model_at_end.*checkpoint-1.*model\.safetensors is missing"):
-        run(moved, True)
+        resume(random_setting, moved, **changes)
 
 
 def test_a_checkpoint_that_was_being_replaced_is_not_lost(stopped):

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from pairs import history, options, small_pairs
-from peft import LoraConfig, get_peft_model
+from pairs import build, history, lora, options, small_pairs, trained
+from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 from trl import DPOConfig, DPOTrainer
 
-from mallowspo import MallowsPOConfig, MallowsPOTrainer
 from tiny import tiny_tokenizer
 
 SAME = ("loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected")
 
 
-def train(setting, tmp_path, trainer=MallowsPOTrainer, config=MallowsPOConfig, rows=None, peft=None, **changes):
-    args = config(**options(tmp_path, **changes))
-    run = trainer(setting.path, args=args, train_dataset=setting.rows if rows is None else rows, peft_config=peft)
+def of_trl(setting, tmp_path, rows=None, *, peft_config=None, processing_class=None, **changes):
+    args, rows = DPOConfig(**options(tmp_path, **changes)), setting.rows if rows is None else rows
+    given = {"peft_config": peft_config, "processing_class": processing_class}
+    run = DPOTrainer(setting.path, args=args, train_dataset=rows, **given)
     run.train()
     return run
 
@@ -41,16 +41,18 @@ def assert_same_history(first, second, names=SAME, rel=1e-5, atol=1e-7):
 
 
 def test_objective_dpo_reproduces_trl_step_by_step(setting, tmp_path):
-    theirs = train(setting, tmp_path, DPOTrainer, DPOConfig)
-    ours = train(setting, tmp_path, objective="dpo", share_prompts=False)
+    theirs = of_trl(setting, tmp_path)
+    ours = trained(setting, tmp_path, objective="dpo", share_prompts=False)
     assert len(history(ours, "loss")) == 20
     assert_same_history(theirs, ours, (*SAME, "entropy", "logits/chosen", "num_tokens", "mean_token_accuracy"))
 
 
-@pytest.mark.parametrize("objective", ["ipo", "hinge"])
-def test_other_presets_reproduce_trl(random_setting, tmp_path, objective):
-    theirs = train(random_setting, tmp_path, DPOTrainer, DPOConfig, loss_type=[objective], max_steps=6)
-    ours = train(random_setting, tmp_path, objective=objective, max_steps=6, share_prompts=False)
+@pytest.mark.parametrize(
+    ("objective", "loss_type", "steps"), [("ipo", "ipo", 6), ("hinge", "hinge", 6), ("dpo_norm", "sigmoid_norm", 20)]
+)
+def test_other_presets_reproduce_trl(random_setting, tmp_path, objective, loss_type, steps):
+    theirs = of_trl(random_setting, tmp_path, loss_type=[loss_type], max_steps=steps)
+    ours = trained(random_setting, tmp_path, objective=objective, max_steps=steps, share_prompts=False)
     assert_same_history(theirs, ours, ("loss", "grad_norm", "logps/chosen"))
 
 
@@ -61,14 +63,8 @@ def layouts():
     def said(role, content):
         return [{"role": role, "content": content}]
 
-    chat = [
-        {
-            "prompt": said("user", r["prompt"]),
-            "chosen": said("assistant", r["chosen"]),
-            "rejected": said("assistant", r["rejected"]),
-        }
-        for r in text
-    ]
+    roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+    chat = [{side: said(role, r[side]) for side, role in roles.items()} for r in text]
     return {
         "standard, explicit": text,
         "standard, implicit": [{k: r["prompt"] + r[k] for k in ("chosen", "rejected")} for r in text],
@@ -79,59 +75,43 @@ def layouts():
 
 @pytest.mark.parametrize("layout", layouts())
 def test_every_layout_trains_as_with_trl(random_setting, tmp_path, layout):
-    rows, losses = Dataset.from_list(layouts()[layout]), []
-    for trainer, config, extra in (
-        (DPOTrainer, DPOConfig, {}),
-        (MallowsPOTrainer, MallowsPOConfig, {"objective": "dpo", "share_prompts": False}),
-    ):
-        args = config(**options(tmp_path, max_steps=3, **extra))
-        tokenizer = tiny_tokenizer(chat=layout.startswith("conv"))
-        run = trainer(random_setting.path, args=args, train_dataset=rows, processing_class=tokenizer)
-        run.train()
-        losses.append(run)
-    assert_same_history(*losses)
+    given, chat = (random_setting, tmp_path, Dataset.from_list(layouts()[layout])), layout.startswith("conv")
+    theirs = of_trl(*given, max_steps=3, processing_class=tiny_tokenizer(chat=chat))
+    ours = {"objective": "dpo", "share_prompts": False, "processing_class": tiny_tokenizer(chat=chat)}
+    assert_same_history(theirs, trained(*given, max_steps=3, **ours))
 
 
 def test_a_pretrained_adapter_is_its_own_reference(random_setting, tmp_path):
     """Training goes on from an adapter: the reference is a frozen copy of it, not the bare model."""
     base = AutoModelForCausalLM.from_pretrained(random_setting.path)
-    policy = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    policy = get_peft_model(base, lora())
     for name, value in policy.named_parameters():
         if "lora_B" in name:
             value.data.normal_(generator=torch.Generator().manual_seed(1))
-    bare = build_run(base_path=random_setting, tmp_path=tmp_path)
-    args = MallowsPOConfig(**options(tmp_path, max_steps=3))
-    run = MallowsPOTrainer(policy, args=args, train_dataset=random_setting.rows, processing_class=tiny_tokenizer())
-    run.train()
+    bare = build(random_setting, tmp_path)
+    run = trained(policy, tmp_path, random_setting.rows, max_steps=3)
     assert history(run, "loss")[0] == pytest.approx(math.log(2), abs=2e-6)
     assert abs(history(run, "logps/chosen")[2] - history(run, "logps/chosen")[0]) > 0
     assert run.train_dataset["ref_chosen_logps"] != bare.train_dataset["ref_chosen_logps"]
 
 
-def build_run(base_path, tmp_path):
-    return MallowsPOTrainer(base_path.path, args=MallowsPOConfig(**options(tmp_path)), train_dataset=base_path.rows)
-
-
 def test_lora_dpo_reproduces_trl(setting, tmp_path):
-    def lora():
-        return LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-
-    theirs = train(setting, tmp_path, DPOTrainer, DPOConfig, peft=lora(), max_steps=8)
-    ours = train(setting, tmp_path, objective="dpo", peft=lora(), max_steps=8, share_prompts=False)
+    theirs = of_trl(setting, tmp_path, peft_config=lora(), max_steps=8)
+    ours = trained(setting, tmp_path, objective="dpo", peft_config=lora(), max_steps=8, share_prompts=False)
     assert_same_history(theirs, ours)
     assert ours.ref_model is None
 
 
 def test_theta_with_all_weights_one_is_dpo(setting, tmp_path):
     ones = setting.rows.add_column("weight", [1.0] * len(setting.rows))
-    theta = train(setting, tmp_path, rows=ones, objective="mallows_theta", dispersion="column", max_steps=8)
-    dpo = train(setting, tmp_path, objective="dpo", max_steps=8)
+    theta = trained(setting, tmp_path, ones, objective="mallows_theta", dispersion="column", max_steps=8)
+    dpo = trained(setting, tmp_path, objective="dpo", max_steps=8)
     assert_same_history(theta, dpo, rel=1e-6)
 
 
 def test_stored_reference_equals_live_reference(setting, tmp_path):
-    live = train(setting, tmp_path, objective="dpo", max_steps=8)
-    stored = train(setting, tmp_path, objective="dpo", precompute_ref_log_probs=True, max_steps=8)
+    live = trained(setting, tmp_path, objective="dpo", max_steps=8)
+    stored = trained(setting, tmp_path, objective="dpo", precompute_ref_log_probs=True, max_steps=8)
     # The pass pads other batches than training does; 1e-5 of a log-probability of -200 is what float32 leaves.
     assert_same_history(live, stored, ("loss", "grad_norm", "logps/chosen"), rel=2e-4)
 
@@ -139,8 +119,8 @@ def test_stored_reference_equals_live_reference(setting, tmp_path):
 @pytest.mark.parametrize("objective", ["dpo", "mallows_theta", "mallows_phi"])
 def test_batch_of_four_equals_accumulation_of_four(setting, tmp_path, objective):
     changes = {"objective": objective, "max_steps": 5, "lr_scheduler_type": "constant"}
-    whole = train(setting, tmp_path, **changes)
-    parts = train(setting, tmp_path, per_device_train_batch_size=1, gradient_accumulation_steps=4, **changes)
+    whole = trained(setting, tmp_path, **changes)
+    parts = trained(setting, tmp_path, per_device_train_batch_size=1, gradient_accumulation_steps=4, **changes)
     # Against a stored reference a reward of 0 is a difference of sums, of which float32 leaves 1e-5.
     assert_same_history(whole, parts, rel=2e-4, atol=1e-5)
     for name, value in weights(whole).items():
@@ -151,9 +131,8 @@ def test_batch_of_four_equals_accumulation_of_four(setting, tmp_path, objective)
 @pytest.mark.parametrize("objective", ["dpo", "mallows_theta"])
 def test_four_steps_equal_two_resumed_for_two(setting, tmp_path, objective):
     changes = {"objective": objective, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
-    whole = train(setting, tmp_path / "whole", **changes)
-    args = MallowsPOConfig(**options(tmp_path / "whole", **changes))
-    again = MallowsPOTrainer(setting.path, args=args, train_dataset=setting.rows)
+    whole = trained(setting, tmp_path / "whole", **changes)
+    again = build(setting, tmp_path / "whole", **changes)
     again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(again)[name]), name
@@ -162,13 +141,9 @@ def test_four_steps_equal_two_resumed_for_two(setting, tmp_path, objective):
     assert history(whole, "num_tokens") == history(again, "num_tokens")
 
 
-@pytest.mark.parametrize("objective", ["mallows_theta", "mallows_phi", "dpo"])
+@pytest.mark.parametrize("objective", ["mallows_theta", "mallows_phi", "dpo", "rainbow"])
 def test_loss_is_log_two_before_the_first_step(setting, tmp_path, objective):
-    run = train(setting, tmp_path, objective=objective, max_steps=1)
-    assert history(run, "loss")[0] == pytest.approx(math.log(2), abs=2e-6)
-
-
-def test_rainbow_starts_where_its_margin_and_reference_put_it(random_setting, tmp_path):
-    """With the whole reference in the gap and no margin, length normalisation leaves log 2 as well."""
-    run = train(random_setting, tmp_path, objective="rainbow", reference_weight=1.0, max_steps=1)
+    """Also with length normalisation, where the whole reference is in the gap and no margin is."""
+    whole = {"reference_weight": 1.0} if objective == "rainbow" else {}
+    run = trained(setting, tmp_path, objective=objective, max_steps=1, **whole)
     assert history(run, "loss")[0] == pytest.approx(math.log(2), abs=2e-6)

@@ -2,21 +2,16 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from pairs import options, real_pairs
+from pairs import build, real_pairs
 from scipy.stats import rankdata
 
-from mallowspo.dispersion import ESTIMATORS
-from mallowspo.dispersion.maps import neg_log_phi_from_choice_entropy
+from mallowspo.dispersion import ESTIMATORS, fit_shrink
+from mallowspo.dispersion.panel import neg_log_phi_from_choice_entropy
 from mallowspo.errors import InputError
-from mallowspo.training import MallowsPOConfig, MallowsPOTrainer
-
-
-def build(setting, folder, rows=None, eval_rows=None, **changes):
-    config = MallowsPOConfig(**options(folder, **changes))
-    return MallowsPOTrainer(setting.path, args=config, train_dataset=rows or setting.rows, eval_dataset=eval_rows)
 
 
 @pytest.mark.parametrize("estimator", sorted(set(ESTIMATORS) - {"answer_entropy", "panel"}))
@@ -41,9 +36,9 @@ def test_a_panel_that_knows_nothing_is_refused(random_setting, tmp_path):
 
 @pytest.mark.shared
 def test_a_panel_feeds_the_weight(shared, tmp_path):
-    config = MallowsPOConfig(**options(tmp_path, dispersion_estimator="panel", max_steps=1))
     rows = real_pairs(shared, 16, prompt=250, response=200)  # of shorter ones the panel knows next to nothing
-    run = MallowsPOTrainer(str(shared / "models/stories-260k"), args=config, train_dataset=rows)
+    setting = SimpleNamespace(path=str(shared / "models/stories-260k"), rows=rows)
+    run = build(setting, tmp_path, dispersion_estimator="panel", max_steps=1)
     assert run.calibration.estimator == "panel" and run.calibration.weight_mean == pytest.approx(1.0)
     raw = np.array(run.train_dataset["dispersion_raw"])
     assert len(np.unique(raw)) > 3 and (raw >= 0).all()
@@ -51,10 +46,11 @@ def test_a_panel_feeds_the_weight(shared, tmp_path):
 
 
 def test_quantile_uses_ranks_and_evaluation_rows_the_training_ranks(random_setting, tmp_path):
-    half = random_setting.rows.select(range(15)), random_setting.rows.select(range(15, 30))
+    rows = random_setting.rows
     run = build(
-        random_setting, tmp_path, *half, dispersion_estimator="answer_entropy", dispersion_map="quantile",
-        dispersion_spread=[0.1, 1.1], dispersion_per="pair", max_steps=1,
+        random_setting, tmp_path, rows.select(range(15)), eval_dataset=rows.select(range(15, 30)),
+        dispersion_estimator="answer_entropy", dispersion_map="quantile", dispersion_spread=[0.1, 1.1],
+        dispersion_per="pair", max_steps=1,
     )  # fmt: skip
     index = np.array(run.train_dataset["dispersion_index"])
     assert index.max() > 1  # the sum, which `neglog` could not take
@@ -89,20 +85,97 @@ def test_the_map_travels_with_the_checkpoint(random_setting, tmp_path):
         other.train(resume_from_checkpoint=True)
 
 
+# Tempered and shrunken weights.
+
+
 @pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        ({"dispersion_estimator": "answer_entropy"}, "exceeds 1"),
-        ({"dispersion_estimator": "reference_margin", "dispersion_map": "mallows"}, "inverts an entropy"),
-        ({"dispersion_map": "mallows"}, "dispersion_alternatives"),
-        ({"dispersion_map": "mallows", "dispersion_alternatives": 1}, "expected 2"),
-        ({"dispersion_alternatives": 5}, "only dispersion_map: mallows reads it"),
-        ({"dispersion_spread": [0.1, 0.5]}, "only dispersion_map: quantile reads it"),
-        ({"dispersion_map": "quantile", "dispersion_spread": [0.5, 0.1]}, "dispersion_spread: got"),
-        ({"dispersion_map": "isotonic"}, "dispersion_map: got 'isotonic'"),
-        ({"dispersion": "votes", "dispersion_alternatives": 5}, "dispersion_alternatives"),
-    ],
+    ("weighed", "plain"),
+    [("mallows_theta", "dpo"), ("mallows_ipo", "ipo"), ("mallows_norm", "dpo_norm"), ("mallows_simpo", "simpo")],
 )
-def test_combinations_that_cannot_work_are_refused(tmp_path, change, match):
-    with pytest.raises(InputError, match=match):
-        MallowsPOConfig(str(tmp_path), use_cpu=True, bf16=False, **change)
+def test_a_power_of_zero_is_the_objective_without_weights(random_setting, tmp_path, weighed, plain):
+    tempered = build(random_setting, tmp_path, objective=weighed, dispersion_power=0.0, max_steps=3)
+    tempered.train()
+    without = build(random_setting, tmp_path, objective=plain, precompute_ref_log_probs=True, max_steps=3)
+    without.train()
+    losses = [[entry["loss"] for entry in run.state.log_history if "loss" in entry] for run in (tempered, without)]
+    assert losses[0] == losses[1] and len(losses[0]) == 3
+
+
+def test_a_power_of_zero_gives_the_kendall_link_one_phi_for_all(random_setting, tmp_path):
+    run = build(random_setting, tmp_path, objective="mallows_phi", dispersion_power=0.0, max_steps=1)
+    assert run.calibration.weight(run.train_dataset["dispersion_raw"]).tolist() == [1.0] * len(run.train_dataset)
+
+
+@pytest.mark.parametrize("objective", ["mallows_theta", "mallows_phi"])
+def test_the_weight_is_shrunken_then_tempered_then_scaled_then_clipped(random_setting, tmp_path, objective):
+    run = build(
+        random_setting, tmp_path, objective=objective, dispersion_shrink=5.0, dispersion_power=0.5,
+        dispersion_clip=[0.2, 1.3], dispersion_per="pair", max_steps=1,
+    )  # fmt: skip
+    raw = np.array(run.train_dataset["dispersion_raw"])
+    spread = np.sqrt(np.maximum(0, 1 + 5 * (raw / raw.mean() - 1)))
+    expected = np.clip(run.calibration.scale * spread, 0.2, 1.3)
+    assert run.calibration.weight(raw) == pytest.approx(expected) and expected.mean() == pytest.approx(1.0)
+    run.train()
+    logged = [entry["dispersion/weight_mean"] for entry in run.state.log_history if "loss" in entry]
+    order = run.calibration.weight(raw)
+    assert min(order) <= logged[0] <= max(order)
+
+
+def voted(rows, folder, *, agreed=lambda row, place: place % 2 == 0):
+    """A file of eight votes on each of the rows, unanimous where people agree on its prompt and else in halves."""
+    seen, lines = {}, []
+    for row in rows:
+        place = seen.setdefault(row["prompt"], len(seen))
+        lines.append(json.dumps(row | {"votes": [8, 0] if agreed(row, place) else [4, 4]}) + "\n")
+    file = Path(folder) / "votes.jsonl"
+    file.write_text("".join(lines))
+    return file
+
+
+def test_votes_on_the_prompts_fit_the_shrink_factor(random_setting, tmp_path):
+    rows = random_setting.rows
+    file = voted(rows, tmp_path)
+    run = build(
+        random_setting, tmp_path, dispersion_shrink="votes", dispersion_votes=str(file), save_strategy="steps",
+        save_steps=1, max_steps=1,
+    )  # fmt: skip
+    raw, names = np.array(run.train_dataset["dispersion_raw"]), run.train_dataset["prompt_id"]
+    votes = [json.loads(line)["votes"] for line in file.read_text().splitlines()]
+    fit = fit_shrink(raw, [v[0] for v in votes], [v[1] for v in votes], prompt_n=names[:])
+    assert run.calibration.shrink == pytest.approx(fit.shrink.mean, rel=1e-6)
+    run.train()
+    saved = json.loads((tmp_path / "checkpoint-1" / "mallowspo.json").read_text())["calibration"]
+    assert saved["shrink"] == run.calibration.shrink
+    with pytest.raises(InputError, match="shrink"):
+        build(random_setting, tmp_path, dispersion_shrink=0.25, max_steps=2).train(resume_from_checkpoint=True)
+
+
+def test_votes_on_the_prompts_fit_the_isotonic_map(random_setting, tmp_path):
+    plain = build(random_setting, tmp_path, max_steps=1).train_dataset
+    index = dict(zip(random_setting.rows["prompt"], plain["dispersion_index"], strict=True))
+    middle = np.median(list(index.values()))
+    file = voted(random_setting.rows, tmp_path, agreed=lambda row, place: index[row["prompt"]] < middle)
+    run = build(random_setting, tmp_path, dispersion_map="isotonic", dispersion_votes=str(file), max_steps=1)
+    # phi = (1 - p)/p of the smoothed majority: p is 8.5/9 where people agree, 1/2 elsewhere.
+    expected = np.where(np.array(run.train_dataset["dispersion_index"]) < middle, 2 * np.log(8.5 / 0.5), 0.0)
+    assert np.array(run.train_dataset["dispersion_raw"]) == pytest.approx(expected)
+
+
+def test_votes_on_other_prompts_are_refused(random_setting, tmp_path):
+    rows = [row | {"prompt": "Another question? " + row["prompt"]} for row in random_setting.rows]
+    file = voted(rows, tmp_path)
+    with pytest.raises(InputError, match="dispersion_shrink"):
+        build(random_setting, tmp_path, dispersion_shrink="votes", dispersion_votes=str(file))
+    with pytest.raises(InputError, match="dispersion_votes"):
+        build(random_setting, tmp_path, dispersion_shrink="votes", dispersion_votes=str(tmp_path / "none.jsonl"))
+
+
+def test_auto_reads_the_number_of_alternatives_off_the_reference(random_setting, tmp_path):
+    run = build(
+        random_setting, tmp_path, dispersion_estimator="divergent_token", dispersion_map="mallows",
+        dispersion_alternatives="auto",
+    )  # fmt: skip
+    nats = np.array(run.train_dataset["dispersion_index"]) * run.calibration.index_map["unit"]
+    taken = run.calibration.index_map["alternatives"]
+    assert np.log(taken - 1) < np.quantile(nats, 0.95) <= np.log(taken)

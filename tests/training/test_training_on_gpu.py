@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from pairs import history, options, small_pairs
+from pairs import history, options, saved_llama, small_pairs
 
 from mallowspo import MallowsPOConfig, MallowsPOTrainer
-from tiny import tiny_llama, tiny_tokenizer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -17,11 +16,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A random Llama with heads of 32; the kernel of FlexAttention takes none below 16."""
-    path = tmp_path_factory.mktemp("llama-of-wide-heads")
-    tokenizer = tiny_tokenizer()
-    tiny_llama(vocab_size=len(tokenizer), hidden_size=128).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
+    return saved_llama(tmp_path_factory.mktemp("llama-of-wide-heads"), hidden_size=128)
 
 
 def train(folder, tmp_path, attention, **changes):
@@ -31,7 +26,7 @@ def train(folder, tmp_path, attention, **changes):
         "bf16": True,
     }
     args = MallowsPOConfig(**settings, model_init_kwargs={"attn_implementation": attention})
-    run = MallowsPOTrainer(str(folder), args=args, train_dataset=small_pairs(24))
+    run = MallowsPOTrainer(folder, args=args, train_dataset=small_pairs(24))
     run.train()
     return run
 

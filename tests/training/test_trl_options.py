@@ -13,8 +13,8 @@ import pytest
 import torch
 import trl_options
 from datasets import Dataset, IterableDataset
-from pairs import history, options, small_pairs
-from peft import LoraConfig
+from pairs import history, lora, options, saved_llama, small_pairs
+from pairs import llama as model
 from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
@@ -29,7 +29,6 @@ from tiny import tiny_llama, tiny_tokenizer
 
 SOURCES = Path(mallowspo.__file__).parent
 ROWS = small_pairs(12)
-TOKENIZER = tiny_tokenizer()
 COMPARED = (
     "loss",
     "grad_norm",
@@ -41,16 +40,9 @@ COMPARED = (
 )
 
 
-def model(**config):
-    return tiny_llama(vocab_size=len(TOKENIZER), **config)
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    model().save_pretrained(folder)
-    TOKENIZER.save_pretrained(folder)
-    return str(folder)
+    return saved_llama(tmp_path_factory.mktemp("model"))
 
 
 def run(ours, given, tmp_path, changes=None, **arguments):
@@ -82,7 +74,7 @@ def cases(kind):
 
 # One run of every sort in the default tests, all of them with -m slow.
 QUICK = {"loss_type", "loss_weights", "precompute_ref_log_probs", "neftune_noise_alpha", "disable_dropout",
-         "per_device_eval_batch_size", "save_only_model"}  # fmt: skip
+         "per_device_eval_batch_size", "save_only_model", "sync_ref_model"}  # fmt: skip
 
 
 def runs_beside_trl():
@@ -90,12 +82,6 @@ def runs_beside_trl():
         pytest.param(name, changes, id=f"{name}-{changes}", marks=() if name in QUICK else pytest.mark.slow)
         for name, changes in cases(EQUAL)
     ]
-
-
-def test_a_reference_that_moves_along_may_come_by_name(saved, tmp_path):
-    changes = {"sync_ref_model": True, "ref_model_sync_steps": 1}
-    theirs, ours = (run(mine, saved, tmp_path, changes) for mine in (False, True))
-    assert_same_losses(theirs, ours)
 
 
 def test_every_option_and_argument_is_declared_once():
@@ -196,7 +182,7 @@ def test_values_arrive_untouched(tmp_path):
              "save_total_limit": 2, "ddp_timeout": 77, "full_determinism": False, "adam_beta2": 0.95}  # fmt: skip
     theirs, ours = (config(**options(tmp_path, **given)) for config in (DPOConfig, MallowsPOConfig))
     for name, entry in OPTIONS.items():
-        if entry.kind == PASSED and name not in ("accelerator_config",):
+        if entry.kind == PASSED and name != "accelerator_config":
             assert repr(getattr(theirs, name)) == repr(getattr(ours, name)), name
 
 
@@ -214,36 +200,7 @@ def test_label_smoothing_is_ours_and_trls_sigmoid_ignores_it(tmp_path):
     assert loss == pytest.approx(history(plain, "loss")[0] + 0.2 * gap, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"torch_compile": True}, "torch_compile"),
-        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha"),
-        ({"disable_dropout": False}, "dropout"),
-        ({"optim": "sgd"}, None),
-    ],
-    ids=str,
-)
-def test_options_that_packed_rows_would_change_take_padded_rows(tmp_path, saved, changes, said):
-    args = MallowsPOConfig(**options(tmp_path, objective="dpo", **changes))
-    path = MallowsPOTrainer(saved, args=args, train_dataset=ROWS).scoring
-    assert (path.path, said is None or said in path.reason) == ("packed" if said is None else "padded", True)
-
-
-def test_dropout_that_is_a_number_takes_padded_rows(tmp_path):
-    args = MallowsPOConfig(**options(tmp_path, objective="dpo"))
-    made = MallowsPOTrainer(
-        model(attention_dropout=0.2), args=args, train_dataset=ROWS, processing_class=tiny_tokenizer(),
-        ref_model=model(),
-    )  # fmt: skip
-    assert made.scoring.path == "padded" and "attention_dropout 0.2" in made.scoring.reason
-
-
 # Arguments of the constructor.
-
-
-def lora(**changes):
-    return LoraConfig(**{"r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"} | changes)
 
 
 def held_by_transformers():
@@ -316,7 +273,7 @@ def test_the_balance_loss_of_a_mixture_of_experts_is_trls(tmp_path):
             torch.manual_seed(4)
             return MixtralForCausalLM(
                 MixtralConfig(
-                    vocab_size=len(TOKENIZER),
+                    vocab_size=len(tiny_tokenizer()),
                     hidden_size=16,
                     intermediate_size=32,
                     num_hidden_layers=1,

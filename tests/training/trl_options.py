@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mallowspo.training.config import REFUSED_OPTIONS
+
 EQUAL = "equal"  # run beside TRL: the same losses
 PASSED = "passed through"  # read by transformers and TRL alone; nothing of ours reads or changes it
 REFUSED = "refused"  # with a reason
@@ -72,15 +74,6 @@ OPTIONS: dict[str, Treatment] = {
         "and `ipo` ignore it, and its `robust` divides by 1 - 2ε. The log says so",
         ({"label_smoothing": 0.2},),
     ),
-    "ld_alpha": _refused("`length_normalized: true` works against length bias", {"ld_alpha": 0.5}),
-    "f_divergence_type": _refused(
-        "the objectives are built on the reverse KL", {"f_divergence_type": "js_divergence"}
-    ),
-    "f_alpha_divergence_coef": _refused(
-        "the objectives are built on the reverse KL", {"f_alpha_divergence_coef": 0.7}
-    ),
-    "use_weighting": _refused("weights come from a column: `dispersion: column`", {"use_weighting": True}),
-    "discopop_tau": _refused("DiscoPOP is no objective here", {"discopop_tau": 0.1}),
     "label_smoothing_factor": _refused(
         "it is for losses over tokens, and TRL's DPO ignores it; set `label_smoothing`",
         {"label_smoothing_factor": 0.1},
@@ -105,7 +98,6 @@ OPTIONS: dict[str, Treatment] = {
     # Data
     "max_length": _equal({"max_length": 34}, {"max_length": None}),
     "truncation_mode": _equal({"truncation_mode": "keep_end", "max_length": 24}),
-    "padding_free": _refused("TRL's DPO trainer ignores it", {"padding_free": True}),
     "pad_to_multiple_of": _equal({"pad_to_multiple_of": 8}),
     "pad_token": _equal(
         {"pad_token": "<s>"},
@@ -207,6 +199,18 @@ _UNTOUCHED = """
     ddp_timeout debug skip_memory_metrics do_train do_eval do_predict local_rank
 """.split()
 OPTIONS |= {name: _passed() for name in _UNTOUCHED}
+# What steers losses outside our axes: refused with the words of the page.
+OPTIONS |= {
+    name: _refused(REFUSED_OPTIONS[name][1], {name: value})
+    for name, value in {
+        "ld_alpha": 0.5,
+        "f_divergence_type": "js_divergence",
+        "f_alpha_divergence_coef": 0.7,
+        "use_weighting": True,
+        "discopop_tau": 0.1,
+        "padding_free": True,
+    }.items()
+}
 # Saving is in two steps here, so what follows a save reads these once more.
 OPTIONS |= {
     "hub_revision": _passed(read=True),

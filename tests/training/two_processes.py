@@ -36,7 +36,9 @@ def main(model, folder, batch_size):
             "per_device_train_batch_size": int(batch_size)
         }
     )  # fmt: skip
-    run = MallowsPOTrainer(model, args=args, train_dataset=small_pairs(16), callbacks=[counter])
+    # Columns that change the loss of their row, so that the mean over ranks is seen to be one weighted mean.
+    rows = small_pairs(16).add_column("beta", [0.1, 0.5] * 8).add_column("loss_weight", [1.0, 0.0, 2.0, 0.5] * 4)
+    run = MallowsPOTrainer(model, args=args, train_dataset=rows, callbacks=[counter])
     counter.trainer = run
     run.train()
     if run.accelerator.is_main_process:

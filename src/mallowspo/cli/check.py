@@ -168,7 +168,7 @@ def _told(cleaned: Cleaned) -> str:
 
 def _sections(report: CheckReport) -> list[Any]:
     """The sections of the page: one with the table, and one per finding."""
-    from mallowspo.reports.html import Paragraph, Section, Table, literal
+    from mallowspo.reports.blocks import Paragraph, Section, Table, literal
 
     rows = [[f.severity, f.kind, f"{f.count:,}", f"{f.percent:.2f}"] for f in report.findings]
     sections = [Section("Findings", [Table(["severity", "finding", "rows", "%"], rows)] if rows else [])]
@@ -184,7 +184,8 @@ def _sections(report: CheckReport) -> list[Any]:
 
 
 def _write_page(path: Path, report: CheckReport, model: str) -> None:
-    from mallowspo.reports.html import Report, current_meta, literal, write_report
+    from mallowspo.reports.blocks import Report, literal
+    from mallowspo.reports.html import current_meta, write_report
 
     page = Report(
         title="Preference data check",

@@ -121,7 +121,7 @@ def _show(summary: dict[str, Any], folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mallowspo.reports.dispersion.words import interval
+    from mallowspo.reports.text import interval_text, percent
 
     table = Table(title="Dispersion", title_justify="left")
     for heading in ("", "rows", "prompts", "phi 5%", "50%", "95%", "w 5%", "95%", "worth"):
@@ -137,7 +137,7 @@ def _show(summary: dict[str, Any], folder: Path) -> None:
             f"{facts['rows']:,}",
             f"{facts['prompts']:,}",
             *(f"{number:.3f}" for number in numbers),
-            f"{100 * facts['effective_share']:.0f}%",
+            percent(facts["effective_share"], 0),
         )
     console = Console(soft_wrap=True)
     console.print(table)
@@ -153,7 +153,7 @@ def _show(summary: dict[str, Any], folder: Path) -> None:
         console.print(note, markup=False)
     for facts in summary["side_by_side"]:
         console.print(
-            f"index against {facts['people']}: rank correlation {interval(facts['correlation'])}", markup=False
+            f"index against {facts['people']}: rank correlation {interval_text(facts['correlation'])}", markup=False
         )
     console.print(
         f"Open {folder}/report.html in a browser; the table is {folder}/dispersion.parquet.",

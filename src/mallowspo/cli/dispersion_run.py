@@ -12,13 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mallowspo.cli.options import DATASET_OPTIONS
-from mallowspo.dispersion.reference_analysis import (
-    Analysis,
-    PromptOpinion,
-    RowTexts,
-    analyse_reference,
-    statistics_of,
-)
+from mallowspo.dispersion.analysis import Analysis, PromptOpinion
+from mallowspo.dispersion.entropy import ReferenceStatistics
+from mallowspo.dispersion.reference_analysis import RowTexts, analyse_reference
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.side_by_side import SideBySide, side_by_side
 from mallowspo.errors import InputError, told_as
@@ -174,13 +170,7 @@ def _joined(parts: list[RankingRows]) -> RankingRows:
         prompts=[text for part in parts for text in part.prompts],
         items=[items for part in parts for items in part.items],
         form="; ".join(dict.fromkeys(part.form for part in parts)),
-        counts=None
-        if all(part.counts is None for part in parts)
-        else [
-            np.ones(len(ranks)) if part.counts is None else part.counts[place]
-            for part in parts
-            for place, ranks in enumerate(part.ranks)
-        ],
+        counts=[counts for part in parts for counts in part.people],
         ties=ties.pop() if ties else "unordered",
         notes=tuple(note for part in parts for note in part.notes),
     )
@@ -201,7 +191,7 @@ def _reference(
         raise InputError(f"reference: {options.reference} has no rows")
     pairs = None if options.dataset_name is None else _data_of(options, rows)
     analysis = analyse_reference(
-        statistics_of(rows.scores, vocab_size=rows.vocab_size),
+        ReferenceStatistics.of(rows.scores, vocab_size=rows.vocab_size),
         rows.prompt_ids,
         settings=settings,
         row_index=rows.row_index.tolist(),

@@ -14,12 +14,11 @@ from mallowspo.outputs import writable_folder
 
 if TYPE_CHECKING:
     from mallowspo.evaluation.endpoint import RequestLimits
+    from mallowspo.evaluation.judge import Usage
     from mallowspo.evaluation.local_model import Sampling
-    from mallowspo.evaluation.verdicts import Usage
 
 __all__ = ["EvaluateOptions", "Source", "evaluate", "source_of"]
 
-DEFAULT_JUDGE_PARAMETERS: dict[str, Any] = {"temperature": 0, "max_tokens": 1024}
 _SOURCE = "a folder or hub name, an address http://host:port/v1#name, a .json of answers, or column:NAME"
 
 
@@ -140,14 +139,14 @@ class EvaluateOptions:
             ours = [field for field in ("model", "messages", "prompt") if field in given]
             if ours:
                 raise InputError(f"{name}: {ours[0]!r} is set by the evaluation itself, take it out")
-        from mallowspo.evaluation.judges import judge_kind
+        from mallowspo.evaluation.judge import judge_kind
 
         self._check_unused(judge_kind(self.judge), kinds)
         self._check_models(sources)
 
     def _check_models(self, sources: dict[str, Source]) -> None:
         """The second model and the judge are loaded after the first has answered for hours."""
-        from mallowspo.evaluation.reward_judge import RewardModel, check_reward_model
+        from mallowspo.evaluation.judge import RewardJudge
         from mallowspo.loading import check_saved_model
 
         for side, source in sources.items():
@@ -155,7 +154,7 @@ class EvaluateOptions:
                 check_saved_model(side, source.name, trust_remote_code=self.trust_remote_code)
         if self.judge.startswith("reward:"):
             name = self.judge.removeprefix("reward:")
-            check_reward_model(RewardModel(name, trust_remote_code=self.trust_remote_code))
+            RewardJudge(name, trust_remote_code=self.trust_remote_code).check()
 
     def _check_unused(self, kind: str, sources: set[str]) -> None:
         """An option that could have no effect is a mistake, not a wish."""
@@ -190,7 +189,7 @@ def _json_object(name: str, text: str | None) -> dict[str, Any]:
 def source_of(text: str, option: str) -> Source:
     """Tell where answers come from; a file, folder or address that the text names has been checked for being one."""
     from mallowspo.evaluation.endpoint import EndpointAddress
-    from mallowspo.evaluation.judges import check_model_folder
+    from mallowspo.evaluation.local_model import check_model_folder
 
     if text.startswith(("http://", "https://")):
         EndpointAddress.parse(text, option)

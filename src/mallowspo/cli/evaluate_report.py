@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mallowspo.reports.figures import MethodStyle, grouped_interval_figure, save_figure
-from mallowspo.reports.html import (
+from mallowspo.reports.blocks import (
     Block,
     Callout,
     Definitions,
@@ -20,16 +19,17 @@ from mallowspo.reports.html import (
     Report,
     Section,
     Table,
-    current_meta,
     literal,
-    write_report,
 )
+from mallowspo.reports.figure_style import MethodStyle, save_figure
+from mallowspo.reports.figures import grouped_interval_figure
+from mallowspo.reports.html import current_meta, write_report
 from mallowspo.reports.palette import BLUE, INK
-from mallowspo.reports.text import format_interval, format_number
+from mallowspo.reports.text import format_interval, format_number, percent
 from mallowspo.stats.intervals import Interval
 
 if TYPE_CHECKING:
-    from mallowspo.evaluation.verdicts import AnswerPair
+    from mallowspo.evaluation.judge import AnswerPair
 
 __all__ = ["tercile_names", "write_evaluation_report"]
 
@@ -167,8 +167,8 @@ def _judge(results: dict[str, Any]) -> list[Block]:
     orders = results["orders"]
     if orders is not None:
         rows += [
-            ["Both orders agree", f"{100 * orders['consistent']:.1f}%"],
-            ["Preference for the answer shown first", f"{100 * orders['first_preferred']:.1f}%"],
+            ["Both orders agree", percent(orders["consistent"])],
+            ["Preference for the answer shown first", percent(orders["first_preferred"])],
             ["Win rate with the model's answer first", f"{orders['win_rate_shown_first']:.1f}%"],
             ["Win rate with the model's answer second", f"{orders['win_rate_shown_second']:.1f}%"],
         ]
@@ -208,14 +208,13 @@ def _answers(results: dict[str, Any]) -> Table:
     rows = []
     for side in ("model", "baseline"):
         facts = results[side]
-        cut = facts["cut"]
         rows.append(
             [
                 side,
                 facts["name"],
                 format_number(facts["mean_characters"], 0),
-                "–" if facts["mean_tokens"] is None else format_number(facts["mean_tokens"], 1),
-                "–" if cut is None else f"{100 * cut:.1f}%",
+                format_number(facts["mean_tokens"], 1),
+                percent(facts["cut"]),
                 facts["empty"],
             ]
         )
@@ -245,7 +244,7 @@ def _divergence(results: dict[str, Any]) -> list[Block]:
             ["KL of the model from the baseline", "Nats", "s.e."],
             rows,
             caption=f"{kl['samples']} responses to each of {kl['prompts']:,} prompts at temperature 1; "
-            f"{100 * kl['cut']:.1f}% were cut at the limit and count up to there.",
+            f"{percent(kl['cut'])} were cut at the limit and count up to there.",
         )
     ]
 
@@ -263,7 +262,7 @@ def _examples(results: dict[str, Any], pairs: Sequence[AnswerPair]) -> Examples:
         if place is not None:
             pair = pairs[place]
             answers = [("model", _cut(pair.answer)), ("baseline", _cut(pair.baseline))]
-            items.append(Example(_cut(pair.prompt), answers, note=f"{name} (prompt {place})."))
+            items.append(Example(_cut(pair.prompt.text), answers, note=f"{name} (prompt {place})."))
     return Examples(items, caption="The first prompt of each kind.")
 
 

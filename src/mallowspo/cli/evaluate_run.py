@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mallowspo.cli.evaluate import DEFAULT_JUDGE_PARAMETERS, EvaluateOptions, Source, source_of
+from mallowspo.cli.evaluate import EvaluateOptions, Source, source_of
 from mallowspo.data.blank import is_blank
 from mallowspo.errors import InputError, told_as
 from mallowspo.files import write_json
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
     from mallowspo.evaluation.endpoint import Endpoint
     from mallowspo.evaluation.generation import Answers
+    from mallowspo.evaluation.judge import AnswerPair, Judge, Judgement, Usage
     from mallowspo.evaluation.length_control import GamedBaseline
     from mallowspo.evaluation.prompts import PromptSet
-    from mallowspo.evaluation.verdicts import AnswerPair, Judgement, Usage
 
 __all__ = ["run_evaluation"]
 
@@ -44,8 +45,7 @@ class _Inputs:
     sources: dict[str, Source]
     known: dict[str, Answers]
     endpoints: dict[str, Endpoint]
-    judge: Callable[[list[AnswerPair], Progress], Judgement]
-    judge_facts: dict[str, Any]
+    judge: Judge
 
 
 def run_evaluation(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
@@ -57,7 +57,8 @@ def run_evaluation(options: EvaluateOptions, progress: Progress) -> dict[str, An
         answers = {side: _answers(side, options, inputs, progress) for side in SIDES}
         inputs, answers, left_out = _without_refused(inputs, answers)
         pairs = _pairs(inputs.prompts, answers)
-        judgement = inputs.judge(pairs, progress)
+        asking = functools.partial(progress, inputs.judge.doing)
+        judgement = inputs.judge.judge(pairs, options.output_dir, asking)
     finally:
         for endpoint in inputs.endpoints.values():
             endpoint.close()
@@ -70,6 +71,7 @@ def run_evaluation(options: EvaluateOptions, progress: Progress) -> dict[str, An
 
 
 def _read_inputs(options: EvaluateOptions) -> _Inputs:
+    from mallowspo.evaluation.judge import EndpointJudge
     from mallowspo.evaluation.length_control import match_alpaca_rows, read_alpaca_tables
     from mallowspo.evaluation.prompts import load_prompts, read_dispersion
 
@@ -106,12 +108,14 @@ def _read_inputs(options: EvaluateOptions) -> _Inputs:
     if options.kl_samples:
         _check_same_tokens(options)
     endpoints: dict[str, Endpoint] = {}
-    judge, facts = _judge(options, prompts, endpoints)
+    judge = _judge(options)
+    if isinstance(judge, EndpointJudge):
+        endpoints["judge"] = judge.endpoint
     for side, source in sources.items():
         if source.kind == "endpoint":
-            endpoints[side] = _endpoint(source.name, options, side, options.api_key_env, "api_key_env")
+            endpoints[side] = _endpoint(source.name, options, side)
     _check_reachable(endpoints, options.output_dir)
-    return _Inputs(prompts, dispersion, difficulty, gamed, sources, known, endpoints, judge, facts)
+    return _Inputs(prompts, dispersion, difficulty, gamed, sources, known, endpoints, judge)
 
 
 def _known(source: Source, prompts: PromptSet, side: str) -> Answers:
@@ -136,10 +140,10 @@ def _check_same_tokens(options: EvaluateOptions) -> None:
         raise InputError("kl_samples: the tokenizers differ; KL is defined between models over the same tokens only")
 
 
-def _endpoint(address: str, options: EvaluateOptions, option: str, variable: str | None, key_option: str) -> Endpoint:
+def _endpoint(address: str, options: EvaluateOptions, option: str) -> Endpoint:
     from mallowspo.evaluation.endpoint import Endpoint, EndpointAddress, api_key_from
 
-    key = api_key_from(variable, key_option)
+    key = api_key_from(options.api_key_env, "api_key_env")
     return Endpoint(EndpointAddress.parse(address, option), options.limits(), api_key=key, option=option)
 
 
@@ -161,80 +165,22 @@ def _lines(path: Path) -> int:
         return sum(1 for _ in file)
 
 
-def _judge(
-    options: EvaluateOptions, prompts: PromptSet, endpoints: dict[str, Endpoint]
-) -> tuple[Callable[[list[AnswerPair], Progress], Judgement], dict[str, Any]]:
-    """Make the judge ready, so that only the pairs are missing."""
-    from mallowspo.evaluation.judges import judge_kind
-    from mallowspo.evaluation.reward_judge import (
-        RewardModel,
-        judge_with_callable,
-        judge_with_reward_model,
-        load_judge_callable,
+def _judge(options: EvaluateOptions) -> Judge:
+    from mallowspo.evaluation.judge import DEFAULT_PARAMETERS, open_judge
+
+    return open_judge(
+        options.judge,
+        template=options.judge_template,
+        parameters=options.merged("judge_parameters", dict(DEFAULT_PARAMETERS)),
+        attempts=options.judge_attempts,
+        prices=options.judge_prices,
+        limits=options.limits(),
+        api_key_env=options.judge_api_key_env,
+        dtype=options.dtype,
+        batch_size=options.batch_size,
+        use_cpu=options.use_cpu,
+        trust_remote_code=options.trust_remote_code,
     )
-
-    kind = judge_kind(options.judge)
-    facts: dict[str, Any] = {"name": options.judge, "kind": kind}
-    if kind == "endpoint":
-        return _endpoint_judge(options, endpoints, facts), facts
-    if kind == "reward":
-        reward = RewardModel(
-            options.judge.removeprefix("reward:"),
-            dtype=options.dtype,
-            batch_size=options.batch_size,
-            use_cpu=options.use_cpu,
-            trust_remote_code=options.trust_remote_code,
-        )
-        log = options.output_dir / "rewards.jsonl"
-
-        def by_reward(pairs: list[AnswerPair], progress: Progress) -> Judgement:
-            return judge_with_reward_model(prompts.prompts, pairs, reward, log, progress=_named("Scoring", progress))
-
-        return by_reward, facts
-    function = load_judge_callable(options.judge)
-
-    def by_function(pairs: list[AnswerPair], progress: Progress) -> Judgement:
-        log = options.output_dir / "verdicts.jsonl"
-        return judge_with_callable(pairs, function, log, progress=_named("Judging", progress))
-
-    return by_function, facts
-
-
-def _endpoint_judge(
-    options: EvaluateOptions, endpoints: dict[str, Endpoint], facts: dict[str, Any]
-) -> Callable[[list[AnswerPair], Progress], Judgement]:
-    from mallowspo.evaluation.judge_prompt import DEFAULT_TEMPLATE, read_template
-    from mallowspo.evaluation.judging import judge_with_endpoint
-    from mallowspo.evaluation.verdicts import Prices
-
-    template = read_template(options.judge_template) if options.judge_template is not None else DEFAULT_TEMPLATE
-    parameters = options.merged("judge_parameters", DEFAULT_JUDGE_PARAMETERS)
-    prices = Prices.parse(options.judge_prices) if options.judge_prices is not None else None
-    endpoint = _endpoint(options.judge, options, "judge", options.judge_api_key_env, "judge_api_key_env")
-    endpoints["judge"] = endpoint
-    facts |= {
-        "template": template.version,
-        "parameters": parameters,
-        "prices": None if prices is None else asdict(prices),
-    }
-
-    def by_endpoint(pairs: list[AnswerPair], progress: Progress) -> Judgement:
-        return judge_with_endpoint(
-            pairs,
-            endpoint,
-            options.output_dir / "verdicts.jsonl",
-            template=template,
-            parameters=parameters,
-            attempts=options.judge_attempts,
-            prices=prices,
-            progress=_named("Judging", progress),
-        )
-
-    return by_endpoint
-
-
-def _named(stage: str, progress: Progress) -> Callable[[int, int, Usage | None], None]:
-    return lambda done, total, usage: progress(stage, done, total, usage)
 
 
 def _answers(side: str, options: EvaluateOptions, inputs: _Inputs, progress: Progress) -> Answers:
@@ -298,10 +244,10 @@ def _without_refused(
 
 
 def _pairs(prompts: PromptSet, answers: dict[str, Answers]) -> list[AnswerPair]:
-    from mallowspo.evaluation.verdicts import AnswerPair
+    from mallowspo.evaluation.judge import AnswerPair
 
     rows = zip(prompts.prompts, answers["model"].texts, answers["baseline"].texts, strict=True)
-    return [AnswerPair(prompt.text, answer, baseline, prompt.index) for prompt, answer, baseline in rows]
+    return [AnswerPair(prompt, answer, baseline) for prompt, answer, baseline in rows]
 
 
 def _kl(options: EvaluateOptions, prompts: PromptSet, progress: Progress) -> dict[str, Any]:
@@ -379,7 +325,8 @@ def _results(
         "terciles": terciles,
         "terciles_by": None if terciles is None else options.dispersion_column or "dispersion",
         "orders": None if orders is None else asdict(orders),
-        "judge": inputs.judge_facts
+        "judge": {"name": options.judge, "kind": inputs.judge.kind}
+        | inputs.judge.facts
         | {
             "identical": judgement.identical,
             "undecided": judgement.undecided,
@@ -402,7 +349,7 @@ def _write(
     folder: Path, prompts: PromptSet, answers: dict[str, Answers], pairs: list[AnswerPair], results: dict[str, Any]
 ) -> None:
     from mallowspo.cli.evaluate_report import write_evaluation_report
-    from mallowspo.evaluation.alpaca_export import alpaca_outputs
+    from mallowspo.evaluation.generation import alpaca_outputs
 
     for side in SIDES:
         name = results[side]["name"]

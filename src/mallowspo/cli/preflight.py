@@ -235,8 +235,8 @@ def refuse_resume(args: Any, peft_config: Any) -> None:
 
     The trainer looks again.
     """
+    from mallowspo.training.adapters import refuse_other_adapters
     from mallowspo.training.checkpoints import chosen_checkpoint
-    from mallowspo.training.resumed_adapters import refuse_other_adapters
 
     folder, _ = chosen_checkpoint(args.resume_from_checkpoint, Path(args.output_dir))
     if folder is not None:

@@ -173,7 +173,15 @@ def _summarise(trainer: Any, unparsable: dict[str, tuple[Any, ...]]) -> None:
         if lines:
             rows = ", ".join(f"{line.row_index + 1:,}" for line in lines[:5]) + (", …" if len(lines) > 5 else "")
             table.add_row(f"{name} lines", f"{len(lines):,} could not be read: line {rows}")
-    for label, text in run_table_rows(trainer):
+    for label, text in run_table_rows(
+        trainer.settings,
+        trainer.splits,
+        trainer.reference_sources,
+        trainer.scoring,
+        trainer.calibration,
+        rows=len(trainer.train_dataset),
+        remarks=trainer.remarks,
+    ):
         table.add_row(label, text)
     Console(stderr=True).print(table)
 

@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from mallowspo.data.problems import RowError
 from mallowspo.files import parse_json
 
-__all__ = ["OPTIONAL_COLUMNS", "read_annotations", "read_rankings", "read_votes"]
+__all__ = ["LAYOUT_COLUMNS", "LOSS_COLUMNS", "OPTIONAL_COLUMNS", "read_annotations", "read_rankings", "read_votes"]
 
-OPTIONAL_COLUMNS = ("votes", "rankings", "weight", "margin", "dispersion")
+OPTIONAL_COLUMNS = ("votes", "rankings", "weight", "margin", "dispersion", "beta", "loss_weight")
 """Columns that a source may carry: people's votes or rankings, or numbers to use as they stand."""
+
+LAYOUT_COLUMNS = ("prompt", "chosen", "rejected", "responses", "ranks", "scores")
+"""Columns of the accepted layouts: a pair, or a list with ranks or scores."""
+
+LOSS_COLUMNS = ("margin", "beta", "loss_weight")
+"""Those that a training reads whatever its options are: they change the loss of their row."""
+
+# Of a column of numbers: what is allowed, in words and as a rule.
+_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "weight": ("a finite number >= 0", lambda number: number >= 0),
+    "margin": ("a finite number >= 0", lambda number: number >= 0),
+    "dispersion": ("a number in (0, 1]", lambda number: 0 < number <= 1),
+    "beta": ("a finite number > 0", lambda number: number > 0),
+    "loss_weight": ("a finite number >= 0", lambda number: number >= 0),
+}
 
 
 def read_annotations(
     mapping: Mapping[str, Any], k: int | None, *, pair: bool, columns: Collection[str]
 ) -> dict[str, Any]:
-    """Read and check the optional columns of one row.
-
-    Args:
-        mapping: The row.
-        k: How many responses it has; None where the rankings alone can tell, as for a pair that was taken from more
-            responses.
-        pair: Whether it names one response chosen and one rejected, as votes need.
-        columns: The columns to read; one that the row lacks is left out.
-
-    Returns:
-        Column name to value, in the forms that `PreferenceRow` documents.
-
-    Raises:
-        RowError: A value is out of its range, or missing; votes may be missing, which are then zeros.
-
-    Example:
-        >>> read_annotations({"votes": [3, 1], "weight": 1}, 2, pair=True, columns=OPTIONAL_COLUMNS)
-        {'votes': (3.0, 1.0, 0.0), 'weight': 1.0}
-    """
+    """Read these of `OPTIONAL_COLUMNS`, of a row of k responses; `pair`: it names one chosen and one rejected."""
     found: dict[str, Any] = {}
     for name in OPTIONAL_COLUMNS:
         if name not in columns or name not in mapping:
@@ -54,11 +51,10 @@ def read_annotations(
 
 
 def _number(value: Any, name: str) -> float:
-    ranges = {"weight": "a finite number >= 0", "margin": "a finite number >= 0", "dispersion": "a number in (0, 1]"}
+    words, allowed = _RANGES[name]
     number = _from_json(value)
-    good = _is_finite(number) and (0 < number <= 1 if name == "dispersion" else number >= 0)
-    if not good:
-        raise RowError(f"bad_{name}", f"{name} must be {ranges[name]}, found {_named(value)}")
+    if not (_is_finite(number) and allowed(number)):
+        raise RowError(f"bad_{name}", f"{name} must be {words}, found {_named(value)}")
     return float(number)
 
 
@@ -87,25 +83,7 @@ def _from_json(value: Any) -> Any:
 
 
 def read_votes(value: Any) -> tuple[float, float, float]:
-    """Read the votes on a pair.
-
-    Args:
-        value: `[chosen, rejected]`, `[chosen, rejected, ties]`, a mapping with `chosen`, `rejected` and perhaps
-            `tie` (or `ties`), or one of these as JSON text. Counts may be weighted: any finite number >= 0.
-            None, and a blank cell of a CSV file, say that nobody voted.
-
-    Returns:
-        Votes for the chosen response, for the rejected one, and for neither.
-
-    Raises:
-        RowError: The votes have another form.
-
-    Example:
-        >>> read_votes({"chosen": 2, "rejected": 0, "tie": 1})
-        (2.0, 0.0, 1.0)
-        >>> read_votes(None)
-        (0.0, 0.0, 0.0)
-    """
+    """Read the votes on a pair, for chosen, rejected and neither; none at all says that nobody voted."""
     value = None if isinstance(value, str) and not value.strip() else _from_json(value)
     if value is None:
         return (0.0, 0.0, 0.0)
@@ -126,24 +104,7 @@ def read_votes(value: Any) -> tuple[float, float, float]:
 
 
 def read_rankings(value: Any, k: int | None) -> tuple[tuple[int, ...], ...]:
-    """Read several people's rankings of the same k responses.
-
-    Args:
-        value: A list of m >= 2 rankings, or the same as JSON text. Entry i of a ranking is the rank of response i:
-            1 is best, each of 1..k once.
-        k: How many responses there are; those of a pair are chosen and rejected, in this order. None takes it from
-            the first ranking.
-
-    Returns:
-        m tuples of k ranks.
-
-    Raises:
-        RowError: There are fewer than two, or one is no permutation of 1..k.
-
-    Example:
-        >>> read_rankings([[1, 2, 3], [2, 1, 3]], 3)
-        ((1, 2, 3), (2, 1, 3))
-    """
+    """Read people's rankings of the same k responses; None takes k from the first: a pair may be taken from more."""
     value = _from_json(value)
     if not isinstance(value, list | tuple) or len(value) < 2:
         raise RowError("bad_rankings", f"rankings must be a list of two or more, found {_named(value)}")

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["blank_messages", "content_text", "is_blank", "looks"]
+__all__ = ["content_text", "is_blank", "looks"]
 
 # Unicode's Cc, Cf, Zs, Zl and Zp without the signs of Cf that are drawn (U+0600 and its like), and what else has
 # nothing to draw: combining joiners, fillers, variation selectors and the ranges that are kept for their like.
@@ -29,34 +29,12 @@ _SPACES = re.compile(r"\s+")
 
 
 def is_blank(text: str) -> bool:
-    r"""Say whether nobody could read anything in a text.
-
-    Args:
-        text: Any text; the empty one is blank.
-
-    Returns:
-        Whether it is made of white space, invisible characters, marks without a letter and signs for what was lost.
-
-    Example:
-        >>> is_blank("\u200b \ufeff\n"), is_blank("\u0301\ufffd"), is_blank("a\u200b"), is_blank("0")
-        (True, True, False, False)
-    """
+    """Say whether nobody could read anything in a text."""
     return all(sign[0] in _LOST or unicodedata.category(sign[0])[0] == "M" for sign in _SEEN.finditer(text))
 
 
 def looks(text: str) -> str:
-    r"""Give a text as a reader sees it: composed, without invisible characters, runs of white space as one space.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        Equal strings for texts that look the same but for their line breaks.
-
-    Example:
-        >>> looks(" cafe\u0301\u200b\n bar ") == looks("caf\u00e9 bar")
-        True
-    """
+    """Give a text as a reader sees it: composed, without invisible characters, runs of white space as one space."""
     if not text.isascii():
         text = unicodedata.normalize("NFC", _UNSEEN_RUN.sub(_space_or_nothing, text))
     return " ".join(text.split())
@@ -67,24 +45,9 @@ def _space_or_nothing(run: re.Match[str]) -> str:
 
 
 def content_text(message: Mapping[str, Any]) -> str:
-    """Give the text of a message's `content`, which may be text, parts with a `text` each, or nothing.
-
-    Example:
-        >>> content_text({"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "!"}]})
-        'Hi!'
-    """
+    """Give the text of a message's `content`, which may be text, parts with a `text` each, or nothing."""
     content = message.get("content")
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []
     return "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
-
-
-def blank_messages(messages: list[dict[str, Any]]) -> bool:
-    """Say whether the last of these messages says nothing; a turn that only calls a tool says something.
-
-    Example:
-        >>> blank_messages([{"role": "assistant", "content": [{"type": "text", "text": " "}]}])
-        True
-    """
-    return not messages or (is_blank(content_text(messages[-1])) and not messages[-1].get("tool_calls"))

@@ -6,11 +6,14 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from mallowspo.errors import InputError
 
 if TYPE_CHECKING:
     import datasets
-    import pyarrow as pa
 
 __all__ = ["rows_fingerprint"]
 
@@ -18,28 +21,9 @@ _BATCH = 10_000
 
 
 def rows_fingerprint(dataset: datasets.Dataset, columns: Sequence[str]) -> str:
-    """Hash the values of some columns, in row order.
-
-    Unlike the fingerprint that `datasets` keeps, it says nothing of how the rows were made: equal values in equal
-    order give the same name, and one other token or another order gives another. The width of integers, the order
-    in which `columns` names them, and Arrow's chunks and offsets make no difference.
-
-    Args:
-        dataset: The rows.
-        columns: The columns that count.
-
-    Returns:
-        A SHA-256 in 64 hexadecimal digits.
-
-    Raises:
-        InputError: A column is missing.
-
-    Example:
-        >>> from datasets import Dataset
-        >>> rows = Dataset.from_dict({"ids": [[1, 2], [3]], "other": ["a", "b"]})
-        >>> rows_fingerprint(rows, ["ids"])[:12]
-        'aeb390accefd'
-    """
+    """Hash the values of some columns, in row order: a SHA-256 in 64 hexadecimal digits."""
+    # Unlike the fingerprint that `datasets` keeps, it says nothing of how the rows were made. The width of integers,
+    # the order in which `columns` names them, and Arrow's chunks and offsets make no difference.
     missing = [name for name in columns if name not in dataset.column_names]
     if missing:
         raise InputError(f"fingerprint: no column {missing[0]!r} among {', '.join(dataset.column_names)}")
@@ -53,11 +37,7 @@ def rows_fingerprint(dataset: datasets.Dataset, columns: Sequence[str]) -> str:
 
 
 class _Streams:
-    """One running hash per column and buffer.
-
-    Lengths, validity and values of a column go to separate streams, so that each stream is the same however the rows
-    are cut into chunks.
-    """
+    """One running hash per column and buffer, so that it does not matter how the rows are cut into chunks."""
 
     def __init__(self) -> None:
         self._hashes: dict[str, Any] = {}
@@ -76,10 +56,6 @@ class _Streams:
 
     def add(self, path: str, array: pa.Array) -> None:
         """Take in one chunk of a column, or of what is nested in it."""
-        import numpy as np
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         if isinstance(array, pa.ExtensionArray):
             array = array.storage
         kind = array.type
@@ -89,7 +65,7 @@ class _Streams:
         array = array.drop_null() if array.null_count else array
         if pa.types.is_struct(kind):
             for field in kind:
-                self.add(f"{path}.{field.name!r}", array.field(field.name) if len(array) else _none(field.type))
+                self.add(f"{path}.{field.name!r}", array.field(field.name) if len(array) else pa.array([], field.type))
         elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
             self._numbers(f"{path}/lengths", pc.list_value_length(array), pa.int64())
             self.add(f"{path}[]", array.flatten())
@@ -106,9 +82,6 @@ class _Streams:
         self._feed(path, array.cast(kind).to_numpy(zero_copy_only=False).tobytes())
 
     def _text(self, path: str, array: pa.Array) -> None:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         array = array.cast(pa.large_binary())
         self._numbers(f"{path}/lengths", pc.binary_length(array), pa.int64())
         if len(array):
@@ -116,9 +89,3 @@ class _Streams:
             bounds = memoryview(offsets).cast("q")
             start, stop = bounds[array.offset], bounds[array.offset + len(array)]
             self._feed(f"{path}/text", memoryview(data)[start:stop] if data is not None else b"")
-
-
-def _none(kind: pa.DataType) -> pa.Array:
-    import pyarrow as pa
-
-    return pa.array([], type=kind)

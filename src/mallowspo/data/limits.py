@@ -15,25 +15,11 @@ __all__ = ["Limits"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What one row may cost. A small packed file can hold a line of gigabytes, or another column in every row.
+    """What one row may cost. A small packed file can hold a line of gigabytes, or another column in every row."""
 
-    Attributes:
-        max_line_mb: MiB that a line, an unpacked one too, or a row of a CSV file may have.
-        max_nesting: Levels of lists and objects in a value. The reading of it is recursive, so 200 is the most.
-        max_columns: Different columns that all rows together may have.
-
-    Raises:
-        InputError: A limit is out of its range.
-
-    Example:
-        >>> Limits(max_nesting=1000)
-        Traceback (most recent call last):
-        mallowspo.errors.InputError: max_nesting: got 1000, expected 8 to 200
-    """
-
-    max_line_mb: int = 64
-    max_nesting: int = 64
-    max_columns: int = 1_000
+    max_line_mb: int = 64  # MiB of a line, an unpacked one too, or of a row of a CSV file
+    max_nesting: int = 64  # levels of lists and objects in a value; they are read recursively, so 200 is the most
+    max_columns: int = 1_000  # different columns of all rows together
 
     def __post_init__(self) -> None:
         for name, low, high in (("max_line_mb", 1, 1_024), ("max_nesting", 8, 200), ("max_columns", 1, 1_000_000)):

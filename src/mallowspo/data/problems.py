@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mallowspo.errors import InputError, not_one_of
 
-__all__ = ["INVALID_ROWS", "RowError", "RowProblem", "check_invalid_rows", "count_by_kind", "problem_table", "settle"]
+__all__ = ["INVALID_ROWS", "RowError", "RowProblem", "check_invalid_rows", "problem_table", "settle"]
 
 INVALID_ROWS = ("error", "drop")
 """What to do with rows that cannot be used: stop and name them, or leave them out and count them."""
@@ -27,17 +26,11 @@ class RowError(ValueError):
 
 @dataclass(frozen=True)
 class RowProblem:
-    """Why one row cannot be used.
+    """Why one row cannot be used."""
 
-    Attributes:
-        row_index: The row's position in its source, from 0; -1 where the problem is not one row's.
-        kind: One word to count by, such as `identical_responses`.
-        detail: What is wrong with this row, for a person.
-    """
-
-    row_index: int
-    kind: str
-    detail: str
+    row_index: int  # position in the source, from 0; -1 where the problem is not one row's
+    kind: str  # one word to count by, such as `identical_responses`
+    detail: str  # what is wrong with this row, for a person
 
     @property
     def row_number(self) -> int:
@@ -52,21 +45,7 @@ def check_invalid_rows(value: str) -> None:
 
 
 def problem_table(problems: Iterable[RowProblem], total: int) -> str:
-    """Count problems by kind: one line per kind, the commonest first, with the first row numbers.
-
-    Args:
-        problems: The problems of one data set; a row counts once per kind.
-        total: Rows looked at, for the percentages.
-
-    Returns:
-        The lines, without a final line break.
-
-    Example:
-        >>> rows = [RowProblem(6999, "empty_response", "chosen is empty")]
-        >>> print(problem_table(rows, 10_000))
-          empty_response  1 row (0.01 %): row 7,000
-            row 7,000: chosen is empty
-    """
+    """Count problems by kind: one line per kind, the commonest first, with the first row numbers."""
     by_kind: dict[str, list[RowProblem]] = {}
     for problem in problems:
         by_kind.setdefault(problem.kind, []).append(problem)
@@ -93,19 +72,7 @@ def settle(
     source: str,
     remedy: str = "Mend these rows",
 ) -> None:
-    """Raise one error for all problems, or for nothing being left; otherwise return quietly.
-
-    Args:
-        problems: What was found.
-        total: Rows looked at.
-        left: Rows that can be used.
-        invalid_rows: `error` raises on any problem; `drop` only where no row is left.
-        source: What the rows came from, for the message.
-        remedy: What to do instead of dropping the rows.
-
-    Raises:
-        InputError: See `invalid_rows`; also where there was no row to begin with.
-    """
+    """Raise one error for all problems (`drop`: only where of `total` rows none is left), or for no rows at all."""
     check_invalid_rows(invalid_rows)
     if total == 0:
         raise InputError(f"{source}: there are no rows")
@@ -117,13 +84,3 @@ def settle(
         )
     if left == 0:
         raise InputError(f"{source}: none of the {total:,} rows can be used\n{problem_table(problems, total)}")
-
-
-def count_by_kind(problems: Iterable[RowProblem]) -> dict[str, int]:
-    """Count problems by kind, the commonest first.
-
-    Example:
-        >>> count_by_kind([RowProblem(0, "a", ""), RowProblem(1, "b", ""), RowProblem(2, "b", "")])
-        {'b': 2, 'a': 1}
-    """
-    return dict(Counter(problem.kind for problem in problems).most_common())

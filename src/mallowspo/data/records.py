@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
-from mallowspo.data.annotations import OPTIONAL_COLUMNS, read_annotations
-from mallowspo.data.blank import blank_messages, content_text, is_blank
+from mallowspo.data.annotations import LAYOUT_COLUMNS, OPTIONAL_COLUMNS, read_annotations
+from mallowspo.data.blank import content_text, is_blank
 from mallowspo.data.problems import RowError
 
 __all__ = [
     "LIST_COLUMN",
+    "PLACES_COLUMN",
+    "RANKS_COLUMN",
     "OPTIONAL_COLUMNS",
     "RESERVED_COLUMNS",
     "TOKEN_COLUMNS",
     "PreferenceRow",
     "TokenizedRow",
+    "common_length",
     "is_tokenized",
     "prompt_id_of_ids",
     "prompt_id_of_text",
@@ -33,12 +37,15 @@ __all__ = [
 TOKEN_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 """The columns of a data set that has been tokenised."""
 
+PLACES_COLUMN, RANKS_COLUMN = "list_places", "list_ranks"
+"""Where the two responses of a row stand in their ranked list, and their ranks there, 1 is best."""
+
 LIST_COLUMN = "__mallowspo_list__"
 """Which row a pair was made from: pairs of one ranked list have the same. No data set has a column of this name but
 ours, so it also marks rows that were validated here."""
 
 RESERVED_COLUMNS = frozenset(
-    {"dispersion_raw", "dispersion_index", "__position__"}
+    {"dispersion_raw", "dispersion_index", "__position__", PLACES_COLUMN, RANKS_COLUMN, "list"}
     | {
         f"ref_{side}_{kind}"
         for side in ("chosen", "rejected")
@@ -53,72 +60,77 @@ Text = str | list[dict[str, Any]]
 # How a list of messages begins that was written out as JSON, or by Python.
 _WRITTEN_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""")
 
-# What the layouts are made of; every other column of a row is carried along untouched.
-_LAYOUT_COLUMNS = frozenset({"prompt", "chosen", "rejected", "responses", "ranks", "row_index"})
+# Every other column of a row is carried along untouched.
+_READ_COLUMNS = frozenset({*LAYOUT_COLUMNS, "row_index", *OPTIONAL_COLUMNS})
 
 
 @dataclass(frozen=True)
 class PreferenceRow:
-    """K >= 2 responses to one prompt and how people ranked them.
-
-    Attributes:
-        prompt: Text, or chat messages.
-        responses: K responses, each text or chat messages as the prompt is.
-        ranks: K ranks, 1 is best; equal ranks are ties.
-        row_index: Position in the source, from 0.
-        votes: For a pair: how many people chose (`chosen`, `rejected`, neither), each >= 0; zeros where nobody voted.
-        rankings: m >= 2 people's rankings of the K responses; entry i of one is the rank (1..K) of response i.
-            A pair taken from a longer row keeps the rankings of all K, for they belong to the prompt.
-        weight: Dispersion weight w(x) >= 0.
-        margin: Margin >= 0 in the gap's own unit (nats, or nats per token where length-normalised).
-        dispersion: Dispersion index phi in (0, 1]; 1 is annotators at random.
-        other: The remaining columns of the source.
-    """
+    """K >= 2 responses to one prompt and how people ranked them."""
 
     prompt: Text
-    responses: tuple[Text, ...]
-    ranks: tuple[int, ...]
-    row_index: int
-    votes: tuple[float, float, float] | None = None
+    responses: tuple[Text, ...]  # each as the prompt is
+    ranks: tuple[int, ...]  # 1 is best; equal ranks are ties
+    row_index: int  # position in the source, from 0
+    votes: tuple[float, float, float] | None = None  # for chosen, rejected, neither; zeros where nobody voted
+    # Of m >= 2 people; entry i of one is the rank (1..K) of response i. A pair taken from a longer row keeps the
+    # rankings of all K, for they belong to the prompt.
     rankings: tuple[tuple[int, ...], ...] | None = None
-    weight: float | None = None
-    margin: float | None = None
-    dispersion: float | None = None
-    other: Mapping[str, Any] = field(default_factory=dict)
+    weight: float | None = None  # dispersion weight w(x) >= 0
+    margin: float | None = None  # >= 0, in the gap's own unit: nats, or nats per token where length-normalised
+    dispersion: float | None = None  # index phi in (0, 1]; 1 is annotators at random
+    beta: float | None = None  # > 0, in place of the run's own
+    loss_weight: float | None = None  # >= 0, what the loss of the row is multiplied by
+    other: Mapping[str, Any] = field(default_factory=dict)  # the remaining columns of the source
+    # Where the two of a pair stand in the ranked list that it was taken from, for objectives that read lists whole.
+    places: tuple[int, int] | None = None
 
     @property
     def is_conversational(self) -> bool:
         """Whether the prompt is a list of chat messages."""
         return not isinstance(self.prompt, str)
 
-    def to_pairs(self) -> tuple[PreferenceRow, ...]:
-        """Give every strictly ordered pair as a row of two, the better response first; ties give none.
+    def to_cover(self) -> tuple[PreferenceRow, ...]:
+        """Give the list as rows of two, the better one first, in which every response stands equally often.
 
-        Example:
-            >>> row = PreferenceRow("Name a prime.", ("4", "2", "3"), (2, 1, 1), row_index=0)
-            >>> [pair.responses for pair in row.to_pairs()]
-            [('2', '4'), ('3', '4')]
+        Once where their number is even, and twice where it is odd: so that a mean over rows is one over responses.
+        Ranks are those of the list. Of equal responses, which share a rank, the first stands for all.
         """
-        if self.ranks == (1, 2) and len(self.responses) == 2:
-            return (self,)
+        kept = [i for i, response in enumerate(self.responses) if response not in self.responses[:i]]
+        order = sorted(kept, key=lambda i: self.ranks[i])
+        step = 1 if len(order) % 2 else 2
+        pairs = [(order[i], order[(i + 1) % len(order)]) for i in range(0, len(order), step)]
+        pairs = [(a, b) if self.ranks[a] <= self.ranks[b] else (b, a) for a, b in pairs]
+        return tuple(
+            replace(
+                self,
+                responses=(self.responses[a], self.responses[b]),
+                ranks=(self.ranks[a], self.ranks[b]),
+                places=(a, b),
+            )
+            for a, b in pairs
+        )
+
+    def strict_pairs(self) -> tuple[tuple[int, int], ...]:
+        """Give the (better, worse) responses of every strict preference, by their places; ties give none."""
+        if self.ranks == (1, 2):
+            return ((0, 1),)
         order = sorted(range(len(self.ranks)), key=lambda i: self.ranks[i])
+        return tuple((i, j) for i, j in combinations(order, 2) if self.ranks[i] < self.ranks[j])
+
+    def to_pairs(self) -> tuple[PreferenceRow, ...]:
+        """Give every strict preference as a row of two, the better response first."""
+        if self.ranks == (1, 2):
+            return (self,)
         return tuple(
             replace(self, responses=(self.responses[better], self.responses[worse]), ranks=(1, 2))
-            for better, worse in combinations(order, 2)
-            if self.ranks[better] < self.ranks[worse]
+            for better, worse in self.strict_pairs()
         )
 
 
 @dataclass(frozen=True)
 class TokenizedRow:
-    """K responses to one prompt as token ids.
-
-    Attributes:
-        prompt_ids: Token ids of the prompt, as they stand before each response.
-        response_ids: K tuples of token ids.
-        row_index: Position in the source, from 0.
-        prompt_id: Names the prompt: equal for equal prompts (see `prompt_id_of_text`).
-    """
+    """K responses to one prompt as token ids."""
 
     prompt_ids: tuple[int, ...]
     response_ids: tuple[tuple[int, ...], ...]
@@ -137,34 +149,17 @@ class TokenizedRow:
 
 
 def is_tokenized(columns: Collection[str]) -> bool:
-    """Say whether rows with these columns are token ids, and not text that has ids beside it.
-
-    TRL makes the ids of such text anew, since those beside it may be of any tokenizer; so it is done here, but for
-    rows that were tokenised here.
-
-    Example:
-        >>> is_tokenized(TOKEN_COLUMNS), is_tokenized([*TOKEN_COLUMNS, "chosen", "rejected"])
-        (True, False)
-    """
+    """Say whether rows with these columns are token ids, and not text that has ids beside it."""
+    # TRL makes the ids of such text anew, since those beside it may be of any tokenizer.
     return set(TOKEN_COLUMNS) <= set(columns) and (
         LIST_COLUMN in columns or not {"chosen", "rejected"} <= set(columns)
     )
 
 
 def prompt_id_of_text(prompt: Text, context: Mapping[str, Any] | None = None) -> str:
-    """Name a prompt by what it says: 32 hexadecimal digits.
-
-    It hangs on the text and not on the token ids, because TRL cuts the ids of a prompt where they merge with a
-    response, so that one prompt may have several; and because votes have no tokenizer.
-
-    Args:
-        prompt: Text, or chat messages; fields of a message that are None count as absent.
-        context: What else the chat template reads, `tools` and `chat_template_kwargs`; values of None count as absent.
-
-    Example:
-        >>> prompt_id_of_text("The sky is")
-        'dcc609b1226e63a8de723b4bd1f2ca60'
-    """
+    """Name a prompt by what it, and `tools` and `chat_template_kwargs`, say: 32 hexadecimal digits."""
+    # By the text and not by the token ids: TRL cuts the ids of a prompt where they merge with a response, so that one
+    # prompt may have several; and votes have no tokenizer.
     said: list[Any] = [_without_none(prompt)]
     given = _without_none(dict(context or {}))
     if given:
@@ -174,12 +169,7 @@ def prompt_id_of_text(prompt: Text, context: Mapping[str, Any] | None = None) ->
 
 
 def prompt_id_of_ids(prompt_ids: Sequence[int]) -> str:
-    """Name a prompt of which only the token ids are known: 32 hexadecimal digits.
-
-    Example:
-        >>> prompt_id_of_ids([1, 2, 3]) == prompt_id_of_ids((1, 2, 3)) != prompt_id_of_ids([1, 23])
-        True
-    """
+    """Name a prompt of which only the token ids are known: 32 hexadecimal digits."""
     return hashlib.blake2b(json.dumps(list(prompt_ids)).encode(), digest_size=16).hexdigest()
 
 
@@ -194,37 +184,15 @@ def _without_none(value: Any) -> Any:
 def row_from_columns(
     mapping: Mapping[str, Any], row_index: int, *, columns: Collection[str] = OPTIONAL_COLUMNS
 ) -> PreferenceRow:
-    """Read one row of a data set in any of the accepted layouts.
-
-    TRL's four, text or chat messages with the prompt given or shared by both responses, as
-    `{"prompt", "chosen", "rejected"}` and `{"chosen", "rejected"}`; and the ranked layout,
-    `{"prompt", "responses": [K], "ranks": [K]}` with K >= 2 and 1 for the best.
-
-    Args:
-        mapping: The row.
-        row_index: Its position in the source, from 0.
-        columns: Those of `OPTIONAL_COLUMNS` to read where the row has them.
-
-    Returns:
-        The record. For TRL's layouts its ranks are (1, 2).
-
-    Raises:
-        RowError: The row cannot be used: which kind of problem, and what it is.
-
-    Example:
-        >>> row = row_from_columns({"chosen": "The sky is blue.", "rejected": "The sky is green."}, 0)
-        >>> row.prompt, row.responses
-        ('The sky is', (' blue.', ' green.'))
-    """
+    """Read one row of a data set in any of the accepted layouts, which `validation` lists."""
     prompt, responses, ranks = _ranked(mapping) if "responses" in mapping else _pair(mapping)
     annotations = read_annotations(mapping, len(responses), pair="responses" not in mapping, columns=columns)
-    skipped = _LAYOUT_COLUMNS | set(OPTIONAL_COLUMNS)
     return PreferenceRow(
         prompt=prompt,
         responses=responses,
         ranks=ranks,
         row_index=row_index,
-        other={name: value for name, value in mapping.items() if name not in skipped},
+        other={name: value for name, value in mapping.items() if name not in _READ_COLUMNS},
         **annotations,
     )
 
@@ -252,7 +220,7 @@ def _shared_prompt(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
     if not chosen or not rejected or chosen[0] != rejected[0]:
         raise RowError("no_shared_prompt", "there is no prompt, and chosen and rejected share no beginning")
     # It compares item by item, which is slow on long texts: give it the part around the first difference.
-    skip = max(_shared_length(chosen, rejected) - 2, 0)
+    skip = max(common_length(chosen, rejected) - 2, 0)
     found: dict[str, Any] = extract_prompt({"chosen": chosen[skip:], "rejected": rejected[skip:]})
     prompt = chosen[:skip] + found["prompt"]
     if not prompt or not found["chosen"] or not found["rejected"]:
@@ -260,8 +228,8 @@ def _shared_prompt(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
     return prompt, found["chosen"], found["rejected"]
 
 
-def _shared_length(left: Text, right: Text) -> int:
-    """Count the leading items that two texts, or two lists of messages, have in common."""
+def common_length(left: Sequence[Any], right: Sequence[Any]) -> int:
+    """Count the leading items that two texts, or two lists of messages or of tokens, have in common."""
     low, high = 0, min(len(left), len(right))
     while low < high:
         middle = (low + high + 1) // 2
@@ -276,6 +244,8 @@ def _ranked(mapping: Mapping[str, Any]) -> tuple[Text, tuple[Text, ...], tuple[i
     given, ranks = mapping["responses"], mapping.get("ranks")
     if not isinstance(given, list) or len(given) < 2:
         raise RowError("bad_responses", f"responses must be a list of two or more, found {_excerpt(given)}")
+    if ranks is None and mapping.get("scores") is not None:
+        given, ranks = _ranked_by_score(given, mapping["scores"])
     if (
         not isinstance(ranks, list)
         or len(ranks) != len(given)
@@ -291,6 +261,20 @@ def _ranked(mapping: Mapping[str, Any]) -> tuple[Text, tuple[Text, ...], tuple[i
         if responses[i] == responses[j] and ranks[i] != ranks[j]:
             raise RowError("identical_responses", f"{names[i]} and {names[j]} are the same but rank differently")
     return _checked(_text(mapping.get("prompt"), "prompt"), responses, names, tuple(ranks))
+
+
+def _ranked_by_score(responses: list[Any], scores: Any) -> tuple[list[Any], list[int]]:
+    """Responses with their ranks from scores, of which the higher is better; one without a score is left out."""
+    if not isinstance(scores, list) or len(scores) != len(responses):
+        raise RowError("bad_scores", f"scores must be {len(responses)} numbers, found {_excerpt(scores)}")
+    for score in scores:
+        if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
+            raise RowError("bad_scores", f"scores must be numbers, found {_excerpt(score)}")
+    pairs = zip(responses, scores, strict=True)
+    known = [(response, score) for response, score in pairs if score is not None and not math.isnan(score)]
+    if len(known) < 2:
+        raise RowError("bad_scores", f"fewer than two responses have a score: {_excerpt(scores)}")
+    return [response for response, _ in known], [1 + sum(other > score for _, other in known) for _, score in known]
 
 
 def _checked(
@@ -318,7 +302,10 @@ def _refuse_written_messages(texts: Sequence[Text], name: str) -> None:
 
 
 def _is_blank(text: Text) -> bool:
-    return is_blank(text) if isinstance(text, str) else blank_messages(text)
+    """Say whether nothing is said, of messages by the last; a turn that only calls a tool says something."""
+    if isinstance(text, str):
+        return is_blank(text)
+    return not text or (is_blank(content_text(text[-1])) and not text[-1].get("tool_calls"))
 
 
 def _emptiness(text: Text) -> str:

@@ -5,53 +5,45 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from heapq import merge
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mallowspo.data.arrow_files import csv_batches, csv_types, decoded, parquet_batches
-from mallowspo.data.batches import NEEDED_COLUMNS, ColumnGate, SourceRow, TableBatch, may_not_be_held
-from mallowspo.data.json_files import holds_array, json_array, json_lines
 from mallowspo.data.limits import Limits
 from mallowspo.data.problems import RowProblem, check_invalid_rows, settle
-from mallowspo.data.tables import TableBuilder
+from mallowspo.data.readers import (
+    NEEDED_COLUMNS,
+    READERS,
+    Batch,
+    ColumnGate,
+    SourceRow,
+    csv_types,
+    decoded,
+    may_not_be_held,
+)
+from mallowspo.data.tables import TableBuilder, rows_of
 from mallowspo.errors import InputError
 
 if TYPE_CHECKING:
     import datasets
 
-__all__ = [
-    "READERS",
-    "LoadedData",
-    "SourceRow",
-    "as_path",
-    "from_saved",
-    "is_saved",
-    "load_preferences",
-    "split_files",
-    "stream_rows",
-    "suffix",
-]
+__all__ = ["LoadedData", "SourceRow", "load_preferences", "stream_rows"]
 
 _BATCH = 1_000
-_NUMBERS = ("weight", "margin", "dispersion")
+_NUMBERS = ("weight", "margin", "dispersion", "beta", "loss_weight")
 
 
 @dataclass(frozen=True)
 class LoadedData:
-    """Rows as they were written, and the lines that could not be read.
+    """Rows as they were written, and the lines that could not be read."""
 
-    Attributes:
-        dataset: The rows. A JSON file adds the column `row_index` (line or element, from 0), so that
-            what is later said about a row names the line on which it stands.
-        dropped: Lines left out under `invalid_rows="drop"`, by `row_index`.
-    """
-
+    # The column `row_index` says on which line or element, from 0, a row of a JSON file stands.
     dataset: datasets.Dataset
-    dropped: tuple[RowProblem, ...] = ()
+    dropped: tuple[RowProblem, ...] = ()  # left out under `invalid_rows="drop"`
 
 
 def load_preferences(
@@ -63,69 +55,31 @@ def load_preferences(
     invalid_rows: str = "error",
     limits: Limits | None = None,
 ) -> LoadedData:
-    """Load one split of a preference data set, in whatever form it is kept.
-
-    Local files are read into memory and never cached, so a file that changed never gives old rows.
-
-    Args:
-        source: A `.jsonl`, `.ndjson`, `.json`, `.csv` (each also `.gz`) or `.parquet` file; a directory saved by
-            `datasets`; a folder with one file per split (`train.jsonl`, `test.jsonl`, `train-00000-of-00002.parquet`);
-            or a hub name such as `owner/name`.
-        split: The split to load. A single file has only `train`.
-        name: The configuration of a hub data set.
-        streaming: Not supported: the dispersion of a data set is calibrated on all of it.
-        invalid_rows: `error` raises on lines that cannot be parsed, `drop` leaves them out and reports them.
-        limits: What a row may cost; None for those in force.
-
-    Returns:
-        The rows and the dropped lines.
-
-    Raises:
-        InputError: The source, the split or a line cannot be used; the message says which and what exists.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "pairs.jsonl"
-        >>> _ = path.write_text('{"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}')
-        >>> load_preferences(path).dataset["chosen"][0]
-        ' blue.'
-    """
+    """Load one split: of a file, a folder with a file per split, a directory of `datasets`, or a hub name."""
+    # Local files are read into memory and never cached, so a file that changed never gives old rows.
     check_invalid_rows(invalid_rows)
     if streaming:
         raise InputError("streaming: not supported, since the dispersion is calibrated on the whole data set")
-    path = as_path(source)
+    found = _opened(source, split, name)
+    if isinstance(found, list):
+        return _collected(found, str(Path(source).expanduser()), limits or Limits.current(), invalid_rows)
+    return LoadedData(found)
+
+
+def _opened(source: str | os.PathLike[str], split: str, name: str | None = None) -> datasets.Dataset | list[Path]:
+    """Find a split: the data set that `datasets` has of it, or its files."""
+    path = _as_path(source)
     if path is None:
-        return LoadedData(_from_hub(str(source), split=split, name=name))
+        return _from_hub(str(source), split=split, name=name)
     if name is not None:
         raise InputError(f"dataset configuration: got {name!r}, but {path} is local and has no configurations")
-    if is_saved(path):
-        return LoadedData(from_saved(path, split))
-    return _collected(_files(path, split), path, limits or Limits.current(), invalid_rows)
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        return _from_saved(path, split)
+    return _files(path, split)
 
 
-def is_saved(path: Path) -> bool:
-    """Say whether this is a directory that `datasets` saved."""
-    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
-
-
-def as_path(source: str | os.PathLike[str]) -> Path | None:
-    """Decide between a path, which must exist, and a hub name (None).
-
-    A mistyped file name must not become a question to the hub, which may take minutes to fail.
-
-    Args:
-        source: A path, or a hub name such as `owner/name`.
-
-    Returns:
-        The path of a file or folder that exists, or None for a hub name.
-
-    Raises:
-        InputError: It looks like a path and nothing is there, or it is an address.
-
-    Example:
-        >>> as_path("owner/name") is None
-        True
-    """
+def _as_path(source: str | os.PathLike[str]) -> Path | None:
+    """Decide between a path, which must exist, and a hub name (None): a typo may cost minutes at the hub."""
     text = os.fspath(source)
     path = Path(text).expanduser()
     if path.exists():
@@ -133,7 +87,7 @@ def as_path(source: str | os.PathLike[str]) -> Path | None:
     looks_local = (
         not isinstance(source, str)
         or text.startswith((".", "~", os.sep))
-        or suffix(path) in READERS
+        or _suffix(path) in READERS
         or text.count("/") > 1
         or "\\" in text
         or ("/" in text and Path(text.split("/")[0]).is_dir())
@@ -154,7 +108,7 @@ def _nearby(path: Path) -> str:
     alike = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
     if alike:
         return f"did you mean {' or '.join(alike)}?"
-    data = [name for name in names if suffix(Path(name)) in READERS]
+    data = [name for name in names if _suffix(Path(name)) in READERS]
     return f"{parent} holds {_listed(data, 3)}" if data else f"{parent} holds no data file"
 
 
@@ -163,13 +117,8 @@ def _listed(names: list[str], limit: int = 8) -> str:
     return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
 
 
-def suffix(path: Path) -> str:
-    """Give the ending that names the format, one of `READERS` where it is supported; `.gz` is included.
-
-    Example:
-        >>> suffix(Path("data.v2/Train.JSONL.gz"))
-        '.jsonl.gz'
-    """
+def _suffix(path: Path) -> str:
+    """Give the ending that names the format, one of `READERS` where it is supported; `.gz` is included."""
     endings = [ending.lower() for ending in path.suffixes]
     return "".join(endings[-2:]) if endings[-1:] == [".gz"] else "".join(endings[-1:])
 
@@ -189,109 +138,56 @@ def _files(path: Path, split: str) -> list[Path]:
         if split != "train":
             raise InputError(
                 f"split: got {split!r}, but {path} is a single file, which only has 'train'; "
-                f"give a folder with train{suffix(path)} and {split}{suffix(path)} to have both"
+                f"give a folder with train{_suffix(path)} and {split}{_suffix(path)} to have both"
             )
         found = [path]
     else:
-        files = split_files(path)
+        files = _split_files(path)
         if split not in files:
             raise _no_such_split(path, split, files)
         found = files[split]
-        if len({suffix(file) for file in found}) > 1:
+        if len({_suffix(file) for file in found}) > 1:
             raise InputError(f"split: {split!r} is ambiguous, {path} has {_listed([f.name for f in found])}")
     for file in found:
-        if suffix(file) not in READERS:
-            raise InputError(f"dataset: {file} ends in {suffix(file)!r}, expected one of {', '.join(READERS)}")
+        if _suffix(file) not in READERS:
+            raise InputError(f"dataset: {file} ends in {_suffix(file)!r}, expected one of {', '.join(READERS)}")
         if file.stat().st_size == 0:
             raise InputError(f"{file}: the file is empty")
     return found
 
 
-def _json(path: Path, gate: ColumnGate, limits: Limits, first: int) -> Iterator[list[SourceRow]]:
-    return (json_array if holds_array(path) else json_lines)(path, gate, limits, first)
-
-
-_Piece = list[SourceRow] | TableBatch
-_Reader = Callable[[Path, ColumnGate, Limits, int], Iterator[Any]]
-READERS: dict[str, _Reader] = {
-    ".jsonl": json_lines,
-    ".jsonl.gz": json_lines,
-    ".ndjson": json_lines,
-    ".ndjson.gz": json_lines,
-    ".json": _json,
-    ".json.gz": _json,
-    ".csv": csv_batches,
-    ".csv.gz": csv_batches,
-    ".parquet": parquet_batches,
-}
-"""The formats: file ending to the reader of a path, which yields its rows in pieces."""
-
-
-def _pieces(files: list[Path], source: str, limits: Limits, *, quiet: bool = False) -> Iterator[tuple[Path, _Piece]]:
+def _batches(files: list[Path], source: str, limits: Limits, *, quiet: bool = False) -> Iterator[tuple[Path, Batch]]:
     """Read files one after the other; the rows are numbered through."""
     gate = ColumnGate(source, limits, quiet=quiet)
     first = 0
     for file in files:
-        for piece in READERS[suffix(file)](file, gate, limits, first):
-            yield file, piece
-            rows = piece if isinstance(piece, list) else piece.problems
-            first = max([first, *(row.index + 1 for row in rows)])
-            if isinstance(piece, TableBatch) and len(piece.numbers):
-                first = max(first, piece.numbers[-1] + 1)
+        for batch in READERS[_suffix(file)](file, gate, first):
+            yield file, batch
+            first = max(first, batch.end)
 
 
 def stream_rows(
     source: str | os.PathLike[str], *, split: str = "train", limits: Limits | None = None, quiet: bool = False
 ) -> Iterator[SourceRow]:
-    r"""Read the rows of one split one by one, in order, without ever holding them all.
-
-    A line that cannot be read is a row with a problem. JSON arrays, which can only be parsed whole, are held.
-    `load_preferences` collects the same rows.
-
-    Args:
-        source: What `load_preferences` takes: a file, a folder with one file per split, a directory saved by
-            `datasets`, or a hub name.
-        split: The split. A single file has only `train`.
-        limits: What a row may cost; None for those in force.
-        quiet: Do not name the columns that are left out, for the source was read before.
-
-    Yields:
-        The rows. A source can be streamed again and gives the same rows, unless the file was changed.
-
-    Raises:
-        InputError: There is no such source or split, or the file as a whole cannot be read.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "pairs.jsonl"
-        >>> _ = path.write_text('{"prompt": "1+1="}\nnot a row\n')
-        >>> [(row.index, row.values is None) for row in stream_rows(path)]
-        [(0, False), (1, True)]
-    """
-    path = as_path(source)
-    if path is None:
-        yield from _rows_of(_from_hub(str(source), split=split, name=None))
-    elif is_saved(path):
-        yield from _rows_of(from_saved(path, split))
-    else:
-        files = _files(path, split)
-        for file, piece in _pieces(files, str(path), limits or Limits.current(), quiet=quiet):
-            yield from piece if isinstance(piece, list) else _rows_of_table(piece, csv=".csv" in suffix(file))
+    """Read the rows that `load_preferences` collects one by one, without ever holding them all but for JSON arrays."""
+    found = _opened(source, split)
+    if not isinstance(found, list):
+        for index, values in enumerate(rows_of(found, found.column_names)):
+            yield SourceRow(index, values)
+        return
+    for file, batch in _batches(found, str(Path(source).expanduser()), limits or Limits.current(), quiet=quiet):
+        good = _good_rows(batch, csv=".csv" in _suffix(file))
+        yield from merge(good, batch.problems, key=lambda row: row.index) if batch.problems else good
 
 
-def _rows_of_table(batch: TableBatch, *, csv: bool) -> Iterator[SourceRow]:
-    problems = iter(batch.problems)
-    bad = next(problems, None)
-    for start in range(0, batch.table.num_rows, _BATCH):
-        rows = decoded(batch.table.slice(start, _BATCH))
+def _good_rows(batch: Batch, *, csv: bool) -> Iterator[SourceRow]:
+    if isinstance(batch.rows, list):
+        yield from map(SourceRow, batch.numbers, batch.rows)
+        return
+    for start in range(0, batch.rows.num_rows, _BATCH):
+        rows = decoded(batch.rows.slice(start, _BATCH))
         for number, values in zip(batch.numbers[start : start + _BATCH], rows, strict=True):
-            while bad is not None and bad.index < number:
-                yield bad
-                bad = next(problems, None)
             yield SourceRow(number, {n: _cell(n, v) for n, v in values.items()} if csv else values)
-    if bad is not None:
-        yield bad
-    yield from problems
 
 
 def _cell(name: str, text: str) -> Any:
@@ -303,45 +199,35 @@ def _cell(name: str, text: str) -> Any:
     return text
 
 
-def _rows_of(dataset: datasets.Dataset) -> Iterator[SourceRow]:
-    index = 0
-    for columns in dataset.with_format(None).iter(_BATCH):
-        for values in zip(*columns.values(), strict=True):
-            yield SourceRow(index, dict(zip(columns, values, strict=True)))
-            index += 1
-
-
-def _collected(files: list[Path], path: Path, limits: Limits, invalid_rows: str) -> LoadedData:
+def _collected(files: list[Path], source: str, limits: Limits, invalid_rows: str) -> LoadedData:
     """Put the rows of files together; the lines that cannot be read are settled."""
     builder = TableBuilder()
     numbers: list[int] = []
     problems: list[RowProblem] = []
     unit = "row"
-    for file, piece in _pieces(files, str(path), limits):
-        rows = piece if isinstance(piece, list) else piece.problems
-        unit = rows[0].unit if rows else unit
-        for row in rows:
+    for file, batch in _batches(files, source, limits):
+        unit = batch.unit
+        for row in batch.problems:
             if row.kind == "not_utf8":
                 raise InputError(
                     f"{file}: {unit} {row.index + 1:,} is {row.problem}; convert the file first, for instance with "
                     "`iconv -f LATIN1 -t UTF-8`"
                 )
-            if row.problem:
-                where = "" if unit == "row" else f"{unit} {row.index + 1:,}: "
-                problems.append(RowProblem(row.index, row.kind, where + row.problem))
-        if isinstance(piece, TableBatch):
-            builder.append_table(piece.table)
-            numbers += piece.numbers
+            where = "" if unit == "row" else f"{unit} {row.index + 1:,}: "
+            problems.append(RowProblem(row.index, row.kind, where + row.problem))
+        if isinstance(batch.rows, list):
+            builder.append_rows(batch.rows)
         else:
-            good = [row for row in piece if not row.problem]
-            builder.append_rows([row.values or {} for row in good])
-            numbers += [row.index for row in good]
+            builder.append_columns(
+                dict(zip(batch.rows.schema.names, batch.rows.columns, strict=True)), len(batch.rows)
+            )
+        numbers += batch.numbers
     total = len(numbers) + len(problems)
-    settle(problems, total, len(numbers), invalid_rows=invalid_rows, source=str(path), remedy=f"Mend these {unit}s")
+    settle(problems, total, len(numbers), invalid_rows=invalid_rows, source=source, remedy=f"Mend these {unit}s")
     if not builder.column_names:
-        raise InputError(f'{path}: its rows have no columns; expected objects such as {{"prompt": …}}')
+        raise InputError(f'{source}: its rows have no columns; expected objects such as {{"prompt": …}}')
     dataset = builder.finish()
-    if ".csv" in suffix(files[0]):
+    if ".csv" in _suffix(files[0]):
         dataset = csv_types(dataset)
     # Of one file with lines the number is always told; elsewhere it says no more than the position.
     if (unit != "row" and len(files) == 1) or numbers != list(range(len(numbers))):
@@ -349,48 +235,22 @@ def _collected(files: list[Path], path: Path, limits: Limits, invalid_rows: str)
     return LoadedData(dataset, tuple(problems))
 
 
-def split_files(path: Path) -> dict[str, list[Path]]:
-    """Group the data files of a folder, or of its `data` folder, by the split that their names give.
-
-    Args:
-        path: The folder.
-
-    Returns:
-        Split to its files in the order of their names; empty where the folder holds no data file.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> for name in ("train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "test.csv", "notes.txt"):
-        ...     (folder / name).touch()
-        >>> {split: len(files) for split, files in split_files(folder).items()}
-        {'test': 1, 'train': 2}
-    """
+def _split_files(path: Path) -> dict[str, list[Path]]:
+    """Group the data files of a folder, or of its `data` folder, by the split that their names give."""
     files: dict[str, list[Path]] = {}
     for folder in (path, path / "data"):
         if not folder.is_dir() or files:
             continue
         for file in sorted(folder.iterdir()):
-            if suffix(file) in READERS and file.is_file():
-                stem = file.name.lower().removesuffix(suffix(file))
+            if _suffix(file) in READERS and file.is_file():
+                stem = file.name.lower().removesuffix(_suffix(file))
                 found = re.fullmatch(r"(.+?)(-\d+-of-\d+)?", stem)
                 files.setdefault(found[1] if found else stem, []).append(file)
     return files
 
 
-def from_saved(path: Path, split: str) -> datasets.Dataset:
-    """Load one split of a directory that `datasets` saved; a single data set counts as `train`.
-
-    Args:
-        path: The directory.
-        split: The split.
-
-    Returns:
-        The rows, mapped from the disk where it can be written and read into memory where it cannot.
-
-    Raises:
-        InputError: The directory cannot be read or lacks the split.
-    """
+def _from_saved(path: Path, split: str) -> datasets.Dataset:
+    """Load one split of a directory that `datasets` saved; a single data set counts as `train`."""
     import datasets
 
     try:
@@ -421,7 +281,7 @@ def _let_in(dataset: Any, source: str) -> Any:
     for name in (schema.names[place] for place in gate.table_columns(schema)):
         if may_not_be_held(schema.field(name).type) or require_decoding(dataset.features[name]):
             try:
-                for _ in dataset.select_columns([name]).with_format(None).iter(_BATCH):
+                for _ in rows_of(dataset, [name]):
                     pass
             except Exception as error:  # decoders raise dozens of types
                 if name in NEEDED_COLUMNS:

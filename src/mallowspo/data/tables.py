@@ -7,65 +7,62 @@ texts, messages with differing keys) is stored as JSON, which `datasets` decodes
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from mallowspo.errors import InputError
 
 if TYPE_CHECKING:
     import datasets
-    import pyarrow as pa
 
-__all__ = ["TableBuilder", "as_type", "is_json_feature", "parquet_table"]
+__all__ = ["TableBuilder", "as_type", "is_json_feature", "nested_types", "parquet_table", "rows_of"]
+
+_BATCH = 2_000  # a look-up in Arrow per row takes ten times as long
 
 
 def is_json_feature(feature: Any) -> bool:
     """Say whether a column of `datasets` is, or holds, values of mixed type that are stored as JSON."""
     import datasets
 
-    if isinstance(feature, datasets.Json):
-        return True
     inner = getattr(feature, "feature", None)
-    return inner is not None and is_json_feature(inner)
+    return isinstance(feature, datasets.Json) or (inner is not None and is_json_feature(inner))
+
+
+def nested_types(kind: pa.DataType) -> Iterator[pa.DataType]:
+    """Give a type and all that are nested in it."""
+    yield kind
+    for place in range(kind.num_fields):
+        yield from nested_types(kind.field(place).type)
+
+
+def _has_struct(kind: pa.DataType) -> bool:
+    return any(map(pa.types.is_struct, nested_types(kind)))
+
+
+def rows_of(dataset: datasets.Dataset, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Read some columns of a data set row by row."""
+    for batch in dataset.select_columns(list(columns)).with_format(None).iter(_BATCH):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
 
 
 class TableBuilder:
-    """Collect rows and build one in-memory `Dataset` of them.
-
-    Nothing is written to disk and nothing is cached, so a file that changed can never give old rows.
-
-    Example:
-        >>> builder = TableBuilder()
-        >>> builder.append_rows([{"a": 1, "b": "x"}, {"a": "one"}])
-        >>> builder.finish()[:]
-        {'a': [1, 'one'], 'b': ['x', None]}
-    """
+    """Collect rows and build one in-memory `Dataset` of them; a cached one could be that of a file that changed."""
 
     def __init__(self) -> None:
         # One list of chunks per column; a chunk that no Arrow type fits stays a list of Python values.
         self._columns: dict[str, list[pa.Array | list[Any]]] = {}
         self._lengths: list[int] = []
 
-    def __len__(self) -> int:
-        return sum(self._lengths)
-
     def append_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add one chunk of rows; a key that a row lacks becomes None."""
         names = dict.fromkeys(name for row in rows for name in row)
         self.append_columns({name: [row.get(name) for row in rows] for name in names}, len(rows))
 
-    def append_columns(self, columns: Mapping[str, list[Any]], length: int) -> None:
-        """Add one chunk given by column, each a list of `length` values."""
-        self._append({name: _exact_array(values) for name, values in columns.items()}, length)
-
-    def append_table(self, table: pa.Table) -> None:
-        """Add one chunk that has columns already."""
-        columns = {name: table.column(name).combine_chunks() for name in table.column_names}
-        self._append({name: _one_array(column) for name, column in columns.items()}, table.num_rows)
-
-    def _append(self, columns: Mapping[str, pa.Array | list[Any]], length: int) -> None:
-        import pyarrow as pa
-
+    def append_columns(self, columns: Mapping[str, pa.Array | list[Any]], length: int) -> None:
+        """Add one chunk given by column, each an array or a list of `length` values."""
         if length == 0:
             return
         for name in columns:
@@ -73,7 +70,8 @@ class TableBuilder:
                 self._columns[name] = [pa.nulls(earlier) for earlier in self._lengths]
         self._lengths.append(length)
         for name, chunks in self._columns.items():
-            chunks.append(columns[name] if name in columns else pa.nulls(length))
+            values = columns[name] if name in columns else pa.nulls(length)
+            chunks.append(_exact_array(values) if isinstance(values, list) else values)
 
     @property
     def column_names(self) -> list[str]:
@@ -81,13 +79,10 @@ class TableBuilder:
         return list(self._columns)
 
     def finish(self) -> datasets.Dataset:
-        """Build the data set. Raises `ValueError` if there are no rows."""
+        """Build the data set of one row or more."""
         import datasets
-        import pyarrow as pa
         from datasets.table import InMemoryTable
 
-        if not self._lengths:
-            raise ValueError("there are no rows")
         try:
             table = pa.table({name: _one_type(chunks) for name, chunks in self._columns.items()})
         except pa.ArrowException as error:
@@ -105,19 +100,8 @@ class TableBuilder:
             ) from error
 
 
-def _one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Give a column of one chunk as an array."""
-    import pyarrow as pa
-
-    if not isinstance(column, pa.ChunkedArray):
-        return column
-    return column.chunk(0) if column.num_chunks else pa.array([], type=column.type)
-
-
 def _exact_array(values: list[Any]) -> pa.Array | list[Any]:
     """Give the Arrow array that holds exactly these values, or the values themselves where none does."""
-    import pyarrow as pa
-
     # Arrow adds a null for every field that a struct lacks. A chat template can tell the two apart; and where every
     # row has keys of its own, a struct of them all has as many nulls as rows times rows.
     if not _alike(values):
@@ -126,16 +110,13 @@ def _exact_array(values: list[Any]) -> pa.Array | list[Any]:
         array = pa.array(values)
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
         return values
-    if _holds_struct(array.type) and array.to_pylist() != values:
+    if _has_struct(array.type) and array.to_pylist() != values:
         return values
     return array
 
 
 def _alike(values: list[Any]) -> bool:
-    """Say whether all objects at the same place have the same keys, at least one: parquet has no empty struct.
-
-    They must be keys that a struct can have.
-    """
+    """Say whether all objects at the same place have the same keys, at least one: parquet has no empty struct."""
     objects, lists = [], []
     for value in values:
         if isinstance(value, dict):
@@ -153,16 +134,8 @@ def _alike(values: list[Any]) -> bool:
     return all(_alike([item[key] for item in objects]) for key in keys)
 
 
-def _holds_struct(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    return pa.types.is_struct(kind) or (pa.types.is_list(kind) and _holds_struct(kind.value_type))
-
-
 def _one_type(chunks: list[pa.Array | list[Any]]) -> pa.ChunkedArray:
     """Join the chunks of a column under one type: theirs, a wider number, or JSON."""
-    import pyarrow as pa
-
     arrays = [chunk for chunk in chunks if isinstance(chunk, pa.Array)]
     if len(arrays) == len(chunks):
         types = {array.type for array in arrays if not pa.types.is_null(array.type)}
@@ -170,7 +143,7 @@ def _one_type(chunks: list[pa.Array | list[Any]]) -> pa.ChunkedArray:
             target = types.pop() if types else pa.null()
             return pa.chunked_array([as_type(array, target) for array in arrays], type=target)
         # Two structs differ in their fields: to join them would add nulls, so they go the way of JSON.
-        if not any(_holds_struct(kind) for kind in types):
+        if not any(_has_struct(kind) for kind in types):
             try:
                 schemas = [pa.schema([("column", kind)]) for kind in types]
                 target = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
@@ -184,62 +157,29 @@ def _one_type(chunks: list[pa.Array | list[Any]]) -> pa.ChunkedArray:
 
 
 def as_type(column: Any, kind: pa.DataType) -> Any:
-    """Give an array or a chunked one a type, and leave alone one that has it.
-
-    Arrow's cast to a column's own type breaks lists of two or more objects with a field that is always null.
-
-    Example:
-        >>> import pyarrow as pa
-        >>> tools = pa.array([[{"name": "f", "strict": None}, {"name": "g", "strict": None}]])
-        >>> as_type(tools, tools.type) is tools
-        True
-    """
+    """Give an array or a chunked one a type, and leave alone one that has it."""
+    # Arrow's cast to a column's own type breaks lists of two or more objects with a field that is always null.
     return column if column.type == kind else column.cast(kind)
 
 
 def parquet_table(table: pa.Table) -> pa.Table:
-    """Give a table that a parquet file can hold: columns with an object without keys become JSON text.
-
-    Example:
-        >>> import pyarrow as pa
-        >>> parquet_table(pa.table({"tools": [[{"name": "f", "parameters": {}}]]})).to_pylist()
-        [{'tools': '[{"name": "f", "parameters": {}}]'}]
-    """
-    import pyarrow as pa
-
+    """Give a table that a parquet file can hold: columns with an object without keys become JSON text."""
     for place, column in enumerate(table.schema):
-        if _holds_empty(column.type):
+        if any(pa.types.is_struct(kind) and kind.num_fields == 0 for kind in nested_types(column.type)):
             values = table.column(place).to_pylist()
             texts = [None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in values]
             table = table.set_column(place, column.name, pa.array(texts, type=pa.string()))
     return table
 
 
-def _holds_empty(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    if pa.types.is_map(kind):
-        return _holds_empty(kind.key_type) or _holds_empty(kind.item_type)
-    if pa.types.is_struct(kind) and kind.num_fields == 0:
-        return True
-    return pa.types.is_nested(kind) and any(_holds_empty(kind.field(n).type) for n in range(kind.num_fields))
-
-
 def _json_array(values: Sequence[Any]) -> pa.Array:
-    """Encode each value as JSON text.
-
-    The text is written here and not by `datasets.Json`, whose encoder takes a string that happens to read as JSON
-    (an answer such as "42") for the number itself.
-    """
-    import pyarrow as pa
-
+    """Encode each value as JSON text."""
+    # Not by `datasets.Json`, which takes a string that reads as JSON (an answer such as "42") for the number itself.
     texts = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
     return pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, type=pa.string()))
 
 
 def _json_lists(values: Sequence[list[Any] | None]) -> pa.Array:
-    import pyarrow as pa
-
     offsets = [0]
     for value in values:
         offsets.append(offsets[-1] + len(value or ()))

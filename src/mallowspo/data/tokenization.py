@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from mallowspo.data.problems import RowError, RowProblem, check_invalid_rows, settle
 from mallowspo.data.records import (
@@ -17,18 +19,17 @@ from mallowspo.data.records import (
     prompt_id_of_ids,
     prompt_id_of_text,
 )
-from mallowspo.data.rendering import CONTEXT_COLUMNS, common_length, encoded, refuse_empty_tokenizer, rendered
-from mallowspo.data.tables import is_json_feature
-from mallowspo.errors import InputError, not_one_of
+from mallowspo.data.rendering import CONTEXT_COLUMNS, Truncation, refuse_tokenizer, tokenised
+from mallowspo.data.tables import is_json_feature, rows_of
+from mallowspo.errors import InputError
 
 if TYPE_CHECKING:
     import datasets
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["TokenizedPairs", "check_tokenizer", "tokenize_pairs"]
+__all__ = ["TokenizedPairs", "tokenize_pairs"]
 
-_TRUNCATION = ("keep_start", "keep_end")
 _PAIR = ("prompt", "chosen", "rejected")
 _BATCH = 2_000
 _MAPPED = 500
@@ -36,20 +37,13 @@ _MAPPED = 500
 
 @dataclass(frozen=True)
 class TokenizedPairs:
-    """Pairs as token ids, and what was lost or cut.
+    """Pairs as token ids, and what was lost or cut."""
 
-    Attributes:
-        dataset: Columns `prompt_ids`, `chosen_ids`, `rejected_ids` (lists of int), `prompt_id` (str),
-            `row_index` (int), `LIST_COLUMN` (int), and what the data set had before. The ids are whole: the
-            collator cuts them.
-        problems: Rows that were left out, and why.
-        truncated_chosen: Rows of `dataset` whose prompt and chosen response the collator cuts to `max_length`.
-        truncated_rejected: The same for the rejected response.
-    """
-
+    # `TOKEN_COLUMNS` (lists of int, whole: the collator cuts them), `prompt_id` (str), `row_index` and `LIST_COLUMN`
+    # (int), and what the data set had before.
     dataset: datasets.Dataset
-    problems: tuple[RowProblem, ...] = ()
-    truncated_chosen: int = 0
+    problems: tuple[RowProblem, ...] = ()  # rows that were left out, and why
+    truncated_chosen: int = 0  # rows whose prompt and chosen response the collator cuts to `max_length`
     truncated_rejected: int = 0
 
 
@@ -63,68 +57,44 @@ def tokenize_pairs(
     truncation_mode: str = "keep_start",
     dataset_name: str = "train",
 ) -> TokenizedPairs:
-    """Tokenise pairs by TRL's rules, so that training sees the same tokens, and name the rows that are lost.
-
-    TRL drops a row without a word when its prompt alone fills `max_length`, and trains on responses that are
-    empty or identical once they are tokens. Here these rows are named.
-
-    Args:
-        dataset: Pairs with an explicit prompt, from `validate_rows`; or rows that have `TOKEN_COLUMNS` already, which
-            are checked like any others and otherwise left as they are (given a `prompt_id` and a `row_index` where
-            they lack one).
-        tokenizer: A Hugging Face tokenizer, with a chat template where the prompts are messages.
-        max_length: Tokens to keep of prompt and response together, or None for all.
-        invalid_rows: `error` raises where any row is lost, `drop` leaves such rows out.
-        num_proc: Processes to tokenise with; None is one.
-        truncation_mode: `keep_start` or `keep_end`: which end the collator keeps.
-        dataset_name: Shown on progress bars and in messages.
-
-    Returns:
-        The token ids and the account.
-
-    Raises:
-        InputError: The tokenizer does not fit the data; rows are lost (see `invalid_rows`); none is left.
-    """
+    """Tokenise pairs of `validate_rows` as TRL does, or check rows of token ids, and name the rows that are lost."""
+    # TRL drops a row without a word when its prompt alone fills `max_length`, and trains on responses that are empty
+    # or identical once they are tokens.
     check_invalid_rows(invalid_rows)
-    if truncation_mode not in _TRUNCATION:
-        raise not_one_of("truncation_mode", truncation_mode, _TRUNCATION)
-    if max_length is not None and max_length < 2:
-        raise InputError(f"max_length: got {max_length}, expected at least 2 (a token of prompt, one of response)")
+    truncation = Truncation(max_length, truncation_mode)
     if len(dataset) == 0:
         raise InputError(f"{dataset_name}: there are no rows")
-    args = SimpleNamespace(dataset_num_proc=num_proc, max_length=max_length, truncation_mode=truncation_mode)
+    refused: list[RowProblem] = []
     if is_tokenized(dataset.column_names):
         _check_token_columns(dataset, dataset_name)
-        numbers = _positions(dataset := _named(dataset), "row_index")
-        return _account(dataset, numbers, [], len(dataset), args, invalid_rows, dataset_name)
-    check_tokenizer(tokenizer, dataset, source=dataset_name)
-    return _tokenize(dataset, tokenizer, args, invalid_rows, dataset_name)
+        tokens = _named(dataset)
+    else:
+        _check_tokenizer(tokenizer, dataset, source=dataset_name)
+        tokens, refused = _tokenize(_named(dataset), tokenizer, num_proc, dataset_name)
+    lost, cut_n2 = _lost_rows(tokens, truncation)
+    if lost:
+        good = [place for place in range(len(tokens)) if place not in lost]
+        tokens, cut_n2 = tokens.select(good), cut_n2[good]
+    problems = sorted((*refused, *lost.values()), key=lambda problem: problem.row_index)
+    too_long = any(problem.kind == "prompt_too_long" for problem in problems)
+    settle(
+        problems,
+        len(dataset),
+        len(tokens),
+        invalid_rows=invalid_rows,
+        source=f"{dataset_name} (as tokens, max_length {max_length})",
+        remedy="Raise max_length" if too_long else "Mend these rows",
+    )
+    chosen, rejected = cut_n2.sum(axis=0).tolist()
+    return TokenizedPairs(tokens, tuple(problems), chosen, rejected)
 
 
-def check_tokenizer(tokenizer: Any, dataset: datasets.Dataset, *, source: str = "dataset") -> None:
-    """Raise `InputError` where the tokenizer cannot serve these pairs.
-
-    A text must end in EOS, a batch must be padded, messages need a template. A pad token equal to EOS is fine: what
-    is padding is told by position, never by value.
-
-    Args:
-        tokenizer: A Hugging Face tokenizer.
-        dataset: Pairs with an explicit prompt, at least one.
-        source: What the rows came from, for messages.
-    """
+def _check_tokenizer(tokenizer: Any, dataset: datasets.Dataset, *, source: str) -> None:
+    # A pad token equal to EOS is fine: what is padding is told by position, never by value.
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
         raise InputError("tokenizer: it has neither a pad nor an EOS token; set tokenizer.eos_token")
-    refuse_empty_tokenizer(tokenizer)
-    conversational = isinstance(dataset[0]["prompt"], list)
-    if not conversational and tokenizer.eos_token_id is None:
-        raise InputError(
-            f"tokenizer: it has no EOS token, so no response of {source} could be seen to end; set tokenizer.eos_token"
-        )
-    if conversational and tokenizer.chat_template is None and "chat_template_kwargs" not in dataset.column_names:
-        raise InputError(
-            f"tokenizer: it has no chat template, but the prompts of {source} are lists of messages; take the "
-            "tokenizer of a chat model, set tokenizer.chat_template, or give prompt, chosen and rejected as text"
-        )
+    chat = isinstance(dataset[0]["prompt"], list)
+    refuse_tokenizer(tokenizer, chat=chat, options="chat_template_kwargs" in dataset.column_names, source=source)
 
 
 def _check_token_columns(dataset: datasets.Dataset, source: str) -> None:
@@ -139,46 +109,27 @@ def _check_token_columns(dataset: datasets.Dataset, source: str) -> None:
             raise InputError(f"{source}: the column {name!r} must hold lists of token ids, found {feature}")
 
 
-def _tokenize(dataset: datasets.Dataset, tokenizer: Any, args: Any, invalid_rows: str, name: str) -> TokenizedPairs:
-    import datasets
-
-    given = _named(dataset)
-    numbers = _positions(given, "row_index")
-    made = _encode(given, tokenizer, args.dataset_num_proc, name)
-    refused = [(place, kind) for place, kind in enumerate(made["kind"][:]) if kind is not None]
-    details = made["detail"][:] if refused else []
-    problems = [RowProblem(int(numbers[place]), kind, details[place]) for place, kind in refused]
-    parted = sum(made["parted"][:])
-    if parted:
-        logger.warning(
-            f"{name}: in {parted:,} of {len(given):,} rows the tokens of the prompt alone are not the beginning of "
-            "those of the prompt with its responses; the response begins where they part, as in TRL. "
-            "`mallowspo check` shows such rows"
-        )
-    ids = made.select_columns(list(TOKEN_COLUMNS))
-    tokens = datasets.concatenate_datasets([given, ids], axis=1)
-    if refused:
-        gone = {place for place, _ in refused}
-        kept = [place for place in range(len(given)) if place not in gone]
-        tokens, numbers = tokens.select(kept), numbers[kept]
-    return _account(tokens, numbers, problems, len(dataset), args, invalid_rows, name)
+def _row_numbers(dataset: datasets.Dataset) -> list[int]:
+    numbers: list[int] = np.asarray(dataset.with_format("numpy")["row_index"][:], dtype=np.int64).tolist()
+    return numbers
 
 
-def _encode(dataset: datasets.Dataset, tokenizer: Any, num_proc: int | None, name: str) -> datasets.Dataset:
-    """Tokenise every row; one that the chat template refuses has the reason and no tokens."""
+def _tokenize(
+    given: datasets.Dataset, tokenizer: Any, num_proc: int | None, name: str
+) -> tuple[datasets.Dataset, list[RowProblem]]:
+    """Give the rows with their token ids, and those that the chat template refuses."""
     import datasets
 
     from mallowspo.compat import main_process_first
 
-    ids = datasets.List(datasets.Value("int64"))
-    features = {name: ids for name in TOKEN_COLUMNS} | {
+    features = dict.fromkeys(TOKEN_COLUMNS, datasets.List(datasets.Value("int64"))) | {
         "kind": datasets.Value("string"),
         "detail": datasets.Value("string"),
         "parted": datasets.Value("bool"),
     }
-    read = dataset.select_columns([n for n in (*_PAIR, *CONTEXT_COLUMNS) if n in dataset.column_names])
+    read = given.select_columns([n for n in (*_PAIR, *CONTEXT_COLUMNS) if n in given.column_names])
     with main_process_first():
-        return read.with_format(None).map(
+        made = read.with_format(None).map(
             _encode_batch,
             batched=True,
             batch_size=_MAPPED,
@@ -188,64 +139,35 @@ def _encode(dataset: datasets.Dataset, tokenizer: Any, num_proc: int | None, nam
             num_proc=num_proc,
             desc=f"Tokenizing {name} dataset",
         )
+    parted = sum(made["parted"][:])
+    if parted:
+        logger.warning(
+            f"{name}: in {parted:,} of {len(given):,} rows the tokens of the prompt alone are not the beginning of "
+            "those of the prompt with its responses; the response begins where they part, as in TRL. "
+            "`mallowspo check` shows such rows"
+        )
+    tokens = datasets.concatenate_datasets([given, made.select_columns(list(TOKEN_COLUMNS))], axis=1)
+    kinds = made["kind"][:]
+    if not any(kinds):
+        return tokens, []
+    found = zip(_row_numbers(given), kinds, made["detail"][:], strict=True)
+    problems = [RowProblem(*problem) for problem in found if problem[1] is not None]
+    return tokens.select([place for place, kind in enumerate(kinds) if kind is None]), problems
 
 
 def _encode_batch(batch: dict[str, list[Any]], tokenizer: Any) -> dict[str, list[Any]]:
-    size = len(batch["prompt"])
-    made: dict[str, list[Any]] = {name: [[] for _ in range(size)] for name in TOKEN_COLUMNS}
-    made |= {"kind": [None] * size, "detail": [None] * size, "parted": [False] * size}
-    texts: list[str] = []
-    places = []
-    for place, values in enumerate(zip(*batch.values(), strict=True)):
-        row = dict(zip(batch, values, strict=True))
-        try:
-            texts += rendered(tokenizer, row["prompt"], (row["chosen"], row["rejected"]), row)
-        except RowError as error:
-            made["kind"][place], made["detail"][place] = error.kind, error.detail
-            continue
-        places.append(place)
-    ids = encoded(tokenizer, texts, chat=not isinstance(batch["prompt"][0], str))
-    for i, place in enumerate(places):
-        prompt, chosen, rejected = ids[3 * i : 3 * i + 3]
-        cut = min(common_length(prompt, chosen), common_length(prompt, rejected))
-        made["prompt_ids"][place], made["parted"][place] = prompt[:cut], cut < len(prompt)
-        made["chosen_ids"][place], made["rejected_ids"][place] = chosen[cut:], rejected[cut:]
+    """Tokenise rows; one that the chat template refuses has the reason and no tokens."""
+    rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+    made: dict[str, list[Any]] = {name: [] for name in (*TOKEN_COLUMNS, "kind", "detail", "parted")}
+    for tokens in tokenised(tokenizer, [(row["prompt"], (row["chosen"], row["rejected"]), row) for row in rows]):
+        if isinstance(tokens, RowError):
+            values: tuple[Any, ...] = ([], [], [], tokens.kind, tokens.detail, False)
+        else:
+            prompt = tokens.prompt[: tokens.cut]
+            values = (prompt, tokens.response(0), tokens.response(1), None, None, len(prompt) < len(tokens.prompt))
+        for column, value in zip(made.values(), values, strict=True):
+            column.append(value)
     return made
-
-
-def _positions(dataset: datasets.Dataset, column: str) -> np.ndarray:
-    return np.asarray(dataset.with_format("numpy")[column][:], dtype=np.int64)
-
-
-def _account(
-    tokens: datasets.Dataset,
-    numbers: np.ndarray,
-    problems: list[RowProblem],
-    total: int,
-    args: Any,
-    invalid_rows: str,
-    name: str,
-) -> TokenizedPairs:
-    """Leave out the rows that cannot be trained on as tokens, and settle the account with those lost before."""
-    spans = _Spans(tokens, args.max_length, args.truncation_mode)
-    lost = spans.problems(numbers)
-    good = [i for i in range(len(tokens)) if i not in lost] if lost else None
-    kept = tokens if good is None else tokens.select(good)
-    every = sorted((*problems, *lost.values()), key=lambda problem: problem.row_index)
-    settle(
-        every,
-        total,
-        len(kept),
-        invalid_rows=invalid_rows,
-        source=f"{name} (as tokens, max_length {args.max_length})",
-        remedy=_remedy(every),
-    )
-    return TokenizedPairs(kept, tuple(every), *spans.truncated(good))
-
-
-def _remedy(problems: list[RowProblem]) -> str:
-    too_long = any(problem.kind == "prompt_too_long" for problem in problems)
-    return "Raise max_length" if too_long else "Mend these rows"
 
 
 def _named(dataset: datasets.Dataset) -> datasets.Dataset:
@@ -257,113 +179,74 @@ def _named(dataset: datasets.Dataset) -> datasets.Dataset:
         mixed = [n for n, feature in dataset.features.items() if is_json_feature(feature) and n not in text]
         # A hub data set may have a `prompt_id` of its own, or ids of another tokenizer; ours have a stated meaning.
         dataset = dataset.remove_columns([*mixed, *({"prompt_id", *TOKEN_COLUMNS} & set(columns))])
-    if LIST_COLUMN not in dataset.column_names:
-        dataset = dataset.add_column(LIST_COLUMN, np.arange(len(dataset)))
-    if "row_index" not in dataset.column_names:
-        dataset = dataset.add_column("row_index", np.arange(len(dataset)))
+    for name in (LIST_COLUMN, "row_index"):
+        if name not in dataset.column_names:
+            dataset = dataset.add_column(name, np.arange(len(dataset)))
     if "prompt_id" not in dataset.column_names:
-        dataset = dataset.add_column("prompt_id", _prompt_ids_as_names(dataset, is_tokens))
+        dataset = dataset.add_column("prompt_id", _prompt_names(dataset, is_tokens))
     return dataset
 
 
-def _prompt_ids_as_names(dataset: datasets.Dataset, is_tokens: bool) -> list[str]:
-    names = []
-    read = ["prompt_ids"] if is_tokens else ["prompt", *(n for n in CONTEXT_COLUMNS if n in dataset.column_names)]
-    for batch in dataset.select_columns(read).with_format(None).iter(_BATCH):
-        for values in zip(*batch.values(), strict=True):
-            row = dict(zip(batch, values, strict=True))
-            if is_tokens:
-                names.append(prompt_id_of_ids(row["prompt_ids"] or ()))
-            else:
-                prompt = row.pop("prompt")
-                names.append(prompt_id_of_text(prompt, row))
-    return names
+def _prompt_names(dataset: datasets.Dataset, is_tokens: bool) -> list[str]:
+    if is_tokens:
+        return [prompt_id_of_ids(row["prompt_ids"] or ()) for row in rows_of(dataset, ["prompt_ids"])]
+    read = ["prompt", *(name for name in CONTEXT_COLUMNS if name in dataset.column_names)]
+    return [prompt_id_of_text(row.pop("prompt"), row) for row in rows_of(dataset, read)]
 
 
-def _too_long(number: Any, length: int, max_length: int) -> RowProblem:
-    detail = f"the prompt alone has {length:,} tokens, max_length is {max_length:,}"
-    return RowProblem(int(number), "prompt_too_long", detail)
+def _lost_rows(tokens: datasets.Dataset, truncation: Truncation) -> tuple[dict[int, RowProblem], np.ndarray]:
+    """Find the rows that cannot be trained on, by their place, and which responses (N, 2) the collator cuts."""
+    limit = truncation.max_length
+    numbers = _row_numbers(tokens)
+    prompt_n, chosen_n, rejected_n = (_lengths(tokens, name) for name in TOKEN_COLUMNS)
+    response_n2 = np.stack([chosen_n, rejected_n], axis=1)
+    whole_n2 = prompt_n[:, None] + response_n2
+    if limit is None:
+        kept_n2, cut_n2 = response_n2, np.zeros(response_n2.shape, bool)
+    else:
+        room = limit - prompt_n[:, None] if truncation.keeps_start else limit
+        kept_n2, cut_n2 = np.clip(room, 0, response_n2), whole_n2 > limit
+    found: dict[int, RowProblem] = {}
+
+    def lose(places: Any, kind: str, detail: Callable[[int], str]) -> None:
+        for i in map(int, places):
+            if i not in found:
+                found[i] = RowProblem(numbers[i], kind, detail(i))
+
+    lose(np.flatnonzero(prompt_n == 0), "empty_prompt", lambda i: "prompt has no tokens")
+    if limit is not None and truncation.keeps_start:
+        told = f"max_length is {limit:,}"
+        long = np.flatnonzero(prompt_n >= limit)
+        lose(long, "prompt_too_long", lambda i: f"the prompt alone has {prompt_n[i]:,} tokens, {told}")
+    empty = np.flatnonzero((kept_n2 == 0).any(axis=1))
+    lose(empty, "empty_as_tokens", lambda i: f"{'rejected' if kept_n2[i, 0] else 'chosen'} has no tokens")
+    equal = [i for i in np.flatnonzero(kept_n2[:, 0] == kept_n2[:, 1]).tolist() if i not in found]
+    for i in _same_tokens(tokens, equal, truncation):
+        kind, detail = "identical_as_tokens", "chosen and rejected are the same tokens"
+        if cut_n2[i].any():
+            kind = "identical_after_truncation"
+            end = "first" if truncation.keeps_start else "last"
+            detail = (
+                f"the {end} {limit:,} tokens of prompt and response, which is all that is kept, are the same for "
+                "chosen and rejected"
+            )
+        found[i] = RowProblem(numbers[i], kind, detail)
+    return found, cut_n2
 
 
-class _Spans:
-    """What the collator will keep of each row, in tokens; all arrays have one entry per row."""
-
-    def __init__(self, tokens: datasets.Dataset, max_length: int | None, truncation_mode: str) -> None:
-        self._tokens = tokens
-        self._max_length = max_length
-        self._keep_start = truncation_mode == "keep_start"
-        lengths = {name: _lengths(tokens, name) for name in TOKEN_COLUMNS}
-        self.prompt_n = lengths["prompt_ids"]
-        self.response_n2 = np.stack([lengths["chosen_ids"], lengths["rejected_ids"]], axis=1)
-        self.whole_n2 = self.prompt_n[:, None] + self.response_n2
-        if max_length is None:
-            self.kept_n2 = self.response_n2
-        elif self._keep_start:
-            self.kept_n2 = np.clip(max_length - self.prompt_n[:, None], 0, self.response_n2)
-        else:
-            self.kept_n2 = np.minimum(self.response_n2, max_length)
-
-    def truncated(self, rows: list[int] | None = None) -> tuple[int, int]:
-        """Count the rows, of all or of these, in which (chosen, rejected) is cut."""
-        if self._max_length is None:
-            return 0, 0
-        cut = self.whole_n2 > self._max_length
-        chosen, rejected = (cut if rows is None else cut[rows]).sum(axis=0)
-        return int(chosen), int(rejected)
-
-    def problems(self, numbers: np.ndarray) -> dict[int, RowProblem]:
-        """Find rows that cannot be trained on, by position in the data.
-
-        Prompts that are empty or alone fill `max_length` (TRL drops these without a word), responses of which nothing
-        is left, and pairs of which the same is left.
-        """
-        found = self._bad_prompts(numbers)
-        for i in np.flatnonzero((self.kept_n2 == 0).any(axis=1)):
-            if int(i) in found:
-                continue
-            side = "chosen" if self.kept_n2[i, 0] == 0 else "rejected"
-            found[int(i)] = RowProblem(int(numbers[i]), "empty_as_tokens", f"{side} has no tokens")
-        equal = np.flatnonzero(self.kept_n2[:, 0] == self.kept_n2[:, 1])
-        for first in range(0, len(equal), _BATCH):
-            batch = equal[first : first + _BATCH]
-            columns = self._tokens.select_columns(list(TOKEN_COLUMNS)).with_format(None).select(batch)[:]
-            for i, prompt, chosen, rejected in zip(batch, *columns.values(), strict=True):
-                if int(i) not in found and self._kept(prompt, chosen) == self._kept(prompt, rejected):
-                    found[int(i)] = self._identical(int(i), int(numbers[i]))
-        return found
-
-    def _bad_prompts(self, numbers: np.ndarray) -> dict[int, RowProblem]:
-        found = {
-            int(i): RowProblem(int(numbers[i]), "empty_prompt", "prompt has no tokens")
-            for i in np.flatnonzero(self.prompt_n == 0)
-        }
-        if self._max_length is not None and self._keep_start:
-            for i in np.flatnonzero(self.prompt_n >= self._max_length):
-                found[int(i)] = _too_long(numbers[i], int(self.prompt_n[i]), self._max_length)
-        return found
-
-    def _kept(self, prompt: list[int], response: list[int]) -> list[int]:
-        whole = prompt + response
-        if self._max_length is None:
-            return whole
-        return whole[: self._max_length] if self._keep_start else whole[-self._max_length :]
-
-    def _identical(self, i: int, number: int) -> RowProblem:
-        if self._max_length is None or (self.whole_n2[i] <= self._max_length).all():
-            return RowProblem(number, "identical_as_tokens", "chosen and rejected are the same tokens")
-        first = "first" if self._keep_start else "last"
-        return RowProblem(
-            number,
-            "identical_after_truncation",
-            f"the {first} {self._max_length:,} tokens of prompt and response, which is all that is kept, are the same "
-            "for chosen and rejected",
-        )
+def _same_tokens(tokens: datasets.Dataset, places: list[int], truncation: Truncation) -> list[int]:
+    """Give those of some rows of which the same is kept of both responses."""
+    narrow = tokens.select_columns(list(TOKEN_COLUMNS)).with_format(None)
+    found = []
+    for first in range(0, len(places), _BATCH):
+        batch = places[first : first + _BATCH]
+        for i, prompt, chosen, rejected in zip(batch, *narrow.select(batch)[:].values(), strict=True):
+            if truncation.kept(prompt + chosen) == truncation.kept(prompt + rejected):
+                found.append(i)
+    return found
 
 
 def _lengths(dataset: datasets.Dataset, column: str) -> np.ndarray:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     counts = [
         pc.list_value_length(batch[column]).fill_null(0).to_numpy()
         for batch in dataset.select_columns([column]).with_format("arrow").iter(10 * _BATCH)

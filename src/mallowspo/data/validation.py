@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from mallowspo.data.annotations import OPTIONAL_COLUMNS, read_annotations
+import pyarrow as pa
+
+from mallowspo.data.annotations import LAYOUT_COLUMNS, OPTIONAL_COLUMNS, read_annotations
 from mallowspo.data.problems import RowError, RowProblem, check_invalid_rows, settle
 from mallowspo.data.records import (
     LIST_COLUMN,
+    PLACES_COLUMN,
+    RANKS_COLUMN,
     RESERVED_COLUMNS,
     TOKEN_COLUMNS,
     PreferenceRow,
     is_tokenized,
     row_from_columns,
 )
-from mallowspo.data.tables import TableBuilder, is_json_feature
+from mallowspo.data.tables import TableBuilder, is_json_feature, rows_of
 from mallowspo.errors import InputError, not_one_of
 
 if TYPE_CHECKING:
@@ -28,13 +33,14 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["ValidatedData", "check_columns", "require_dataset", "validate_rows"]
 
-_BATCH = 2_000
+_CHUNK = 2_000
 _LAYOUTS = (
     "prompt, chosen, rejected (text)",
     "chosen, rejected (text that begins with the prompt)",
     "prompt, chosen, rejected (lists of messages)",
     "chosen, rejected (lists of messages that begin with the prompt)",
     "prompt, responses, ranks (K >= 2 responses, rank 1 is best)",
+    "prompt, responses, scores (K >= 2 responses, the higher score is better)",
 )
 # Columns that other tools write beside a preference; TRL would take them for the conversation itself.
 _SHADOWING = frozenset({"messages", "completion"})
@@ -45,17 +51,12 @@ _PROMPT_NAMES = frozenset({"prompt", "prompt_text", "question", "instruction", "
 
 @dataclass(frozen=True)
 class ValidatedData:
-    """Pairs that can be tokenised, and what was left out.
+    """Pairs that can be tokenised, and what was left out."""
 
-    Attributes:
-        dataset: Columns `prompt`, `chosen`, `rejected` (text or messages), `row_index` (int, position in the source
-            from 0, for messages), the optional columns that were asked for, and the source's other columns,
-            untouched. A row of K > 2 ranked responses gives one pair per strict preference; where there is one, the
-            pairs of one row have the same value in `LIST_COLUMN`. Where asked for, `votes` is [chosen, rejected,
-            ties], `rankings` the rankings of all K responses.
-        problems: The rows that were left out, and why.
-    """
-
+    # `prompt`, `chosen`, `rejected` (text or messages), `row_index` (position in the source from 0, for messages), the
+    # optional columns that were asked for (`votes` as [chosen, rejected, ties], `rankings` of all K responses), and
+    # the source's other columns, untouched. A row of K > 2 ranked responses gives one pair per strict preference;
+    # where there is one, the pairs of one row have the same value in `LIST_COLUMN`.
     dataset: datasets.Dataset
     problems: tuple[RowProblem, ...] = ()
 
@@ -66,36 +67,14 @@ def validate_rows(
     invalid_rows: str = "error",
     columns: Collection[str] = OPTIONAL_COLUMNS,
     source: str = "dataset",
+    lists: bool = False,
 ) -> ValidatedData:
-    """Check every row and give the good ones as pairs with an explicit prompt.
+    """Check every row, and these of `OPTIONAL_COLUMNS`, and give the good ones as pairs with an explicit prompt.
 
-    TRL trains on empty and identical responses without a word, and crashes on an implicit prompt that is empty.
-    Here every such row is named, all at once.
-
-    Args:
-        dataset: Rows in a layout that `row_from_columns` reads. Where it has a column `row_index` of whole
-            numbers >= 0, each once (a file that was read) or beside `LIST_COLUMN` (data that was validated before),
-            rows keep these numbers in messages. Columns in `RESERVED_COLUMNS` are left out.
-            Rows that are token ids alone have no text to check: only `columns` are, and `tokenize_pairs` checks
-            the ids.
-        invalid_rows: `error` raises where any row cannot be used, `drop` leaves such rows out.
-        columns: Which of `OPTIONAL_COLUMNS` the caller will read. These are checked and brought into one form; the
-            others are handed on as they are, and no value of theirs costs a row. `votes` may be null: nobody voted.
-        source: What the rows came from, for messages.
-
-    Returns:
-        The pairs and the problems.
-
-    Raises:
-        InputError: A column is missing or unsupported; a row cannot be used (see `invalid_rows`); none is left.
-
-    Example:
-        >>> from datasets import Dataset
-        >>> columns = {"prompt": ["1+1=", "2+2="], "chosen": ["2", ""], "rejected": ["3", "5"]}
-        >>> found = validate_rows(Dataset.from_dict(columns), invalid_rows="drop")
-        >>> found.dataset["chosen"][:], found.problems[0].kind
-        (['2'], 'empty_response')
+    With `lists` the pairs of a row are as few as hold all of its responses, with `PLACES_COLUMN` and `RANKS_COLUMN`.
     """
+    # TRL trains on empty and identical responses without a word, and crashes on an implicit prompt that is empty. Here
+    # every such row is named, all at once. Rows that are token ids alone have no text to check.
     check_invalid_rows(invalid_rows)
     for name in columns:
         if name not in OPTIONAL_COLUMNS:
@@ -113,12 +92,23 @@ def validate_rows(
     messages = isinstance(dataset.features.get("chosen"), datasets.List | datasets.LargeList)
     check_columns(dataset.column_names, source, messages=messages)
     numbers = _row_numbers(dataset)
-    rebuild = _needs_rebuilding(dataset, wanted)
-    check = _check_all(dataset, numbers, wanted, keep_rows=rebuild)
-    problems = tuple(sorted(check.problems, key=lambda problem: problem.row_index))
-    left = len(set(check.positions) - check.odd)
-    settle(problems, len(dataset), left, invalid_rows=invalid_rows, source=source)
-    return ValidatedData(_assemble(dataset, check, numbers, wanted), problems)
+    builder = TableBuilder() if lists or _needs_rebuilding(dataset, wanted) else None
+    places, chats, problems = _check_all(dataset, numbers, wanted, builder, lists)
+    # TRL decides by the first row whether to add an end-of-sequence token, for all rows alike.
+    usual = 2 * sum(chats) > len(chats)
+    odd = {place for place, chat in zip(places, chats, strict=True) if chat != usual}
+    found, other = ("text", "lists of messages") if usual else ("a list of messages", "text")
+    detail = f"the row is {found}, most rows are {other}"
+    problems += [RowProblem(numbers[place], "mixed_layout", detail) for place in sorted(odd)]
+    problems.sort(key=lambda problem: problem.row_index)
+    settle(problems, len(dataset), len(set(places) - odd), invalid_rows=invalid_rows, source=source)
+    kept = [i for i, place in enumerate(places) if place not in odd]
+    table = None
+    if builder is not None:
+        built = builder.finish()
+        table = _plain(built if len(kept) == len(built) else built.select(kept))
+    assembled = _assemble(dataset, table, [places[i] for i in kept], numbers, wanted, lists)
+    return ValidatedData(assembled, tuple(problems))
 
 
 def _without_reserved(dataset: datasets.Dataset, source: str) -> datasets.Dataset:
@@ -134,24 +124,7 @@ def _without_reserved(dataset: datasets.Dataset, source: str) -> datasets.Datase
 
 
 def require_dataset(value: Any, name: str) -> datasets.Dataset:
-    """Raise `InputError` unless this is a `datasets.Dataset`, and say how to make one of it.
-
-    Args:
-        value: What was given as a data set.
-        name: What to call it in messages, such as `train_dataset`.
-
-    Returns:
-        The value itself.
-
-    Raises:
-        InputError: It is something else.
-
-    Example:
-        >>> require_dataset([{"prompt": "1+1=", "chosen": "2", "rejected": "3"}], "train_dataset")
-        Traceback (most recent call last):
-        ...
-        mallowspo.errors.InputError: train_dataset: got list; pass datasets.Dataset.from_list(rows)
-    """
+    """Raise `InputError` unless this is a `datasets.Dataset`, and say how to make one of it."""
     import datasets
 
     if isinstance(value, datasets.Dataset):
@@ -185,27 +158,11 @@ def _remedy(value: Any) -> str:
 
 
 def check_columns(names: Sequence[str], source: str, *, messages: bool = False) -> None:
-    """Raise `InputError` where a data set's columns hold no preference in an accepted layout.
-
-    Args:
-        names: The columns.
-        source: What the rows came from, for messages.
-        messages: Whether the responses are lists of messages. Only texts share a beginning by accident, so only
-            there a column such as `question` beside no `prompt` is taken for a prompt of another name.
-
-    Raises:
-        InputError: A column is missing, unsupported or misnamed; the message lists what is accepted.
-
-    Example:
-        >>> check_columns(["Question", "chosen", "rejected"], "pairs.csv")
-        Traceback (most recent call last):
-        ...
-        mallowspo.errors.InputError: pairs.csv: there is no column 'prompt', but there is 'Question'; rename it ...
-    """
+    """Raise `InputError` where a data set's columns hold no preference in an accepted layout."""
     vision = sorted({"image", "images"} & set(names))
     if vision:
         raise InputError(f"{source}: the column {vision[0]!r} holds images; only text is supported")
-    ranked = {"prompt", "responses", "ranks"} <= set(names)
+    ranked = {"prompt", "responses"} <= set(names) and bool({"ranks", "scores"} & set(names))
     if not ranked and not {"chosen", "rejected"} <= set(names):
         layouts = "\n".join(f"  {layout}" for layout in _LAYOUTS)
         raise InputError(
@@ -224,10 +181,7 @@ def check_columns(names: Sequence[str], source: str, *, messages: bool = False) 
 
 
 def _row_numbers(dataset: datasets.Dataset) -> list[int]:
-    """Give each row's number for messages: its own `row_index` where it has a sound one, else its position.
-
-    A column of that name that repeats numbers no rows, unless it is of lists that became pairs here.
-    """
+    """Give each row's number for messages: its own `row_index` where it has a sound one, else its position."""
     if "row_index" in dataset.column_names:
         found: list[Any] = dataset["row_index"][:]
         sound = all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in found)
@@ -236,28 +190,39 @@ def _row_numbers(dataset: datasets.Dataset) -> list[int]:
     return list(range(len(dataset)))
 
 
+def _good_rows(
+    dataset: datasets.Dataset,
+    numbers: list[int],
+    columns: Sequence[str],
+    read: Callable[[dict[str, Any], int], Any],
+    problems: list[RowProblem],
+) -> Iterator[tuple[int, Any]]:
+    """Read some columns row by row; one that cannot be used is a problem, the others come with their place."""
+    for place, values in enumerate(rows_of(dataset, columns)):
+        try:
+            row = read(values, numbers[place])
+        except RowError as error:
+            problems.append(RowProblem(numbers[place], error.kind, error.detail))
+        else:
+            yield place, row
+
+
 def _check_beside_tokens(
     dataset: datasets.Dataset, wanted: frozenset[str], *, invalid_rows: str, source: str
 ) -> ValidatedData:
     """Check the optional columns of rows that are tokens; where all is well they are the very rows that were given."""
     numbers = _row_numbers(dataset)
     names = [name for name in OPTIONAL_COLUMNS if name in wanted and name in dataset.column_names]
-    read = dataset.select_columns(names).with_format(None)[:] if names else {}
-    rows: list[dict[str, Any]] = []
-    problems = []
-    bad = set()
-    for position, values in enumerate(zip(*read.values(), strict=True)):
-        try:
-            rows.append(read_annotations(dict(zip(read, values, strict=True)), None, pair=True, columns=names))
-        except RowError as error:
-            problems.append(RowProblem(numbers[position], error.kind, error.detail))
-            bad.add(position)
-    good = [position for position in range(len(dataset)) if position not in bad]
+    problems: list[RowProblem] = []
+    good: dict[int, dict[str, Any]] = dict.fromkeys(range(len(dataset)), {})
+    if names:
+        read = partial(read_annotations, k=None, pair=True, columns=names)
+        good = dict(_good_rows(dataset, numbers, names, lambda values, _: read(values), problems))
     settle(problems, len(dataset), len(good), invalid_rows=invalid_rows, source=source)
-    columns = {name: [_as_lists(row[name]) for row in rows] for name in names}
+    columns = {name: [_as_lists(row[name]) for row in good.values()] for name in names}
     if problems or "row_index" in dataset.column_names:
-        columns["row_index"] = [numbers[position] for position in good]
-    return ValidatedData(_with_columns(dataset.select(good) if problems else dataset, columns), tuple(problems))
+        columns["row_index"] = [numbers[place] for place in good]
+    return ValidatedData(_with_columns(dataset.select(list(good)) if problems else dataset, columns), tuple(problems))
 
 
 def _with_columns(dataset: datasets.Dataset, columns: dict[str, list[Any]]) -> datasets.Dataset:
@@ -292,27 +257,10 @@ def _needs_rebuilding(dataset: datasets.Dataset, wanted: frozenset[str]) -> bool
     )
 
 
-@dataclass
-class _Check:
-    """What a pass over the rows found: good source positions, one per pair, and the pairs' new columns."""
-
-    positions: list[int]
-    conversational: list[bool]
-    problems: list[RowProblem]
-    builder: TableBuilder | None
-    odd: frozenset[int] = frozenset()
-
-    def add(self, rows: list[tuple[int, PreferenceRow]]) -> None:
-        """Take in one batch of good rows with their positions in the data set."""
-        pairs = [(position, pair) for position, row in rows for pair in row.to_pairs()]
-        self.positions += [position for position, _ in pairs]
-        self.conversational += [pair.is_conversational for _, pair in pairs]
-        if self.builder is not None:
-            self.builder.append_rows([_pair_columns(pair) for _, pair in pairs])
-
-
 def _pair_columns(pair: PreferenceRow) -> dict[str, Any]:
     found: dict[str, Any] = {"prompt": pair.prompt, "chosen": pair.responses[0], "rejected": pair.responses[1]}
+    if pair.places is not None:
+        found |= {PLACES_COLUMN: list(pair.places), RANKS_COLUMN: list(pair.ranks)}
     for name in OPTIONAL_COLUMNS:
         value = getattr(pair, name)
         if value is not None:
@@ -320,84 +268,67 @@ def _pair_columns(pair: PreferenceRow) -> dict[str, Any]:
     return found
 
 
-def _check_all(dataset: datasets.Dataset, numbers: list[int], wanted: frozenset[str], *, keep_rows: bool) -> _Check:
-    check = _Check([], [], [], TableBuilder() if keep_rows else None)
-    for first, batch in _batches(dataset, wanted):
-        good = []
-        for offset, mapping in enumerate(batch):
-            position = first + offset
-            try:
-                good.append((position, row_from_columns(mapping, numbers[position], columns=wanted)))
-            except RowError as error:
-                check.problems.append(RowProblem(numbers[position], error.kind, error.detail))
-        check.add(good)
-    _drop_the_odd_layout(check, numbers)
-    return check
-
-
-def _batches(dataset: datasets.Dataset, wanted: frozenset[str]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Read only the columns that are checked, many rows at a time."""
-    read = [n for n in (*_PAIR, "responses", "ranks", *wanted) if n in dataset.column_names]
-    narrow = dataset.select_columns(read).with_format(None)
-    for first in range(0, len(narrow), _BATCH):
-        columns = narrow[first : first + _BATCH]
-        yield first, [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _drop_the_odd_layout(check: _Check, numbers: list[int]) -> None:
-    """Mark the rows that are chat in a data set of texts, or texts in a data set of chat.
-
-    TRL decides by the first row whether to add an end-of-sequence token, for all rows alike.
-    """
-    chats = sum(check.conversational)
-    if chats in (0, len(check.conversational)):
-        return
-    usual = 2 * chats > len(check.conversational)
-    found, other = ("text", "lists of messages") if usual else ("a list of messages", "text")
-    layouts = zip(check.positions, check.conversational, strict=True)
-    check.odd = frozenset(position for position, chat in layouts if chat != usual)
-    for position in sorted(check.odd):
-        check.problems.append(
-            RowProblem(numbers[position], "mixed_layout", f"the row is {found}, most rows are {other}")
-        )
+def _check_all(
+    dataset: datasets.Dataset, numbers: list[int], wanted: frozenset[str], builder: TableBuilder | None, lists: bool
+) -> tuple[list[int], list[bool], list[RowProblem]]:
+    """Give of each good pair its row's place and whether it is chat, and the problems; `builder` gets the pairs."""
+    places: list[int] = []
+    chats: list[bool] = []
+    problems: list[RowProblem] = []
+    chunk: list[dict[str, Any]] = []
+    columns = [n for n in (*LAYOUT_COLUMNS, *wanted) if n in dataset.column_names]
+    read = partial(row_from_columns, columns=wanted)
+    for place, row in _good_rows(dataset, numbers, columns, read, problems):
+        pairs = row.to_cover() if lists else row.to_pairs()
+        places += [place] * len(pairs)
+        chats += [row.is_conversational] * len(pairs)
+        if builder is not None:
+            chunk += map(_pair_columns, pairs)
+            if len(chunk) >= _CHUNK:
+                builder.append_rows(chunk)
+                chunk = []
+    if builder is not None:
+        builder.append_rows(chunk)
+    return places, chats, problems
 
 
 def _assemble(
-    dataset: datasets.Dataset, check: _Check, numbers: list[int], wanted: frozenset[str]
+    dataset: datasets.Dataset,
+    table: datasets.Dataset | None,
+    places: list[int],
+    numbers: list[int],
+    wanted: frozenset[str],
+    lists: bool,
 ) -> datasets.Dataset:
     """Put the good pairs together: the checked columns, `row_index`, and what else the source had."""
     import datasets
-    import pyarrow as pa
 
-    kept = [i for i, position in enumerate(check.positions) if position not in check.odd]
-    positions = [check.positions[i] for i in kept]
-    replaced = _SHADOWING | wanted | {"responses", "ranks", "row_index"}
-    if check.builder is not None:
-        replaced |= set(_PAIR)
-    others = dataset.remove_columns([name for name in dataset.column_names if name in replaced])
+    replaced = (
+        _SHADOWING
+        | wanted
+        | {"row_index", *({*LAYOUT_COLUMNS} - {*_PAIR} if "responses" in dataset.column_names else ())}
+    )
     parts = []
-    if check.builder is not None:
-        built = check.builder.finish()
-        parts.append(_plain(built if len(kept) == len(built) else built.select(kept)))
+    if table is not None:
+        replaced |= set(_PAIR)
+        parts.append(table)
+    others = dataset.remove_columns([name for name in dataset.column_names if name in replaced])
     if others.column_names:
-        whole = positions == list(range(len(dataset)))
-        parts.append(others if whole else others.select(positions).flatten_indices())
-    ours = {"row_index": [numbers[position] for position in positions]}
-    if LIST_COLUMN not in dataset.column_names and len(set(positions)) < len(positions):
-        ours[LIST_COLUMN] = positions
+        whole = places == list(range(len(dataset)))
+        parts.append(others if whole else others.select(places).flatten_indices())
+    ours = {"row_index": [numbers[place] for place in places]}
+    if LIST_COLUMN not in dataset.column_names and (lists or len(set(places)) < len(places)):
+        ours[LIST_COLUMN] = places
     parts.append(datasets.Dataset(pa.table({name: pa.array(ids, type=pa.int64()) for name, ids in ours.items()})))
     return datasets.concatenate_datasets(parts, axis=1)
 
 
 def _plain(dataset: datasets.Dataset) -> datasets.Dataset:
-    """Give mixed columns their plain type back, now that the values which did not fit are gone.
-
-    A text that reads as JSON (an answer such as "42") would come out of `Dataset.map` as a number otherwise.
-    """
+    """Give mixed columns their plain type back, now that the values which did not fit are gone."""
+    # A text that reads as JSON (an answer such as "42") would come out of `Dataset.map` as a number otherwise.
     if not any(is_json_feature(feature) for feature in dataset.features.values()):
         return dataset
     builder = TableBuilder()
-    for first in range(0, len(dataset), 10 * _BATCH):
-        columns = dataset[first : first + 10 * _BATCH]
+    for columns in dataset.iter(10 * _CHUNK):
         builder.append_columns(columns, len(next(iter(columns.values()))))
     return builder.finish()

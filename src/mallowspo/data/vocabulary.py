@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow.compute as pc
+
+from mallowspo.data.records import TOKEN_COLUMNS
 from mallowspo.errors import InputError
 
 __all__ = ["embedding_rows", "padding_id", "refuse_unknown_ids", "resize_advice"]
 
-_ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
-
 
 def embedding_rows(model: Any, *, revision: str | None = None, trust_remote_code: bool = False) -> int | None:
-    """Rows of a model's input embedding.
-
-    Args:
-        model: A name, a path or a model; of a name the configuration alone is read.
-        revision: Of a hub name.
-        trust_remote_code: Run code that comes with the model's configuration.
-
-    Returns:
-        The number of ids that the model knows; None where its configuration cannot be read or does not tell.
-    """
+    """Rows of a model's input embedding; of a name the configuration alone is read. None where they are unknown."""
     if not isinstance(model, str):
         embedding = model.get_input_embeddings()
         # Sharded engines leave an empty weight behind, but the layer still knows its size.
@@ -38,15 +30,7 @@ def embedding_rows(model: Any, *, revision: str | None = None, trust_remote_code
 
 
 def padding_id(tokenizer: Any, size: int | None) -> int:
-    """An id to fill up batches with that the model can read; what is padding is told by the masks, not by the id.
-
-    Args:
-        tokenizer: With a pad token.
-        size: Rows of the model's embedding, or None where unknown.
-
-    Returns:
-        The tokenizer's pad id; where the model has no row for it, its EOS id or 0.
-    """
+    """An id to fill up batches with that the model can read; what is padding is told by the masks, not by the id."""
     candidates = [tokenizer.pad_token_id, tokenizer.eos_token_id, 0]
     return next(int(i) for i in candidates if i is not None and (size is None or i < size))
 
@@ -60,22 +44,10 @@ def resize_advice(tokenizer: Any, size: int) -> str:
 
 
 def refuse_unknown_ids(dataset: Any, tokenizer: Any, size: int | None, name: str) -> None:
-    """Refuse tokens that the model has no row for.
-
-    Args:
-        dataset: Tokenised rows.
-        tokenizer: That wrote them.
-        size: Rows of the model's embedding; None is let through.
-        name: Of the data, for the message.
-
-    Raises:
-        InputError: Names the first row with such an id, the token, and both sizes.
-    """
+    """Refuse token ids that an embedding of `size` rows (None: unknown) has no row for, by the first row with one."""
     if size is None or len(tokenizer) <= size or len(dataset) == 0:
         return
-    import pyarrow.compute as pc
-
-    columns = [column for column in _ID_COLUMNS if column in dataset.column_names]
+    columns = [column for column in TOKEN_COLUMNS if column in dataset.column_names]
     for start, table in enumerate(dataset.select_columns(columns).with_format("arrow").iter(1000)):
         if not any((pc.max(pc.list_flatten(table[column])).as_py() or 0) >= size for column in columns):
             continue

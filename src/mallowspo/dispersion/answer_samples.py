@@ -21,19 +21,12 @@ __all__ = ["SampledAnswer", "sample_answers"]
 
 @dataclass(frozen=True)
 class SampledAnswer:
-    """One answer that a model gave to a prompt, once or more often.
+    """One answer that a model gave to a prompt, once or more often."""
 
-    Attributes:
-        ids: Its tokens, the end-of-sequence token included where it was reached.
-        count: How many of the samples were this answer.
-        token_logp: Log-probability of each token, nats.
-        token_entropy: Entropy of the distribution that each token was drawn from, nats.
-    """
-
-    ids: tuple[int, ...]
-    count: int
-    token_logp: tuple[float, ...]
-    token_entropy: tuple[float, ...]
+    ids: tuple[int, ...]  # the end-of-sequence token included where it was reached
+    count: int  # how many of the samples were this answer
+    token_logp: tuple[float, ...]  # nats
+    token_entropy: tuple[float, ...]  # of the distribution that each token was drawn from, nats
 
     @property
     def logp(self) -> float:
@@ -51,23 +44,7 @@ def sample_answers(
     seed: int = 0,
     batch_size: int = 512,
 ) -> list[list[SampledAnswer]]:
-    """Draw answers at temperature 1.
-
-    Args:
-        model: A causal language model of transformers; it is run in eval mode and left as it was.
-        prompt_ids: Token ids of the prompts, each at least one token.
-        samples: Answers a prompt, at least 1.
-        max_new_tokens: Tokens after which an answer is cut.
-        end_id: The end-of-sequence token.
-        seed: Same seed, same answers.
-        batch_size: Rows of one forward pass; it changes memory, not the result.
-
-    Returns:
-        For each prompt its distinct answers, the most frequent first; their counts sum to `samples`.
-
-    Raises:
-        InputError: No prompts, an empty one, or a number out of range.
-    """
+    """Draw answers at temperature 1: for each prompt the distinct ones, the most frequent first, `samples` in all."""
     if not prompt_ids or not all(len(ids) for ids in prompt_ids):
         raise InputError("prompt_ids: expected at least one prompt, each of at least one token")
     if samples < 1 or max_new_tokens < 1:

@@ -2,15 +2,17 @@
 
     raw(x)    = -log u(x)          (index from the reference's entropy)
               = -2 log phi(x)      (phi from people, or given)
-    weight(x) = clip(scale * raw(x), low, high)
+    weight(x) = clip(scale * spread(raw(x)), low, high)
 
-`scale` is the paper's phi*. It is fitted once, on the training rows; evaluation sets and resumed runs reuse it.
+`spread` leaves raw weights as they are, draws them towards their mean (`shrink`), takes them to a `power` in [0, 1],
+or both in this order. `scale` is the paper's phi*. All are fitted once, on the training rows; evaluation sets and
+resumed runs reuse them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,17 @@ from scipy.optimize import brentq
 
 from mallowspo.errors import InputError
 
-__all__ = ["ENTROPY_FLOOR", "Calibration", "calibrate", "raw_from_index", "raw_from_phi"]
+__all__ = [
+    "ENTROPY_FLOOR",
+    "Calibration",
+    "calibrate",
+    "check_clip",
+    "check_power",
+    "check_scale",
+    "check_shrink",
+    "raw_from_index",
+    "raw_from_phi",
+]
 
 Floats = NDArray[np.float64]
 
@@ -95,6 +107,9 @@ class Calibration:
         automatic: Whether `scale` was fitted so that the mean training weight is 1.
         clip: Lowest and highest weight.
         per: `prompt` or `pair`.
+        shrink: s: raw weights over their training mean become max(0, 1 + s (raw/mean - 1)); None leaves them.
+        power: rho in [0, 1]: what they become is taken to this power; 0 gives every row the same weight.
+        raw_mean: Mean raw training weight, which `shrink` refers to.
         estimator: Which index (source `entropy` only).
         map: How the index became a raw weight (source `entropy` only).
         index_map: That map as it was fitted, `IndexMap.to_dict()` (source `entropy` only); it serves evaluation sets
@@ -105,6 +120,7 @@ class Calibration:
         weight_mean: Mean training weight.
         weight_std: Standard deviation of the training weights.
         weight_quantiles: 5, 10, 25, 50, 75, 90 and 95 per cent points of the training weights.
+        worth: What these weights are worth in pairs (`mallowspo.dispersion.analysis.worth`).
     """
 
     source: str
@@ -112,6 +128,9 @@ class Calibration:
     automatic: bool
     clip: tuple[float, float]
     per: str
+    shrink: float | None = None
+    power: float = 1.0
+    raw_mean: float = 1.0
     estimator: str | None = None
     map: str | None = None
     index_map: Mapping[str, Any] | None = None
@@ -121,27 +140,32 @@ class Calibration:
     weight_mean: float = float("nan")
     weight_std: float = float("nan")
     weight_quantiles: tuple[float, ...] = ()
+    worth: Mapping[str, Any] | None = None
 
-    def weight(self, raw_n: ArrayLike) -> Floats:
+    def weight(self, raw: Any) -> Any:
         """Weights of rows whose raw index is known.
 
         Args:
-            raw_n: Raw weights >= 0, any shape.
+            raw: Raw weights >= 0, any shape: numbers, an array or a tensor.
 
         Returns:
-            Weights in [low, high], same shape.
+            Weights in [low, high], same shape: a tensor for a tensor, else an array.
 
         Example:
             >>> c = Calibration(source="column", scale=2.0, automatic=False, clip=(0.0, 3.0), per="pair")
             >>> c.weight([0.5, 9.0]).tolist()
             [1.0, 3.0]
         """
-        return np.clip(self.scale * np.asarray(raw_n, np.float64), *self.clip)
+        return self._scaled(raw).clip(*self.clip)
 
-    def is_clipped(self, raw_n: ArrayLike) -> NDArray[np.bool_]:
+    def is_clipped(self, raw: Any) -> Any:
         """Which rows the clip changes; arguments as in `weight`."""
-        scaled = self.scale * np.asarray(raw_n, np.float64)
+        scaled = self._scaled(raw)
         return (scaled < self.clip[0]) | (scaled > self.clip[1])
+
+    def _scaled(self, raw: Any) -> Any:
+        values = raw if hasattr(raw, "clip") else np.asarray(raw, np.float64)
+        return self.scale * _spread(values, self.shrink, self.power, self.raw_mean)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -170,6 +194,13 @@ class Calibration:
                 and 0 <= read.clip[0] < read.clip[1],
                 "0 <= low < high",
             ),
+            (
+                "shrink",
+                read.shrink is None or (_is_number(read.shrink) and read.shrink >= 0),
+                "a number >= 0, or null",
+            ),
+            ("power", _is_number(read.power) and 0 <= read.power <= 1, "a number in [0, 1]"),
+            ("raw_mean", _is_number(read.raw_mean) and read.raw_mean >= 0, "a finite number >= 0"),
             ("per", read.per in ("prompt", "pair"), "prompt or pair"),
             ("source", isinstance(read.source, str), "a text"),
             ("automatic", isinstance(read.automatic, bool), "true or false"),
@@ -181,6 +212,13 @@ class Calibration:
                     "or is damaged, take it from the training again"
                 )
         return read
+
+
+def _spread(raw: Any, shrink: float | None, power: float, raw_mean: float) -> Any:
+    """Raw weights, of an array or of a tensor, drawn towards their mean and taken to a power."""
+    if shrink is not None:
+        raw = (1 + shrink * (raw / raw_mean - 1)).clip(0)
+    return raw if power == 1 else raw**power
 
 
 def _is_number(value: Any) -> bool:
@@ -198,6 +236,8 @@ def calibrate(
     scale: float | str = "auto",
     clip: tuple[float, float] = (0.0, 10.0),
     per: str = "prompt",
+    shrink: float | None = None,
+    power: float = 1.0,
     estimator: str | None = None,
     map: str | None = None,
     index_map: Mapping[str, Any] | None = None,
@@ -211,6 +251,9 @@ def calibrate(
         scale: phi* > 0, or `auto`: the mean weight, clip included, becomes 1, so that beta keeps DPO's meaning.
         clip: Lowest and highest weight, 0 <= low < high.
         per: `prompt` or `pair`; recorded.
+        shrink: s >= 0, how far the raw weights are believed: 0 makes them all alike, 1 leaves their spread, above 1
+            stretches it; None leaves them.
+        power: rho in [0, 1], after `shrink`.
         estimator: Recorded.
         map: Recorded.
         index_map: Recorded.
@@ -233,40 +276,84 @@ def calibrate(
         [0.5, 1.0, 1.5]
     """
     raw = np.asarray(raw_n, np.float64)
-    low, high = clip
     if raw.size == 0:
         raise InputError("dispersion: there are no training rows to calibrate on")
     if not np.isfinite(raw).all() or (raw < 0).any():
         row = int(np.argmax(~np.isfinite(raw) | (raw < 0)))
         raise InputError(f"dispersion: row {row:,} has a raw weight of {raw[row]}, expected a finite number >= 0")
-    if not 0 <= low < high or not np.isfinite(high):
-        raise InputError(f"dispersion_clip: got [{low}, {high}], expected 0 <= low < high")
-    phi_star = _fit_scale(raw, low, high) if scale == "auto" else _given_scale(scale)
-    weight = np.clip(phi_star * raw, low, high)
-    if not weight.any():
-        raise InputError(
-            "dispersion: every training row has weight 0, so nothing would be learnt; look at the weight column, at "
-            "dispersion_scale and at dispersion_clip"
-        )
-    return Calibration(
+    low, high = check_clip(clip)
+    given = check_scale(scale)
+    check_power(power)
+    if shrink is not None:
+        check_shrink(shrink)
+    raw_mean = float(raw.mean())
+    if shrink is not None and raw_mean <= 0:
+        raise _no_agreement()
+    phi_star = given if isinstance(given, float) else _fit_scale(_spread(raw, shrink, power, raw_mean), low, high)
+    fitted = Calibration(
         source=source,
         scale=phi_star,
-        automatic=scale == "auto",
-        clip=(float(low), float(high)),
+        automatic=given == "auto",
+        clip=(low, high),
         per=per,
+        shrink=None if shrink is None else float(shrink),
+        power=float(power),
+        raw_mean=raw_mean,
         estimator=estimator,
         map=map,
         index_map=index_map,
         rows=int(raw.size),
         floored=floored,
-        clipped=int(((phi_star * raw < low) | (phi_star * raw > high)).sum()),
+    )
+    weight = fitted.weight(raw)
+    if not weight.any():
+        raise InputError(
+            "dispersion: every training row has weight 0, so nothing would be learnt; look at the weight column, at "
+            "dispersion_scale and at dispersion_clip"
+        )
+    return replace(
+        fitted,
+        clipped=int(fitted.is_clipped(raw).sum()),
         weight_mean=float(weight.mean()),
         weight_std=float(weight.std()),
         weight_quantiles=tuple(float(q) for q in np.quantile(weight, [0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95])),
     )
 
 
-def _given_scale(scale: float | str) -> float:
+def check_clip(clip: Sequence[float]) -> tuple[float, float]:
+    """Lowest and highest weight, which must be 0 <= low < high."""
+    if len(clip) != 2 or not 0 <= clip[0] < clip[1] < np.inf:
+        raise InputError(f"dispersion_clip: got {list(clip)}, expected two numbers 0 <= low < high")
+    return float(clip[0]), float(clip[1])
+
+
+def check_power(power: float) -> float:
+    """The power rho, which must be in [0, 1]."""
+    if not 0 <= power <= 1:
+        raise InputError(
+            f"dispersion_power: got {power}, expected a number in [0, 1]; 1 is the full weight, 0 is none"
+        )
+    return float(power)
+
+
+def check_shrink(shrink: float) -> float:
+    """How far raw weights are believed, s, which must be finite and >= 0."""
+    if not 0 <= shrink < np.inf:
+        raise InputError(f"dispersion_shrink: got {shrink}, expected 'none', 'votes' or a finite number >= 0")
+    return float(shrink)
+
+
+def _no_agreement() -> InputError:
+    return InputError(
+        "dispersion: every row has raw weight 0 (the index says that people differ as much as they can on every "
+        "prompt), so no scale gives a mean weight of 1; check the reference model, or set dispersion: none"
+    )
+
+
+def check_scale(scale: float | str) -> float | str:
+    """phi*, which must be `auto` or a number > 0, also one that is written as text."""
+    if scale == "auto":
+        return scale
     try:
         value = float(scale)
     except (TypeError, ValueError):
@@ -280,16 +367,13 @@ def _fit_scale(raw: Floats, low: float, high: float) -> float:
     """The scale at which the clipped weights have mean 1; the mean rises with the scale."""
     mean = float(raw.mean())
     if mean <= 0:
-        raise InputError(
-            "dispersion: every row has raw weight 0 (the index says that people differ as much as they can on every "
-            "prompt), so no scale gives a mean weight of 1; check the reference model, or set dispersion: none"
-        )
+        raise _no_agreement()
     scale = 1 / mean
-    if np.clip(scale * raw, low, high).mean() == (scale * raw).mean():
+    if (scale * raw).clip(low, high).mean() == (scale * raw).mean():
         return scale
 
     def excess(log_scale: float) -> float:
-        return float(np.clip(np.exp(log_scale) * raw, low, high).mean()) - 1
+        return float((np.exp(log_scale) * raw).clip(low, high).mean()) - 1
 
     lowest, highest = np.log(scale) - 50, np.log(scale) + 50
     if excess(lowest) >= 0 or excess(highest) <= 0:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mallowspo.errors import InputError
+
+if TYPE_CHECKING:
+    from mallowspo.scoring import ReferenceScores
 
 __all__ = ["ReferenceStatistics", "entropy_index", "mean_by_prompt", "normalised_entropy"]
 
@@ -40,28 +44,21 @@ class ReferenceStatistics:
     first_entropy_nk: Floats | None = None
     divergent_entropy_nk: Floats | None = None
 
+    @classmethod
+    def of(cls, scores: ReferenceScores, *, vocab_size: int) -> ReferenceStatistics:
+        """What the estimators read of a reference's scores."""
+        return cls(
+            logp_nk=scores.logp_nk,
+            entropy_sum_nk=scores.entropy_sum_nk,
+            length_nk=np.asarray(scores.length_nk, np.float64),
+            vocab_size=vocab_size,
+            first_entropy_nk=scores.first_entropy_nk,
+            divergent_entropy_nk=scores.divergent_entropy_nk,
+        )
+
 
 def normalised_entropy(entropy_sum: ArrayLike, lengths: ArrayLike, *, vocab_size: int) -> Floats:
-    """Mean next-token entropy over a response's tokens as a share of the largest possible.
-
-    Args:
-        entropy_sum: Sum of next-token entropies over response positions, nats, any shape.
-        lengths: Number of those positions, same shape.
-        vocab_size: |V|, at least 2: the last axis of the logits.
-
-    Returns:
-        The normalised entropy in [0, 1], same shape; a response without tokens gives NaN.
-
-    Raises:
-        InputError: A vocabulary of fewer than two tokens.
-
-    Source: Chen et al. 2025 (arXiv 2405.14953), section on the dispersion estimate; the mean over tokens as in their
-    released code (the paper's formula sums, which exceeds 1).
-
-    Example:
-        >>> float(normalised_entropy(6 * np.log(2), 6, vocab_size=4))
-        0.5
-    """
+    """Mean next-token entropy of a response as a share of log |V| (Chen et al. 2025); NaN without a token."""
     if vocab_size < 2:
         raise InputError(f"vocab_size: got {vocab_size}, expected at least 2")
     entropy, count = np.asarray(entropy_sum, np.float64), np.asarray(lengths, np.float64)

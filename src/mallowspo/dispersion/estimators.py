@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mallowspo.dispersion.entropy import ReferenceStatistics, entropy_index, mean_by_prompt
+from mallowspo.dispersion.entropy import ReferenceStatistics, entropy_index, mean_by_prompt, normalised_entropy
 from mallowspo.dispersion.panel import PANEL_ALTERNATIVES, panel_neg_log_phi
 from mallowspo.errors import InputError
 
@@ -39,122 +39,37 @@ Answer = TypeVar("Answer")
 
 
 def mean_entropy(statistics: ReferenceStatistics) -> Floats:
-    """Mean next-token entropy per token, as the paper's authors released it; see `entropy_index`.
-
-    Args:
-        statistics: Of N rows.
-
-    Returns:
-        u in [0, 1], shape (N,).
-
-    Source: Chen et al. 2025 (arXiv 2405.14953), released code.
-    """
+    """Mean next-token entropy per token, as the authors released it (Chen et al. 2025); see `entropy_index`."""
     return entropy_index(statistics.entropy_sum_nk, statistics.length_nk, vocab_size=statistics.vocab_size)
 
 
 def answer_entropy(statistics: ReferenceStatistics) -> Floats:
-    """Entropies summed over each answer, as the paper's formula has it.
-
-    Args:
-        statistics: Of N rows.
-
-    Returns:
-        u >= 0, shape (N,), in units of log |V|; not bounded by 1, so the map `neglog` cannot take it.
-
-    Source: Chen et al. 2025 (arXiv 2405.14953), section on the dispersion estimate.
-
-    Example:
-        >>> sums, lengths = np.log([[4.0, 16.0]]), np.ones((1, 2))
-        >>> answer_entropy(ReferenceStatistics(-sums, sums, lengths, vocab_size=16)).round(4).tolist()
-        [0.75]
-    """
+    """Entropies summed over each answer, as the paper's formula has it (Chen et al. 2025, arXiv 2405.14953)."""
     return _mean_over_responses(statistics.entropy_sum_nk, statistics, "entropy_sum_nk")
 
 
 def first_token(statistics: ReferenceStatistics) -> Floats:
-    """Entropy of the answer's first token.
-
-    Args:
-        statistics: Of N rows, with `first_entropy_nk`.
-
-    Returns:
-        u in [0, 1], shape (N,).
-
-    Raises:
-        InputError: The pass did not keep these entropies.
-    """
+    """Entropy of the answer's first token, u in [0, 1]."""
     return _mean_over_responses(statistics.first_entropy_nk, statistics, "first_entropy_nk")
 
 
 def divergent_token(statistics: ReferenceStatistics) -> Floats:
-    """Entropy of the token at which the responses first differ: what the pair really decides.
-
-    Args:
-        statistics: Of N rows, with `divergent_entropy_nk`.
-
-    Returns:
-        u in [0, 1], shape (N,). A row whose responses are the same tokens says nothing and gets the median of the
-        others.
-
-    Raises:
-        InputError: The pass did not keep these entropies, or no row has responses that differ.
-
-    Example:
-        >>> one = np.ones((2, 2))
-        >>> entropy = np.array([[np.log(4), np.log(4)], [np.nan, np.log(2)]])  # the first of row 1 ends before
-        >>> divergent_token(
-        ...     ReferenceStatistics(-one, one, one, vocab_size=16, divergent_entropy_nk=entropy)
-        ... ).round(4).tolist()
-        [0.5, 0.25]
-    """
+    """Entropy of the token at which the responses first differ; where they never do, the median of the others."""
     return _mean_over_responses(statistics.divergent_entropy_nk, statistics, "divergent_entropy_nk")
 
 
 def reference_margin(statistics: ReferenceStatistics) -> Floats:
-    """How far apart the reference holds the responses: exp(-|log pi_ref(y) - log pi_ref(y')|), mean over pairs.
+    """exp(-|log pi_ref(y) - log pi_ref(y')|), mean over pairs: how far apart the reference holds the responses.
 
-    If people's choices follow phi^rank and the reference follows people, the margin is -log phi times the rank gap, so
-    that -log u estimates a multiple of it. Between long answers the margin is mostly wording.
-
-    Args:
-        statistics: Of N rows.
-
-    Returns:
-        u in [0, 1], shape (N,): e to the minus the mean margin. Margins beyond 700 nats count as 700.
-
-    Example:
-        >>> one = np.ones((1, 2))
-        >>> logp = np.log([[0.6, 0.2]])
-        >>> reference_margin(ReferenceStatistics(logp, one, one, vocab_size=16)).round(4).tolist()
-        [0.3333]
+    If people's choices follow phi^rank and the reference follows people, the margin is -log phi times the rank gap.
+    Between long answers it is mostly wording.
     """
     # Beyond, exp(-margin) is no longer a normal number.
     return np.asarray(np.exp(-np.minimum(_mean_margin(statistics), 700.0)), np.float64)
 
 
 def panel(statistics: ReferenceStatistics) -> Floats:
-    """First token, divergent token and margin together: the middle one of what they say of -log phi.
-
-    Each of the three is misled by something, but hardly two of them by the same thing: see
-    `mallowspo.dispersion.panel`. People are taken to choose among `PANEL_ALTERNATIVES` answers.
-
-    Args:
-        statistics: Of N rows, with `first_entropy_nk` and `divergent_entropy_nk`.
-
-    Returns:
-        u in (0, 1], shape (N,): e to the minus that estimate, so that the map `neglog` gives it back.
-
-    Raises:
-        InputError: The pass did not keep these entropies, or no row has responses that differ.
-
-    Source: our choice; the evidence is in docs/experiments/estimator.md.
-
-    Example:
-        >>> one, entropy = np.ones((1, 2)), np.full((1, 2), 2 * np.log(2))  # of choices ∝ ½^rank, among many
-        >>> statistics = ReferenceStatistics(np.array([[0.0, 9.0]]), one, one, 100, entropy, entropy)
-        >>> panel(statistics).round(2).tolist()  # the margin is misled; the other two have it
-        [0.5]
-    """
+    """First token, divergent token and margin together: the median of what they say of -log phi; see `panel.py`."""
     unit = float(np.log(statistics.vocab_size))
     entropies = {"first": unit * first_token(statistics), "divergent": unit * divergent_token(statistics)}
     return np.exp(-panel_neg_log_phi(entropies, _mean_margin(statistics), alternatives=PANEL_ALTERNATIVES))
@@ -256,17 +171,16 @@ def _mean_over_responses(entropy_nk: ArrayLike | None, statistics: ReferenceStat
 
 @dataclass(frozen=True)
 class Estimator:
-    """An index and what is to be known of it.
+    """An index and what is to be known of it."""
 
-    Attributes:
-        read: From the statistics of N rows to u >= 0, shape (N,).
-        words: What it is, for a reader of the report.
-        geometric: Whether a prompt's index is the geometric mean of its rows'; the arithmetic one otherwise.
-    """
-
-    read: Callable[[ReferenceStatistics], Floats]
-    words: str
+    read: Callable[[ReferenceStatistics], Floats]  # from the statistics of N rows to u >= 0, shape (N,)
+    words: str  # what it is, for a reader of the report
+    bounded: bool = True  # u <= 1
+    # u is e to the minus an estimate of a multiple of -log phi, and no entropy: its mean is the geometric one.
     geometric: bool = False
+    # u of single responses, shape (N, K), where it compares none: an interval may be told from them.
+    single: Callable[[ReferenceStatistics], Floats] | None = None
+    no_interval: str = ""  # why responses to one prompt tell nothing of its spread
 
     def __call__(self, statistics: ReferenceStatistics) -> Floats:
         """Read the index of every row."""
@@ -280,16 +194,20 @@ ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
             "The reference's mean uncertainty about the next token of the responses, as a share of the "
             "largest possible (`mean_entropy`, the paper's released code). It also rises and falls with "
             "length, style and common openings.",
+            single=lambda of: normalised_entropy(of.entropy_sum_nk, of.length_nk, vocab_size=of.vocab_size),
         ),
         "answer_entropy": Estimator(
             answer_entropy,
             "The reference's uncertainty about each token, summed over the response (`answer_entropy`, the "
             "paper's formula), in units of log |V|. Robust to filler in length, not to style.",
+            bounded=False,
+            single=lambda of: of.entropy_sum_nk / np.log(of.vocab_size),
         ),
         "first_token": Estimator(
             first_token,
             "The reference's uncertainty about the response's first token (`first_token`). It knows nothing "
             "that comes behind a common opening.",
+            no_interval="the first token's distribution is the same for every response to a prompt",
         ),
         "divergent_token": Estimator(
             divergent_token,

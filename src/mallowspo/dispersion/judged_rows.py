@@ -23,24 +23,16 @@ Text = str | list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class JudgedRow:
-    """The K >= 2 responses to one prompt and what J judges said of them.
+    """The K >= 2 responses to one prompt and what J judges said of them."""
 
-    Attributes:
-        position: The row's place in its source, from 0; of rows that were joined, the first.
-        prompt: Text or chat messages; empty where the source has none.
-        responses: K responses, no two alike.
-        opinions: A judge's score of each response, larger is better and alike is a tie; NaN where the judge did not
-            look. Shape (J, K). Only the order within a judge counts, never by how much.
-        weights: How many votes each judge has, shape (J,).
-        chat: Whether a prompt that is text is what a user said to an assistant, so that training data made of it are
-            messages.
-    """
-
-    position: int
-    prompt: Text
-    responses: tuple[Text, ...]
+    position: int  # in the source, from 0; of rows that were joined, the first
+    prompt: Text  # text or chat messages; empty where the source has none
+    responses: tuple[Text, ...]  # K responses, no two alike
+    # A judge's score of each response, shape (J, K): larger is better, alike is a tie, NaN where the judge did not
+    # look. Only the order within a judge counts, never by how much.
     opinions: Floats
-    weights: Floats
+    weights: Floats  # votes of each judge, shape (J,)
+    # A prompt that is text is what a user said to an assistant: training data made of it are messages.
     chat: bool = False
 
     @property
@@ -55,14 +47,7 @@ class JudgedRow:
 
     @cached_property
     def votes(self) -> Floats:
-        """The votes for i, for j and for neither, of the judges who saw both, shape (pairs, 3).
-
-        Example:
-            >>> opinions = np.array([[2.0, 1.0, np.nan], [0.0, np.nan, 0.0]])
-            >>> row = JudgedRow(0, "p", ("a", "b", "c"), opinions, np.ones(2))
-            >>> row.pairs, row.votes.tolist()
-            (((0, 1), (0, 2), (1, 2)), [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
-        """
+        """The votes for i, for j and for neither, of the judges who saw both, shape (pairs, 3)."""
         first, second = np.array(self.pairs).T
         gap = self.opinions[:, first] - self.opinions[:, second]  # NaN where one of the two was not seen
         return np.stack([self.weights @ side for side in (gap > 0, gap < 0, gap == 0)], axis=1)
@@ -78,36 +63,18 @@ class JudgedRow:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a file holds.
-
-    Attributes:
-        form: Which form it has, for people.
-        rows: One row a prompt, or a set of responses.
-        notes: What was left out, one sentence each.
-    """
+    """What a file holds."""
 
     form: str
-    rows: tuple[JudgedRow, ...]
-    notes: tuple[str, ...] = ()
+    rows: tuple[JudgedRow, ...]  # one row a prompt, or a set of responses
+    notes: tuple[str, ...] = ()  # what was left out, one sentence each
 
 
 def preference_rows(judged: Judged) -> Iterator[dict[str, Any]]:
     """Turn what people said into preference data: rows that `mallowspo check` and `mallowspo train` read.
 
-    Each two responses that more votes prefer one way than the other give a pair with its votes, the majority's
-    choice first. Where nobody but one judge scored more than two responses, a row is a ranked list instead.
-
-    Args:
-        judged: The rows.
-
-    Yields:
-        `{"prompt", "chosen", "rejected", "votes": [chosen, rejected, ties]}`, or `{"prompt", "responses", "ranks"}`.
-        Rows without a majority, or without a prompt, are left out.
-
-    Example:
-        >>> row = JudgedRow(0, "1+1=", ("3", "2"), np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), np.ones(3))
-        >>> list(preference_rows(Judged("", (row,))))
-        [{'prompt': '1+1=', 'chosen': '2', 'rejected': '3', 'votes': [2.0, 1.0, 0.0]}]
+    Each two responses that more votes prefer one way than the other give a pair with its votes, the majority's choice
+    first. Where nobody but one judge scored more than two responses, a row is a ranked list instead.
     """
     lists = all(len(row.opinions) <= 1 for row in judged.rows) and any(len(row.responses) > 2 for row in judged.rows)
     for row in judged.rows:
@@ -136,12 +103,7 @@ def _messages(text: Text, role: str) -> list[dict[str, Any]]:
 
 
 def as_text(value: Any) -> str:
-    """Show a prompt or a response as text: chat messages one after the other, each with its role.
-
-    Example:
-        >>> as_text([{"role": "user", "content": "Hi"}])
-        'user: Hi'
-    """
+    """Show a prompt or a response as text: chat messages one after the other, each with its role."""
     if isinstance(value, str):
         return value
     if isinstance(value, Sequence) and all(isinstance(message, Mapping) for message in value):

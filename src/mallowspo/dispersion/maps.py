@@ -9,7 +9,7 @@ people said on some of the prompts (`isotonic`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,18 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression
 
 from mallowspo.dispersion.calibration import ENTROPY_FLOOR, raw_from_index
+from mallowspo.dispersion.estimators import ESTIMATORS
+from mallowspo.dispersion.panel import MAX_ALTERNATIVES, check_alternatives, neg_log_phi_from_choice_entropy
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.maths import MAX_NEG_LOG_PHI
 
-__all__ = [
-    "DEFAULT_SPREAD",
-    "MAPS",
-    "IndexMap",
-    "check_map",
-    "choice_entropy",
-    "fit_map",
-    "neg_log_phi_from_choice_entropy",
-]
+__all__ = ["DEFAULT_SPREAD", "MAPS", "IndexMap", "check_map", "check_spread", "fit_map"]
 
 Floats = NDArray[np.float64]
 
@@ -38,10 +32,8 @@ MAPS = ("neglog", "mallows", "quantile", "isotonic")
 DEFAULT_SPREAD = (0.05, 2.0)
 """-log phi of the most contested and of the most agreed prompt under the map `quantile`: phi from .95 to .14."""
 
-_NO_ENTROPY = ("reference_margin", "panel")
 _MARGIN_FLOOR = math.exp(-700.0)
 _MAX_KNOTS = 1_001
-_MAX_ALTERNATIVES = 10_000
 
 
 def check_map(name: str, estimator: str) -> None:
@@ -59,16 +51,25 @@ def check_map(name: str, estimator: str) -> None:
     """
     if name not in MAPS:
         raise not_one_of("dispersion_map", name, MAPS)
-    if name == "neglog" and estimator == "answer_entropy":
+    facts = ESTIMATORS.get(estimator)
+    if facts is None:
+        return
+    if name == "neglog" and not facts.bounded:
         raise InputError(
-            "dispersion_map: 'neglog' needs an index in [0, 1], but the entropy summed over an answer exceeds 1; "
-            "choose dispersion_map: quantile, mallows or isotonic, or dispersion_estimator: mean_entropy"
+            f"dispersion_map: 'neglog' needs an index in [0, 1], and {estimator!r} exceeds 1; choose dispersion_map: "
+            "quantile, mallows or isotonic, or dispersion_estimator: mean_entropy"
         )
-    if name == "mallows" and estimator in _NO_ENTROPY:
+    if name == "mallows" and facts.geometric:
         raise InputError(
             f"dispersion_map: 'mallows' inverts an entropy, and {estimator!r} is none; its 'neglog' is in nats of "
             "-log phi already: choose dispersion_map: neglog, quantile or isotonic"
         )
+
+
+def check_spread(spread: Sequence[float], name: str = "spread") -> None:
+    """Raise InputError, by the option's name, for what is no spread of -log phi."""
+    if len(spread) != 2 or not 0 <= spread[0] < spread[1] < math.inf:
+        raise InputError(f"{name}: got {list(spread)}, expected two values of -log phi, 0 <= low < high")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +144,7 @@ def fit_map(
     *,
     estimator: str = "mean_entropy",
     vocab_size: int | None = None,
-    alternatives: int | None = None,
+    alternatives: int | str | None = None,
     spread: tuple[float, float] = DEFAULT_SPREAD,
     people_neg_log_phi_n: ArrayLike | None = None,
     people_votes_n: ArrayLike | None = None,
@@ -155,7 +156,8 @@ def fit_map(
         index_n: u of the training rows, shape (N,); larger = more dispersed.
         estimator: Which index it is.
         vocab_size: `mallows`: |V|, in whose logarithm the index is measured.
-        alternatives: `mallows`: among how many answers people choose, >= 2; it must be about right.
+        alternatives: `mallows`: among how many answers people choose, >= 2; it must be about right. `auto` takes
+            `alternatives_of_entropy`.
         spread: `quantile`: -log phi of the most contested and of the most agreed prompt, 0 <= low < high. With
             phi* fitted, only their ratio matters.
         people_neg_log_phi_n: `isotonic`: -log phi from votes or rankings, shape (N,); NaN where nobody was asked.
@@ -177,7 +179,8 @@ def fit_map(
     check_map(name, estimator)
     index = np.asarray(index_n, np.float64)
     if name == "neglog":
-        return IndexMap(name=name, floor=_MARGIN_FLOOR if estimator in _NO_ENTROPY else ENTROPY_FLOOR)
+        geometric = estimator in ESTIMATORS and ESTIMATORS[estimator].geometric
+        return IndexMap(name=name, floor=_MARGIN_FLOOR if geometric else ENTROPY_FLOOR)
     _check_index(index)
     if name == "mallows":
         if alternatives is None or vocab_size is None:
@@ -185,72 +188,35 @@ def fit_map(
                 "dispersion_map: 'mallows' needs to know among how many answers people choose; give alternatives (and "
                 "vocab_size in Python)"
             )
-        check_alternatives(alternatives)
-        return IndexMap(name=name, alternatives=alternatives, unit=math.log(vocab_size))
+        unit = math.log(vocab_size)
+        number = alternatives_of_entropy(index * unit) if alternatives == "auto" else int(alternatives)
+        check_alternatives(number)
+        return IndexMap(name=name, alternatives=number, unit=unit)
     if name == "quantile":
         return _quantile_map(index, spread)
     return _isotonic_map(index, people_neg_log_phi_n, people_votes_n)
 
 
-def check_alternatives(alternatives: int) -> None:
-    """Raise InputError for a number of answers that cannot be chosen among."""
-    if not 2 <= alternatives <= _MAX_ALTERNATIVES:
-        raise InputError(f"alternatives: got {alternatives}, expected 2 to {_MAX_ALTERNATIVES:,} answers")
+def alternatives_of_entropy(entropy_n: ArrayLike) -> int:
+    """Among how many answers the reference chooses on its most open prompts: the map's N where nobody knows it.
 
-
-def choice_entropy(neg_log_phi_n: ArrayLike, *, alternatives: int) -> Floats:
-    """Entropy of a choice among N answers, the answer of rank r = 1 … N with probability ∝ phi^r.
-
-    It is the first choice of a ranking under Kendall's Mallows model.
+    A choice among N answers has an entropy of at most log N. The fewest answers that reach the 95 per cent point of
+    the entropies are taken: the few prompts above it are called contested to the full.
 
     Args:
-        neg_log_phi_n: -log phi >= 0, any shape.
-        alternatives: N >= 2.
+        entropy_n: Entropy of the choice in nats, such as at the first token in which two responses differ, shape (N,).
 
     Returns:
-        Entropy in nats, from 0 to log N, same shape.
+        From 2 to 10,000.
+
+    Source: ours.
 
     Example:
-        >>> choice_entropy([0.0, np.log(2)], alternatives=2).round(4).tolist()  # a fair coin; 2/3 against 1/3
-        [0.6931, 0.6365]
+        >>> alternatives_of_entropy(np.log([2.0, 3.0, 5.0]))
+        5
     """
-    check_alternatives(alternatives)
-    values = np.asarray(neg_log_phi_n, np.float64)
-    energy = values[..., None] * np.arange(alternatives)
-    weight = np.exp(-energy)
-    normaliser = weight.sum(axis=-1)
-    return np.asarray(np.log(normaliser) + (weight * energy).sum(axis=-1) / normaliser, np.float64)
-
-
-def neg_log_phi_from_choice_entropy(entropy_n: ArrayLike, *, alternatives: int) -> Floats:
-    """Invert `choice_entropy`.
-
-    Args:
-        entropy_n: Entropy in nats, >= 0, shape (N,); log N and above say that every answer is as likely.
-        alternatives: N >= 2.
-
-    Returns:
-        -log phi in [0, `MAX_NEG_LOG_PHI`], shape (N,).
-
-    Example:
-        >>> neg_log_phi_from_choice_entropy([np.log(2), 0.0, 0.636514], alternatives=2).round(4).tolist()
-        [0.0, 20.0, 0.6931]
-    """
-    check_alternatives(alternatives)
-    unique, place = np.unique(np.asarray(entropy_n, np.float64), return_inverse=True)
-    found = np.empty_like(unique)
-    block = max(1, 2_000_000 // alternatives)
-    for start in range(0, len(unique), block):
-        target = unique[start : start + block]
-        low, high = np.zeros_like(target), np.full_like(target, MAX_NEG_LOG_PHI)
-        for _ in range(60):
-            middle = (low + high) / 2
-            above = choice_entropy(middle, alternatives=alternatives) > target
-            low, high = np.where(above, middle, low), np.where(above, high, middle)
-        found[start : start + block] = (low + high) / 2
-    found[unique >= math.log(alternatives) - 1e-12] = 0.0
-    found[unique <= choice_entropy(MAX_NEG_LOG_PHI, alternatives=alternatives)] = MAX_NEG_LOG_PHI
-    return np.asarray(found[place], np.float64)
+    top = float(np.quantile(np.asarray(entropy_n, np.float64), 0.95))
+    return int(min(max(math.ceil(math.exp(min(top, 20.0)) - 1e-9), 2), MAX_ALTERNATIVES))
 
 
 def _check_index(index: Floats) -> None:
@@ -263,9 +229,8 @@ def _check_index(index: Floats) -> None:
 
 
 def _quantile_map(index: Floats, spread: tuple[float, float]) -> IndexMap:
+    check_spread(spread)
     low, high = spread
-    if not 0 <= low < high < float("inf"):
-        raise InputError(f"spread: got {list(spread)}, expected 0 <= low < high, both values of -log phi")
     knots, counts = np.unique(index, return_counts=True)
     # The middle of the rows that share a value: no row stands at 0 or 1, and ties stand together.
     rank = (np.cumsum(counts) - counts / 2) / index.size

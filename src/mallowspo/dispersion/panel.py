@@ -8,19 +8,22 @@ choice and a margin between two answers both have one −log φ that they would 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mallowspo.dispersion.maps import check_alternatives, neg_log_phi_from_choice_entropy
 from mallowspo.errors import InputError
 from mallowspo.maths import MAX_NEG_LOG_PHI
 
 __all__ = [
     "PANEL_ALTERNATIVES",
+    "check_alternatives",
+    "choice_entropy",
     "expected_margin",
+    "neg_log_phi_from_choice_entropy",
     "neg_log_phi_from_margin",
     "panel_neg_log_phi",
     "vote_log_likelihood",
@@ -31,21 +34,46 @@ Floats = NDArray[np.float64]
 PANEL_ALTERNATIVES = 10
 """N of the estimator `panel`: rather too large than too small, which would cut the contested prompts off."""
 
+MAX_ALTERNATIVES = 10_000
+
+
+def check_alternatives(alternatives: int, name: str = "alternatives") -> None:
+    """Raise InputError, by the option's name, for a number of answers that cannot be chosen among."""
+    if not 2 <= alternatives <= MAX_ALTERNATIVES:
+        raise InputError(f"{name}: got {alternatives}, expected 2 to {MAX_ALTERNATIVES:,} answers")
+
+
+def choice_entropy(neg_log_phi_n: ArrayLike, *, alternatives: int) -> Floats:
+    """Entropy in nats of a choice among N answers, rank r with probability ∝ phi^r: Kendall's first choice."""
+    check_alternatives(alternatives)
+    values = np.asarray(neg_log_phi_n, np.float64)
+    energy = values[..., None] * np.arange(alternatives)
+    weight = np.exp(-energy)
+    normaliser = weight.sum(axis=-1)
+    return np.asarray(np.log(normaliser) + (weight * energy).sum(axis=-1) / normaliser, np.float64)
+
+
+def neg_log_phi_from_choice_entropy(entropy_n: ArrayLike, *, alternatives: int) -> Floats:
+    """Invert `choice_entropy`: -log phi from 0 to `MAX_NEG_LOG_PHI` of entropies in nats, shape (N,)."""
+    check_alternatives(alternatives)
+    unique, place = np.unique(np.asarray(entropy_n, np.float64), return_inverse=True)
+    found = np.empty_like(unique)
+    block = max(1, 2_000_000 // alternatives)
+    for start in range(0, len(unique), block):
+        target = unique[start : start + block]
+        low, high = np.zeros_like(target), np.full_like(target, MAX_NEG_LOG_PHI)
+        for _ in range(60):
+            middle = (low + high) / 2
+            above = choice_entropy(middle, alternatives=alternatives) > target
+            low, high = np.where(above, middle, low), np.where(above, high, middle)
+        found[start : start + block] = (low + high) / 2
+    found[unique >= math.log(alternatives) - 1e-12] = 0.0
+    found[unique <= choice_entropy(MAX_NEG_LOG_PHI, alternatives=alternatives)] = MAX_NEG_LOG_PHI
+    return np.asarray(found[place], np.float64)
+
 
 def expected_margin(neg_log_phi_n: ArrayLike, *, alternatives: int) -> Floats:
-    """Mean |log p(y) − log p(y')| of two different answers, each drawn with its own probability p ∝ φ^rank.
-
-    Args:
-        neg_log_phi_n: −log φ >= 0, shape (N,).
-        alternatives: Number of answers, >= 2.
-
-    Returns:
-        Nats, shape (N,): −log φ times the mean gap in rank, which falls from (alternatives + 1)/3 to 1 with agreement.
-
-    Example:
-        >>> expected_margin([1.0], alternatives=2).tolist()  # the only two answers are neighbours
-        [1.0]
-    """
+    """Mean |log p(y) − log p(y')|, nats, of two different answers drawn with their probabilities p ∝ φ^rank."""
     check_alternatives(alternatives)
     values = np.asarray(neg_log_phi_n, np.float64)
     gap_g, weight_ng = np.arange(1, alternatives), _gap_weights(values, alternatives)
@@ -60,28 +88,6 @@ def vote_log_likelihood(
     The two answers of a pair are g ranks apart with the probability with which two of N answers, each drawn with its
     own, are; which of them is the better one is unknown. Given both, the votes are binomial with the chance that one
     person prefers the better one under Kendall's Mallows model.
-
-    Args:
-        neg_log_phi_n: −log φ of each pair's prompt, shape (N,).
-        votes_n: Votes for one of the two answers, shape (N,).
-        members_n: Votes in all, shape (N,).
-        alternatives: Number of answers, >= 2.
-
-    Returns:
-        Sum of the log-likelihoods, without the binomial coefficients.
-
-    Source: our choice.
-
-    Example:
-        >>> agree, split = [5, 0, 5, 0], [3, 2, 2, 3]
-        >>> vote_log_likelihood([3.0] * 4, agree, [5] * 4, alternatives=3) > vote_log_likelihood(
-        ...     [0.1] * 4, agree, [5] * 4, alternatives=3
-        ... )
-        True
-        >>> vote_log_likelihood([3.0] * 4, split, [5] * 4, alternatives=3) > vote_log_likelihood(
-        ...     [0.1] * 4, split, [5] * 4, alternatives=3
-        ... )
-        False
     """
     check_alternatives(alternatives)
     # Below, φ is so near 1 that the closed form of the preference loses its digits, and every vote is a coin.
@@ -114,19 +120,7 @@ def _margin_table(alternatives: int) -> tuple[Floats, Floats]:
 
 
 def neg_log_phi_from_margin(margin_n: ArrayLike, *, alternatives: int) -> Floats:
-    """Invert `expected_margin`, to about three digits.
-
-    Args:
-        margin_n: Nats, >= 0, shape (N,).
-        alternatives: Number of answers, >= 2.
-
-    Returns:
-        −log φ in [0, `MAX_NEG_LOG_PHI`], shape (N,).
-
-    Example:
-        >>> neg_log_phi_from_margin(expected_margin([0.3, 2.0], alternatives=5), alternatives=5).round(3).tolist()
-        [0.3, 2.0]
-    """
+    """Invert `expected_margin`, to about three digits."""
     margin, grid = _margin_table(alternatives)
     return np.asarray(np.interp(np.asarray(margin_n, np.float64), margin, grid), np.float64)
 
@@ -134,26 +128,9 @@ def neg_log_phi_from_margin(margin_n: ArrayLike, *, alternatives: int) -> Floats
 def panel_neg_log_phi(
     entropies: Mapping[str, ArrayLike], margin_n: ArrayLike | None = None, *, alternatives: int
 ) -> Floats:
-    """The middle one of several estimates of −log φ.
+    """The median estimate of −log φ, shape (N,), of entropies by name and a mean margin, both in nats, shape (N,).
 
-    Args:
-        entropies: Name → entropy of the choice of an answer as this index has it, nats, shape (N,).
-        margin_n: Mean margin between two answers, nats, shape (N,); None to do without.
-        alternatives: Among how many answers people choose, >= 2. Too few cuts the contested prompts off, which costs
-            the order; too many only compresses the spread.
-
-    Returns:
-        −log φ, shape (N,); of an even number of estimates the mean of the middle two.
-
-    Raises:
-        InputError: There is nothing to take the median of, or N is out of range.
-
-    Source: our choice.
-
-    Example:
-        >>> entropies = {"right": [0.636514], "misled by style": [3.0]}  # φ = ½ between two answers
-        >>> panel_neg_log_phi(entropies, [np.log(2)], alternatives=2).round(4).tolist()
-        [0.6931]
+    Too few alternatives cut the contested prompts off, which costs the order; too many only compress the spread.
     """
     estimates = [neg_log_phi_from_choice_entropy(values, alternatives=alternatives) for values in entropies.values()]
     if margin_n is not None:

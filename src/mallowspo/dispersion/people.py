@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import betaincinv, logsumexp
-from scipy.stats import chi2
+from scipy.stats import binom, chi2, rankdata
 
 from mallowspo.dispersion.ranking_intervals import FEW_PEOPLE, MAX_SIMULATED_ITEMS, simulated_interval
-from mallowspo.dispersion.ties import untie
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.maths import (
     MAX_NEG_LOG_PHI,
@@ -42,7 +42,11 @@ __all__ = [
     "VotesIndex",
     "fit_sample_size",
     "goodness_of_fit",
+    "poor_intervals",
     "rankings_index",
+    "shares_ranks",
+    "untie",
+    "vote_interval_coverage",
     "votes_index",
 ]
 
@@ -50,6 +54,10 @@ Floats = NDArray[np.float64]
 
 TIES = ("error", "half", "unordered")
 
+# Beyond so many votes the interval covers 0.93 or more of a nominal 0.95 at φ >= 0.05.
+_MANY_VOTES = 100
+# How much less than its level an interval may cover before it is pointed out.
+_POOR_BY = 0.05
 # Rankings that stand for the fitted model in the test of fit: their noise is part of the bootstrap too.
 _MODEL_SAMPLE = 128
 # People who enter the test of fit, at most: its cost is quadratic in them.
@@ -196,6 +204,40 @@ def votes_index(votes: ArrayLike, *, prior: float = 0.5, level: float = 0.95) ->
     )
 
 
+def vote_interval_coverage(votes: int, phi: float, *, prior: float = 0.5, level: float = 0.95) -> float:
+    """Probability that the interval of `votes_index` holds φ, if so many independent voters have that φ; exact.
+
+    A credible interval promises it in belief alone: coverage goes up and down with φ (Brown, Cai and DasGupta 2001).
+    """
+    low, high = _vote_intervals(votes, prior, level)
+    chance = binom.pmf(np.arange(votes + 1), votes, 1 / (1 + phi))
+    return float(chance[(low <= phi) & (phi <= high)].sum())
+
+
+@lru_cache(maxsize=256)
+def _vote_intervals(votes: int, prior: float, level: float) -> tuple[Floats, Floats]:
+    """The intervals for every outcome, from no vote for the first response to all."""
+    first = np.arange(votes + 1)
+    index = votes_index(np.column_stack([first, votes - first]), prior=prior, level=level)
+    return index.phi_low_n, index.phi_high_n
+
+
+def poor_intervals(votes: Floats, index: VotesIndex, *, prior: float) -> tuple[int, float, int]:
+    """Find the pairs whose interval holds φ clearly less often than it says, if φ is what the votes give."""
+    total = votes.sum(axis=1)
+    known = (votes[:, 2] == 0) & (total > 0) & (total <= _MANY_VOTES) & (votes == np.round(votes)).all(axis=1)
+    cells, pairs = np.unique(np.column_stack([total, index.phi_n])[known], axis=0, return_counts=True)
+    found = [
+        (vote_interval_coverage(int(size), float(phi), prior=prior, level=index.level), int(size), int(count))
+        for (size, phi), count in zip(cells, pairs, strict=True)
+    ]
+    poor = [cell for cell in found if cell[0] < index.level - _POOR_BY]
+    if not poor:
+        return 0, 1.0, 0
+    worst, size, _ = min(poor)
+    return sum(count for _, _, count in poor), worst, size
+
+
 def rankings_index(
     rankings: Sequence[ArrayLike],
     distance: str = "kendall",
@@ -223,7 +265,7 @@ def rankings_index(
         prior: Pseudo-rankings drawn at random, >= 0, added to the mean distance of φ̂ and of its interval (the
             conjugate prior of the exponential family). 0 is maximum likelihood.
         ties: `error` refuses ranks that are shared; `half` counts a tied pair as half a discordance, the average over
-            all ways of breaking the ties (see `mallowspo.dispersion.ties.untie`). Then a person who ties everything
+            all ways of breaking the ties (see `untie`). Then a person who ties everything
             is a person at random: the ranking says nothing of which response is better. `unordered` takes shared
             ranks for an order that was not given: the exact probability of all orders together. A top k shares the
             last rank among the rest. NaN is then allowed too: a response that this person did not see (Kendall). It
@@ -265,30 +307,25 @@ def rankings_index(
             fits.append(_fit_prompt(ranks, weights, distance, level, prior, ties, simulated))
         except InputError as error:
             raise InputError(f"prompt {prompt:,}: {error}") from error
-    neg_log_phi = np.array([fit.neg_log_phi for fit in fits])
+    neg_log_phi = np.array([fit.likelihood.best for fit in fits])
     return RankingsIndex(
         phi_n=np.exp(-neg_log_phi),
         neg_log_phi_n=neg_log_phi,
         phi_low_n=np.exp(-np.array([fit.high for fit in fits])),
         phi_high_n=np.exp(-np.array([fit.low for fit in fits])),
-        centers=tuple(fit.center for fit in fits),
-        mean_distance_n=np.array([fit.mean_distance for fit in fits]),
+        centers=tuple(fit.likelihood.center for fit in fits),
+        mean_distance_n=np.array([fit.likelihood.mean_distance for fit in fits]),
         rankings_n=np.array([fit.people for fit in fits]),
         distance=distance,
         level=level,
-        likelihoods=tuple(fit.likelihood for fit in fits),
+        likelihoods=tuple(fit.likelihood.kind for fit in fits),
         intervals=tuple(fit.interval for fit in fits),
         center_exact_n=np.array([fit.center_exact for fit in fits]),
     )
 
 
 def fit_sample_size(people: float, items: int) -> int:
-    """How many of the people the test of fit looks at: all up to 500 (200 beyond 50 items), and a sample of so many.
-
-    Example:
-        >>> fit_sample_size(40, 10), fit_sample_size(5000, 10)
-        (40, 500)
-    """
+    """How many people the test of fit looks at: all up to 500 (200 beyond 50 items), else a sample of so many."""
     return int(min(people, _FIT_PEOPLE if items <= 50 else 200))
 
 
@@ -302,32 +339,9 @@ def goodness_of_fit(
 ) -> float:
     """Test whether a Mallows model describes the rankings of one prompt: a parametric-bootstrap p-value.
 
-    The statistic is the maximum mean discrepancy between the rankings and a sample from the fitted model, under the
-    Mallows kernel exp(-d/E₁[d]) (d: Kendall's tau, E₁: uniform rankings), which tells any two distributions over
-    rankings apart. It is compared with samples of the same size from the fitted model, each fitted anew. A small value
-    says that one φ does not describe these people, for instance two camps. Of more people than `fit_sample_size`
-    says, so many are drawn, and the test is theirs.
-
-    Args:
-        rankings: Shape (m, items), m >= 2.
-        distance: "kendall" or "spearman".
-        rng: Source of randomness.
-        draws: Number of bootstrap samples, >= 1.
-        counts: How many people gave each ranking, shape (m,); whole numbers.
-
-    Returns:
-        p-value, from 1/(draws + 1) to 1.
-
-    Raises:
-        InputError: If the rankings are unusable or draws is not positive.
-
-    Source:
-        Gretton et al., JMLR 2012 (discrepancy); Mania et al., Electronic Journal of Statistics 2018 (kernel).
-
-    Example:
-        >>> camps = [[1, 2, 3, 4]] * 10 + [[4, 3, 2, 1]] * 10
-        >>> goodness_of_fit(camps, rng=np.random.default_rng(0), draws=50) < 0.05
-        True
+    The statistic is the maximum mean discrepancy (Gretton et al. 2012) between the rankings and a sample from the
+    fitted model, under the Mallows kernel exp(-d/E₁[d]) (Mania et al. 2018), which tells any two distributions over
+    rankings apart. It is compared with samples of the same size from the fitted model, each fitted anew.
     """
     if draws < 1:
         raise InputError(f"draws: got {draws!r}, expected a positive number of bootstrap samples")
@@ -364,18 +378,28 @@ def _quick_fit(ranks: NDArray[np.int64], distance: str) -> MallowsModel:
 
 
 @dataclass(frozen=True)
+class _Likelihood:
+    """What the rankings of one prompt say of -log φ around their centre."""
+
+    kind: str  # a key of `LIKELIHOODS`
+    center: NDArray[np.int64]
+    mean_distance: float
+    cost: Callable[[float], float]  # twice the negative log-likelihood at -log φ
+    best: float  # -log φ where that is least
+    inflation: float = 1.0  # how much wider it must be read
+    scattered: bool = False  # whether a simulation of these people would scatter
+
+
+@dataclass(frozen=True)
 class _PromptFit:
     """One prompt's fit; low and high bound -log φ."""
 
-    neg_log_phi: float
+    likelihood: _Likelihood
     low: float
     high: float
-    center: NDArray[np.int64]
-    mean_distance: float
     people: float
-    likelihood: str
-    interval: str = "profile"
-    center_exact: bool = True
+    interval: str
+    center_exact: bool
 
 
 def _checked_rankings(given: ArrayLike, ties: str, counts: ArrayLike | None) -> tuple[Floats, Floats]:
@@ -417,16 +441,32 @@ def _fit_prompt(
     ties: str,
     simulated: set[tuple[int, ...]],
 ) -> _PromptFit:
-    missing = bool(np.isnan(ranks).any())
-    shared = bool((np.diff(np.sort(ranks, axis=1), axis=1) == 0).any())
-    if distance == "spearman":
-        return _fit_spearman(ranks, weights, level, prior, shared)
     items, people = ranks.shape[1], float(weights.sum())
+    if distance == "spearman":
+        found = _spearman(ranks, weights, prior)
+    elif np.isnan(ranks).any():
+        found = _kendall_of_parts(ranks, weights, prior)
+    else:
+        found = _kendall(ranks, weights, prior, ties)
+    low, high = _profile(found.cost, found.best, float(chi2.ppf(level, 1)) * found.inflation)
+    fit = _PromptFit(found, low, high, people, "profile", distance == "spearman" or items <= KEMENY_LIMIT)
+    few = people <= FEW_PEOPLE and items <= MAX_SIMULATED_ITEMS and (weights == np.round(weights)).all()
+    if not few or prior > 0 or not found.scattered:
+        return fit
+    rows = np.repeat(ranks, weights.astype(np.int64), axis=0)
+    kind = (len(rows), items, hash(tuple(sorted(map(tuple, bucket_sizes(rows))))))
+    if kind not in simulated and len(simulated) >= _MAX_SIMULATIONS:
+        return fit
+    simulated.add(kind)
+    low, high = simulated_interval(rows, level)
+    return replace(fit, low=min(low, found.best), high=max(high, found.best), interval="simulated")
+
+
+def _kendall(ranks: Floats, weights: Floats, prior: float, ties: str) -> _Likelihood:
+    """Of rankings of all items, some of which may share a rank."""
+    items, people, shared = ranks.shape[1], float(weights.sum()), shares_ranks(ranks)
     center = center_of_preferences(preference_counts(ranks, weights))
-    exact = items <= KEMENY_LIMIT
     against = float(weights @ discordant_pairs(ranks, center))
-    if missing:
-        return _fit_gaps(ranks, weights, level, prior, center, against, exact)
     sizes = bucket_sizes(ranks)
     groups = np.zeros(items + 1)
     if shared and ties == "half":
@@ -443,42 +483,32 @@ def _fit_prompt(
         return size * expected_distance(items, value) - float(inside)
 
     def cost(value: float) -> float:
-        """Twice the negative log-likelihood at -log φ = value."""
         inside = sum(groups[s] * log_normalizer(int(s), value) for s in which)
         return float(2 * (value * target + size * log_normalizer(items, value) - float(inside)))
 
-    if shared:
-        if target >= expected(0.0) * (1 - 1e-12):
-            neg_log_phi = 0.0
-        elif target <= expected(MAX_NEG_LOG_PHI):
-            neg_log_phi = MAX_NEG_LOG_PHI
-        else:
-            neg_log_phi = float(brentq(lambda value: expected(value) - target, 0.0, MAX_NEG_LOG_PHI, xtol=1e-13))
+    if not shared:
+        best = neg_log_phi_from_mean_distance(target / size, items)
+    elif target >= expected(0.0) * (1 - 1e-12):
+        best = 0.0
+    elif target <= expected(MAX_NEG_LOG_PHI):
+        best = MAX_NEG_LOG_PHI
     else:
-        neg_log_phi = neg_log_phi_from_mean_distance(target / size, items)
-    likelihood = "full" if not shared else "half" if ties == "half" else "groups"
-    low, high = _profile(cost, neg_log_phi, float(chi2.ppf(level, 1)))
-    fit = _PromptFit(neg_log_phi, low, high, center, against / people, people, likelihood, center_exact=exact)
-    few = people <= FEW_PEOPLE and items <= MAX_SIMULATED_ITEMS and (weights == np.round(weights)).all()
-    if not few or prior > 0 or likelihood == "half" or expected(0.0) == 0:
-        return fit
-    rows = np.repeat(ranks, weights.astype(np.int64), axis=0)
-    kind = (len(rows), items, hash(tuple(sorted(map(tuple, np.repeat(sizes, weights.astype(np.int64), axis=0))))))
-    if kind not in simulated and len(simulated) >= _MAX_SIMULATIONS:
-        return fit
-    simulated.add(kind)
-    low, high = simulated_interval(rows, level)
-    return replace(fit, low=min(low, neg_log_phi), high=max(high, neg_log_phi), interval="simulated")
+        best = float(brentq(lambda value: expected(value) - target, 0.0, MAX_NEG_LOG_PHI, xtol=1e-13))
+    kind = "full" if not shared else "half" if ties == "half" else "groups"
+    scattered = kind != "half" and expected(0.0) != 0
+    return _Likelihood(kind, center, against / people, cost, best, scattered=scattered)
 
 
-def _fit_spearman(ranks: Floats, weights: Floats, level: float, prior: float, shared: bool) -> _PromptFit:
+def _spearman(ranks: Floats, weights: Floats, prior: float) -> _Likelihood:
+    """Of rankings of all items; shared ranks count by halves."""
     if np.isnan(ranks).any():
         row = int(np.argmax(np.isnan(ranks).any(axis=1)))
         raise InputError(
             f"distance: spearman needs every response ranked by everybody, and row {row:,} leaves one out; kendall "
             "takes what was ranked"
         )
-    strict, people = untie(ranks) if shared else untie(ranks)[: len(ranks)], float(weights.sum())
+    shared, people = shares_ranks(ranks), float(weights.sum())
+    strict = untie(ranks) if shared else untie(ranks)[: len(ranks)]
     share = np.concatenate([weights, weights]) / 2 if shared else weights
     items = strict.shape[1]
     center = np.empty(items, dtype=np.int64)
@@ -486,26 +516,36 @@ def _fit_spearman(ranks: Floats, weights: Floats, level: float, prior: float, sh
     mean_distance = float(share @ spearman_rho(strict, center) / people)
     size = people + prior
     target = (people * mean_distance + prior * items * (items**2 - 1) / 6) / size
-    neg_log_phi = neg_log_phi_from_mean_distance(target, items, "spearman")
 
     def cost(value: float) -> float:
         return float(2 * size * (value * target + MallowsModel(center, math.exp(-value), "spearman").log_normalizer()))
 
-    low, high = _profile(cost, neg_log_phi, float(chi2.ppf(level, 1)))
-    return _PromptFit(neg_log_phi, low, high, center, mean_distance, people, "half" if shared else "full")
+    best = neg_log_phi_from_mean_distance(target, items, "spearman")
+    return _Likelihood("half" if shared else "full", center, mean_distance, cost, best)
 
 
-def _fit_gaps(
-    ranks: Floats,
-    weights: Floats,
-    level: float,
-    prior: float,
-    center: NDArray[np.int64],
-    against: float,
-    exact: bool,
-) -> _PromptFit:
-    """Fit rankings of some of the items: exactly where the items are few, otherwise by their pairs."""
+def untie(ranks: Floats) -> NDArray[np.int64]:
+    """Turn each ranking with ties into two without: ties broken one way, and exactly the other way round; (2m, n).
+
+    The mean over the two of Kendall's tau to any centre is that over all ways of breaking the ties: a tied pair counts
+    half a discordance. The same holds for Spearman's rho, since the two ranks of a tied item lie as far above the
+    middle of its group as below, and their squares add up to the group's variance. So a Mallows model fitted to the
+    two has the centre and the dispersion of the average over all ways.
+    """
+    forward, backward = (rankdata(some, method="ordinal", axis=1) for some in (ranks, ranks[:, ::-1]))
+    return np.concatenate([forward, backward[:, ::-1]]).astype(np.int64)
+
+
+def shares_ranks(ranks: Floats) -> bool:
+    """Whether any of the rankings, shape (m, n), gives two items one rank."""
+    return bool((np.diff(np.sort(ranks, axis=1), axis=1) == 0).any())
+
+
+def _kendall_of_parts(ranks: Floats, weights: Floats, prior: float) -> _Likelihood:
+    """Of rankings of some of the items: exact where the items are few, otherwise that of their pairs."""
     items, people = ranks.shape[1], float(weights.sum())
+    center = center_of_preferences(preference_counts(ranks, weights))
+    mean_distance = float(weights @ discordant_pairs(ranks, center)) / people
     different, where = np.unique(np.nan_to_num(ranks), axis=0, return_inverse=True)
     different[different == 0] = np.nan
     weight = np.asarray(np.bincount(where.ravel(), weights, len(different)), np.float64)
@@ -526,20 +566,17 @@ def _fit_gaps(
         pseudo = prior * (value * items * (items - 1) / 4 + log_normalizer(items, value))
         return float(2 * (pseudo - float(weight @ each(value))))
 
-    likelihood = "gaps" if few else "pairs"
+    kind = "gaps" if few else "pairs"
     grid = np.concatenate([[0.0], np.geomspace(1e-3, MAX_NEG_LOG_PHI, 60)])
     costs = np.array([cost(value) for value in grid])
-    if np.ptp(costs) < 1e-9:
-        return _PromptFit(0.0, 0.0, MAX_NEG_LOG_PHI, center, against / people, people, likelihood, center_exact=exact)
-    best = int(np.argmin(costs))
-    ends = (float(grid[max(0, best - 1)]), float(grid[min(len(grid) - 1, best + 1)]))
+    if np.ptp(costs) < 1e-9:  # nothing was put in an order
+        return _Likelihood(kind, center, mean_distance, cost, 0.0)
+    least = int(np.argmin(costs))
+    ends = (float(grid[max(0, least - 1)]), float(grid[min(len(grid) - 1, least + 1)]))
     inner = float(minimize_scalar(cost, bounds=ends, method="bounded", options={"xatol": 1e-9}).x)
-    neg_log_phi = min((inner, float(grid[best])), key=cost)
-    limit = float(chi2.ppf(level, 1))
-    if not few:
-        limit *= _pair_inflation(each, weight, neg_log_phi)
-    low, high = _profile(cost, neg_log_phi, limit)
-    return _PromptFit(neg_log_phi, low, high, center, against / people, people, likelihood, center_exact=exact)
+    best = min((inner, float(grid[least])), key=cost)
+    inflation = 1.0 if few else _pair_inflation(each, weight, best)
+    return _Likelihood(kind, center, mean_distance, cost, best, inflation)
 
 
 def _pairs_by_gap(ranks: Floats, center: NDArray[np.int64]) -> tuple[Floats, Floats]:

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import ast
 import math
+import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mallowspo.data import load_preferences
 from mallowspo.data.problems import RowProblem, settle
 from mallowspo.dispersion.judged_rows import Judged, JudgedRow, Text, as_text, distinct
 from mallowspo.errors import InputError, not_one_of
@@ -31,7 +34,7 @@ __all__ = [
     "holds_orders",
     "number_or_none",
     "read_judged",
-    "renamed",
+    "opened",
     "row_numbers",
 ]
 
@@ -70,6 +73,7 @@ _PAIRS = (("first", "second"), *((stem + a, stem + b) for stem in _STEMS for a, 
 _VERDICTS = ("vote", "winner", "preference", "preferred", "verdict", "choice", "label")
 _RATINGS = ("ratings", "helpfulness", "overall", "rating", "scores", "score")
 _RATERS = ("rater", "annotator", "evaluator", "annotator_id", "rater_id", "worker_id", "user_id", "judge")
+_ALONE = "no row beside it has the same prompt"
 # HelpSteer2's mark for "neither response is valid", beside strengths of -3 to 3.
 _NEITHER_VALID = -100
 
@@ -83,35 +87,41 @@ _WORDS = {"first": 0, "left": 0, "chosen": 0, "second": 1, "right": 1, "rejected
 _TIES = ("0", "0.0", "tie", "tied", "draw", "same", "equal", "both", "neither", "tie (bothbad)", "both_bad", "bothbad")
 
 
+class _NoVote(Exception):
+    """A row on which nobody voted, or on which there is nothing to vote; says why."""
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What one row tells: its responses, and the votes on them, each by a rater and so many times."""
+
+    prompt: Text
+    responses: Sequence[Text | None]
+    votes: list[tuple[Any, Scores, float]]
+    wrong: str = ""  # why its vote means nothing, where its words are still those of a row
+
+
 @dataclass(frozen=True)
 class _Form:
-    """One shape: how it is told, and how it is read.
+    """One shape: how it is told, and how it is read."""
 
-    Attributes:
-        words: What it looks like, for people.
-        find: Takes the columns and a few rows, and gives the columns that matter by their part, or None.
-        read: Takes the rows (position, values), the columns by part, and a report to fill; gives the judged rows.
-    """
-
-    words: str
+    words: str  # what it looks like
+    # From the columns and a few rows to the columns that matter by their part, or None.
     find: Callable[[Sequence[str], Sequence[Row]], dict[str, Any] | None]
-    read: Callable[[list[tuple[int, Row]], dict[str, Any], _Report], list[JudgedRow]]
+    # From a row, or from two that follow each other, and the columns by part to what they tell. Raises `_NoVote`, and
+    # `ValueError` for a value that means nothing.
+    tell: Callable[..., _Told]
+    chat: bool = True  # a prompt that is text is what a user said to an assistant
+    joined: bool = False  # rows with the same words belong together
+    either_way: bool = False  # also where the two responses stand the other way round
+    any_words: bool = (
+        False  # votes count where the words are missing or alike: nothing but the words is compared there
+    )
+    couples: bool = False  # two rows that follow each other hold the two responses to one prompt
 
 
 def read_judged(dataset: datasets.Dataset, source: str, *, invalid_rows: str = "error") -> Judged | None:
-    """Read what people said, in whichever of `PUBLISHED_FORMS` the rows have.
-
-    Args:
-        dataset: The rows as they were read.
-        source: What they came from, for messages.
-        invalid_rows: `error` stops at values that mean nothing, `drop` leaves such rows out.
-
-    Returns:
-        The rows, or None where they have none of the forms.
-
-    Raises:
-        InputError: Values that mean nothing (see `invalid_rows`), or no row with a pair that anybody judged.
-    """
+    """Read what people said, in whichever of `PUBLISHED_FORMS` the rows have; None where they have none."""
     dataset = dataset.with_format(None)
     try:
         head = dataset[:200]
@@ -133,7 +143,7 @@ def _read(dataset: datasets.Dataset, form: _Form, parts: dict[str, Any], source:
     # Words stay words: an answer may read as a list.
     words = {*parts["prompt"], *parts.get("pair", ()), parts.get("response")}
     given = [{name: value if name in words else _value(value) for name, value in row.items()} for row in needed]
-    rows = form.read(list(enumerate(given)), parts, report)
+    rows = _judged_rows(list(enumerate(given)), form, parts, report)
     wrong = [RowProblem(numbers[position], "bad_votes", detail) for position, detail in report.wrong]
     settle(wrong, len(dataset), len(dataset) - len(wrong), invalid_rows=invalid_rows, source=source)
     mute = [row for row in rows if not row.votes.any()]
@@ -146,15 +156,11 @@ def _read(dataset: datasets.Dataset, form: _Form, parts: dict[str, Any], source:
 
 @dataclass
 class _Report:
-    """What a reader found beside its rows: positions with the reason.
+    """What a reader found beside its rows: positions with the reason."""
 
-    Attributes:
-        silent: Rows on which nobody voted, or on which there is nothing to vote.
-        wrong: Rows with a value that means nothing.
-    """
-
+    # Nobody voted there, or there is nothing to vote on.
     silent: list[tuple[int, str]] = field(default_factory=list)
-    wrong: list[tuple[int, str]] = field(default_factory=list)
+    wrong: list[tuple[int, str]] = field(default_factory=list)  # a value means nothing
 
 
 def _notes(
@@ -197,25 +203,18 @@ def row_numbers(dataset: datasets.Dataset) -> list[int]:
     return list(range(len(dataset)))
 
 
-def renamed(dataset: datasets.Dataset, columns: str, source: str) -> datasets.Dataset:
-    """Give a file's columns the names under which they are read.
+def opened(
+    source: str | os.PathLike[str], *, columns: str, split: str, invalid_rows: str = "error"
+) -> datasets.Dataset:
+    """The rows of a file of people's judgements, with its columns under the names that are read."""
+    dataset = load_preferences(source, split=split, invalid_rows=invalid_rows).dataset
+    if len(dataset) == 0:
+        raise InputError(f"{source}: there are no rows")
+    return _renamed(dataset, columns, str(source)) if columns else dataset
 
-    Args:
-        dataset: The rows.
-        columns: `name=column` pairs with commas between them, each name one of `COLUMN_NAMES`.
-        source: What the rows came from, for messages.
 
-    Returns:
-        The rows; a column whose name was taken by another is left out.
-
-    Raises:
-        InputError: A name that is not read, a column that is not there, or one that is given twice.
-
-    Example:
-        >>> from datasets import Dataset
-        >>> renamed(Dataset.from_dict({"q": ["1+1="], "up": [3]}), "prompt=q,votes_chosen=up", "x").column_names
-        ['prompt', 'votes_chosen']
-    """
+def _renamed(dataset: datasets.Dataset, columns: str, source: str) -> datasets.Dataset:
+    """Rename a file's columns by `name=column` pairs; a column whose name another takes is left out."""
     mapping: dict[str, str] = {}
     for item in filter(None, (part.strip() for part in columns.split(","))):
         name, equals, column = (text.strip() for text in item.partition("="))
@@ -308,6 +307,11 @@ def number_or_none(value: Any) -> float | None:
         return None
 
 
+def _numbers(given: list[Any]) -> Scores:
+    """Read numbers, NaN where there is none."""
+    return tuple(math.nan if (number := number_or_none(value)) is None else number for value in given)
+
+
 def _verdict(value: Any) -> tuple[float, float] | None:
     """Read one vote as scores of the two responses; None where nobody voted. Raises `ValueError` for other words."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -360,33 +364,66 @@ def _prompt(row: Row, columns: Sequence[str]) -> Text:
     return "\n\n".join(as_text(part) for part in found)
 
 
-def _row(
-    position: int,
-    prompt: Text,
-    responses: Sequence[Text | None],
-    opinions: Sequence[Scores],
-    report: _Report,
-    *,
-    weights: Sequence[float] | None = None,
-    chat: bool = True,
-) -> list[JudgedRow]:
-    """Make the row, or none where it has fewer than two responses that differ."""
-    scores = np.asarray(opinions, np.float64).reshape(-1, max(len(responses), 1))
+def _judged_rows(rows: list[tuple[int, Row]], form: _Form, parts: dict[str, Any], report: _Report) -> list[JudgedRow]:
+    """One row for what each row tells, for what rows with the same words tell together, or for each couple of rows."""
+    judged: list[JudgedRow] = []
+    groups: dict[tuple[str, ...], tuple[int, _Told]] = {}
+    for position, *given in _couples(rows, parts, report) if form.couples else rows:
+        try:
+            told = form.tell(*given, parts)
+        except _NoVote as why:
+            report.silent.append((position, str(why)))
+            continue
+        except ValueError as error:
+            report.wrong.append((position, str(error)))
+            continue
+        if told.wrong:
+            report.wrong.append((position, told.wrong))
+        if not form.joined:
+            judged += _judged_row(position, told, form, report)
+            continue
+        prompt, *shown = as_text(told.prompt), *map(as_text, told.responses)
+        swapped = form.either_way and (prompt, *reversed(shown)) in groups
+        key = (prompt, *(reversed(shown) if swapped else shown))
+        votes = groups.setdefault(key, (position, replace(told, votes=[])))[1].votes
+        votes += [(rater, scores[::-1] if swapped else scores, count) for rater, scores, count in told.votes]
+    for position, told in groups.values():
+        judged += _judged_row(position, told, form, report)
+    return judged
+
+
+def _couples(rows: list[tuple[int, Row]], parts: dict[str, Any], report: _Report) -> Iterator[tuple[int, Row, Row]]:
+    """Every two rows that follow each other and have the same prompt, with the place of the first."""
+    waiting: list[tuple[int, Row]] = []
+    for position, row in rows:
+        if waiting and _prompt(waiting[0][1], parts["prompt"]) == _prompt(row, parts["prompt"]):
+            yield *waiting.pop(), row
+            continue
+        alone, waiting = waiting, [(position, row)]
+        report.silent += [(place, _ALONE) for place, _ in alone]
+    report.silent += [(place, _ALONE) for place, _ in waiting]
+
+
+def _judged_row(position: int, told: _Told, form: _Form, report: _Report) -> list[JudgedRow]:
+    """Make the row, or none where it has fewer than two responses that differ.
+
+    Each rater has one vote in all: who voted n times on one pair has n votes of 1/n.
+    """
+    # A rater may be named by anything that a file holds, such as an object; blanks and NaN name nobody.
+    raters = [None if repr(rater) in ("None", "nan", "''") else repr(rater) for rater, _, _ in told.votes]
+    times = Counter(raters)
+    shares = [1.0 if rater is None else 1 / times[rater] for rater in raters]
+    weights = np.array([share * count for share, (_, _, count) in zip(shares, told.votes, strict=True)], np.float64)
+    scores = np.asarray([scores for _, scores, _ in told.votes], np.float64).reshape(-1, max(len(told.responses), 1))
+    if form.any_words:
+        words = tuple(text or "" for text in told.responses)
+        return [JudgedRow(position, told.prompt, words, scores, weights, form.chat)]
     try:
-        kept, scores = distinct(responses, scores)
+        kept, scores = distinct(told.responses, scores)
     except InputError as error:
         report.silent.append((position, str(error)))
         return []
-    given = np.ones(len(scores)) if weights is None else np.asarray(weights, np.float64)
-    return [JudgedRow(position, prompt, kept, scores, given, chat)]
-
-
-def _shared_by_raters(votes: list[tuple[Any, Scores]]) -> tuple[list[Scores], list[float]]:
-    """Give each rater one vote in all: who voted n times on one pair has n votes of 1/n."""
-    # A rater may be named by anything that a file holds, such as an object; blanks and NaN name nobody.
-    raters = [None if repr(rater) in ("None", "nan", "''") else repr(rater) for rater, _ in votes]
-    times = Counter(raters)
-    return [vote for _, vote in votes], [1.0 if rater is None else 1 / times[rater] for rater in raters]
+    return [JudgedRow(position, told.prompt, kept, scores, weights, form.chat)]
 
 
 # ---- lists of verdicts (MultiPref) and of strengths (HelpSteer3, HelpSteer2 preference)
@@ -424,31 +461,19 @@ def _find_strength_lists(names: Sequence[str], sample: Sequence[Row]) -> dict[st
     return {"prompt": _prompt_parts(names), "pair": pair, "lists": [], "overall": overall} if overall else None
 
 
-def _read_lists(rows: list[tuple[int, Row]], parts: dict[str, Any], report: _Report) -> list[JudgedRow]:
-    judged = []
-    for position, row in rows:
-        votes: list[tuple[Any, Scores]] = []
-        try:
-            for column in parts["lists"]:
-                for item in _items(row[column]):
-                    if not isinstance(item, Mapping):
-                        continue
-                    if "overall_pref" in item:
-                        vote = _verdict(item["overall_pref"])
-                    else:
-                        vote = _strength(next((item[key] for key in ("score", "strength") if key in item), None))
-                    if vote is not None:
-                        rater = _first(list(item), _RATERS)
-                        votes.append((item[rater] if rater and item[rater] is not None else None, vote))
-            if parts.get("overall") and (vote := _strength(row[parts["overall"]])) is not None:
-                votes.append((None, vote))
-        except ValueError as error:
-            report.wrong.append((position, str(error)))
-            continue
-        opinions, weights = _shared_by_raters(votes)
-        responses = [_words(row[column]) for column in parts["pair"]]
-        judged += _row(position, _prompt(row, parts["prompt"]), responses, opinions, report, weights=weights)
-    return judged
+def _tell_lists(row: Row, parts: dict[str, Any]) -> _Told:
+    votes: list[tuple[Any, Scores, float]] = []
+    for item in (item for column in parts["lists"] for item in _items(row[column]) if isinstance(item, Mapping)):
+        if "overall_pref" in item:
+            vote = _verdict(item["overall_pref"])
+        else:
+            vote = _strength(next((item[key] for key in ("score", "strength") if key in item), None))
+        if vote is not None:
+            rater = _first(list(item), _RATERS)
+            votes.append((item[rater] if rater else None, vote, 1.0))
+    if parts.get("overall") and (vote := _strength(row[parts["overall"]])) is not None:
+        votes.append((None, vote, 1.0))
+    return _Told(_prompt(row, parts["prompt"]), [_words(row[column]) for column in parts["pair"]], votes)
 
 
 # ---- ratings of single responses (HelpSteer2)
@@ -475,39 +500,22 @@ def _find_ratings(names: Sequence[str], sample: Sequence[Row]) -> dict[str, Any]
     return {"prompt": prompt, "response": "response", "ratings": named} if named else None
 
 
-def _read_ratings(rows: list[tuple[int, Row]], parts: dict[str, Any], report: _Report) -> list[JudgedRow]:
-    judged = []
-    waiting: tuple[int, Text, Text | None, list[float]] | None = None
-    for position, row in rows:
-        given = row[parts["ratings"]]
-        read = [number_or_none(item) for item in (given if isinstance(given, list) else [given])]
-        ratings = [math.nan if rating is None else rating for rating in read]
-        prompt, response = _prompt(row, parts["prompt"]), _words(row[parts["response"]])
-        if waiting is None or waiting[1] != prompt:
-            if waiting is not None:
-                report.silent.append((waiting[0], "no row beside it has the same prompt"))
-            waiting = (position, prompt, response, ratings)
-            continue
-        start, _, other, others = waiting
-        opinions, weights = _against(others, ratings)
-        judged += _row(start, prompt, [other, response], opinions, report, weights=weights)
-        waiting = None
-    if waiting is not None:
-        report.silent.append((waiting[0], "no row beside it has the same prompt"))
-    return judged
-
-
-def _against(first: list[float], second: list[float]) -> tuple[list[tuple[float, float]], list[float]]:
+def _tell_ratings(first: Row, second: Row, parts: dict[str, Any]) -> _Told:
     """Compare the ratings of two responses: one by one where they are as many, and else each with each.
 
     Nobody knows who gave which rating where the numbers of raters differ. Each with each tells the same share of
     preferences; all comparisons together count as many votes as the shorter list has ratings.
     """
-    if len(first) == len(second):
-        return list(zip(first, second, strict=True)), [1.0] * len(first)
-    first, second = [r for r in first if not math.isnan(r)], [r for r in second if not math.isnan(r)]
-    every = [(a, b) for a in first for b in second]
-    return every, [min(len(first), len(second)) / max(len(every), 1)] * len(every)
+    given = [row[parts["ratings"]] for row in (first, second)]
+    ratings = [_numbers(value if isinstance(value, list) else [value]) for value in given]
+    if len(ratings[0]) == len(ratings[1]):
+        every, weight = list(zip(*ratings, strict=True)), 1.0
+    else:
+        known = [[rating for rating in some if not math.isnan(rating)] for some in ratings]
+        every = list(product(*known))
+        weight = min(map(len, known)) / max(len(every), 1)
+    responses = [_words(row[parts["response"]]) for row in (first, second)]
+    return _Told(_prompt(first, parts["prompt"]), responses, [(None, scores, weight) for scores in every])
 
 
 # ---- one judge's scores (UltraFeedback)
@@ -529,28 +537,17 @@ def _find_completions(names: Sequence[str], sample: Sequence[Row]) -> dict[str, 
     return None
 
 
-def _read_completions(rows: list[tuple[int, Row]], parts: dict[str, Any], report: _Report) -> list[JudgedRow]:
-    judged = []
-    for position, row in rows:
-        items = _items(row[parts["completions"]])
-        if parts["scores"]:
-            given = row[parts["scores"][0]] or []
-            if not isinstance(given, list) or len(given) != len(items):
-                report.wrong.append(
-                    (position, f"there are {len(items)} responses, expected as many scores: {given!r:.60}")
-                )
-                continue
-        else:
-            given = [_overall(item) for item in items]
-        read = [number_or_none(score) for score in given]
-        scores = [math.nan if score is None else score for score in read]
-        # Without a score a completion says nothing: it stays out, for a ranked list has a place for every response.
-        responses = [None if math.isnan(score) else _words(item) for item, score in zip(items, scores, strict=True)]
-        if len([text for text in responses if text]) < 2:
-            report.silent.append((position, "fewer than two responses have a score"))
-            continue
-        judged += _row(position, _prompt(row, parts["prompt"]), responses, [tuple(scores)], report)
-    return judged
+def _tell_completions(row: Row, parts: dict[str, Any]) -> _Told:
+    items = _items(row[parts["completions"]])
+    given = (row[parts["scores"][0]] or []) if parts["scores"] else [_overall(item) for item in items]
+    if not isinstance(given, list) or len(given) != len(items):
+        raise ValueError(f"there are {len(items)} responses, expected as many scores: {given!r:.60}")
+    scores = _numbers(given)
+    # Without a score a completion says nothing: it stays out, for a ranked list has a place for every response.
+    responses = [None if math.isnan(score) else _words(item) for item, score in zip(items, scores, strict=True)]
+    if len([text for text in responses if text]) < 2:
+        raise _NoVote("fewer than two responses have a score")
+    return _Told(_prompt(row, parts["prompt"]), responses, [(None, scores, 1.0)])
 
 
 def _overall(item: Any) -> Any:
@@ -608,33 +605,18 @@ def _find_orders(names: Sequence[str], sample: Sequence[Row]) -> dict[str, Any] 
     return None
 
 
-def _read_orders(rows: list[tuple[int, Row]], parts: dict[str, Any], report: _Report) -> list[JudgedRow]:
-    # One row may hold all orders of its responses, or one; rows with the same words belong together.
-    groups: dict[tuple[str, ...], tuple[int, Text, list[Text | None], list[tuple[Any, Scores]]]] = {}
-    for position, row in rows:
-        given = _items(row[parts["responses"]])
-        if len(given) < 2:
-            report.silent.append((position, f"expected at least two responses, found {len(given)}"))
-            continue
-        labels = [_label(item, place) for place, item in enumerate(given)]
-        responses = [_words(item) for item in given]
-        prompt = _prompt(row, parts["prompt"])
-        orders: list[tuple[Any, Scores]] = []
-        try:
-            for rater, order in _orders_in(row, parts["orders"]):
-                scores = _order(order, labels)
-                if scores is not None:
-                    orders.append((row[parts["rater"]] if rater is None and parts["rater"] else rater, scores))
-        except ValueError as error:
-            report.wrong.append((position, str(error)))
-            continue
-        key = (as_text(prompt), *(as_text(text) for text in responses))
-        groups.setdefault(key, (position, prompt, responses, []))[3].extend(orders)
-    judged = []
-    for position, prompt, responses, orders in groups.values():
-        opinions, weights = _shared_by_raters(orders)
-        judged += _row(position, prompt, responses, opinions, report, weights=weights)
-    return judged
+def _tell_orders(row: Row, parts: dict[str, Any]) -> _Told:
+    given = _items(row[parts["responses"]])
+    if len(given) < 2:
+        raise _NoVote(f"expected at least two responses, found {len(given)}")
+    labels = [_label(item, place) for place, item in enumerate(given)]
+    named = row[parts["rater"]] if parts["rater"] else None
+    votes = [
+        (named if rater is None else rater, scores, 1.0)
+        for rater, order in _orders_in(row, parts["orders"])
+        if (scores := _order(order, labels)) is not None
+    ]
+    return _Told(_prompt(row, parts["prompt"]), [_words(item) for item in given], votes)
 
 
 def _label(item: Any, place: int) -> str:
@@ -666,21 +648,14 @@ def _find_annotators(names: Sequence[str], sample: Sequence[Row]) -> dict[str, A
     return {"prompt": _prompt_parts(names), "pair": _pair_of(names) or [], "raters": raters}
 
 
-def _read_annotators(rows: list[tuple[int, Row]], parts: dict[str, Any], report: _Report) -> list[JudgedRow]:
-    judged = []
-    for position, row in rows:
-        given = [row[name] for name in parts["raters"]]
-        try:
-            opinions = [vote for value in given if (vote := _verdict(value)) is not None]
-        except ValueError as error:
-            report.wrong.append((position, f"the verdicts are {given}: {error}"))
-            continue
-        responses = [_words(row[column]) for column in parts["pair"]] or [None, None]
-        scores = np.asarray(opinions, np.float64).reshape(-1, 2)
-        # Votes count also where the words are missing or alike, for nothing but the words is compared there.
-        kept = tuple(text or "" for text in responses)
-        judged.append(JudgedRow(position, _prompt(row, parts["prompt"]), kept, scores, np.ones(len(scores))))
-    return judged
+def _tell_annotators(row: Row, parts: dict[str, Any]) -> _Told:
+    given = [row[name] for name in parts["raters"]]
+    try:
+        verdicts = [verdict for value in given if (verdict := _verdict(value)) is not None]
+    except ValueError as error:
+        raise ValueError(f"the verdicts are {given}: {error}") from error
+    responses = [_words(row[column]) for column in parts["pair"]] or [None, None]
+    return _Told(_prompt(row, parts["prompt"]), responses, [(None, verdict, 1.0) for verdict in verdicts])
 
 
 def _find_penalties(names: Sequence[str], sample: Sequence[Row]) -> dict[str, Any] | None:
@@ -689,20 +664,8 @@ def _find_penalties(names: Sequence[str], sample: Sequence[Row]) -> dict[str, An
     return {"prompt": [name for name in ("source", "prompt") if name in names][:1], "columns": ("outputs", "penalty")}
 
 
-def _read_penalties(rows: list[tuple[int, Row]], parts: dict[str, Any], report: _Report) -> list[JudgedRow]:
-    judged = []
-    for position, row in rows:
-        try:
-            texts, opinions = _penalties(row["outputs"], row["penalty"])
-        except ValueError as error:
-            report.wrong.append((position, str(error)))
-            continue
-        judged += _row(position, _prompt(row, parts["prompt"]), texts, opinions, report, chat=False)
-    return judged
-
-
-def _penalties(outputs: Any, penalty: Any) -> tuple[list[Text | None], list[Scores]]:
-    """Read the texts, and each rater's scores of them. Raises `ValueError` for what is no score."""
+def _tell_penalties(row: Row, parts: dict[str, Any]) -> _Told:
+    outputs, penalty = row["outputs"], row["penalty"]
     if not isinstance(outputs, Mapping) or not isinstance(penalty, Mapping):
         raise ValueError("expected outputs as system -> text and penalty as system -> rater -> score")
     systems = [name for name, text in outputs.items() if isinstance(text, str)]
@@ -717,8 +680,8 @@ def _penalties(outputs: Any, penalty: Any) -> tuple[list[Text | None], list[Scor
                 scores.setdefault(rater, {})[name] = -number
             elif value is not None and not (isinstance(value, float) and math.isnan(value)):
                 raise ValueError(f"the penalty of {name!r} by {rater!r} is {value!r:.40}, expected a number")
-    opinions = [tuple(given.get(name, math.nan) for name in systems) for given in scores.values()]
-    return [outputs[name] for name in systems], opinions
+    votes = [(None, tuple(given.get(name, math.nan) for name in systems), 1.0) for given in scores.values()]
+    return _Told(_prompt(row, parts["prompt"]), [outputs[name] for name in systems], votes)
 
 
 def _find_single_votes(names: Sequence[str], sample: Sequence[Row]) -> dict[str, Any] | None:
@@ -741,65 +704,63 @@ def _find_single_votes(names: Sequence[str], sample: Sequence[Row]) -> dict[str,
     }
 
 
-def _read_single_votes(rows: list[tuple[int, Row]], parts: dict[str, Any], report: _Report) -> list[JudgedRow]:
-    groups: dict[tuple[str, ...], tuple[int, Text, list[Text | None], list[tuple[Any, Scores]], list[float]]]
-    groups = {}
-    for position, row in rows:
-        prompt = _prompt(row, parts["prompt"])
-        responses = [_words(row[column]) for column in parts["pair"]]
-        shown = [as_text(text) for text in responses]
-        # The same two responses may be shown in either order.
-        swapped = (as_text(prompt), shown[1], shown[0]) in groups
-        key = (as_text(prompt), shown[1], shown[0]) if swapped else (as_text(prompt), *shown)
-        group = groups.setdefault(key, (position, prompt, responses, [], []))
-        try:
-            vote = _verdict(row[parts["verdict"]])
-            count = number_or_none(row[parts["count"]]) if parts["count"] else 1.0
-            if count is None or count < 0:
-                raise ValueError(f"the count of the vote is {row[parts['count']]!r}, expected a number >= 0")
-        except ValueError as error:
-            report.wrong.append((position, str(error)))
-            continue
-        if vote is not None:
-            rater = row[parts["rater"]] if parts["rater"] else None
-            group[3].append((rater, (vote[1], vote[0]) if swapped else vote))
-            group[4].append(count)
-    judged = []
-    for position, prompt, responses, votes, counts in groups.values():
-        opinions, weights = _shared_by_raters(votes)
-        times = [weight * count for weight, count in zip(weights, counts, strict=True)]
-        judged += _row(position, prompt, responses, opinions, report, weights=times, chat=False)
-    return judged
+def _tell_single_vote(row: Row, parts: dict[str, Any]) -> _Told:
+    told = _Told(_prompt(row, parts["prompt"]), [_words(row[column]) for column in parts["pair"]], [])
+    try:
+        vote = _verdict(row[parts["verdict"]])
+        count = number_or_none(row[parts["count"]]) if parts["count"] else 1.0
+        if count is None or count < 0:
+            raise ValueError(f"the count of the vote is {row[parts['count']]!r}, expected a number >= 0")
+    except ValueError as error:
+        return replace(told, wrong=str(error))
+    rater = row[parts["rater"]] if parts["rater"] else None
+    return told if vote is None else replace(told, votes=[(rater, vote, count)])
 
 
 PUBLISHED_FORMS = (
     _Form(
         "columns `annotator1`, `annotator2`, ... with 1, 2 or 0 for a tie (PandaLM)",
         _find_annotators,
-        _read_annotators,
+        _tell_annotators,
+        chat=False,
+        any_words=True,
     ),
     _Form(
         "a column `penalty` with system -> rater -> score, less is better (WMT side by side)",
         _find_penalties,
-        _read_penalties,
+        _tell_penalties,
+        chat=False,
     ),
-    _Form("two responses and lists of annotations with `overall_pref` (MultiPref)", _find_verdict_lists, _read_lists),
+    _Form("two responses and lists of annotations with `overall_pref` (MultiPref)", _find_verdict_lists, _tell_lists),
     _Form(
         "two responses and a list of annotations with `score` or `strength` from -3 to 3 (HelpSteer3, HelpSteer2's "
         "preferences)",
         _find_strength_lists,
-        _read_lists,
+        _tell_lists,
     ),
-    _Form("`responses` and orders of them such as B>A=C=D (collective alignment)", _find_orders, _read_orders),
+    _Form(
+        "`responses` and orders of them such as B>A=C=D (collective alignment)",
+        _find_orders,
+        _tell_orders,
+        joined=True,
+    ),
     _Form(
         "`completions`, each with an `overall_score` of one judge (UltraFeedback)",
         _find_completions,
-        _read_completions,
+        _tell_completions,
     ),
-    _Form("one row a vote: two responses and a column `vote`", _find_single_votes, _read_single_votes),
+    _Form(
+        "one row a vote: two responses and a column `vote`",
+        _find_single_votes,
+        _tell_single_vote,
+        chat=False,
+        joined=True,
+        either_way=True,
+    ),
     _Form(
         "`prompt`, `response` and a list of ratings, two rows a prompt (HelpSteer2's disagreements)",
         _find_ratings,
-        _read_ratings,
+        _tell_ratings,
+        couples=True,
     ),
 )

@@ -34,12 +34,7 @@ _MARGIN = 8  # columns at the edges of a table that may be left out together
 
 
 def names_things(column: str) -> bool:
-    """Say whether a column's name is that of a number, a person or a time, and no item's.
-
-    Example:
-        >>> [names_things(name) for name in ("ResponseId", "case_no", "#", "rownum", "Madrid", "grid", "group a")]
-        [True, True, True, True, False, False, False]
-    """
+    """Say whether a column's name is that of a number, a person or a time, and no item's."""
     text = unicodedata.normalize("NFKD", column.replace("°", "o"))
     if text.startswith(("Unnamed", "unnamed", "__index")):
         return True
@@ -61,16 +56,8 @@ def settled_items(
     """Settle which columns are the items, by what makes rankings of the rows.
 
     Columns with an item's name are left out where the others are rankings in every row, and few rows are rankings with
-    them (a number beside the ranks). Columns with another name are taken where all rows are rankings with
-    them and not without (a fruit that is called date).
-
-    Args:
-        values: The columns with names of items, shape (m,) each, in the order of the file.
-        named: Columns of numbers whose names are no items'.
-        check: Raises `InputError` for an array of rankings, shape (m, n), of which one is none.
-
-    Returns:
-        The names of the items' columns.
+    them (a number beside the ranks). Columns with another name are taken where all rows are rankings with them and not
+    without (a fruit that is called date).
     """
     items = list(values)
     count = len(values[items[0]]) if items else 0

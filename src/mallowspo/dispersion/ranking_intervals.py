@@ -30,20 +30,7 @@ _BUDGET = 1e8
 
 
 def simulated_interval(rankings: Floats, level: float) -> tuple[float, float]:
-    """Invert the simulated law of the total distance to the Borda centre.
-
-    Args:
-        rankings: Shape (m, n), one row a person, shared ranks allowed; the same ranks are shared in the simulation.
-        level: Nominal coverage.
-
-    Returns:
-        Ends of the interval for -log φ: where the observed distance is at the edge of the outer (1 - level)/2.
-
-    Example:
-        >>> low, high = simulated_interval(np.array([[1.0, 2, 3], [2, 1, 3], [1, 3, 2]]), 0.95)
-        >>> low, 2 < high < 6
-        (0.0, True)
-    """
+    """The interval for -log φ of rankings, shape (m, n), by the simulated law of the distance to the Borda centre."""
     sizes = tuple(sorted(tuple(row) for row in bucket_sizes(rankings).tolist()))
     grid, totals = _simulated_totals(sizes)
     wins = preference_counts(rankings)

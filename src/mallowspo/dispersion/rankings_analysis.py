@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,31 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import chi2
 
+from mallowspo.dispersion.analysis import (
+    Analysis,
+    PromptOpinion,
+    both_ends,
+    calibrated_people,
+    distribution,
+    drawing,
+    mean_rate,
+    weight_summary,
+)
 from mallowspo.dispersion.calibration import raw_from_phi
-from mallowspo.dispersion.diagnostics import flip_probability, statistic
-from mallowspo.dispersion.people import LIKELIHOODS, RankingsIndex, fit_sample_size, goodness_of_fit, rankings_index
+from mallowspo.dispersion.diagnostics import flip_probability
+from mallowspo.dispersion.people import (
+    LIKELIHOODS,
+    RankingsIndex,
+    fit_sample_size,
+    goodness_of_fit,
+    rankings_index,
+    shares_ranks,
+)
 from mallowspo.dispersion.ranking_intervals import FEW_PEOPLE
-from mallowspo.dispersion.rankings_file import RankingRows, shares_ranks
-from mallowspo.dispersion.reference_analysis import SHOWN, Analysis, PromptOpinion
+from mallowspo.dispersion.rankings_file import RankingRows
 from mallowspo.dispersion.settings import DispersionSettings
-from mallowspo.dispersion.weight_summary import calibrated_people, distribution, weight_summary
-from mallowspo.maths import MAX_NEG_LOG_PHI, MallowsModel, kendall_tau
+from mallowspo.maths import MAX_NEG_LOG_PHI, MallowsModel, kendall_tau, preference_counts
 from mallowspo.maths.spearman import SPEARMAN_LIMIT
-from mallowspo.stats.bootstrap import bootstrap
 
 __all__ = ["analyse_rankings", "opinion_of_rankings"]
 
@@ -42,33 +57,10 @@ def analyse_rankings(
     truth: NDArray[np.int64] | None = None,
     progress: Progress | None = None,
 ) -> Analysis:
-    """Mallows models of people's rankings, prompt by prompt.
-
-    Args:
-        rows: The rankings; `rows.ties` says what a shared rank means. Rankings that nobody gave (a count of 0) are
-            left out.
-        settings: Distance, prior, calibration and intervals.
-        truth: A ranking that is known to be true, to measure each centre by.
-        progress: Called with what is being done, prompts done and prompts in all.
-
-    Returns:
-        The table has a row per prompt: `dispersion` with its interval, `center`, `mean_distance`, `people`,
-        `dispersion_weight`. The summary has `prompts_detail` where the prompts are few: also Spearman's rho, the
-        test of fit, and the distance of the centre from the truth.
-
-    Raises:
-        InputError: Rankings that cannot be fitted.
-    """
+    """Mallows models of people's rankings, a row a prompt; rankings that nobody gave are left out."""
     report = progress or (lambda stage, done, total: None)
     rows = _given(rows)
-    index = rankings_index(
-        rows.ranks,
-        settings.distance,
-        level=settings.level,
-        prior=settings.ranking_prior,
-        ties=rows.ties,
-        counts=rows.counts,
-    )
+    index = _fitted(rows, settings, settings.distance)
     raw_p = raw_from_phi(index.phi_n)
     calibration = calibrated_people(raw_p, "rankings", settings)
     weight_p = calibration.weight(raw_p)
@@ -85,7 +77,7 @@ def analyse_rankings(
         "dispersion_weight": weight_p,
     }
     order = np.argsort(index.phi_n, kind="stable")
-    count = min(SHOWN, max(1, len(order) // 2))
+    flips, rng = flip_probability(index.phi_n), np.random.default_rng(settings.seed)
     summary = {
         "source": "rankings",
         "form": rows.form,
@@ -99,24 +91,32 @@ def analyse_rankings(
         "level": settings.level,
         "phi": distribution(index.phi_n),
         **weight_summary(calibration, weight_p, beta=settings.beta),
-        "flip": _ranking_flips(index, settings),
+        "flip": {"rate": mean_rate(flips, range(len(flips)), **drawing(settings, rng)), "scale_measured": True},
         "detail": _detail(rows, index, settings, truth, report) if len(rows.ranks) <= DETAILED else [],
         "equal_phi": _equal_phi(rows, index, settings),
-        "agreed": [_shown_ranking(rows, index, columns, int(p)) for p in order[:count]],
-        "contested": [_shown_ranking(rows, index, columns, int(p)) for p in order[::-1][:count]],
+        **both_ends(order, order[::-1], lambda place, agreed: _shown_ranking(rows, index, columns, place)),
     }
     return Analysis(columns, summary)
 
 
+def _fitted(rows: RankingRows, settings: DispersionSettings, distance: str) -> RankingsIndex:
+    return rankings_index(
+        rows.ranks,
+        distance,
+        level=settings.level,
+        prior=settings.ranking_prior,
+        ties=rows.ties,
+        counts=rows.counts,
+    )
+
+
 def _given(rows: RankingRows) -> RankingRows:
     """Leave out rankings that nobody gave."""
-    if rows.counts is None or all((counts > 0).all() for counts in rows.counts):
-        return rows
-    kept = [counts > 0 for counts in rows.counts]
+    kept = [counts > 0 for counts in rows.people]
     return replace(
         rows,
         ranks=[ranks[some] for ranks, some in zip(rows.ranks, kept, strict=True)],
-        counts=[counts[some] for counts, some in zip(rows.counts, kept, strict=True)],
+        counts=[counts[some] for counts, some in zip(rows.people, kept, strict=True)],
     )
 
 
@@ -127,8 +127,8 @@ def _strict(ranks: NDArray[np.float64]) -> bool:
 
 def _fit_test_fits(rows: RankingRows, place: int) -> bool:
     """Whether the test of fit can draw these people: whole ones, each with a whole ranking."""
-    counts = _weights_of(rows, place)
-    return _strict(rows.ranks[place]) and (counts is None or bool((counts == np.round(counts)).all()))
+    counts = rows.people[place]
+    return _strict(rows.ranks[place]) and bool((counts == np.round(counts)).all())
 
 
 # Below this the centre is a guess, and the profile-likelihood interval takes the scatter around it for agreement. At
@@ -175,33 +175,15 @@ def _notes(rows: RankingRows, index: RankingsIndex, settings: DispersionSettings
     return notes
 
 
-def _weights_of(rows: RankingRows, place: int) -> NDArray[np.float64] | None:
-    return None if rows.counts is None else rows.counts[place]
-
-
-def _ranking_flips(index: RankingsIndex, settings: DispersionSettings) -> dict[str, Any]:
-    flips = flip_probability(index.phi_n)
-    found = bootstrap(
-        lambda at: float(flips[at].mean()),
-        range(len(flips)),
-        rng=np.random.default_rng(settings.seed),
-        resamples=settings.resamples,
-        level=settings.level,
-    )
-    return {"rate": statistic(found, len(flips)), "scale_measured": True}
-
-
 def _people(number: float) -> int | float:
     """The number of people; weighted ballots may add up to no whole one."""
     return int(number) if number == round(number) else float(number)
 
 
-def _mean_rank(ranks: NDArray[np.float64], weights: NDArray[np.float64] | None) -> float:
+def _mean_rank(ranks: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
     """Mean rank among those to whom the item was shown; NaN where that is nobody."""
     seen = np.isfinite(ranks)
-    return (
-        float(np.average(ranks[seen], weights=None if weights is None else weights[seen])) if seen.any() else math.nan
-    )
+    return float(np.average(ranks[seen], weights=weights[seen])) if seen.any() else math.nan
 
 
 def _shown_ranking(rows: RankingRows, index: RankingsIndex, columns: dict[str, Any], place: int) -> dict[str, Any]:
@@ -213,7 +195,7 @@ def _shown_ranking(rows: RankingRows, index: RankingsIndex, columns: dict[str, A
         "prompt": rows.prompts[place],
         "people": _people(index.rankings_n[place]),
         "responses": [rows.items[place][item] for item in order],
-        "mean_ranks": [_mean_rank(rows.ranks[place][:, item], _weights_of(rows, place)) for item in order],
+        "mean_ranks": [_mean_rank(rows.ranks[place][:, item], rows.people[place]) for item in order],
     }
 
 
@@ -243,23 +225,11 @@ def _detail(
             "fit_p": None,
         }
         if both:
-            second = rankings_index(
-                [ranks],
-                other,
-                level=settings.level,
-                prior=settings.ranking_prior,
-                ties=rows.ties,
-                counts=None if rows.counts is None else [rows.counts[place]],
-            )
-            facts[other] = _fit_facts(second, 0)
+            alone = replace(rows, ranks=[ranks], counts=[rows.people[place]])
+            facts[other] = _fit_facts(_fitted(alone, settings, other), 0)
         if settings.fit_draws and _fit_test_fits(rows, place):
-            facts["fit_p"] = goodness_of_fit(
-                ranks,
-                settings.distance,
-                rng=rng,
-                draws=settings.fit_draws,
-                counts=None if rows.counts is None else rows.counts[place],
-            )
+            draws, counts = settings.fit_draws, rows.people[place]
+            facts["fit_p"] = goodness_of_fit(ranks, settings.distance, rng=rng, draws=draws, counts=counts)
             facts["fit_people"] = fit_sample_size(float(index.rankings_n[place]), ranks.shape[1])
         if truth is not None and len(truth) == ranks.shape[1]:
             facts["truth"] = {
@@ -267,12 +237,8 @@ def _detail(
                 "largest_distance": len(truth) * (len(truth) - 1) // 2,
             }
             if _strict(ranks):
-                facts["truth"]["mean_distance"] = float(
-                    np.average(
-                        kendall_tau(ranks.astype(np.int64), truth),
-                        weights=_weights_of(rows, place),
-                    )
-                )
+                distances = kendall_tau(ranks.astype(np.int64), truth)
+                facts["truth"]["mean_distance"] = float(np.average(distances, weights=rows.people[place]))
         found.append(facts)
     report("Fitting the rankings", len(rows.ranks), len(rows.ranks))
     return found
@@ -325,23 +291,20 @@ def _equal_phi(rows: RankingRows, index: RankingsIndex, settings: DispersionSett
 
 
 def opinion_of_rankings(rows: RankingRows, *, settings: DispersionSettings) -> PromptOpinion:
-    """What rankings say of each prompt.
-
-    Args:
-        rows: The rankings.
-        settings: Distance and prior.
-
-    Returns:
-        The opinion. It calls no prompt diverging: rankings of several responses contradict each other somewhere on
-        nearly every prompt.
-    """
-    index = rankings_index(
-        rows.ranks, settings.distance, prior=settings.ranking_prior, ties=rows.ties, counts=rows.counts
-    )
+    """What rankings say of each prompt; none diverges, as rankings of several responses nearly always clash."""
+    index = _fitted(rows, settings, settings.distance)
     # A prompt may have several sets of responses, and rows that are pairs of one set repeat its rankings.
     names, prompt = np.unique(rows.prompt_ids, return_inverse=True)
 
     def mean(values: NDArray[np.float64]) -> dict[str, float]:
         return dict(zip(names.tolist(), (np.bincount(prompt, values) / np.bincount(prompt)).tolist(), strict=True))
 
-    return PromptOpinion(mean(index.neg_log_phi_n), mean(index.rankings_n), {}, "rankings")
+    pairs = []
+    seen: set[tuple[str, tuple[str, ...]]] = set()
+    for place, name in enumerate(rows.prompt_ids):
+        if (name, tuple(rows.items[place])) in seen:
+            continue
+        seen.add((name, tuple(rows.items[place])))
+        above = preference_counts(rows.ranks[place], None if rows.counts is None else rows.counts[place])
+        pairs += [(name, float(above[a, b]), float(above[b, a])) for a, b in combinations(range(len(above)), 2)]
+    return PromptOpinion(mean(index.neg_log_phi_n), mean(index.rankings_n), {}, "rankings", tuple(pairs))

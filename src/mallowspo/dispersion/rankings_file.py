@@ -15,7 +15,8 @@ from scipy.stats import rankdata
 from mallowspo.data import load_preferences
 from mallowspo.data.records import prompt_id_of_text
 from mallowspo.dispersion.judged_rows import Judged, as_text
-from mallowspo.dispersion.published import PUBLISHED_FORMS, holds_orders, number_or_none, read_judged, renamed
+from mallowspo.dispersion.people import shares_ranks
+from mallowspo.dispersion.published import PUBLISHED_FORMS, holds_orders, number_or_none, opened, read_judged
 from mallowspo.dispersion.ranking_columns import items_sentence, names_things, settled_items
 from mallowspo.errors import InputError
 from mallowspo.files import parse_json
@@ -42,28 +43,25 @@ _COUNTS = ("count", "counts", "n", "votes", "weight", "weights", "num_voters", "
 
 @dataclass(frozen=True)
 class RankingRows:
-    """Rankings of the responses to P prompts.
+    """Rankings of the responses to P prompts."""
 
-    Attributes:
-        ranks: For each prompt an array of shape (m, n): entry i of a row is the rank of response i, 1 is best;
-            responses may share a rank (a top k shares the last one among the rest), and NaN was not shown.
-        prompt_ids: What names each prompt, as a reference store names it; length P.
-        prompts: Each prompt as text.
-        items: The names or texts of each prompt's responses.
-        form: Which form the file has.
-        counts: For each prompt how many people gave each ranking, shape (m,); one each where it is None.
-        ties: What a shared rank means: `unordered`, an order that was not given, or `half`, no difference seen.
-        notes: What the reader took the file to mean, and warnings, as sentences.
-    """
-
+    # Of each prompt, shape (m, n): entry i of a row is the rank of response i, 1 is best; responses may share a rank
+    # (a top k shares the last one among the rest), and NaN was not shown.
     ranks: list[Floats]
-    prompt_ids: list[str]
+    prompt_ids: list[str]  # as a reference store names them
     prompts: list[str]
-    items: list[list[str]]
+    items: list[list[str]]  # names or texts of each prompt's responses
     form: str
+    # How many people gave each ranking of a prompt, shape (m,); one each where it is None.
     counts: list[Floats] | None = None
+    # What a shared rank means: `unordered`, an order that was not given, or `half`, no difference seen.
     ties: str = "unordered"
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what the reader took the file to mean, and warnings, as sentences
+
+    @property
+    def people(self) -> list[Floats]:
+        """How many people gave each ranking of a prompt, shape (m,)."""
+        return [np.ones(len(ranks)) for ranks in self.ranks] if self.counts is None else self.counts
 
     @property
     def tied(self) -> bool:
@@ -71,42 +69,11 @@ class RankingRows:
         return any(shares_ranks(ranks) for ranks in self.ranks)
 
 
-def shares_ranks(ranks: Floats) -> bool:
-    """Say whether any of the rankings, shape (m, n), gives two items one rank."""
-    return bool((np.diff(np.sort(ranks, axis=1), axis=1) == 0).any())
-
-
 def load_rankings(
     source: str | os.PathLike[str], *, column: str = "rankings", columns: str = "", split: str = "train"
 ) -> RankingRows:
-    r"""Read rankings from a file in one of `RANKING_FORMS`.
-
-    Args:
-        source: A `.jsonl`, `.json`, `.csv` (each also `.gz`) or `.parquet` file, a folder, or a hub name.
-        column: The column of the first form.
-        columns: The file's own column names, as `name=column` with commas between them; see `COLUMN_NAMES`.
-        split: The split of a folder or of a hub data set.
-
-    Returns:
-        The rankings.
-
-    Raises:
-        InputError: There is no such file or column, a prompt has fewer than two rankings, its rankings have different
-            items, or a rank is no number.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "apples.csv"
-        >>> _ = path.write_text("red,green\n1,2\n2,1\n")
-        >>> rows = load_rankings(path)
-        >>> rows.prompts, rows.items, rows.ranks[0].tolist()
-        (['apples'], [['red', 'green']], [[1.0, 2.0], [2.0, 1.0]])
-    """
-    dataset = load_preferences(source, split=split).dataset
-    if len(dataset) == 0:
-        raise InputError(f"{source}: there are no rows")
-    if columns:
-        dataset = renamed(dataset, columns, str(source))
+    r"""Read rankings from a file in one of `RANKING_FORMS`."""
+    dataset = opened(source, columns=columns, split=split)
     name = Path(source).name.split(".")[0]
     if column in dataset.column_names and not holds_orders(dataset, column):
         found = _lists(dataset, column, str(source))
@@ -116,8 +83,8 @@ def load_rankings(
         raise InputError(f"{source}: no column {column!r}, it has {', '.join(dataset.column_names)}")
     else:
         found = _table(dataset, str(source), name)
-    for place, ranks in enumerate(found.ranks):
-        people = len(ranks) if found.counts is None else float(found.counts[place].sum())
+    for place, counts in enumerate(found.people):
+        people = float(counts.sum())
         if people < 2:
             which = f"prompt {place + 1:,}" if len(found.ranks) > 1 else "it"
             raise InputError(
@@ -135,18 +102,7 @@ def load_rankings(
 
 
 def load_truth(source: str | os.PathLike[str], *, items: int) -> NDArray[np.int64]:
-    """Read one ranking that is known to be true, to measure a centre by.
-
-    Args:
-        source: A file with one row and one column an item, in the order of the rankings' columns.
-        items: How many items there are.
-
-    Returns:
-        The ranking, shape (items,).
-
-    Raises:
-        InputError: The file holds something else.
-    """
+    """Read one ranking that is known to be true, to measure a centre by."""
     found = _table(load_preferences(source).dataset, str(source), "truth")
     ranks = found.ranks[0]
     if len(found.ranks) != 1 or ranks.shape != (1, items) or sorted(ranks[0]) != list(range(1, items + 1)):

@@ -3,97 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mallowspo.dispersion.analysis import (
+    Analysis,
+    PromptOpinion,
+    both_ends,
+    distribution,
+    drawing,
+    implied_phi,
+    mean_rate,
+    shrink_by_people,
+    weight_summary,
+    worth,
+)
 from mallowspo.dispersion.calibration import ENTROPY_FLOOR, Calibration, calibrate
-from mallowspo.dispersion.diagnostics import correlation, flip_probability, pooled_interval, statistic
-from mallowspo.dispersion.entropy import ReferenceStatistics, mean_by_prompt, normalised_entropy
+from mallowspo.dispersion.diagnostics import correlation, flip_probability, pooled_interval
+from mallowspo.dispersion.entropy import ReferenceStatistics, mean_by_prompt
 from mallowspo.dispersion.estimators import ESTIMATORS, prompt_index
 from mallowspo.dispersion.maps import IndexMap, fit_map
 from mallowspo.dispersion.settings import DispersionSettings
-from mallowspo.dispersion.weight_summary import distribution, implied_phi, weight_summary
+from mallowspo.dispersion.shrinkage import ShrinkFit
 from mallowspo.errors import InputError
-from mallowspo.stats.bootstrap import bootstrap
 
-if TYPE_CHECKING:
-    from mallowspo.scoring import ReferenceScores
-
-__all__ = ["Analysis", "PromptOpinion", "RowTexts", "analyse_reference", "statistics_of"]
+__all__ = ["RowTexts", "analyse_reference"]
 
 Floats = NDArray[np.float64]
-
-SHOWN = 5
-"""Prompts that are shown at either end of the index."""
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """What was found out about one source.
-
-    Attributes:
-        columns: A table, one entry per row of the source (per prompt for rankings).
-        summary: Everything that a report says, as plain values.
-    """
-
-    columns: dict[str, Any]
-    summary: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class RowTexts:
-    """The words of a data set's rows.
-
-    Attributes:
-        prompts: Each row's prompt, length N.
-        responses: Each row's responses, the chosen one first.
-        reward_margin: Score of the chosen response less that of the rejected one, where the data has scores, (N,).
-    """
+    """The words of a data set's rows."""
 
     prompts: Sequence[str]
-    responses: Sequence[tuple[str, ...]]
+    responses: Sequence[tuple[str, ...]]  # of a row, the chosen one first
+    # Of the chosen response less that of the rejected one, where the data has scores, shape (N,).
     reward_margin: Floats | None = None
-
-
-@dataclass(frozen=True)
-class PromptOpinion:
-    """What people said, by prompt.
-
-    Attributes:
-        neg_log_phi: Name of a prompt -> -log phi of the people who judged it, in nats.
-        count: Name of a prompt -> how many votes or rankings that rests on.
-        diverging: Name of a prompt -> whether people contradicted each other on it; prompts on which nobody could
-            (fewer than two opinions) are left out.
-        source: `votes` or `rankings`.
-    """
-
-    neg_log_phi: dict[str, float]
-    count: dict[str, float]
-    diverging: dict[str, bool]
-    source: str
-
-
-def statistics_of(scores: ReferenceScores, *, vocab_size: int) -> ReferenceStatistics:
-    """What the estimators read, from what a reference store keeps.
-
-    Args:
-        scores: Of N rows.
-        vocab_size: Last axis of the reference's logits.
-
-    Returns:
-        The statistics.
-    """
-    return ReferenceStatistics(
-        logp_nk=scores.logp_nk,
-        entropy_sum_nk=scores.entropy_sum_nk,
-        length_nk=np.asarray(scores.length_nk, np.float64),
-        vocab_size=vocab_size,
-        first_entropy_nk=scores.first_entropy_nk,
-        divergent_entropy_nk=scores.divergent_entropy_nk,
-    )
 
 
 def analyse_reference(
@@ -105,34 +54,7 @@ def analyse_reference(
     texts: RowTexts | None = None,
     people: PromptOpinion | None = None,
 ) -> Analysis:
-    """Index, weight and their company, from one pass of the reference.
-
-    Args:
-        statistics: Of N rows.
-        prompt_ids: What names each row's prompt, length N.
-        settings: Index, map and the rest.
-        row_index: Position of each row in its source; 0 ... N - 1 where None.
-        texts: The rows' words, to show the prompts at either end.
-        people: For the map `isotonic`.
-
-    Returns:
-        The table has `row_index`, `prompt_id`, `index` with `index_low` and `index_high` (NaN where there is no
-        interval), `dispersion` (phi such that training on this column gives back the weight),
-        `dispersion_weight`, `response_length` (mean over the row's responses, tokens) and `reference_margin`
-        (log-probability of the first response less the mean of the others, nats).
-
-    Raises:
-        InputError: No rows, an index that a map cannot take, or `isotonic` without people's opinions.
-
-    Example:
-        >>> one = np.ones((2, 2))
-        >>> sums = np.log(16) * np.array([[0.25, 0.25], [0.5, 0.5]])
-        >>> found = analyse_reference(
-        ...     ReferenceStatistics(-one, sums, one, vocab_size=16), ["a", "b"], settings=DispersionSettings()
-        ... )
-        >>> found.columns["dispersion_weight"].round(4).tolist()
-        [1.3333, 0.6667]
-    """
+    """Index, weight and their company, from one pass of the reference."""
     if len(prompt_ids) == 0:
         raise InputError("reference: there are no rows to read an index from")
     rng = np.random.default_rng(settings.seed)
@@ -141,6 +63,11 @@ def analyse_reference(
         index_n = prompt_index(settings.estimator, index_n, prompt_ids)
     fitted = _fitted_map(index_n, prompt_ids, statistics, settings, people)
     raw_n, floored = fitted.raw(index_n)
+    fit = None
+    if people is not None and people.pairs:
+        fit = _fit(raw_n, prompt_ids, people, settings)
+    elif settings.shrink == "votes":
+        raise InputError("dispersion_shrink: 'votes' fits the factor on people's word; add --votes or --rankings")
     calibration = calibrate(
         raw_n,
         source="entropy",
@@ -149,6 +76,8 @@ def analyse_reference(
         per=settings.per,
         estimator=settings.estimator,
         map=settings.map,
+        shrink=fit.shrink.mean if fit is not None and settings.shrink == "votes" else settings.given_shrink,
+        power=settings.power,
         floored=floored,
     )
     weight_n = calibration.weight(raw_n)
@@ -167,7 +96,12 @@ def analyse_reference(
     summary = {
         "source": "reference",
         "estimator": settings.estimator,
-        "map": {"name": settings.map, "alternatives": settings.alternatives, "spread": list(settings.spread)},
+        "map": {
+            "name": settings.map,
+            "alternatives": fitted.alternatives,
+            "spread": list(settings.spread),
+            **_other_alternatives(index_n, fitted, settings),
+        },
         "per": settings.per,
         "rows": len(index_n),
         "prompts": len(set(prompt_ids)),
@@ -176,11 +110,38 @@ def analyse_reference(
         "interval": interval,
         "phi": distribution(columns["dispersion"]),
         **weight_summary(calibration, weight_n, beta=settings.beta),
+        "worth": worth(weight_n, raw_n, fit),
         "flip": _flip(raw_n, calibration, prompt_ids, settings, rng),
         "correlations": _correlations(index_n, statistics, prompt_ids, texts, settings, rng),
         **_extremes(columns, texts),
     }
     return Analysis(columns, summary)
+
+
+def _fit(
+    raw_n: Floats, prompt_ids: Sequence[str], people: PromptOpinion, settings: DispersionSettings
+) -> ShrinkFit | None:
+    """What people's word says of the index; None where they say too little and nobody asked for it."""
+    try:
+        return shrink_by_people(raw_n, prompt_ids, people, level=settings.level)
+    except InputError:
+        if settings.shrink == "votes":
+            raise
+        return None
+
+
+def _other_alternatives(index_n: Floats, fitted: IndexMap, settings: DispersionSettings) -> dict[str, Any]:
+    """How far the weights depend on N, where the map reads it: their spread at half and at twice as many."""
+    if fitted.name != "mallows" or fitted.alternatives is None:
+        return {}
+    rows = []
+    for number in (max(2, fitted.alternatives // 2), fitted.alternatives, min(2 * fitted.alternatives, 10_000)):
+        raw_n, _ = replace(fitted, alternatives=number).raw(index_n)
+        mean = float(raw_n.mean())
+        low, high = (np.quantile(raw_n, [0.05, 0.95]) / mean).tolist() if mean > 0 else (1.0, 1.0)
+        variation = float(raw_n.std()) / mean if mean > 0 else 0.0
+        rows.append({"alternatives": number, "variation": variation, "weight_low": low, "weight_high": high})
+    return {"automatic": settings.alternatives == "auto", "other_alternatives": rows}
 
 
 def _fitted_map(
@@ -194,11 +155,7 @@ def _fitted_map(
     if settings.map == "isotonic":
         if people is None:
             raise InputError("dispersion_map: 'isotonic' needs people's votes or rankings; add --votes or --rankings")
-        nan = float("nan")
-        opinion = {
-            "people_neg_log_phi_n": [people.neg_log_phi.get(name, nan) for name in prompt_ids],
-            "people_votes_n": [people.count.get(name, 0.0) for name in prompt_ids],
-        }
+        opinion = people.by_row(prompt_ids)
     return fit_map(
         settings.map,
         index_n,
@@ -219,9 +176,8 @@ def _interval(
     names, prompt_n = np.unique(np.asarray(prompt_ids, dtype=str), return_inverse=True)
     if settings.per == "pair":
         return nothing, nothing, {**facts, "why": "an index per pair has one value a row, and so no spread of its own"}
-    if settings.estimator == "first_token":
-        why = "the first token's distribution is the same for every response to a prompt"
-        return nothing, nothing, {**facts, "why": why}
+    if ESTIMATORS[settings.estimator].no_interval:
+        return nothing, nothing, {**facts, "why": ESTIMATORS[settings.estimator].no_interval}
     values, owner = _values_per_response(statistics, prompt_n, settings.estimator)
     pooled = pooled_interval(np.log(np.maximum(values, ENTROPY_FLOOR)), owner, level=settings.level)
     if not np.isfinite(pooled.half_width_g).any():
@@ -245,21 +201,14 @@ def _values_per_response(
 
     A response that stands in several pairs of its prompt counts once: it is told by its numbers.
     """
-    if estimator in ("mean_entropy", "answer_entropy"):
-        lengths = statistics.length_nk if estimator == "mean_entropy" else np.ones_like(statistics.length_nk)
-        scale = statistics.vocab_size
-        share = (
-            normalised_entropy(statistics.entropy_sum_nk, lengths, vocab_size=scale)
-            if estimator == "mean_entropy"
-            else np.asarray(statistics.entropy_sum_nk) / np.log(scale)
-        )
-        owner = np.repeat(prompt_n, share.shape[1])
-        told = np.column_stack(
-            [owner, np.asarray(statistics.logp_nk).ravel(), np.asarray(statistics.length_nk).ravel(), share.ravel()]
-        )
-        told = np.unique(told[np.isfinite(told).all(axis=1) & (told[:, 2] > 0)], axis=0)
-        return told[:, 3], told[:, 0].astype(np.intp)
-    return ESTIMATORS[estimator](statistics), prompt_n
+    single = ESTIMATORS[estimator].single
+    if single is None:
+        return ESTIMATORS[estimator](statistics), prompt_n
+    share_nk = single(statistics)
+    owner = np.repeat(prompt_n, share_nk.shape[1])
+    told = np.column_stack([owner, statistics.logp_nk.ravel(), statistics.length_nk.ravel(), share_nk.ravel()])
+    told = np.unique(told[np.isfinite(told).all(axis=1) & (told[:, 2] > 0)], axis=0)
+    return np.asarray(told[:, 3], np.float64), told[:, 0].astype(np.intp)
 
 
 def _flip(
@@ -273,19 +222,10 @@ def _flip(
     measured = settings.map in ("mallows", "isotonic")
     phi_n = np.exp(-raw_n / 2) if measured else implied_phi(calibration.weight(raw_n))
     flips = flip_probability(phi_n)
-    found = bootstrap(
-        lambda rows: float(flips[rows].mean()),
-        list(prompt_ids),
-        rng=rng,
-        resamples=_draws(settings, len(flips)),
-        level=settings.level,
-    )
-    return {"rate": statistic(found, len(flips)), "scale_measured": measured}
-
-
-def _draws(settings: DispersionSettings, rows: int) -> int:
-    """Fewer draws of a large sample, whose intervals are narrow anyway: a report must not take minutes for them."""
-    return settings.resamples if rows <= 20_000 else min(settings.resamples, 200)
+    return {
+        "rate": mean_rate(flips, list(prompt_ids), **drawing(settings, rng, len(flips))),
+        "scale_measured": measured,
+    }
 
 
 def _correlations(
@@ -310,8 +250,7 @@ def _correlations(
     found = []
     for label, values in beside.items():
         mean = mean_by_prompt(values, prompt_ids)[first]
-        drawing = {"rng": rng, "resamples": _draws(settings, len(first)), "level": settings.level}
-        found.append({"with": label, **correlation(per_prompt, mean, **drawing)})
+        found.append({"with": label, **correlation(per_prompt, mean, **drawing(settings, rng, len(first)))})
     return found
 
 
@@ -326,9 +265,8 @@ def _extremes(columns: dict[str, Any], texts: RowTexts | None) -> dict[str, Any]
     names = np.asarray(columns["prompt_id"], dtype=str)
     _, first = np.unique(names, return_index=True)
     order = first[np.argsort(columns["index"][first], kind="stable")]
-    count = min(SHOWN, max(1, len(order) // 2))
 
-    def shown(row: int) -> dict[str, Any]:
+    def shown(row: int, agreed: bool) -> dict[str, Any]:
         facts: dict[str, Any] = {
             name: float(columns[name][row])
             for name in ("index", "index_low", "index_high", "dispersion", "dispersion_weight")
@@ -340,7 +278,4 @@ def _extremes(columns: dict[str, Any], texts: RowTexts | None) -> dict[str, Any]
             facts |= {"prompt": texts.prompts[row], "responses": said[:4], "more_responses": max(0, len(said) - 4)}
         return facts
 
-    return {
-        "agreed": [shown(int(row)) for row in order[:count]],
-        "contested": [shown(int(row)) for row in order[::-1][:count]],
-    }
+    return both_ends(order, order[::-1], shown)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mallowspo.dispersion.analysis import PromptOpinion
 from mallowspo.dispersion.diagnostics import correlation, statistic
 from mallowspo.dispersion.entropy import mean_by_prompt
-from mallowspo.dispersion.reference_analysis import PromptOpinion
 from mallowspo.errors import InputError
 from mallowspo.stats.bootstrap import auroc
 
@@ -20,19 +20,12 @@ __all__ = ["SideBySide", "side_by_side"]
 
 @dataclass(frozen=True)
 class SideBySide:
-    """The prompts of which both model and people say something.
-
-    Attributes:
-        prompt_ids: Their names, length P.
-        index: The model's index, larger = more dispersed, shape (P,).
-        phi: People's phi, shape (P,).
-        summary: Correlation and AUROC with their intervals, as plain values.
-    """
+    """The prompts of which both model and people say something."""
 
     prompt_ids: list[str]
-    index: NDArray[np.float64]
-    phi: NDArray[np.float64]
-    summary: dict[str, Any]
+    index: NDArray[np.float64]  # the model's, larger = more dispersed, shape (P,)
+    phi: NDArray[np.float64]  # people's phi, shape (P,)
+    summary: dict[str, Any]  # correlation and AUROC with their intervals, as plain values
 
 
 def side_by_side(
@@ -44,29 +37,10 @@ def side_by_side(
     resamples: int = 1000,
     level: float = 0.95,
 ) -> SideBySide:
-    """Compare an index with what people said of the same prompts.
+    """Compare an index, shape (N,), with what people said of the same prompts.
 
-    Args:
-        index_n: u of each row, larger = more dispersed, shape (N,).
-        prompt_ids: What names each row's prompt, length N.
-        people: By prompt.
-        rng: Source of randomness.
-        resamples: Bootstrap draws over prompts.
-        level: Nominal coverage.
-
-    Returns:
-        Spearman's correlation of the index with people's phi: 1 where it orders the prompts as people do, 0 where it
-        knows nothing, negative where it misleads. The AUROC is the probability that a prompt on which people
-        contradicted each other has the larger index.
-
-    Raises:
-        InputError: Fewer than three prompts in common.
-
-    Example:
-        >>> said = PromptOpinion({"a": 2.0, "b": 1.0, "c": 0.1}, {}, {"a": False, "c": True}, "votes")
-        >>> found = side_by_side([0.2, 0.3, 0.9], ["a", "b", "c"], said, rng=np.random.default_rng(0)).summary
-        >>> found["prompts"], found["correlation"]["value"], found["auroc"]["value"]
-        (3, 1.0, 1.0)
+    Spearman's correlation with people's phi is 1 where the index orders the prompts as people do, 0 where it knows
+    nothing. The AUROC is the chance that a prompt on which people contradicted each other has the larger index.
     """
     names, first = np.unique(np.asarray(prompt_ids, dtype=str), return_index=True)
     mean = mean_by_prompt(index_n, prompt_ids)[first]

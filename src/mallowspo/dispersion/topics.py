@@ -17,6 +17,8 @@ from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from mallowspo.dispersion.answer_samples import SampledAnswer
 from mallowspo.errors import InputError
@@ -34,17 +36,6 @@ def cluster_answers(texts: Sequence[Sequence[Sequence[Hashable]]], *, same: floa
     """Put answers together that share their telling words: cosine of tf-idf vectors, the first fitting cluster wins.
 
     A word tells the more, the fewer prompts have it in any of their answers.
-
-    Args:
-        texts: For each prompt its distinct answers, the most frequent first, as lists of words or token ids.
-        same: Cosine in (0, 1] with a cluster's first answer, from which an answer joins it.
-
-    Returns:
-        For each prompt the number of each answer's cluster.
-
-    Example:
-        >>> cluster_answers([[["red", "ok"], ["red", "fine"], ["blue", "ok"]], [["ok"], ["fine"]], [["ok"], ["fine"]]])
-        [[0, 0, 1], [0, 1], [0, 1]]
     """
     prompts_with = Counter(word for answers in texts for word in {word for answer in answers for word in answer})
     idf = {word: math.log((1 + len(texts)) / count) for word, count in prompts_with.items()}
@@ -74,19 +65,6 @@ def weighted_clusters(answers: Answers) -> Floats:
 
     The probabilities of the distinct answers that were drawn are scaled to sum to 1. Between long answers nearly all
     weight falls on one of them: take `sampled_entropy` there.
-
-    Args:
-        answers: Distinct sampled answers of each prompt, as `sample_answers` gives them.
-
-    Returns:
-        Entropy in nats, >= 0, shape (P,).
-
-    Source: our choice; semantic entropy (Farquhar et al., Nature 2024) with a lexical clusterer.
-
-    Example:
-        >>> one, two = (SampledAnswer((n,), 1, (math.log(p),), (0.0,)) for n, p in ((5, 0.6), (6, 0.2)))
-        >>> weighted_clusters([[one, two]]).round(4).tolist()  # 3/4 against 1/4
-        [0.5623]
     """
     clusters = cluster_answers([[answer.ids for answer in given] for given in answers])
     entropy = []
@@ -104,41 +82,25 @@ def topics_of(answers: Answers, *, least: int = 2, exchange: float = 0.004) -> N
     Prompts that both give an answer at least `least` times belong together. Topics so found are then joined, the
     closest first, as long as a share `exchange` of the answers of either is at home in the other, on average: prompts
     on which people agree rarely give each other's answers.
-
-    Args:
-        answers: Distinct sampled answers of each prompt.
-        least: How often both prompts must have given an answer for it to join them: one draw may be an accident.
-        exchange: See above; an answer is at home where it makes up .003 of all answers.
-
-    Returns:
-        The topic of each prompt, numbered from 0 in order of first appearance, shape (P,).
-
-    Example:
-        >>> a, b = (SampledAnswer((n,), 2, (0.0,), (0.0,)) for n in (5, 6))
-        >>> topics_of([[a], [b], [a, b], []]).tolist()
-        [0, 0, 0, 1]
     """
-    parent = list(range(len(answers)))
-
-    def root(node: int) -> int:
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    first_with: dict[tuple[int, ...], int] = {}
-    for prompt, given in enumerate(answers):
-        for answer in given:
-            if answer.count >= least:
-                parent[root(prompt)] = root(first_with.setdefault(answer.ids, prompt))
-    topics = _numbered([root(prompt) for prompt in range(len(answers))])
+    number: dict[tuple[int, ...], int] = {}
+    edges = [
+        (prompt, len(answers) + number.setdefault(answer.ids, len(number)))
+        for prompt, some in enumerate(answers)
+        for answer in some
+        if answer.count >= least
+    ]
+    prompt_e, answer_e = np.array(edges, np.intp).reshape(-1, 2).T
+    size = len(answers) + len(number)
+    graph = coo_array((np.ones(len(edges)), (prompt_e, answer_e)), shape=(size, size))
+    topics = _numbered(connected_components(graph, directed=False)[1][: len(answers)].tolist())
     while topics.max() > 0:
         pools = _pools(answers, topics)
-        size = np.maximum(1, np.array([pool.total() for pool in pools]))
+        total = np.maximum(1, np.array([pool.total() for pool in pools]))
         flow = np.zeros((len(pools), len(pools)))
         for i, j in permutations(range(len(pools)), 2):
-            flow[i, j] = sum(n for y, n in pools[i].items() if pools[j][y] >= 0.003 * size[j] and y in pools[j])
-        flow = flow / size[:, None]
+            flow[i, j] = sum(n for y, n in pools[i].items() if pools[j][y] >= 0.003 * total[j] and y in pools[j])
+        flow = flow / total[:, None]
         flow = (flow + flow.T) / 2
         near, far = divmod(int(flow.argmax()), len(pools))
         if flow[near, far] < exchange:
@@ -174,18 +136,6 @@ def estimate_alternatives(answers: Answers, *, quantile: float = 0.25) -> float:
     """Among how many answers people choose, as the plainer topics show: e to the entropy of a topic's answers.
 
     It is too large where wording varies in most topics, and too small where most prompts of a topic have one answer.
-
-    Args:
-        answers: Distinct sampled answers of each prompt.
-        quantile: Which prompt's topic counts, from the plainest at 0 on.
-
-    Returns:
-        The number, >= 1.
-
-    Example:
-        >>> a, b = (SampledAnswer((n,), 2, (0.0,), (0.0,)) for n in (5, 6))
-        >>> round(estimate_alternatives([[a, b], [a, b]]), 6)
-        2.0
     """
     topics = topics_of(answers)
     return float(np.exp(np.quantile(_pooled_entropy(answers, topics)[topics], quantile)))
@@ -196,25 +146,6 @@ def topic_entropy(answers: Answers, *, alternatives: float) -> Floats:
 
     u(x) = H(y | x) − max(0, H(y | topic of x) − log N). H(y | x) is the mean, over the sampled answers, of the
     entropies summed along them: the first token's part of it is exact.
-
-    Args:
-        answers: Distinct sampled answers of each prompt, as `sample_answers` gives them.
-        alternatives: N, among how many answers people choose, >= 1.
-
-    Returns:
-        Nats, >= 0, shape (P,).
-
-    Raises:
-        InputError: N is below 1.
-
-    Source: our choice.
-
-    Example:
-        >>> def answer(n, count):
-        ...     return SampledAnswer((n,), count, (0.0,), (math.log(4),))
-        >>> given = [[answer(n, 2) for n in range(4)]] * 2  # four wordings, or four answers, to both prompts
-        >>> topic_entropy(given, alternatives=1).tolist(), topic_entropy(given, alternatives=4).round(4).tolist()
-        ([0.0, 0.0], [1.3863, 1.3863])
     """
     if not alternatives >= 1:
         raise InputError(f"alternatives: got {alternatives}, expected a number of answers, at least 1")

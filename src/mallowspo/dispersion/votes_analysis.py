@@ -7,16 +7,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mallowspo.dispersion.analysis import (
+    Analysis,
+    PromptOpinion,
+    both_ends,
+    calibrated_people,
+    distribution,
+    drawing,
+    mean_rate,
+    weight_summary,
+)
 from mallowspo.dispersion.calibration import raw_from_phi
-from mallowspo.dispersion.diagnostics import correlation, flip_probability, statistic, vote_disagreement
+from mallowspo.dispersion.diagnostics import correlation, flip_probability, vote_disagreement
 from mallowspo.dispersion.entropy import mean_by_prompt
-from mallowspo.dispersion.people import VotesIndex, votes_index
-from mallowspo.dispersion.reference_analysis import SHOWN, Analysis, PromptOpinion
+from mallowspo.dispersion.people import VotesIndex, poor_intervals, votes_index
 from mallowspo.dispersion.settings import DispersionSettings
-from mallowspo.dispersion.vote_intervals import poor_intervals
 from mallowspo.dispersion.votes_file import VOTE_FORMS, VoteRows
-from mallowspo.dispersion.weight_summary import calibrated_people, distribution, weight_summary
-from mallowspo.stats.bootstrap import bootstrap
 
 __all__ = ["analyse_votes", "opinion_of_votes"]
 
@@ -24,24 +30,7 @@ Floats = NDArray[np.float64]
 
 
 def analyse_votes(rows: VoteRows, *, settings: DispersionSettings) -> Analysis:
-    """Dispersion per pair from votes.
-
-    Args:
-        rows: The votes.
-        settings: Smoothing, calibration and intervals.
-
-    Returns:
-        The table has a row per pair: counts, `dispersion` (phi of these votes) with its interval, `agreement`,
-        `voted` and `dispersion_weight`.
-
-    Raises:
-        InputError: Nobody voted, or everybody is split on every pair.
-
-    Example:
-        >>> rows = VoteRows(np.array([[9, 1, 0], [5, 5, 0]]), ["a", "b"], np.arange(2), ["", ""], [("", "")] * 2, "")
-        >>> analyse_votes(rows, settings=DispersionSettings()).columns["dispersion_weight"].round(4).tolist()
-        [2.0, 0.0]
-    """
+    """Dispersion per pair from votes, with its interval, and the weight that follows."""
     rng = np.random.default_rng(settings.seed)
     index = votes_index(rows.votes, prior=settings.vote_prior, level=settings.level)
     raw_n = raw_from_phi(index.phi_n)
@@ -106,7 +95,8 @@ def _vote_flips(
     found = {}
     for name, values in (("differ", differ), ("minority", minority), ("rate", flips)):
         known = np.flatnonzero(np.isfinite(values))
-        found[name] = _mean(values[known], [rows.prompt_ids[i] for i in known], settings, rng)
+        asked = [rows.prompt_ids[i] for i in known]
+        found[name] = mean_rate(values[known], asked, **drawing(settings, rng, len(known)))
     # With flip probabilities q, two voters differ with 2q(1 - q), which lies between q and what the mean q would give.
     differing = found["differ"]["value"]
     least = (1 - float(np.sqrt(max(0.0, 1 - 2 * differing)))) / 2 if np.isfinite(differing) else None
@@ -124,18 +114,6 @@ def _vote_flips(
     return facts
 
 
-def _mean(
-    values: Floats, prompt_ids: list[str], settings: DispersionSettings, rng: np.random.Generator
-) -> dict[str, Any]:
-    """Mean with its bootstrap interval over prompts."""
-
-    def mean(at: NDArray[np.intp]) -> float:
-        return float(values[at].mean()) if len(at) else float("nan")
-
-    draws = settings.resamples if len(values) <= 20_000 else 200
-    return statistic(bootstrap(mean, prompt_ids, rng=rng, resamples=draws, level=settings.level), len(values))
-
-
 def _word_correlations(
     rows: VoteRows, index: VotesIndex, settings: DispersionSettings, rng: np.random.Generator
 ) -> list[dict[str, Any]]:
@@ -148,12 +126,9 @@ def _word_correlations(
         "response length (words)": words.mean(axis=1),
         "difference in length (words)": np.abs(words[:, 0] - words[:, 1]),
     }
-    draws = settings.resamples if len(phi) <= 20_000 else 200
+    drawn = drawing(settings, rng, len(phi))
     return [
-        {
-            "with": label,
-            **correlation(phi, values, rng=rng, groups=rows.prompt_ids, resamples=draws, level=settings.level),
-        }
+        {"with": label, **correlation(phi, values, groups=rows.prompt_ids, **drawn)}
         for label, values in beside.items()
     ]
 
@@ -168,12 +143,13 @@ def _vote_extremes(rows: VoteRows, index: VotesIndex, columns: dict[str, Any]) -
     # each other.
     opposed = rows.votes[asked, :2].min(axis=1) / rows.votes[asked].sum(axis=1)
     clashes = np.bincount(group, weights=opposed) / np.bincount(group)
-    contested = np.lexsort((-votes, mean, -clashes))
-    agreed = np.lexsort((-votes, -mean))
-    count = min(SHOWN, max(1, len(names) // 2))
+    # The pairs from the one on which people differ most on.
+    place = np.empty(len(asked), np.intp)
+    place[np.lexsort((-opposed, -index.phi_n[asked]))] = np.arange(len(asked))
 
-    def shown(prompt: int, order: NDArray[np.intp]) -> dict[str, Any]:
+    def shown(prompt: int, agreed: bool) -> dict[str, Any]:
         mine = np.flatnonzero(group == prompt)
+        order = -place if agreed else place
         row = int(asked[mine[np.argsort(order[mine], kind="stable")[0]]])
         fields = ("dispersion", "dispersion_low", "dispersion_high", "dispersion_weight", "agreement")
         return {
@@ -187,35 +163,24 @@ def _vote_extremes(rows: VoteRows, index: VotesIndex, columns: dict[str, Any]) -
             **{name: float(columns[name][row]) for name in fields},
         }
 
-    place = np.empty(len(asked), np.intp)
-    place[np.lexsort((-opposed, -index.phi_n[asked]))] = np.arange(len(asked))
-    return {
-        "agreed": [shown(int(prompt), -place) for prompt in agreed[:count]],
-        "contested": [shown(int(prompt), place) for prompt in contested[:count]],
-    }
+    return both_ends(np.lexsort((-votes, -mean)), np.lexsort((-votes, mean, -clashes)), shown)
 
 
 def opinion_of_votes(rows: VoteRows, *, settings: DispersionSettings) -> PromptOpinion:
-    """What votes say of each prompt: the mean -log phi of its pairs.
-
-    Args:
-        rows: The votes.
-        settings: Smoothing.
-
-    Returns:
-        The opinion; a prompt diverges where two voters contradict each other on any of its pairs.
-    """
+    """The mean -log phi of a prompt's pairs; it diverges where two voters contradict each other on any of them."""
     index = votes_index(rows.votes, prior=settings.vote_prior, level=settings.level)
     sums: dict[str, list[float]] = {}
     diverging: dict[str, bool] = {}
+    pairs = []
     for row in np.flatnonzero(index.voted_n):
         name = rows.prompt_ids[row]
         sums.setdefault(name, []).append(float(index.neg_log_phi_n[row]))
-        first, second = rows.votes[row, :2]
+        first, second = rows.votes[row, :2].tolist()
+        pairs.append((name, first, second))
         if first + second >= 2:
             diverging[name] = diverging.get(name, False) or bool(min(first, second) > 0)
     count: dict[str, float] = {}
     for name, votes in zip(rows.prompt_ids, index.votes_n, strict=True):
         count[name] = count.get(name, 0.0) + float(votes)
     means = {name: float(np.mean(values)) for name, values in sums.items()}
-    return PromptOpinion(means, count, diverging, "votes")
+    return PromptOpinion(means, count, diverging, "votes", tuple(pairs))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mallowspo.data import load_preferences, validate_rows
+from mallowspo.data import validate_rows
 from mallowspo.data.annotations import read_votes
 from mallowspo.data.problems import RowError
 from mallowspo.data.records import prompt_id_of_text
@@ -20,8 +20,8 @@ from mallowspo.dispersion.published import (
     ONE_JUDGE,
     PUBLISHED_FORMS,
     number_or_none,
+    opened,
     read_judged,
-    renamed,
     row_numbers,
 )
 from mallowspo.errors import InputError
@@ -51,28 +51,17 @@ SCORE_COLUMNS = (
 
 @dataclass(frozen=True)
 class VoteRows:
-    """Votes on N pairs of responses.
+    """Votes on N pairs of responses."""
 
-    Attributes:
-        votes: Counts for the first response, for the second, and for neither, shape (N, 3); a row of zeros where
-            nobody voted.
-        prompt_ids: What names each row's prompt, as a reference store names it; length N.
-        row_index: Position of each row in its source, from 0, shape (N,).
-        prompts: Each row's prompt as text; empty where the file has none.
-        responses: Each row's two responses as text; empty texts where the file has none.
-        form: Which form the file has.
-        notes: What was left out, and what to know of the votes, one sentence each.
-        judged: Where the form is not that of preference data: the same as one record for each prompt, of which
-            `preference_rows` makes preference data.
-    """
-
+    # For the first response, for the second and for neither, shape (N, 3); a row of zeros where nobody voted.
     votes: Floats
-    prompt_ids: list[str]
-    row_index: NDArray[np.int64]
-    prompts: list[str]
-    responses: list[tuple[str, str]]
+    prompt_ids: list[str]  # as a reference store names them
+    row_index: NDArray[np.int64]  # in the source, from 0, shape (N,)
+    prompts: list[str]  # empty texts where the file has none
+    responses: list[tuple[str, str]]  # likewise
     form: str
     notes: tuple[str, ...] = ()
+    # The same as one record a prompt, of which `preference_rows` makes preference data; None where it is that already.
     judged: Judged | None = None
 
 
@@ -84,38 +73,11 @@ def load_votes(
     split: str = "train",
     invalid_rows: str = "error",
 ) -> VoteRows:
-    r"""Read votes from a file in one of `VOTE_FORMS`.
+    """Read votes from a file in one of `VOTE_FORMS`; a vote that is missing is a row on which nobody voted.
 
-    Rows of the first two forms may carry `prompt`, `chosen` and `rejected` in any layout of preference data; then
-    their prompts have the names that `mallowspo reference` gives them, and the two can be compared. A vote that is
-    missing (null) is a row on which nobody voted.
-
-    Args:
-        source: A `.jsonl`, `.json`, `.csv` (each also `.gz`) or `.parquet` file, a folder, or a hub name.
-        column: The column of the first form.
-        columns: The file's own column names, as `name=column` with commas between them; see `COLUMN_NAMES`.
-        split: The split of a folder or of a hub data set.
-        invalid_rows: `error` stops at preference rows that cannot be used, `drop` leaves them out.
-
-    Returns:
-        The votes.
-
-    Raises:
-        InputError: There is no such file or column, a count is negative or no number, or no row is left.
-
-    Example:
-        >>> import tempfile, pathlib
-        >>> path = pathlib.Path(tempfile.mkdtemp()) / "votes.csv"
-        >>> _ = path.write_text("votes_chosen,votes_rejected\n3,1\n,\n")
-        >>> load_votes(path).votes.tolist()
-        [[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    Prompts beside counted votes have the names that `mallowspo reference` gives them, so that the two can be compared.
     """
-    dataset = load_preferences(source, split=split, invalid_rows=invalid_rows).dataset
-    if columns:
-        dataset = renamed(dataset, columns, str(source))
-    names = dataset.column_names
-    if len(dataset) == 0:
-        raise InputError(f"{source}: there are no rows")
+    dataset = opened(source, columns=columns, split=split, invalid_rows=invalid_rows)
     counted = _counted(dataset, column)
     if counted is not None:
         return _general(dataset, *counted, str(source), invalid_rows)
@@ -129,8 +91,8 @@ def load_votes(
     forms = "\n".join(f"  {form}" for form in VOTE_FORMS)
     wanted = f"no column {column!r}" if column != "votes" else "no votes"
     raise InputError(
-        f"{source}: {wanted} in the columns {', '.join(names)}; expected one of the forms below, perhaps under other "
-        f"names that --columns tells\n{forms}"
+        f"{source}: {wanted} in the columns {', '.join(dataset.column_names)}; expected one of the "
+        f"forms below, perhaps under other names that --columns tells\n{forms}"
     )
 
 

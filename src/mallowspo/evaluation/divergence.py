@@ -31,31 +31,18 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Divergence:
-    """KL(policy ‖ reference) over a set of prompts; standard errors count prompts as drawn at random.
+    """KL(policy ‖ reference) over a set of prompts; standard errors count prompts as drawn at random."""
 
-    Attributes:
-        kl: Nats per response, mean over prompts.
-        kl_standard_error: Its error; NaN for a single response.
-        kl_plain: The same from log-ratios alone.
-        kl_plain_standard_error: Its error.
-        kl_per_token: Nats per token: total KL over total tokens.
-        kl_per_token_standard_error: Its error, by the delta method.
-        prompts: P.
-        samples: Responses per prompt.
-        tokens_per_response: Mean, the ending token included.
-        cut: Share of responses cut at `max_new_tokens`.
-    """
-
-    kl: float
-    kl_standard_error: float
-    kl_plain: float
+    kl: float  # nats per response, mean over prompts
+    kl_standard_error: float  # NaN for a single response
+    kl_plain: float  # the same from log-ratios alone
     kl_plain_standard_error: float
-    kl_per_token: float
-    kl_per_token_standard_error: float
+    kl_per_token: float  # nats per token: total KL over total tokens
+    kl_per_token_standard_error: float  # by the delta method
     prompts: int
-    samples: int
-    tokens_per_response: float
-    cut: float
+    samples: int  # responses per prompt
+    tokens_per_response: float  # mean, the ending token included
+    cut: float  # share of responses cut at `max_new_tokens`
 
 
 def sequence_kl(
@@ -73,24 +60,8 @@ def sequence_kl(
 ) -> Divergence:
     """Estimate the KL of a policy from a reference over whole responses, at temperature 1.
 
-    Args:
-        policy: A causal language model in eval mode.
-        reference: Another one over the same tokens.
-        prompts: Token ids of P prompts, none empty.
-        samples: Responses drawn per prompt.
-        max_new_tokens: Tokens after which a response is cut.
-        seed: Of the responses; the batch size changes nothing.
-        batch_size: Responses at a time.
-        end_ids: Tokens that end a response; None takes the policy's.
-        progress: Called with responses done and responses in all.
-        on_response: Called with prompt, sample and token ids of every response, so that something else can be
-            measured on the same ones.
-
-    Returns:
-        The estimates.
-
-    Raises:
-        InputError: No prompt, an empty one, or vocabularies of different sizes.
+    `prompts` are token ids; `on_response` is called with prompt, sample and token ids of every response, so that
+    something else can be measured on the same ones.
     """
     if not prompts or not all(len(prompt) for prompt in prompts) or samples < 1:
         raise InputError("sequence_kl: expected at least one prompt, none of them empty, and at least one sample")

@@ -1,7 +1,8 @@
 """One OpenAI-compatible endpoint: requests that are retried, limited and counted.
 
-The `openai` package speaks the protocol. Its own retries are switched off, since an attempt that it makes on its own
-would be neither counted nor held back by the limit on requests per minute.
+The `openai` package speaks the protocol. Its own retries are switched off: an attempt that it makes on its own would
+be neither counted nor held back by the limit on requests per minute, a reply that is no reply (cut JSON, a page of a
+gateway) would not be asked for again, and its waits end at eight seconds and cannot be stopped.
 """
 
 from __future__ import annotations
@@ -12,30 +13,29 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from mallowspo.errors import InputError
-from mallowspo.evaluation.server_reply import Malformed, ReplyContent, ServerError, is_blocked, read_reply, whole_text
+from mallowspo.evaluation.server_reply import Malformed, Reply, ServerError, is_blocked, read_reply, whole_text
 from mallowspo.redaction import HIDDEN, is_secret_name, looks_like_a_key, remember_secret, without_keys
 
 __all__ = [
     "Endpoint",
     "EndpointAddress",
     "EndpointUnavailable",
-    "Reply",
     "RequestLimits",
     "RequestRefused",
     "api_key_from",
-    "ask_until_answered",
     "check_no_secrets",
-    "work_through",
 ]
 
 Task = TypeVar("Task")
+
+PROBES = 10
 
 
 class EndpointUnavailable(RuntimeError):
@@ -59,22 +59,7 @@ class EndpointAddress:
 
     @classmethod
     def parse(cls, text: str, option: str) -> EndpointAddress:
-        """Read an address.
-
-        Args:
-            text: As the user wrote it.
-            option: The option that it was given to, for the message.
-
-        Returns:
-            The address.
-
-        Raises:
-            InputError: The model's name is missing, there is no host, or the address holds a key or a password.
-
-        Example:
-            >>> EndpointAddress.parse("http://127.0.0.1:8000/v1#my/model", "judge").model
-            'my/model'
-        """
+        """Read an address; a key or a password in it is refused."""
         url, _, model = text.partition("#")
         example = "http://localhost:8000/v1#model-name"
         if "@" in url:
@@ -110,26 +95,14 @@ class EndpointAddress:
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """How hard an endpoint is pressed.
+    """How hard an endpoint is pressed."""
 
-    Attributes:
-        concurrency: Requests under way at a time.
-        requests_per_minute: Attempts that may start in a minute; None for no limit.
-        timeout: Seconds until an attempt is given up.
-        max_retries: Attempts after the first one.
-        first_wait: Seconds before the first retry; each further one waits twice as long.
-        longest_wait: Seconds, the most that is waited, whatever the server asks for.
-
-    Raises:
-        InputError: A value is out of range.
-    """
-
-    concurrency: int = 8
-    requests_per_minute: float | None = None
-    timeout: float = 120.0
-    max_retries: int = 6
-    first_wait: float = 1.0
-    longest_wait: float = 60.0
+    concurrency: int = 8  # requests under way at a time
+    requests_per_minute: float | None = None  # attempts that may start in a minute; None for no limit
+    timeout: float = 120.0  # seconds until an attempt is given up
+    max_retries: int = 6  # attempts after the first one
+    first_wait: float = 1.0  # seconds before the first retry; each further one waits twice as long
+    longest_wait: float = 60.0  # seconds, the most that is waited, whatever the server asks for
 
     def __post_init__(self) -> None:
         for name, lowest in (("concurrency", 1), ("max_retries", 0)):
@@ -139,25 +112,6 @@ class RequestLimits:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise InputError(f"{name}: got {value}, expected a finite number above 0")
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a model said.
-
-    Attributes:
-        text: The reply.
-        prompt_tokens: As the server counts; None where it does not say.
-        completion_tokens: As the server counts; None where it does not say.
-        finish_reason: `stop`, `length`, or what the server says.
-        attempts: Requests that it took.
-    """
-
-    text: str
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    finish_reason: str
-    attempts: int
 
 
 class _Pace:
@@ -177,22 +131,7 @@ class _Pace:
 
 
 class Endpoint:
-    """A model behind an address.
-
-    Args:
-        address: Where.
-        limits: How hard to press it.
-        api_key: Sent as the bearer token; None sends a placeholder, as local servers want.
-        option: The option that named the address, for messages.
-
-    Attributes:
-        failures: Kind of failure -> attempts that ended so: `timeout`, `connection`, `rate_limit`, `server_error`,
-            `malformed`.
-        requests: Attempts sent.
-
-    Raises:
-        InputError: The `openai` package is not installed.
-    """
+    """A model behind an address; without a key a placeholder is sent, as local servers want."""
 
     def __init__(
         self, address: EndpointAddress, limits: RequestLimits, *, api_key: str | None = None, option: str = "judge"
@@ -206,8 +145,8 @@ class Endpoint:
         self.address = address
         self.limits = limits
         self.option = option
-        self.failures: Counter[str] = Counter()
-        self.requests = 0
+        self.failures: Counter[str] = Counter()  # kind of failure → attempts that ended so
+        self.requests = 0  # attempts sent
         self.stop = threading.Event()
         self._pace = _Pace(limits.requests_per_minute)
         self._lock = threading.Lock()
@@ -221,12 +160,7 @@ class Endpoint:
         self._client.close()
 
     def check(self) -> None:
-        """Ask for the list of models; any answer shows that somebody is there.
-
-        Raises:
-            InputError: The key is refused.
-            EndpointUnavailable: Nobody answers.
-        """
+        """Ask for the list of models; any answer shows that somebody is there."""
         client = self._client.with_options(timeout=min(self.limits.timeout, 10.0))
 
         def ask() -> None:
@@ -239,23 +173,10 @@ class Endpoint:
         self._with_retries(ask, min(self.limits.max_retries, 3))
 
     def chat(self, messages: list[dict[str, str]], parameters: dict[str, Any]) -> Reply:
-        """Send a conversation.
-
-        Args:
-            messages: `role` and `content` of each.
-            parameters: Further fields of the request, such as `temperature`.
-
-        Returns:
-            The reply.
-
-        Raises:
-            InputError: The key, the address or the model is refused.
-            RequestRefused: This one request is refused.
-            EndpointUnavailable: No usable reply after all attempts.
-        """
+        """Send a conversation."""
         create: Any = self._client.chat.completions.with_raw_response.create
 
-        def send() -> ReplyContent:
+        def send() -> Reply:
             whole = [{name: whole_text(text) for name, text in message.items()} for message in messages]
             raw = create(model=self.address.model, messages=whole, extra_body=parameters)
             return read_reply(raw.content)
@@ -266,17 +187,17 @@ class Endpoint:
         """Let the model continue a text, without a chat template; otherwise as `chat`."""
         create: Any = self._client.completions.with_raw_response.create
 
-        def send() -> ReplyContent:
+        def send() -> Reply:
             raw = create(model=self.address.model, prompt=whole_text(prompt), extra_body=parameters)
             return read_reply(raw.content)
 
         return self._reply(send)
 
-    def _reply(self, send: Callable[[], ReplyContent]) -> Reply:
+    def _reply(self, send: Callable[[], Reply]) -> Reply:
         found, attempts = self._with_retries(send, self.limits.max_retries)
         if found.finish_reason == "content_filter":
             raise RequestRefused(f"{self.address} held its reply back (finish_reason content_filter)")
-        return Reply(found.text, found.prompt_tokens, found.completion_tokens, found.finish_reason, attempts)
+        return replace(found, attempts=attempts)
 
     def _with_retries(self, send: Callable[[], Any], retries: int) -> tuple[Any, int]:
         last, only_this_one = "", True
@@ -299,6 +220,49 @@ class Endpoint:
         message = f"{self.address} gave no usable reply in {retries + 1} attempts; the last: {last}"
         # A server that answers each time, only not with a text, is not away.
         raise RequestRefused(message) if only_this_one else EndpointUnavailable(message)
+
+    def work_through(self, tasks: Sequence[Task], work: Callable[[Task], bool], *, probe: bool) -> None:
+        """Do tasks side by side; after the first failure start no more, and let those under way end.
+
+        `work` stores its result itself, so that nothing that was paid for is lost, and says whether the task was
+        answered, and not refused. With `probe` tasks are done one after another until one is answered, so that
+        whoever refuses everything is found out early.
+        """
+        start = self._until_answered(tasks, work) if probe else 0
+
+        def guarded(task: Task) -> None:
+            self.wait_or_stop(0.0)
+            try:
+                work(task)
+            except BaseException:
+                self.stop.set()  # here, before this thread can take up another task
+                raise
+
+        self.stop.clear()
+        with ThreadPoolExecutor(max_workers=self.limits.concurrency) as pool:
+            futures = [pool.submit(guarded, task) for task in tasks[start:]]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                self.stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                self.stop.clear()
+        failures = [future.exception() for future in futures if not future.cancelled() and future.exception()]
+        # The one that ended the run is no echo of it.
+        for failure in sorted(failures, key=lambda error: isinstance(error, _Stopped)):
+            raise failure  # type: ignore[misc]
+
+    def _until_answered(self, tasks: Sequence[Task], work: Callable[[Task], bool]) -> int:
+        """How many tasks it took; `RequestRefused` where the first ten, or all, were refused."""
+        for number, task in enumerate(tasks[:PROBES], start=1):
+            if work(task):
+                return number
+        if tasks:
+            number = min(len(tasks), PROBES)
+            raise RequestRefused(
+                "the only request was refused" if number == 1 else f"the first {number} requests were all refused"
+            )
+        return 0
 
     def wait_or_stop(self, seconds: float) -> None:
         """Wait, unless another request has ended the run."""
@@ -337,7 +301,7 @@ class Endpoint:
 
 
 def _key_option(option: str) -> str:
-    return "judge_api_key_env" if option == "judge" else "api_key_env"
+    return "judge_api_key_env" if option.startswith("judge") else "api_key_env"
 
 
 def _said(error: Exception) -> str:
@@ -358,10 +322,7 @@ def _retry_after(headers: Any) -> float:
 
 
 def api_key_from(variable: str | None, option: str) -> str | None:
-    """Read an API key from the environment variable that the user named; None where none was named.
-
-    From here on the key is taken out of all that this process writes, whoever sends it back.
-    """
+    """Read an API key from the environment variable that the user named; None where none was named."""
     if variable is None:
         return None
     value = os.environ.get(variable) if "\x00" not in variable and "=" not in variable else None
@@ -375,19 +336,14 @@ def api_key_from(variable: str | None, option: str) -> str | None:
             )
         raise InputError(f"{option}: the environment variable {variable} is not set")
     key = value.strip()
-    remember_secret(key)
+    remember_secret(key)  # from here on it is taken out of all that this process writes, whoever sends it back
     if not key.isascii() or not key.isprintable() or " " in key:
         raise InputError(f"{option}: the key in {variable} holds a space or a character that no header can carry")
     return key
 
 
 def check_no_secrets(parameters: dict[str, Any], option: str) -> None:
-    """Raise `InputError` where fields of a request hold a key: they go into every result.
-
-    Args:
-        parameters: The fields.
-        option: The option that holds them, for the message.
-    """
+    """Raise `InputError` where fields of a request hold a key: they go into every result."""
 
     def look(value: Any, path: str, name: str) -> None:
         if isinstance(value, dict):
@@ -397,72 +353,9 @@ def check_no_secrets(parameters: dict[str, Any], option: str) -> None:
             for item in value:
                 look(item, path, name)
         elif (is_secret_name(name) and value not in (None, "", True, False)) or looks_like_a_key(str(value)):
-            variable = "judge_api_key_env" if option.startswith("judge") else "api_key_env"
             raise InputError(
                 f"{option}: the field {path!r} holds a key, which would be written into every result; put it into "
-                f"an environment variable and name that with --{variable}"
+                f"an environment variable and name that with --{_key_option(option)}"
             )
 
     look(parameters, "", "")
-
-
-PROBES = 10
-
-
-def ask_until_answered(tasks: Sequence[Task], ask: Callable[[Task], bool]) -> int:
-    """Do tasks one after another until one is answered, so that whoever refuses everything is found out early.
-
-    Args:
-        tasks: What to do, in order.
-        ask: Does one task; whether it was answered, and not refused.
-
-    Returns:
-        How many were done; 0 for no task.
-
-    Raises:
-        RequestRefused: The first ten, or all, were refused.
-    """
-    for number, task in enumerate(tasks[:PROBES], start=1):
-        if ask(task):
-            return number
-    if tasks:
-        number = min(len(tasks), PROBES)
-        raise RequestRefused(
-            "the only request was refused" if number == 1 else f"the first {number} requests were all refused"
-        )
-    return 0
-
-
-def work_through(tasks: Iterable[Task], work: Callable[[Task], object], endpoint: Endpoint) -> None:
-    """Do tasks side by side; after the first failure start no more, and let those under way end.
-
-    Args:
-        tasks: What to do; in order, as far as threads allow.
-        work: Does one task and stores its result itself, so that nothing that was paid for is lost.
-        endpoint: Gives the concurrency; its waits end at once when a task fails.
-
-    Raises:
-        Exception: The first failure of a task.
-    """
-
-    def guarded(task: Task) -> None:
-        endpoint.wait_or_stop(0.0)
-        try:
-            work(task)
-        except BaseException:
-            endpoint.stop.set()  # here, before this thread can take up another task
-            raise
-
-    endpoint.stop.clear()
-    with ThreadPoolExecutor(max_workers=endpoint.limits.concurrency) as pool:
-        futures = [pool.submit(guarded, task) for task in tasks]
-        try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-        finally:
-            endpoint.stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            endpoint.stop.clear()
-    failures = [future.exception() for future in futures if not future.cancelled() and future.exception()]
-    # The one that ended the run is no echo of it.
-    for failure in sorted(failures, key=lambda error: isinstance(error, _Stopped)):
-        raise failure  # type: ignore[misc]

@@ -16,13 +16,7 @@ import numpy as np
 
 from mallowspo.data.vocabulary import embedding_rows, resize_advice
 from mallowspo.errors import InputError
-from mallowspo.evaluation.endpoint import (
-    Endpoint,
-    EndpointUnavailable,
-    RequestRefused,
-    ask_until_answered,
-    work_through,
-)
+from mallowspo.evaluation.endpoint import Endpoint, EndpointUnavailable, RequestRefused
 from mallowspo.evaluation.json_log import JsonLog, key_of
 from mallowspo.evaluation.local_model import (
     Sampling,
@@ -43,6 +37,7 @@ from mallowspo.files import parse_json
 __all__ = [
     "Answers",
     "LocalModel",
+    "alpaca_outputs",
     "answers_from_file",
     "generate_at_endpoint",
     "generate_locally",
@@ -53,22 +48,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Answers:
-    """One answer per prompt.
-
-    Attributes:
-        texts: The answers.
-        tokens: Tokens of each; None where not known.
-        finished: Whether each ended by itself; None where not known.
-        generated: How many this run generated.
-        chat: Whether prompts were sent as conversations; None where not known.
-        refused: Place -> what the server said, of prompts that it will not answer; their text is empty.
-    """
+    """One answer per prompt."""
 
     texts: tuple[str, ...]
-    tokens: tuple[int | None, ...]
-    finished: tuple[bool | None, ...]
-    generated: int = 0
-    chat: bool | None = None
+    tokens: tuple[int | None, ...]  # None where not known
+    finished: tuple[bool | None, ...]  # by itself, and not cut; None where not known
+    generated: int = 0  # by this run
+    chat: bool | None = None  # whether prompts were sent as conversations; None where not known
+    # Place → what the server said, of prompts that it will not answer; their text is empty.
     refused: Mapping[int, str] = field(default_factory=dict)
 
     def take(self, places: Sequence[int]) -> Answers:
@@ -84,24 +71,14 @@ class Answers:
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model on this machine and how it is run.
-
-    Attributes:
-        name_or_path: A folder or a hub name.
-        option: The option that named it: `model` or `baseline`. It is part of the seed, so that two models that
-            answer the same prompt do so independently.
-        dtype: Of the weights.
-        prompt_format: `auto`, `chat` or `text`.
-        batch_size: Prompts at a time; changes no answer but for rounding.
-        use_cpu: Leave an accelerator alone.
-        trust_remote_code: Run code that comes with the model.
-    """
+    """A model on this machine and how it is run."""
 
     name_or_path: str
+    # The option that named it is part of the seed, so that two models answer the same prompt independently.
     option: str = "model"
     dtype: str = "auto"
-    prompt_format: str = "auto"
-    batch_size: int = 8
+    prompt_format: str = "auto"  # `auto`, `chat` or `text`
+    batch_size: int = 8  # prompts at a time; changes no answer but for rounding
     use_cpu: bool = False
     trust_remote_code: bool = False
 
@@ -172,22 +149,7 @@ def generate_locally(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Answers:
-    """Let a model on this machine answer; the model is loaded only if an answer is missing.
-
-    Args:
-        prompts: To answer.
-        local: The model.
-        sampling: How answers are drawn.
-        log_path: The log of answers (JSON lines).
-        seed: Of the answers; each prompt draws from a generator of its own.
-        progress: Called with answers done and answers in all.
-
-    Returns:
-        The answers.
-
-    Raises:
-        InputError: The model cannot be loaded, or a prompt with its answer does not fit into it.
-    """
+    """Let a model on this machine answer; the model is loaded only if an answer is missing."""
     tokenizer = local.load_tokenizer()
     ids = [prompt_ids(prompt, tokenizer, local.prompt_format) for prompt in prompts]
     _check_lengths(ids, local, sampling)
@@ -264,24 +226,8 @@ def generate_at_endpoint(
 ) -> Answers:
     """Let a model behind an OpenAI-compatible endpoint answer.
 
-    Args:
-        prompts: To answer.
-        endpoint: The model.
-        sampling: How answers are drawn; `top_p` and `top_k` are sent where they are not at their defaults.
-        log_path: The log of answers (JSON lines).
-        seed: Sent with each request, one number per prompt; whether it has an effect is the server's business.
-        prompt_format: `text` asks for a completion of the prompt, `auto` and `chat` send a conversation.
-        parameters: Fields of the request to add or replace; None takes a field out.
-        skip_refused: Go on without the answers that the server refuses to give, such as for a content filter; the
-            log and `Answers.refused` say which.
-        progress: Called with answers done and answers in all.
-
-    Returns:
-        The answers.
-
-    Raises:
-        InputError: The endpoint gives no usable reply, or refuses all that it is asked, or one request where these
-            are not to be skipped; the message names the rows and says how much is saved.
+    `parameters` are fields of the request to add or replace, None takes a field out; `skip_refused` goes on without
+    the answers that the server refuses to give, and the log and `Answers.refused` say which.
     """
     chat = uses_chat(prompts[0], prompt_format, has_template=True)
     names = [f"{endpoint.option}\x00{prompt.text}\x00{prompt.repeat}" for prompt in prompts]
@@ -320,8 +266,7 @@ def generate_at_endpoint(
         if progress is not None:
             progress(len(prompts) - len(waiting), len(prompts))
         try:
-            probed = ask_until_answered(waiting, answer) if len(waiting) == len(prompts) else 0
-            work_through(waiting[probed:], answer, endpoint)
+            endpoint.work_through(waiting, answer, probe=len(waiting) == len(prompts))
         except RequestRefused as error:
             last = max(refused)
             raise InputError(
@@ -357,19 +302,7 @@ def _request(name: str, sampling: Sampling, seed: int, parameters: Mapping[str, 
 
 
 def answers_from_file(path: Path, prompts: Sequence[EvaluationPrompt], *, option: str) -> Answers:
-    """Take answers from a file in AlpacaEval's format.
-
-    Args:
-        path: A JSON list, or JSON lines, of objects with `instruction` and `output`.
-        prompts: To find answers for, by their text; equal prompts take equal instructions in order.
-        option: The option that named the file, for messages.
-
-    Returns:
-        The answers.
-
-    Raises:
-        InputError: The file cannot be read, or has no answer to a prompt.
-    """
+    """Take answers from a file in AlpacaEval's format; equal prompts take equal instructions in order."""
     try:
         content = path.read_text(encoding="utf-8")
         lines = path.suffix == ".jsonl"
@@ -396,6 +329,16 @@ def answers_from_file(path: Path, prompts: Sequence[EvaluationPrompt], *, option
             f"{option}: {path} has no answer to {len(missing)} of {len(prompts)} prompts; the first: row {missing[0]}"
         )
     return known_answers([by_prompt[prompt.text][prompt.repeat] for prompt in prompts])
+
+
+def alpaca_outputs(
+    prompts: Sequence[EvaluationPrompt], answers: Sequence[str], generator: str
+) -> list[dict[str, str]]:
+    """The rows of AlpacaEval's `model_outputs.json`; `generator` names the model in a leaderboard."""
+    return [
+        {"instruction": prompt.text, "output": answer, "generator": generator}
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
 
 
 def known_answers(texts: Sequence[str]) -> Answers:

@@ -1,4 +1,8 @@
-"""An append-only file of JSON lines that survives a kill: what is in it was paid for, and is never asked again."""
+"""An append-only file of JSON lines that survives a kill: what is in it was paid for, and is never asked again.
+
+A record that was cut off by a kill is taken away on opening; the work behind it is done again. Only one process holds
+the file at a time, and its threads may append side by side.
+"""
 
 from __future__ import annotations
 
@@ -19,43 +23,13 @@ __all__ = ["JsonLog", "key_of"]
 
 
 def key_of(**parts: Any) -> str:
-    """Name a piece of work by everything that its result depends on.
-
-    Args:
-        **parts: Values that JSON can hold.
-
-    Returns:
-        32 hexadecimal digits; the same parts give the same key on every machine.
-
-    Example:
-        >>> key_of(prompt="Hi", order=0) == key_of(order=0, prompt="Hi")
-        True
-    """
+    """Name a piece of work by everything that its result depends on, in 32 hexadecimal digits; values are JSON's."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 class JsonLog:
-    """Records of a run in the order in which they were made; open it with `with`.
-
-    A record that was cut off by a kill is taken away on opening; the work behind it is done again. Only one process
-    holds the file at a time. Threads may append side by side.
-
-    Args:
-        path: The file; made where it is missing.
-
-    Raises:
-        InputError: The file cannot be written, another process holds it, or a line in it is no JSON object.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "log.jsonl"
-        >>> with JsonLog(path) as log:
-        ...     log.append({"key": "a"})
-        >>> with JsonLog(path) as log:
-        ...     log.records
-        [{'key': 'a'}]
-    """
+    """Records of a run in the order in which they were made; open it with `with`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -103,14 +77,7 @@ class JsonLog:
             self.records.append(record)
 
     def append(self, *records: dict[str, Any]) -> None:
-        """Write records and wait until they are on the disk.
-
-        Args:
-            *records: JSON objects.
-
-        Raises:
-            InputError: The disk takes no more; nothing of these records is in the file then.
-        """
+        """Write records and wait until they are on the disk; where it takes no more, none of them is in the file."""
         lines = b"".join(
             without_known_secrets(json.dumps(record, ensure_ascii=False)).encode("utf-8", "replace") + b"\n"
             for record in records

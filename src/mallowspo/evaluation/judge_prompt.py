@@ -53,23 +53,13 @@ REMINDER = "Your verdict could not be read. Reply with exactly one of [[A]], [[B
 
 @dataclass(frozen=True)
 class JudgeTemplate:
-    """A question to a judge.
+    """A question to a judge."""
 
-    Attributes:
-        text: With the places `{prompt}`, `{answer_a}` and `{answer_b}`.
-        version: Changes whenever the text does.
-    """
-
-    text: str
-    version: str
+    text: str  # with the places `{prompt}`, `{answer_a}` and `{answer_b}`
+    version: str  # changes whenever the text does
 
     def fill(self, prompt: str, answer_a: str, answer_b: str) -> str:
-        """Put a prompt and two answers in their places.
-
-        Example:
-            >>> JudgeTemplate("{prompt}|{answer_a}|{answer_b}", "1").fill("p", "{answer_b}", "b")
-            'p|{answer_b}|b'
-        """
+        """Put a prompt and two answers in their places."""
         values = dict(zip(_PLACES, (prompt, answer_a, answer_b), strict=True))
         # In one pass: an answer that itself holds "{answer_b}" must stay what it is.
         return re.sub("|".join(map(re.escape, _PLACES)), lambda match: values[match[0]], self.text)
@@ -79,17 +69,7 @@ DEFAULT_TEMPLATE = JudgeTemplate(_TEXT, "pairwise-1")
 
 
 def read_template(path: Path) -> JudgeTemplate:
-    """Read a template of the user's own.
-
-    Args:
-        path: A text file with `{prompt}`, `{answer_a}` and `{answer_b}`; it should ask for [[A]], [[B]] or [[tie]].
-
-    Returns:
-        The template; its version is a digest of the text.
-
-    Raises:
-        InputError: The file cannot be read or lacks a place.
-    """
+    """Read a template of the user's own."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -116,12 +96,7 @@ _THOUGHT = re.compile(rf"(?<!`)(?:(?P<opens>{_OPENS})|{_CLOSES})", re.IGNORECASE
 
 
 def without_thinking(reply: str) -> str:
-    """Take away what a model thought: all between its marks, before a lone closing one, after a lone opening one.
-
-    Example:
-        >>> without_thinking("<think>[[A]] or [[B]]?</think>It is [[A]]."), without_thinking("Hm. <think>[[A]] or")
-        ('It is [[A]].', 'Hm. ')
-    """
+    """Take away what a model thought: all between its marks, before a lone closing one, after a lone opening one."""
     spoken: list[str] = []
     start, thinks = 0, False
     for mark in _THOUGHT.finditer(reply):
@@ -312,26 +287,12 @@ def _of_lines(text: str) -> str:
     return next(iter(names)) if len(names) == 1 and earlier == names else UNDECIDED
 
 
+# A line holds a verdict as a mark such as [[A]], with a label (`Verdict: A`, `the winner is B`), as a sentence
+# (`Answer A is better`), as a name alone (on the first or last line or below a label), in `\boxed{A}` or in a tag. An
+# object stands for its field: `{"verdict": "B", "reason": ...}`. Several verdicts in that line are undecided, and so
+# is a mark in passing after a line that said something else. Brackets and letters of full width count as plain ones.
 def parse_verdict(reply: str) -> str:
-    r"""Read a verdict: after the thinking, the last line that holds one decides.
-
-    A line holds one as a mark such as [[A]], with a label (`Verdict: A`, `the winner is B`), as a sentence (`Answer A
-    is better`), as a name alone (on the first or last line or below a label), in `\boxed{A}` or in a tag. An object
-    stands for its field: `{"verdict": "B", "reason": ...}`. Several verdicts in that line are undecided, and so is a
-    mark in passing after a line that said something else. Brackets and letters of full width count as the plain ones.
-
-    Args:
-        reply: What the judge said.
-
-    Returns:
-        `A`, `B`, `tie` or `undecided`.
-
-    Example:
-        >>> parse_verdict("B is clearer. [[B]]"), parse_verdict("tie"), parse_verdict("[[A]] [[B]]")
-        ('B', 'tie', 'undecided')
-        >>> parse_verdict("<think>[[A]] or [[B]]?</think>Reply with [[A]] or [[B]], you said.\nVerdict: B")
-        'B'
-    """
+    r"""Read a verdict: after the thinking, the last line that holds one decides."""
     text = unicodedata.normalize("NFKC", without_thinking(reply)).translate(_PLAIN)
     text = _HTML.sub(" ", text.replace("\\[", "[").replace("\\]", "]"))
     # Runs of white space as one character: a pattern with several of them would try every way to share a long run.

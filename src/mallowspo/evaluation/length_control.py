@@ -50,40 +50,25 @@ WITHOUT_GAMED = (
 
 @dataclass(frozen=True)
 class GamedBaseline:
-    """What AlpacaEval's fit knows of a baseline told to be concise and verbose.
+    """What AlpacaEval's fit knows of a baseline told to be concise and verbose."""
 
-    Attributes:
-        length_difference_g: Baseline's length minus the variant's, standardised as tanh(d / std d), shape (G,).
-        difficulty_g: Instruction difficulty of each row, shape (G,).
-        weight: Of one such row, against 1 of a compared prompt.
-        label_sums: Σ weight · preference · feature over these rows, for the two features.
-        baseline_lengths_n: Length of the plain baseline's answer to each instruction, which tells one from another.
-    """
-
-    length_difference_g: Floats
-    difficulty_g: Floats
-    weight: float
-    label_sums: tuple[float, float]
+    length_difference_g: Floats  # baseline's length minus the variant's, standardised as tanh(d / std d), shape (G,)
+    difficulty_g: Floats  # instruction difficulty of each row, shape (G,)
+    weight: float  # of one such row, against 1 of a compared prompt
+    label_sums: tuple[float, float]  # Σ weight · preference · feature over these rows, for the two features
+    # Of its answer to each instruction, which tells one from another.
     baseline_lengths_n: Floats = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True)
 class LengthControl:
-    """A length-controlled win rate and the fit behind it.
+    """A length-controlled win rate and the fit behind it."""
 
-    Attributes:
-        win_rate: In percent.
-        standard_error: From refits on resampled prompts, in points; NaN where none were asked for.
-        coefficients: Feature -> coefficient, of those that were in the fit.
-        lengths_vary: Whether there was any difference in length to control for.
-        note: What limits the figure; empty for AlpacaEval's own set-up.
-    """
-
-    win_rate: float
-    standard_error: float
-    coefficients: dict[str, float]
-    lengths_vary: bool
-    note: str
+    win_rate: float  # in percent
+    standard_error: float  # from refits on resampled prompts, in points; NaN where none were asked for
+    coefficients: dict[str, float]  # feature -> coefficient, of those that were in the fit
+    lengths_vary: bool  # whether there was any difference in length to control for
+    note: str  # what limits the figure; empty for AlpacaEval's own set-up
 
 
 @dataclass(frozen=True)
@@ -114,12 +99,10 @@ class _Problem:
 
 
 def _newton_step(w_f: Floats, gradient: Floats, hessian: Floats, penalty: float) -> Floats:
-    """Minimise the quadratic model plus the penalty, exactly.
-
-    Where the signs of the minimum are known it solves a linear system; with three features there are 27 cases, of
-    which that of the last step is nearly always the right one. Descent by coordinates would be shorter, but crawls
-    where features are all but collinear, as with few prompts.
-    """
+    """Minimise the quadratic model plus the penalty, exactly."""
+    # Where the signs of the minimum are known it solves a linear system; with three features there are 27 cases, of
+    # which that of the last step is nearly always the right one. Descent by coordinates would be shorter, but crawls
+    # where features are all but collinear, as with few prompts.
     ridge = hessian + 1e-9 * np.eye(len(w_f))
     pull = ridge @ w_f - gradient
     best, lowest = w_f, np.inf
@@ -251,28 +234,10 @@ def length_controlled_win_rate(
 def match_alpaca_rows(
     tables_lengths_n: ArrayLike, difficulty_n: ArrayLike, baseline_lengths_n: ArrayLike, table: str = "alpaca_tables"
 ) -> Floats:
-    """Find the difficulty of each prompt by the length of the published baseline's answer to it.
-
-    AlpacaEval's tables name no instruction; what tells one from another in them is how long the baseline's answer is.
-    Where several instructions share a length, prompts in the order of the tables take their own; otherwise they take
-    the mean of those difficulties (71 lengths stand twice or three times among the 805).
-
-    Args:
-        tables_lengths_n: The baseline's lengths in the tables, in characters. Shape (N,).
-        difficulty_n: The difficulties in the tables. Shape (N,).
-        baseline_lengths_n: The lengths of the baseline's answers that are compared, in any order. Shape (N,).
-        table: Names the tables in a message.
-
-    Returns:
-        A difficulty for each compared prompt, shape (N,).
-
-    Raises:
-        InputError: The lengths are not those of the tables.
-
-    Example:
-        >>> match_alpaca_rows([10, 20, 30], [0.1, 0.2, 0.3], [30, 10, 20]).tolist()
-        [0.3, 0.1, 0.2]
-    """
+    """Find the difficulty of each prompt by the length of the published baseline's answer to it."""
+    # AlpacaEval's tables name no instruction; what tells one from another in them is the length of the baseline's
+    # answer. Where several instructions share a length, prompts in the order of the tables take their own; otherwise
+    # they take the mean of those difficulties (71 lengths stand twice or three times among the 805).
     expected = np.asarray(tables_lengths_n, dtype=np.float64)
     difficulty = np.asarray(difficulty_n, dtype=np.float64)
     lengths = np.asarray(baseline_lengths_n, dtype=np.float64)

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 __all__ = [
     "PROMPT_FORMATS",
     "Sampling",
+    "check_model_folder",
     "context_length",
     "end_token_ids",
     "load_causal_model",
+    "load_classifier",
     "load_tokenizer",
     "model_stamp",
     "prompt_ids",
@@ -44,22 +46,12 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn.
+    """How answers are drawn."""
 
-    Attributes:
-        max_new_tokens: Tokens after which an answer is cut, at least 1.
-        temperature: 0 takes the most likely token.
-        top_p: Keep the smallest set of tokens with this probability, in (0, 1].
-        top_k: Keep this many tokens; 0 keeps all.
-
-    Raises:
-        InputError: A value is out of range.
-    """
-
-    max_new_tokens: int = 256
-    temperature: float = 0.7
-    top_p: float = 1.0
-    top_k: int = 0
+    max_new_tokens: int = 256  # tokens after which an answer is cut, at least 1
+    temperature: float = 0.7  # 0 takes the most likely token
+    top_p: float = 1.0  # keep the smallest set of tokens with this probability, in (0, 1]
+    top_k: int = 0  # keep this many tokens; 0 keeps all
 
     def __post_init__(self) -> None:
         allowed = {
@@ -76,12 +68,8 @@ class Sampling:
 def model_stamp(name_or_path: str) -> str:
     """Tell one state of a model from another without reading its weights.
 
-    Args:
-        name_or_path: A folder or a hub name.
-
-    Returns:
-        For a folder, a digest of its files' names, sizes and times; for a hub name, the name with the commit that is
-        in the cache. A model that was trained further under the same path gets another stamp.
+    A digest of a folder's files' names, sizes and times, or a hub name with the commit that is in the cache: a model
+    that was trained further under the same path gets another stamp.
     """
     folder = Path(name_or_path).expanduser()
     if not folder.is_dir():
@@ -100,20 +88,22 @@ def model_stamp(name_or_path: str) -> str:
     return digest.hexdigest()[:32]
 
 
+def check_model_folder(name: str, option: str) -> None:
+    """Raise `InputError` where a name looks like a folder on this machine and no saved model is there."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not any((path / needed).is_file() for needed in ("config.json", "adapter_config.json")):
+            raise InputError(f"{option}: {name} has no config.json; it is not a saved model")
+    elif path.exists():
+        raise InputError(
+            f"{option}: {name} is a file; expected a folder, a hub name, an address or a .json of answers"
+        )
+    elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise InputError(f"{option}: there is no folder {name}")
+
+
 def load_tokenizer(name_or_path: str, *, option: str, trust_remote_code: bool = False) -> Any:
-    """Load a tokenizer.
-
-    Args:
-        name_or_path: A folder or a hub name.
-        option: The option that named it, for the message.
-        trust_remote_code: Run code that comes with the model.
-
-    Returns:
-        The tokenizer.
-
-    Raises:
-        InputError: It cannot be loaded.
-    """
+    """Load a tokenizer."""
     from transformers import AutoTokenizer
 
     with loading(option, name_or_path):
@@ -123,21 +113,7 @@ def load_tokenizer(name_or_path: str, *, option: str, trust_remote_code: bool = 
 def load_causal_model(
     name_or_path: str, *, option: str, dtype: str = "auto", use_cpu: bool = False, trust_remote_code: bool = False
 ) -> Any:
-    """Load a causal language model, or an adapter together with its base model, for inference.
-
-    Args:
-        name_or_path: A folder or a hub name.
-        option: The option that named it, for the message.
-        dtype: Of the weights; `auto` takes what they were saved in.
-        use_cpu: Leave an accelerator alone.
-        trust_remote_code: Run code that comes with the model.
-
-    Returns:
-        The model in eval mode, on its device.
-
-    Raises:
-        InputError: It cannot be loaded.
-    """
+    """Load a causal language model, or an adapter together with its base model, for inference."""
     from transformers import AutoModelForCausalLM
 
     if dtype not in DTYPES:
@@ -147,6 +123,23 @@ def load_causal_model(
             name_or_path, dtype=dtype, trust_remote_code=trust_remote_code
         )
     return model.to(inference_device(use_cpu)).eval()
+
+
+def load_classifier(name: str, *, option: str, dtype: str = "auto", trust_remote_code: bool = False) -> Any:
+    """Load a sequence classifier whose every weight was saved, on the CPU."""
+    from transformers import AutoModelForSequenceClassification
+
+    with loading(option, name):
+        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+            name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
+    model, info = loaded
+    if info["missing_keys"]:
+        raise InputError(
+            f"{option}: {name} has no weights for {', '.join(sorted(info['missing_keys'])[:3])}, which would be drawn "
+            "at random; expected a model that was trained to give rewards"
+        )
+    return model
 
 
 def inference_device(use_cpu: bool) -> torch.device:
@@ -163,20 +156,7 @@ def uses_chat(prompt: EvaluationPrompt, prompt_format: str, *, has_template: boo
 
 
 def prompt_ids(prompt: EvaluationPrompt, tokenizer: Any, prompt_format: str = "auto") -> list[int]:
-    """Tokenise a prompt, ready for its answer.
-
-    Args:
-        prompt: The prompt.
-        tokenizer: The model's.
-        prompt_format: `chat` renders the chat template, with a plain prompt as the user's turn; `text` takes the
-            prompt as it is; `auto` is `chat` wherever the tokenizer has a template.
-
-    Returns:
-        Token ids.
-
-    Raises:
-        InputError: A conversation meets a tokenizer without a template, or a plain format.
-    """
+    """Tokenise a prompt, ready for its answer; `auto` is `chat` wherever the tokenizer has a template."""
     has_template = getattr(tokenizer, "chat_template", None) is not None
     if not uses_chat(prompt, prompt_format, has_template=has_template):
         if prompt.messages is not None:
@@ -202,15 +182,7 @@ def render_chat(tokenizer: Any, messages: list[dict[str, str]], where: str, **se
 
 
 def end_token_ids(model: Any, tokenizer: Any = None) -> tuple[int, ...]:
-    """The tokens that end an answer: those of the generation config and of the tokenizer.
-
-    Args:
-        model: A causal language model.
-        tokenizer: Its tokenizer, where there is one.
-
-    Returns:
-        Token ids; empty where nothing ends an answer but its length.
-    """
+    """The tokens that end an answer: those of the generation config and of the tokenizer."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     ids = [configured] if isinstance(configured, int) else list(configured or [])
     if tokenizer is not None and tokenizer.eos_token_id is not None:
@@ -224,20 +196,7 @@ def context_length(model_config: Any) -> int | None:
 
 
 def prompt_uniforms(seed: int, name: str, count: int) -> NDArray[np.float64]:
-    """Draw the numbers that decide one answer.
-
-    Args:
-        seed: Of the run.
-        name: Of the answer: the prompt and whatever tells two answers to it apart.
-        count: Tokens at most.
-
-    Returns:
-        Uniform numbers in [0, 1), shape (count,); a longer draw begins with the shorter one.
-
-    Example:
-        >>> bool((prompt_uniforms(0, "a", 3) == prompt_uniforms(0, "a", 5)[:3]).all())
-        True
-    """
+    """The uniform numbers that decide the answer of that name; a longer draw begins with the shorter one."""
     digest = hashlib.sha256(f"{seed}\x00{name}".encode("utf-8", "replace")).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "big"))).random(count)
 
@@ -291,18 +250,7 @@ def sample_batch(
     *,
     end_ids: Sequence[int],
 ) -> list[list[int]]:
-    """Answer a batch of prompts.
-
-    Args:
-        model: A causal language model in eval mode.
-        prompts: Token ids of B prompts, none empty.
-        uniform_bt: One number in [0, 1) per answer and step, shape (B, max_new_tokens); see `prompt_uniforms`.
-        sampling: How answers are drawn.
-        end_ids: Tokens that end an answer.
-
-    Returns:
-        Token ids of the B answers, the ending token included where one came.
-    """
+    """Token ids of B answers, the ending token included where one came; `uniform_bt` is of `prompt_uniforms`."""
     from transformers import GenerationConfig
 
     width = max(map(len, prompts))

@@ -17,19 +17,12 @@ __all__ = ["EvaluationPrompt", "PromptSet", "answer_text", "as_text", "load_prom
 
 @dataclass(frozen=True)
 class EvaluationPrompt:
-    """One prompt.
+    """One prompt."""
 
-    Attributes:
-        index: Its place in the set, from 0.
-        text: As a judge sees it.
-        messages: The conversation, where the data holds one.
-        repeat: How many equal prompts stand before it.
-    """
-
-    index: int
-    text: str
-    messages: tuple[dict[str, str], ...] | None = None
-    repeat: int = 0
+    index: int  # its place in the set, from 0
+    text: str  # as a judge sees it
+    messages: tuple[dict[str, str], ...] | None = None  # the conversation, where the data holds one
+    repeat: int = 0  # how many equal prompts stand before it
 
     def conversation(self) -> list[dict[str, str]]:
         """The prompt as messages; a plain one is the user's turn."""
@@ -38,30 +31,15 @@ class EvaluationPrompt:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The prompts, and the rows of the data that they came from.
+    """The prompts, and the rows of the data that they came from."""
 
-    Attributes:
-        prompts: In order.
-        rows: The rows, as `datasets` holds them; a column of it may hold answers, difficulties or dispersions.
-        source: Where they came from.
-        prompt_column: The column of the rows that holds the prompt.
-    """
-
-    prompts: tuple[EvaluationPrompt, ...]
-    rows: Any
-    source: str
-    prompt_column: str = "prompt"
+    prompts: tuple[EvaluationPrompt, ...]  # in order
+    rows: Any  # the rows, as `datasets` holds them; a column of it may hold answers, difficulties or dispersions
+    source: str  # where they came from
+    prompt_column: str = "prompt"  # the column of the rows that holds the prompt
 
     def column(self, name: str, option: str) -> list[Any]:
-        """One value per prompt.
-
-        Args:
-            name: The column.
-            option: The option that named it, for the message.
-
-        Raises:
-            InputError: There is no such column.
-        """
+        """One value per prompt."""
         if name not in self.rows.column_names:
             raise InputError(
                 f"{option}: {self.source} has no column {name!r}; it has {', '.join(self.rows.column_names)}"
@@ -70,29 +48,12 @@ class PromptSet:
 
     def numbers(self, name: str, option: str) -> NDArray[np.float64]:
         """One finite number per prompt, shape (N,); otherwise as `column`."""
-        try:
-            values = np.asarray(self.column(name, option), dtype=np.float64)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"{option}: the column {name!r} of {self.source} is not all numbers") from error
-        return _finite(values, f"{option}: the column {name!r} of {self.source}")
+        what = f"{option}: the column {name!r} of {self.source}"
+        return _finite(_numbers(self.column(name, option), what), what)
 
 
 def as_text(value: Any) -> str:
-    r"""Show a text or a conversation as one text.
-
-    Args:
-        value: A string, or messages with `role` and `content`, both texts.
-
-    Returns:
-        The string; a conversation of one turn is its content, of several has the roles before them.
-
-    Raises:
-        InputError: It is neither; `None` is no text.
-
-    Example:
-        >>> as_text([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}])
-        'User: Hi\n\nAssistant: Yes?'
-    """
+    """Show a text or a conversation as one text; of several turns with the roles before them."""
     if isinstance(value, str):
         return value
     if not _is_conversation(value):
@@ -103,23 +64,7 @@ def as_text(value: Any) -> str:
 
 
 def answer_text(value: Any, prompt: EvaluationPrompt) -> str:
-    """Show an answer as one text: what the data repeats of the prompt is no part of it.
-
-    Args:
-        value: A text, or messages: the answer's turns, or the whole conversation with the prompt before them.
-        prompt: What it answers.
-
-    Returns:
-        The text.
-
-    Raises:
-        InputError: It is neither a text nor messages that end the prompt's conversation.
-
-    Example:
-        >>> talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
-        >>> answer_text(talk, EvaluationPrompt(0, "Hi"))
-        'Yes?'
-    """
+    """Show an answer as one text: what the data repeats of the prompt is no part of it."""
     if isinstance(value, str) or not _is_conversation(value):
         return as_text(value)
     turns = [{"role": turn["role"], "content": turn["content"]} for turn in value]
@@ -148,20 +93,7 @@ def _is_conversation(value: Any) -> bool:
 
 
 def load_prompts(source: str, *, column: str = "prompt", split: str = "train", limit: int | None = None) -> PromptSet:
-    """Read the prompts of an evaluation.
-
-    Args:
-        source: Whatever `mallowspo.data.load_preferences` reads.
-        column: The column that holds a text or a conversation.
-        split: The split.
-        limit: Take only the first so many; None for all.
-
-    Returns:
-        The prompts.
-
-    Raises:
-        InputError: The data cannot be read, lacks the column, or holds a value that is no prompt.
-    """
+    """Read the prompts of an evaluation."""
     from mallowspo.data.blank import is_blank
     from mallowspo.data.sources import load_preferences
 
@@ -194,19 +126,9 @@ def load_prompts(source: str, *, column: str = "prompt", split: str = "train", l
 
 
 def read_dispersion(path: Path, prompts: PromptSet, *, column: str = "dispersion") -> NDArray[np.float64]:
-    """Read a dispersion index from a table beside the prompts.
+    """Read a dispersion index, shape (N,), from a table beside the prompts, such as `mallowspo dispersion` writes.
 
-    Args:
-        path: A table, such as the parquet file that `mallowspo dispersion` writes: joined by `prompt_id`, else by
-            `prompt`, never by position. Several rows of one prompt are averaged.
-        prompts: The prompts.
-        column: The column with the index; `dispersion` holds φ, of which 1 means that people choose at random.
-
-    Returns:
-        One number per prompt, shape (N,).
-
-    Raises:
-        InputError: The file cannot be read, lacks the column, or does not fit the prompts.
+    Joined by `prompt_id`, else by `prompt`, never by position. Several rows of one prompt are averaged.
     """
     from mallowspo.data.records import prompt_id_of_text
     from mallowspo.data.sources import load_preferences
@@ -217,10 +139,8 @@ def read_dispersion(path: Path, prompts: PromptSet, *, column: str = "dispersion
         raise InputError(f"dispersion: {error}") from error
     if column not in table.column_names:
         raise InputError(f"dispersion_column: {path} has no column {column!r}; it has {', '.join(table.column_names)}")
-    try:
-        values = np.asarray(table[column][:], dtype=np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"dispersion: the column {column!r} of {path} is not all numbers") from error
+    what = f"dispersion: the column {column!r} of {path}"
+    values = _numbers(table[column][:], what)
     if "prompt_id" in table.column_names:
         names = [prompt_id_of_text(value) for value in prompts.rows[prompts.prompt_column]]
         values = _joined(names, table["prompt_id"][:], values, path)
@@ -232,7 +152,7 @@ def read_dispersion(path: Path, prompts: PromptSet, *, column: str = "dispersion
             f"dispersion: {path} has neither 'prompt_id' nor 'prompt' to join its rows to the prompts by, and their "
             "order is not believed; write the index into a column of the prompts and name it as dispersion_column"
         )
-    return _finite(values, f"dispersion: the column {column!r} of {path}")
+    return _finite(values, what)
 
 
 def texts_of(values: Iterable[Any], read: Callable[..., str], where: str, *others: Iterable[Any]) -> list[str]:
@@ -258,6 +178,13 @@ def _joined(
             f"dispersion: {path} has no row for {len(missing)} of the prompts; the first: row {missing[0]}"
         )
     return np.asarray([np.mean(by_name[name]) for name in wanted])
+
+
+def _numbers(values: Sequence[Any], what: str) -> NDArray[np.float64]:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{what} is not all numbers") from error
 
 
 def _finite(values: NDArray[np.float64], what: str) -> NDArray[np.float64]:

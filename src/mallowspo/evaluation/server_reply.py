@@ -8,15 +8,11 @@ from typing import Any
 
 from mallowspo.files import parse_json
 
-__all__ = ["Malformed", "ReplyContent", "ServerError", "is_blocked", "read_reply", "whole_text"]
+__all__ = ["Malformed", "Reply", "ServerError", "is_blocked", "read_reply", "whole_text"]
 
 
 class Malformed(ValueError):
-    """A reply with status 200 that is no reply.
-
-    Attributes:
-        is_json: Whether the server at least spoke its language; if not, something stands in front of it.
-    """
+    """A reply with status 200 that is no reply; where it is not even JSON, something stands in front of the server."""
 
     def __init__(self, body: str, *, is_json: bool) -> None:
         super().__init__(f"a malformed reply ({body[:80]!r})")
@@ -24,12 +20,7 @@ class Malformed(ValueError):
 
 
 class ServerError(RuntimeError):
-    """An error that a server sent with status 200.
-
-    Attributes:
-        code: The HTTP status that it should have had.
-        blocked: Whether a content filter stopped the request.
-    """
+    """An error that a server sent with status 200; `code` is the status that it should have had."""
 
     def __init__(self, message: str, code: int, blocked: bool) -> None:
         super().__init__(whole_text(message))
@@ -38,13 +29,14 @@ class ServerError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class ReplyContent:
-    """The content of one reply; counts are None where the server does not give them."""
+class Reply:
+    """What a model said."""
 
     text: str
-    finish_reason: str
-    prompt_tokens: int | None
+    finish_reason: str  # `stop`, `length`, or what the server says
+    prompt_tokens: int | None  # as the server counts; None where it does not say
     completion_tokens: int | None
+    attempts: int = 1  # requests that it took
 
 
 _FILTERS = re.compile(
@@ -69,23 +61,8 @@ def whole_text(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def read_reply(body: bytes) -> ReplyContent:
-    r"""Read the body of a reply to a chat or a completion.
-
-    Args:
-        body: As it came; JSON, or the events of a stream that nobody asked for.
-
-    Returns:
-        The text, without thinking that stands in fields or parts of its own.
-
-    Raises:
-        ServerError: It is an error under status 200.
-        Malformed: It is no reply.
-
-    Example:
-        >>> read_reply(b'{"choices": [{"message": {"content": [{"type": "text", "text": "Hi"}]}}]}').text
-        'Hi'
-    """
+def read_reply(body: bytes) -> Reply:
+    """Read the body of a reply to a chat or a completion, JSON or the events of a stream that nobody asked for."""
     decoded = body.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
     is_stream = decoded.startswith(("data:", "event:", ":"))
     try:
@@ -104,9 +81,9 @@ def read_reply(body: bytes) -> ReplyContent:
         raise Malformed(decoded, is_json=True)
     usage = reply.get("usage")
     usage = usage if isinstance(usage, dict) else {}
-    counts = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
+    asked, answered = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
     # A model that spent all its tokens on thinking, or calls a tool, says nothing.
-    return ReplyContent(whole_text(text or ""), finish_reason, *counts)
+    return Reply(whole_text(text or ""), finish_reason, asked, answered)
 
 
 def _raise_error(reply: dict[str, Any], choice: dict[str, Any]) -> None:

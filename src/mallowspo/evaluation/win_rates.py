@@ -23,49 +23,32 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-# Two orders that are independent coins agree on half of the pairs.
+# A pair on which the orders name different winners is a tie, so that a judge who always takes the first place makes
+# 50% with a narrow interval whatever it is shown. Two orders that are independent coins agree on half of the pairs.
 AGREEMENT_FOR_A_RESULT = 0.5
 
 
 @dataclass(frozen=True)
 class WinRate:
-    """How often a model beat the baseline; all rates in percent, ties counted as half.
-
-    Attributes:
-        win_rate: Mean preference.
-        standard_error: Of the mean over prompts, in points; NaN for one prompt.
-        low: Lower end of the 95% bootstrap interval over prompts.
-        high: Upper end.
-        wins: Prompts with a preference above ½.
-        ties: Prompts with ½.
-        losses: Prompts below ½.
-        prompts: Their number.
-    """
+    """How often a model beat the baseline; all rates in percent, ties counted as half."""
 
     win_rate: float
-    standard_error: float
-    low: float
+    standard_error: float  # of the mean over prompts, in points; NaN for one prompt
+    low: float  # of the 95% bootstrap interval over prompts
     high: float
-    wins: int
-    ties: int
-    losses: int
+    wins: int  # prompts with a preference above ½
+    ties: int  # prompts with ½
+    losses: int  # prompts below ½
     prompts: int
 
 
 @dataclass(frozen=True)
 class OrderCheck:
-    """What swapping the answers did to the judge.
+    """What swapping the answers did to the judge."""
 
-    Attributes:
-        consistent: Share of prompts on which both orders named the same winner, or both a tie.
-        first_preferred: Mean preference for the answer shown first; ½ for a judge without a preference for a place.
-        win_rate_shown_first: Win rate in percent from the order in which the model's answer stood first.
-        win_rate_shown_second: The same with the model's answer second.
-    """
-
-    consistent: float
-    first_preferred: float
-    win_rate_shown_first: float
+    consistent: float  # share of prompts on which both orders named the same winner, or both a tie
+    first_preferred: float  # mean preference for the answer shown first; ½ for a judge whom places do not move
+    win_rate_shown_first: float  # in percent, where the model's answer stood first
     win_rate_shown_second: float
 
 
@@ -78,49 +61,26 @@ def _preferences(values: ArrayLike, name: str) -> Floats:
     return array
 
 
-def both_orders(model_first_n: ArrayLike, model_second_n: ArrayLike) -> Floats:
-    """Join the verdicts of both orders: where they disagree on the winner, the pair is a tie.
-
-    Args:
-        model_first_n: Preference for the model when its answer stood first, in [0, 1]. Shape (N,).
-        model_second_n: Preference for the model when its answer stood second. Shape (N,).
-
-    Returns:
-        The mean where both lie on the same side of ½, else ½. Shape (N,).
-
-    Raises:
-        InputError: Shapes differ or a value lies outside [0, 1].
-
-    Example:
-        >>> both_orders([1, 1, 0, 1], [1, 0, 0, 0.5]).tolist()
-        [1.0, 0.5, 0.0, 0.5]
-    """
+def _orders(model_first_n: ArrayLike, model_second_n: ArrayLike) -> tuple[Floats, Floats]:
     first = _preferences(model_first_n, "model_first_n")
     second = _preferences(model_second_n, "model_second_n")
     if first.shape != second.shape:
-        raise InputError(f"both_orders: got {len(first)} and {len(second)} verdicts, expected as many in each order")
+        raise InputError(
+            f"model_second_n: got {len(second)} verdicts, {len(first)} of the other order; expected as many"
+        )
+    return first, second
+
+
+def both_orders(model_first_n: ArrayLike, model_second_n: ArrayLike) -> Floats:
+    """Join the verdicts of both orders: where they disagree on the winner, the pair is a tie."""
+    first, second = _orders(model_first_n, model_second_n)
     same_side = (first - 0.5) * (second - 0.5) > 0
     return np.where(same_side, (first + second) / 2, 0.5)
 
 
 def check_orders(model_first_n: ArrayLike, model_second_n: ArrayLike) -> OrderCheck:
-    """Measure what the order in which two answers are shown does to a judge.
-
-    Args:
-        model_first_n: Preference for the model when its answer stood first, in [0, 1]. Shape (N,).
-        model_second_n: Preference for the model when its answer stood second. Shape (N,).
-
-    Returns:
-        Shares and win rates.
-
-    Example:
-        >>> check_orders([1, 1, 0, 1], [1, 0, 0, 0]).consistent
-        0.5
-    """
-    first = _preferences(model_first_n, "model_first_n")
-    second = _preferences(model_second_n, "model_second_n")
-    if first.shape != second.shape:
-        raise InputError(f"check_orders: got {len(first)} and {len(second)} verdicts, expected as many in each order")
+    """Measure what the order in which two answers are shown does to a judge."""
+    first, second = _orders(model_first_n, model_second_n)
     return OrderCheck(
         consistent=float(np.mean(np.sign(first - 0.5) == np.sign(second - 0.5))),
         first_preferred=float(np.mean(np.concatenate([first, 1.0 - second]))),
@@ -130,23 +90,7 @@ def check_orders(model_first_n: ArrayLike, model_second_n: ArrayLike) -> OrderCh
 
 
 def no_result(orders: OrderCheck, prompts: int, missing: int = 0) -> str | None:
-    """Say why the win rate of a judge that was asked in both orders is no result; None where it is one.
-
-    A pair on which the orders name different winners is a tie, so that a judge who always takes the first place makes
-    50% with a narrow interval whatever it is shown. Where fewer pairs agree than not, the rate is mostly such ties.
-
-    Args:
-        orders: From `check_orders`.
-        prompts: Pairs that the shares are about.
-        missing: Verdicts (of two a pair) that the judge did not give and that count as ties.
-
-    Returns:
-        One sentence, or None.
-
-    Example:
-        >>> no_result(check_orders([1, 1, 1, 1], [0, 0, 0, 1]), 4)[:60]
-        'no result: the judge contradicts itself when the answers swa'
-    """
+    """Say why the win rate of a judge that was asked in both orders is no result; None where it is one."""
     if missing > prompts:
         return (
             f"no result: the judge gave no verdict that can be read in {missing:,} of {2 * prompts:,} cases, so that "
@@ -201,24 +145,7 @@ def win_rate(preference_n: ArrayLike, *, resamples: int = 2000, seed: int = 0) -
 def win_rate_by_tercile(
     preference_n: ArrayLike, dispersion_n: ArrayLike, *, resamples: int = 2000, seed: int = 0
 ) -> tuple[WinRate, WinRate, WinRate]:
-    """Split the prompts into three groups by dispersion and average in each.
-
-    Args:
-        preference_n: Preference for the model on each prompt, in [0, 1]. Shape (N,), N ≥ 3.
-        dispersion_n: What to sort by, such as −log φ; any finite number per prompt. Shape (N,).
-        resamples: Of each bootstrap.
-        seed: Of the bootstrap.
-
-    Returns:
-        The lowest, middle and highest third of `dispersion_n`.
-
-    Raises:
-        InputError: Shapes differ, a value is not finite, or there are fewer than three prompts.
-
-    Example:
-        >>> [group.win_rate for group in win_rate_by_tercile([1, 0, 0.5], [0.1, 0.9, 0.5])]
-        [100.0, 50.0, 0.0]
-    """
+    """Split the prompts into thirds by dispersion, lowest first, and average in each."""
     y = _preferences(preference_n, "preference_n")
     values = np.asarray(dispersion_n, dtype=np.float64)
     if values.shape != y.shape:

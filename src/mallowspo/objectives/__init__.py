@@ -4,6 +4,7 @@ A named method is one `Objective` in `presets.py`; a new link is one function in
 in `pairwise.py`.
 """
 
+from mallowspo.objectives.listwise import listwise_loss
 from mallowspo.objectives.pairwise import implicit_gap, objective_loss, pairwise_loss, response_scores
 from mallowspo.objectives.presets import LINKS, OBJECTIVES, Objective, resolve_objective
 
@@ -12,6 +13,7 @@ __all__ = [
     "OBJECTIVES",
     "Objective",
     "implicit_gap",
+    "listwise_loss",
     "objective_loss",
     "pairwise_loss",
     "resolve_objective",

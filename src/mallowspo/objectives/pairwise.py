@@ -26,7 +26,7 @@ def pairwise_loss(
     reference_rejected_logps: Tensor | None = None,
     *,
     objective: str | Objective = "mallows_theta",
-    beta: float = 0.1,
+    beta: float | Tensor = 0.1,
     weight: Tensor | None = None,
     chosen_lengths: Tensor | None = None,
     rejected_lengths: Tensor | None = None,
@@ -46,7 +46,8 @@ def pairwise_loss(
         reference_chosen_logps: log pi_ref(y_w | x), shape (B,), nats; required unless `reference_weight` is 0.
         reference_rejected_logps: log pi_ref(y_l | x), shape (B,), nats; likewise.
         objective: A name in `OBJECTIVES`, or an `Objective`.
-        beta: Strength of the pull towards the reference, > 0; for the squared link, tau of the IPO paper.
+        beta: Strength of the pull towards the reference, > 0: one number, or one per pair, shape (B,); for the squared
+            link, tau of the IPO paper.
         weight: Dispersion weight w(x) = -2 log phi(x) >= 0, shape (B,). Required by the mallows presets and
             by the Kendall link; 1 where it is left out otherwise. No gradient flows into it.
         chosen_lengths: Tokens of the chosen response, shape (B,); required by length normalisation and by the SFT
@@ -88,13 +89,15 @@ def pairwise_loss(
         sft_weight=sft_weight,
         kendall_smoothing=kendall_smoothing,
     )
+    if resolved.reads_lists:
+        raise InputError(f"objective: {objective!r} reads ranked lists; use listwise_loss")
     if weight is None and resolved.dispersion != "none":
         raise InputError(
             f"weight: objective {objective!r} weighs every prompt by its dispersion; give weight, shape (B,) "
             "(all ones takes the dispersion out)"
         )
-    _check_values("weight", weight, low=0.0)
-    _check_values("margin", per_pair_margin, low=0.0)
+    check_values("weight", weight, low=0.0)
+    check_values("margin", per_pair_margin, low=0.0)
     return objective_loss(
         resolved,
         policy_chosen_logps,
@@ -116,7 +119,7 @@ def objective_loss(
     reference_chosen_logps: Tensor | None = None,
     reference_rejected_logps: Tensor | None = None,
     *,
-    beta: float,
+    beta: float | Tensor,
     weight: Tensor | None = None,
     margin: Tensor | None = None,
     chosen_lengths: Tensor | None = None,
@@ -131,7 +134,7 @@ def objective_loss(
         policy_rejected_logps: Shape (B,), nats.
         reference_chosen_logps: Shape (B,), nats, or None with `reference_weight` 0.
         reference_rejected_logps: Shape (B,), nats, or None with `reference_weight` 0.
-        beta: > 0.
+        beta: > 0, a number or shape (B,).
         weight: Shape (B,), >= 0; None stands for ones.
         margin: Shape (B,), instead of the objective's own margin.
         chosen_lengths: Shape (B,), tokens.
@@ -151,8 +154,7 @@ def objective_loss(
         >>> objective_loss(OBJECTIVES["hinge"], minus_one, minus_three, minus_three, minus_three, beta=0.1)
         tensor([0.8000])
     """
-    if not beta > 0 or beta == float("inf"):
-        raise InputError(f"beta: got {beta}, expected a finite number > 0")
+    beta = check_beta(beta)
     gap_b = implicit_gap(
         objective,
         policy_chosen_logps,
@@ -163,8 +165,11 @@ def objective_loss(
         chosen_lengths=chosen_lengths,
         rejected_lengths=rejected_lengths,
     )
+    if isinstance(beta, Tensor):
+        check_shape("beta", beta, gap_b)
+        beta = beta.to(gap_b)
     if weight is not None:
-        _check_shape("weight", weight, gap_b)
+        check_shape("weight", weight, gap_b)
         weight = weight.detach().to(gap_b)
     elif objective.link == "kendall":
         raise InputError("weight: the Kendall link is a function of the dispersion; give weight, shape (B,)")
@@ -176,7 +181,7 @@ def objective_loss(
         if chosen_lengths is None:
             raise InputError("chosen_lengths: the SFT term is a mean over tokens; give the lengths, shape (B,)")
         length = _as_lengths(chosen_lengths, gap_b) if sft_length is None else max(sft_length, 1.0)
-        mean_logp_b = _as_float(policy_chosen_logps) / length
+        mean_logp_b = as_float(policy_chosen_logps) / length
         loss_b = loss_b - objective.sft_weight * mean_logp_b
     return loss_b
 
@@ -218,7 +223,7 @@ def implicit_gap(
         >>> implicit_gap(OBJECTIVES["dpo"], *args)
         tensor([2.])
     """
-    _check_shape("policy_rejected_logps", policy_rejected_logps, policy_chosen_logps)
+    check_shape("policy_rejected_logps", policy_rejected_logps, policy_chosen_logps)
     if policy_chosen_logps.ndim != 1:
         raise InputError(f"policy_chosen_logps: got shape {tuple(policy_chosen_logps.shape)}, expected (B,)")
     chosen_b = response_scores(objective, policy_chosen_logps, reference_chosen_logps, chosen_lengths)
@@ -231,7 +236,7 @@ def implicit_gap(
             f"margin: this objective has none (link {objective.link}, reference_weight "
             f"{objective.reference_weight:g}); the gap subtracts (1 - reference_weight) * margin"
         )
-    _check_shape("margin", margin, gap_b)
+    check_shape("margin", margin, gap_b)
     return gap_b - (1 - objective.reference_weight) * margin.detach().to(gap_b)
 
 
@@ -257,16 +262,16 @@ def response_scores(
         >>> response_scores(OBJECTIVES["simpo"], torch.tensor([-6.0, -2.0]), lengths=torch.tensor([3, 2]))
         tensor([-2., -1.])
     """
-    score = _as_float(policy_logps)
+    score = as_float(policy_logps)
     if objective.needs_reference:
         if reference_logps is None:
             raise InputError(
                 f"reference log-probabilities are missing: reference_weight is {objective.reference_weight:g}; give "
                 "reference_chosen_logps and reference_rejected_logps, or set reference_weight to 0"
             )
-        _check_shape("reference log-probabilities", reference_logps, policy_logps)
+        check_shape("reference log-probabilities", reference_logps, policy_logps)
         # Difference per response first: two sums over hundreds of tokens cancel before they are compared.
-        score = score - objective.reference_weight * _as_float(reference_logps)
+        score = score - objective.reference_weight * as_float(reference_logps)
     if objective.length_normalized:
         if lengths is None:
             raise InputError("chosen_lengths and rejected_lengths: length normalisation divides by them; give both")
@@ -274,7 +279,7 @@ def response_scores(
     return score
 
 
-def _link_loss(objective: Objective, gap_b: Tensor, weight_b: Tensor | None, beta: float) -> Tensor:
+def _link_loss(objective: Objective, gap_b: Tensor, weight_b: Tensor | None, beta: float | Tensor) -> Tensor:
     """Loss of a gap for the label as it stands; the gap is not yet scaled."""
     if objective.link == "kendall":
         if weight_b is None:
@@ -291,23 +296,37 @@ def _link_loss(objective: Objective, gap_b: Tensor, weight_b: Tensor | None, bet
     return squared_loss(weight_b * gap_b, 1 / (2 * beta))
 
 
-def _as_float(values: Tensor) -> Tensor:
+def check_beta(beta: float | Tensor) -> float | Tensor:
+    """A beta that can be used, one number or one per example; no gradient flows into it."""
+    if isinstance(beta, Tensor) and beta.ndim:
+        wrong_b = ~((beta > 0) & (beta < float("inf")))
+        if bool(wrong_b.any()):
+            place = int(torch.nonzero(wrong_b)[0])
+            raise InputError(f"beta: got {beta[place].item():g} for row {place + 1}, expected finite numbers > 0")
+        return beta.detach()
+    value = float(beta)
+    if not 0 < value < float("inf"):
+        raise InputError(f"beta: got {value}, expected a finite number > 0")
+    return value
+
+
+def as_float(values: Tensor) -> Tensor:
     """Float32 at least: sums of log-probabilities lose their gap in half precision."""
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 
 def _as_lengths(lengths: Tensor, like: Tensor) -> Tensor:
-    _check_shape("lengths", lengths, like)
+    check_shape("lengths", lengths, like)
     # A response that was cut off whole has no tokens and a log-probability of 0; its mean is 0, not 0/0.
     return lengths.to(like).clamp(min=1)
 
 
-def _check_shape(name: str, given: Tensor, like: Tensor) -> None:
+def check_shape(name: str, given: Tensor, like: Tensor) -> None:
     if given.shape != like.shape:
         raise InputError(f"{name}: got shape {tuple(given.shape)}, expected {tuple(like.shape)} like the other pairs")
 
 
-def _check_values(name: str, given: Tensor | None, *, low: float) -> None:
+def check_values(name: str, given: Tensor | None, *, low: float) -> None:
     """Refuse what would make every loss of its pair NaN or turn its preference round."""
     if given is None:
         return

@@ -10,11 +10,24 @@ from types import MappingProxyType
 
 from mallowspo.errors import InputError, not_one_of
 
-__all__ = ["LINKS", "OBJECTIVES", "Objective", "resolve_objective"]
+__all__ = ["FORMS", "LINKS", "OBJECTIVES", "Objective", "resolve_objective"]
 
 # Links and whether a margin means something there. The squared link is a regression onto the gap 1/(2 beta):
 # that target is its margin, and a second one would only be another name for beta.
 LINKS = MappingProxyType({"sigmoid": True, "kendall": True, "squared": False, "hinge": True})
+
+# What an objective reads, and the axes that mean something there: a pair; or a list of K ranked responses, as all its
+# pairs, or as successive choices under Plackett-Luce or the Mallows model.
+_SCORE_AXES = frozenset({"length_normalized", "reference_weight"})
+_PAIR_AXES = _SCORE_AXES | {"link", "margin", "label_smoothing", "kendall_smoothing"}
+FORMS = MappingProxyType(
+    {
+        "pair": _PAIR_AXES | {"sft_weight"},
+        "pairs": _PAIR_AXES,
+        "plackett_luce": _SCORE_AXES,
+        "choices": _SCORE_AXES | {"rank_temperature"},
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +44,8 @@ class Objective:
         sft_weight: factor >= 0 on the chosen response's negative mean token log-probability, added to the loss.
         dispersion: Where the dispersion index comes from by default, `none` for a weight of 1.
         kendall_smoothing: half-width of the blend around a gap of 0 (Kendall link only).
+        form: What it reads: one of `FORMS`; all but `pair` read ranked lists.
+        rank_temperature: tau > 0 of the relaxed ranks, in the unit of beta times the score (`choices` only).
         paper: Where the objective was published.
         equation: Which equation or section of it.
         summary: One line for tables.
@@ -44,6 +59,8 @@ class Objective:
     sft_weight: float = 0.0
     dispersion: str = "none"
     kendall_smoothing: float = 0.5
+    form: str = "pair"
+    rank_temperature: float = 0.25
     paper: str = ""
     equation: str = ""
     summary: str = ""
@@ -51,6 +68,10 @@ class Objective:
     def __post_init__(self) -> None:
         if self.link not in LINKS:
             raise not_one_of("link", self.link, LINKS)
+        if self.form not in FORMS:
+            raise not_one_of("form", self.form, FORMS)
+        if not 0.0 < self.rank_temperature < float("inf"):
+            raise InputError(f"rank_temperature: got {self.rank_temperature}, expected a finite number > 0")
         _check_range("reference_weight", self.reference_weight, 0.0, 1.0)
         _check_range("margin", self.margin, 0.0, float("inf"))
         _check_range("sft_weight", self.sft_weight, 0.0, float("inf"))
@@ -73,13 +94,18 @@ class Objective:
 
     @property
     def accepts_margin(self) -> bool:
-        """Whether a margin changes this objective's loss."""
-        return LINKS[self.link] and self.reference_weight < 1.0
+        """Whether a margin of each pair changes this objective's loss."""
+        return LINKS[self.link] and self.reference_weight < 1.0 and not self.reads_lists
 
     @property
     def needs_reference(self) -> bool:
         """Whether the loss reads the reference's scores."""
         return self.reference_weight > 0.0
+
+    @property
+    def reads_lists(self) -> bool:
+        """Whether one example is a ranked list instead of a pair."""
+        return self.form != "pair"
 
     @property
     def needs_lengths(self) -> bool:
@@ -101,6 +127,8 @@ _DPO = "Rafailov et al., Direct Preference Optimization, NeurIPS 2023, arXiv 230
 _IPO = "Azar et al., A General Theoretical Paradigm, AISTATS 2024, arXiv 2310.12036"
 _SIMPO = "Meng et al., SimPO, NeurIPS 2024, arXiv 2405.14734"
 _HINGE = "Zhao et al., SLiC-HF, 2023, arXiv 2305.10425"
+_FLIGNER = "Fligner and Verducci, Distance Based Ranking Models, JRSS B 1986"
+_TULU = "Lambert et al., Tulu 3, 2024, arXiv 2411.15124"
 _RAINBOW = "Zhao et al., RainbowPO, ICLR 2025, arXiv 2410.04203"
 
 OBJECTIVES = MappingProxyType(
@@ -135,6 +163,13 @@ OBJECTIVES = MappingProxyType(
             equation="plug-in for SimPO",
             summary="SimPO with the dispersion weight on the gap",
         ),
+        "mallows_norm": Objective(
+            length_normalized=True,
+            dispersion="entropy",
+            paper=_RAINBOW,
+            equation="length normalisation and the weight, reference kept whole",
+            summary="dpo_norm with the dispersion weight on the gap",
+        ),
         "rainbow": Objective(
             length_normalized=True,
             reference_weight=0.25,
@@ -145,6 +180,12 @@ OBJECTIVES = MappingProxyType(
             summary="length-normalised, reference mixed in, margin, dispersion weight",
         ),
         "dpo": Objective(paper=_DPO, equation="Eq. 7", summary="TRL's loss_type sigmoid"),
+        "dpo_norm": Objective(
+            length_normalized=True,
+            paper=_TULU,
+            equation="section 5, length-normalised DPO",
+            summary="TRL's loss_type sigmoid_norm: DPO on mean log-probabilities",
+        ),
         "ipo": Objective(
             link="squared",
             length_normalized=True,
@@ -163,11 +204,33 @@ OBJECTIVES = MappingProxyType(
         "hinge": Objective(
             link="hinge", paper=_HINGE, equation="rank calibration loss", summary="TRL's loss_type hinge"
         ),
+        "plackett_luce": Objective(
+            form="plackett_luce",
+            paper=_DPO,
+            equation="appendix A.3",
+            summary="DPO for ranked lists: successive choices, each a softmax of the implicit rewards",
+        ),
+        "mallows_list_theta": Objective(
+            form="pairs",
+            dispersion="entropy",
+            paper=_MALLOWS,
+            equation="MallowsPO-θ on all pairs of a list",
+            summary="MallowsPO-θ summed over all pairs of a ranked list, one weight a list",
+        ),
+        "mallows_list_phi": Objective(
+            form="choices",
+            dispersion="entropy",
+            paper=_FLIGNER,
+            equation="repeated selection under Kendall's tau",
+            summary="the Mallows model's own likelihood of a ranked list, ranks relaxed in the implicit rewards",
+        ),
     }
 )
 
 _AXES = tuple(
-    field.name for field in fields(Objective) if field.name not in {"paper", "equation", "summary", "dispersion"}
+    field.name
+    for field in fields(Objective)
+    if field.name not in {"paper", "equation", "summary", "dispersion", "form"}
 )
 
 
@@ -196,6 +259,10 @@ def resolve_objective(objective: str | Objective = "mallows_theta", **axes: obje
     if unknown:
         raise not_one_of("axis of the objective", unknown[0], _AXES)
     given = {name: value for name, value in axes.items() if value is not None}
+    for name in sorted(given.keys() - FORMS[objective.form]):
+        raise InputError(
+            f"{name}: this objective has no such axis (it has {', '.join(sorted(FORMS[objective.form]))})"
+        )
     values = {field.name: getattr(objective, field.name) for field in fields(Objective)} | given
     if "kendall_smoothing" in given and values["link"] != "kendall":
         raise InputError(

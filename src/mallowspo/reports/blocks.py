@@ -41,18 +41,7 @@ CALLOUT_KINDS: dict[str, str] = {
 
 
 def literal(text: str) -> str:
-    r"""Take the meaning from backticks, stars and backslashes, to place someone's own words in a paragraph.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        Text that shows as `text` wherever marks are read.
-
-    Example:
-        >>> literal("2 * 3 and `x`")
-        '2 \\* 3 and \\`x\\`'
-    """
+    r"""Take the meaning from backticks, stars and backslashes, to place someone's own words in a paragraph."""
     return re.sub(r"([\\`*])", r"\\\1", text)
 
 
@@ -109,17 +98,11 @@ class CodeBlock:
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and what was answered to it.
+    """A prompt and what was answered to it."""
 
-    Attributes:
-        prompt: The prompt, shown as it is.
-        answers: (who, what) pairs: a model's or a person's name and the answer, shown as they are.
-        note: What to notice; marks are read here.
-    """
-
-    prompt: str
-    answers: Sequence[tuple[str, str]]
-    note: str = ""
+    prompt: str  # shown as it is
+    answers: Sequence[tuple[str, str]]  # (who, what) pairs, shown as they are
+    note: str = ""  # what to notice; marks are read here
 
 
 @dataclass(frozen=True)
@@ -136,24 +119,13 @@ _NUMBER_CELL = re.compile(r"^[<>≈±+−\-]?\s*[\d.,]*\d\s*(%|s|ms|×|\[.*\])?$
 
 @dataclass(frozen=True)
 class Table:
-    """A table; its first column names the rows.
-
-    Attributes:
-        header: Column titles.
-        rows: Cells as text or numbers; format numbers first (`format_interval`), shown as they are.
-        caption: What the table says, in a sentence.
-        align: One letter a column, `l`, `c` or `r`; empty to set columns of numbers right, the rest left.
-        highlight: What to set off: a row by its index, a cell by its (row, column), both from 0.
-
-    Raises:
-        InputError: A row is longer or shorter than the header, or `align` or `highlight` do not fit.
-    """
+    """A table; its first column names the rows."""
 
     header: Sequence[str]
-    rows: Sequence[Sequence[str | float]]
-    caption: str = ""
-    align: str = ""
-    highlight: Sequence[int | tuple[int, int]] = ()
+    rows: Sequence[Sequence[str | float]]  # format numbers first, cells are shown as they are
+    caption: str = ""  # what the table says, in a sentence
+    align: str = ""  # one letter a column, `l`, `c` or `r`; empty to set columns of numbers right, the rest left
+    highlight: Sequence[int | tuple[int, int]] = ()  # rows, or cells as (row, column), from 0
     template: ClassVar[str] = "table"
 
     def __post_init__(self) -> None:
@@ -185,17 +157,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture, copied into the page.
+    """A picture, copied into the page."""
 
-    Attributes:
-        source: A path of an SVG, PNG or JPEG file, from the page's folder where it is relative, or the bytes of one.
-        alt: What the picture shows, for those who do not see it; never empty.
-        caption: What to read from it; marks are read here.
-    """
-
-    source: str | os.PathLike[str] | bytes
-    alt: str
-    caption: str = ""
+    source: str | os.PathLike[str] | bytes  # SVG, PNG or JPEG; a relative path starts at the page's folder
+    alt: str  # what the picture shows, for those who do not see it; never empty
+    caption: str = ""  # what to read from it; marks are read here
     template: ClassVar[str] = "picture"
 
     def __post_init__(self) -> None:
@@ -208,17 +174,11 @@ Block: TypeAlias = Paragraph | BulletList | Definitions | Callout | CodeBlock | 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page.
+    """A part of the page."""
 
-    Attributes:
-        heading: Its heading; marks are read here.
-        body: The blocks, in order.
-        subsections: Parts of this part, one level deep.
-    """
-
-    heading: str
+    heading: str  # marks are read here
     body: Sequence[Block] = ()
-    subsections: Sequence[Section] = ()
+    subsections: Sequence[Section] = ()  # one level deep
 
     def __post_init__(self) -> None:
         if not self.heading.strip():
@@ -230,39 +190,22 @@ class Section:
 
 @dataclass(frozen=True)
 class Meta:
-    """How the page came to be, for its foot; what is empty is left out.
-
-    Attributes:
-        command: The command line.
-        versions: Package -> version.
-        date: When, in ISO 8601.
-        seeds: The seeds of the run.
-        run_time: Wall-clock seconds; None where unknown.
-        extra: Anything else, name -> value, such as the machine or the data.
-    """
+    """How the page came to be, for its foot; what is empty is left out."""
 
     command: str = ""
-    versions: Mapping[str, str] = field(default_factory=dict)
-    date: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)  # package -> version
+    date: str = ""  # when, in ISO 8601
     seeds: Sequence[int] = ()
-    run_time: float | None = None
+    run_time: float | None = None  # wall-clock seconds; None where unknown
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Report:
-    """A page.
+    """A page."""
 
-    Attributes:
-        title: Its title; marks are read here.
-        summary: The answer, before anything else; an empty line starts a new paragraph.
-        sections: The parts, in order.
-        meta: How the page came to be.
-        verdicts: A table that stands before everything else.
-    """
-
-    title: str
-    summary: str
+    title: str  # marks are read here
+    summary: str  # the answer, before anything else; an empty line starts a new paragraph
     sections: Sequence[Section]
     meta: Meta = field(default_factory=Meta)
-    verdicts: Table | None = None
+    verdicts: Table | None = None  # stands before everything else

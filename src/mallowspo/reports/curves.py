@@ -23,15 +23,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class FrontierCurve:
-    """One method along its trade-off: what it spends and what it gains, one entry per setting.
+    """One method along its trade-off: what it spends and what it gains, one entry per setting."""
 
-    Attributes:
-        x: What it spends, as KL from the reference in nats.
-        y: What it gains, as agreement with people.
-    """
-
-    x: Interval
-    y: Interval
+    x: Interval  # what it spends, as KL from the reference in nats
+    y: Interval  # what it gains, as agreement with people
 
     def __post_init__(self) -> None:
         if np.shape(self.x.mean) != np.shape(self.y.mean) or np.ndim(self.x.mean) != 1:

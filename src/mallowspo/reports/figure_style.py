@@ -53,6 +53,7 @@ __all__ = [
 
 PNG_DPI = 160
 _TITLE_SIZE = 11.5  # points
+_WIDTH = 7.2  # inches: the text width of a page
 
 _DASHED = (0, (5, 2))
 _DASH_DOT = (0, (6, 2, 1.5, 2))
@@ -100,20 +101,12 @@ _RC: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class MethodStyle:
-    """How one method looks in every figure; marker and line tell it apart where colour cannot.
+    """How one method looks in every figure; marker and line tell it apart where colour cannot."""
 
-    Attributes:
-        label: What the legend says.
-        color: Hexadecimal, lower case.
-        marker: A matplotlib marker; empty for a curve without points.
-        linestyle: A matplotlib line style; a dash pattern as (offset, lengths).
-        filled: Whether the marker is filled.
-    """
-
-    label: str
-    color: str
-    marker: str
-    linestyle: str | tuple[float, tuple[float, ...]] = "-"
+    label: str  # in the legend
+    color: str  # hexadecimal, lower case
+    marker: str  # of matplotlib; empty for a curve without points
+    linestyle: str | tuple[float, tuple[float, ...]] = "-"  # a dash pattern as (offset, lengths)
     filled: bool = True
 
     @property
@@ -163,20 +156,7 @@ _SPARE_LOOKS: tuple[tuple[str, str, str | tuple[float, tuple[float, ...]]], ...]
 
 
 def styles_for(names: Iterable[str], styles: Mapping[str, MethodStyle] | None = None) -> dict[str, MethodStyle]:
-    """Choose the look of each name, the same for the same names.
-
-    Args:
-        names: Methods, or any other names of curves.
-        styles: Looks that take precedence over `METHOD_STYLES`.
-
-    Returns:
-        Name -> look. A name without a look of its own gets the next spare one and is its own label.
-
-    Example:
-        >>> looks = styles_for(["dpo", "my run"])
-        >>> looks["dpo"].label, looks["my run"].label, looks["my run"].marker
-        ('DPO', 'my run', 's')
-    """
+    """The look of each name, the same for the same names; one without a look of its own gets the next spare one."""
     names = list(dict.fromkeys(names))
     known = {**METHOD_STYLES, **(styles or {})}
     used = [known[name] for name in names if name in known]
@@ -214,28 +194,11 @@ def new_figure(
     title: str = "",
     x_label: str = "",
     y_label: str = "",
-    width: float = 7.2,
     height: float = 4.2,
 ) -> tuple[Figure, Axes]:
-    """Start a figure with one pair of axes in the house style; draw on it inside `house_style()`.
-
-    Args:
-        title: Set left above the axes; like the labels, it is broken into lines where it does not fit.
-        x_label: In plain words, with the unit.
-        y_label: In plain words, with the unit.
-        width: Inches; 7.2 fills the text width of a page.
-        height: Inches.
-
-    Returns:
-        The figure and its axes.
-
-    Example:
-        >>> figure, axes = new_figure(title="Loss", x_label="Step", y_label="Loss (nats)")
-        >>> axes.get_xlabel()
-        'Step'
-    """
+    """Start a figure with one pair of axes in the house style; draw on it inside `house_style()`."""
     with house_style():
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         _fit(axes.set_xlabel(x_label), 0.8 * figure.bbox.width)
@@ -250,17 +213,7 @@ def new_figure(
 def outside_legend(
     figure: Figure, handles: Iterable[Any], labels: Iterable[str], *, handle_length: float = 3.0
 ) -> Legend | None:
-    """Set the legend below the axes, in as many columns as fit into the width.
-
-    Args:
-        figure: A figure with constrained layout, which makes room for it.
-        handles: The artists.
-        labels: One text per artist.
-        handle_length: Width of an artist, in units of the font size.
-
-    Returns:
-        The legend; None where there is nothing to tell.
-    """
+    """Set the legend below the axes of a figure with constrained layout, in as many columns as fit its width."""
     handles, labels = list(handles), list(labels)
     if not handles:
         return None
@@ -285,26 +238,7 @@ class FigurePaths:
 
 
 def save_figure(figure: Figure, folder: str | os.PathLike[str], name: str) -> FigurePaths:
-    """Write a figure as SVG and PNG, each whole or not at all; the same figure gives the same bytes.
-
-    Args:
-        figure: The figure.
-        folder: Created where it is missing.
-        name: File name without suffix.
-
-    Returns:
-        The two paths.
-
-    Raises:
-        InputError: `name` is no plain file name.
-        OSError: The folder cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> figure, _ = new_figure(title="Nothing yet")
-        >>> save_figure(figure, tempfile.mkdtemp(), "empty").svg.name
-        'empty.svg'
-    """
+    """Write a figure as SVG and PNG, each whole or not at all; the same figure gives the same bytes."""
     if name in ("", "..") or name != Path(name).name:
         raise InputError(f"name: got {name!r}, expected a file name without folders; use `folder` for these")
     contents: dict[str, bytes] = {}

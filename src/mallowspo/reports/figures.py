@@ -7,18 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from mallowspo.errors import InputError
 from mallowspo.reports.curves import Curve, FrontierCurve, LineCurve
 from mallowspo.reports.figure_style import (
-    METHOD_STYLES,
-    FigurePaths,
     MethodStyle,
     house_style,
     new_figure,
@@ -31,21 +27,12 @@ from mallowspo.reports.text import format_interval, format_number
 from mallowspo.stats.intervals import Interval
 
 __all__ = [
-    "METHOD_STYLES",
-    "Curve",
-    "FigurePaths",
-    "FrontierCurve",
-    "LineCurve",
-    "MethodStyle",
     "frontier_figure",
     "grouped_interval_figure",
     "histogram_figure",
-    "house_style",
     "index_scatter_figure",
     "line_figure",
-    "new_figure",
     "save_figure",
-    "styles_for",
 ]
 
 _BAND = 0.16  # opacity of an interval band: two may lie over each other and the grid still shows
@@ -83,19 +70,7 @@ def frontier_figure(
     y_label: str = "Agreement with people",
     styles: Mapping[str, MethodStyle] | None = None,
 ) -> Figure:
-    """Draw what each method gains against how far it moves from the reference.
-
-    Args:
-        curves: Method -> its points; they are joined in the order of x.
-        optimum: The exact trade-off, where it is known.
-        title: Above the axes.
-        x_label: With the unit.
-        y_label: With the unit.
-        styles: Looks for names that `METHOD_STYLES` lacks.
-
-    Returns:
-        The figure: per method points with error bars both ways, and a band joining the intervals of y.
-    """
+    """Draw what each method gains against how far it moves from the reference."""
     figure, axes = new_figure(title=title, x_label=x_label, y_label=y_label, height=4.8)
     looks = styles_for([*curves, *(["optimum"] if optimum else [])], styles)
     with house_style():
@@ -120,30 +95,8 @@ def index_scatter_figure(
     title: str = "",
     x_label: str = "True −log φ (0: people choose at random)",
     y_label: str = "Estimated −log φ",
-    correlation_name: str = "Rank correlation",
-    diagonal: bool = False,
-    styles: Mapping[str, MethodStyle] | None = None,
 ) -> Figure:
-    """Draw an estimated index against the truth, one point a prompt.
-
-    Args:
-        estimated: The index, shape (N,).
-        truth: What it should follow, shape (N,).
-        correlation: The rank correlation and its interval, scalars; it stands in the title.
-        groups: A family or tercile per point, for its colour and marker.
-        title: What was estimated; the correlation follows on a line of its own.
-        x_label: With the unit.
-        y_label: With the unit.
-        correlation_name: What the correlation is called.
-        diagonal: Draw the line of equality, where both axes have the same unit.
-        styles: Looks for groups; others get spare ones.
-
-    Returns:
-        The figure.
-
-    Raises:
-        InputError: The lengths differ.
-    """
+    """Draw an estimated index against the truth, one point a prompt; the correlation stands in the title."""
     x, y = np.asarray(truth, dtype=float), np.asarray(estimated, dtype=float)
     names = np.asarray(groups if groups is not None else [""] * len(x), dtype=object)
     if x.shape != y.shape or x.ndim != 1 or len(names) != len(x) or len(x) == 0:
@@ -152,39 +105,31 @@ def index_scatter_figure(
             "expected one length, at least 1"
         )
     found = format_interval(float(correlation.mean), float(correlation.low), float(correlation.high))
-    said = f"{correlation_name} {found}, {len(x):,} prompts"
+    said = f"Rank correlation {found}, {len(x):,} prompts"
     figure, axes = new_figure(
         title=f"{title}\n{said}" if title else said, x_label=x_label, y_label=y_label, height=4.8
     )
     # Groups from left to right, so that the legend reads as the figure does.
     order = sorted(dict.fromkeys(names.tolist()), key=lambda name: float(x[names == name].mean()))
-    looks = styles_for(order, {"": MethodStyle("", BLUE, "o"), **(styles or {})})
+    looks = styles_for(order, {"": MethodStyle("", BLUE, "o")})
     # Many points make a cloud: smaller and fainter, so that its densest part is not a blot.
     size, opacity = (34.0, 0.85) if len(x) <= 300 else (14.0, 0.5)
     with house_style():
-        if diagonal:
-            ends = [float(min(x.min(), y.min())), float(max(x.max(), y.max()))]
-            axes.plot(ends, ends, color=MUTED, linewidth=1.0, linestyle=(0, (5, 3)), zorder=1.8)
         for name in order:
             here = names == name
-            _scatter(axes, x[here], y[here], looks[name], size, opacity)
+            style = looks[name]
+            axes.scatter(
+                x[here],
+                y[here],
+                s=size,
+                c=style.face,
+                marker=style.marker,
+                alpha=opacity,
+                edgecolors=PAPER if style.filled else style.color,
+                linewidths=0.4,
+            )
         _legend(figure, looks, line=False)
     return figure
-
-
-def _scatter(
-    axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], style: MethodStyle, size: float, opacity: float
-) -> PathCollection:
-    return axes.scatter(
-        x,
-        y,
-        s=size,
-        c=style.face,
-        marker=style.marker,
-        alpha=opacity,
-        edgecolors=PAPER if style.filled else style.color,
-        linewidths=0.4,
-    )
 
 
 def grouped_interval_figure(
@@ -194,32 +139,16 @@ def grouped_interval_figure(
     x_label: str,
     title: str = "",
     zero_line: bool = True,
-    better: Literal["right", "left"] | None = None,
+    better: Literal["right"] | None = None,
     styles: Mapping[str, MethodStyle] | None = None,
 ) -> Figure:
-    """Draw estimates of several methods in several groups as dots with whiskers.
-
-    Args:
-        values: Method -> one estimate per group, shape (G,); a missing one is NaN.
-        groups: The G groups, top to bottom.
-        x_label: What is measured, with the unit.
-        title: Above the axes.
-        zero_line: Mark zero, for differences.
-        better: Which way is better; said under the axis.
-        styles: Looks for names that `METHOD_STYLES` lacks.
-
-    Returns:
-        The figure.
-
-    Raises:
-        InputError: A method has not one estimate per group.
-    """
+    """Draw estimates of several methods in several groups as dots with whiskers."""
     for name, estimate in values.items():
         if estimate.mean.shape != (len(groups),):
             raise InputError(
                 f"values[{name!r}]: got shape {estimate.mean.shape}, expected ({len(groups)},), one a group"
             )
-    arrow = {"right": "\nbetter →", "left": "\n← better", None: ""}[better]
+    arrow = "" if better is None else "\nbetter →"
     rows = len(groups) * (len(values) + 1)
     figure, axes = new_figure(title=title, x_label=x_label + arrow, height=max(2.6, 1.6 + 0.24 * rows))
     looks = styles_for(values, styles)
@@ -244,7 +173,11 @@ def grouped_interval_figure(
     return figure
 
 
-_QUANTILE_LINES: tuple[Any, ...] = ((0, (1.5, 1.8)), "-", (0, (6, 2)), (0, (6, 2, 1.5, 2)), (0, (9, 3)))
+_QUANTILES: Mapping[float, tuple[str, Any]] = {
+    0.1: ("10% lie below", (0, (1.5, 1.8))),
+    0.5: ("Median", "-"),
+    0.9: ("90% lie below", (0, (6, 2))),
+}
 
 
 def histogram_figure(
@@ -253,29 +186,10 @@ def histogram_figure(
     x_label: str,
     y_label: str = "Prompts",
     title: str = "",
-    quantiles: Sequence[float] = (0.1, 0.5, 0.9),
     bins: int | str = "auto",
-    marks: Mapping[str, float] | None = None,
     digits: int = 2,
 ) -> Figure:
-    """Draw a distribution with its quantiles.
-
-    Args:
-        values: The values; those that are not finite are left out and counted in the title.
-        x_label: What is measured, with the unit.
-        y_label: What is counted.
-        title: Above the axes.
-        quantiles: Shares in [0, 1] to mark.
-        bins: As in `numpy.histogram`; `auto` is limited to 60.
-        marks: Other places to mark, label -> value, such as a clip.
-        digits: Decimals of the values in the legend.
-
-    Returns:
-        The figure.
-
-    Raises:
-        InputError: No value is finite.
-    """
+    """Draw a distribution with its quantiles; values that are not finite are counted in the title."""
     array = np.asarray(values, dtype=float).ravel()
     finite = array[np.isfinite(array)]
     if finite.size == 0:
@@ -290,14 +204,9 @@ def histogram_figure(
         axes.hist(finite, bins=edges.tolist(), color=SKY, edgecolor=PAPER, linewidth=0.6)
         handles: list[Any] = []
         labels: list[str] = []
-        for index, share in enumerate(quantiles):
+        for share, (name, dash) in _QUANTILES.items():
             value = float(np.quantile(finite, share))
-            name = "Median" if share == 0.5 else f"{100 * share:.4g}% lie below"
-            dash = _QUANTILE_LINES[index % len(_QUANTILE_LINES)]
             handles.append(axes.axvline(value, color=INK, linewidth=1.5, linestyle=dash))
-            labels.append(f"{name} {format_number(value, digits)}")
-        for name, value in (marks or {}).items():
-            handles.append(axes.axvline(value, color=METHOD_STYLES["mallows_phi"].color, linewidth=1.5))
             labels.append(f"{name} {format_number(value, digits)}")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.grid(visible=False, axis="x")
@@ -314,19 +223,7 @@ def line_figure(
     zero_line: bool = False,
     styles: Mapping[str, MethodStyle] | None = None,
 ) -> Figure:
-    """Draw quantities over steps, each with its band.
-
-    Args:
-        curves: Method -> its curve.
-        x_label: With the unit.
-        y_label: With the unit.
-        title: Above the axes.
-        zero_line: Mark zero.
-        styles: Looks for names that `METHOD_STYLES` lacks.
-
-    Returns:
-        The figure. Up to a dozen markers a curve tell the curves apart where colour cannot.
-    """
+    """Draw quantities over steps, each with its band."""
     figure, axes = new_figure(title=title, x_label=x_label, y_label=y_label)
     looks = styles_for(curves, styles)
     with house_style():

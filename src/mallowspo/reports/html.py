@@ -33,55 +33,11 @@ from markupsafe import Markup, escape
 from mallowspo.errors import InputError
 from mallowspo.files import write_text
 from mallowspo.redaction import without_keys
-from mallowspo.reports.blocks import (
-    Block,
-    BulletList,
-    Callout,
-    CodeBlock,
-    Definitions,
-    Example,
-    Examples,
-    Figure,
-    Meta,
-    Paragraph,
-    Report,
-    Section,
-    Table,
-    literal,
-)
+from mallowspo.reports.blocks import Figure, Meta, Report, Section
 from mallowspo.reports.palette import DARK_SCHEME, HOUSE_MARK
-from mallowspo.reports.text import (
-    format_duration,
-    format_interval,
-    format_number,
-    format_p,
-    format_signed,
-)
+from mallowspo.reports.text import format_duration
 
-__all__ = [
-    "Block",
-    "BulletList",
-    "Callout",
-    "CodeBlock",
-    "Definitions",
-    "Example",
-    "Examples",
-    "Figure",
-    "Meta",
-    "Paragraph",
-    "Report",
-    "Section",
-    "Table",
-    "current_meta",
-    "format_duration",
-    "format_interval",
-    "format_number",
-    "format_p",
-    "format_signed",
-    "literal",
-    "render_report",
-    "write_report",
-]
+__all__ = ["current_meta", "render_report", "write_report"]
 
 VERSIONED_PACKAGES = ("mallowspo", "trl", "transformers", "torch")
 
@@ -94,22 +50,7 @@ def current_meta(
     packages: Sequence[str] = VERSIONED_PACKAGES,
     extra: dict[str, str] | None = None,
 ) -> Meta:
-    """Describe the running process for the foot of a page.
-
-    Args:
-        command: The command line; None takes that of this process, without the folder of the program.
-        seeds: The seeds of the run.
-        run_time: Wall-clock seconds; None where unknown.
-        packages: Whose versions to show; those that are not installed are left out.
-        extra: Anything else, name -> value.
-
-    Returns:
-        The meta, dated now in UTC.
-
-    Example:
-        >>> current_meta(command="mallowspo quickstart", packages=["no-such-package"]).versions
-        {}
-    """
+    """Describe the running process, with its command and versions unless others are given, for the foot of a page."""
     if command is None:
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     command = without_keys(command)
@@ -195,11 +136,9 @@ class _Picture(NamedTuple):
 
 
 def _picture(figure: Figure, folder: Path) -> _Picture:
-    """Turn a figure into a data URI; a relative path starts at the page's folder.
-
-    An SVG too goes in as an image, not as markup: scripts in it stay dead, and the ids that each file uses
-    for its own parts cannot meet those of another.
-    """
+    """Turn a figure into a data URI; a relative path starts at the page's folder."""
+    # An SVG too goes in as an image, not as markup: scripts in it stay dead, and the ids that each file uses for its
+    # own parts cannot meet those of another.
     if isinstance(figure.source, bytes):
         content, name = figure.source, f"{len(figure.source)} bytes"
     else:
@@ -267,23 +206,7 @@ def _environment() -> Environment:
 
 
 def render_report(report: Report, folder: str | os.PathLike[str] = ".") -> str:
-    """Turn a report into one HTML page.
-
-    Args:
-        report: What the page says.
-        folder: Where relative paths of figures start.
-
-    Returns:
-        The page, a complete HTML5 document. The same report gives the same text.
-
-    Raises:
-        InputError: A figure is missing or is no picture.
-
-    Example:
-        >>> page = render_report(Report("A study", "It `works`.", [Section("Numbers", [Paragraph("1 < 2")])]))
-        >>> "It <code>works</code>." in page, "1 &lt; 2" in page
-        (True, True)
-    """
+    """Turn a report into one HTML page."""
     context: dict[str, Any] = {
         "report": report,
         "parts": _parts(report.sections, {"top", "contents", "run"}),
@@ -295,21 +218,5 @@ def render_report(report: Report, folder: str | os.PathLike[str] = ".") -> str:
 
 
 def write_report(path: str | os.PathLike[str], report: Report) -> None:
-    """Write a report as one self-contained HTML file, whole or not at all.
-
-    Args:
-        path: The file, by custom `report.html`; its folder is created where it is missing.
-        report: What the page says.
-
-    Raises:
-        InputError: A figure is missing or is no picture; `path` is then left as it was.
-        OSError: The file cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "report.html"
-        >>> write_report(path, Report("A study", "Nothing yet.", []))
-        >>> path.read_text(encoding="utf-8").startswith("<!doctype html>")
-        True
-    """
+    """Write a report as one self-contained HTML file, whole or not at all."""
     write_text(path, render_report(report, Path(path).parent))

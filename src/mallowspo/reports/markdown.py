@@ -25,28 +25,7 @@ __all__ = ["render_markdown"]
 
 
 def render_markdown(report: Report, *, figures: str, level: int = 2, details: bool = True) -> str:
-    """Turn a page into Markdown.
-
-    Args:
-        report: What the page says; its title, which the document has already, and its foot are left out.
-        figures: Where the pictures lie, as seen from the document; their PNG files are linked.
-        level: Of the headings of sections.
-        details: Whether subsections are shown; they are left to the HTML page otherwise.
-
-    Returns:
-        The text.
-
-    Example:
-        >>> table = Table(["method", "gain"], [["DPO", "0.1"]])
-        >>> print(render_markdown(Report("A study", "It *works*.", [Section("Numbers", [table])]), figures="a"))
-        It *works*.
-        <BLANKLINE>
-        ## Numbers
-        <BLANKLINE>
-        | method | gain |
-        |---|---|
-        | DPO | 0.1 |
-    """
+    """A page without its title and foot as Markdown; `figures` is where the PNG files lie, seen from the document."""
     parts = [report.summary, *([_table(report.verdicts)] if report.verdicts else [])]
     for section in report.sections:
         parts += _section(section, figures, level, details)

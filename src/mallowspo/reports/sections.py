@@ -16,12 +16,7 @@ Columns = Mapping[str, Callable[[Row], str]]
 
 
 def table(rows: Iterable[Row], columns: Columns, caption: str = "") -> Table:
-    """A table of rows that all show the same columns.
-
-    Example:
-        >>> table([{"x": 1.0}], {"name": lambda row: "one", "x": lambda row: f"{row['x']:g}"}).rows
-        [['one', '1']]
-    """
+    """A table of rows that all show the same columns."""
     return Table(list(columns), [[cell(row) for cell in columns.values()] for row in rows], caption)
 
 
@@ -31,21 +26,7 @@ def picture(name: str, alt: str, caption: str = "") -> Figure:
 
 
 def verdict_line(label: str, row: Mapping[str, Any], amount: str, *, against: str = "DPO") -> str:
-    """One line on a method: its verdict, and the difference with its interval.
-
-    Args:
-        label: What the method is called.
-        row: A comparison with `verdict` and `difference`.
-        amount: The difference as text, with its unit.
-        against: What the method is compared with.
-
-    Returns:
-        The line; a comparison that could not be made says so.
-
-    Example:
-        >>> verdict_line("IPO", {"verdict": "better", "difference": {"mean": 0.1}}, "+0.10 points")
-        '*IPO*: ahead of DPO, +0.10 points.'
-    """
+    """One line on a method: its verdict, and the difference with its interval."""
     difference = row["difference"]
     mean = difference["mean"] if isinstance(difference, Mapping) else difference[0]
     if number(mean) != number(mean):

@@ -22,6 +22,8 @@ __all__ = [
     "interval_text",
     "joined",
     "number",
+    "percent",
+    "plural",
     "points",
     "verdict_word",
 ]
@@ -31,19 +33,7 @@ _MINUS = "\N{MINUS SIGN}"
 
 
 def format_number(value: float | None, digits: int = 2) -> str:
-    """Write a number with a fixed number of decimals.
-
-    Args:
-        value: The number; infinity shows as the symbol, NaN and None (as JSON gives it back) as an en dash.
-        digits: Decimals, >= 0.
-
-    Returns:
-        The text; a number that rounds to zero has no sign.
-
-    Example:
-        >>> format_number(-0.127), format_number(-0.001), format_number(float("nan"))
-        ('−0.13', '0.00', '–')
-    """
+    """Write a number with a fixed number of decimals."""
     value = number(value)
     if math.isnan(value):
         return MISSING
@@ -57,19 +47,7 @@ def format_number(value: float | None, digits: int = 2) -> str:
 
 
 def format_signed(value: float | None, digits: int = 2) -> str:
-    """Write a difference with its sign, plus included.
-
-    Args:
-        value: The difference.
-        digits: Decimals, >= 0.
-
-    Returns:
-        The text; a number that rounds to zero has no sign.
-
-    Example:
-        >>> format_signed(0.034), format_signed(-0.5, 1), format_signed(0.0)
-        ('+0.03', '−0.5', '0.00')
-    """
+    """Write a difference with its sign, plus included."""
     text = format_number(value, digits)
     if text in (MISSING, "∞") or text.startswith(_MINUS) or float(text) == 0.0:
         return f"+{text}" if text == "∞" else text
@@ -77,42 +55,23 @@ def format_signed(value: float | None, digits: int = 2) -> str:
 
 
 def format_interval(mean: float, low: float, high: float, digits: int = 2, *, signed: bool = False) -> str:
-    """Write an estimate with its interval.
-
-    Args:
-        mean: The estimate.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
-        digits: Decimals, >= 0.
-        signed: Show the plus sign too, as for a difference.
-
-    Returns:
-        The estimate, then the interval in brackets.
-
-    Example:
-        >>> format_interval(0.52, 0.49, 0.55)
-        '0.52 [0.49, 0.55]'
-        >>> format_interval(0.031, -0.004, 0.066, 3, signed=True)
-        '+0.031 [−0.004, +0.066]'
-    """
+    """Write an estimate with its interval."""
     write = format_signed if signed else format_number
     return f"{write(mean, digits)} [{write(low, digits)}, {write(high, digits)}]"
 
 
+def percent(share: float | None, digits: int = 1) -> str:
+    """Write a share in per cent; one that is not there shows as an en dash."""
+    return MISSING if math.isnan(number(share)) else f"{format_number(100 * number(share), digits)}%"
+
+
+def plural(count: float, word: str) -> str:
+    """Write a number of things, with the plural where it is due."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
 def format_p(p: float, *, name: str = "p") -> str:
-    """Write a p-value: two digits that matter, and never zero.
-
-    Args:
-        p: The p-value, in [0, 1].
-        name: What stands before the relation; empty for a table cell.
-
-    Returns:
-        The text, as in `p = 0.032` or `p < 0.001`.
-
-    Example:
-        >>> format_p(0.0321), format_p(0.00002), format_p(0.4, name="")
-        ('p = 0.032', 'p < 0.001', '0.40')
-    """
+    """Write a p-value: two digits that matter, and never zero."""
     if math.isnan(p):
         return f"{name} = {MISSING}" if name else MISSING
     if p < 0.001:
@@ -122,18 +81,7 @@ def format_p(p: float, *, name: str = "p") -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Write a time span in the two units that matter.
-
-    Args:
-        seconds: The span, >= 0.
-
-    Returns:
-        The text.
-
-    Example:
-        >>> format_duration(8.24), format_duration(192), format_duration(7384)
-        ('8.2 s', '3 min 12 s', '2 h 3 min')
-    """
+    """Write a time span in the two units that matter."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -154,14 +102,7 @@ def interval_text(
     scale: float = 1.0,
     signed: bool = False,
 ) -> str:
-    """Write an interval of the results, in whatever form they hold it; without ends it shows as a plain number.
-
-    Example:
-        >>> interval_text({"mean": 0.5, "low": 0.4, "high": 0.6}), interval_text([0.5, None, None], signed=True)
-        ('0.50 [0.40, 0.60]', '+0.50')
-        >>> interval_text(None)
-        '–'
-    """
+    """Write an interval of the results, in whatever form they hold it; without ends it shows as a plain number."""
     if interval is None:
         return MISSING
     found = (interval if isinstance(interval, Interval) else Interval.of(interval)).scaled(scale)
@@ -171,33 +112,18 @@ def interval_text(
 
 
 def points(interval: Mapping[str, Any] | Sequence[float | None]) -> str:
-    """A difference of probabilities in points (hundredths); a third decimal where an end would otherwise round to 0.
-
-    Example:
-        >>> points({"mean": 0.01, "low": 0.00004, "high": 0.02})
-        '+1.000 [+0.004, +2.000]'
-    """
+    """A difference of probabilities in points (hundredths); a third decimal where an end would else round to 0."""
     found = Interval.of(interval).scaled(100.0)
     digits = 3 if any(0 < abs(end) < 0.005 for end in (found.low, found.high)) else 2
     return interval_text(found, digits, signed=True)
 
 
 def joined(names: Iterable[str]) -> str:
-    """Names in a sentence: commas, and an "and" before the last.
-
-    Example:
-        >>> joined(["a", "b", "c"])
-        'a, b and c'
-    """
+    """Names in a sentence: commas, and an "and" before the last."""
     names = list(names)
     return "".join(names) if len(names) < 2 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def verdict_word(verdict: str) -> str:
-    """What a verdict of `mallowspo.stats.verdicts` is called on a page.
-
-    Example:
-        >>> verdict_word("better"), verdict_word("open"), verdict_word("less")
-        ('ahead', 'no significant difference', 'less')
-    """
+    """What a verdict of `mallowspo.stats.verdicts` is called on a page."""
     return AGAINST_BASELINE.get(verdict, verdict)

@@ -47,22 +47,7 @@ def register_packed_flex() -> None:
 
 
 def fill_blocks(packed: PackedBatch) -> PackedBatch:
-    """Fill a row up to whole blocks with a prompt of its own, to which nobody responds.
-
-    Args:
-        packed: The row.
-
-    Returns:
-        A row of a multiple of `BLOCK` tokens, at least two blocks, with the same predictions.
-
-    Example:
-        >>> from mallowspo.scoring.packed_layout import pack
-        >>> ids = torch.tensor([[5, 6, 7], [5, 6, 9]])
-        >>> masks = {"attention_mask": ids > 0, "completion_mask": torch.tensor([[0, 0, 1], [0, 0, 1]])}
-        >>> row = fill_blocks(pack({"input_ids": ids, **masks}))
-        >>> row.input_ids.shape, row.groups[-1]
-        (torch.Size([1, 256]), PromptGroup(prompt=(2, 256), responses=()))
-    """
+    """Fill a row up to whole blocks, two at least, with a prompt of its own, to which nobody responds."""
     tokens = packed.input_ids.size(1)
     filled = max(2, -(-tokens // BLOCK)) * BLOCK
     if filled == tokens:
@@ -77,21 +62,7 @@ def fill_blocks(packed: PackedBatch) -> PackedBatch:
 
 
 def visible_runs(groups: Sequence[PromptGroup], window: int | None = None) -> Tensor:
-    """Which places each place of a row sees.
-
-    Args:
-        groups: Prompts with the responses that share them, in the order of the row.
-        window: Positions that a token sees, itself included; None for all.
-
-    Returns:
-        `own_from`, `prompt_from` and `prompt_to`, shape (3, T), int32, on the CPU.
-
-    Example:
-        >>> visible_runs([PromptGroup((0, 3), ((3, 5), (5, 6)))]).tolist()
-        [[0, 0, 0, 3, 3, 5], [0, 0, 0, 0, 0, 0], [0, 0, 0, 3, 3, 3]]
-        >>> visible_runs([PromptGroup((0, 3), ((3, 5), (5, 6)))], window=2).tolist()
-        [[0, 0, 1, 3, 3, 5], [0, 0, 0, 2, 3, 2], [0, 0, 0, 3, 3, 3]]
-    """
+    """Which places each place sees: `own_from`, `prompt_from` and `prompt_to`, shape (3, T), int32, on the CPU."""
     segments = []  # first place and the place after the last, then those of the prompt
     for group in groups:
         first, last = group.prompt
@@ -113,14 +84,6 @@ def block_mask(groups: Sequence[PromptGroup], window: int | None, device: torch.
 
     `create_block_mask` would form the mask of every pair of places; the runs tell how many places of each block a
     token sees without it.
-
-    Args:
-        groups: Prompts with the responses that share them; the row is a multiple of `BLOCK` tokens.
-        window: Positions that a token sees, itself included; None for all.
-        device: Where the attention runs.
-
-    Returns:
-        A `BlockMask` of one row and one head, for all heads.
     """
     from torch.nn.attention.flex_attention import BlockMask
 
@@ -163,15 +126,7 @@ def _mask_function(own_from: Tensor, prompt_from: Tensor, prompt_to: Tensor) -> 
 
 
 def flex_inputs(packed: PackedBatch, config: Any) -> tuple[PackedBatch, dict[str, Any]]:
-    """What a model takes beside its tokens: a mask for each kind of its layers, made once for the row.
-
-    Args:
-        packed: The row.
-        config: The model's configuration: sliding windows and the kinds of its layers.
-
-    Returns:
-        The row in whole blocks, and the arguments.
-    """
+    """What a model takes beside its tokens: a mask for each kind of its layers, made once for the row."""
     packed = fill_blocks(packed)
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ("sliding_attention",))

@@ -39,16 +39,7 @@ def unwrapped_adapters(model: Any) -> bool:
 
 
 def refuse_adapter_folder(name: Any, option: str, advice: str) -> None:
-    """Refuse an adapter's folder where a whole model is wanted.
-
-    Args:
-        name: What the user gave; anything but a folder is let through.
-        option: The option that it was given as.
-        advice: What to do instead.
-
-    Raises:
-        InputError: The folder holds an adapter and no model; names its base model.
-    """
+    """Refuse an adapter's folder, given as `option`, where a whole model is wanted; anything but a folder passes."""
     folder = Path(name) if isinstance(name, str) else None
     if folder is None or not (folder / "adapter_config.json").is_file() or (folder / "config.json").is_file():
         return
@@ -57,19 +48,7 @@ def refuse_adapter_folder(name: Any, option: str, advice: str) -> None:
 
 
 def require_plain_head(model: Any) -> None:
-    """Refuse a model whose output head is more than its weight: scores are products with `lm_head.weight`.
-
-    Args:
-        model: A causal language model, in a PEFT wrapper or not, not inside a distributed engine.
-
-    Raises:
-        InputError: An adapter is on the head, or a call of the head gives other logits than its weight and bias.
-
-    Example:
-        >>> from transformers import LlamaConfig, LlamaForCausalLM
-        >>> require_plain_head(LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8,
-        ...     num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2)))
-    """
+    """Refuse a model whose output head is more than its weight: scores are products with `lm_head.weight`."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     head = model.get_output_embeddings()
@@ -87,15 +66,7 @@ def require_plain_head(model: Any) -> None:
 
 
 def refuse_own_logits(model: Any, found: str) -> NoReturn:
-    """Refuse a model that does more for its logits than multiply with the head's weight.
-
-    Args:
-        model: The model.
-        found: What showed it.
-
-    Raises:
-        InputError: Always; names the head.
-    """
+    """Refuse a model that does more for its logits than multiply with the head's weight."""
     raise InputError(
         f"{_head_name(model)}: {found}, so something else takes part in the logits of "
         f"{type(base_model(model)).__name__}: a hook on the output head (lm_head) or on the model, or a forward of "

@@ -66,20 +66,7 @@ class PackedSupport:
 
 
 def packed_support(model: Any) -> PackedSupport:
-    """Decide from a model's configuration how its responses are scored.
-
-    Args:
-        model: A transformers model, possibly in a PEFT wrapper, not yet wrapped by a distributed engine.
-
-    Returns:
-        The path and the reason for it.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> config = SimpleNamespace(model_type="bloom")
-        >>> packed_support(SimpleNamespace(config=config))
-        PackedSupport(path='padded', reason='bloom: ALiBi derives distances from places in the row')
-    """
+    """Decide from a model's configuration how its responses are scored."""
     config = model.config
     name = config.model_type
     refusal = _refusal(model, config)
@@ -124,29 +111,13 @@ def _refusal(model: Any, config: Any) -> str | None:
 
 
 def plain_attention(config: Any) -> str:
-    """The attention implementation under transformers' own name, whether or not the model can pack rows.
-
-    Args:
-        config: A transformers configuration.
-
-    Returns:
-        Such as `sdpa`.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> plain_attention(SimpleNamespace(_attn_implementation=PACKED_ATTENTION))
-        'sdpa'
-    """
+    """The attention implementation under transformers' own name, whether or not the model can pack rows."""
     name = str(getattr(config, "_attn_implementation", None))
     return {PACKED_ATTENTION: "sdpa", PACKED_FLEX: "flex_attention"}.get(name, name)
 
 
 def pack_attention(model: Any) -> None:
-    """Let the layers of a model whose path is `packed` take a packed row; transformers learns the name on the way.
-
-    Args:
-        model: A transformers model without a PEFT wrapper, under `sdpa` or `flex_attention`.
-    """
+    """Let the layers of a model whose path is `packed` take a packed row; transformers learns the name on the way."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -263,16 +234,7 @@ def _attend(
 
 
 def dense_masks(packed: PackedBatch, config: Any, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
-    """Masks of the whole row for a model's own attention.
-
-    Args:
-        packed: The row.
-        config: The model's configuration: sliding windows and the kinds of its layers.
-        dtype: Of the hidden states; eager attention adds its mask to the logits.
-
-    Returns:
-        Additive masks of shape (1, 1, T, T); one for each kind of layer where there are several.
-    """
+    """Additive masks of the whole row, (1, 1, T, T), for a model's own attention; by kind of layer if several."""
     positions = packed.position_ids[0]
     prompt, segment = torch.zeros_like(positions), torch.zeros_like(positions)
     number = 0

@@ -32,47 +32,30 @@ _TOKEN_KEYS = ("input_ids", "attention_mask", "completion_mask")
 
 @dataclass(frozen=True)
 class PromptGroup:
-    """Where a prompt and the responses that share it lie in the row.
-
-    Attributes:
-        prompt: Span of the prompt.
-        responses: Spans of the responses, in order; a span may be empty, as a response of one token has no input.
-    """
+    """Where a prompt and the responses that share it lie in the row."""
 
     prompt: Span
+    # In order; a span may be empty, as a response of one token has no input.
     responses: tuple[Span, ...]
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Prompts and responses in one row, and where every scored token is predicted.
+    """Prompts and responses in one row, and where every scored token is predicted."""
 
-    Attributes:
-        input_ids: Shape (1, T).
-        position_ids: Shape (1, T); they go on from the prompt's for each of its responses.
-        groups: Prompts with the responses that share them, in the order of the row.
-        predictor_n: Place in the row of the token that predicts each scored token, shape (N,).
-        target_n: The scored tokens, shape (N,).
-        response_n: The response of each scored token, b * K + k, shape (N,).
-        column_n: Its column in a padded batch whose first column is dropped, shape (N,).
-        carrier_c: For every response b * K + k the one whose tokens stand for it, shape (B * K,): itself, or the first
-            that is equal to it, prompt and all.
-        prompts: B.
-        responses: K.
-        columns: Columns of that padded batch, after the first is dropped.
-    """
-
-    input_ids: Tensor
-    position_ids: Tensor
-    groups: tuple[PromptGroup, ...]
-    predictor_n: Tensor
-    target_n: Tensor
-    response_n: Tensor
-    column_n: Tensor
+    input_ids: Tensor  # shape (1, T)
+    position_ids: Tensor  # shape (1, T); they go on from the prompt's for each of its responses
+    groups: tuple[PromptGroup, ...]  # prompts with the responses that share them, in the order of the row
+    predictor_n: Tensor  # place in the row of the token that predicts each scored token, shape (N,)
+    target_n: Tensor  # the scored tokens, shape (N,)
+    response_n: Tensor  # the response of each scored token, b * K + k, shape (N,)
+    column_n: Tensor  # its column in a padded batch whose first column is dropped, shape (N,)
+    # For every response b * K + k the one whose tokens stand for it, shape (B * K,): itself, or the first that is
+    # equal to it, prompt and all.
     carrier_c: Tensor
-    prompts: int
-    responses: int
-    columns: int
+    prompts: int  # B
+    responses: int  # K
+    columns: int  # columns of that padded batch, after the first is dropped
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch with its tensors on another device."""
@@ -107,25 +90,6 @@ def pack(batch: Mapping[str, Any], *, responses: int = 2) -> PackedBatch:
     a ranked list) is computed once. Reading a finished batch keeps truncation where it already is, in the collator.
     Where it cut the prompts of one row differently (`keep_end`), there is nothing to share: each response gets a
     prompt of its own.
-
-    Args:
-        batch: `input_ids`, `attention_mask`, `completion_mask`, each of shape (K * B, T), in K blocks of B rows.
-        responses: K.
-
-    Returns:
-        The packed row, on the CPU.
-
-    Raises:
-        InputError: The batch brings positions or token types of its own.
-
-    Example:
-        >>> ids = torch.tensor([[5, 6, 7, 8], [5, 6, 9, 0]])
-        >>> completion = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 0]])
-        >>> row = pack({"input_ids": ids, "attention_mask": (ids > 0).long(), "completion_mask": completion})
-        >>> row.input_ids.tolist(), row.position_ids.tolist()  # 8 and 9 are predicted, and predict nothing
-        ([[5, 6, 7]], [[0, 1, 2]])
-        >>> row.predictor_n.tolist(), row.target_n.tolist(), row.response_n.tolist()
-        ([1, 2, 1], [7, 8, 9], [0, 0, 1])
     """
     for name in ("position_ids", "token_type_ids"):
         if name in batch:
@@ -200,28 +164,18 @@ def _new_tokens(members: list[_Sequence], seen: Mapping[tuple[int, ...], set[tup
 
 
 def split_by_tokens(batch: Mapping[str, Any], budget: int, *, responses: int = 2) -> list[dict[str, Any]]:
-    """Cut a padded batch into pieces of at most `budget` tokens in the row; a prompt is never cut from its responses.
+    """Cut a padded batch into pieces of `budget` tokens in the row at most; prompts stay with their responses.
 
-    Args:
-        batch: Rows of tokens, shape (K * B, T), in K blocks of B rows, and other tensors of B entries.
-        budget: Tokens in a piece, prompts counted once; a prompt and responses of more are a piece of their own.
-        responses: K.
-
-    Returns:
-        One batch or more, in order.
-
-    Example:
-        >>> ids = torch.arange(1, 9).view(4, 2)
-        >>> masks = {"attention_mask": torch.ones_like(ids), "completion_mask": torch.tensor([[0, 1]] * 4)}
-        >>> [piece["input_ids"].tolist() for piece in split_by_tokens({"input_ids": ids, **masks}, budget=3)]
-        [[[1, 2], [5, 6]], [[3, 4], [7, 8]]]
+    So do the rows of one ranked list, where `list_b` numbers the list of each row.
     """
     sequences = _sequences(batch)
     prompts = len(sequences) // responses
+    list_b = batch["list_b"].tolist() if "list_b" in batch else list(range(prompts))
+    starts = [b for b in range(prompts) if b == 0 or list_b[b] != list_b[b - 1]]
     edges, filled = [0], 0
     seen: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
-    for b in range(prompts):
-        members = [sequences[k * prompts + b] for k in range(responses)]
+    for b, after in zip(starts, [*starts[1:], prompts], strict=True):
+        members = [sequences[k * prompts + row] for row in range(b, after) for k in range(responses)]
         new = _new_tokens(members, seen)
         if filled and filled + new > budget:
             edges.append(b)

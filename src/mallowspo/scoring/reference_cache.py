@@ -11,14 +11,7 @@ CACHE_VARIABLE = "MALLOWSPO_CACHE"
 
 
 def cache_folder() -> Path | None:
-    """The folder of cached stores, each in a folder named by its key.
-
-    `$MALLOWSPO_CACHE/reference` where that variable is set, else `mallowspo/reference` in Hugging Face's cache
-    (`$HF_HOME`, or `~/.cache/huggingface`).
-
-    Returns:
-        The folder, which need not exist; None where `MALLOWSPO_CACHE` is set to nothing, which switches the cache off.
-    """
+    """The folder of cached stores, which need not exist; None where MALLOWSPO_CACHE is empty: no cache."""
     named = os.environ.get(CACHE_VARIABLE)
     if named is not None:
         return Path(named).expanduser() / "reference" if named.strip() else None

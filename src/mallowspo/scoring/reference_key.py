@@ -210,14 +210,7 @@ def tokenizer_fields(tokenizer: Any) -> dict[str, Any]:
 
 
 def config_digest(config: Any) -> str:
-    """Digest of a model's configuration without what cannot change a score (names, versions, caches, token ids).
-
-    Args:
-        config: A `PretrainedConfig`.
-
-    Returns:
-        64 hexadecimal digits.
-    """
+    """Digest of a model's configuration without what cannot change a score (names, versions, caches, token ids)."""
     return _digest_of_json(_with_effect(config.to_dict()))
 
 
@@ -228,14 +221,7 @@ def _with_effect(value: Any) -> Any:
 
 
 def weights_digest(model: Any) -> str | None:
-    """Digest of all weights and buffers by name and content, whatever file they came from.
-
-    Args:
-        model: A causal language model; adapters do not count.
-
-    Returns:
-        64 hexadecimal digits; None where the weights are spread over processes and none of them has them all.
-    """
+    """Digest of all weights and buffers without adapters; None where they are spread over processes."""
     tensors = dict(_own_tensors(model))
     if not all(_whole(value) for value in tensors.values()):
         return None
@@ -247,15 +233,7 @@ def weights_digest(model: Any) -> str | None:
 
 
 def adapter_digest(model: Any, name: str) -> str:
-    """Digest of one adapter: its weights, as float32, and its configuration.
-
-    Args:
-        model: A `PeftModel`.
-        name: The adapter, such as `default`.
-
-    Returns:
-        64 hexadecimal digits.
-    """
+    """Digest of one adapter: its weights, as float32, and its configuration."""
     from peft import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)

@@ -1,27 +1,25 @@
-"""Everything that the reference store keeps of each response, from one padded batch or from many rows.
+"""Everything that the reference store keeps of each response, and the one pass that reads it.
 
 Shapes: `N` rows (`B` in a batch), each with K responses to one prompt; T tokens a padded row. Entropies are in nats.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from mallowspo.data.records import TOKEN_COLUMNS
 from mallowspo.scoring.padded import ResponseScores
 
-__all__ = ["LANDMARKS", "ReferenceScores", "landmark_entropies", "score_rows"]
+__all__ = ["ReferenceScores", "landmark_entropies", "longest_first", "score_batches", "score_rows"]
 
 Floats = NDArray[np.float64]
-
-LANDMARKS = ("first_entropy", "divergent_entropy")
-"""Entropies at single positions: before the first response token, and where the responses first differ."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,10 @@ class ReferenceScores:
     first_entropy_nk: Floats
     divergent_entropy_nk: Floats
     token_entropies: tuple[tuple[NDArray[np.float32], ...], ...] | None = None
+
+    def take(self, rows_n: NDArray[np.integer[Any]]) -> ReferenceScores:
+        """The scores of some rows, without the entropies of single tokens."""
+        return ReferenceScores(*(getattr(self, item.name)[rows_n] for item in fields(self)[:-1]))
 
 
 def landmark_entropies(scores: ResponseScores, input_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,38 +110,62 @@ def score_rows(
         The scores, in the order of `rows`.
     """
     examples = list(rows)
-    lengths = [len(r["prompt_ids"]) + max(len(r["chosen_ids"]), len(r["rejected_ids"])) for r in examples]
-    order = np.argsort(np.negative(lengths), kind="stable")
-    parts: list[tuple[Tensor, ...]] = []
-    tokens: dict[int, tuple[NDArray[np.float32], ...]] = {}
-    for start in range(0, len(examples), batch_size):
-        chosen = [int(i) for i in order[start : start + batch_size]]
-        batch = collate([examples[i] for i in chosen])
+    order_n = longest_first(*([row[name] for row in examples] for name in TOKEN_COLUMNS))
+    spans = (order_n[start : start + batch_size] for start in range(0, len(examples), batch_size))
+    batches = (collate([examples[i] for i in span]) for span in spans)
+    return score_batches(batches, order_n, forward=forward, per_token=per_token)
+
+
+def longest_first(
+    prompts: Iterable[Sequence[int]],
+    chosen: Iterable[Sequence[int]],
+    rejected: Iterable[Sequence[int]],
+    *,
+    lists: ArrayLike | None = None,
+) -> NDArray[np.intp]:
+    """Places of the rows by falling length; rows of one list stay together, as they share prompt and responses."""
+    longest_n = np.array([len(p) + max(len(a), len(b)) for p, a, b in zip(prompts, chosen, rejected, strict=True)])
+    if lists is None or len(longest_n) == 0:
+        return np.argsort(-longest_n, kind="stable")
+    _, list_n = np.unique(np.asarray(lists), return_inverse=True)
+    longest_l = np.zeros(list_n.max() + 1, dtype=longest_n.dtype)
+    np.maximum.at(longest_l, list_n, longest_n)
+    return np.lexsort((np.arange(len(longest_n)), list_n, -longest_l[list_n]))
+
+
+def score_batches(
+    batches: Iterable[Mapping[str, Any]],
+    order_n: NDArray[np.intp],
+    *,
+    forward: Callable[[Mapping[str, Tensor]], ResponseScores],
+    gather: Callable[[Tensor], Tensor] | None = None,
+    per_token: bool = False,
+) -> ReferenceScores:
+    """The pass of a reference: batches of the rows in `order_n` to the scores of all rows in their own order.
+
+    `gather` joins what several processes computed of a batch, one row of a tensor a row; tokens are kept by one alone.
+    """
+    parts: list[NDArray[np.float64]] = []
+    tokens: list[tuple[NDArray[np.float32], ...]] = []
+    for batch in batches:
         scores = forward(batch)
         if scores.entropy_sum_bk is None:
             raise RuntimeError("the reference's head returned no entropies; the fused head of TRL has changed")
         landmarks = landmark_entropies(scores, batch["input_ids"].to(scores.logp_bk.device))
-        columns = (scores.logp_bk, scores.entropy_sum_bk, scores.length_bk, *landmarks)
-        parts.append(tuple(column.detach().cpu().double() for column in columns))
+        kinds = (scores.logp_bk, scores.entropy_sum_bk, scores.length_bk, *landmarks)
+        values = torch.stack([kind.detach().to(landmarks[0]) for kind in kinds], dim=1)
+        parts.append((values if gather is None else gather(values)).cpu().numpy())
         if per_token:
-            tokens |= dict(zip(chosen, _responses_tokens(scores), strict=True))
-    columns_nk = []
-    for column in zip(*parts, strict=True):
-        in_order = torch.cat(column).numpy()
-        values = np.empty_like(in_order)
-        values[order] = in_order
-        columns_nk.append(values)
-    return ReferenceScores(
-        columns_nk[0],
-        columns_nk[1],
-        columns_nk[2].astype(np.int64),
-        columns_nk[3],
-        columns_nk[4],
-        tuple(tokens[i] for i in range(len(examples))) if per_token else None,
-    )
+            tokens += _responses_tokens(scores)
+    in_order = np.concatenate(parts)
+    scores_nck = np.empty_like(in_order)
+    scores_nck[order_n] = in_order
+    logp_nk, entropy_nk, length_nk, first_nk, divergent_nk = (part.copy() for part in scores_nck.swapaxes(0, 1))
+    by_row = tuple(tokens[place] for place in np.argsort(order_n)) if per_token else None
+    return ReferenceScores(logp_nk, entropy_nk, length_nk.astype(np.int64), first_nk, divergent_nk, by_row)
 
 
-def _responses_tokens(scores: ResponseScores) -> Sequence[tuple[NDArray[np.float32], ...]]:
+def _responses_tokens(scores: ResponseScores) -> list[tuple[NDArray[np.float32], ...]]:
     assert scores.token_entropy_bkt is not None and scores.token_mask_bkt is not None
     entropy, mask = scores.token_entropy_bkt.float().cpu().numpy(), scores.token_mask_bkt.cpu().numpy()
     return [tuple(e[m] for e, m in zip(e_kt, m_kt, strict=True)) for e_kt, m_kt in zip(entropy, mask, strict=True)]

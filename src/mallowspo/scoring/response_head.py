@@ -29,48 +29,24 @@ _KEPT_ELEMENTS = 2**26  # slopes kept for the weight's gradient: 256 MB in float
 
 @dataclass(frozen=True)
 class LogitTransform:
-    """What a model does to the product of hidden state and weight.
+    """What a model does to the product of hidden state and weight."""
 
-    Attributes:
-        scale: Factor on the logits.
-        softcap: c in c * tanh(logit / c), after the factor; None without.
-    """
-
-    scale: float = 1.0
-    softcap: float | None = None
+    scale: float = 1.0  # factor on the logits
+    softcap: float | None = None  # c in c * tanh(logit / c), after the factor; None without
 
 
 @dataclass(frozen=True)
 class HeadValues:
-    """Values of `N` scored tokens, float32 or better.
+    """Values of `N` scored tokens, float32 or better."""
 
-    Attributes:
-        log_prob_n: Log-probability of the target, nats; carries the gradient.
-        entropy_n: Entropy of the next-token distribution, nats, without gradient.
-        mean_logit_n: Mean logit over the vocabulary, without gradient.
-        top1_n: Whether the target was the most likely token.
-    """
-
-    log_prob_n: Tensor
-    entropy_n: Tensor
-    mean_logit_n: Tensor
-    top1_n: Tensor
+    log_prob_n: Tensor  # of the target, nats; carries the gradient
+    entropy_n: Tensor  # nats, without gradient, as are the others
+    mean_logit_n: Tensor  # over the vocabulary
+    top1_n: Tensor  # whether the target was the most likely token
 
 
 def logit_transform(config: Any) -> LogitTransform:
-    """Read a model's scale and softcap of the logits from its configuration.
-
-    Args:
-        config: A transformers configuration of a text model.
-
-    Returns:
-        The transform; the identity for most models.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> logit_transform(SimpleNamespace(model_type="granite", logits_scaling=8.0))
-        LogitTransform(scale=0.125, softcap=None)
-    """
+    """Read a model's scale and softcap of the logits from its configuration."""
     scale = next(
         (
             value
@@ -88,23 +64,7 @@ def logit_transform(config: Any) -> LogitTransform:
 def response_head(
     hidden_nh: Tensor, weight_vh: Tensor, bias_v: Tensor | None, target_n: Tensor, transform: LogitTransform
 ) -> HeadValues:
-    """Score the target tokens.
-
-    Args:
-        hidden_nh: Last hidden states of the predicting positions, shape (N, H).
-        weight_vh: The head's weight, shape (V, H).
-        bias_v: Its bias, shape (V,), or None.
-        target_n: Token ids, shape (N,).
-        transform: What the model does to its logits.
-
-    Returns:
-        The values; gradients flow from `log_prob_n` to the hidden states, the weight and the bias.
-
-    Example:
-        >>> values = response_head(torch.zeros(1, 2), torch.ones(8, 2), None, torch.tensor([3]), LogitTransform())
-        >>> round(values.log_prob_n.item(), 4), round(values.entropy_n.item(), 4)  # -log 8 and log 8
-        (-2.0794, 2.0794)
-    """
+    """Score target tokens, shape (N,), after hidden states (N, H), with a weight (V, H) and perhaps a bias (V,)."""
     if hidden_nh.is_cuda:
         from mallowspo.compat import triton_response_head
 
@@ -130,11 +90,7 @@ def _fill_logits(hidden_nh: Tensor, weight_vh: Tensor, bias_v: Tensor | None, ou
 def _token_values(
     z_mv: Tensor, target_m: Tensor, transform: LogitTransform, with_slope: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Values of some tokens whose raw logits are `z_mv`; these become the slopes in place, where they are wanted.
-
-    Returns:
-        Log-probability, entropy, mean logit, first choice; each of shape (m,).
-    """
+    """Values of some tokens whose raw logits are `z_mv`; these become the slopes in place, where they are wanted."""
     if transform.scale != 1.0:
         z_mv *= transform.scale
     steepness = None

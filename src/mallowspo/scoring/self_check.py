@@ -27,46 +27,14 @@ _TOKENS = 9  # of a row: a prompt of 4, a response of 5 or 3
 
 
 def sum_tolerance(precision: str, lengths: Any) -> NDArray[np.float64]:
-    """How far two sums over the same tokens may be apart when only the layout of the batch differs.
-
-    Padding and batch size move each token's value by rounding, so sums drift with the root of their length.
-
-    Args:
-        precision: Names of the types that are computed in, such as `torch.bfloat16 no`.
-        lengths: Tokens of each response.
-
-    Returns:
-        Nats, in the shape of `lengths`: per root of a token 0.002 in float32, 0.05 in float16, 0.3 in bfloat16.
-    """
+    """How far two sums over as many tokens may drift apart by rounding, nats: with the root of their length."""
     unit = 0.3 if "bf" in precision else 0.05 if "16" in precision else 0.002
     return unit * np.sqrt(np.maximum(np.asarray(lengths, np.float64), 1.0))
 
 
 @torch.no_grad()
 def check_scores(model: Any, device: torch.device, *, packed: bool, mixed_precision: str = "no") -> str | None:
-    """Compare a model's scores with its own logits on two prompts with two responses each.
-
-    Args:
-        model: A causal language model with TRL's head, and the packed one if `packed`; possibly in a PEFT wrapper, not
-            inside an engine that shards it.
-        device: Where its inputs go.
-        packed: Its rows are to be packed.
-        mixed_precision: That it is run in, for the tolerance.
-
-    Returns:
-        Why its rows cannot be packed; None where the scores are the model's.
-
-    Raises:
-        InputError: Padded rows differ as well, so the logits are not the product with the head's weight.
-
-    Example:
-        >>> from transformers import LlamaConfig, LlamaForCausalLM
-        >>> from mallowspo.compat import add_score_head
-        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8,
-        ...     num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2))
-        >>> add_score_head(model)
-        >>> check_scores(model, torch.device("cpu"), packed=False)
-    """
+    """Compare a model's scores with its own logits on two prompts: why its rows cannot be packed, or None."""
     batch = {name: value.to(device) for name, value in _batch(model).items()}
     precision = _precision(model, mixed_precision)
     complaint = None

@@ -60,42 +60,25 @@ class StoreSettings:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """One file of the store.
-
-    Attributes:
-        file: Its name.
-        first_row: Position of its first row in the data, from 0.
-        rows: How many rows it covers; each has K responses.
-        tokens: Response tokens in it.
-        rows_digest: Of the rows' tokens.
-        names_digest: Of the rows' `row_index` and `prompt_id`.
-        sha256: Of the file.
-    """
+    """One file of the store."""
 
     file: str
-    first_row: int
-    rows: int
-    tokens: int
-    rows_digest: str
-    names_digest: str
-    sha256: str
+    first_row: int  # in the data, from 0
+    rows: int  # of K responses each
+    tokens: int  # of the responses
+    rows_digest: str  # of the rows' tokens
+    names_digest: str  # of the rows' `row_index` and `prompt_id`
+    sha256: str  # of the file
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` says.
-
-    Attributes:
-        key: What the scores depend on.
-        settings: How they were computed.
-        made_with: Model, data and versions, for people; never compared.
-        shards: The files, in the order of the data.
-    """
+    """What `manifest.json` says."""
 
     key: ReferenceKey
     settings: StoreSettings
-    made_with: Mapping[str, str]
-    shards: tuple[ShardRecord, ...] = ()
+    made_with: Mapping[str, str]  # for people; never compared
+    shards: tuple[ShardRecord, ...] = ()  # in the order of the data
 
     @property
     def rows(self) -> int:
@@ -138,17 +121,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(path: Path) -> Manifest | None:
-    """Read what `write_manifest` wrote.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The manifest, or None where there is no file.
-
-    Raises:
-        InputError: The file is damaged, or of another format.
-    """
+    """Read what `write_manifest` wrote; None where there is no file."""
     values = _read_json(path)
     if values is None:
         return None
@@ -210,18 +183,7 @@ def _damaged(path: Path, why: str) -> InputError:
 def shard_table(
     scores: ReferenceScores, *, first_row: int, row_index: Sequence[int], prompt_ids: Sequence[str]
 ) -> Any:
-    """Lay scores out as a table with one row per response.
-
-    Args:
-        scores: Of N rows with K responses each.
-        first_row: Position of the first row in the data.
-        row_index: Position of each row in the source, length N.
-        prompt_ids: What identifies each row's prompt, length N.
-
-    Returns:
-        A `pyarrow.Table` of N * K rows: `position`, `row_index`, `response` (0 is the chosen one), `prompt_id`,
-        `logp`, `length`, `entropy_sum`, `first_entropy`, `divergent_entropy` and, where asked for, `token_entropies`.
-    """
+    """Lay scores out as a `pyarrow.Table` with one row per response; 0 is the chosen one."""
     import pyarrow as pa
 
     count, responses = scores.logp_nk.shape
@@ -243,18 +205,7 @@ def shard_table(
 
 
 def write_shard(path: Path, table: pa.Table) -> str:
-    """Write a shard, whole or not at all; equal tables give equal bytes.
-
-    Args:
-        path: Where.
-        table: Of `shard_table`.
-
-    Returns:
-        The file's SHA-256.
-
-    Raises:
-        OSError: The disk is full or the folder cannot be written; what was under `path` is as it was.
-    """
+    """Write a shard, whole or not at all, and give its SHA-256; equal tables give equal bytes."""
     import pyarrow.parquet as pq
 
     with atomic_path(path) as beside:

@@ -65,18 +65,10 @@ class WriteResult:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A shard to be: its rows, their digests, and the record of its file where that is in order."""
+    """A shard to be, without its tokens and its checksum, and the record of its file where that is in order."""
 
-    index: int
-    first_row: int
-    rows: int
-    rows_digest: str
-    names_digest: str
+    wanted: ShardRecord
     record: ShardRecord | None
-
-    @property
-    def file(self) -> str:
-        return shard_name(self.index)
 
 
 def rows_key(dataset: datasets.Dataset) -> dict[str, Any]:
@@ -189,13 +181,14 @@ def write_store(
         begun, pieces, damaged = plan
         todo = [piece for piece in pieces if piece.record is None]
         if on_plan is not None and processes.is_first:
-            missing = sum(piece.rows for piece in todo)
+            missing = sum(piece.wanted.rows for piece in todo)
             on_plan(missing, len(dataset) - missing, damaged)
         for piece in todo[processes.rank :: processes.world]:
-            rows = dataset.select(range(piece.first_row, piece.first_row + piece.rows))
-            _write_piece(folder, piece, rows, score(rows))
+            wanted = piece.wanted
+            rows = dataset.select(range(wanted.first_row, wanted.first_row + wanted.rows))
+            _write_shard(folder, wanted, rows, score(rows))
             if on_shard is not None:
-                on_shard(piece.rows)
+                on_shard(wanted.rows)
         processes.wait()
         manifest = _finish(folder, begun, pieces, key) if processes.is_first else None
         manifest = processes.share(manifest)
@@ -252,34 +245,30 @@ def _plan(folder: Path, dataset: datasets.Dataset, earlier: Manifest) -> tuple[l
     pieces, damaged = [], []
     for index, (first_row, count) in enumerate(spans):
         rows = dataset.select(range(first_row, first_row + count))
-        piece = _Piece(
-            index,
-            first_row,
-            count,
-            rows_fingerprint(rows, TOKEN_COLUMNS),
-            rows_fingerprint(rows, NAME_COLUMNS),
-            None,
+        wanted = ShardRecord(
+            file=shard_name(index),
+            first_row=first_row,
+            rows=count,
+            tokens=0,
+            rows_digest=rows_fingerprint(rows, TOKEN_COLUMNS),
+            names_digest=rows_fingerprint(rows, NAME_COLUMNS),
+            sha256="",
         )
-        finished = index < len(earlier.shards)
+        finished = earlier.shards[index : index + 1]
         # A record of a shard that was mended or computed since is newer than the manifest.
-        candidates = [read_record(_record_path(folder, index))] + ([earlier.shards[index]] if finished else [])
-        records = [record for record in candidates if record is not None and _describes(record, piece)]
-        if finished and not _describes(earlier.shards[index], piece):
-            raise _other_rows(folder, earlier.shards[index], piece)
+        candidates = [read_record(_record_path(folder, wanted)), *finished]
+        records = [record for record in candidates if record is not None and _describes(record, wanted)]
+        if finished and not _describes(finished[0], wanted):
+            raise _other_rows(folder, finished[0], wanted)
         sound = next((record for record in records if _is_sound(folder, record)), None)
         if sound is None and records:
-            damaged.append(piece.file)
-        pieces.append(replace(piece, record=sound))
+            damaged.append(wanted.file)
+        pieces.append(_Piece(wanted, sound))
     return pieces, tuple(damaged)
 
 
-def _describes(record: ShardRecord, piece: _Piece) -> bool:
-    return (record.first_row, record.rows, record.rows_digest, record.names_digest) == (
-        piece.first_row,
-        piece.rows,
-        piece.rows_digest,
-        piece.names_digest,
-    )
+def _describes(record: ShardRecord, wanted: ShardRecord) -> bool:
+    return replace(record, file=wanted.file, tokens=wanted.tokens, sha256=wanted.sha256) == wanted
 
 
 def _is_sound(folder: Path, record: ShardRecord) -> bool:
@@ -287,9 +276,9 @@ def _is_sound(folder: Path, record: ShardRecord) -> bool:
     return path.is_file() and file_checksum(path) == record.sha256
 
 
-def _other_rows(folder: Path, stored: ShardRecord, piece: _Piece) -> InputError:
-    what = "the tokens" if stored.rows_digest != piece.rows_digest else "the row numbers or the names of the prompts"
-    span = f"{piece.first_row + 1:,} to {piece.first_row + piece.rows:,}"
+def _other_rows(folder: Path, stored: ShardRecord, wanted: ShardRecord) -> InputError:
+    what = "the tokens" if stored.rows_digest != wanted.rows_digest else "the row numbers or the names of the prompts"
+    span = f"{wanted.first_row + 1:,} to {wanted.first_row + wanted.rows:,}"
     return InputError(
         f"output_dir: {folder} holds the scores of other rows: {what} of rows {span} differ. Rows can be appended to "
         "a store, not changed; choose another folder, or remove that store (mallowspo reference --rm --yes "
@@ -297,34 +286,26 @@ def _other_rows(folder: Path, stored: ShardRecord, piece: _Piece) -> InputError:
     )
 
 
-def _record_path(folder: Path, index: int) -> Path:
-    return folder / PROGRESS / f"{Path(shard_name(index)).stem}.json"
+def _record_path(folder: Path, shard: ShardRecord) -> Path:
+    return folder / PROGRESS / f"{Path(shard.file).stem}.json"
 
 
-def _write_piece(folder: Path, piece: _Piece, rows: datasets.Dataset, scores: ReferenceScores) -> None:
+def _write_shard(folder: Path, wanted: ShardRecord, rows: datasets.Dataset, scores: ReferenceScores) -> None:
     table = shard_table(
-        scores, first_row=piece.first_row, row_index=rows["row_index"][:], prompt_ids=rows["prompt_id"][:]
+        scores, first_row=wanted.first_row, row_index=rows["row_index"][:], prompt_ids=rows["prompt_id"][:]
     )
     with _storage_errors(folder):
-        checksum = write_shard(folder / piece.file, table)
-        record = ShardRecord(
-            file=piece.file,
-            first_row=piece.first_row,
-            rows=piece.rows,
-            tokens=int(scores.length_nk.sum()),
-            rows_digest=piece.rows_digest,
-            names_digest=piece.names_digest,
-            sha256=checksum,
-        )
-        write_json(_record_path(folder, piece.index), vars(record))
+        checksum = write_shard(folder / wanted.file, table)
+        record = replace(wanted, tokens=int(scores.length_nk.sum()), sha256=checksum)
+        write_json(_record_path(folder, wanted), vars(record))
 
 
 def _finish(folder: Path, begun: Manifest, pieces: list[_Piece], key: ReferenceKey) -> Manifest:
     records = []
     for piece in pieces:
-        record = piece.record or read_record(_record_path(folder, piece.index))
+        record = piece.record or read_record(_record_path(folder, piece.wanted))
         if record is None:
-            raise RuntimeError(f"{folder / piece.file} was not finished by its process")
+            raise RuntimeError(f"{folder / piece.wanted.file} was not finished by its process")
         records.append(record)
     manifest = replace(begun, key=key, shards=tuple(records))
     with _storage_errors(folder):

@@ -58,27 +58,12 @@ def bootstrap(
     level: float = _LEVEL,
     fewest_groups: int = 3,
 ) -> Interval:
-    """Percentile interval of a statistic, by drawing whole groups of rows anew.
+    """Percentile interval of a statistic, by drawing whole groups of rows anew (Davison and Hinkley 1997).
 
-    Args:
-        statistic: From the rows that were drawn, as positions, to a number; NaN where it does not exist for them.
-        groups: What each row belongs to, such as its prompt, length N; `range(N)` for single rows.
-        rng: Source of randomness.
-        resamples: How many times to draw.
-        level: Nominal coverage.
-        fewest_groups: Below it the percentiles would be those of a handful of possible draws, and are left out.
-
-    Returns:
-        The statistic and its interval; the ends are NaN with too few groups, and where the statistic does
-        not exist for most resamples. With fewer than `FEW_GROUPS` it covers less than its level (docs/dispersion.md).
-
-    Source: Davison and Hinkley, Bootstrap Methods and their Application, 1997 (resampling of clusters).
-
-    Example:
-        >>> values = np.arange(100.0)
-        >>> found = bootstrap(lambda at: float(values[at].mean()), range(100), rng=np.random.default_rng(0))
-        >>> found.mean, bool(43 < found.low < 45 and 54 < found.high < 56)
-        (49.5, True)
+    `statistic` reads the rows that were drawn, as positions, and gives NaN where it does not exist for them; `groups`
+    says what each row belongs to, such as its prompt, and is `range(N)` for single rows. The ends are NaN below
+    `fewest_groups`, where the percentiles would be those of a handful of possible draws, and where the statistic does
+    not exist for most resamples. With fewer than `FEW_GROUPS` it covers less than its level (docs/dispersion.md).
     """
     count, group_n = _places(groups)
     whole = statistic(np.arange(len(group_n)))
@@ -97,58 +82,26 @@ def bootstrap(
 
 @dataclass(frozen=True)
 class Resamples:
-    """Draws that many means over the same rows share, so that their intervals move together.
+    """Draws that many means over the same rows share, so that their intervals move together."""
 
-    Attributes:
-        weight_rn: How often each row stands in each resample, shape (R, N).
-    """
-
-    weight_rn: Floats
+    weight_rn: Floats  # how often each row stands in each resample
 
     @classmethod
     def of(cls, groups: Sequence[object], *, resamples: int = 2000, rng: np.random.Generator) -> Resamples:
-        """Draw whole groups.
-
-        Args:
-            groups: What each row belongs to, length N.
-            resamples: R.
-            rng: Source of randomness.
-
-        Returns:
-            The draws.
-        """
+        """Draw whole groups."""
         count, group_n = _places(groups)
         drawn = np.stack([np.bincount(picked, minlength=count) for picked in _draws(count, resamples, rng)])
         return cls(drawn[:, group_n].astype(np.float64))
 
     def mean(self, value_n: ArrayLike, where_n: ArrayLike | None = None) -> Interval:
-        """The mean over rows with its 95% percentile interval.
-
-        Args:
-            value_n: Shape (N,).
-            where_n: Rows that count, shape (N,), bool; None for all.
-
-        Returns:
-            The mean; without ends where fewer than two rows count.
-
-        Example:
-            >>> found = Resamples.of(["a", "b", "c", "d"], rng=np.random.default_rng(0)).mean([1.0, 1.0, 1.0, 1.0])
-            >>> found.mean, found.low, found.high
-            (1.0, 1.0, 1.0)
-        """
+        """The mean over rows that count with its 95% percentile interval; without ends where fewer than two do."""
         value, where = self._checked(value_n, where_n)
         if where.sum() < 2:
             return Interval(float(value[where].mean()) if where.any() else float("nan"), float("nan"), float("nan"))
         return _ends(float(value[where].mean()), self._means(value, where), _LEVEL)
 
     def contrast(self, value_n: ArrayLike, first_n: ArrayLike, second_n: ArrayLike) -> Interval:
-        """The mean over some rows minus the mean over others, with its interval; arguments as in `mean`.
-
-        Example:
-            >>> draws = Resamples.of(["a", "b", "c", "d"], rng=np.random.default_rng(0))
-            >>> draws.contrast([1.0, 1.0, 0.0, 0.0], [True, True, False, False], [False, False, True, True]).mean
-            1.0
-        """
+        """The mean over some rows minus the mean over others, with its interval; arguments as in `mean`."""
         value, first = self._checked(value_n, first_n)
         _, second = self._checked(value_n, second_n)
         if min(first.sum(), second.sum()) < 2:
@@ -170,19 +123,7 @@ class Resamples:
 
 
 def spearman(x_sn: ArrayLike, y_n: ArrayLike) -> float:
-    """Spearman's rank correlation, ties at their mean rank; of several rows x the mean over them.
-
-    Args:
-        x_sn: Shape (N,) or (S, N).
-        y_n: Shape (N,).
-
-    Returns:
-        The correlation; NaN where x or y has only one value.
-
-    Example:
-        >>> spearman([1, 2, 3, 4], [10, 20, 40, 30]), spearman([[1, 2, 3], [3, 2, 1]], [1, 2, 3])
-        (0.8, 0.0)
-    """
+    """Spearman's rank correlation, ties at their mean rank; of several rows x the mean over them."""
     x, y = rankdata(np.atleast_2d(np.asarray(x_sn, np.float64)), axis=-1), rankdata(np.asarray(y_n, np.float64))
     x, y = x - x.mean(axis=1, keepdims=True), y - y.mean()
     size = np.sqrt((x**2).sum(axis=1) * (y**2).sum())
@@ -198,27 +139,7 @@ def rank_correlation(
     resamples: int = 1000,
     level: float = _LEVEL,
 ) -> Interval:
-    """Spearman's rank correlation with a bootstrap interval.
-
-    Args:
-        x_sn: Shape (N,), or (S, N) for one estimate per seed, whose correlations are averaged; rows of the data where
-            x or y is not finite are left out.
-        y_n: Shape (N,).
-        rng: Source of randomness.
-        groups: What is drawn anew together; single rows where None.
-        resamples: Bootstrap draws, the same rows for every seed.
-        level: Nominal coverage.
-
-    Returns:
-        The correlation; NaN where x or y is constant or nothing is left.
-
-    Raises:
-        InputError: The shapes do not fit.
-
-    Example:
-        >>> rank_correlation([1, 2, 3, 4], [10, 20, 30, 40], rng=np.random.default_rng(0)).mean
-        1.0
-    """
+    """`spearman` with a bootstrap interval, the same rows for every seed; rows that are not finite are left out."""
     x, y = np.atleast_2d(np.asarray(x_sn, np.float64)), np.asarray(y_n, np.float64)
     if x.shape[1:] != y.shape:
         raise InputError(f"rank_correlation: got shapes {x.shape} and {y.shape}, expected (S, N) and (N,)")
@@ -239,23 +160,7 @@ def auroc(
     resamples: int = 1000,
     level: float = _LEVEL,
 ) -> Interval:
-    """Probability that a positive row scores above a negative one (half for equal scores), with its interval.
-
-    Args:
-        score_n: Shape (N,).
-        positive_n: True for the rows that should score high, shape (N,).
-        rng: Source of randomness.
-        groups: What is drawn anew together; single rows where None.
-        resamples: Bootstrap draws.
-        level: Nominal coverage.
-
-    Returns:
-        The area under the ROC curve: ½ is chance; NaN where all rows are of one kind.
-
-    Example:
-        >>> auroc([0.1, 0.4, 0.35, 0.8], [False, False, True, True], rng=np.random.default_rng(0)).mean
-        0.75
-    """
+    """Probability that a positive row scores above a negative one (half for equal scores), with its interval."""
     score, positive = np.asarray(score_n, np.float64), np.asarray(positive_n, bool)
 
     def area(rows: Rows) -> float:

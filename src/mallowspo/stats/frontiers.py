@@ -24,49 +24,24 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SeedFrontier:
-    """One method under one seed and one learning rate, over its settings of β.
+    """One method under one seed and one learning rate, over its settings of β."""
 
-    Attributes:
-        kl_b: KL from the reference over whole sequences, nats, shape (B,), > 0.
-        agreement_b: Agreement, by which the better of several learning rates is chosen, shape (B,).
-        value_b: The quantity to compare, shape (B,); the agreement itself, or another.
-    """
-
-    kl_b: ArrayLike
-    agreement_b: ArrayLike
-    value_b: ArrayLike
+    kl_b: ArrayLike  # KL from the reference over whole sequences, nats, shape (B,), > 0
+    agreement_b: ArrayLike  # agreement, by which the better of several learning rates is chosen, shape (B,)
+    value_b: ArrayLike  # the quantity to compare, shape (B,); the agreement itself, or another
 
 
 @dataclass(frozen=True)
 class EqualKL:
-    """A comparison at equal KL.
+    """A comparison at equal KL."""
 
-    Attributes:
-        difference_s: Method − baseline per seed, averaged over the KL that both reach; NaN where they share none.
-        low_s: Lower end of that range, nats.
-        high_s: Upper end, nats.
-    """
-
-    difference_s: Floats
-    low_s: Floats
+    difference_s: Floats  # method − baseline, averaged over the KL that both reach; NaN where they share none
+    low_s: Floats  # the ends of that range, nats
     high_s: Floats
 
 
 def interpolate_frontier(kl_b: ArrayLike, value_b: ArrayLike, at: ArrayLike) -> Floats:
-    """Read a frontier of one seed at given KLs, linearly in log KL between its settings.
-
-    Args:
-        kl_b: KL of each setting, nats, shape (B,), > 0.
-        value_b: What was measured there, shape (B,).
-        at: Where to read, nats, shape (M,).
-
-    Returns:
-        Values, shape (M,); NaN outside the range of `kl_b`: nothing is extrapolated.
-
-    Example:
-        >>> interpolate_frontier([0.1, 0.4], [0.5, 0.6], [0.2, 0.5]).round(4).tolist()
-        [0.55, nan]
-    """
+    """Read a frontier of one seed at given KLs, linearly in log KL between its settings; NaN outside of them."""
     kl, value = np.asarray(kl_b, dtype=np.float64), np.asarray(value_b, dtype=np.float64)
     if kl.shape != value.shape or kl.ndim != 1 or not np.all(kl > 0):
         raise InputError(f"interpolate_frontier: got shapes {kl.shape} and {value.shape}, expected (B,) with KL > 0")
@@ -79,21 +54,7 @@ def interpolate_frontier(kl_b: ArrayLike, value_b: ArrayLike, at: ArrayLike) -> 
 
 
 def read_at_best_rate(frontiers: Sequence[SeedFrontier], at: ArrayLike) -> Floats:
-    """Read a quantity at given KLs, each at the learning rate with the highest agreement there.
-
-    Args:
-        frontiers: One seed's frontiers, one per learning rate.
-        at: Where to read, nats, shape (M,).
-
-    Returns:
-        The quantity at each KL, shape (M,); NaN where no frontier reaches.
-
-    Example:
-        >>> slow = SeedFrontier([0.1, 0.4], [0.5, 0.6], [1.0, 2.0])
-        >>> fast = SeedFrontier([0.2, 0.8], [0.7, 0.7], [5.0, 5.0])
-        >>> read_at_best_rate([slow, fast], [0.1, 0.4]).round(4).tolist()
-        [1.0, 5.0]
-    """
+    """Read a quantity at given KLs, each at the learning rate with the highest agreement there."""
     agreement = np.stack([interpolate_frontier(line.kl_b, line.agreement_b, at) for line in frontiers])
     value = np.stack([interpolate_frontier(line.kl_b, line.value_b, at) for line in frontiers])
     best = np.where(np.isnan(agreement), -np.inf, agreement).argmax(axis=0)
@@ -107,20 +68,6 @@ def equal_kl_differences(
 
     For each seed the two (each at its better learning rate for that KL, where there are several) are read on a grid
     even in log KL over the range that both reach, and the differences are averaged.
-
-    Args:
-        method_s: For each seed the method's frontiers, one per learning rate.
-        baseline_s: The same for the baseline.
-        points: Size of the grid.
-
-    Returns:
-        The differences and the ranges.
-
-    Example:
-        >>> method = SeedFrontier([0.1, 0.4], [0.6, 0.7], [0.6, 0.7])
-        >>> baseline = SeedFrontier([0.1, 0.4], [0.5, 0.6], [0.5, 0.6])
-        >>> equal_kl_differences([[method]], [[baseline]]).difference_s.round(4).tolist()
-        [0.1]
     """
     rows = []
     for method, baseline in zip(method_s, baseline_s, strict=True):

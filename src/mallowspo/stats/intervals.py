@@ -19,20 +19,7 @@ ENDS = ("mean", "low", "high")
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its interval, or arrays of one shape that hold many; NaN where there is nothing to tell.
-
-    Attributes:
-        mean: The estimate.
-        low: Lower end, <= mean.
-        high: Upper end, >= mean.
-
-    Raises:
-        InputError: The shapes differ, or an estimate lies outside its interval.
-
-    Example:
-        >>> Interval(0.5, 0.4, 0.6).scaled(100.0)
-        Interval(mean=50.0, low=40.0, high=60.0)
-    """
+    """An estimate with its interval, or arrays of one shape that hold many; NaN where there is nothing to tell."""
 
     mean: Any
     low: Any
@@ -54,12 +41,7 @@ class Interval:
 
     @classmethod
     def of(cls, given: Mapping[str, Any] | Sequence[Any]) -> Interval:
-        """Read an interval as the results hold it: a mapping with its ends or [mean, low, high]; None is NaN.
-
-        Example:
-            >>> Interval.of({"value": 1.0, "low": None, "high": None})
-            Interval(mean=1.0, low=nan, high=nan)
-        """
+        """Read an interval as the results hold it: a mapping with its ends or [mean, low, high]; None is NaN."""
         return cls(*cls._ends_of(given))
 
     @staticmethod
@@ -70,14 +52,8 @@ class Interval:
 
     @classmethod
     def stack(cls, given: Sequence[Interval | Mapping[str, Any] | Sequence[Any]], *, scale: float = 1.0) -> Interval:
-        """Many intervals as one of arrays, for a figure: one without ends (a single seed) becomes a point.
-
-        Results may be rounded, so that an end within rounding of its estimate is moved onto it.
-
-        Example:
-            >>> Interval.stack([{"mean": 1.0, "low": None, "high": None}], scale=100.0).low.tolist()
-            [100.0]
-        """
+        """Many intervals as one of arrays, for a figure: one without ends (a single seed) becomes a point."""
+        # Results may be rounded, so that an end within rounding of its estimate is moved onto it.
         rows = [(one.mean, one.low, one.high) if isinstance(one, Interval) else cls._ends_of(one) for one in given]
         mean, low, high = np.asarray(rows, dtype=float).reshape(-1, 3).T
         return cls(mean, np.fmin(low, mean), np.fmax(high, mean)).scaled(scale)
@@ -115,19 +91,7 @@ class Interval:
 
 
 def mean_interval(values_s: ArrayLike) -> Interval:
-    """Mean over seeds with a 95% interval from Student's t distribution.
-
-    Args:
-        values_s: One value per seed, shape (S,); NaN stands for a seed without a value and is left out.
-
-    Returns:
-        The mean; with fewer than two values the ends are NaN: one seed has no interval.
-
-    Example:
-        >>> interval = mean_interval([1.0, 2.0, 3.0])  # t(2 degrees, 97.5%) = 4.3027, standard error 1/√3
-        >>> round(interval.mean, 4), round(interval.low, 4), round(interval.high, 4)
-        (2.0, -0.4841, 4.4841)
-    """
+    """Mean over seeds with a 95% interval from Student's t distribution; NaN is a seed without a value."""
     values = np.asarray(values_s, dtype=np.float64)
     values = values[np.isfinite(values)]
     nan = float("nan")
@@ -139,12 +103,7 @@ def mean_interval(values_s: ArrayLike) -> Interval:
 
 
 def mean_of_known(values: ArrayLike) -> float:
-    """Mean of what is finite; NaN where nothing is.
-
-    Example:
-        >>> mean_of_known([1.0, float("nan"), 3.0])
-        2.0
-    """
+    """Mean of what is finite; NaN where nothing is."""
     known = np.asarray(values, dtype=np.float64)
     known = known[np.isfinite(known)]
     return float(known.mean()) if known.size else float("nan")

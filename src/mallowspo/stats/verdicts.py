@@ -15,20 +15,10 @@ AGAINST_BASELINE = {"better": "ahead", "worse": "behind", "open": "no significan
 
 
 def verdict(*differences: Interval, more_is: str = "better") -> str:
-    """Say what the intervals of a difference (method − baseline) allow to say together.
+    """Say what the intervals of a difference (method − baseline) allow to say together; all must agree.
 
-    Args:
-        differences: The difference with its interval; of several, such as over rows and over seeds, all must agree.
-        more_is: `better`; `worse`, as for a loss; or `more`, for what is not simply better, such as KL.
-
-    Returns:
-        `better`, `worse` (or `more`, `less`), or `open` where an interval holds 0 or there is none.
-
-    Example:
-        >>> verdict(Interval(0.2, 0.1, 0.3)), verdict(Interval(0.2, -0.1, 0.5))
-        ('better', 'open')
-        >>> verdict(Interval(0.2, 0.1, 0.3), more_is="worse"), verdict(Interval(-0.2, -0.3, -0.1), more_is="more")
-        ('worse', 'less')
+    `more_is` is `better`; `worse`, as for a loss; or `more`, for what is not simply better, such as KL. The word is
+    that or its opposite, `open` where an interval holds 0 or there is none.
     """
     up, down = {"better": ("better", "worse"), "worse": ("worse", "better"), "more": ("more", "less")}[more_is]
     if differences and all(one.low > 0 for one in differences):
@@ -39,20 +29,7 @@ def verdict(*differences: Interval, more_is: str = "better") -> str:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values for their number by Holm's method; NaN stays and counts for nothing.
-
-    Args:
-        p_values: One per comparison.
-
-    Returns:
-        Adjusted p-values, in the same order.
-
-    Source: Holm, Scandinavian Journal of Statistics 1979.
-
-    Example:
-        >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
-        [0.03, 0.06, 0.06]
-    """
+    """Adjust p-values for their number (Holm, Scandinavian Journal of Statistics 1979); NaN counts for nothing."""
     order = sorted((i for i, p in enumerate(p_values) if np.isfinite(p)), key=lambda i: p_values[i])
     adjusted = [float("nan")] * len(p_values)
     worst = 0.0

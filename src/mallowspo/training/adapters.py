@@ -1,19 +1,30 @@
-"""Adapters and the reference: which model plays it, and whether an untrained policy is equal to it."""
+"""Adapters: whether they leave a reference, which model plays it, and whether a checkpoint has those of the run."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
-from accelerate.utils import DistributedType, is_peft_model
+from accelerate.utils import is_peft_model
 
-from mallowspo.compat import reference_model
 from mallowspo.errors import InputError
-from mallowspo.scoring import ReferenceKey, score_padded
+from mallowspo.files import parse_json, plain
+from mallowspo.scoring import score_padded
 from mallowspo.scoring.model_checks import adapter_configs, refuse_adapter_folder, unwrapped_adapters
+from mallowspo.scoring.self_check import sum_tolerance
 
-__all__ = ["ADAPTER_ADVICE", "compare_at_start", "reference_words", "refuse_lost_reference"]
+__all__ = [
+    "ADAPTER_ADVICE",
+    "compare_at_start",
+    "reference_words",
+    "refuse_lost_reference",
+    "refuse_other_adapters",
+]
 
 logger = get_logger(__name__)
 
@@ -27,22 +38,24 @@ ADAPTER_ADVICE = (
 # that the policy is the model that was given only while the adapter is on.
 _CHANGES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
 
-COMPARED_ROWS = 2
-"""Rows on which an untrained policy is held against its reference."""
+_CONFIG = "adapter_config.json"
+_WHOLE_MODELS = ("model*.safetensors", "pytorch_model*.bin")
+# Where an adapter came from and what it is used for; none of it reaches the policy that is trained.
+_NO_POLICY = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "peft_version",
+    "revision",
+    "task_type",
+    "tokenizer_name_or_path",
+}
+# TRL's frozen copy of a pretrained adapter, which it makes where it can.
+_FROZEN_COPY = "ref"
 
 
 def refuse_lost_reference(model: Any, ref_model: Any, peft_config: Any) -> None:
-    """Refuse, before anything is loaded, what is known to leave no reference.
-
-    Args:
-        model: A name, a path or a model.
-        ref_model: A separate reference, or None.
-        peft_config: The adapter that is about to be put on, or None.
-
-    Raises:
-        InputError: An adapter's folder as the model; a model of which nothing can be trained. Without a `ref_model`:
-            an adapter whose initialisation changes the base weights; one whose name its copy cannot be made under.
-    """
+    """Refuse, before anything is loaded, what is known to leave no reference."""
     refuse_adapter_folder(model, "model", ADAPTER_ADVICE)
     if isinstance(model, torch.nn.Module) and peft_config is None:
         if not any(value.requires_grad for value in model.parameters()):
@@ -74,71 +87,42 @@ def refuse_lost_reference(model: Any, ref_model: Any, peft_config: Any) -> None:
             )
 
 
-def reference_words(trainer: Any) -> str:
-    """Which model plays the reference, in words for the log.
-
-    Args:
-        trainer: A `MallowsPOTrainer`.
-
-    Returns:
-        Such as `the policy with its adapter off`.
-    """
-    if not (trainer.objective.needs_reference or trainer.settings.reads_entropy):
-        return "none"
-    held = unwrapped_adapters(trainer.accelerator.unwrap_model(trainer.model))
-    if trainer.ref_model is not None:
-        name = getattr(getattr(trainer.ref_model, "config", None), "_name_or_path", "") or "the one that was given"
+def reference_words(policy: Any, ref_model: Any, *, ours: bool) -> str:
+    """Which model plays the reference, in words for the log; `ours` where nobody gave a `ref_model`."""
+    held = unwrapped_adapters(policy)
+    if ref_model is not None:
+        name = getattr(getattr(ref_model, "config", None), "_name_or_path", "") or "the one that was given"
         without = ", without the adapters that transformers holds in the policy" if held else ""
-        return f"a separate model ({name}{without if trainer.reference_is_ours else ''})"
-    if is_peft_model(trainer.model):
-        policy = trainer.accelerator.unwrap_model(trainer.model)
+        return f"a separate model ({name}{without if ours else ''})"
+    if is_peft_model(policy):
         copied = "ref" in policy.peft_config
         return "a frozen copy of the adapter as it was given" if copied else "the policy with its adapter off"
     return "the policy before training" + (", the adapters that transformers holds included" if held else "")
 
 
-def compare_at_start(trainer: Any, *, fresh_adapter: bool) -> None:
-    """Hold an untrained policy against its reference, where a new adapter stands between the two.
-
-    A new adapter should change nothing. Where it does, its initialisation has changed the base weights (as PiSSA's
-    does), and what is left with the adapter off is no model that anybody trained.
-
-    Args:
-        trainer: A `MallowsPOTrainer`, ready to train.
-        fresh_adapter: The trainer has just put the adapter on.
-
-    Raises:
-        InputError: They differ, and the adapter's configuration does not ask for that.
-    """
-    from mallowspo.training.reference_source import live_tolerance
-
-    plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-    reads = trainer.objective.needs_reference or trainer.settings.reads_entropy
-    if not fresh_adapter or not reads or trainer.ref_model is not None:
-        return
-    if not is_peft_model(trainer.model) or trainer.accelerator.distributed_type not in plain:
-        return
-    rows = trainer.train_dataset.select(range(min(COMPARED_ROWS, len(trainer.train_dataset))))
-    batch = trainer.data_collator(list(rows))
-    batch = {k: v.to(trainer.accelerator.device) for k, v in batch.items() if isinstance(v, torch.Tensor)}
-    with reference_model(trainer, before_training=True) as model:
-        reference = score_padded(model, batch)
-    policy = trainer.model
+def compare_at_start(
+    policy: Any, reference: AbstractContextManager[Any], batch: Mapping[str, Any], accelerator: Any
+) -> None:
+    """Refuse a new adapter that stands between an untrained policy and its reference, unless it was asked for."""
+    # A new adapter should change nothing. Where it does, its initialisation has changed the base weights (as PiSSA's
+    # does), and what is left with the adapter off is no model that anybody trained.
+    batch = {k: v.to(accelerator.device) for k, v in batch.items() if isinstance(v, torch.Tensor)}
+    with reference as model:
+        expected = score_padded(model, batch)
     training = policy.training
     policy.eval()
     try:
-        with torch.no_grad(), trainer.accelerator.autocast():
+        with torch.no_grad(), accelerator.autocast():
             start = score_padded(policy, batch)
     finally:
         policy.train(training)
-    gap = (start.logp_bk - reference.logp_bk).abs().cpu()
-    dtype = str(next(policy.parameters()).dtype)
-    key = ReferenceKey(dtype=dtype, mixed_precision=str(trainer.accelerator.mixed_precision))
-    if bool((gap <= torch.as_tensor(live_tolerance(key, start.length_bk.cpu().numpy()))).all()):
+    gap = (start.logp_bk - expected.logp_bk).abs().cpu()
+    precision = f"{next(policy.parameters()).dtype} {accelerator.mixed_precision}"
+    if bool((gap <= torch.as_tensor(sum_tolerance(precision, start.length_bk.cpu().numpy()))).all()):
         return
     config = next(iter(policy.peft_config.values()))
     asked = [name for name, value in config.to_dict().items() if name.startswith("init") and value is False]
-    nats = f"by up to {gap.max().item():.3g} nats on {len(rows)} rows"
+    nats = f"by up to {gap.max().item():.3g} nats on {len(gap)} rows"
     if asked or config.is_prompt_learning:
         why = f"{asked[0]}: false" if asked else f"{config.peft_type.value}: its virtual tokens begin at random"
         logger.warning(f"{why}: the untrained policy differs from its reference {nats}, so rewards do not begin at 0")
@@ -149,3 +133,90 @@ def compare_at_start(trainer: Any, *, fresh_adapter: bool) -> None:
         f"{config.peft_type.value} ({', '.join(f'{k}: {v}' for k, v in inits.items()) or 'its only one'}) has changed "
         "the base weights, or does not begin at zero. Give the untouched model as ref_model, or choose another"
     )
+
+
+def refuse_other_adapters(folder: Path, configs: Mapping[str, Any], *, loaded: bool, held: bool = False) -> None:
+    """Refuse to go on from a checkpoint with other adapters than it was trained with; the field is named."""
+    # PEFT loads an adapter's weights by their names alone: onto other modules, another scale or another kind of
+    # adapter it loads some or none of them, mostly without a word, and the optimizer's state then belongs to other
+    # weights.
+    # `configs` are those of this run by name, none for full fine-tuning. `loaded`: they are on their model, so that
+    # PEFT has filled in what was left to it; else that is not compared. `held`: transformers itself holds them.
+    saved = _saved_adapters(folder)
+    again = "or begin anew without resume_from_checkpoint"
+    if saved and not configs:
+        kinds = ", ".join(sorted({str(values.get("peft_type")) for values in saved.values()}))
+        raise InputError(
+            f"peft_config (use_peft): {folder} holds an adapter ({kinds}) and this run trains the whole model; resume "
+            f"with the same adapter, {again}"
+        )
+    if configs and not saved:
+        if any(next(folder.glob(pattern), None) for pattern in _WHOLE_MODELS):
+            raise InputError(
+                f"peft_config (use_peft): {folder} holds a whole model and this run trains an adapter; resume without "
+                f"it, {again}"
+            )
+        return  # an engine's own form, which says nothing of adapters
+    if saved and held:
+        raise InputError(
+            f"model: {folder} holds an adapter, and transformers cannot load one into a model that holds it without "
+            "PEFT's wrapper. Give the model without it and the adapter as peft_config; begin anew without "
+            "resume_from_checkpoint"
+        )
+    names = set(saved) ^ set(configs)
+    if names - ({_FROZEN_COPY} if _FROZEN_COPY in configs else set()):
+        before, after = (", ".join(sorted(group)) for group in (saved, configs))
+        raise InputError(
+            f"peft_config: {folder} holds the adapters {before} and this run has {after}; resume with them, {again}"
+        )
+    for name in set(saved) & set(configs):
+        for option, before, after in _differences(saved[name], configs[name], loaded=loaded):
+            raise InputError(
+                f"peft_config ({option}): {folder} was trained with {before} and this run has {after}; resume with "
+                f"the same, {again}"
+            )
+
+
+def _saved_adapters(folder: Path) -> dict[str, dict[str, Any]]:
+    """Configurations of a checkpoint's adapters: PEFT writes `default` to the top and others to folders."""
+    found = {}
+    for path in [folder / _CONFIG, *sorted(folder.glob(f"*/{_CONFIG}"))]:
+        if path.is_file():
+            try:
+                found["default" if path.parent == folder else path.parent.name] = dict(parse_json(path.read_bytes()))
+            except (OSError, TypeError, ValueError) as error:
+                raise InputError(
+                    f"{path}: cannot be read ({error}); delete the checkpoint, or restore the file"
+                ) from error
+    return found
+
+
+def _differences(saved: dict[str, Any], config: Any, *, loaded: bool) -> list[tuple[str, str, str]]:
+    """Fields of one adapter that differ, the kind first: name, value in the checkpoint, value in this run."""
+    found = []
+    now = config.to_dict()
+    # A field that came with a later version of PEFT had its default before.
+    for name in sorted(now.keys() - _NO_POLICY, key=lambda name: (name != "peft_type", name)):
+        if not loaded and now[name] in (None, "all-linear"):
+            continue
+        before, after = _comparable(saved.get(name, _default(config, name))), _comparable(now[name])
+        if before != after:
+            found.append((name, *(repr(value) for value in (before, after))))
+    return found
+
+
+def _default(config: Any, name: str) -> Any:
+    item = next((one for one in fields(config) if one.name == name), None)
+    if item is None:
+        return None
+    if item.default_factory is not MISSING:
+        return item.default_factory()
+    return None if item.default is MISSING else item.default
+
+
+def _comparable(value: Any) -> Any:
+    """A value as PEFT's JSON holds it; names of modules in one order, since PEFT keeps them as a set."""
+    value = plain(sorted(value, key=str) if isinstance(value, set) else getattr(value, "value", value))
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return sorted(value)
+    return value

@@ -68,11 +68,7 @@ def _sync(path: Path) -> None:
 
 
 def seal(folder: Path) -> None:
-    """List the files of a folder with their sizes and digests, and bring all of it to the disk.
-
-    Raises:
-        OSError: The disk is full or failing; the folder is then no checkpoint.
-    """
+    """List the files of a folder with their sizes and digests, and bring all of it to the disk."""
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != FILE_LIST):
         _sync(path)
@@ -94,10 +90,8 @@ def publish(staging: Path, final: Path) -> None:
 
 
 def move_in(staging: Path, folder: Path) -> None:
-    """Move the files of a finished folder into one that stays, each whole, and the weights last.
-
-    Weights of an earlier save in another form (more shards, or none) go, since a loader might take them.
-    """
+    """Move the files of a finished folder into one that stays, each whole, and the weights last."""
+    # Weights of an earlier save in another form (more shards, or none) go, since a loader might take them.
     names = sorted((p.name for p in staging.iterdir()), key=lambda name: (_is_weights(name), name))
     stale = [p for p in folder.iterdir() if _is_weights(p.name) and p.name not in names]
 
@@ -124,17 +118,7 @@ def _is_weights(name: str) -> bool:
 
 @contextmanager
 def run_folder(output_dir: Path) -> Iterator[None]:
-    """Hold the only right to write to a run's folder; what a cut-off save leaves in it goes, before and after.
-
-    Args:
-        output_dir: Of the run; created where it is missing.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        InputError: Another process holds it, or it cannot be written.
-    """
+    """Hold the only right to write to a run's folder; what a cut-off save leaves in it goes, before and after."""
     with folder_lock(output_dir, "a training run"):
         try:
             clear_leftovers(output_dir)
@@ -144,10 +128,8 @@ def run_folder(output_dir: Path) -> Iterator[None]:
 
 
 def clear_leftovers(output_dir: Path) -> None:
-    """Remove what killed saves left; only for whoever holds the folder's lock.
-
-    A checkpoint that was being replaced gets its name back where the new one did not come to have it.
-    """
+    """Remove what killed saves left; only for whoever holds the folder's lock."""
+    # A checkpoint that was being replaced gets its name back where the new one did not come to have it.
     for path in output_dir.glob("_checkpoint-*.replaced"):
         final = path.with_name(path.name.removeprefix("_").removesuffix(".replaced"))
         if final.exists():
@@ -159,14 +141,7 @@ def clear_leftovers(output_dir: Path) -> None:
 
 
 def faults(folder: Path) -> list[str]:
-    """What keeps a checkpoint from being resumed; empty where it is whole.
-
-    Args:
-        folder: The checkpoint.
-
-    Returns:
-        A sentence for each file that is missing or damaged.
-    """
+    """What keeps a checkpoint from being resumed, a sentence a file; empty where it is whole."""
     found = list(_missing(folder))
     listed = _read_list(folder)
     if isinstance(listed, str):
@@ -228,18 +203,8 @@ def _missing(folder: Path) -> Iterator[str]:
 
 
 def enter_run(output_dir: Path, resumed: Path | None) -> tuple[str | None, list[str]]:
-    """Note to which run a folder belongs from now on: `true` goes on from the checkpoints of that one alone.
-
-    A run that begins anew, or from a checkpoint that has later ones, is another one than that which wrote them.
-
-    Args:
-        output_dir: Of the run.
-        resumed: The checkpoint that it goes on from.
-
-    Returns:
-        The run's name, None where it goes on from a checkpoint that has none, as TRL's; and which checkpoints of
-        another run are left where they are.
-    """
+    """Note to which run a folder belongs from now on: `true` goes on from the checkpoints of that one alone."""
+    # A run that begins anew, or from a checkpoint that has later ones, is another one than that which wrote them.
     run = None if resumed is None else _run_of(resumed)
     others = [
         path
@@ -257,16 +222,8 @@ def enter_run(output_dir: Path, resumed: Path | None) -> tuple[str | None, list[
 
 
 def remove_surplus(output_dir: Path, run: str | None, *, limit: int | None, best: str | None) -> None:
-    """Remove the oldest checkpoints of a run, but for the best and the last one.
-
-    transformers counts those of all runs, and removes the newer run's where it cannot order them by their times.
-
-    Args:
-        output_dir: Of the run.
-        run: Its name.
-        limit: How many stay; None or 0 for all.
-        best: The name of the one whose model is the best.
-    """
+    """Remove the oldest checkpoints of a run, but for the best and the last one."""
+    # transformers counts those of all runs, and removes the newer run's where it cannot order them by their times.
     if not limit or limit < 0:
         return
     ours = [path for path in _by_step(output_dir) if _run_of(path) == run]
@@ -311,17 +268,7 @@ def _last_run(output_dir: Path) -> tuple[str | None, str | None]:
 
 
 def newest_whole(output_dir: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint of a folder's last run that can be resumed, and why newer ones cannot.
-
-    Args:
-        output_dir: Of a run.
-
-    Returns:
-        The checkpoint, or None; a line for each newer one that is passed over.
-
-    Raises:
-        InputError: The note of the folder's last run cannot be read.
-    """
+    """The newest checkpoint of a folder's last run that can be resumed, and a line for each newer one that cannot."""
     run, begun = _last_run(output_dir)
     skipped: list[str] = []
     for path in reversed(_by_step(output_dir)):
@@ -337,18 +284,7 @@ def newest_whole(output_dir: Path) -> tuple[Path | None, list[str]]:
 
 
 def chosen_checkpoint(given: str | bool | None, output_dir: Path) -> tuple[Path | None, list[str]]:
-    """Read `resume_from_checkpoint`.
-
-    Args:
-        given: A folder; true for the newest whole checkpoint of the last run in `output_dir`; None or false for none.
-        output_dir: Of the run.
-
-    Returns:
-        The checkpoint or None, and a line for each newer one that is passed over.
-
-    Raises:
-        InputError: No checkpoint is there that can be resumed, or the one named cannot.
-    """
+    """What `resume_from_checkpoint` asks for: a folder, or true for `newest_whole`; None, or a false word for none."""
     if given is None or str(given).lower() in ("false", "none", ""):
         return None, []
     if str(given).lower() == "true":

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,25 +14,35 @@ from accelerate.utils import is_peft_model
 from transformers.training_args import ParallelMode
 from trl import DPOConfig
 
+from mallowspo.data.annotations import LOSS_COLUMNS
 from mallowspo.data.limits import Limits
 from mallowspo.dispersion import ESTIMATORS
-from mallowspo.dispersion.maps import DEFAULT_SPREAD, check_alternatives, check_map
+from mallowspo.dispersion.maps import DEFAULT_SPREAD, MAPS
+from mallowspo.dispersion.settings import PER, check_index_options, given_alternatives, given_shrink
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.objectives import LINKS, OBJECTIVES, Objective, resolve_objective
 from mallowspo.redaction import without_secrets
-from mallowspo.training.displacement import check_threshold
 from mallowspo.training.option_values import check_optimizer, check_values
 from mallowspo.training.removed_options import knows_removed_options
-from mallowspo.training.selection import DISPERSION_ORDERS, check_filter
+from mallowspo.training.row_order import DISPERSION_ORDERS, check_filter
 
 __all__ = ["DISPERSION_SOURCES", "MallowsPOConfig", "checked_settings"]
 
 DISPERSION_SOURCES = ("entropy", "votes", "rankings", "column", "none")
-# `isotonic` fits people's opinions, which `mallowspo dispersion` reads; its table is trained on with `column`.
-DISPERSION_MAPS = ("neglog", "mallows", "quantile")
-DISPERSION_PER = ("prompt", "pair")
 _INDEX_OPTIONS = ("estimator", "map", "alternatives", "spread")
 INVALID_ROWS = ("error", "drop")
+
+# Options of ours whose value is one of a few words.
+_CHOICES: Mapping[str, Collection[str]] = {
+    "objective": OBJECTIVES,
+    "link": LINKS,
+    "dispersion": DISPERSION_SOURCES,
+    "dispersion_estimator": ESTIMATORS,
+    "dispersion_map": MAPS,
+    "dispersion_per": PER,
+    "dispersion_order": DISPERSION_ORDERS,
+    "invalid_rows": INVALID_ROWS,
+}
 
 # TRL's losses that are one of our objectives: the preset whose numbers they are, and the axes beside it.
 _OBJECTIVE_OF_LOSS_TYPE: dict[str, tuple[str, dict[str, Any]]] = {
@@ -39,23 +52,32 @@ _OBJECTIVE_OF_LOSS_TYPE: dict[str, tuple[str, dict[str, Any]]] = {
     "sigmoid_norm": ("dpo", {"length_normalized": True}),
 }
 
-# TRL's options that steer losses outside our axes: field, value that leaves them off, what to do instead.
-_TRL_ONLY = (
-    ("ld_alpha", None, "use length_normalized: true against length bias"),
-    ("f_divergence_type", "reverse_kl", "our objectives are built on the reverse KL"),
-    ("f_alpha_divergence_coef", 0.5, "our objectives are built on the reverse KL"),
-    ("use_weighting", False, "give the weights in a column and set dispersion: column"),
-    ("discopop_tau", 0.05, "DiscoPOP is not one of our objectives"),
-    ("padding_free", False, "it has no effect in TRL's DPO trainer either"),
-)
+REFUSED_OPTIONS: Mapping[str, tuple[Any, str]] = {
+    "ld_alpha": (None, "use length_normalized: true against length bias"),
+    "f_divergence_type": ("reverse_kl", "our objectives are built on the reverse KL"),
+    "f_alpha_divergence_coef": (0.5, "our objectives are built on the reverse KL"),
+    "use_weighting": (False, "give the weights in a column and set dispersion: column"),
+    "discopop_tau": (0.05, "DiscoPOP is not one of our objectives"),
+    "padding_free": (False, "it has no effect in TRL's DPO trainer either"),
+}
+"""TRL's options that steer losses outside our axes: the value that leaves them off, and what to do instead."""
 
 _HUGE_BETA = 100.0  # published runs take 0.01 to 10; at 100 a gap of a tenth of a nat saturates the loss
 
 
-def _help(text: str, choices: Any = None) -> dict[str, Any]:
-    return {"help": text + (f" One of: {', '.join(choices)}." if choices else "")}
+def _with_help(cls: type[MallowsPOConfig]) -> type[MallowsPOConfig]:
+    """Give each of our options its help on the command line: what the class' docstring says of it, and its choices."""
+    words = dict(re.findall(r"^ {8}(\w+): (.+)$", cls.__doc__ or "", re.MULTILINE))
+    for item in fields(cls):
+        if item.name in cls.__annotations__:
+            text = words.get(item.name, "")
+            if item.name in _CHOICES:
+                text += f" One of: {', '.join(_CHOICES[item.name])}."
+            item.metadata = MappingProxyType({"help": text})
+    return cls
 
 
+@_with_help
 @dataclass
 class MallowsPOConfig(DPOConfig):
     """Configuration of `MallowsPOTrainer`: all of `trl.DPOConfig`, and the fields below.
@@ -64,27 +86,31 @@ class MallowsPOConfig(DPOConfig):
     before a model or a row of data is touched.
 
     Attributes:
-        objective: Preset, a name in `mallowspo.objectives.OBJECTIVES`.
+        objective: Objective preset, a name in `mallowspo.objectives.OBJECTIVES`.
         link: Axis: how the gap becomes a loss.
         length_normalized: Axis: mean instead of summed log-probability of a response.
         reference_weight: Axis: alpha in [0, 1], the share of the reference's score in the gap.
         margin: Axis: gamma >= 0, in the unit of the gap (before beta and the weight).
         label_smoothing: Axis: probability in [0, 0.5) that a label is flipped.
         sft_weight: Axis: factor of the negative mean log-probability of the batch's chosen tokens; TRL's `sft` loss.
-        dispersion: Where the index comes from.
-        dispersion_estimator: Which index, with `dispersion: entropy`.
+        dispersion: Where the dispersion index comes from.
+        dispersion_estimator: Index read off the reference model, with `dispersion: entropy`.
         dispersion_map: How that index becomes a weight.
-        dispersion_alternatives: With the map `mallows`: among how many answers people choose.
-        dispersion_spread: With the map `quantile`: -log phi of the most contested and of the most agreed prompt.
+        dispersion_alternatives: With `dispersion_map: mallows`: among how many answers people choose, or `auto`.
+        dispersion_spread: With `dispersion_map: quantile`: -log phi of the most contested and the most agreed prompt.
+        dispersion_shrink: How far the index is believed: `none` (as it is), `votes` (fitted), or the factor s >= 0.
+        dispersion_votes: File of people's votes on some of the prompts, for `dispersion_shrink: votes` and `isotonic`.
+        dispersion_power: Tempered weight: w to this power in [0, 1], 0 for equal weights, before scale and clip.
         dispersion_scale: phi*: `auto` for a mean training weight of 1, or a number > 0.
         dispersion_per: One index per `prompt` (mean over its pairs) or per `pair`.
         dispersion_clip: Lowest and highest weight.
-        dispersion_filter: Quantiles of the dispersion between which a training row is kept.
+        dispersion_filter: Quantiles of the dispersion to train on; 0 is the most agreed prompt, 1 the most contested.
         dispersion_order: Rows as the sampler draws them (`none`), or the most agreed or most contested prompts first.
         kendall_smoothing: Half-width of the blend around a gap of 0 in the Kendall link; 0 is the exact function.
+        rank_temperature: With `mallows_list_phi`: tau > 0 of the relaxed ranks, in the unit of the implicit reward.
         reference_store: A folder written by `mallowspo reference`.
         share_prompts: One copy of the prompt for all of its responses; None: where the model and the run support it.
-        displacement_alarm: Nats per token that chosen responses may lose on the reference before the log warns.
+        displacement_alarm: Nats per token that chosen responses may lose on the reference until a warning; inf: never.
         max_line_mb: MiB that a line, or a row of a CSV file, may have before it is taken for a mistake.
         max_nesting: Levels of lists and objects in a value of the data.
         max_columns: Different columns that all rows together may have.
@@ -100,62 +126,35 @@ class MallowsPOConfig(DPOConfig):
     # Read off loss_weights: TRL's factor of the whole loss. Not an option, so not a field.
     loss_scale = 1.0
 
-    objective: str = field(default="mallows_theta", metadata=_help("Objective preset.", OBJECTIVES))
-    link: str | None = field(default=None, metadata=_help("How the gap becomes a loss.", LINKS))
-    length_normalized: bool | None = field(default=None, metadata=_help("Mean instead of summed log-probability."))
-    reference_weight: float | None = field(default=None, metadata=_help("Share of the reference in the gap, 0 to 1."))
-    margin: float | None = field(default=None, metadata=_help("Margin in the unit of the gap, before beta."))
-    sft_weight: float | None = field(default=None, metadata=_help("Factor of the SFT term: TRL's loss sft."))
-    dispersion: str | None = field(
-        default=None, metadata=_help("Where the dispersion index comes from.", DISPERSION_SOURCES)
-    )
-    dispersion_estimator: str = field(
-        default="mean_entropy", metadata=_help("Index read off the reference model.", ESTIMATORS)
-    )
-    dispersion_map: str = field(default="neglog", metadata=_help("How the index becomes a weight.", DISPERSION_MAPS))
-    dispersion_alternatives: int | None = field(
-        default=None, metadata=_help("dispersion_map mallows: among how many answers people choose.")
-    )
-    dispersion_spread: list[float] = field(
-        default_factory=lambda: list(DEFAULT_SPREAD),
-        metadata=_help("dispersion_map quantile: -log phi of the most contested and of the most agreed prompt."),
-    )
-    dispersion_scale: str = field(
-        default="auto", metadata=_help("phi*: auto (mean training weight 1) or a number > 0.")
-    )
-    dispersion_per: str = field(default="prompt", metadata=_help("What shares one index.", DISPERSION_PER))
-    dispersion_clip: list[float] = field(
-        default_factory=lambda: [0.0, 10.0], metadata=_help("Lowest and highest weight.")
-    )
-    dispersion_filter: list[float] = field(
-        default_factory=lambda: [0.0, 1.0],
-        metadata=_help("Quantiles of the dispersion to train on; 0 is the most agreed prompt, 1 the most contested."),
-    )
-    dispersion_order: str = field(
-        default="none", metadata=_help("Order of the training rows by dispersion.", DISPERSION_ORDERS)
-    )
-    kendall_smoothing: float | None = field(
-        default=None, metadata=_help("Half-width of the Kendall link's blend around a gap of 0; 0 is exact.")
-    )
-    reference_store: str | None = field(default=None, metadata=_help("Folder written by `mallowspo reference`."))
-    share_prompts: bool | None = field(
-        default=None, metadata=_help("One copy of the prompt for all of its responses.")
-    )
-    displacement_alarm: float = field(
-        default=0.01,
-        metadata=_help(
-            "Nats per token that chosen responses may lose on the reference before the log warns; inf: never."
-        ),
-    )
-    invalid_rows: str = field(
-        default="error", metadata=_help("What to do with rows that cannot be trained on.", INVALID_ROWS)
-    )
-    allow_other_data: bool = field(
-        default=False, metadata=_help("Resume a checkpoint on other training rows than it was trained on.")
-    )
-    max_line_mb: int = field(default=64, metadata=_help("MiB that a line of the data may have."))
-    max_nesting: int = field(default=64, metadata=_help("Levels of lists and objects in a value of the data."))
-    max_columns: int = field(default=1_000, metadata=_help("Different columns that all rows may have."))
+    objective: str = "mallows_theta"
+    link: str | None = None
+    length_normalized: bool | None = None
+    reference_weight: float | None = None
+    margin: float | None = None
+    sft_weight: float | None = None
+    dispersion: str | None = None
+    dispersion_estimator: str = "mean_entropy"
+    dispersion_map: str = "neglog"
+    dispersion_alternatives: str | None = None
+    dispersion_spread: list[float] = field(default_factory=lambda: list(DEFAULT_SPREAD))
+    dispersion_shrink: str = "none"
+    dispersion_votes: str | None = None
+    dispersion_power: float = 1.0
+    dispersion_scale: str = "auto"
+    dispersion_per: str = "prompt"
+    dispersion_clip: list[float] = field(default_factory=lambda: [0.0, 10.0])
+    dispersion_filter: list[float] = field(default_factory=lambda: [0.0, 1.0])
+    dispersion_order: str = "none"
+    kendall_smoothing: float | None = None
+    rank_temperature: float | None = None
+    reference_store: str | None = None
+    share_prompts: bool | None = None
+    displacement_alarm: float = 0.01
+    invalid_rows: str = "error"
+    allow_other_data: bool = False
+    max_line_mb: int = 64
+    max_nesting: int = 64
+    max_columns: int = 1_000
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled, as into every checkpoint's `training_args.bin`: all but keys and tokens."""
@@ -177,16 +176,11 @@ class MallowsPOConfig(DPOConfig):
         """Check our options against each other, then let TRL and transformers check theirs."""
         check_values(self)
         Limits.of(self)
+        for name in ("objective", "link", "dispersion", "dispersion_order", "invalid_rows"):
+            given = getattr(self, name)
+            if given is not None and given not in _CHOICES[name]:
+                raise not_one_of(name, given, _CHOICES[name])
         self._read_losses()
-        for name, allowed in (
-            ("dispersion_estimator", ESTIMATORS),
-            ("dispersion_map", DISPERSION_MAPS),
-            ("dispersion_per", DISPERSION_PER),
-            ("dispersion_order", DISPERSION_ORDERS),
-            ("invalid_rows", INVALID_ROWS),
-        ):
-            if getattr(self, name) not in allowed:
-                raise not_one_of(name, getattr(self, name), allowed)
         if self.label_smoothing_factor:
             raise InputError(
                 f"label_smoothing_factor: got {self.label_smoothing_factor}, which is for losses over tokens; the "
@@ -195,13 +189,20 @@ class MallowsPOConfig(DPOConfig):
         if self.beta <= 0:
             raise InputError(f"beta: got {self.beta}, expected a finite number > 0")
         objective = self.resolved_objective
-        self._check_displacement(objective)
+        alarm = self.displacement_alarm
+        if not objective.needs_reference and alarm != MallowsPOConfig.displacement_alarm:
+            raise InputError(
+                f"displacement_alarm: got {alarm:g}, but objective {self.objective!r} has no reference to hold the "
+                "chosen responses against; leave it out"
+            )
         self._check_dispersion(objective)
         if self.train_sampling_strategy == "group_by_length":
             raise InputError(
                 "train_sampling_strategy: got 'group_by_length', which needs rows with input_ids, and rows of "
                 "preferences have none (TRL stops at the first step); use random or sequential"
             )
+        if objective.reads_lists:
+            self._check_lists()
         if self.sync_ref_model and (self.reads_entropy or not objective.needs_reference):
             raise InputError(
                 "sync_ref_model: the dispersion index is fitted once on the reference, and an objective without a "
@@ -213,7 +214,7 @@ class MallowsPOConfig(DPOConfig):
                 "one of the two out"
             )
         if self.reference_store is not None:
-            self._check_store(objective)
+            self._check_store()
         # The index needs the reference's entropies on every training row before the first step, and the same pass
         # gives the log-probabilities. An objective without a reference needs no second model in memory either.
         if self.reads_entropy or not objective.needs_reference or self.reference_store is not None:
@@ -236,6 +237,7 @@ class MallowsPOConfig(DPOConfig):
             label_smoothing=self.label_smoothing or None,
             sft_weight=self.sft_weight,
             kendall_smoothing=self.kendall_smoothing,
+            rank_temperature=self.rank_temperature,
         )
 
     @property
@@ -247,6 +249,11 @@ class MallowsPOConfig(DPOConfig):
     def reads_entropy(self) -> bool:
         """Whether the reference's entropies are needed."""
         return self.resolved_dispersion == "entropy"
+
+    @property
+    def reads_reference(self) -> bool:
+        """Whether anything of the reference is needed: its log-probabilities or its entropies."""
+        return self.resolved_objective.needs_reference or self.reads_entropy
 
     @property
     def resolved_clip(self) -> tuple[float, float]:
@@ -261,41 +268,52 @@ class MallowsPOConfig(DPOConfig):
         return float(low), float(high)
 
     @property
+    def resolved_alternatives(self) -> int | str | None:
+        """Among how many answers people choose, as a number, `auto`, or None."""
+        return given_alternatives(self.dispersion_alternatives, "dispersion_alternatives")
+
+    @property
+    def resolved_shrink(self) -> float | str | None:
+        """How far the index is believed: None (as it is), `votes`, or the factor."""
+        return given_shrink(self.dispersion_shrink)
+
+    @property
     def resolved_scale(self) -> float | str:
         """phi* as a number, or `auto`."""
         return "auto" if self.dispersion_scale == "auto" else float(self.dispersion_scale)
 
-    def _check_displacement(self, objective: Objective) -> None:
-        check_threshold(self.displacement_alarm)
-        default = MallowsPOConfig.displacement_alarm
-        if not objective.needs_reference and self.displacement_alarm != default:
-            raise InputError(
-                f"displacement_alarm: got {self.displacement_alarm:g}, but objective {self.objective!r} has no "
-                "reference to hold the chosen responses against; leave it out"
-            )
-
     def _check_dispersion(self, objective: Objective) -> None:
         source = self.resolved_dispersion
-        if source not in DISPERSION_SOURCES:
-            raise not_one_of("dispersion", source, DISPERSION_SOURCES)
         if objective.link == "kendall" and source == "none":
             raise InputError(
                 "dispersion: got 'none' with the Kendall link, which is a function of the dispersion; choose "
                 "dispersion among entropy, votes, rankings, column, or link: sigmoid"
             )
-        if len(self.dispersion_clip) != 2 or not 0 <= self.dispersion_clip[0] < self.dispersion_clip[1] < float("inf"):
-            raise InputError(f"dispersion_clip: got {self.dispersion_clip}, expected two numbers 0 <= low < high")
-        try:
-            usable = self.resolved_scale == "auto" or 0 < float(self.resolved_scale) < float("inf")
-        except (TypeError, ValueError):
-            usable = False
-        if not usable:
-            raise InputError(f"dispersion_scale: got {self.dispersion_scale!r}, expected 'auto' or a number > 0")
-        self._check_map()
+        check_index_options(
+            estimator=self.dispersion_estimator,
+            map=self.dispersion_map,
+            scale=self.dispersion_scale,
+            clip=self.dispersion_clip,
+            per=self.dispersion_per,
+            alternatives=self.dispersion_alternatives,
+            power=self.dispersion_power,
+            shrink=self.dispersion_shrink,
+            spread=self.dispersion_spread,
+        )
         check_filter(self.dispersion_filter)
         if self.dispersion_order != "none":
             self._keep_order()
-        unread = {"none": ("scale", "clip", "per", *_INDEX_OPTIONS, "filter", "order"), "entropy": ()}
+        reads_votes = self.dispersion_shrink == "votes" or (self.reads_entropy and self.dispersion_map == "isotonic")
+        if reads_votes != (self.dispersion_votes is not None):
+            raise InputError(
+                "dispersion_votes: "
+                + ("it is missing; give the file of votes" if reads_votes else "nothing reads it; leave it out")
+                + ", or change dispersion_shrink (votes reads it) or dispersion_map (isotonic reads it)"
+            )
+        unread = {
+            "none": ("scale", "clip", "per", "shrink", "votes", "power", *_INDEX_OPTIONS, "filter", "order"),
+            "entropy": (),
+        }
         defaults = {item.name: item for item in fields(MallowsPOConfig)}
         for suffix in unread.get(source, _INDEX_OPTIONS):
             item = defaults[f"dispersion_{suffix}"]
@@ -307,27 +325,9 @@ class MallowsPOConfig(DPOConfig):
                     "or choose another dispersion"
                 )
 
-    def _check_map(self) -> None:
-        check_map(self.dispersion_map, self.dispersion_estimator)
-        if self.dispersion_map == "mallows":
-            if self.dispersion_alternatives is None:
-                raise InputError(
-                    "dispersion_map: 'mallows' needs dispersion_alternatives, among how many answers people choose"
-                )
-            check_alternatives(self.dispersion_alternatives)
-        elif self.dispersion_alternatives is not None:
-            raise InputError(
-                f"dispersion_alternatives: only dispersion_map: mallows reads it, got {self.dispersion_map!r}"
-            )
-        spread = list(self.dispersion_spread)
-        if len(spread) != 2 or not 0 <= spread[0] < spread[1] < float("inf"):
-            raise InputError(f"dispersion_spread: got {spread}, expected two numbers 0 <= low < high")
-        if spread != list(DEFAULT_SPREAD) and self.dispersion_map != "quantile":
-            raise InputError(f"dispersion_spread: only dispersion_map: quantile reads it, got {self.dispersion_map!r}")
-
     def _read_losses(self) -> None:
         """Read `loss_type` and `loss_weights` as TRL does, into the objective, its SFT term and `loss_scale`."""
-        for name, off, advice in _TRL_ONLY:
+        for name, (off, advice) in REFUSED_OPTIONS.items():
             if getattr(self, name) != off:
                 raise InputError(f"{name}: got {getattr(self, name)!r}, which no objective here reads; {advice}")
         types = [self.loss_type] if isinstance(self.loss_type, str) else list(self.loss_type)
@@ -406,6 +406,29 @@ class MallowsPOConfig(DPOConfig):
             )
         return lines
 
+    def _check_lists(self) -> None:
+        """What lists that are read whole cannot have."""
+        if self.resolved_objective.form == "plackett_luce" and self.resolved_dispersion != "none":
+            raise InputError(
+                f"dispersion: got {self.dispersion!r}, but objective {self.objective!r} knows no dispersion; leave it "
+                "out, or take mallows_list_theta or mallows_list_phi"
+            )
+        if self.dispersion_per == "pair":
+            raise InputError(
+                f"dispersion_per: got 'pair', but objective {self.objective!r} reads ranked lists, each with one "
+                "weight; set dispersion_per: prompt"
+            )
+        if self.train_sampling_strategy not in ("random", "sequential"):
+            raise InputError(
+                f"train_sampling_strategy: got {self.train_sampling_strategy!r}, which does not know ranked lists "
+                f"(objective {self.objective!r}); use random or sequential"
+            )
+        if self.reference_store is not None:
+            raise InputError(
+                f"reference_store: it holds pairs, and objective {self.objective!r} reads ranked lists; leave it out: "
+                "the scores are computed once and cached"
+            )
+
     def _keep_order(self) -> None:
         """The rows are sorted once; the sampler must then take them as they stand."""
         if self.train_sampling_strategy not in ("random", "sequential"):
@@ -415,8 +438,8 @@ class MallowsPOConfig(DPOConfig):
             )
         self.train_sampling_strategy = "sequential"
 
-    def _check_store(self, objective: Objective) -> None:
-        if not (self.reads_entropy or objective.needs_reference):
+    def _check_store(self) -> None:
+        if not self.reads_reference:
             raise InputError(
                 f"reference_store: objective {self.objective!r} with dispersion {self.resolved_dispersion!r} reads "
                 "nothing of a reference; leave it out"
@@ -435,22 +458,7 @@ MallowsPOConfig.__init__ = knows_removed_options(MallowsPOConfig.__init__)  # ty
 def checked_settings(
     args: Any, model: Any, ref_model: Any, train_dataset: Any, peft_config: Any = None
 ) -> MallowsPOConfig:
-    """The trainer's configuration, checked against what else the trainer was given.
-
-    Args:
-        args: What the user gave, or None for the defaults in a folder named after the model.
-        model: A name, a path or a model.
-        ref_model: A separate reference, or None.
-        train_dataset: The training data.
-        peft_config: The adapter that is about to be put on, or None.
-
-    Returns:
-        The configuration.
-
-    Raises:
-        InputError: Another class of configuration, no data, a reference that the objective does not read, or what
-            this model, this machine or this launch cannot do.
-    """
+    """The trainer's configuration, checked against what else the trainer was given."""
     if args is None:
         name = model if isinstance(model, str) else model.config._name_or_path
         args = MallowsPOConfig(f"{name.rstrip('/').split('/')[-1]}-MallowsPO")
@@ -461,7 +469,7 @@ def checked_settings(
         )
     if train_dataset is None:
         raise InputError("train_dataset: it is missing; give a datasets.Dataset of preference rows")
-    if ref_model is not None and not (args.resolved_objective.needs_reference or args.reads_entropy):
+    if ref_model is not None and not args.reads_reference:
         raise InputError(f"ref_model: objective {args.objective!r} without an index reads none; leave it out")
     adapted = peft_config is not None or (not isinstance(model, str) and is_peft_model(model))
     if args.sync_ref_model and adapted:
@@ -481,23 +489,16 @@ def checked_settings(
 
 
 def refuse_other_collator(collator: Any, args: MallowsPOConfig, train_dataset: Any) -> None:
-    """Refuse, before anything is loaded, TRL's own collator where a run reads columns that it drops.
-
-    Args:
-        collator: What the user gave, or None.
-        args: Of the run.
-        train_dataset: The training data, as it was given.
-
-    Raises:
-        InputError: The dispersion or a margin would not reach the loss.
-    """
+    """Refuse, before anything is loaded, TRL's own collator where a run reads columns that it drops."""
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
     if type(collator) is not DataCollatorForPreference:
         return
     lost = "dispersion_raw" if args.resolved_dispersion != "none" else None
-    if "margin" in (getattr(train_dataset, "column_names", None) or ()):
-        lost = "margin"
+    given = getattr(train_dataset, "column_names", None) or ()
+    if args.resolved_objective.reads_lists:
+        lost = "list"
+    lost = next((name for name in LOSS_COLUMNS if name in given), lost)
     if lost is not None:
         raise InputError(
             f"data_collator: TRL's DataCollatorForPreference hands on no column {lost!r}, which objective "

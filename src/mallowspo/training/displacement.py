@@ -13,23 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.logging import get_logger
 from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from mallowspo.errors import InputError
-
-__all__ = [
-    "CONFIDENCE",
-    "MIN_PAIRS",
-    "DisplacementAlarm",
-    "DisplacementMonitor",
-    "check_threshold",
-    "warn_of_displacement",
-]
-
-logger = get_logger(__name__)
+__all__ = ["CONFIDENCE", "MIN_PAIRS", "DisplacementAlarm", "DisplacementMonitor"]
 
 CONFIDENCE = 0.999
 """Of the one-sided interval. A run looks at every log, often a thousand times: at 95% some fifty would cry wolf."""
@@ -41,54 +29,20 @@ _WORSE = 2.0  # times the loss of the last warning
 _COLUMNS = ("logps_delta/chosen_per_token", "logps_delta/chosen", "logps_delta/rejected", "logps_delta/displaced")
 
 
-def check_threshold(threshold: float) -> None:
-    """Refuse a threshold that means nothing.
-
-    Args:
-        threshold: `displacement_alarm` of the configuration.
-
-    Raises:
-        InputError: It is negative or not a number.
-    """
-    if not isinstance(threshold, int | float) or not threshold >= 0:
-        raise InputError(
-            f"displacement_alarm: got {threshold!r}, expected nats per token >= 0; inf switches the alarm off"
-        )
-
-
 @dataclass(frozen=True)
 class DisplacementAlarm:
-    """What was seen when the alarm went off; means over pairs, policy minus reference.
-
-    Attributes:
-        step: Optimiser steps done.
-        pairs: Pairs that were judged together.
-        chosen_per_token: Chosen responses, nats per token, < 0.
-        chosen_per_token_upper: Upper end of its one-sided 99.9% interval.
-        chosen: Chosen responses, nats per response.
-        rejected: Rejected responses, nats per response.
-        displaced: Share of the chosen responses that lost probability.
-    """
+    """What was seen when the alarm went off; means over pairs, policy minus reference."""
 
     step: int
-    pairs: int
-    chosen_per_token: float
-    chosen_per_token_upper: float
-    chosen: float
+    pairs: int  # that were judged together
+    chosen_per_token: float  # nats, < 0
+    chosen_per_token_upper: float  # end of its one-sided interval
+    chosen: float  # nats per response, and below
     rejected: float
-    displaced: float
+    displaced: float  # share of the chosen responses
 
     def message(self, *, learning_rate: float, beta: float, sft_weight: float) -> str:
-        """What the log says.
-
-        Args:
-            learning_rate: The run's peak rate, shown as the first thing to change.
-            beta: Its strength of the pull towards the reference.
-            sft_weight: Its factor of the SFT term.
-
-        Returns:
-            What was seen, what it means, and what to do.
-        """
+        """What the log says."""
         return (
             f"step {self.step}: likelihood displacement. Chosen responses have become less likely than under the "
             f"reference: {self.chosen_per_token:+.3g} nats per token over the last {self.pairs} pairs (below "
@@ -101,27 +55,13 @@ class DisplacementAlarm:
 
 
 class DisplacementMonitor:
-    """Judges the pairs since the last log, and warns once, and again whenever the loss has doubled.
+    """Judges the pairs since the last log, and warns once, and again whenever the loss has doubled."""
 
-    The mean of the chosen responses' log-ratio per token (so that long responses do not decide) is held against the
-    threshold by Student's t: the alarm goes off where the upper end of its one-sided 99.9% interval lies below
-    −threshold. Pairs count as independent; those that share a prompt or a batch are a little less so.
-
-    Attributes:
-        threshold: Nats per token that may be lost.
-        alarms: Every alarm so far.
-
-    Example:
-        >>> monitor = DisplacementMonitor(threshold=0.01)
-        >>> lost = torch.linspace(-0.3, -0.1, 40)
-        >>> monitor.add({"logps_delta/chosen_per_token": lost, "logps_delta/chosen": 5 * lost,
-        ...              "logps_delta/rejected": 9 * lost, "logps_delta/displaced": torch.ones(40)})
-        >>> round(monitor.check(step=10).chosen_per_token, 6), monitor.check(step=20)
-        (-0.2, None)
-    """
+    # The mean of the chosen responses' log-ratio per token (so that long responses do not decide) is held against the
+    # threshold by Student's t: the alarm goes off where the upper end of its one-sided 99.9% interval lies below
+    # −threshold. Pairs count as independent; those that share a prompt or a batch are a little less so.
 
     def __init__(self, threshold: float) -> None:
-        check_threshold(threshold)
         self.threshold = threshold
         self.alarms: list[DisplacementAlarm] = []
         self._open: list[NDArray[np.float64]] = []
@@ -133,24 +73,12 @@ class DisplacementMonitor:
         return np.concatenate(self._window) if self._window else np.empty((0, len(_COLUMNS)))
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """Take one batch.
-
-        Args:
-            values: The pairs' metrics by name, each of shape (B,), gathered over all processes. Nothing is taken where
-                there is no reference.
-        """
+        """Take one batch."""
         if _COLUMNS[0] in values:
             self._open.append(torch.stack([values[name].double().cpu() for name in _COLUMNS], dim=1).numpy())
 
     def check(self, step: int) -> DisplacementAlarm | None:
-        """Judge the pairs that were added since the last check.
-
-        Args:
-            step: Optimiser steps done.
-
-        Returns:
-            The alarm, where one is due.
-        """
+        """Judge the pairs that were added since the last check."""
         if not self._open:
             return None
         self._window.append(np.concatenate(self._open))
@@ -174,19 +102,3 @@ class DisplacementMonitor:
     def to_dict(self) -> dict[str, Any]:
         """For `run.json`: the threshold, and what every alarm saw."""
         return {"threshold": self.threshold, "alarms": [asdict(alarm) for alarm in self.alarms]}
-
-
-def warn_of_displacement(trainer: Any) -> None:
-    """Let a trainer's monitor judge the pairs since the last log, and write a warning where one is due.
-
-    Args:
-        trainer: A `MallowsPOTrainer`.
-    """
-    alarm = trainer.displacement.check(trainer.state.global_step)
-    if alarm is not None:
-        settings: dict[str, float] = {
-            "learning_rate": float(trainer.args.learning_rate),
-            "beta": trainer.beta,
-            "sft_weight": trainer.objective.sft_weight,
-        }
-        logger.warning(alarm.message(**settings))

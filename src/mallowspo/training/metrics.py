@@ -1,4 +1,4 @@
-"""TRL's metrics and ours, exact over ranks, uneven batches and accumulation.
+"""TRL's metrics and ours, exact over ranks, uneven batches and accumulation: one gather a batch, one mean a log.
 
 TRL logs the mean of per-batch means. Here every pair's values are gathered, and the mean is taken once, when they are
 logged: a short last batch counts for as many pairs as it has.
@@ -7,20 +7,29 @@ logged: a short last batch counts for as many pairs as it has.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["METRICS", "MetricStore", "pair_metrics", "token_metrics"]
+from mallowspo.dispersion import Calibration
+from mallowspo.dispersion.calibration import ENTROPY_FLOOR
+from mallowspo.objectives import Objective, response_scores
+from mallowspo.training.lists import ListBatch
+from mallowspo.training.row_weights import RAW_COLUMN
+from mallowspo.training.scoring_path import ScoredPairs
+
+__all__ = ["METRICS", "MetricStore", "batch_metrics", "gathered"]
 
 METRICS = (
     "entropy", "num_tokens", "mean_token_accuracy", "logits/chosen", "logits/rejected", "logps/chosen",
     "logps/rejected", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins",
     "rewards/margins_weighted", "logps_delta/chosen", "logps_delta/rejected", "logps_delta/chosen_per_token",
-    "logps_delta/displaced", "dispersion/weight_mean", "dispersion/weight_std", "dispersion/weight_p10",
+    "logps_delta/displaced", "rewards/ndcg",
+    "dispersion/weight_mean", "dispersion/weight_std", "dispersion/weight_p10",
     "dispersion/weight_p90", "dispersion/weight_clipped", "dispersion/weight_floored", "dispersion/entropy_mean",
-    "aux_loss",
+    "beta", "loss_weight", "aux_loss",
 )  # fmt: skip
 """Every metric that is logged beside the loss."""
 
@@ -36,119 +45,110 @@ _RATIOS = (
 )
 
 
-def pair_metrics(
+def batch_metrics(
+    objective: Objective,
+    calibration: Calibration | None,
+    inputs: Any,
+    scored: ScoredPairs,
     *,
-    beta: float,
-    chosen_score_b: Tensor,
-    rejected_score_b: Tensor,
-    weight_b: Tensor | None,
-    policy_logp_bk: Tensor,
-    reference_logp_bk: Tensor | None,
-    length_bk: Tensor,
-    length_normalized: bool = False,
+    beta: float | Tensor,
+    loss_weight_scale: float = 1.0,
 ) -> dict[str, Tensor]:
-    """What is known of each pair after its loss.
+    """What is known of each pair or list after its loss, by name, shape (B,); `_` begins a sum that is divided later.
 
-    Args:
-        beta: Strength of the pull towards the reference.
-        chosen_score_b: The chosen response's part of the gap, without margin, shape (B,), nats.
-        rejected_score_b: The rejected response's part, shape (B,), nats.
-        weight_b: Dispersion weights, shape (B,); None without an index.
-        policy_logp_bk: Summed log-probabilities, shape (B, 2), nats.
-        reference_logp_bk: Likewise of the reference; None where there is none.
-        length_bk: Tokens of the responses, shape (B, 2).
-        length_normalized: Scores are means over the tokens.
-
-    Returns:
-        Values by metric name, each of shape (B,). In `rewards/accuracies` a margin within the rounding of the
-        log-probabilities is a tie, so that before training every pair is one, whatever was padded with it. Nor is a
-        response displaced whose log-probability fell within it.
-
-    Example:
-        >>> values = pair_metrics(beta=0.1, chosen_score_b=torch.zeros(1), rejected_score_b=torch.zeros(1),
-        ...                       weight_b=None, policy_logp_bk=torch.zeros(1, 2), reference_logp_bk=None,
-        ...                       length_bk=torch.ones(1, 2))
-        >>> values["rewards/accuracies"].item()  # a tie is half a hit
-        0.5
+    For a ranked list chosen is its best response and rejected its last.
     """
-    chosen, rejected = beta * chosen_score_b, beta * rejected_score_b
-    margin = chosen - rejected
-    scale_bk = policy_logp_bk.abs() / (length_bk.clamp(min=1) if length_normalized else 1)
-    tie = margin.abs() <= _ROUNDING * beta * scale_bk.sum(1)
+    policy, weight_b, length_bk = scored.policy, scored.weight_b, scored.policy.length_bk
+    logp_bk = policy.logp_bk.detach()
+    score_bk = response_scores(objective, logp_bk, scored.reference_bk, length_bk)  # without margin
+    beta_b = torch.as_tensor(beta).to(score_bk).expand(len(score_bk))
+    chosen_b, rejected_b = (beta_b[:, None] * score_bk).unbind(1)
+    margin_b = chosen_b - rejected_b
+    # A margin within the rounding of the log-probabilities is a tie, so that before training every pair is one,
+    # whatever was padded with it. Nor is a response displaced whose log-probability fell within it.
+    scale_bk = logp_bk.abs() / (length_bk.clamp(min=1) if objective.length_normalized else 1)
+    tie_b = margin_b.abs() <= _ROUNDING * beta_b * scale_bk.sum(1)
     values = {
-        "rewards/chosen": chosen,
-        "rewards/rejected": rejected,
-        "rewards/accuracies": torch.where(tie, 0.5, (margin > 0).float()),
-        "rewards/margins": margin,
-        "logps/chosen": policy_logp_bk[:, 0],
-        "logps/rejected": policy_logp_bk[:, 1],
+        "rewards/chosen": chosen_b,
+        "rewards/rejected": rejected_b,
+        "rewards/accuracies": torch.where(tie_b, 0.5, (margin_b > 0).float()),
+        "rewards/margins": margin_b,
+        "logps/chosen": logp_bk[:, 0],
+        "logps/rejected": logp_bk[:, 1],
     }
-    if reference_logp_bk is not None:
-        delta_bk = policy_logp_bk - reference_logp_bk
+    if scored.reference_bk is not None:
+        delta_bk = logp_bk - scored.reference_bk
         values["logps_delta/chosen"], values["logps_delta/rejected"] = delta_bk.unbind(1)
         values["logps_delta/chosen_per_token"] = delta_bk[:, 0] / length_bk[:, 0].clamp(min=1)
-        values["logps_delta/displaced"] = (delta_bk[:, 0] < -_ROUNDING * policy_logp_bk[:, 0].abs()).float()
+        values["logps_delta/displaced"] = (delta_bk[:, 0] < -_ROUNDING * logp_bk[:, 0].abs()).float()
     if weight_b is not None:
-        values["rewards/margins_weighted"] = weight_b * margin
+        values["rewards/margins_weighted"] = weight_b * margin_b
+    if policy.entropy_sum_bk is not None:
+        values |= {"_entropy_sum": policy.entropy_sum_bk.sum(1), "_tokens": length_bk.sum(1)}
+    if policy.logit_sum_bk is not None and policy.top1_bk is not None:
+        values["_chosen_tokens"], values["_rejected_tokens"] = length_bk.unbind(1)
+        values["_chosen_logit_sum"], values["_rejected_logit_sum"] = policy.logit_sum_bk.unbind(1)
+        values["_chosen_top1"] = policy.top1_bk[:, 0]
+    if weight_b is not None and calibration is not None:
+        values["dispersion/weight"] = weight_b
+        values["dispersion/weight_clipped"] = calibration.is_clipped(inputs[RAW_COLUMN].double())
+    if "dispersion_index" in inputs:
+        values["dispersion/entropy_mean"] = inputs["dispersion_index"]
+        values["dispersion/weight_floored"] = inputs["dispersion_index"] < ENTROPY_FLOOR
+    if "beta" in inputs:
+        values["beta"] = beta_b
+    if "loss_weight" in inputs:
+        values["loss_weight"] = loss_weight_scale * inputs["loss_weight"]
+    if policy.aux_loss is not None:
+        values["aux_loss"] = policy.aux_loss.detach().expand(len(logp_bk))
+    mask = inputs["attention_mask"]
+    values["_rows"] = mask.view(2, -1, mask.size(1)).sum(dim=(0, 2))
+    if objective.reads_lists:
+        return _list_metrics(values, ListBatch.of(inputs), scored, beta_b[:, None] * score_bk, _ROUNDING * scale_bk)
     return values
 
 
-def token_metrics(
-    *, entropy_sum_bk: Tensor | None, length_bk: Tensor, logit_sum_bk: Tensor | None, top1_bk: Tensor | None
+def _list_metrics(
+    row_values: Mapping[str, Tensor], lists: ListBatch, scored: ScoredPairs, reward_p2: Tensor, slack_p2: Tensor
 ) -> dict[str, Tensor]:
-    """Sums over tokens of each pair; `MetricStore` divides them when they are logged.
-
-    Args:
-        entropy_sum_bk: Shape (B, 2), nats, or None.
-        length_bk: Shape (B, 2).
-        logit_sum_bk: Shape (B, 2), or None.
-        top1_bk: Shape (B, 2), or None.
-
-    Returns:
-        Sums by internal name, each of shape (B,).
-    """
-    values: dict[str, Tensor] = {}
-    if entropy_sum_bk is not None:
-        values |= {"_entropy_sum": entropy_sum_bk.sum(1), "_tokens": length_bk.sum(1)}
-    if logit_sum_bk is not None and top1_bk is not None:
-        values |= {
-            "_chosen_tokens": length_bk[:, 0],
-            "_rejected_tokens": length_bk[:, 1],
-            "_chosen_logit_sum": logit_sum_bk[:, 0],
-            "_rejected_logit_sum": logit_sum_bk[:, 1],
-            "_chosen_top1": top1_bk[:, 0],
-        }
+    """The same of whole lists."""
+    logp_p2 = scored.policy.logp_bk.detach()
+    tables = (lists.lists(table) for table in (reward_p2, logp_p2, scored.policy.length_bk.to(logp_p2)))
+    values = lists.of_lists(row_values)
+    values |= lists.metrics(*tables, lists.lists(scored.reference_bk), slack_bk=lists.lists(slack_p2))  # type: ignore[arg-type]
+    if scored.weight_b is not None:
+        values["rewards/margins_weighted"] = scored.weight_b[lists.first_b] * values["rewards/margins"]
     return values
 
 
-@dataclass
+def gathered(values: Mapping[str, Tensor], accelerator: Any, *, training: bool) -> dict[str, Tensor]:
+    """The values of all processes, by one gather."""
+    # In evaluation it drops the rows with which accelerate fills up an uneven last batch. In training those rows are
+    # trained on, and so they count; there the same call would also cut every batch that is accumulated with the last
+    # one, since transformers reads that far ahead.
+    dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
+    table = torch.stack([value.to(accelerator.device, dtype) for value in values.values()], dim=1)
+    table = accelerator.gather(table) if training else accelerator.gather_for_metrics(table)
+    return dict(zip(values, table.cpu().unbind(1), strict=True))
+
+
 class MetricStore:
     """Values of pairs since the last log, by metric name."""
 
-    _columns: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
-    _last: dict[str, float] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._columns: dict[str, list[Tensor]] = defaultdict(list)
+        self._num_tokens: dict[str, float] = {}
 
-    def add(self, values: dict[str, Tensor]) -> None:
-        """Take the gathered values of one batch; each tensor has shape (B,)."""
+    def add(self, values: Mapping[str, Tensor], *, num_tokens: int) -> None:
+        """Take the gathered values of one batch, each of shape (B,), and the count of tokens so far."""
         for name, value in values.items():
             self._columns[name].append(value.detach().double().cpu())
-
-    def set(self, name: str, value: float) -> None:
-        """Set a metric that is not a mean, such as a count."""
-        self._last[name] = value
+        self._num_tokens = {"num_tokens": float(num_tokens)}
 
     def drain(self) -> dict[str, float]:
-        """Means and quantiles over everything added; empties the store.
-
-        Example:
-            >>> store = MetricStore()
-            >>> store.add({"rewards/accuracies": torch.tensor([1.0, 0.0, 0.0])})
-            >>> store.add({"rewards/accuracies": torch.tensor([1.0])})
-            >>> store.drain()
-            {'rewards/accuracies': 0.5}
-        """
+        """Means and quantiles over everything added; empties the store."""
         columns = {name: torch.cat(parts) for name, parts in self._columns.items()}
-        result = dict(self._last)
+        result = dict(self._num_tokens)
         for name, numerator, denominator in _RATIOS:
             if numerator in columns:
                 total = columns[denominator].sum().item()
@@ -162,5 +162,5 @@ class MetricStore:
             elif not name.startswith("_"):
                 result[name] = values.mean().item()
         self._columns.clear()
-        self._last.clear()
+        self._num_tokens = {}
         return result

@@ -42,55 +42,45 @@ KIND_WORDS: Mapping[Any, str] = {
 _ALSO: Mapping[str, tuple[Any, ...]] = {
     "loss_type": (str,),
     "dispersion_scale": (float,),
+    "dispersion_shrink": (float,),
+    "dispersion_alternatives": (int,),
     "fsdp": (bool, list),
     "accelerator_config": (AcceleratorConfig,),
     "debug": (types.NoneType,),
     "gradient_checkpointing": (types.NoneType,),
 }
 
-# Lowest and highest value. Whether it is a whole number is declared by the field.
-_RANGES: Mapping[str, tuple[float, float]] = {
-    "learning_rate": (0, math.inf),
-    "num_train_epochs": (0, math.inf),
-    "max_steps": (-1, math.inf),
-    "warmup_steps": (0, math.inf),
-    "weight_decay": (0, math.inf),
-    "adam_beta1": (0, 1),
-    "adam_beta2": (0, 1),
-    "adam_epsilon": (0, math.inf),
-    "max_grad_norm": (0, math.inf),
-    "neftune_noise_alpha": (0, math.inf),
-    "router_aux_loss_coef": (0, math.inf),
-    "per_device_train_batch_size": (1, math.inf),
-    "per_device_eval_batch_size": (1, math.inf),
-    "gradient_accumulation_steps": (1, math.inf),
-    "precompute_ref_batch_size": (1, math.inf),
-    "max_length": (2, math.inf),
-    "pad_to_multiple_of": (1, math.inf),
-    "dataset_num_proc": (1, math.inf),
-    "dataloader_num_workers": (0, math.inf),
-    "dataloader_prefetch_factor": (1, math.inf),
-    "logging_steps": (0, math.inf),
-    "eval_steps": (0, math.inf),
-    "save_steps": (0, math.inf),
-    "eval_delay": (0, math.inf),
-    "eval_accumulation_steps": (1, math.inf),
-    "save_total_limit": (0, math.inf),
-    "torch_empty_cache_steps": (1, math.inf),
-    "ref_model_sync_steps": (1, math.inf),
-    "ref_model_mixup_alpha": (0, 1),
-    "ddp_bucket_cap_mb": (1, math.inf),
-    "ddp_timeout": (1, math.inf),
+_BELOW_ONE = math.nextafter(1, 0)
+# Lowest and highest value, None: finite. Whether it is a whole number is declared by the field.
+_RANGES: Mapping[str, tuple[float, float | None]] = {
+    "max_steps": (-1, None),
+    "displacement_alarm": (0, math.inf),
     "seed": (0, 2**32 - 1),  # numpy's; torch alone would take more
     "data_seed": (0, 2**63 - 1),
-    # TRL's ModelConfig
-    "lora_r": (1, math.inf),
-    "lora_alpha": (1, math.inf),
-    "lora_dropout": (0, 1),
+    "adam_beta1": (0, _BELOW_ONE),
+    "adam_beta2": (0, _BELOW_ONE),
+    "lora_dropout": (0, _BELOW_ONE),
+    "ref_model_mixup_alpha": (0, 1),
+    "max_length": (2, None),
+} | {
+    name: (low, None)
+    for low, names in (
+        (
+            0,
+            "learning_rate num_train_epochs warmup_steps weight_decay adam_epsilon max_grad_norm neftune_noise_alpha "
+            "router_aux_loss_coef dataloader_num_workers logging_steps eval_steps save_steps eval_delay "
+            "save_total_limit",
+        ),
+        (
+            1,
+            "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
+            "precompute_ref_batch_size pad_to_multiple_of dataset_num_proc dataloader_prefetch_factor "
+            "eval_accumulation_steps torch_empty_cache_steps ref_model_sync_steps ddp_bucket_cap_mb ddp_timeout "
+            "lora_r lora_alpha",
+        ),
+    )
+    for name in names.split()
 }
-_BELOW_ONE = ("adam_beta1", "adam_beta2", "lora_dropout")
-_NUMBERS: Any = Real  # the type checker knows no order of it
-_MAY_BE_INFINITE = ("displacement_alarm",)
 
 # Settings that may be written as the path of a JSON file.
 _FILES = ("accelerator_config", "fsdp_config", "deepspeed")
@@ -99,15 +89,7 @@ _OF_A_MODEL = ("galore", "apollo", "lomo", "adalomo")
 
 
 def check_values(config: Any) -> None:
-    """Check every field of a `DPOConfig` by what it declares, before TRL and transformers read it.
-
-    Args:
-        config: The configuration, not yet converted by their `__post_init__`.
-
-    Raises:
-        InputError: The first value with a wrong type, outside its choices or its range, or a nested setting that its
-            reader refuses.
-    """
+    """Check every field of a `DPOConfig` by what it declares, before TRL and transformers read it."""
     hints = typing.get_type_hints(type(config))
     for item in fields(config):
         value, kinds = getattr(config, item.name), kinds_of(hints[item.name])
@@ -131,41 +113,28 @@ def check_values(config: Any) -> None:
 
 
 def check_numbers(options: Any) -> None:
-    """Check the numbers among a dataclass' fields: finite, and in their range.
-
-    Args:
-        options: Any of the groups of options that `mallowspo train` takes.
-
-    Raises:
-        InputError: Names the first field that holds another one.
-    """
+    """Check the numbers among a dataclass' fields: finite, and in their range."""
     hints = typing.get_type_hints(type(options))
     for item in fields(options):
         name, value = item.name, getattr(options, item.name)
         numbers: Any = value if isinstance(value, list | tuple) else [value]
         for one in numbers:
-            if isinstance(one, bool) or not isinstance(one, _NUMBERS):
+            if isinstance(one, bool) or not isinstance(one, Real):
                 continue
-            low, high = _RANGES.get(name, (-math.inf, math.inf))
-            fits = low <= one <= high and not (name in _BELOW_ONE and one >= 1)
-            if not fits or math.isnan(one) or (math.isinf(one) and name not in _MAY_BE_INFINITE):
-                whole = int in kinds_of(hints[name])
-                kind = f"a {'whole' if whole else 'finite'} number"
-                bounds = f" >= {low}" if low > -math.inf else ""
-                if name in _BELOW_ONE or high < math.inf:
-                    bounds = f" from {low} to {'below 1' if name in _BELOW_ONE else f'{high:,}'}"
-                raise InputError(f"{name}: got {value!r}, expected {kind}{bounds}")
+            number: Any = one if isinstance(one, Integral) else float(one)  # not rounded as numpy's short ones
+            low, high = _RANGES.get(name, (-math.inf, None))
+            if low <= number <= (math.inf if high is None else high) and (math.isfinite(number) or high == math.inf):
+                continue
+            whole = int in kinds_of(hints[name])
+            kind = "a number" if high == math.inf else f"a {'whole' if whole else 'finite'} number"
+            bounds = f" >= {low}" if low > -math.inf else ""
+            if high is not None and high < math.inf:
+                bounds = f" from {low} to {'below 1' if high == _BELOW_ONE else f'{high:,}'}"
+            raise InputError(f"{name}: got {value!r}, expected {kind}{bounds}")
 
 
 def check_optimizer(config: Any) -> None:
-    """Make the optimiser for one number, where `optim_args` are given.
-
-    Args:
-        config: The configuration, converted by transformers.
-
-    Raises:
-        InputError: They cannot be read, or the optimiser does not take them.
-    """
+    """Make the optimiser for one number, where `optim_args` are given."""
     given = config.optim_args
     if not given:
         return
@@ -187,12 +156,7 @@ def check_optimizer(config: Any) -> None:
 
 
 def kinds_of(hint: Any) -> list[Any]:
-    """The classes that an annotation allows; empty where it allows anything.
-
-    Example:
-        >>> kinds_of(int | str | None), kinds_of(list[float] | None), kinds_of(dict[str, int] | None)
-        ([<class 'int'>, <class 'str'>], [list[float]], [<class 'dict'>])
-    """
+    """The classes that an annotation allows; empty where it allows anything."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         parts = [kinds_of(part) for part in typing.get_args(hint) if part is not types.NoneType]

@@ -12,7 +12,7 @@ from typing import Any
 
 from mallowspo.errors import InputError
 
-__all__ = ["REMOVED_OPTIONS", "knows_removed_options", "removed_option_hint"]
+__all__ = ["REMOVED_OPTIONS", "knows_removed_options"]
 
 _LENGTH = "set max_length, which counts prompt and response together, and truncation_mode"
 _NEVER_GENERATED = "no text is generated while training: run mallowspo evaluate on the saved model"
@@ -92,31 +92,8 @@ REMOVED_OPTIONS: dict[str, str] = {
 }
 
 
-def removed_option_hint(name: str) -> str | None:
-    """What stands in the place of an option that is gone.
-
-    Args:
-        name: The option, with or without dashes in front.
-
-    Returns:
-        Half a sentence that follows the option's name; None for a name that never was one.
-
-    Example:
-        >>> removed_option_hint("--warmup-ratio")
-        'set warmup_steps, which below 1 is a share of all steps: warmup_steps: 0.1'
-    """
-    return REMOVED_OPTIONS.get(name.lstrip("-").replace("-", "_"))
-
-
 def knows_removed_options(init: Callable[..., None]) -> Callable[..., None]:
-    """Let a constructor refuse keyword arguments that were options once, in words instead of a `TypeError`.
-
-    Args:
-        init: An `__init__`. A name that it takes is never refused, even where it is in `REMOVED_OPTIONS`.
-
-    Returns:
-        The same `__init__`, which raises `InputError` with what to set instead.
-    """
+    """Let a constructor refuse keyword arguments that were options once, in words instead of a `TypeError`."""
     known = frozenset(inspect.signature(init).parameters)
 
     @functools.wraps(init)

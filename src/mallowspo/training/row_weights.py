@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mallowspo.data.annotations import read_votes
 from mallowspo.dispersion import (
     ESTIMATORS,
     Calibration,
@@ -23,6 +24,11 @@ from mallowspo.dispersion import (
     raw_from_phi,
     votes_index,
 )
+from mallowspo.dispersion.analysis import PromptOpinion, shrink_by_people, worth
+from mallowspo.dispersion.settings import DispersionSettings
+from mallowspo.dispersion.shrinkage import ShrinkFit
+from mallowspo.dispersion.votes_analysis import opinion_of_votes
+from mallowspo.dispersion.votes_file import load_votes
 from mallowspo.errors import InputError
 from mallowspo.training.config import MallowsPOConfig
 
@@ -32,7 +38,10 @@ __all__ = [
     "batch_weights",
     "calibrate_rows",
     "columns_read",
+    "fitted_shrink",
+    "loss_weight_scale",
     "lost_column",
+    "people_said",
     "raw_from_columns",
     "raw_from_reference",
     "unread_columns",
@@ -46,56 +55,63 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RawWeights:
-    """What a reference pass says of the rows of a split.
-
-    Attributes:
-        index_n: The index u, shape (N,).
-        raw_n: The raw weights, shape (N,).
-        floored: Rows that stood at the end of the map.
-        index_map: The map from u to raw weights, as it was fitted on the training rows.
-    """
+    """What a reference pass says of the rows of a split."""
 
     index_n: Floats
     raw_n: Floats
-    floored: int
-    index_map: IndexMap
+    floored: int  # rows that stood at the end of the map
+    index_map: IndexMap  # as it was fitted on the training rows
 
-    def calibrated(self, args: MallowsPOConfig) -> Calibration:
-        """The calibration that these rows, the training rows, give."""
+    def calibrated(
+        self,
+        args: MallowsPOConfig,
+        prompt_ids: Sequence[str],
+        people: PromptOpinion | None,
+        examples: NDArray[np.intp],
+    ) -> Calibration:
+        """The calibration that these rows, the training rows, give; `examples` are the places of one row of each."""
         return calibrate_rows(
-            self.raw_n, args, weights_given=False, floored=self.floored, index_map=self.index_map.to_dict()
+            self.raw_n[examples],
+            args,
+            weights_given=False,
+            fit=fitted_shrink(self.raw_n, prompt_ids, args, people),
+            floored=self.floored,
+            index_map=self.index_map.to_dict(),
         )
 
 
+def people_said(args: MallowsPOConfig) -> PromptOpinion | None:
+    """What the file of votes says, where the configuration names one."""
+    if args.dispersion_votes is None:
+        return None
+    try:
+        return opinion_of_votes(load_votes(args.dispersion_votes), settings=DispersionSettings())
+    except InputError as error:
+        raise InputError(f"dispersion_votes: {error}") from error
+
+
+def fitted_shrink(
+    raw_n: Floats, prompt_ids: Sequence[str], args: MallowsPOConfig, people: PromptOpinion | None
+) -> ShrinkFit | None:
+    """What people's votes on some of the prompts say of the raw weights, where `dispersion_shrink` asks for it."""
+    if args.resolved_shrink != "votes":
+        return None
+    assert people is not None
+    return shrink_by_people(raw_n, prompt_ids, people)
+
+
 def raw_from_reference(
-    dataset: Any, args: MallowsPOConfig, *, vocab_size: int, calibration: Calibration | None = None
+    statistics: ReferenceStatistics,
+    prompt_ids: Sequence[str],
+    args: MallowsPOConfig,
+    *,
+    calibration: Calibration | None = None,
+    people: PromptOpinion | None = None,
 ) -> RawWeights:
-    """Raw weights from the columns that the reference pass wrote.
-
-    Args:
-        dataset: Tokenised rows with `ref_{chosen,rejected}_` and each of `COLUMN_KINDS`.
-        args: Estimator, map, and whether pairs of one prompt share an index.
-        vocab_size: Last axis of the reference's logits.
-        calibration: Of the training rows, whose map serves this split too; None where these are the training rows.
-
-    Returns:
-        Index and raw weights.
-    """
-
-    def stacked(name: str) -> Floats:
-        return np.stack([np.asarray(dataset[f"ref_{side}_{name}"]) for side in ("chosen", "rejected")], axis=1)
-
-    statistics = ReferenceStatistics(
-        logp_nk=stacked("logps"),
-        entropy_sum_nk=stacked("entropy"),
-        length_nk=stacked("length"),
-        vocab_size=vocab_size,
-        first_entropy_nk=stacked("first_entropy"),
-        divergent_entropy_nk=stacked("divergent_entropy"),
-    )
+    """Index and raw weights of a split; the map of the training rows' calibration, where there is one, serves it."""
     index_n = ESTIMATORS[args.dispersion_estimator](statistics)
     if args.dispersion_per == "prompt":
-        index_n = prompt_index(args.dispersion_estimator, index_n, dataset["prompt_id"])
+        index_n = prompt_index(args.dispersion_estimator, index_n, prompt_ids)
     if calibration is not None and calibration.index_map is not None:
         fitted = IndexMap.from_dict(calibration.index_map)
     else:
@@ -103,27 +119,16 @@ def raw_from_reference(
             args.dispersion_map,
             index_n,
             estimator=args.dispersion_estimator,
-            vocab_size=vocab_size,
-            alternatives=args.dispersion_alternatives,
+            vocab_size=statistics.vocab_size,
+            alternatives=args.resolved_alternatives,
             spread=args.resolved_spread,
+            **({} if people is None else people.by_row(prompt_ids)),
         )
     return RawWeights(index_n, *fitted.raw(index_n), fitted)
 
 
 def raw_from_columns(dataset: Any, args: MallowsPOConfig, *, name: str) -> Floats:
-    """Raw weights from columns that the user gave: votes, rankings, phi or the weight itself.
-
-    Args:
-        dataset: Validated rows.
-        args: `dispersion` names the source.
-        name: The split, for messages.
-
-    Returns:
-        Raw weights, shape (N,).
-
-    Raises:
-        InputError: The columns that the source reads are missing, or contradict each other.
-    """
+    """Raw weights, shape (N,), from columns that the user gave: votes, rankings, phi or the weight itself."""
     source, columns = args.resolved_dispersion, set(dataset.column_names)
     if source == "column":
         given = sorted({"weight", "dispersion"} & columns)
@@ -146,22 +151,11 @@ def raw_from_columns(dataset: Any, args: MallowsPOConfig, *, name: str) -> Float
     if source not in columns:
         raise InputError(f"dispersion: {source} needs a column {source!r} in the {name} data; found {sorted(columns)}")
     if source == "votes":
-        phi_n = votes_index(vote_counts(dataset["votes"])).phi_n
+        phi_n = votes_index([read_votes(votes) for votes in dataset["votes"]]).phi_n
     else:  # shared ranks are orders not given, as `mallowspo dispersion` reads them
         phi_n = rankings_index(dataset["rankings"], ties="unordered").phi_n
     raw_n = raw_from_phi(phi_n)
     return mean_by_prompt(raw_n, dataset["prompt_id"]) if args.dispersion_per == "prompt" else raw_n
-
-
-def vote_counts(votes: Any) -> Floats:
-    """Votes as counts for chosen, rejected and ties, shape (N, 3), from lists of 2 or 3 counts or from mappings."""
-    rows = []
-    for vote in votes:
-        counts = vote
-        if isinstance(vote, dict):
-            counts = [vote.get("chosen", 0), vote.get("rejected", 0), vote.get("tie", vote.get("ties", 0))]
-        rows.append([float(count or 0) for count in counts] + [0.0] * (3 - len(counts)))
-    return np.asarray(rows, np.float64)
 
 
 def calibrate_rows(
@@ -169,27 +163,25 @@ def calibrate_rows(
     args: MallowsPOConfig,
     *,
     weights_given: bool,
+    fit: ShrinkFit | None = None,
     floored: int = 0,
     index_map: Mapping[str, Any] | None = None,
 ) -> Calibration:
-    """Fit phi* on the training rows as the configuration says.
+    """Fit phi* on the training rows as the configuration says; weights that were given `auto` leaves as they are.
 
-    Args:
-        raw_n: Raw weights, shape (N,).
-        args: Scale, clip and what to record.
-        weights_given: The user gave weights, not an index: `auto` leaves them as they are.
-        floored: Rows whose index was floored.
-        index_map: How the index became raw weights, as `IndexMap.to_dict()`.
-
-    Returns:
-        The calibration.
+    With a shrink factor or a power they are no longer what was given: their mean is made 1 then.
     """
     scale = args.resolved_scale
+    given = args.resolved_shrink
+    shrink = fit.shrink.mean if fit is not None else given if isinstance(given, float) else None
+    as_given = weights_given and shrink is None and args.dispersion_power == 1
     entropy = args.reads_entropy
-    return calibrate(
+    calibration = calibrate(
         raw_n,
         source=args.resolved_dispersion,
-        scale=1.0 if weights_given and scale == "auto" else scale,
+        scale=1.0 if as_given and scale == "auto" else scale,
+        shrink=shrink,
+        power=args.dispersion_power,
         clip=args.resolved_clip,
         per=args.dispersion_per,
         estimator=args.dispersion_estimator if entropy else None,
@@ -197,27 +189,25 @@ def calibrate_rows(
         index_map=index_map,
         floored=floored,
     )
+    return replace(calibration, worth=worth(calibration.weight(raw_n), raw_n, fit))
+
+
+def loss_weight_scale(dataset: Any, examples: NDArray[np.intp]) -> float:
+    """What makes the mean of the column `loss_weight` 1 over the training examples; 1 where there is none."""
+    if "loss_weight" not in (getattr(dataset, "column_names", None) or ()):
+        return 1.0
+    mean = float(np.asarray(dataset["loss_weight"][:], np.float64)[examples].mean())
+    if mean <= 0:
+        raise InputError("column 'loss_weight' in the train data: all values are 0, so nothing would be learnt")
+    return 1.0 / mean
 
 
 def batch_weights(calibration: Calibration, inputs: Any, like: Tensor) -> Tensor:
-    """Dispersion weights of a batch, without gradient.
-
-    Args:
-        calibration: Scale and clip.
-        inputs: The batch, with the column of raw weights.
-        like: Gives device and dtype.
-
-    Returns:
-        Weights, shape (B,).
-
-    Raises:
-        InputError: The batch has no raw weights.
-    """
+    """Dispersion weights of a batch, without gradient."""
     raw_b = inputs.get(RAW_COLUMN)
     if raw_b is None:
         raise lost_column(RAW_COLUMN)
-    low, high = calibration.clip
-    return (calibration.scale * raw_b.to(like)).clamp(low, high).detach()
+    return cast(Tensor, calibration.weight(raw_b.to(like)).detach())
 
 
 def lost_column(name: str) -> InputError:

@@ -17,7 +17,7 @@ from mallowspo.scoring.packed_attention import packed_support, plain_attention
 from mallowspo.scoring.packed_layout import split_by_tokens
 from mallowspo.scoring.self_check import check_scores
 
-__all__ = ["ScoredPairs", "ScoringPath", "choose_scoring_path", "largest_first"]
+__all__ = ["WHOLE_MODELS", "ScoredPairs", "ScoringPath", "choose_scoring_path", "largest_first"]
 
 # Tokens in one packed row, so in one forward and backward pass: a row's fixed cost wants many, memory wants few. An
 # accelerator wants rows long; a mask of the whole row grows with its square.
@@ -25,8 +25,8 @@ _ROW_TOKENS = {"accelerator": 8192, "dense_mask": 1024}
 _CPU_ROW_TOKENS = (512, 1536)  # between these; beyond, a longer row was measured to save nothing
 _CPU_ROW_BYTES = 480 * 2**20  # what a row's backward pass may keep
 
-# Where every process has the whole model.
-_WHOLE_MODELS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+WHOLE_MODELS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+"""Engines under which every process has the whole model."""
 
 
 def _cpu_row_tokens(config: Any) -> int:
@@ -40,17 +40,11 @@ def _cpu_row_tokens(config: Any) -> int:
 
 @dataclass(frozen=True)
 class ScoringPath:
-    """The path of a run.
+    """The path of a run."""
 
-    Attributes:
-        path: `packed`, `dense_mask` or `padded`.
-        reason: Why.
-        row_tokens: Most tokens of a row, unless one prompt with its responses is longer; None for whole batches.
-    """
-
-    path: str
+    path: str  # `packed`, `dense_mask` or `padded`
     reason: str
-    row_tokens: int | None = None
+    row_tokens: int | None = None  # most of a row, unless one prompt with its responses is longer; None: whole batches
 
     @property
     def shares_prompts(self) -> bool:
@@ -70,32 +64,25 @@ class ScoringPath:
     def score_all(self, model: Any, batch: Mapping[str, Any], **options: Any) -> ResponseScores:
         """Score a batch piece by piece; without gradient, as the graphs of all pieces would be kept."""
         with torch.no_grad():
-            return joined([self.score(model, piece, **options) for piece in self.pieces(batch)], batch)
+            return joined([self.score(model, piece, **options) for piece in self.pieces(batch)])
 
 
 @dataclass(frozen=True)
 class ScoredPairs:
-    """One piece of a batch after its loss; `B` pairs.
-
-    Attributes:
-        policy: Scores of the policy.
-        reference_bk: Log-probabilities of the reference, shape (B, 2), nats; None without a reference.
-        weight_b: Dispersion weights, shape (B,); None without an index.
-        loss_b: Losses, shape (B,), nats.
-    """
+    """One piece of a batch after its loss; `B` pairs."""
 
     policy: ResponseScores
-    reference_bk: Tensor | None
-    weight_b: Tensor | None
-    loss_b: Tensor
+    reference_bk: Tensor | None  # log-probabilities, shape (B, 2), nats
+    weight_b: Tensor | None  # of the dispersion
+    loss_b: Tensor  # nats
 
     @classmethod
-    def join(cls, parts: list[ScoredPairs], batch: Mapping[str, Any]) -> ScoredPairs:
+    def join(cls, parts: list[ScoredPairs]) -> ScoredPairs:
         """The pieces of a batch as one, without gradient, for the metrics."""
         references = [part.reference_bk for part in parts if part.reference_bk is not None]
         weights = [part.weight_b for part in parts if part.weight_b is not None]
         return cls(
-            joined([part.policy for part in parts], batch),
+            joined([part.policy for part in parts]),
             torch.cat(references) if references else None,
             torch.cat(weights) if weights else None,
             torch.cat([part.loss_b.detach() for part in parts]),
@@ -103,24 +90,9 @@ class ScoredPairs:
 
 
 def largest_first(pieces: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
-    """The pieces of a step in the order to compute them, each with its place in the batch.
-
-    The largest comes while there are no gradients yet, and what it leaves free has room for all that follow: with
-    sizes that vary, an eighth less memory on a processor (measured).
-
-    Args:
-        pieces: Batches of pairs, chosen rows before rejected rows.
-
-    Returns:
-        Pairs of place and piece.
-
-    Example:
-        >>> def piece(*tokens):
-        ...     mask = torch.tensor([[1] * n + [0] * (9 - n) for n in tokens])
-        ...     return {"attention_mask": mask, "completion_mask": mask}
-        >>> [place for place, _ in largest_first([piece(2, 3), piece(4, 4), piece(9, 1)])]
-        [2, 1, 0]
-    """
+    """The pieces of a step in the order to compute them, each with its place in the batch."""
+    # The largest comes while there are no gradients yet, and what it leaves free has room for all that follow: with
+    # sizes that vary, an eighth less memory on a processor (measured).
     if len(pieces) < 2:
         return list(enumerate(pieces))
     tokens = [
@@ -132,7 +104,7 @@ def largest_first(pieces: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any
     return sorted(enumerate(pieces), key=lambda item: -sizes[item[0]])
 
 
-def joined(parts: list[ResponseScores], batch: Mapping[str, Any]) -> ResponseScores:
+def joined(parts: list[ResponseScores]) -> ResponseScores:
     """Put the scores of a batch's pieces together again."""
     if len(parts) == 1:
         return parts[0]
@@ -143,82 +115,65 @@ def joined(parts: list[ResponseScores], batch: Mapping[str, Any]) -> ResponseSco
     return ResponseScores(**values)
 
 
-def choose_scoring_path(trainer: Any) -> ScoringPath:
-    """Decide how a run scores responses, and prepare its models for it.
-
-    Args:
-        trainer: A `MallowsPOTrainer` whose model and reference are there.
-
-    Returns:
-        The path.
-
-    Raises:
-        InputError: `share_prompts` is on, and this run cannot share them; or the attention cannot be trained here.
-    """
-    wanted = trainer.settings.share_prompts
-    models = [
-        trainer.accelerator.unwrap_model(model) for model in (trainer.model, trainer.ref_model) if model is not None
-    ]
+def choose_scoring_path(
+    args: Any, accelerator: Any, policy: Any, reference: Any, *, tensor_parallel: bool, balance_loss: bool
+) -> ScoringPath:
+    """Decide how a run scores responses, and prepare its policy and its separate reference, if any, for it."""
+    # `balance_loss`: that of a mixture of experts is trained too.
+    models = [accelerator.unwrap_model(model) for model in (policy, reference) if model is not None]
     for model in models:
         require_plain_head(model)
-    device = trainer.accelerator.device.type
+    device = accelerator.device.type
     if device in ("cpu", "mps") and plain_attention(models[0].config) == "flex_attention":
         # In padded rows too: the first step would fail.
         raise InputError(
             f"attn_implementation: flex_attention has no backward pass on a {device}; leave it out, or set it to sdpa"
         )
-    refusal = "share_prompts: false" if wanted is False else _refusal(trainer)
+    engine = accelerator.distributed_type
+    refusal = _refusal(args, models[0], engine, tensor_parallel=tensor_parallel, balance_loss=balance_loss)
     supports = [PackedSupport("padded", refusal)] if refusal else [packed_support(model) for model in models]
     padded = next((support for support in supports if support.path == "padded"), None)
     if padded is None:
         supports = [add_packed_head(model) for model in models]
-    complaint = _complaint(trainer, models, packed=padded is None)
-    if complaint is not None:
-        padded = PackedSupport("padded", complaint)
+    if engine in WHOLE_MODELS and not tensor_parallel:
+        complaint = _complaint(models, accelerator, packed=padded is None)
+        if complaint is not None:
+            padded = PackedSupport("padded", complaint)
     if padded is not None:
-        if wanted:
+        if args.share_prompts:
             raise InputError(
                 f"share_prompts: this run cannot share prompts: {padded.reason}. Leave share_prompts out, and prompts "
                 "are shared where they can be, or set it to false"
             )
         return ScoringPath("padded", padded.reason)
-    policy = supports[0]
-    if policy.path in _ROW_TOKENS:
-        tokens = _ROW_TOKENS[policy.path]
-    elif device == "cpu":
-        tokens = _cpu_row_tokens(trainer.accelerator.unwrap_model(trainer.model).config)
-    else:
-        tokens = _ROW_TOKENS["accelerator"]
-    return ScoringPath(policy.path, policy.reason, tokens)
+    path, reason = supports[0].path, supports[0].reason
+    if path not in _ROW_TOKENS and device == "cpu":
+        return ScoringPath(path, reason, _cpu_row_tokens(models[0].config))
+    return ScoringPath(path, reason, _ROW_TOKENS.get(path, _ROW_TOKENS["accelerator"]))
 
 
-def _complaint(trainer: Any, models: list[Any], *, packed: bool) -> str | None:
-    """Try the scores of every model on a few tokens, where it is whole: why their rows cannot be packed, or None."""
-    accelerator = trainer.accelerator
-    if accelerator.distributed_type not in _WHOLE_MODELS or trainer.tensor_parallel_size > 1:
-        return None
+def _complaint(models: list[Any], accelerator: Any, *, packed: bool) -> str | None:
+    """Try the scores of every model on a few tokens: why their rows cannot be packed, or None."""
     mixed = str(accelerator.mixed_precision)
     with accelerator.autocast():
         found = [check_scores(model, accelerator.device, packed=packed, mixed_precision=mixed) for model in models]
     return next((complaint for complaint in found if complaint is not None), None)
 
 
-def _refusal(trainer: Any) -> str | None:
+def _refusal(args: Any, policy: Any, engine: Any, *, tensor_parallel: bool, balance_loss: bool) -> str | None:
     """What of the run, and not of the model, stands against packed rows."""
-    engine = trainer.accelerator.distributed_type
-    args = trainer.args
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    noise = None if args.disable_dropout is False else _dropout_left(model)
+    noise = None if args.disable_dropout is False else _dropout_left(policy)
     checks = (
+        (args.share_prompts is False, "share_prompts: false"),
         (
             args.neftune_noise_alpha is not None,
             "neftune_noise_alpha scales its noise by the length of a row, and a packed row is longer",
         ),
         (args.use_liger_kernel, "use_liger_kernel has not been verified with packed rows"),
         (noise is not None, f"{noise} stays on in training, and responses would share the noise on their prompt"),
-        (engine not in _WHOLE_MODELS, f"the engine {engine.value} has not been verified with packed rows"),
-        (trainer.tensor_parallel_size > 1, "tensor parallelism has not been verified with packed rows"),
-        (trainer.aux_loss_enabled, "the balance loss of a mixture of experts counts every token of every row"),
+        (engine not in WHOLE_MODELS, f"the engine {engine.value} has not been verified with packed rows"),
+        (tensor_parallel, "tensor parallelism has not been verified with packed rows"),
+        (balance_loss, "the balance loss of a mixture of experts counts every token of every row"),
         (not args.disable_dropout, "with dropout, responses would share the noise on their prompt"),
         (args.torch_compile, "torch_compile would compile every batch anew"),
         # These optimizers step inside the backward pass, so a batch must have only one.

@@ -11,6 +11,7 @@ from accelerate.logging import get_logger
 from numpy.typing import NDArray
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 
+from mallowspo.data.annotations import LOSS_COLUMNS
 from mallowspo.data.collation import PreferenceCollator
 from mallowspo.data.problems import RowProblem
 from mallowspo.data.records import LIST_COLUMN, TOKEN_COLUMNS
@@ -19,6 +20,7 @@ from mallowspo.data.validation import require_dataset, validate_rows
 from mallowspo.data.vocabulary import padding_id
 from mallowspo.errors import InputError, reason_of
 from mallowspo.training.config import MallowsPOConfig
+from mallowspo.training.lists import ordered_rows
 from mallowspo.training.row_weights import columns_read, raw_from_columns, unread_columns
 
 __all__ = [
@@ -35,25 +37,15 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True)
 class PreparedSplit:
-    """A split that is ready to train on, and what became of its rows.
+    """A split that is ready to train on, and what became of its rows."""
 
-    Attributes:
-        dataset: Tokenised rows.
-        raw_n: Raw dispersion weights from people or from a column, shape (N,); None where the reference gives them.
-        weights_given: The raw weights are weights that the user gave, which `auto` leaves as they are.
-        rows_read: Rows before validation.
-        problems: Rows left out, each with its reason.
-        truncated: Responses cut at `max_length`, by side.
-        unread: Columns about people's agreement that the configuration does not read.
-    """
-
-    dataset: Any
-    raw_n: NDArray[np.float64] | None
-    weights_given: bool
-    rows_read: int
-    problems: tuple[RowProblem, ...]
-    truncated: dict[str, int]
-    unread: tuple[str, ...]
+    dataset: Any  # tokenised
+    raw_n: NDArray[np.float64] | None  # raw weights from people, shape (N,); None: the reference gives them
+    weights_given: bool  # as weights, not as an index: `auto` leaves them as they are
+    rows_read: int  # before validation
+    problems: tuple[RowProblem, ...]  # rows left out
+    truncated: dict[str, int]  # responses cut at `max_length`, by side
+    unread: tuple[str, ...]  # columns about people's agreement that the configuration does not read
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -77,19 +69,7 @@ class PreparedSplit:
 
 
 def preparing_tokenizer(model: Any, processing_class: Any, args: MallowsPOConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer, before any weights are loaded.
-
-    Args:
-        model: A name, a path or a model.
-        processing_class: What the user gave, or None to load what belongs to `model`.
-        args: For `trust_remote_code` and the revision.
-
-    Returns:
-        A tokenizer with a pad token.
-
-    Raises:
-        InputError: It cannot be loaded, is a multimodal processor, or has neither a pad nor an EOS token.
-    """
+    """The tokenizer with a pad token, before any weights are loaded; loaded where `processing_class` is None."""
     if processing_class is None:
         name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
         revision = dict(args.model_init_kwargs or {}).get("revision") if isinstance(model, str) else None  # type: ignore[arg-type]
@@ -125,13 +105,7 @@ def is_prepared(dataset: Any) -> bool:
 
 
 def warn_of_other_layout(train: Any, other: Any, name: str) -> None:
-    """Say in the log where one split is text and the other messages: its losses are of another task.
-
-    Args:
-        train: The prepared training rows.
-        other: The prepared rows of another split.
-        name: The split.
-    """
+    """Say in the log where one split is text and the other messages: its losses are of another task."""
     if not len(train) or not len(other) or not {"prompt"} <= set(train.column_names) & set(other.column_names):
         return
     kinds = ["text" if isinstance(rows[0]["prompt"], str) else "lists of messages" for rows in (train, other)]
@@ -160,27 +134,17 @@ def pair_collator(tokenizer: Any, args: MallowsPOConfig, *vocabularies: int | No
 
 
 def prepare_split(dataset: Any, tokenizer: Any, args: MallowsPOConfig, name: str) -> PreparedSplit:
-    """Validate and tokenise one split.
-
-    Args:
-        dataset: A `datasets.Dataset` in any layout that `mallowspo.data` accepts, or already tokenised.
-        tokenizer: The tokenizer.
-        args: Lengths, what to do with invalid rows, and where the dispersion comes from.
-        name: The split, for messages and progress bars.
-
-    Returns:
-        The split.
-
-    Raises:
-        InputError: Rows that cannot be trained on, with `invalid_rows: error`; none left; a column that is missing or
-            that the objective cannot use.
-    """
+    """Validate, tokenise and weigh one split; `name` is for messages and progress bars."""
     dataset = require_dataset(dataset, f"{name} data")
     rows_read = len(dataset)
     reads = columns_read(args)
     # A column that this run does not read must neither stop it nor cost it a row.
     validated = validate_rows(
-        dataset, invalid_rows=args.invalid_rows, columns=(*reads, "margin"), source=f"{name} data"
+        dataset,
+        invalid_rows=args.invalid_rows,
+        columns=(*reads, *LOSS_COLUMNS),
+        source=f"{name} data",
+        lists=args.resolved_objective.reads_lists,
     )
     if "margin" in dataset.column_names:
         _check_margin(args, name)
@@ -193,7 +157,9 @@ def prepare_split(dataset: Any, tokenizer: Any, args: MallowsPOConfig, name: str
         truncation_mode=args.truncation_mode,
         dataset_name=name,
     )
-    rows = tokenized.dataset
+    rows = ordered_rows(tokenized.dataset)
+    if len(rows) == 0:
+        raise InputError(f"{name} data: no list has two responses in an order left")
     by_row = args.resolved_dispersion in ("votes", "rankings", "column")
     split = PreparedSplit(
         dataset=rows,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,112 +31,56 @@ OPTION_EFFECTS: Mapping[str, tuple[str, ...]] = {
     # Other tokens are trained on, of the same rows: refused like other rows.
     "rows": ("max_length", "truncation_mode"),
     # Another loss: refused like another objective.
-    "loss": (
-        "loss_weights",
-        "router_aux_loss_coef",
-        "sync_ref_model",
-        "ref_model_mixup_alpha",
-        "ref_model_sync_steps",
+    "loss": tuple(
+        "loss_weights router_aux_loss_coef sync_ref_model ref_model_mixup_alpha ref_model_sync_steps".split()
     ),
     # The optimizer's state is of another form: refused.
     "form": ("optim", "optim_args", "optim_target_modules"),
     # The rows are drawn in another order: refused inside an epoch, of which some would come twice and some not at all.
     "order": ("train_sampling_strategy", "seed", "data_seed"),
     # Other steps, and so other places in the epoch at the same step: taken and named.
-    "pace": (
-        "per_device_train_batch_size",
-        "gradient_accumulation_steps",
-        "dataloader_drop_last",
-        "ignore_data_skip",
-        "auto_find_batch_size",
-        "accelerator_config",
-        "num_processes",
+    "pace": tuple(
+        "per_device_train_batch_size gradient_accumulation_steps dataloader_drop_last ignore_data_skip "
+        "auto_find_batch_size accelerator_config num_processes".split()
     ),
     # The steps from here on are others: taken and named.
-    "step": (
-        "max_steps",
-        "num_train_epochs",
-        "lr_scheduler_type",
-        "lr_scheduler_kwargs",
-        "warmup_steps",
-        "max_grad_norm",
-        "neftune_noise_alpha",
-        "disable_dropout",
-        "bf16",
-        "fp16",
-        "tf32",
-        "dtype",
+    "step": tuple(
+        "max_steps num_train_epochs lr_scheduler_type lr_scheduler_kwargs warmup_steps max_grad_norm "
+        "neftune_noise_alpha disable_dropout bf16 fp16 tf32 dtype".split()
     ),
     # The optimizer's state holds them, and transformers loads it over what the options say: named and not taken.
     "kept": ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
     # Compared by what comes of them: the objective, beta, the calibration, the rows and the reference's weights.
-    "elsewhere": (
-        "beta",
-        "objective",
-        "link",
-        "length_normalized",
-        "reference_weight",
-        "margin",
-        "label_smoothing",
-        "sft_weight",
-        "kendall_smoothing",
-        "loss_type",
-        "dispersion",
-        "dispersion_estimator",
-        "dispersion_map",
-        "dispersion_alternatives",
-        "dispersion_spread",
-        "dispersion_scale",
-        "dispersion_per",
-        "dispersion_clip",
-        "dispersion_filter",
-        "dispersion_order",
-        "invalid_rows",
-        "reference_store",
-        "model_init_kwargs",
+    "elsewhere": tuple(
+        "beta objective link length_normalized reference_weight margin label_smoothing sft_weight kendall_smoothing "
+        "rank_temperature loss_type dispersion dispersion_estimator dispersion_map dispersion_alternatives "
+        "dispersion_spread dispersion_shrink dispersion_votes dispersion_power dispersion_scale dispersion_per "
+        "dispersion_clip dispersion_filter dispersion_order invalid_rows reference_store model_init_kwargs".split()
     ),
 }
 """What another value of an option does to a run that goes on; options that are not here do nothing to it."""
 
 _EFFECT = {name: effect for effect, names in OPTION_EFFECTS.items() for name in names}
 _SAME_STATE = {"adamw_torch", "adamw_torch_fused"}
+_BEGIN = "or begin anew without resume_from_checkpoint"
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Our part of a checkpoint.
-
-    Attributes:
-        objective: The point on the axes.
-        beta: Strength of the pull towards the reference.
-        calibration: How an index becomes a weight; None without an index.
-        num_tokens: Tokens seen in training.
-        rows: Number and fingerprint of the training rows, in their order.
-        reference: Digest of the weights of the reference, or of an adapter's base; None where it is not known.
-        settings: Other options that decide what the run comes to, by name.
-        run: Names the run that the checkpoint belongs to, through all its resumptions.
-    """
+    """Our part of a checkpoint."""
 
     objective: Objective
     beta: float
     calibration: Calibration | None
-    num_tokens: int
-    rows: Mapping[str, Any] | None = None
-    reference: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    run: str | None = None
+    num_tokens: int  # seen in training
+    rows: Mapping[str, Any] | None = None  # number and fingerprint of the training rows, in their order
+    reference: str | None = None  # digest of its weights, or of those of an adapter's base; None: not known
+    settings: Mapping[str, Any] = field(default_factory=dict)  # other options that decide what the run comes to
+    run: str | None = None  # names the run that the checkpoint belongs to, through all its resumptions
 
 
 def run_settings(args: Any, dtype: str) -> dict[str, Any]:
-    """Every option that decides what a run comes to and that nothing else in the state tells, as JSON holds it.
-
-    Args:
-        args: `MallowsPOConfig`.
-        dtype: Of the policy's weights.
-
-    Returns:
-        Values by the options' names, with `dtype` and `num_processes`.
-    """
+    """Every option that decides what a run comes to and that nothing else in the state tells, as JSON holds it."""
     given = {
         "dtype": dtype,
         "num_processes": args.world_size,
@@ -158,15 +103,7 @@ def _changed(saved: TrainingState, now: TrainingState) -> Iterator[tuple[str, An
 
 
 def changed_settings(saved: TrainingState, now: TrainingState) -> list[str]:
-    """Say which options are others than in the checkpoint, with both values, and what comes of it.
-
-    Args:
-        saved: From the checkpoint.
-        now: Of this run.
-
-    Returns:
-        A line for each option.
-    """
+    """Say which options are others than in the checkpoint, with both values, and what comes of it."""
     lines = []
     for name, before, after in _changed(saved, now):
         effect = _EFFECT.get(name)
@@ -198,24 +135,7 @@ def write_state(folder: Path, state: TrainingState) -> None:
 
 
 def read_state(folder: Path) -> TrainingState | None:
-    """Read what `write_state` wrote.
-
-    Args:
-        folder: A checkpoint.
-
-    Returns:
-        The state, or None where the folder has none.
-
-    Raises:
-        InputError: A file that cannot be read.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> write_state(folder, TrainingState(Objective(), 0.1, None, 7))
-        >>> read_state(folder).num_tokens
-        7
-    """
+    """Read what `write_state` wrote."""
     path = folder / STATE_FILE
     if not path.exists():
         return None
@@ -237,45 +157,33 @@ def read_state(folder: Path) -> TrainingState | None:
         raise InputError(f"{path}: cannot be read ({error}); delete the checkpoint, or restore the file") from error
 
 
+def _differs(name: str, folder: Path, before: Any, after: Any) -> InputError:
+    return InputError(
+        f"{name}: {folder} was trained with {before} and this run has {after}; resume with the same, {_BEGIN}"
+    )
+
+
 def refuse_other_run(
     saved: TrainingState, now: TrainingState, folder: Path, *, allow_other_data: bool, in_epoch: bool
 ) -> None:
-    """Refuse to go on from a checkpoint with something else than it was trained with.
-
-    Args:
-        saved: From the checkpoint.
-        now: Of this run.
-        folder: The checkpoint, for messages.
-        allow_other_data: Accept other training rows, and another order of them.
-        in_epoch: The checkpoint was written inside an epoch, not at the end of one.
-
-    Raises:
-        InputError: The objective, beta, the optimizer, the training rows, their order inside an epoch or the reference
-            differ; the message names the field.
-    """
-    begin = "or begin anew without resume_from_checkpoint"
-
-    def refuse(name: str, before: Any, after: Any) -> InputError:
-        return InputError(
-            f"{name}: {folder} was trained with {before} and this run has {after}; resume with the same, {begin}"
-        )
-
+    """Refuse to go on from a checkpoint with something else than it was trained with."""
+    # `allow_other_data` accepts other rows and another order of them; `in_epoch`: it was written inside an epoch.
     if saved.beta != now.beta:
-        raise refuse("beta", saved.beta, now.beta)
+        raise _differs("beta", folder, saved.beta, now.beta)
     for axis, before in asdict(saved.objective).items():
         after = getattr(now.objective, axis)
         if before != after:
-            raise refuse(f"objective ({axis})", repr(before), repr(after))
+            raise _differs(f"objective ({axis})", folder, repr(before), repr(after))
     for name, before, after in _changed(saved, now):
         effect = _EFFECT.get(name)
         if effect == "loss" or (effect == "form" and not (name == "optim" and {before, after} <= _SAME_STATE)):
-            raise refuse(name, before, after)
+            raise _differs(name, folder, before, after)
     if saved.rows and now.rows and saved.rows != now.rows and not allow_other_data:
         before, after = saved.rows.get("count"), now.rows["count"]
         differ = f"{before:,} training rows" if before != after else f"other training rows (also {before:,})"
         raise InputError(
             f"dataset_name: {folder} was trained on {differ} and this run has {after:,}; resume with the same data "
-            f"and the same options for it, {begin}; to go on with other rows all the same, set allow_other_data"
+            f"and the same options for it, {_BEGIN}; to go on with other rows all the same, set allow_other_data"
         )
     for name, before, after in _changed(saved, now):
         effect = _EFFECT.get(name)
@@ -283,50 +191,31 @@ def refuse_other_run(
             why = "other tokens of each row" if effect == "rows" else "another order, some rows twice and some never"
             raise InputError(
                 f"{name}: {folder} was trained with {before} and this run has {after}, which would go on with {why}; "
-                f"resume with the same, {begin}; to go on all the same, set allow_other_data"
+                f"resume with the same, {_BEGIN}; to go on all the same, set allow_other_data"
             )
     if saved.reference and now.reference and saved.reference != now.reference:
         raise InputError(
             f"model_name_or_path: the model that {folder} began from (its reference, or its adapter's base) had other "
-            f"weights than this run's; resume with the same, {begin}"
+            f"weights than this run's; resume with the same, {_BEGIN}"
         )
 
 
 def resumed_calibration(saved: Calibration | None, fresh: Calibration | None, folder: Path) -> Calibration | None:
-    """The calibration that a resumed run goes on with: that of its checkpoint.
-
-    Args:
-        saved: From the checkpoint.
-        fresh: From this run's options and data.
-        folder: The checkpoint, for messages.
-
-    Returns:
-        `saved`, whose scale belongs to the weights that the checkpoint was trained with.
-
-    Raises:
-        InputError: This run asks for another index or another treatment of it.
-    """
+    """The calibration that a resumed run goes on with: that of its checkpoint, to whose weights its scale belongs."""
+    name = "resume_from_checkpoint"
     if (saved is None) != (fresh is None):
         had, has = ("none", "one") if saved is None else ("one", "none")
-        raise InputError(
-            f"resume_from_checkpoint: {folder} was trained with {had} of a dispersion index and this run has {has}; "
-            "resume with the same dispersion, or begin anew"
-        )
+        raise _differs(name, folder, f"{had} of a dispersion index", has)
     if saved is None or fresh is None:
         return None
-    names = ["source", "estimator", "map", "per", "clip", "automatic"] + ([] if fresh.automatic else ["scale"])
-    for name in names:
-        before, now = getattr(saved, name), getattr(fresh, name)
-        if before != now:
-            raise InputError(
-                f"resume_from_checkpoint: {folder} was trained with dispersion {name} {before!r} and this run has "
-                f"{now!r}; resume with the same, or begin anew"
-            )
-    for name in ("alternatives", "spread"):
-        before, now = ((c.index_map or {}).get(name) for c in (saved, fresh))
+    parts = ["source", "estimator", "map", "per", "clip", "shrink", "power", "automatic"]
+    for part in parts if fresh.automatic else [*parts, "scale"]:
+        before, now = getattr(saved, part), getattr(fresh, part)
+        # A factor that votes fitted may differ in its last digits on another machine.
+        if before != now and not (part == "shrink" and before and now and math.isclose(before, now, rel_tol=1e-6)):
+            raise _differs(name, folder, f"dispersion {part} {before!r}", repr(now))
+    for part in ("alternatives", "spread"):
+        before, now = ((c.index_map or {}).get(part) for c in (saved, fresh))
         if before is not None and now is not None and before != now:
-            raise InputError(
-                f"resume_from_checkpoint: {folder} was trained with dispersion_{name} {before} and this run has "
-                f"{now}; resume with the same, or begin anew"
-            )
+            raise _differs(name, folder, f"dispersion_{part} {before}", now)
     return saved

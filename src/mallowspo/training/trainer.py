@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import textwrap
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -16,18 +17,25 @@ from torch import Tensor
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
-from mallowspo.compat import TRAINER_STATE_NAME, TRLPreferenceTrainer, reference_model
+from mallowspo.compat import TRAINER_STATE_NAME, TRLPreferenceTrainer
+from mallowspo.data.annotations import LOSS_COLUMNS
 from mallowspo.data.fingerprint import rows_fingerprint
-from mallowspo.data.records import LIST_COLUMN
+from mallowspo.data.records import LIST_COLUMN, RANKS_COLUMN, TOKEN_COLUMNS
 from mallowspo.data.vocabulary import embedding_rows, refuse_unknown_ids
-from mallowspo.dispersion import Calibration
-from mallowspo.errors import InputError
+from mallowspo.dispersion import Calibration, ReferenceStatistics
+from mallowspo.errors import InputError, NonFiniteLossError
 from mallowspo.files import passing_folder, staging_folder
 from mallowspo.objectives import Objective, objective_loss
+from mallowspo.objectives.listwise import objective_list_loss
 from mallowspo.scoring import Processes, vocabulary_size
 from mallowspo.scoring.model_checks import adapter_configs, require_plain_head, unwrapped_adapters
 from mallowspo.scoring.reference_key import weights_digest
-from mallowspo.training.adapters import compare_at_start, refuse_lost_reference
+from mallowspo.training.adapters import (
+    compare_at_start,
+    reference_words,
+    refuse_lost_reference,
+    refuse_other_adapters,
+)
 from mallowspo.training.checkpoints import (
     chosen_checkpoint,
     enter_run,
@@ -38,25 +46,31 @@ from mallowspo.training.checkpoints import (
     run_folder,
     seal,
 )
-from mallowspo.training.checks import nothing_trained, require_finite
 from mallowspo.training.config import MallowsPOConfig, checked_settings, refuse_other_collator
-from mallowspo.training.description import log_run
-from mallowspo.training.displacement import DisplacementMonitor, warn_of_displacement
-from mallowspo.training.model_card import PAPER
-from mallowspo.training.prompt_sampler import ListSampler
-from mallowspo.training.recording import Recorder
-from mallowspo.training.reference_source import refuse_other_store, split_columns
+from mallowspo.training.description import not_finite, nothing_trained, run_lines, run_remarks
+from mallowspo.training.displacement import DisplacementMonitor
+from mallowspo.training.lists import ListBatch, ListRows, example_places
+from mallowspo.training.metrics import MetricStore, batch_metrics, gathered
+from mallowspo.training.reference import ReferenceSource, refuse_other_store, score_columns
 from mallowspo.training.removed_options import knows_removed_options
-from mallowspo.training.resumed_adapters import refuse_other_adapters
+from mallowspo.training.row_order import ListSampler, selected_rows
 from mallowspo.training.row_weights import (
     RAW_COLUMN,
     batch_weights,
     calibrate_rows,
+    fitted_shrink,
+    loss_weight_scale,
     lost_column,
+    people_said,
     raw_from_reference,
 )
-from mallowspo.training.scoring_path import ScoredPairs, ScoringPath, choose_scoring_path, largest_first
-from mallowspo.training.selection import selected_rows
+from mallowspo.training.scoring_path import (
+    WHOLE_MODELS,
+    ScoredPairs,
+    ScoringPath,
+    choose_scoring_path,
+    largest_first,
+)
 from mallowspo.training.splits import (
     PreparedSplit,
     is_prepared,
@@ -79,6 +93,24 @@ __all__ = ["MallowsPOTrainer"]
 
 logger = get_logger(__name__)
 
+COMPARED_ROWS = 2
+"""Rows on which an untrained policy with a new adapter is held against its reference."""
+
+# What a saved model's card says of the method.
+_PAPER = {
+    "title": "MallowsPO: Fine-Tune Your LLM with Preference Dispersions",
+    "id": "2405.14953",
+    "citation": textwrap.dedent("""\
+        @inproceedings{chen2025mallowspo,
+            title        = {{MallowsPO: Fine-Tune Your LLM with Preference Dispersions}},
+            author       = {Haoxian Chen and Hanyang Zhao and Henry Lam and David Yao and Wenpin Tang},
+            year         = 2025,
+            booktitle    = {International Conference on Learning Representations},
+            eprint       = {2405.14953},
+            archivePrefix= {arXiv},
+        }"""),
+}
+
 
 class MallowsPOTrainer(TRLPreferenceTrainer):
     """Preference fine-tuning with a dispersion index; a drop-in for `trl.DPOTrainer`.
@@ -93,6 +125,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         reference_sources: Where the reference's scores of each split came from, by name.
         reference_weights: Digest of the weights of the reference, or of an adapter's base; known once training begins.
         reference_is_ours: Nobody gave a `ref_model`.
+        loss_weight_scale: What a row's `loss_weight` is multiplied by, so that its mean over the training rows is 1.
         displacement: Watches whether chosen responses lose probability, and what it has warned of.
 
     Raises:
@@ -119,13 +152,15 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     reference_is_ours: bool
     _scoring: ScoringPath | None = None
     _in_training_step = False
+    _eval_losses: list[Tensor]
+    loss_weight_scale: float = 1.0
     _rows: dict[str, Any] | None = None
     _run: str | None = None
     reference_weights: str | None = None
 
     _tag_names = ["trl", "mallowspo"]
     _name = "MallowsPO"
-    _paper = PAPER
+    _paper = _PAPER
 
     @knows_removed_options
     def __init__(
@@ -148,9 +183,11 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         self.reference_is_ours = ref_model is None
         self.objective = args.resolved_objective
         self.calibration = None
+        self._people = people_said(args)
         self.splits, self.reference_sources = {}, {}
         self.displacement = DisplacementMonitor(args.displacement_alarm)
-        self._recorder = Recorder()
+        self._stores = {"train": MetricStore(), "eval": MetricStore()}
+        self._eval_prefix, self._eval_losses = "eval", []
         refuse_other_collator(data_collator, args, train_dataset)
         processing_class = preparing_tokenizer(model, processing_class, args)
         revision = dict(cast(Any, args.model_init_kwargs) or {}).get("revision")
@@ -179,11 +216,41 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
-        if not (self.objective.needs_reference or args.reads_entropy):
+        if not args.reads_reference:
             self.precompute_ref_logps = False  # the option kept TRL from loading a reference; there are no scores
         self._select_rows()
-        compare_at_start(self, fresh_adapter=peft_config is not None)
-        log_run(self)
+        self.loss_weight_scale = loss_weight_scale(self.train_dataset, self._examples_of(self.train_dataset))
+        if peft_config is not None:
+            self._compare_at_start()
+        self._log_run()
+
+    def _compare_at_start(self) -> None:
+        """Hold an untrained policy against its reference, where a new adapter stands between the two."""
+        if self.ref_model is not None or not self.settings.reads_reference or not is_peft_model(self.model):
+            return
+        if self.accelerator.distributed_type in WHOLE_MODELS:
+            rows: Any = self.train_dataset
+            batch = self.data_collator(list(rows.select(range(min(COMPARED_ROWS, len(rows))))))
+            compare_at_start(self.model, self.reference(before_training=True), batch, self.accelerator)
+
+    def _log_run(self) -> None:
+        """Say what is trained and how, and as warnings what is seldom meant."""
+        args, reference = self.settings, "none"
+        if args.reads_reference:
+            policy = self.accelerator.unwrap_model(self.model)
+            reference = reference_words(policy, self.ref_model, ours=self.reference_is_ours)
+        how = {"reference": reference, "precomputed": self.precompute_ref_logps}
+        for line in run_lines(args, self.scoring, self.calibration, **how):
+            logger.info(line)
+        for remark in self.remarks:
+            logger.warning(remark)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What deserves a line in the log, since it is seldom meant."""
+        loading = self.accelerator.dataloader_config
+        rows = len(self.examples(cast(Any, self.train_dataset)))
+        return run_remarks(self.settings, self.calibration, rows=rows, dataloader_config=loading)
 
     # Data
 
@@ -200,7 +267,12 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         if split.raw_n is None:
             return split.dataset
         if self.calibration is None:
-            self.calibration = calibrate_rows(split.raw_n, self.settings, weights_given=split.weights_given)
+            self.calibration = calibrate_rows(
+                split.raw_n[self._examples_of(split.dataset)],
+                self.settings,
+                weights_given=split.weights_given,
+                fit=fitted_shrink(split.raw_n, split.dataset["prompt_id"], self.settings, self._people),
+            )
         return split.dataset.add_column(RAW_COLUMN, split.raw_n)
 
     def _select_rows(self) -> None:
@@ -212,10 +284,18 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         raw_n = np.asarray(rows[RAW_COLUMN], np.float64)
         places = selected_rows(raw_n, keep=keep, order=order)
         if len(places) < len(raw_n):
-            given, fitted = self.splits["train"].weights_given, self.calibration.index_map
-            self.calibration = calibrate_rows(raw_n[places], self.settings, weights_given=given, index_map=fitted)
+            self.calibration = calibrate_rows(
+                raw_n[places][self._examples_of(rows.select(places))],
+                self.settings,
+                weights_given=self.splits["train"].weights_given,
+                fit=fitted_shrink(raw_n, rows["prompt_id"][:], self.settings, self._people),
+                index_map=self.calibration.index_map,
+            )
         logger.info(f"dispersion_filter {keep} and dispersion_order {order}: {len(places)} of {len(raw_n)} rows")
         self.train_dataset = rows.select(places)
+
+    def _examples_of(self, rows: Any) -> Any:
+        return example_places(rows, lists=self.objective.reads_lists)
 
     def tokenize_dataset(self, dataset: Any, tokenizer: Any, name: str) -> Any:
         """Prepare a split that was given to `evaluate`; the constructor's own are ready by now."""
@@ -223,14 +303,19 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
 
     def extra_columns(self) -> tuple[str, ...]:
         """Columns of ours that reach the collator."""
-        from mallowspo.data.collation import EXTRA_COLUMNS
+        from mallowspo.data.collation import EXTRA_COLUMNS, LIST_KEY
 
-        return tuple(EXTRA_COLUMNS)
+        return (*EXTRA_COLUMNS, LIST_KEY)
+
+    def examples(self, rows: Any) -> Any:
+        """Rows, or whole lists where the objective reads them."""
+        return ListRows(rows) if self.objective.reads_lists else rows
 
     def train_sampler(self) -> Any:
         """Keep the pairs of a ranked list together; rows that are pairs already are drawn as TRL draws them."""
         rows = cast(Any, self.train_dataset)
-        if self.args.train_sampling_strategy != "random" or LIST_COLUMN not in rows.column_names:
+        drawn_whole = self.objective.reads_lists or LIST_COLUMN not in rows.column_names
+        if self.args.train_sampling_strategy != "random" or drawn_whole:
             return None
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         sampler = ListSampler(rows[LIST_COLUMN], seed=seed)
@@ -242,16 +327,34 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             raise InputError(
                 "streaming: the reference must see every row before the first step; load the dataset whole"
             )
-        if not (self.objective.needs_reference or self.settings.reads_entropy):
+        if not self.settings.reads_reference:
             return dataset
-        require_plain_head(self.accelerator.unwrap_model(self.ref_model if self.ref_model is not None else self.model))
-        for column, values in split_columns(self, dataset, name, batch_size).items():
+        model = self.accelerator.unwrap_model(self.model if self.ref_model is None else self.ref_model)
+        require_plain_head(model)
+        source = ReferenceSource(
+            args=self.settings,
+            accelerator=self.accelerator,
+            policy=self.model,
+            ref_model=self.ref_model,
+            tokenizer=self.processing_class,
+            collator=self.data_collator,
+            scoring=self.scoring,
+            live=lambda: self.reference(before_training=True),
+        )
+        key = source.key(dataset)
+        self.reference_weights = key.weights
+        scores, self.reference_sources[name] = source.scores(dataset, name, key, batch_size)
+        for column, values in score_columns(scores).items():
             dataset = dataset.add_column(column, values)
         if self.settings.reads_entropy:
-            model = self.accelerator.unwrap_model(self.ref_model if self.ref_model is not None else self.model)
-            size = vocabulary_size(model)
-            found = raw_from_reference(dataset, self.settings, vocab_size=size, calibration=self.calibration)
-            self.calibration = self.calibration or found.calibrated(self.settings)
+            statistics = ReferenceStatistics.of(scores, vocab_size=vocabulary_size(model))
+            prompt_ids = dataset["prompt_id"][:]
+            found = raw_from_reference(
+                statistics, prompt_ids, self.settings, calibration=self.calibration, people=self._people
+            )
+            self.calibration = self.calibration or found.calibrated(
+                self.settings, prompt_ids, self._people, self._examples_of(dataset)
+            )
             dataset = dataset.add_column(RAW_COLUMN, found.raw_n).add_column("dispersion_index", found.index_n)
         return dataset
 
@@ -272,7 +375,8 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             The loss, or the loss and the model's outputs.
         """
         pieces = self.scoring.pieces(inputs)
-        pairs = sum(len(piece["input_ids"]) for piece in pieces) // 2
+        lists = self.objective.reads_lists
+        examples = len(inputs["list_b"].unique()) if lists else sum(len(p["input_ids"]) for p in pieces) // 2
         if self.objective.sft_weight:
             # TRL's SFT term is the mean over the batch's chosen tokens, however many pieces the batch is cut into.
             for piece in pieces:
@@ -284,7 +388,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             early = self._in_training_step and len(parts) < len(pieces) - 1
             with self.accelerator.no_sync(model) if early else nullcontext():
                 part = self._score_pairs(model, piece)
-                share = part.loss_b.sum() / pairs
+                share = part.loss_b.sum() / examples
                 if part.policy.aux_loss is not None:
                     share = share + self.router_aux_loss_coef * part.policy.aux_loss
                 if early:
@@ -292,7 +396,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             loss = loss + (share.detach() if early else share)
             parts[i] = part
         with torch.no_grad():
-            self._recorder.add(self, inputs, ScoredPairs.join([parts[i] for i in range(len(pieces))], inputs))
+            self._record(inputs, ScoredPairs.join([parts[i] for i in range(len(pieces))]))
         if not return_outputs:
             return loss
         with torch.no_grad():
@@ -311,7 +415,14 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     def scoring(self) -> ScoringPath:
         """How responses are scored; decided when the first score is asked for."""
         if self._scoring is None:
-            self._scoring = choose_scoring_path(self)
+            self._scoring = choose_scoring_path(
+                self.settings,
+                self.accelerator,
+                self.model,
+                self.ref_model,
+                tensor_parallel=self.tensor_parallel_size > 1,
+                balance_loss=self.aux_loss_enabled,
+            )
         return self._scoring
 
     def _score_pairs(self, model: Any, inputs: Any) -> ScoredPairs:
@@ -320,26 +431,44 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         reference_bk = self._reference_logps(inputs)
         weight_b = None if self.calibration is None else batch_weights(self.calibration, inputs, policy.logp_bk)
         reference = (None, None) if reference_bk is None else reference_bk.unbind(1)
-        loss_b = objective_loss(
-            self.objective,
-            *policy.logp_bk.unbind(1),
-            *reference,
-            beta=self.beta,
-            weight=weight_b,
-            margin=self._margins(inputs),
-            chosen_lengths=policy.length_bk[:, 0],
-            rejected_lengths=policy.length_bk[:, 1],
-            sft_length=inputs.get("sft_length"),
-        )
+        beta = self._row_column("beta", inputs, self.beta)
+        lists = ListBatch.of(inputs) if self.objective.reads_lists else None
+        if lists is None:
+            loss_b = objective_loss(
+                self.objective,
+                *policy.logp_bk.unbind(1),
+                *reference,
+                beta=beta,
+                weight=weight_b,
+                margin=self._row_column("margin", inputs),
+                chosen_lengths=policy.length_bk[:, 0],
+                rejected_lengths=policy.length_bk[:, 1],
+                sft_length=inputs.get("sft_length"),
+            )
+        else:
+            loss_b = objective_list_loss(
+                self.objective,
+                cast(Tensor, lists.lists(policy.logp_bk)),
+                lists.lists(reference_bk),
+                lists.ranks_bk,
+                beta=beta[lists.first_b] if isinstance(beta, Tensor) else beta,
+                weight=None if weight_b is None else weight_b[lists.first_b],
+                mask=lists.mask_bk,
+                lengths=lists.lists(policy.length_bk.to(policy.logp_bk)),
+            )
         if self.settings.loss_scale != 1.0:
             loss_b = loss_b * self.settings.loss_scale
-        require_finite(
-            loss_b.detach(),
-            inputs.get("row_index"),
-            self.model,
-            step=self.state.global_step,
-            output_dir=str(self.args.output_dir),
-        )
+        loss_weight_b = self._row_column("loss_weight", inputs)
+        if loss_weight_b is not None:
+            loss_weight_b = loss_weight_b if lists is None else loss_weight_b[lists.first_b]
+            loss_b = loss_b * (self.loss_weight_scale * loss_weight_b.to(loss_b))
+        if not bool(torch.isfinite(loss_b).all()):
+            step, output_dir = self.state.global_step, self.args.output_dir
+            named = cast(Any, self.model).named_parameters()
+            broken = [name for name, value in named if not bool(torch.isfinite(value).all())]
+            rows = inputs.get("row_index")
+            rows = rows if rows is None or lists is None else rows[lists.first_b]
+            raise NonFiniteLossError(not_finite(loss_b.detach(), rows, broken, step=step, output_dir=output_dir))
         return ScoredPairs(policy, reference_bk, weight_b, loss_b)
 
     def _reference_logps(self, inputs: Any) -> Tensor | None:
@@ -348,7 +477,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             return None
         if self.precompute_ref_logps:
             return torch.stack([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]], dim=1)
-        with reference_model(self) as model:
+        with self.reference() as model:
             return cast(Tensor, self.scoring.score(model, inputs, sum_dtype=self._sum_dtype).logp_bk)
 
     @property
@@ -357,31 +486,58 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         exact = (self.precompute_ref_logps or self.scoring.shares_prompts) and self.accelerator.device.type != "mps"
         return torch.float64 if exact else torch.float32
 
-    def _margins(self, inputs: Any) -> Tensor | None:
-        margin_b = inputs.get("margin")
-        if margin_b is None and self.mode == "train" and "margin" in (cast(Any, self.train_dataset).column_names):
-            raise lost_column("margin")
-        return cast(Tensor | None, margin_b)
+    def _row_column(self, name: str, inputs: Any, default: Any = None) -> Any:
+        """A column that changes the loss of its row; the default where the data have none."""
+        values_b = inputs.get(name)
+        if values_b is None and self.mode == "train" and name in (cast(Any, self.train_dataset).column_names):
+            raise lost_column(name)
+        return default if values_b is None else values_b
 
     # Metrics
 
+    def _record(self, inputs: Any, scored: ScoredPairs) -> None:
+        """Take a batch's metrics, gathered over all processes."""
+        mode = self.mode
+        beta = self._row_column("beta", inputs, self.beta)
+        values = batch_metrics(
+            self.objective, self.calibration, inputs, scored, beta=beta, loss_weight_scale=self.loss_weight_scale
+        )
+        values["_loss"] = scored.loss_b
+        values = gathered(values, self.accelerator, training=mode == "train")
+        losses = values.pop("_loss")
+        if mode == "eval":
+            self._eval_losses.append(losses)
+        tokens = int(values.pop("_rows").sum().item()) // self.tensor_parallel_size
+        if mode == "train":
+            self.total_train_tokens += tokens
+            self.displacement.add(values)
+        self._stores[mode].add(values, num_tokens=self.total_train_tokens)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the metrics since the last log, then log as TRL does; a named split gets them under its own name too."""
-        mode, prefix = self.mode, self._recorder.eval_prefix
-        values = self._recorder.drain(mode)
+        mode, values = self.mode, self._stores[self.mode].drain()
         self.record_metrics(mode, values)
-        if mode == "train":
-            warn_of_displacement(self)
-        if mode == "eval" and prefix != "eval":
-            logs.update({f"{prefix}_{name}": value for name, value in values.items()})
+        if mode == "eval" and self._eval_prefix != "eval":
+            logs.update({f"{self._eval_prefix}_{name}": value for name, value in values.items()})
+        alarm = self.displacement.check(self.state.global_step) if mode == "train" else None
+        if alarm is not None:
+            rate, sft_weight = float(self.args.learning_rate), self.objective.sft_weight
+            logger.warning(alarm.message(learning_rate=rate, beta=self.beta, sft_weight=sft_weight))
         super().log(logs, start_time)
 
     # Evaluation
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate one split; its metrics are its own."""
-        self._recorder.begin_evaluation(kwargs.get("metric_key_prefix", args[4] if len(args) > 4 else "eval"))
-        return super().evaluation_loop(*args, **kwargs)
+        """Evaluate one split; its metrics are its own, and what `predict` left unlogged is forgotten."""
+        self._eval_prefix = kwargs.get("metric_key_prefix", args[4] if len(args) > 4 else "eval")
+        self._stores["eval"] = MetricStore()
+        self._eval_losses = []
+        output = super().evaluation_loop(*args, **kwargs)
+        name = f"{self._eval_prefix}_loss"
+        if self.objective.reads_lists and self._eval_losses and name in output.metrics:
+            # transformers takes the mean over a batch's rows, of which a longer list has more.
+            output.metrics[name] = torch.cat(self._eval_losses).mean().item()
+        return output
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -460,7 +616,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         if self._rows is None:
             rows: Any = self.train_dataset
             given = self.calibration is not None and self.calibration.source != "entropy"
-            names = ["prompt_ids", "chosen_ids", "rejected_ids", "margin", *([RAW_COLUMN] if given else [])]
+            names = [*TOKEN_COLUMNS, *LOSS_COLUMNS, RANKS_COLUMN, *([RAW_COLUMN] if given else [])]
             known = [name for name in names if name in rows.column_names]
             self._rows = {"count": len(rows), "fingerprint": rows_fingerprint(rows, known)}
         return TrainingState(

@@ -6,9 +6,9 @@ import random
 
 import pyarrow.parquet as pq
 import pytest
+from data_rows import as_chat, clean_rows, pair, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lint_rows import as_chat, clean_rows, write_lines
 
 from mallowspo.data import load_preferences, validate_rows
 from mallowspo.data.lint import CheckSettings, check_preferences, cleaning, write_cleaned
@@ -18,19 +18,19 @@ from tiny import CHAT_TEMPLATE, tiny_tokenizer
 CLEAN = clean_rows(30)
 FAULTS = {
     "unparsable": "not a row",
-    "malformed_row": {"prompt": 1, "chosen": " a", "rejected": " b"},
-    "empty_response": {"prompt": "p one", "chosen": "", "rejected": " b"},
-    "identical_pair": {"prompt": "p two", "chosen": " b", "rejected": " b"},
-    "near_identical_pair": {"prompt": "p 3", "chosen": " yes, the same words", "rejected": " Yes, the same words"},
+    "malformed_row": pair(1, " a", " b"),
+    "empty_response": pair("p one", "", " b"),
+    "identical_pair": pair("p two", " b", " b"),
+    "near_identical_pair": pair("p 3", " yes, the same words", " Yes, the same words"),
     "duplicate_row": CLEAN[2],
-    "both_orders": CLEAN[3] | {"chosen": CLEAN[3]["rejected"], "rejected": CLEAN[3]["chosen"]},
-    "bos_doubled": {"prompt": "<s>p", "chosen": " one two", "rejected": " no"},
-    "eos_doubled": {"prompt": "p 4", "chosen": " one two</s> ", "rejected": " no"},
-    "boundary_merge": {"prompt": "Question: what is the be", "chosen": "st way", "rejected": " no, none"},
-    "prompt_too_long": {"prompt": "p " * 200, "chosen": " yes", "rejected": " no"},
-    "mojibake": {"prompt": "p 5", "chosen": " cafÃ©", "rejected": " coffee"},
-    "unpaired_surrogate": {"prompt": "p 6", "chosen": " \ud83d", "rejected": " b"},
-}  # fmt: skip
+    "both_orders": pair(CLEAN[3]["prompt"], CLEAN[3]["rejected"], CLEAN[3]["chosen"]),
+    "bos_doubled": pair("<s>p", " one two", " no"),
+    "eos_doubled": pair("p 4", " one two</s> ", " no"),
+    "boundary_merge": pair("Question: what is the be", "st way", " no, none"),
+    "prompt_too_long": pair("p " * 200, " yes", " no"),
+    "mojibake": pair("p 5", " cafÃ©", " coffee"),
+    "unpaired_surrogate": pair("p 6", " \ud83d", " b"),
+}
 SETTINGS = CheckSettings(max_length=128)
 
 
@@ -39,7 +39,7 @@ def lines_of(path):
 
 
 def test_the_cleaned_set_has_the_sound_rows_and_the_log_the_others(tmp_path, tokenizer):
-    path = write_lines(tmp_path / "rows.jsonl", [*CLEAN, *FAULTS.values()])
+    path = write(tmp_path / "rows.jsonl", [*CLEAN, *FAULTS.values()])
     report = check_preferences(path, tokenizer, SETTINGS)
     assert report.has_errors
     cleaned = write_cleaned(report, tmp_path / "out" / "clean.jsonl")
@@ -58,7 +58,7 @@ def test_the_cleaned_set_has_the_sound_rows_and_the_log_the_others(tmp_path, tok
 def test_a_second_run_finds_no_error_and_drops_nothing(tmp_path, tokenizer, faults, sound, shuffle):
     rows = [*CLEAN[:sound], *(FAULTS[fault] for fault in faults)]
     random.Random(shuffle.random()).shuffle(rows)
-    path = write_lines(tmp_path / "rows.jsonl", rows)
+    path = write(tmp_path / "rows.jsonl", rows)
     first = write_cleaned(check_preferences(path, tokenizer, SETTINGS), tmp_path / "once.jsonl")
     report = check_preferences(tmp_path / "once.jsonl", tokenizer, SETTINGS)
     assert {f.kind for f in report.findings if f.severity == "error"} == set(first.left_alone)
@@ -73,14 +73,14 @@ def test_a_template_at_fault_is_told_apart_from_rows_at_fault(tmp_path):
     tokenizer.chat_template = "{{ bos_token }}" + CHAT_TEMPLATE.replace("</s>", "")
     rows = as_chat(CLEAN)
     rows[3]["chosen"] = rows[3]["rejected"]
-    report = check_preferences(write_lines(tmp_path / "rows.jsonl", rows), tokenizer)
+    report = check_preferences(write(tmp_path / "rows.jsonl", rows), tokenizer)
     cleaned = write_cleaned(report, tmp_path / "clean.jsonl")
     assert (cleaned.kept, cleaned.dropped, cleaned.left_alone) == (29, 1, ("eos_missing",))
 
 
 def test_packed_and_parquet_output(tmp_path, tokenizer):
     rows = [row | {"source": f"s{i}", "votes": [i, 0]} for i, row in enumerate(CLEAN)]
-    report = check_preferences(write_lines(tmp_path / "rows.jsonl", [*rows, "broken"]), tokenizer)
+    report = check_preferences(write(tmp_path / "rows.jsonl", [*rows, "broken"]), tokenizer)
     write_cleaned(report, tmp_path / "clean.jsonl.gz")
     unpacked = gzip.decompress((tmp_path / "clean.jsonl.gz").read_bytes()).decode()
     assert [json.loads(line) for line in unpacked.splitlines()] == rows
@@ -89,17 +89,17 @@ def test_packed_and_parquet_output(tmp_path, tokenizer):
 
 
 def test_outputs_that_cannot_be(tmp_path, tokenizer):
-    path = write_lines(tmp_path / "rows.jsonl", CLEAN)
+    path = write(tmp_path / "rows.jsonl", CLEAN)
     report = check_preferences(path, tokenizer)
     with pytest.raises(InputError, match="expected one of"):
         write_cleaned(report, tmp_path / "clean.csv")
     with pytest.raises(InputError, match="the data itself"):
         write_cleaned(report, path)
-    nothing = check_preferences(write_lines(tmp_path / "bad.jsonl", [FAULTS["identical_pair"]]), tokenizer)
+    nothing = check_preferences(write(tmp_path / "bad.jsonl", [FAULTS["identical_pair"]]), tokenizer)
     with pytest.raises(InputError, match="none of the 1 rows"):
         write_cleaned(nothing, tmp_path / "clean.jsonl")
-    write_lines(path, CLEAN[:5])
-    write_lines(path, ["", *CLEAN])
+    write(path, CLEAN[:5])
+    write(path, ["", *CLEAN])
     with pytest.raises(InputError, match="the data changed"):
         write_cleaned(report, tmp_path / "clean.jsonl")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.jsonl", "rows.jsonl"]
@@ -109,12 +109,8 @@ def test_parquet_output_in_several_groups(tmp_path, tokenizer, monkeypatch):
     """A later group may lack a column, and Arrow's cast of `tools` to its own type breaks it."""
     monkeypatch.setattr(cleaning, "_PARQUET_ROWS", 2)
     tools = [{"name": name, "strict": None} for name in "fg"]
-    rows = [
-        {"prompt": f"p{i}", "chosen": f" yes {i}", "rejected": " no", "tools": tools}
-        | ({"note": "x"} if i < 2 else {})
-        for i in range(5)
-    ]
-    report = check_preferences(write_lines(tmp_path / "rows.jsonl", rows), tokenizer)
+    rows = [pair(f"p{i}", f" yes {i}", " no", tools=tools, **({"note": "x"} if i < 2 else {})) for i in range(5)]
+    report = check_preferences(write(tmp_path / "rows.jsonl", rows), tokenizer)
     write_cleaned(report, tmp_path / "clean.parquet")
     expected = [row | {"note": row.get("note")} for row in rows]
     assert pq.read_table(tmp_path / "clean.parquet").to_pylist() == expected

@@ -1,22 +1,27 @@
 """Every kind of finding: planted defects are found, all of them and nothing else; sound rows give nothing."""
 
 import json
+from pathlib import Path
 
 import pytest
-from lint_rows import as_chat, clean_rows
+from data_rows import as_chat, clean_rows, empty_tokenizer, pair
 
 from mallowspo.data.lint import KINDS
+from mallowspo.data.lint.findings import clip
+from mallowspo.data.lint.pairs import similarity
+from mallowspo.data.lint.text import repaired
 from mallowspo.errors import InputError
 from tiny import CHAT_TEMPLATE, tiny_tokenizer
 
-LONG = " " + "seven wizards box " * 30
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "check.md"
 
 
-def edited(*edits, **extra):
-    """Clean rows with columns of some of them replaced: (row, column, value); `extra` adds a column to all."""
-    rows = [row | extra for row in clean_rows()]
-    for i, column, value in edits:
-        rows[i] = rows[i] | {column: value}
+def edited(every=None, **columns):
+    """Clean rows, with columns of some replaced: {row: value} of each; `every` row gets further columns."""
+    rows = [row | (every or {}) for row in clean_rows()]
+    for column, values in columns.items():
+        for i, value in values.items():
+            rows[i] = rows[i] | {column: value}
     return rows
 
 
@@ -24,130 +29,102 @@ def appended(*rows):
     return [*clean_rows(), *rows]
 
 
-def half_pair():
-    return '{"prompt": "ask \\ud83d", "chosen": " a", "rejected": " b"}'
-
-
 ROW = clean_rows()[3]
-SWAPPED = {"prompt": ROW["prompt"], "chosen": ROW["rejected"], "rejected": ROW["chosen"]}
+SWAPPED = pair(ROW["prompt"], ROW["rejected"], ROW["chosen"])
 NEAR = " a long enough answer with many words in it, and one more sentence at the end of it."
 
+# What is planted, in which rows, and what is found of it; one kind under its own name where no other word is given.
 PLANTED = [
-    ("unparsable", appended('{"prompt": "half', "[1, 2]"), {"unparsable": 2}),
+    ("unparsable", appended('{"prompt": "half', "[1, 2]"), 2),
+    ("malformed_row", edited(chosen={0: 7}, prompt={1: [{"content": "no role"}]}), 2),
+    ("mixed_layout", appended(*as_chat(clean_rows(42)[40:])), 2),
+    ("unpaired_surrogate", appended('{"prompt": "ask \\ud83d", "chosen": " a", "rejected": " b"}'), 1),
+    ("empty_prompt", edited(prompt={5: " \n"}), 1),
+    ("empty_response", edited(chosen={5: "", 9: None}, rejected={7: " "}), 3),
     (
-        "malformed_row",
-        edited((0, "chosen", 7), (1, "prompt", [{"content": "no role"}])),
-        {"malformed_row": 2},
+        "empty_response",  # nothing that can be seen
+        edited(chosen=dict(enumerate(["\u200b", "\u3164\u2800", "\u00ad\ufe0f", "\x00\ufeff", "\u00a0\u3000\u2028"]))),
+        5,
     ),
-    ("mixed_layout", [*clean_rows(), *as_chat(clean_rows(42)[40:])], {"mixed_layout": 2}),
-    ("unpaired_surrogate", appended(half_pair()), {"unpaired_surrogate": 1}),
-    ("empty_prompt", edited((5, "prompt", " \n")), {"empty_prompt": 1}),
-    ("empty_response", edited((5, "chosen", ""), (7, "rejected", " "), (9, "chosen", None)), {"empty_response": 3}),
     (
-        "unseen_response",
+        "empty_response",  # no letter
+        edited(chosen=dict(enumerate(["\u0301\u0302", "\ufffc", " \ufffd\ufffd", "\u093e", "\u20e3\u200b\ufffd"]))),
+        5,
+    ),
+    (
+        "near_identical_pair",  # what differs cannot be seen
         edited(
-            *((i, "chosen", text) for i, text in enumerate(("\u200b", "\u3164\u2800", "\u00ad\ufe0f", "\x00\ufeff"))),
-            (9, "rejected", "\u00a0\u3000\u2028"),
+            chosen={5: " a caf\u00e9", 7: " a soft cat"},
+            rejected={5: " a cafe\u0301", 7: " a so\u00adft cat"},
         ),
-        {"empty_response": 5},
+        2,
     ),
     (
-        "response_without_a_letter",
+        "near_identical_pair",  # what differs is the form; letters of another alphabet, other quotation marks count
         edited(
-            *((i, "chosen", text) for i, text in enumerate(("\u0301\u0302", "\ufffc", " \ufffd\ufffd", "\u093e"))),
-            (9, "rejected", "\u20e3\u200b\ufffd"),
+            chosen={5: " \uff21\uff22", 7: " \ufb01ne \uff76\uff9e", 9: " \u0410\u0412", 11: " \u201cyes\u201d"},
+            rejected={5: " AB", 7: " fine \u30ac", 9: " AB", 11: ' "yes"'},
         ),
-        {"empty_response": 5},
+        2,
     ),
     (
-        "differ_unseen",
-        edited(
-            (5, "chosen", " a caf\u00e9"),
-            (5, "rejected", " a cafe\u0301"),
-            (7, "chosen", " a soft cat"),
-            (7, "rejected", " a so\u00adft cat"),
+        "duplicate_prompt",  # in another width
+        appended(
+            pair("Why are there \uff11\uff10?", " one two", " six"),
+            pair("Why are there 10?", " three four", " ten"),
+            pair("Why are there 1\u2070?", " seven eight", " eleven"),
         ),
-        {"near_identical_pair": 2},
+        1,
     ),
-    (
-        "differ_in_form",
-        edited(
-            (5, "chosen", " \uff21\uff22\uff23"),
-            (5, "rejected", " ABC"),
-            (7, "chosen", " \ufb01ne \uff76\uff9e"),
-            (7, "rejected", " fine \u30ac"),
-            # Letters of another alphabet, quotation marks of another shape: other texts.
-            (9, "chosen", " \u0410\u0412\u0421"),
-            (9, "rejected", " ABC"),
-            (11, "chosen", " \u201cyes\u201d"),
-            (11, "rejected", ' "yes"'),
-        ),
-        {"near_identical_pair": 2},
-    ),
-    (
-        "prompt_in_another_width",
-        [
-            *clean_rows(),
-            {"prompt": "Why are there \uff11\uff10?", "chosen": " one two", "rejected": " six"},
-            {"prompt": "Why are there 10?", "chosen": " three four", "rejected": " ten"},
-            {"prompt": "Why are there 1\u2070?", "chosen": " seven eight", "rejected": " eleven"},
-        ],
-        {"duplicate_prompt": 1},
-    ),
-    ("identical_pair", edited((5, "chosen", clean_rows()[5]["rejected"])), {"identical_pair": 1}),
-    ("near_identical_pair", edited((5, "chosen", NEAR), (5, "rejected", NEAR + "!")), {"near_identical_pair": 1}),
+    ("identical_pair", edited(chosen={5: clean_rows()[5]["rejected"]}), 1),
+    ("near_identical_pair", edited(chosen={5: NEAR}, rejected={5: NEAR + "!"}), 1),
     ("both_orders", appended(SWAPPED), {"both_orders": 2, "duplicate_prompt": 1}),
-    ("duplicate_row", appended(ROW, ROW), {"duplicate_row": 2}),
-    (
-        "duplicate_prompt",
-        appended({"prompt": ROW["prompt"].upper(), "chosen": " ten", "rejected": " six"}),
-        {"duplicate_prompt": 1},
-    ),
-    ("bos_doubled", edited((5, "prompt", "<s>hello"), (6, "rejected", " no<s> yes")), {"bos_doubled": 2}),
-    ("eos_doubled", edited((5, "chosen", " one two</s> ")), {"eos_doubled": 1}),
-    ("eos_inside", edited((5, "chosen", " one</s> two three")), {"eos_inside": 1}),
+    ("duplicate_row", appended(ROW, ROW), 2),
+    ("duplicate_prompt", appended(pair(ROW["prompt"].upper(), " ten", " six")), 1),
+    ("bos_doubled", edited(prompt={5: "<s>hello"}, rejected={6: " no<s> yes"}), 2),
+    ("eos_doubled", edited(chosen={5: " one two</s> "}), 1),
+    ("eos_inside", edited(chosen={5: " one</s> two three"}), 1),
     (
         "eos_in_prompt",
-        edited((5, "prompt", "Question</s> number five, what now?"), (6, "prompt", "USER: hi</s>\n\nHuman: and?")),
-        {"eos_in_prompt": 1},
+        edited(prompt={5: "Question</s> number five, what now?", 6: "USER: hi</s>\n\nHuman: and?"}),
+        1,
     ),
     (
         "boundary_merge",
-        edited((5, "prompt", "Question: what is the be"), (5, "chosen", "st way"), (5, "rejected", " no")),
-        {"boundary_merge": 1},
+        edited(prompt={5: "Question: what is the be"}, chosen={5: "st way"}, rejected={5: " no"}),
+        1,
     ),
-    ("empty_as_tokens", edited((5, "chosen", "</s>")), {"empty_as_tokens": 1}),
-    ("votes", edited((5, "votes", [-1, 2]), votes=[2, 1]), {"bad_votes": 1}),
-    ("weight_missing", edited((5, "weight", None), weight=1.0), {"bad_weight": 1}),
-    ("votes_against_label", edited((5, "votes", [1, 2, 5]), votes=[2, 1]), {"votes_against_label": 1}),
-    ("rankings", edited((5, "rankings", [[1, 1], [2, 1]]), rankings=[[1, 2], [2, 1]]), {"bad_rankings": 1}),
-    ("weight", edited((5, "weight", -0.5), (6, "weight", "x"), weight=1.0), {"bad_weight": 2}),
-    ("margin", edited((5, "margin", float("inf")), margin=0.0), {"bad_margin": 1}),
-    ("dispersion", edited((5, "dispersion", 0), (6, "dispersion", 1.5), dispersion=1.0), {"bad_dispersion": 2}),
-    ("replacement_character", edited((5, "chosen", " caf\ufffd")), {"replacement_character": 1}),
-    ("mojibake", edited((5, "chosen", " cafÃ©"), (6, "prompt", "donâ€™t")), {"mojibake": 2}),
-    ("mixed_script_word", edited((5, "chosen", " f체r"), (6, "chosen", " pаypal")), {"mixed_script_word": 2}),
-    ("control_character", edited((5, "chosen", " a\x08b"), (6, "prompt", "\ufeffhi")), {"control_character": 2}),
+    ("empty_as_tokens", edited(chosen={5: "</s>"}), 1),
+    ("bad_votes", edited({"votes": [2, 1]}, votes={5: [-1, 2]}), 1),
+    ("votes_against_label", edited({"votes": [2, 1]}, votes={5: [1, 2, 5]}), 1),
+    ("bad_rankings", edited({"rankings": [[1, 2], [2, 1]]}, rankings={5: [[1, 1], [2, 1]]}), 1),
+    ("bad_weight", edited({"weight": 1.0}, weight={4: None, 5: -0.5, 6: "x"}), 3),
+    ("bad_margin", edited({"margin": 0.0}, margin={5: float("inf")}), 1),
+    ("bad_dispersion", edited({"dispersion": 1.0}, dispersion={5: 0, 6: 1.5}), 2),
+    ("replacement_character", edited(chosen={5: " caf\ufffd"}), 1),
+    ("mojibake", edited(chosen={5: " cafÃ©"}, prompt={6: "donâ€™t"}), 2),
+    ("mixed_script_word", edited(chosen={5: " f체r", 6: " pаypal"}), 2),
+    ("control_character", edited(chosen={5: " a\x08b"}, prompt={6: "\ufeffhi"}), 2),
     (
-        "direction_and_tags",
-        edited((5, "chosen", " a \u202ecat\u202c"), (6, "chosen", " ok\U000e0041"), (7, "rejected", " a\u200bb")),
-        {"control_character": 3},
+        "control_character",  # marks of direction, tags, spaces without a width
+        edited(chosen={5: " a \u202ecat\u202c", 6: " ok\U000e0041"}, rejected={7: " a\u200bb"}),
+        3,
     ),
-    ("private_use_character", edited((5, "chosen", " \uf0d8 one")), {"private_use_character": 1}),
-    ("html_entity", edited((5, "chosen", " you &amp; me")), {"html_entity": 1}),
+    ("private_use_character", edited(chosen={5: " \uf0d8 one"}), 1),
+    ("html_entity", edited(chosen={5: " you &amp; me"}), 1),
     (
         "turn_in_response",
-        edited((5, "chosen", " yes\n\nHuman: and?"), (6, "rejected", " Human: hi"), (7, "chosen", " Humans: no")),
-        {"turn_in_response": 2},
+        edited(chosen={5: " yes\n\nHuman: and?", 7: " Humans: no"}, rejected={6: " Human: hi"}),
+        2,
     ),
-    ("odd_script", edited((5, "chosen", " Здравствуй"), (5, "rejected", " Прощай, мир")), {"odd_script": 1}),
+    ("odd_script", edited(chosen={5: " Здравствуй"}, rejected={5: " Прощай, мир"}), 1),
 ]
 
 
-@pytest.mark.parametrize(("rows", "expected"), [case[1:] for case in PLANTED], ids=[case[0] for case in PLANTED])
-def test_a_planted_defect_is_found_and_nothing_else(linted, rows, expected):
+@pytest.mark.parametrize(("kind", "rows", "expected"), PLANTED)
+def test_a_planted_defect_is_found_and_nothing_else(linted, kind, rows, expected):
     report = linted(rows)
-    assert report.counts() == expected
+    assert report.counts() == ({kind: expected} if isinstance(expected, int) else expected)
     assert report.rows == len(rows)
     for finding in report.findings:
         assert finding.percent == pytest.approx(100 * finding.count / len(rows))
@@ -164,9 +141,8 @@ def test_clean_rows_give_no_finding(linted):
 
 
 def test_clean_conversations_and_implicit_prompts_give_no_finding(linted):
-    template = "{{ bos_token }}" + CHAT_TEMPLATE
     tokenizer = tiny_tokenizer(chat=True)
-    tokenizer.chat_template = template
+    tokenizer.chat_template = "{{ bos_token }}" + CHAT_TEMPLATE
     assert linted(as_chat(clean_rows()), with_tokenizer=tokenizer).findings == ()
     implicit = [{k: row["prompt"] + row[k] for k in ("chosen", "rejected")} for row in clean_rows()]
     assert linted(implicit).findings == ()
@@ -175,13 +151,9 @@ def test_clean_conversations_and_implicit_prompts_give_no_finding(linted):
 def test_ordinary_text_raises_no_alarm(linted):
     """Accents, emoji, quotes, code, tabs and amounts are not damage."""
     texts = [
-        "naïve café – “quoted” …",
-        "👩‍🚀 emoji 🇫🇷",
-        "def f(x):\n\treturn x & 1",
-        "NÃO, SÃO Â",
-        "5 µm × 3 Ω",
-        "AT&T & co",
-    ]
+        "naïve café – “quoted” …", "👩\u200d🚀 emoji 🇫🇷", "def f(x):\n\treturn x & 1", "NÃO, SÃO Â",
+        "5 µm × 3 Ω", "AT&T & co",
+    ]  # fmt: skip
     rows = clean_rows()
     for i, text in enumerate(texts):
         rows[i]["chosen"] = rows[i]["chosen"] + " " + text
@@ -206,12 +178,11 @@ def test_evaluation_data_in_another_layout_are_named(linted):
 
 def test_repetitions_name_their_partner(linted):
     found = {finding.kind: finding for finding in linted(appended(SWAPPED, ROW)).findings}
-    assert [(e.row, e.shows[:26]) for e in found["both_orders"].examples[:2]] == [
-        (4, "the other way round in row"),
-        (41, "the other way round in row"),
-    ]
-    assert "row 41" in found["both_orders"].examples[0].shows and "row 4" in found["both_orders"].examples[1].shows
+    shown = found["both_orders"].examples
     assert found["both_orders"].count == 3  # the repetition contradicts the swapped row as well
+    assert [(e.row, e.shows.split(":")[0]) for e in shown[:2]] == [
+        (4, "the other way round in row 41"), (41, "the other way round in row 4"),
+    ]  # fmt: skip
     assert [e.row for e in found["duplicate_row"].examples] == [42]
 
 
@@ -244,35 +215,51 @@ def test_ranked_rows_are_checked_pair_by_pair(linted):
     assert report.statistics["length"]["pairs"] == 2 * 39
 
 
-def test_every_kind_of_the_catalogue_is_planted_somewhere():
-    planted = {kind for _, _, expected in PLANTED for kind in expected}
+def test_every_kind_of_the_catalogue_is_planted_somewhere_and_explained_by_the_page():
+    planted = {name for name, _, _ in PLANTED}
     elsewhere = {
-        "length_bias", "prompt_in_eval", "bos_missing", "eos_missing", "template_prefix_mismatch",
+        "length_bias", "prompt_in_eval", "bos_missing", "eos_missing", "template_prefix_mismatch", "bad_tools",
         "refused_by_template", "prompt_too_long", "truncated_chosen", "truncated_rejected", "truncated_one_side",
-        "longer_than_model", "identical_as_tokens",
-        "unknown_token_id",
-        "bad_tools", "special_token_in_message", "eval_in_other_layout",
+        "longer_than_model", "identical_as_tokens", "unknown_token_id", "special_token_in_message",
+        "eval_in_other_layout",
     }  # fmt: skip
-    assert planted | elsewhere == {kind.name for kind in KINDS}
+    assert planted | elsewhere == set(KINDS)
     assert len(KINDS) <= 64  # one bit each
+    text = PAGE.read_text(encoding="utf-8").replace("`", "")
+    for name, kind in KINDS.items():
+        assert f"| {name} |" in text and kind.why in text and kind.todo in text, name
 
 
-def test_wrong_columns_and_options_are_the_users_mistakes(linted):
-    with pytest.raises(InputError, match="rename yours"):
-        linted([{"question": "a", "answer": "b"}])
-    with pytest.raises(InputError, match="there is no column 'prompt', but there is 'question'"):
-        linted([{"question": "a", "chosen": "The sky", "rejected": "The sea"}])
-    with pytest.raises(InputError, match="near_duplicate_threshold"):
-        linted(clean_rows(), near_duplicate_threshold=0.0)
-    with pytest.raises(InputError, match="max_length"):
-        linted(clean_rows(), max_length=1)
-    with pytest.raises(InputError, match="truncation_mode"):
-        linted(clean_rows(), truncation_mode="keep_middle")
-    with pytest.raises(InputError, match="token ids already"):
-        linted([{"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3]}])
-    with pytest.raises(InputError, match="no prompt"):
-        linted(clean_rows(), eval_rows=[{"text": "a"}])
-    with pytest.raises(InputError, match="no EOS"):
-        linted(clean_rows(), with_tokenizer=tiny_tokenizer(eos=False))
-    with pytest.raises(InputError, match="chat template"):
-        linted(as_chat(clean_rows()))
+def test_similarity_repairs_and_excerpts():
+    assert similarity("The sky is blue.", "the sky  is blue.") == 1
+    # Seven 3-grams are shared of ten and eleven: 7 / (10 + 11 - 7).
+    assert similarity("The cat sat.", "The cat sits.") == pytest.approx(0.5)
+    assert repaired("cafÃ© donâ€™t SÃO") == "café don’t SÃO"
+    assert (clip("once upon a time", 6), clip("once upon a time", 6, end=True)) == ("once u…", "…a time")
+    assert clip("a\n\x07b") == r"a\n\x07b"
+
+
+def test_the_script_of_a_row_is_that_of_most_letters(linted):
+    rows = [pair(f"p{i}", text, text[:-1]) for i, text in enumerate(("Hello мир", "Привет, worlds", "Привет", "423"))]
+    assert linted(rows).statistics["scripts"] == {"none": 1, "Latin": 1, "Cyrillic": 2}
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "said"),
+    [
+        ([{"question": "a", "answer": "b"}], {}, "rename yours"),
+        ([{"question": "a", "chosen": "The sky", "rejected": "The sea"}], {}, "no column 'prompt', but .* 'question'"),
+        ([{"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3]}], {}, "token ids already"),
+        (clean_rows(), {"near_duplicate_threshold": 0.0}, "near_duplicate_threshold"),
+        (clean_rows(), {"max_length": 1}, "max_length"),
+        (clean_rows(), {"truncation_mode": "keep_middle"}, "truncation_mode"),
+        (clean_rows(), {"eval_rows": [{"text": "a"}]}, "no prompt"),
+        (clean_rows(), {"with_tokenizer": tiny_tokenizer(eos=False)}, "no EOS"),
+        (clean_rows(), {"with_tokenizer": empty_tokenizer()}, "makes no tokens"),
+        (as_chat(clean_rows()), {}, "chat template"),
+        (["not a row"] * 2, {}, "none of the 2 rows can be read; row 1: not valid JSON"),
+    ],
+)
+def test_wrong_columns_and_options_are_the_users_mistakes(linted, rows, options, said):
+    with pytest.raises(InputError, match=said):
+        linted(rows, **options)

@@ -3,14 +3,16 @@
 import json
 
 import pytest
+from data_rows import as_chat, clean_rows, pair
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lint_rows import as_chat, clean_rows
 
-from mallowspo.data.lint.ledger import Ledger
+from mallowspo.data.lint.findings import Ledger
 from mallowspo.data.lint.rows import read_row
 from mallowspo.data.lint.tokens import TokenChecks, end_token_ids
-from mallowspo.data.sources import SourceRow, load_preferences
+from mallowspo.data.readers import SourceRow
+from mallowspo.data.rendering import Truncation
+from mallowspo.data.sources import load_preferences
 from mallowspo.data.tokenization import tokenize_pairs
 from mallowspo.data.validation import validate_rows
 from tiny import CHAT_TEMPLATE, tiny_tokenizer
@@ -44,11 +46,11 @@ def chat_tokenizer(template, *special):
 
 def tokenised(rows, tokenizer, max_length=None):
     ledger = Ledger()
-    checks = TokenChecks(tokenizer, max_length=max_length, truncation_mode="keep_start")
+    checks = TokenChecks(tokenizer, Truncation(max_length, "keep_start"))
     read = [read_row(SourceRow(i, row), ledger) for i, row in enumerate(rows)]
     return [
-        {"prompt_ids": t.full_ids[0][: t.cut], "chosen_ids": t.response_ids(0), "rejected_ids": t.response_ids(1)}
-        for t in checks.tokenise(read, ledger)
+        {"prompt_ids": t.full[0][: t.cut], "chosen_ids": t.response(0), "rejected_ids": t.response(1)}
+        for _, t in checks.tokenise(read, ledger)
     ]
 
 
@@ -58,7 +60,7 @@ words = st.text(alphabet="ab Hx.\n é</s>", min_size=1, max_size=12).filter(lamb
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(words, words, words).filter(lambda t: t[1] != t[2]), min_size=1, max_size=8))
 def test_text_tokens_are_those_of_trl(tokenizer, texts):
-    rows = [dict(zip(("prompt", "chosen", "rejected"), text, strict=True)) for text in texts]
+    rows = [pair(*text) for text in texts]
     assert tokenised(rows, tokenizer) == trl_tokens(rows, tokenizer)
 
 
@@ -81,11 +83,11 @@ def test_tools_and_template_options_reach_the_template_as_in_trl():
     ("template", "special"),
     [
         (BOS + CHAT_TEMPLATE, ()),
-        (BOS + CHATML, ("<|im_start|>", "<|im_end|>")),
-        (LLAMA_2, ()),
-        (PHI_3, ("<|end|>",)),
+        (BOS + CHATML, ("<|im_start|>", "<|im_end|>")),  # a line break after the turn
+        (LLAMA_2, ()),  # a BOS per turn
+        (PHI_3, ("<|end|>",)),  # two ends
     ],
-    ids=["eos", "chatml with a line break after the turn", "llama 2 with a BOS per turn", "phi 3 with two ends"],
+    ids=["eos", "chatml", "llama 2", "phi 3"],
 )
 def test_sound_templates_raise_no_alarm(linted, template, special):
     rows = as_chat(clean_rows())
@@ -106,11 +108,8 @@ def test_gpt2_style_tokens_raise_no_alarm(linted):
 def test_template_without_bos_and_end(linted):
     template = CHAT_TEMPLATE.replace("</s>", "")
     report = linted(as_chat(clean_rows()), with_tokenizer=chat_tokenizer(template))
-    assert report.counts() == {"eos_missing": 40, "bos_missing": 40}
-    assert {finding.kind: finding.severity for finding in report.findings} == {
-        "eos_missing": "error",
-        "bos_missing": "warning",
-    }
+    found = {finding.kind: (finding.count, finding.severity) for finding in report.findings}
+    assert found == {"eos_missing": (40, "error"), "bos_missing": (40, "warning")}
 
 
 def test_end_and_begin_written_into_chat_messages(linted):
@@ -137,10 +136,8 @@ def test_half_a_character_outside_the_text(linted):
     tokenizer = chat_tokenizer(BOS + "{{ tools }}" + CHAT_TEMPLATE.replace("</s>", "{{ message['name'] }}</s>"))
     rows = as_chat(clean_rows())
     rows[7]["prompt"][0]["name"] = "\ud83d"
-    assert linted(rows, with_tokenizer=tokenizer, eval_rows=rows[7:8]).counts() == {
-        "unpaired_surrogate": 1,
-        "prompt_in_eval": 1,
-    }
+    found = linted(rows, with_tokenizer=tokenizer, eval_rows=rows[7:8]).counts()
+    assert found == {"unpaired_surrogate": 1, "prompt_in_eval": 1}
 
 
 def test_refusals_of_the_template_are_findings(linted):
@@ -159,10 +156,8 @@ def test_special_tokens_typed_into_messages(linted):
     rows[3]["prompt"][0]["content"] = "one</s> two"
     rows[5]["chosen"][0]["content"] += "<|tool|> seven"
     found = linted(rows, with_tokenizer=chat_tokenizer(BOS + CHAT_TEMPLATE, "<|tool|>"))
-    assert {f.kind: [e.row for e in f.examples] for f in found.findings} == {
-        "eos_in_prompt": [4],
-        "special_token_in_message": [6],
-    }
+    rows_of = {f.kind: [e.row for e in f.examples] for f in found.findings}
+    assert rows_of == {"eos_in_prompt": [4], "special_token_in_message": [6]}
 
 
 def test_one_row_with_tools_that_are_none_costs_one_row(linted, tmp_path):
@@ -188,11 +183,7 @@ def test_one_row_with_tools_that_are_none_costs_one_row(linted, tmp_path):
 
 def with_lengths(tokenizer, prompt, chosen, rejected):
     """A row of so many tokens: BOS counts to the prompt, EOS to the response."""
-    row = {
-        "prompt": "x" * (prompt - 1),
-        "chosen": " " + "q" * (chosen - 2),
-        "rejected": " " + "z" * (rejected - 2),
-    }
+    row = pair("x" * (prompt - 1), " " + "q" * (chosen - 2), " " + "z" * (rejected - 2))
     (ids,) = tokenised([row], tokenizer)
     assert [len(ids[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids")] == [prompt, chosen, rejected]
     return row

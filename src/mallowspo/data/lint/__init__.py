@@ -1,14 +1,13 @@
 """`mallowspo check`: what a tokenizer, a template and a trainer will make of preference data.
 
-`check_preferences` streams the rows once, in chunks, and keeps some seventy bytes of each; `write_cleaned` streams
+`check_preferences` streams the rows once, in chunks, and keeps some sixty bytes of each; `write_cleaned` streams
 them again without those that were found unusable.
 """
 
 from __future__ import annotations
 
 from mallowspo.data.lint.cleaning import Cleaned, write_cleaned
-from mallowspo.data.lint.kinds import KINDS, Kind
-from mallowspo.data.lint.ledger import Example, Finding
+from mallowspo.data.lint.findings import KINDS, Example, Finding, Kind
 from mallowspo.data.lint.run import CheckReport, CheckSettings, check_preferences
 
 __all__ = [

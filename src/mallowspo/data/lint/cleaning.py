@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TextIO
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mallowspo.data.lint.kinds import KINDS
-from mallowspo.data.lint.ledger import Ledger
+from mallowspo.data.lint.findings import KINDS, Ledger
 from mallowspo.data.lint.run import CheckReport
-from mallowspo.data.sources import SourceRow, stream_rows
+from mallowspo.data.sources import stream_rows
 from mallowspo.data.tables import as_type, parquet_table
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.files import atomic_path
@@ -30,30 +32,21 @@ _PARQUET_ROWS = 1_000
 # Where more rows than this have an error, the template or the tokenizer is at fault, and dropping rows mends nothing.
 _SYSTEMATIC = 0.5
 # A template or tokenizer brings these about as often as a row does.
-_BY_SHARE = tuple(kind for kind in KINDS if kind.error_above is not None or kind.name == "bos_doubled")
+_BY_SHARE = {name: kind for name, kind in KINDS.items() if kind.error_above is not None or name == "bos_doubled"}
 # What is wrong with the row itself; however many they are, they cannot be used.
-_ALWAYS = frozenset(kind.name for kind in KINDS if (kind.drop or kind.severity == "error") and kind not in _BY_SHARE)
+_ALWAYS = {name for name, kind in KINDS.items() if kind.drop or kind.severity == "error"} - _BY_SHARE.keys()
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What `--fix` did.
-
-    Attributes:
-        path: The cleaned data.
-        log: One line of JSON per dropped row: its number and the reasons.
-        kept: Rows written.
-        dropped: Rows left out.
-        reasons: Rows by reason; a row may have several.
-        left_alone: Errors that concern more than half of the rows that are left. Dropping rows would not mend them.
-    """
+    """What `--fix` did."""
 
     path: str
-    log: str
+    log: str  # one line of JSON per dropped row: its number and the reasons
     kept: int
     dropped: int
-    reasons: dict[str, int]
-    left_alone: tuple[str, ...]
+    reasons: dict[str, int]  # rows by reason; a row may have several
+    left_alone: tuple[str, ...]  # errors that more than half of the rows that are left have: dropping mends nothing
 
 
 def check_output(path: str | os.PathLike[str], source: str | os.PathLike[str]) -> str:
@@ -70,145 +63,95 @@ def check_output(path: str | os.PathLike[str], source: str | os.PathLike[str]) -
 
 
 def write_cleaned(report: CheckReport, path: str | os.PathLike[str]) -> Cleaned:
-    """Stream the data once more and write the rows that can be used, unchanged.
-
-    Dropped are the rows with an error, and those of the kinds that are marked so in the catalogue: near-identical
-    pairs, pairs in both orders, repetitions of a row, damaged text. An error that more than half of the rows
-    have comes from the tokenizer or its template, not from the rows; these rows stay.
-
-    Args:
-        report: What `check_preferences` gave for the data, which must not have changed since.
-        path: `.jsonl`, `.jsonl.gz` or `.parquet`. The log stands beside it under the suffix `.dropped.jsonl`.
-
-    Returns:
-        Counts and paths.
-
-    Raises:
-        InputError: The suffix is another, no row is left, or the rows do not fit one parquet table.
-    """
+    """Stream the data once more and write the rows that can be used, unchanged, and a log beside them."""
     suffix = check_output(path, report.source)
     drop, causes, left_alone = _to_drop(report.ledger)
     if drop.all():
         raise InputError(f"fix: none of the {report.rows:,} rows can be used; nothing was written")
     final = Path(path)
     log = final.with_name(final.name[: -len(suffix)] + ".dropped.jsonl")
-    bits = {name: report.ledger.having(name) for name in causes}
     reasons: Counter[str] = Counter()
     with atomic_path(final) as beside, atomic_path(log) as beside_log:
-        with _writer(beside, suffix) as writer, beside_log.open("w", encoding="utf-8") as lines:
-            for position, row in enumerate(_again(report)):
-                if position >= len(drop) or row.index != report.ledger.numbers[position]:
-                    raise InputError(f"{report.source}: the data changed while it was checked; run again")
-                if not drop[position]:
-                    writer.write(row.values or {})
-                    continue
-                why = [name for name, having in bits.items() if having[position]]
-                reasons.update(why)
-                lines.write(json.dumps({"row": row.index + 1, "reasons": why}) + "\n")
+        with beside_log.open("w", encoding="utf-8") as lines:
+            rows = _kept_rows(report, drop, causes, reasons, lines)
+            if suffix == ".parquet":
+                _write_parquet(rows, beside)
+            else:
+                _write_lines(rows, beside, packed=suffix.endswith(".gz"))
     dropped = int(drop.sum())
     return Cleaned(str(path), str(log), len(drop) - dropped, dropped, dict(reasons.most_common()), left_alone)
 
 
-def _again(report: CheckReport) -> Iterator[SourceRow]:
-    return stream_rows(report.source, split=report.settings.split, limits=report.settings.limits, quiet=True)
+def _kept_rows(
+    report: CheckReport, drop: NDArray[np.bool_], causes: tuple[str, ...], reasons: Counter[str], log: TextIO
+) -> Iterator[Mapping[str, Any]]:
+    """Read the rows again; those that are dropped go to the log, and their reasons are counted."""
+    having = {name: report.ledger.having(name) for name in causes}
+    settings = report.settings
+    again = stream_rows(report.source, split=settings.split, limits=settings.limits, quiet=True)
+    for position, row in enumerate(again):
+        if position >= len(drop) or row.index != report.ledger.numbers[position]:
+            raise InputError(f"{report.source}: the data changed while it was checked; run again")
+        if not drop[position]:
+            yield row.values or {}
+            continue
+        why = [name for name in causes if having[name][position]]
+        reasons.update(why)
+        log.write(json.dumps({"row": row.index + 1, "reasons": why}) + "\n")
 
 
 def _to_drop(ledger: Ledger) -> tuple[NDArray[np.bool_], tuple[str, ...], tuple[str, ...]]:
-    """Decide which rows go: the mask, the kinds that decided it, and the errors that are left alone.
-
-    Dropping rows changes the shares of the others, so this goes on until what is left would pass, or be left alone,
-    as it stands.
-    """
-    having = {kind.name: ledger.having(kind.name) for kind in KINDS}
+    """Decide which rows go: the mask, the kinds that decided it, and the errors that are left alone."""
+    # Dropping rows changes the shares of the others, so this goes on until what is left would pass, or be left alone.
+    having = {name: ledger.having(name) for name in KINDS}
     drop = np.zeros(len(ledger), dtype=bool)
     causes = {name for name in _ALWAYS if having[name].any()}
     for name in causes:
         drop |= having[name]
     while True:
-        left = ~drop
-        total = max(int(left.sum()), 1)
-        shares = {kind: int((having[kind.name] & left).sum()) / total for kind in _BY_SHARE}
-        found = {kind.name for kind, share in shares.items() if share and kind.severity_at(share) == "error"}
-        alone = {kind.name for kind, share in shares.items() if share > _SYSTEMATIC}
+        total = max(int((~drop).sum()), 1)
+        shares = {name: int((having[name] & ~drop).sum()) / total for name in _BY_SHARE}
+        found = {n for n, share in shares.items() if share and _BY_SHARE[n].severity_at(share) == "error"}
+        alone = {name for name, share in shares.items() if share > _SYSTEMATIC}
         if not found - alone:
-            names = [kind.name for kind in KINDS]
-            return drop, tuple(n for n in names if n in causes), tuple(n for n in names if n in alone)
+            return drop, tuple(n for n in KINDS if n in causes), tuple(n for n in KINDS if n in alone)
         for name in found - alone:
             causes.add(name)
             drop |= having[name]
 
 
-class _Writer(Protocol):
-    def write(self, values: Mapping[str, Any]) -> None: ...
+def _write_lines(rows: Iterator[Mapping[str, Any]], path: Path, *, packed: bool) -> None:
+    with path.open("wb") as raw, contextlib.ExitStack() as stack:
+        stream: Any = raw
+        if packed:  # a time of 0 in the header, so that the same rows give the same file
+            stream = stack.enter_context(gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0))
+        for values in rows:
+            try:
+                line = json.dumps(values, ensure_ascii=False, default=str).encode()
+            except UnicodeEncodeError:  # half a surrogate pair in a column that nobody checks
+                line = json.dumps(values, default=str).encode()
+            stream.write(line + b"\n")
 
 
-@contextmanager
-def _writer(path: Path, suffix: str) -> Iterator[_Writer]:
-    if suffix == ".parquet":
-        parquet = _ParquetRows(path)
-        yield parquet
-        parquet.close()
-        return
-    # A time of 0 in the header, so that the same rows give the same file.
-    with path.open("wb") as raw:
-        if suffix == ".jsonl":
-            yield _JsonLines(raw)
-        else:
-            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
-                yield _JsonLines(packed)
-
-
-class _JsonLines:
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def write(self, values: Mapping[str, Any]) -> None:
-        line = json.dumps(values, ensure_ascii=False, default=str)
-        try:
-            raw = line.encode()
-        except UnicodeEncodeError:  # half a surrogate pair in a column that nobody checks
-            raw = json.dumps(values, default=str).encode()
-        self._stream.write(raw + b"\n")
-
-
-class _ParquetRows:
-    """Rows in groups; the first group settles the columns and their types."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._rows: list[Mapping[str, Any]] = []
-        self._file: Any = None
-
-    def write(self, values: Mapping[str, Any]) -> None:
-        self._rows.append(values)
-        if len(self._rows) >= _PARQUET_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            schema = None if self._file is None else self._file.schema
-            names = dict.fromkeys(name for row in self._rows for name in row)
-            if schema is not None and set(names) - set(schema.names):
+def _write_parquet(rows: Iterator[Mapping[str, Any]], path: Path) -> None:
+    """Write rows in groups; the first group settles the columns and their types."""
+    file = None
+    try:
+        while group := list(islice(rows, _PARQUET_ROWS)):
+            names = dict.fromkeys(name for row in group for name in row)
+            if file is not None and set(names) - set(file.schema.names):
                 raise InputError("fix: the rows have differing columns, which parquet cannot hold; write .jsonl")
-            rows = [{n: row.get(n) for n in names} for row in self._rows]
-            table = parquet_table(pa.Table.from_pylist(rows))
-            if schema is not None:
+            table = parquet_table(pa.Table.from_pylist([{n: row.get(n) for n in names} for row in group]))
+            if file is None:
+                file = pq.ParquetWriter(path, table.schema)
+            else:
                 columns = [
-                    as_type(table.column(f.name), f.type) if f.name in names else pa.nulls(len(rows), f.type)
-                    for f in schema
+                    as_type(table.column(f.name), f.type) if f.name in names else pa.nulls(len(group), f.type)
+                    for f in file.schema
                 ]
-                table = pa.Table.from_arrays(columns, schema=schema)
-            if self._file is None:
-                self._file = pq.ParquetWriter(self._path, table.schema)
-            self._file.write_table(table)
-        except pa.ArrowException as error:
-            raise InputError(f"fix: the rows do not fit one parquet table ({error}); write .jsonl") from error
-        self._rows = []
-
-    def close(self) -> None:
-        if self._rows:
-            self._flush()
-        self._file.close()
+                table = pa.Table.from_arrays(columns, schema=file.schema)
+            file.write_table(table)
+        if file is not None:
+            file.close()
+    except pa.ArrowException as error:
+        raise InputError(f"fix: the rows do not fit one parquet table ({error}); write .jsonl") from error

@@ -1,75 +1,57 @@
-"""A row as the linter looks at it: the record, its strict pairs, and its texts."""
+"""A row as the linter looks at it: the record, its strict pairs, its texts, and what its optional columns say."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
-from mallowspo.data.blank import content_text
-from mallowspo.data.lint.ledger import Ledger, clip
-from mallowspo.data.problems import RowError
-from mallowspo.data.records import PreferenceRow, row_from_columns
-from mallowspo.data.sources import SourceRow
+import numpy as np
 
-__all__ = ["LintRow", "plain_text", "read_row"]
+from mallowspo.data.annotations import OPTIONAL_COLUMNS, read_annotations
+from mallowspo.data.blank import content_text
+from mallowspo.data.lint.findings import Ledger, clip
+from mallowspo.data.problems import RowError
+from mallowspo.data.readers import SourceRow
+from mallowspo.data.records import PreferenceRow, row_from_columns
+
+__all__ = ["ColumnChecks", "LintRow", "plain_text", "read_row"]
 
 # What the reader of records calls a problem, and what the linter calls it; the others are malformed rows.
-_RENAMED = {
+_NAMES = {
     "identical_responses": "identical_pair",
     "empty_prompt": "empty_prompt",
     "empty_response": "empty_response",
 }
-_RENAMED["no_shared_prompt"] = "malformed_row"
 
 
 @dataclass(frozen=True)
 class LintRow:
-    """A row whose layout is sound.
+    """A row whose layout is sound."""
 
-    Attributes:
-        position: Its place in the ledger.
-        record: Prompt, responses and ranks.
-        pairs: (better, worse) indices of responses, for every strict preference.
-        prompt: The prompt as text; of messages, their contents.
-        responses: The same of each response.
-        values: The row as it stands in the source.
-        names: What to call each response: `chosen` and `rejected`, or its number.
-    """
-
-    position: int
+    position: int  # its place in the ledger
     record: PreferenceRow
-    pairs: tuple[tuple[int, int], ...]
-    prompt: str
+    pairs: tuple[tuple[int, int], ...]  # (better, worse) responses, for every strict preference
+    prompt: str  # as text; of messages, their contents
     responses: tuple[str, ...]
-    values: Mapping[str, Any]
-    names: tuple[str, ...]
+    values: Mapping[str, Any]  # the row as it stands in the source
+    names: tuple[str, ...]  # what to call each response: `chosen` and `rejected`, or its number
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Give prompt and responses, each with its name."""
+        return zip(("prompt", *self.names), (self.prompt, *self.responses), strict=True)
 
 
 def plain_text(value: Any) -> str:
-    r"""Give the text of a prompt or response: itself, or the contents of its messages.
-
-    Example:
-        >>> plain_text([{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}])
-        'Hello\nHi'
-    """
+    """Give the text of a prompt or response: itself, or the contents of its messages."""
     if isinstance(value, str):
         return value
     return "\n".join(text for text in map(content_text, value) if text)
 
 
 def read_row(row: SourceRow, ledger: Ledger) -> LintRow | None:
-    """Open the row's account and read it; None where it can only be flagged.
-
-    Args:
-        row: A row of the source.
-        ledger: Takes its flags: `unparsable`, `malformed_row`, `unpaired_surrogate` and the kinds of empty and
-            identical pairs.
-
-    Returns:
-        The row, or None.
-    """
+    """Open the row's account and read it; None where it can only be flagged."""
     position = ledger.add_row(row.index)
     if row.values is None:
         ledger.flag(position, "unparsable", row.problem)
@@ -77,11 +59,14 @@ def read_row(row: SourceRow, ledger: Ledger) -> LintRow | None:
     try:
         record = row_from_columns(row.values, row.index, columns=())
     except RowError as error:
-        ledger.flag(position, _RENAMED.get(error.kind, "malformed_row"), clip(error.detail, 160))
+        ledger.flag(position, _NAMES.get(error.kind, "malformed_row"), clip(error.detail, 160))
         return None
-    texts = [plain_text(text) for text in (record.prompt, *record.responses)]
-    names = _names(record, row.values)
-    for name, text in zip(("prompt", *names), texts, strict=True):
+    count = len(record.responses)
+    numbered = tuple(f"response {number}" for number in range(1, count + 1))
+    names = numbered if "responses" in row.values else ("chosen", "rejected")
+    responses = tuple(map(plain_text, record.responses))
+    made = LintRow(position, record, record.strict_pairs(), plain_text(record.prompt), responses, row.values, names)
+    for name, text in made.texts():
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -90,17 +75,43 @@ def read_row(row: SourceRow, ledger: Ledger) -> LintRow | None:
             return None
     if row.problem:  # in a column beside the texts, or a field of a message: the texts can still be compared
         ledger.flag(position, "unpaired_surrogate", row.problem)
-    return LintRow(position, record, _pairs(record), texts[0], tuple(texts[1:]), row.values, names)
+    ledger.sound.append(position)
+    return made
 
 
-def _names(record: PreferenceRow, values: Mapping[str, Any]) -> tuple[str, ...]:
-    if "responses" not in values:
-        return ("chosen", "rejected")
-    return tuple(f"response {number}" for number in range(1, len(record.responses) + 1))
+class ColumnChecks:
+    """Optional columns: values out of range, and columns that only some rows have, which training refuses to use."""
 
+    def __init__(self) -> None:
+        self._present: Any = array("B")  # one bit a column
 
-def _pairs(record: PreferenceRow) -> tuple[tuple[int, int], ...]:
-    if record.ranks == (1, 2):
-        return ((0, 1),)
-    order = sorted(range(len(record.ranks)), key=lambda i: record.ranks[i])
-    return tuple((i, j) for i, j in combinations(order, 2) if record.ranks[i] < record.ranks[j])
+    def check(self, row: LintRow, ledger: Ledger) -> None:
+        """Flag every value out of range, and votes that speak against the label."""
+        ranked = "responses" in row.values
+        present = 0
+        for bit, name in enumerate(OPTIONAL_COLUMNS):
+            # Tables write null where a row lacks the column; lines of JSON leave it out.
+            if row.values.get(name) is None:
+                continue
+            present |= 1 << bit
+            try:
+                found = read_annotations(row.values, len(row.responses), pair=not ranked, columns=(name,))
+            except RowError as error:
+                ledger.flag(row.position, error.kind, error.detail)
+                continue
+            if name == "votes" and found["votes"][1] > found["votes"][0]:
+                chosen, rejected, _ = found["votes"]
+                ledger.flag(row.position, "votes_against_label", f"{chosen:g} for chosen, {rejected:g} for rejected")
+        self._present.append(present)
+
+    def finish(self, ledger: Ledger) -> None:
+        """Flag the rows that lack a column which others have."""
+        present = np.frombuffer(self._present, dtype=np.uint8)
+        for bit, name in enumerate(OPTIONAL_COLUMNS):
+            if name == "votes":
+                continue  # nobody voted on that row, which training takes as it is
+            lacking = (present & (1 << bit)) == 0
+            if lacking.any() and not lacking.all():
+                rows = int((~lacking).sum())
+                for position in ledger.sound_positions[lacking].tolist():
+                    ledger.flag(position, f"bad_{name}", f"{name} is missing here; {rows:,} other rows have it")

@@ -9,20 +9,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mallowspo.data.limits import Limits
-from mallowspo.data.lint.kinds import KIND_BY_NAME
-from mallowspo.data.lint.labels import ColumnChecks, LengthCount
-from mallowspo.data.lint.ledger import Example, Finding, Ledger, clip
-from mallowspo.data.lint.pairs import PairIndex, check_near_identical
-from mallowspo.data.lint.rows import LintRow, plain_text, read_row
-from mallowspo.data.lint.splits import EvalPrompts
+from mallowspo.data.lint.findings import Example, Finding, Ledger, clip
+from mallowspo.data.lint.pairs import EvalPrompts, LengthCount, PairIndex, check_near_identical, prompt_of
+from mallowspo.data.lint.rows import ColumnChecks, plain_text, read_row
 from mallowspo.data.lint.text import ScriptCount, check_text
-from mallowspo.data.lint.tokens import TokenChecks, TokenisedRow
-from mallowspo.data.problems import RowError
-from mallowspo.data.records import TOKEN_COLUMNS, row_from_columns
-from mallowspo.data.sources import SourceRow, stream_rows
+from mallowspo.data.lint.tokens import TokenChecks
+from mallowspo.data.readers import SourceRow
+from mallowspo.data.records import TOKEN_COLUMNS
+from mallowspo.data.rendering import Truncation
+from mallowspo.data.sources import stream_rows
 from mallowspo.data.validation import check_columns
 from mallowspo.errors import InputError
 
@@ -35,22 +32,13 @@ _SEVERITIES = ("error", "warning", "info")
 
 @dataclass(frozen=True)
 class CheckSettings:
-    """What the rows are checked against.
+    """What the rows are checked against."""
 
-    Attributes:
-        max_length: Tokens kept of prompt and response together, or None for all.
-        truncation_mode: `keep_start` or `keep_end`.
-        split: Split of the data.
-        eval_split: Split of the evaluation data.
-        near_duplicate_threshold: Similarity in (0, 1] from which two responses are near-identical.
-        limits: What a row may cost.
-    """
-
-    max_length: int | None = 1024
+    max_length: int | None = 1024  # tokens kept of prompt and response together, or None for all
     truncation_mode: str = "keep_start"
     split: str = "train"
     eval_split: str = "train"
-    near_duplicate_threshold: float = 0.9
+    near_duplicate_threshold: float = 0.9  # similarity in (0, 1] from which two responses are near-identical
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
@@ -62,22 +50,13 @@ class CheckSettings:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What was found.
-
-    Attributes:
-        source: The data, as it was named.
-        settings: What it was checked against.
-        rows: Rows seen, unreadable lines included.
-        findings: By severity, and in the order of the catalogue.
-        statistics: Lengths, the predictive power of length, scripts, the evaluation data.
-        ledger: The flags of every row.
-    """
+    """What was found."""
 
     source: str
     settings: CheckSettings
-    rows: int
-    findings: tuple[Finding, ...]
-    statistics: dict[str, Any]
+    rows: int  # unreadable lines included
+    findings: tuple[Finding, ...]  # by severity, and in the order of the catalogue
+    statistics: dict[str, Any]  # lengths, the predictive power of length, scripts, the evaluation data
     ledger: Ledger = field(repr=False)
 
     @property
@@ -112,38 +91,13 @@ def check_preferences(
     vocabulary: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> CheckReport:
-    """Check preference data as a tokenizer and its chat template will see it.
-
-    The rows are streamed and never held; some seventy bytes of each are.
-
-    Args:
-        source: What `load_preferences` takes.
-        tokenizer: A Hugging Face tokenizer.
-        settings: What to check against; None takes the defaults.
-        eval_source: Evaluation data, whose prompts must not occur.
-        end_ids: Token ids at which generation stops; None asks the tokenizer alone.
-        vocabulary: Rows of the model's embedding; None where there is no model.
-        progress: Called with the number of rows done, now and then.
-
-    Returns:
-        The report.
-
-    Raises:
-        InputError: The data cannot be read at all, has other columns, or does not suit the tokenizer; an option is
-            out of range. A line or row that is broken is a finding.
-    """
+    """Check preference data as a tokenizer and its chat template will see it; some sixty bytes a row are held."""
     settings = settings or CheckSettings()
-    checks = _Checks(
-        settings,
-        TokenChecks(
-            tokenizer,
-            max_length=settings.max_length,
-            truncation_mode=settings.truncation_mode,
-            end_ids=end_ids,
-            vocabulary=vocabulary,
-        ),
-        None if eval_source is None else EvalPrompts(eval_source, split=settings.eval_split, limits=settings.limits),
-    )
+    tokens = TokenChecks(tokenizer, Truncation(settings.max_length, settings.truncation_mode), end_ids, vocabulary)
+    evaluation = None
+    if eval_source is not None:
+        evaluation = EvalPrompts(eval_source, split=settings.eval_split, limits=settings.limits)
+    checks = _Checks(settings, tokens, evaluation)
     done = 0
     for chunk in _chunks(stream_rows(source, split=settings.split, limits=settings.limits)):
         if done == 0:
@@ -154,8 +108,9 @@ def check_preferences(
             progress(done)
     if done == 0:
         raise InputError(f"{source}: there are no rows")
-    if checks.unreadable == done:
-        raise InputError(f"{source}: none of the {done:,} rows can be read; row 1: {checks.first_problem}")
+    if checks.ledger.having("unparsable").all():
+        first = checks.ledger.first_example("unparsable")
+        raise InputError(f"{source}: none of the {done:,} rows can be read; row 1: {first}")
     return checks.finish(source)
 
 
@@ -188,35 +143,28 @@ class _Checks:
     """Every check, and what each keeps between rows."""
 
     def __init__(self, settings: CheckSettings, tokens: TokenChecks, evaluation: EvalPrompts | None) -> None:
+        self.ledger = Ledger()
         self._settings = settings
         self._tokens = tokens
         self._evaluation = evaluation
-        self._ledger = Ledger()
         self._pairs = PairIndex()
         self._columns = ColumnChecks()
         self._lengths = LengthCount()
         self._scripts = ScriptCount()
-        # 1 for messages, 0 for text; in the order of the index of pairs.
-        self._layouts: Any = array("B")
-        self.unreadable = 0
-        self.first_problem = ""
-        self._tokenised = 0
-        self._token_sum = 0
-        self._token_max = 0
+        self._layouts: Any = array("B")  # of the sound rows: 1 for messages, 0 for text
 
     def add(self, chunk: list[SourceRow]) -> None:
         """Check one chunk of rows."""
-        ledger = self._ledger
+        ledger = self.ledger
         rows = []
         for source_row in chunk:
-            if source_row.values is None:
-                self.unreadable += 1
-                self.first_problem = self.first_problem or source_row.problem
             row = read_row(source_row, ledger)
             if row is None:
                 continue
+            if not self._layouts:
+                self._tokens.require_for(row)
             rows.append(row)
-            self._note_layout(row)
+            self._layouts.append(row.record.is_conversational)
             check_near_identical(row, self._settings.near_duplicate_threshold, ledger)
             key = self._pairs.add(row)
             if self._evaluation is not None:
@@ -224,120 +172,67 @@ class _Checks:
             self._columns.check(row, ledger)
             check_text(row, ledger)
             self._scripts.add(row)
-        for tokens in self._tokens.tokenise(rows, ledger):
-            self._tokens.check(tokens, ledger)
-            self._count(tokens)
-
-    def _note_layout(self, row: LintRow) -> None:
-        if not self._layouts:
-            self._tokens.require_for(row)
-        self._layouts.append(row.record.is_conversational)
-
-    def _count(self, tokens: TokenisedRow) -> None:
-        lengths = [len(ids) - tokens.cut for ids in tokens.full_ids]
-        for better, worse in tokens.row.pairs:
-            self._lengths.add(lengths[better], lengths[worse])
-        longest = tokens.cut + max(lengths)
-        self._tokenised += 1
-        self._token_sum += longest
-        self._token_max = max(self._token_max, longest)
+        for row, tokens in self._tokens.tokenise(rows, ledger):
+            self._tokens.check(row, tokens, ledger)
+            self._lengths.add(row, tokens)
 
     def finish(self, source: str | os.PathLike[str]) -> CheckReport:
         """Add what only all rows together show, and sum up."""
-        ledger = self._ledger
+        ledger, lengths = self.ledger, self._lengths
         partners = self._pairs.finish(ledger)
         chats = self._mixed_layout()
         self._columns.finish(ledger)
-        scripts = self._scripts.finish(ledger)
-        _add_repetitions(source, self._settings, partners, ledger)
-        findings = [*ledger.findings(), *self._other_layout(chats), *self._length_bias()]
-        findings.sort(key=lambda finding: _SEVERITIES.index(finding.severity))
-        tokenised = max(self._tokenised, 1)
         statistics: dict[str, Any] = {
-            "rows_tokenised": self._tokenised,
-            "tokens": {"mean_longer_side": self._token_sum / tokenised, "max": self._token_max},
-            "length": self._lengths.to_dict(),
-            "scripts": scripts,
+            "rows_tokenised": lengths.rows,
+            "tokens": {"mean_longer_side": lengths.longest_tokens / max(lengths.rows, 1), "max": lengths.most_tokens},
+            "length": lengths.to_dict(),
+            "scripts": self._scripts.finish(ledger),
         }
         if self._evaluation is not None:
-            evaluation = self._evaluation
-            statistics["evaluation"] = {
-                "rows": evaluation.rows,
-                "prompts": evaluation.prompts,
-                "prompts_in_train": evaluation.leaked,
-            }
+            statistics["evaluation"] = self._evaluation.to_dict()
+        _add_repetitions(source, self._settings, partners, ledger)
+        findings = [*ledger.findings(), *self._other_layout(chats), *lengths.findings()]
+        findings.sort(key=lambda finding: _SEVERITIES.index(finding.severity))
         return CheckReport(str(source), self._settings, len(ledger), tuple(findings), statistics, ledger)
 
     def _mixed_layout(self) -> bool | None:
         """Flag the rows of the layout that fewer have; say whether most are messages, None where there are none."""
         layouts = np.frombuffer(self._layouts, dtype=np.uint8)
+        if not len(layouts):
+            return None
         chats = int(layouts.sum())
-        usual = int(2 * chats > len(layouts))
-        if chats in (0, len(layouts)):
-            return bool(usual) if len(layouts) else None
+        usual = 2 * chats > len(layouts)
         found, other = ("text", "messages") if usual else ("messages", "text")
-        positions = np.frombuffer(self._pairs.positions, dtype=np.int64)[layouts != usual]
-        for position in positions.tolist():
-            self._ledger.flag(position, "mixed_layout", f"the row is {found}, most rows are {other}")
-        return bool(usual)
+        for position in self.ledger.sound_positions[layouts != usual].tolist():
+            self.ledger.flag(position, "mixed_layout", f"the row is {found}, most rows are {other}")
+        return usual
 
     def _other_layout(self, is_chat: bool | None) -> list[Finding]:
         evaluation = self._evaluation
         if evaluation is None or is_chat is None or evaluation.is_chat == is_chat:
             return []
-        kind = KIND_BY_NAME["eval_in_other_layout"]
-        detail = (
-            "the evaluation data are text, the data messages"
-            if is_chat
-            else ("the evaluation data are messages, the data text")
-        )
-        rows = evaluation.rows
-        return [Finding(kind.name, kind.severity, rows, 100.0, kind.why, kind.todo, f"{detail} ({rows:,} rows of it)")]
-
-    def _length_bias(self) -> list[Finding]:
-        severity = self._lengths.severity()
-        if severity is None:
-            return []
-        told = self._lengths.to_dict()
-        kind = KIND_BY_NAME["length_bias"]
-        low, high = (100 * end for end in told["interval_95"])
-        percent, count, word = 100 * told["accuracy_of_longer"], told["longer_chosen"], "longer"
-        if percent < 50:
-            count = told["pairs"] - count - told["equal_length"]
-            low, high, percent, word = 100 - high, 100 - low, 100 - percent, "shorter"
-        detail = (
-            f"the {word} response, in tokens, is preferred in {percent:.1f} % of {told['pairs']:,} pairs "
-            f"(95 % interval {low:.1f} to {high:.1f}, equal lengths count one half); "
-            f"{told['mean_chosen_tokens']:.0f} tokens on average against {told['mean_rejected_tokens']:.0f}"
-        )
-        return [Finding(kind.name, severity, count, percent, kind.why, kind.todo, detail)]
+        theirs, ours = ("text", "messages") if is_chat else ("messages", "text")
+        detail = f"the evaluation data are {theirs}, the data {ours} ({evaluation.rows:,} rows of it)"
+        return [Finding.of("eval_in_other_layout", evaluation.rows, 100.0, detail=detail)]
 
 
 def _add_repetitions(
     source: str | os.PathLike[str], settings: CheckSettings, partners: dict[str, dict[int, int]], ledger: Ledger
 ) -> None:
     """Read the first repeated rows again, to show them."""
-    numbers: NDArray[np.uint64] = ledger.numbers
-    wanted = {int(numbers[position]) for found in partners.values() for position in found}
+    number = {p: int(ledger.numbers[p]) for found in partners.values() for pair in found.items() for p in pair}
+    wanted = {number[position] for found in partners.values() for position in found}
     texts: dict[int, str] = {}
     if wanted:
         for row in stream_rows(source, split=settings.split, limits=settings.limits, quiet=True):
             if row.index in wanted and row.values is not None:
-                texts[row.index] = _prompt_excerpt(row)
+                texts[row.index] = clip(plain_text(prompt_of(row.values) or ""), end=True)
                 if len(texts) == len(wanted):
                     break
     word = {"both_orders": "the other way round in", "duplicate_row": "as", "duplicate_prompt": "prompt as in"}
     for kind, found in partners.items():
         examples = []
         for position, partner in found.items():
-            number = int(numbers[position])
-            shows = f"{word[kind]} row {int(numbers[partner]) + 1:,}: {texts.get(number, '')}"
-            examples.append(Example(number + 1, shows))
+            text = texts.get(number[position], "")
+            examples.append(Example(number[position] + 1, f"{word[kind]} row {number[partner] + 1:,}: {text}"))
         ledger.add_examples(kind, examples)
-
-
-def _prompt_excerpt(row: SourceRow) -> str:
-    try:
-        return clip(plain_text(row_from_columns(row.values or {}, row.index, columns=()).prompt), end=True)
-    except RowError:
-        return ""

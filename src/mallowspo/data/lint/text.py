@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from array import array
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from mallowspo.data.lint.ledger import EXAMPLES, Ledger, clip
+from mallowspo.data.lint.findings import EXAMPLES, Ledger, clip
 from mallowspo.data.lint.rows import LintRow
 
-__all__ = ["ScriptCount", "check_text", "main_script", "repaired"]
+__all__ = ["ScriptCount", "check_text", "repaired"]
 
 # The 27 characters that Windows-1252 puts where Latin-1 has controls: what UTF-8's second and third bytes turn into.
 _CP1252 = "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
@@ -53,14 +52,19 @@ _SCRIPT_NAMES = ("none", *(name for name, _ in _SCRIPTS))
 _SCRIPT_PATTERNS = tuple(re.compile(f"[{ranges}]+") for _, ranges in _SCRIPTS)
 _MAJORITY = 0.9
 
+# What is looked for in a text; but for the first two it is never in ASCII.
+_DAMAGE = (
+    ("control_character", _CONTROL),
+    ("html_entity", _ENTITY),
+    ("replacement_character", re.compile("\ufffd")),
+    ("mixed_script_word", _SANDWICH),
+    ("private_use_character", _PRIVATE),
+)
+_OF_ASCII = 2
+
 
 def repaired(text: str) -> str:
-    """Undo one reading of UTF-8 as Windows-1252 or Latin-1, wherever the bytes are sound UTF-8.
-
-    Example:
-        >>> repaired("cafÃ© donâ€™t"), repaired("SÃO")
-        ('café don’t', 'SÃO')
-    """
+    """Undo one reading of UTF-8 as Windows-1252 or Latin-1, wherever the bytes are sound UTF-8."""
     return _MOJIBAKE.sub(lambda match: _decoded(match[0]) or match[0], text)
 
 
@@ -81,17 +85,13 @@ def _decoded(run: str) -> str | None:
 
 def check_text(row: LintRow, ledger: Ledger) -> None:
     """Flag damage in the prompt or a response."""
-    for name, text in zip(("prompt", *row.names), (row.prompt, *row.responses), strict=True):
-        _search(row.position, "control_character", _CONTROL, name, text, ledger)
-        if "&" in text:
-            _search(row.position, "html_entity", _ENTITY, name, text, ledger)
+    for name, text in row.texts():
+        for kind, pattern in _DAMAGE[: _OF_ASCII if text.isascii() else None]:
+            match = pattern.search(text)
+            if match is not None:
+                ledger.flag(row.position, kind, f"{name}: {_around(text, match.start())}")
         if not text.isascii():
-            at = text.find("\ufffd")
-            if at >= 0:
-                ledger.flag(row.position, "replacement_character", f"{name}: {_around(text, at)}")
             _check_mojibake(row.position, name, text, ledger)
-            _search(row.position, "mixed_script_word", _SANDWICH, name, text, ledger)
-            _search(row.position, "private_use_character", _PRIVATE, name, text, ledger)
     for name, text in zip(row.names, row.responses, strict=True):
         _check_turns(row, name, text, ledger)
 
@@ -99,12 +99,6 @@ def check_text(row: LintRow, ledger: Ledger) -> None:
 def _around(text: str, at: int) -> str:
     start = max(at - _AROUND, 0)
     return ("…" if start else "") + clip(text[start:], 2 * _AROUND)
-
-
-def _search(position: int, kind: str, pattern: re.Pattern[str], name: str, text: str, ledger: Ledger) -> None:
-    match = pattern.search(text)
-    if match is not None:
-        ledger.flag(position, kind, f"{name}: {_around(text, match.start())}")
 
 
 def _check_mojibake(position: int, name: str, text: str, ledger: Ledger) -> None:
@@ -128,17 +122,8 @@ def _check_turns(row: LintRow, name: str, response: str, ledger: Ledger) -> None
             return
 
 
-def main_script(text: str) -> str:
-    """Name the script that most letters of a text belong to; `none` where it has no letters.
-
-    Example:
-        >>> main_script("Hello, мир"), main_script("Привет, world peace"), main_script("42")
-        ('Latin', 'Latin', 'none')
-    """
-    return _SCRIPT_NAMES[_script(text)]
-
-
 def _script(text: str) -> int:
+    """Give the place, in the names, of the script that most letters of a text belong to."""
     if text.isascii():
         return 1 if _SCRIPT_PATTERNS[0].search(text) else 0
     counts = [sum(map(len, pattern.findall(text))) for pattern in _SCRIPT_PATTERNS]
@@ -146,18 +131,16 @@ def _script(text: str) -> int:
     return best + 1 if counts[best] else 0
 
 
-@dataclass
 class ScriptCount:
-    """The main script of every row's responses, one byte each."""
+    """The main script of every sound row's responses, one byte each."""
 
-    _positions: Any = field(default_factory=lambda: array("q"))
-    _scripts: Any = field(default_factory=lambda: array("B"))
-    _shown: dict[tuple[int, int], str] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._scripts: Any = array("B")
+        self._shown: dict[tuple[int, int], str] = {}
 
     def add(self, row: LintRow) -> None:
         """Take in one row."""
         script = _script(" ".join(row.responses))
-        self._positions.append(row.position)
         self._scripts.append(script)
         # Which script is the odd one shows at the end: keep the first few excerpts of each.
         order = sum(key[0] == script for key in self._shown)
@@ -171,7 +154,7 @@ class ScriptCount:
         usual = int(counts[1:].argmax()) + 1
         lettered = int(counts[1:].sum())
         if lettered and counts[usual] >= _MAJORITY * lettered:
-            positions = np.frombuffer(self._positions, dtype=np.int64)
+            positions = ledger.sound_positions
             for i in np.flatnonzero((scripts != usual) & (scripts != 0)).tolist():
                 position = int(positions[i])
                 ledger.flag(position, "odd_script", self._shown.get((int(scripts[i]), position), ""))

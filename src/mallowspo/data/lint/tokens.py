@@ -1,25 +1,20 @@
-"""What a row becomes as tokens, by TRL's rules: begin, boundary, end and length.
-
-TRL tokenises the prompt alone and the prompt with each response (and its EOS, where the row is text), and lets the
-response begin where the two diverge. The same is done here, for many rows in one call of the tokenizer.
-"""
+"""What a row becomes as tokens, by TRL's rules: begin, boundary, end and length."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from mallowspo.data.blank import content_text
-from mallowspo.data.lint.ledger import Ledger, clip, visible
+from mallowspo.data.lint.findings import Ledger, clip, visible
 from mallowspo.data.lint.rows import LintRow
 from mallowspo.data.problems import RowError
-from mallowspo.data.rendering import common_length, encoded, refuse_empty_tokenizer, rendered
+from mallowspo.data.records import common_length
+from mallowspo.data.rendering import RowTokens, Truncation, refuse_tokenizer, serves, tokenised
 from mallowspo.data.vocabulary import resize_advice
-from mallowspo.errors import InputError, not_one_of
 
-__all__ = ["TokenChecks", "TokenisedRow", "end_token_ids"]
+__all__ = ["TokenChecks", "end_token_ids"]
 
 # Tokens that close a turn in the chat formats that are about.
 _TURN_ENDS = (
@@ -42,15 +37,7 @@ def _text_around(text: str, match: re.Match[str]) -> str:
 
 
 def end_token_ids(tokenizer: Any, model_name_or_path: str | None = None) -> frozenset[int]:
-    """Gather the tokens at which generation stops.
-
-    Args:
-        tokenizer: Its EOS token, and the end-of-turn tokens of known chat formats among its added tokens.
-        model_name_or_path: A model whose `generation_config.json` names further ones.
-
-    Returns:
-        Token ids.
-    """
+    """Gather the tokens at which generation stops."""
     added = tokenizer.get_added_vocab()
     found = {added[token] for token in _TURN_ENDS if token in added}
     if tokenizer.eos_token_id is not None:
@@ -66,64 +53,28 @@ def end_token_ids(tokenizer: Any, model_name_or_path: str | None = None) -> froz
     return frozenset(found)
 
 
-@dataclass(frozen=True)
-class TokenisedRow:
-    """Token ids of one row.
-
-    Attributes:
-        row: The row.
-        prompt_ids: The prompt alone.
-        full_ids: Prompt and response, one per response.
-        cut: Where the responses begin: tokens that the prompt and all the full sequences have in common.
-    """
-
-    row: LintRow
-    prompt_ids: list[int]
-    full_ids: tuple[list[int], ...]
-    cut: int
-
-    def response_ids(self, i: int) -> list[int]:
-        """The ids of one response, as TRL cuts them."""
-        return self.full_ids[i][self.cut :]
+def _layout(row: LintRow) -> dict[str, bool]:
+    return {"chat": row.record.is_conversational, "options": bool(row.values.get("chat_template_kwargs"))}
 
 
 class TokenChecks:
-    """Tokenise rows and flag what is wrong with them as tokens.
-
-    Args:
-        tokenizer: A Hugging Face tokenizer.
-        max_length: Tokens kept of prompt and response together, or None for all.
-        truncation_mode: `keep_start` or `keep_end`.
-        end_ids: See `end_token_ids`; None asks the tokenizer alone.
-        vocabulary: Rows of the model's embedding; None where there is no model.
-
-    Raises:
-        InputError: An option is out of range.
-    """
+    """Tokenise rows and flag what is wrong with them as tokens."""
 
     def __init__(
         self,
         tokenizer: Any,
-        *,
-        max_length: int | None,
-        truncation_mode: str,
+        truncation: Truncation,
         end_ids: frozenset[int] | None = None,
         vocabulary: int | None = None,
     ) -> None:
-        if truncation_mode not in ("keep_start", "keep_end"):
-            raise not_one_of("truncation_mode", truncation_mode, ("keep_start", "keep_end"))
-        if max_length is not None and max_length < 2:
-            raise InputError(f"max_length: got {max_length}, expected at least 2 (a token of prompt, one of response)")
-        refuse_empty_tokenizer(tokenizer)
         self._tokenizer = tokenizer
-        self._vocabulary = vocabulary
-        self._max_length = max_length
-        self._keep_start = truncation_mode == "keep_start"
+        self._truncation = truncation
+        self._vocabulary = vocabulary  # rows of the model's embedding; None where there is no model
         self._ends = end_token_ids(tokenizer) if end_ids is None else end_ids
         self._bos = tokenizer.bos_token_id
         # GPT-2's family closes texts with the very token that it would open them with.
         self._bos_is_end = self._bos in self._ends
-        self._adds_bos = self._bos is not None and encoded(tokenizer, ["a"], chat=False)[0][:1] == [self._bos]
+        self._adds_bos = self._bos is not None and tokenizer("a")["input_ids"][:1] == [self._bos]
         longest = getattr(tokenizer, "model_max_length", None)
         # transformers writes 10^30 where it does not know.
         self._context = longest if longest is not None and longest < 10**9 else None
@@ -137,66 +88,43 @@ class TokenChecks:
 
     def require_for(self, row: LintRow) -> None:
         """Raise `InputError` where the tokenizer cannot serve rows of this layout at all."""
-        if self._can_serve(row):
-            return
-        if row.record.is_conversational:
-            raise InputError(
-                "tokenizer: it has no chat template, but the rows are lists of messages; take the tokenizer of a "
-                "chat model, or give the rows as text"
-            )
-        raise InputError("tokenizer: it has no EOS token, so no response could be seen to end")
+        refuse_tokenizer(self._tokenizer, **_layout(row), source="the data")
 
-    def _can_serve(self, row: LintRow) -> bool:
-        if row.record.is_conversational:
-            return self._tokenizer.chat_template is not None or bool(row.values.get("chat_template_kwargs"))
-        return self._tokenizer.eos_token is not None
-
-    def tokenise(self, rows: Sequence[LintRow], ledger: Ledger) -> list[TokenisedRow]:
+    def tokenise(self, rows: Sequence[LintRow], ledger: Ledger) -> list[tuple[LintRow, RowTokens]]:
         """Tokenise a chunk of rows; those that the chat template refuses are flagged and left out."""
-        texts: dict[bool, list[str]] = {False: [], True: []}
-        plan: list[tuple[LintRow, bool, int]] = []
-        for row in rows:
-            if not self._can_serve(row):
-                continue  # the first row could be served, so this one is flagged for its other layout
-            chat = row.record.is_conversational
-            try:
-                made = rendered(self._tokenizer, row.record.prompt, row.record.responses, row.values)
-            except RowError as error:
-                ledger.flag(row.position, error.kind, clip(error.detail, 160))
-                continue
-            plan.append((row, chat, len(texts[chat])))
-            texts[chat] += made
-        ids = {chat: encoded(self._tokenizer, some, chat=chat) for chat, some in texts.items()}
+        # The first row could be served, so one that cannot is flagged for its other layout.
+        rows = [row for row in rows if serves(self._tokenizer, **_layout(row))]
+        texts = [(row.record.prompt, row.record.responses, row.values) for row in rows]
         found = []
-        for row, chat, start in plan:
-            prompt, *full = ids[chat][start : start + 1 + len(row.responses)]
-            cut = min(common_length(prompt, one) for one in full)
-            found.append(TokenisedRow(row, prompt, tuple(full), cut))
+        for row, tokens in zip(rows, tokenised(self._tokenizer, texts), strict=True):
+            if isinstance(tokens, RowError):
+                ledger.flag(row.position, tokens.kind, clip(tokens.detail, 160))
+            else:
+                found.append((row, tokens))
         return found
 
-    def check(self, tokens: TokenisedRow, ledger: Ledger) -> None:
+    def check(self, row: LintRow, tokens: RowTokens, ledger: Ledger) -> None:
         """Flag one row."""
-        self._known(tokens, ledger)
-        self._typed(tokens, ledger)
-        self._begin(tokens, ledger)
-        self._boundary(tokens, ledger)
-        for i in range(len(tokens.full_ids)):
-            self._end(tokens, i, ledger)
-        self._lengths(tokens, ledger)
+        self._known(row, tokens, ledger)
+        self._typed(row, ledger)
+        self._begin(row, tokens, ledger)
+        self._boundary(row, tokens, ledger)
+        for i in range(len(tokens.full)):
+            self._end(row, tokens, i, ledger)
+        self._lengths(row, tokens, ledger)
 
-    def _known(self, tokens: TokenisedRow, ledger: Ledger) -> None:
+    def _known(self, row: LintRow, tokens: RowTokens, ledger: Ledger) -> None:
         size = self._vocabulary
         if size is None:
             return
-        bad = next((i for ids in tokens.full_ids for i in ids if i >= size), None)
+        bad = next((i for ids in tokens.full for i in ids if i >= size), None)
         if bad is not None:
             shows = f"{self._pieces([bad])} is id {bad:,}; {resize_advice(self._tokenizer, size)}"
-            ledger.flag(tokens.row.position, "unknown_token_id", shows)
+            ledger.flag(row.position, "unknown_token_id", shows)
 
     # Special tokens that somebody typed.
 
-    def _typed(self, tokens: TokenisedRow, ledger: Ledger) -> None:
-        row = tokens.row
+    def _typed(self, row: LintRow, ledger: Ledger) -> None:
         if not row.record.is_conversational:
             found = self._inside_prompt(row.prompt)
             if found is not None:
@@ -233,16 +161,16 @@ class TokenChecks:
 
     # Begin.
 
-    def _begin(self, tokens: TokenisedRow, ledger: Ledger) -> None:
+    def _begin(self, row: LintRow, tokens: RowTokens, ledger: Ledger) -> None:
         if self._bos is None:
             return
-        position = tokens.row.position
-        for ids in tokens.full_ids:
+        for ids in tokens.full:
             at = self._stray_bos(ids)
             if at is not None:
-                ledger.flag(position, "bos_doubled", f"token {at + 1}: {self._around(ids, at)}")
+                ledger.flag(row.position, "bos_doubled", f"token {at + 1}: {self._around(ids, at)}")
             if self._adds_bos and ids[:1] != [self._bos]:
-                ledger.flag(position, "bos_missing", lambda: f"begins with {self._pieces(ids[:_AROUND])}")  # noqa: B023
+                shown = ids[:_AROUND]
+                ledger.flag(row.position, "bos_missing", lambda: f"begins with {self._pieces(shown)}")  # noqa: B023
 
     def _stray_bos(self, ids: list[int]) -> int | None:
         """Find a BOS that neither opens the sequence nor a turn after the end of another."""
@@ -257,29 +185,28 @@ class TokenChecks:
 
     # Boundary.
 
-    def _boundary(self, tokens: TokenisedRow, ledger: Ledger) -> None:
-        lost = tokens.prompt_ids[tokens.cut :]
+    def _boundary(self, row: LintRow, tokens: RowTokens, ledger: Ledger) -> None:
+        lost = tokens.prompt[tokens.cut :]
         if not lost:
             return
-        kind = "template_prefix_mismatch" if tokens.row.record.is_conversational else "boundary_merge"
+        kind = "template_prefix_mismatch" if row.record.is_conversational else "boundary_merge"
         span = clip(self._tokenizer.decode(lost), 60)
-        ledger.flag(tokens.row.position, kind, lambda: self._diverging(tokens), span=span)
+        ledger.flag(row.position, kind, lambda: self._diverging(tokens), span=span)
 
-    def _diverging(self, tokens: TokenisedRow) -> str:
+    def _diverging(self, tokens: RowTokens) -> str:
         """Show the pieces on both sides of the place where prompt and full sequence part."""
-        start, prompt = max(tokens.cut - 3, 0), tokens.prompt_ids
-        joined = next(ids for ids in tokens.full_ids if common_length(prompt, ids) == tokens.cut)
-        alone, full = (self._pieces(ids[start : tokens.cut + 3]) for ids in (prompt, joined))
+        around = slice(max(tokens.cut - 3, 0), tokens.cut + 3)
+        joined = next(ids for ids in tokens.full if common_length(tokens.prompt, ids) == tokens.cut)
+        alone, full = (self._pieces(ids[around]) for ids in (tokens.prompt, joined))
         return f"prompt alone … {alone} | with the response … {full}"
 
     # End.
 
-    def _end(self, tokens: TokenisedRow, i: int, ledger: Ledger) -> None:
-        ids = tokens.response_ids(i)
-        position, record = tokens.row.position, tokens.row.record
+    def _end(self, row: LintRow, tokens: RowTokens, i: int, ledger: Ledger) -> None:
+        ids, position = tokens.response(i), row.position
 
         def tail() -> str:
-            return f"{tokens.row.names[i]} ends with {self._pieces(ids[-_AROUND:])}"
+            return f"{row.names[i]} ends with {self._pieces(ids[-_AROUND:])}"
 
         stop = self._without_blank(ids, len(ids))
         if not stop or ids[stop - 1] not in self._ends:
@@ -292,10 +219,10 @@ class TokenChecks:
             stop = before
         if stop == 0:
             ledger.flag(position, "empty_as_tokens", tail)
-        many_turns = record.is_conversational and len(record.responses[i]) > 1
+        many_turns = row.record.is_conversational and len(row.record.responses[i]) > 1
         if not many_turns and not self._ends.isdisjoint(ids[:stop]):
             at = next(at for at in range(stop) if ids[at] in self._ends)
-            ledger.flag(position, "eos_inside", f"token {at + 1} of {tokens.row.names[i]}: {self._around(ids, at)}")
+            ledger.flag(position, "eos_inside", f"token {at + 1} of {row.names[i]}: {self._around(ids, at)}")
 
     def _without_blank(self, ids: list[int], stop: int) -> int:
         """Step back over white space: templates put a line break after the end of a turn."""
@@ -310,10 +237,11 @@ class TokenChecks:
 
     # Length.
 
-    def _lengths(self, tokens: TokenisedRow, ledger: Ledger) -> None:
-        position, limit = tokens.row.position, self._max_length
-        longest = max(len(ids) for ids in tokens.full_ids)
-        if limit is not None and self._keep_start and tokens.cut >= limit:
+    def _lengths(self, row: LintRow, tokens: RowTokens, ledger: Ledger) -> None:
+        position, limit = row.position, self._truncation.max_length
+        lengths = [len(ids) for ids in tokens.full]
+        longest = max(lengths)
+        if limit is not None and self._truncation.keeps_start and tokens.cut >= limit:
             shows = f"the prompt has {tokens.cut:,} tokens, max_length is {limit:,}"
             ledger.flag(position, "prompt_too_long", shows)
             return
@@ -321,29 +249,20 @@ class TokenChecks:
         if self._context is not None and kept > self._context:
             shows = f"{kept:,} tokens are kept, the model holds {self._context:,}"
             ledger.flag(position, "longer_than_model", shows)
-        for better, worse in tokens.row.pairs:
-            if self._kept(tokens.full_ids[better]) == self._kept(tokens.full_ids[worse]):
+        for better, worse in row.pairs:
+            if self._truncation.kept(tokens.full[better]) == self._truncation.kept(tokens.full[worse]):
                 cut = limit is not None and longest > limit
                 shows = f"the same {limit:,} tokens are kept of both" if cut else "both give the same tokens"
                 ledger.flag(position, "identical_as_tokens", shows)
-        if limit is not None and longest > limit:
-            self._truncation(tokens, limit, ledger)
-
-    def _kept(self, ids: list[int]) -> list[int]:
-        if self._max_length is None or len(ids) <= self._max_length:
-            return ids
-        return ids[: self._max_length] if self._keep_start else ids[-self._max_length :]
-
-    def _truncation(self, tokens: TokenisedRow, limit: int, ledger: Ledger) -> None:
-        position = tokens.row.position
-        lengths = [len(ids) for ids in tokens.full_ids]
-        for better, worse in tokens.row.pairs:
+        if limit is None or longest <= limit:
+            return
+        for better, worse in row.pairs:
             sides = (("truncated_chosen", better), ("truncated_rejected", worse))
-            cut = [(kind, i) for kind, i in sides if lengths[i] > limit]
-            for kind, i in cut:
+            long = [(kind, i) for kind, i in sides if lengths[i] > limit]
+            for kind, i in long:
                 shows = f"{lengths[i]:,} tokens, {lengths[i] - limit:,} are lost ({tokens.cut:,} are the prompt's)"
                 ledger.flag(position, kind, shows)
-            if len(cut) == 1:
+            if len(long) == 1:
                 shows = f"chosen {lengths[better]:,}, rejected {lengths[worse]:,} tokens"
                 ledger.flag(position, "truncated_one_side", shows)
 

@@ -10,14 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from mallowspo.dispersion.entropy import mean_by_prompt
 from mallowspo.dispersion.side_by_side import SideBySide
-from mallowspo.reports.figures import (
-    FigurePaths,
-    grouped_interval_figure,
-    histogram_figure,
-    index_scatter_figure,
-    save_figure,
-)
+from mallowspo.reports.figure_style import FigurePaths, save_figure
+from mallowspo.reports.figures import grouped_interval_figure, histogram_figure, index_scatter_figure
 from mallowspo.stats.intervals import Interval
 
 __all__ = ["draw_dispersion_figures"]
@@ -33,17 +29,7 @@ _INDEX_LABEL = "Index u (larger: the reference is less sure)"
 def draw_dispersion_figures(
     folder: Path, summary: Mapping[str, Any], tables: Mapping[str, Columns], sides: Sequence[SideBySide]
 ) -> dict[str, FigurePaths]:
-    """Draw and save the figures that the sources allow.
-
-    Args:
-        folder: Where to save.
-        summary: As in `summary.json`.
-        tables: Source -> its table.
-        sides: Model and people, where there are both.
-
-    Returns:
-        Name -> paths.
-    """
+    """Draw and save the figures that the sources allow."""
     figures: dict[str, Figure] = {}
     if "reference" in tables:
         figures |= _reference_figures(summary["reference"], tables["reference"])
@@ -79,12 +65,11 @@ def _weights(table: Columns) -> Figure:
 
 
 def _reference_figures(facts: Mapping[str, Any], table: Columns) -> dict[str, Figure]:
-    names = np.asarray(table["prompt_id"], dtype=str)
-    _, first, group = np.unique(names, return_index=True, return_inverse=True)
+    names = np.asarray(table["prompt_id"], dtype=str).tolist()
+    _, first = np.unique(names, return_index=True)
 
     def per_prompt(name: str) -> Floats:
-        values = np.asarray(table[name], np.float64)
-        return np.asarray(np.bincount(group, weights=values) / np.bincount(group), np.float64)
+        return mean_by_prompt(table[name], names)[first]
 
     index, length = per_prompt("index"), per_prompt("response_length")
     figures = {

@@ -1,31 +1,23 @@
-"""The page of `mallowspo dispersion`: how much people agree, what the weights will do, and how far to trust it."""
+"""The page of `mallowspo dispersion`: how much people agree, what the weights will do, and how far to trust it.
+
+Its sentences are written once; what was found stands beside them in tables, and what is worth a look before training
+is named with its number and what to do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mallowspo.dispersion.estimators import ESTIMATORS
 from mallowspo.dispersion.side_by_side import SideBySide
 from mallowspo.files import parse_json
-from mallowspo.reports.dispersion.figures import draw_dispersion_figures
-from mallowspo.reports.dispersion.next import next_section
-from mallowspo.reports.dispersion.words import (
-    MAP_WORDS,
-    conclusions,
-    count,
-    flip_sentences,
-    interval,
-    percent,
-    side_sentence,
-    summary_words,
-)
-from mallowspo.reports.figures import FigurePaths
-from mallowspo.reports.html import (
+from mallowspo.reports.blocks import (
     Block,
-    BulletList,
     Callout,
+    CodeBlock,
     Definitions,
     Example,
     Examples,
@@ -34,74 +26,108 @@ from mallowspo.reports.html import (
     Report,
     Section,
     Table,
-    current_meta,
     literal,
-    write_report,
 )
-from mallowspo.reports.text import format_number, format_p
+from mallowspo.reports.dispersion.figures import draw_dispersion_figures
+from mallowspo.reports.figure_style import FigurePaths
+from mallowspo.reports.html import current_meta, write_report
+from mallowspo.reports.text import MISSING, format_interval, format_number, format_p, interval_text, percent, plural
+from mallowspo.stats.bootstrap import FEW_GROUPS
+from mallowspo.stats.intervals import Interval
+from mallowspo.stats.verdicts import verdict
 
-__all__ = ["write_dispersion_report"]
+__all__ = ["few_prompts", "write_dispersion_report"]
 
 Summary = Mapping[str, Any]
 Figures = Mapping[str, FigurePaths]
 
-_ANSWER = 400
-"""Characters of a prompt or a response that are shown."""
+_ANSWER = 400  # characters of a prompt or a response that are shown
+_STRONG = 0.3  # a rank correlation from which on the index goes with length
+
+SOURCES = {"reference": "the reference", "votes": "votes", "rankings": "rankings"}
+
+_PHI = (
+    "Between 0 and 1. At 0 everybody ranks the responses alike; at 1 people choose as if at random. Two neighbouring "
+    "responses are put the other way round with probability φ/(1+φ)."
+)
+_WEIGHT = (
+    "How hard a pair pulls in training: MallowsPO-θ is DPO with w·β in place of β. `w = −2 log φ`, times a scale φ* "
+    "that makes its mean 1, so that β keeps the meaning that it has in DPO."
+)
+_MAPS = {
+    "neglog": "`w = −φ* log u`, the paper's map. It keeps the order of the prompts and compresses their spread.",
+    "mallows": "φ is read off u as the entropy of a choice among a known number of answers (`mallows`).",
+    "quantile": "The prompts' ranks under u are laid on a stated spread of −log φ (`quantile`): only the order of u "
+    "is used.",
+    "isotonic": "A falling curve fitted to what people said on some of the prompts (`isotonic`). Where the index does "
+    "not follow people, the curve is flat and the weights are equal.",
+}
+_FLIPS = {
+    "votes": "One vote against what most would say is the label-flip rate of data that asks one person a pair, and "
+    "what `label_smoothing` wants: its low end holds if all pairs are alike, its high end if people are split evenly "
+    "on some and agree on the rest. With few votes a pair the minority's share is too low, and the smoothed φ/(1+φ) "
+    "is drawn to the middle: too high where people agree, too low where they are split, and its interval knows "
+    "nothing of that.",
+    "rankings": "One person's order of two responses that are neighbours in the centre is the other way round with "
+    "probability φ/(1+φ); mean over prompts.",
+    "measured": "If the index is right, one person's label goes against the consensus with probability φ/(1+φ); mean "
+    "over rows. The scale of φ comes from the map, so it is as good as what the map was told.",
+    "unmeasured": "The index orders the prompts; it does not measure φ. The scale φ* is set so that the mean weight "
+    "is 1: use φ/(1+φ) at that scale to compare prompts, not as the label-flip rate of the data. For that, give votes "
+    "(`--votes`), or a map that knows the scale (`isotonic`, or `mallows` with the number of answers).",
+}
+_SIDES = {
+    "better": "The index orders the prompts better than chance.",
+    "worse": "The index orders the prompts the wrong way round: training on it would pull where people differ.",
+    "open": "That is compatible with knowing nothing of what people think.",
+}
 
 
 def write_dispersion_report(
     folder: Path, tables: Mapping[str, Mapping[str, Any]], sides: Sequence[SideBySide]
 ) -> None:
-    """Write `report.html` and its figures from `summary.json` and the tables.
-
-    Args:
-        folder: Holds `summary.json`; figures go into its folder `figures`.
-        tables: Source -> its table.
-        sides: Model and people, where there are both.
-    """
+    """Write `report.html` and its figures from `summary.json` and the tables by source."""
     summary: Summary = parse_json((folder / "summary.json").read_text(encoding="utf-8"))
     figures = draw_dispersion_figures(folder / "figures", summary, tables, sides)
     sections = [_meaning(summary)]
-    if "reference" in summary:
-        sections += _reference(summary["reference"], figures)
-    if "votes" in summary:
-        sections += _votes(summary["votes"], figures)
-    if "rankings" in summary:
-        sections += _rankings(summary["rankings"], figures)
+    for source, parts in (("reference", _reference), ("votes", _votes), ("rankings", _rankings)):
+        if source in summary:
+            sections += parts(summary[source], figures)
     sections += [_side(facts, figures) for facts in summary["side_by_side"]]
-    sections += [Section("What to conclude", [BulletList(conclusions(summary))]), next_section(summary)]
+    nothing = Paragraph("Nothing stands against training with these weights.")
+    findings = list(_findings(summary))
+    sections += [Section("What to conclude", [Definitions(findings) if findings else nothing]), _next(summary)]
     made_with = summary.get("made_with", {})
     extra = {key.capitalize(): value for key, value in made_with.items() if key in ("model", "dataset", "adapter")}
     extra |= {f"Read: {key}": ", ".join(value) if isinstance(value, list) else value
               for key, value in summary["files"].items()}  # fmt: skip
     meta = current_meta(seeds=[summary["settings"]["seed"]], run_time=summary["seconds"], extra=extra)
-    write_report(
-        folder / "report.html",
-        Report("How much do people agree, prompt by prompt?", summary_words(summary), sections, meta),
-    )
+    title = "How much do people agree, prompt by prompt?"
+    lead = "The dispersion of each prompt, the weight that it gives a row in training, and how far to trust both."
+    write_report(folder / "report.html", Report(title, lead, sections, meta, verdicts=_overview(summary)))
 
 
-def _picture(figures: Figures, name: str, alt: str, caption: str = "") -> list[Block]:
-    return [Figure(figures[name].svg, alt, caption)] if name in figures else []
+def _overview(summary: Summary) -> Table:
+    rows = []
+    for source in (name for name in SOURCES if name in summary):
+        facts = summary[source]
+        phi, weight = facts["phi"]["quantiles"], facts["weight"]["quantiles"]
+        spread = [format_interval(q["0.5"], q["0.05"], q["0.95"]) if q else MISSING for q in (phi, weight)]
+        worth = percent(facts["effective_share"], 0)
+        rows.append([source, f"{facts['rows']:,}", f"{facts['prompts']:,}", *spread, worth])
+    header = ["source", "rows", "prompts", "φ: median [5%, 95%]", "weight w: median [5%, 95%]", "worth of the rows"]
+    return Table(header, rows, align="lrrrrr")
+
+
+def _picture(figures: Figures, name: str, alt: str) -> list[Block]:
+    return [Figure(figures[name].svg, alt)] if name in figures else []
 
 
 def _meaning(summary: Summary) -> Section:
-    terms = [
-        (
-            "Dispersion φ",
-            "Between 0 and 1. At 0 everybody ranks the responses alike; at 1 people choose as if at random. Two "
-            "neighbouring responses are put the other way round with probability φ/(1+φ).",
-        ),
-        (
-            "Weight w",
-            "How hard a pair pulls in training: MallowsPO-θ is DPO with w·β in place of β. `w = −2 log φ`, times a "
-            "scale φ* that makes its mean 1, so that β keeps the meaning that it has in DPO.",
-        ),
-    ]
+    terms = [("Dispersion φ", _PHI), ("Weight w", _WEIGHT)]
     if "reference" in summary:
         facts = summary["reference"]
-        terms.append(("Index u", ESTIMATORS[facts["estimator"]].words))
-        terms.append(("From u to w", MAP_WORDS[facts["map"]["name"]]))
+        terms += [("Index u", ESTIMATORS[facts["estimator"]].words), ("From u to w", _MAPS[facts["map"]["name"]])]
     text = (
         "A pair on which people agree teaches much; one on which they differ teaches little, whoever happened to "
         "be asked. The weight says so to the loss: agreed prompts pull harder at first and saturate sooner, contested "
@@ -111,56 +137,75 @@ def _meaning(summary: Summary) -> Section:
     return Section("What the index means", [Paragraph(text), Definitions(terms)])
 
 
-def _weights(facts: Summary, figures: Figures, name: str, rows: str) -> Section:
-    share, size = facts["effective_share"], facts["effective_sample_size"]
+# --------------------------------------------------------------------------------------------------------------------
+# Parts of every source
+
+
+def _weights(facts: Summary, figures: Figures, name: str) -> Section:
+    text = (
+        f"With β = {facts['beta']:g}, a row's effective β is w·β. The scale φ* makes the mean weight 1 unless it was "
+        "given. Unequal weights make the rows worth fewer equally weighted ones: the price for trusting some more "
+        "than others."
+    )
     calibration = facts["calibration"]
-    words = (
-        f"With β = {facts['beta']:g}, a row's effective β is w·β. The scale φ* is "
-        f"{format_number(calibration['scale'], 3)}"
-        + (
-            ", fitted so that the mean weight is 1"
-            if calibration["automatic"]
-            else f", as given; the mean weight is {format_number(calibration['weight_mean'])}"
-        )
-        + f". Unequal weights make {count(facts['rows'], rows)} worth "
-        f"{format_number(size, 0)} equally weighted ones ({percent(share)}): the price for trusting some more than "
-        "others."
-    )
-    clipped = calibration["clipped"] + calibration["floored"]
-    if clipped:
-        words += (
-            f" {count(calibration['clipped'], 'weight')} met the clip {calibration['clip']}, and "
-            f"{count(calibration['floored'], 'row')} stood at the end of the map."
-        )
-    table = Table(
-        ["share of rows below", "weight w", "effective β"],
-        [
-            [percent(item["quantile"], 0), format_number(item["weight"]), format_number(item["beta"], 3)]
-            for item in facts["effective_beta"]
-        ],
-        "Effective β over the rows.",
-    )
-    picture = _picture(
-        figures, name, "Histogram of the weights with their median and the points of 10 and 90 per cent."
-    )
-    return Section("What the weights will do", [Paragraph(words), table, *picture])
+    worth = f"{format_number(facts['effective_sample_size'], 0)} ({percent(facts['effective_share'])})"
+    rows = [
+        ["Scale φ*", format_number(calibration["scale"], 3) + ("" if calibration["automatic"] else ", as given")],
+        ["Mean weight", format_number(calibration["weight_mean"])],
+        ["Rows", f"{facts['rows']:,}"],
+        ["Worth of as many equally weighted", worth],
+        [f"Weights that met the clip {calibration['clip']}", f"{calibration['clipped']:,}"],
+        ["Rows at the end of the map", f"{calibration['floored']:,}"],
+    ]
+    spread = [
+        [percent(item["quantile"], 0), format_number(item["weight"]), format_number(item["beta"], 3)]
+        for item in facts["effective_beta"]
+    ]
+    alt = "Histogram of the weights with their median and the points of 10 and 90 per cent."
+    body = [
+        Paragraph(text),
+        Table(["", "weights"], rows, align="lr"),
+        Table(["share of rows below", "weight w", "effective β"], spread, "Effective β over the rows."),
+        *_picture(figures, name, alt),
+    ]
+    return Section("What the weights will do", body)
 
 
 def _flips(facts: Summary) -> Section:
-    return Section("How often one label is wrong", [Paragraph(text) for text in flip_sentences(facts)])
+    flip = facts["flip"]
+    rates = [("φ/(1+φ)", flip["rate"])]
+    words = "rankings" if facts["source"] == "rankings" else "measured" if flip["scale_measured"] else "unmeasured"
+    if facts["source"] == "votes":
+        words = "votes"
+        rates = [("Two voters who both see a difference disagree", flip["differ"])]
+        rates += [("The minority's share among the votes", flip["minority"]), ("Smoothed φ/(1+φ)", flip["rate"])]
+    rows = [[name, interval_text(rate, 1, scale=100.0)] for name, rate in rates]
+    if flip.get("bounds") is not None:
+        low, high = (format_number(100 * bound, 1) for bound in flip["bounds"])
+        rows.insert(1, ["One vote goes against what most would say", f"{low} to {high}"])
+    body: list[Block] = [Table(["", "% of the cases"], rows, align="lr"), Paragraph(_FLIPS[words])]
+    body += [Callout("warning", note) for note in few_prompts(facts)]
+    return Section("How often one label is wrong", body)
+
+
+def few_prompts(facts: Summary) -> list[str]:
+    """What to know of intervals that rest on few prompts."""
+    if not 3 <= facts["prompts"] < FEW_GROUPS:
+        return []
+    return [
+        f"These intervals rest on {plural(facts['prompts'], 'prompt')}: with fewer than {FEW_GROUPS} they hold the "
+        "truth less often than they say (simulated at 95%: about 0.75 of the time with 5, 0.85 with 10)."
+    ]
 
 
 def _follows(facts: Summary, figures: Figures) -> Section:
+    by_model = facts["source"] == "reference"
     table = Table(
-        [
-            "the index against" if facts["source"] == "reference" else "φ against",
-            "rank correlation",
-            "prompts" if facts["source"] == "reference" else "pairs",
-        ],
-        [[item["with"], interval(item), f"{item['count']:,}"] for item in facts["correlations"]],
+        ["the index against" if by_model else "φ against", "rank correlation", "prompts" if by_model else "pairs"],
+        [[item["with"], interval_text(item), f"{item['count']:,}"] for item in facts["correlations"]],
         "Spearman's rank correlation with its interval; positive: dispersion rises with it.",
     )
-    if facts["source"] == "votes":
+    if not by_model:
         return Section("What disagreement goes with", [table])
     words = (
         "An index that follows length says how long people write, not how much they differ. A strong correlation with "
@@ -172,81 +217,76 @@ def _follows(facts: Summary, figures: Figures) -> Section:
     return Section("What the index follows", [Paragraph(words), table, *pictures])
 
 
-def _reference(facts: Summary, figures: Figures) -> list[Section]:
-    uncertain = facts["interval"]
-    if uncertain["known"]:
-        trust = (
-            f"Each prompt's interval says how far its index would move with other responses to it: at the median "
-            f"prompt by a factor of {format_number(uncertain['median_factor'])} either way "
-            f"({percent(uncertain['level'], 0)} level). It comes from the spread between responses to the same "
-            "prompt, taken to be alike everywhere. "
-        )
-        if uncertain["reliability"] is not None:
-            trust += (
-                f"{percent(uncertain['reliability'], 0)} of the variance between prompts is more than that noise: "
-                "the nearer to 100%, the more the index is a property of the prompt."
-            )
-    else:
-        trust = f"There is no interval per prompt: {uncertain['why']}."
-    body: list[Block] = [
-        *_picture(figures, "index", "Histogram of the index over prompts."),
-        Paragraph(trust),
-    ]
-    parts = [_weights(facts, figures, "weight", "row"), _follows(facts, figures), _flips(facts)]
-    return [Section("The model's index", body, parts), _extremes(facts, "index", "by the model")]
-
-
 def _extremes(facts: Summary, value: str, by: str) -> Section:
     title = f"Most agreed and most contested, {by}"
     parts = []
-    for side, heading in (("agreed", "Most agreed"), ("contested", "Most contested")):
+    for side in ("agreed", "contested"):
         items = [_example(item, value) for item in facts[side] if item.get("prompt") and item.get("responses")]
         if items:
-            parts.append(Section(heading, [Examples(items)]))
-    if not parts:
-        rows = [
-            [item["prompt_id"][:12], item["row_index"] + 1, format_number(item[value], 3)]
-            for side in ("agreed", "contested")
-            for item in facts[side]
-        ]
-        note = "The source has no words; give the data set beside it (`--dataset_name`) to read the prompts here."
-        table = Table(["prompt", "row", value], rows, "The most agreed prompts, then the most contested ones.")
-        return Section(title, [Paragraph(note), table])
-    return Section(title, subsections=parts)
+            parts.append(Section(f"Most {side}", [Examples(items)]))
+    if parts:
+        return Section(title, subsections=parts)
+    rows = [
+        [item["prompt_id"][:12], item["row_index"] + 1, format_number(item[value], 3)]
+        for side in ("agreed", "contested")
+        for item in facts[side]
+    ]
+    note = "The source has no words; give the data set beside it (`--dataset_name`) to read the prompts here."
+    table = Table(["prompt", "row", value], rows, "The most agreed prompts, then the most contested ones.")
+    return Section(title, [Paragraph(note), table])
 
 
 def _example(item: Summary, value: str) -> Example:
+    weight = format_number(item["dispersion_weight"])
+    mean, low, high = (item[f"{value}{end}"] for end in ("", "_low", "_high"))
     if value == "index":
-        ends = (
-            f" [{format_number(item['index_low'], 3)}, {format_number(item['index_high'], 3)}]"
-            if item["index_low"] is not None
-            else ""
-        )
-        note = f"u = {format_number(item['index'], 3)}{ends}, weight {format_number(item['dispersion_weight'])}"
+        shown = format_interval(mean, low, high, 3) if low is not None else format_number(mean, 3)
+        note = f"u = {shown}, weight {weight}"
         names = [f"Response {place + 1}" for place in range(len(item["responses"]))]
     elif "votes" in item:
-        phi = f"{format_number(item['dispersion'])} [{format_number(item['dispersion_low'])}, "
-        note = f"φ = {phi}{format_number(item['dispersion_high'])}] for this pair, weight "
-        note += format_number(item["dispersion_weight"])
+        note = f"φ = {format_interval(mean, low, high)} for this pair, weight {weight}"
         if item["votes"][2]:
             note += f"; {format_number(item['votes'][2], 0)} found neither better"
         if item["pairs"] > 1:
             note += f"; one of {item['pairs']} pairs of this prompt"
         names = [f"{format_number(item['votes'][place], 0)} for this" for place in range(2)]
     else:
-        phi = f"{format_number(item['dispersion'])} [{format_number(item['dispersion_low'])}, "
-        note = f"φ = {phi}{format_number(item['dispersion_high'])}], {item['people']} people, best first"
+        note = f"φ = {format_interval(mean, low, high)}, {item['people']} people, best first"
         names = [
             "shown to nobody" if rank is None else f"mean rank {format_number(rank, 1)}" for rank in item["mean_ranks"]
         ]
     answers = [(name, _short(text)) for name, text in zip(names, item["responses"], strict=True)][:4]
     if item.get("more_responses"):
-        note += f"; {count(item['more_responses'], 'more response')} not shown"
+        note += f"; {plural(item['more_responses'], 'more response')} not shown"
     return Example(_short(item["prompt"]), answers, note)
 
 
 def _short(text: str) -> str:
     return text if len(text) <= _ANSWER else f"{text[: _ANSWER - 1].rstrip()}…"
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# One source each
+
+
+def _reference(facts: Summary, figures: Figures) -> list[Section]:
+    uncertain = facts["interval"]
+    body = _picture(figures, "index", "Histogram of the index over prompts.")
+    if uncertain["known"]:
+        text = (
+            "Each prompt's interval says how far its index would move with other responses to it. It comes from the "
+            "spread between responses to the same prompt, taken to be alike everywhere. The more of the variance "
+            "between prompts is beyond that noise, the more the index is a property of the prompt."
+        )
+        factor = ["Factor either way, at the median prompt", format_number(uncertain["median_factor"])]
+        rows = [factor, ["Level", percent(uncertain["level"], 0)]]
+        if uncertain["reliability"] is not None:
+            rows.append(["Variance between prompts beyond that noise", percent(uncertain["reliability"], 0)])
+        body += [Paragraph(text), Table(["", "interval of a prompt"], rows, align="lr")]
+    else:
+        body.append(Paragraph(f"There is no interval per prompt: {uncertain['why']}."))
+    parts = [_weights(facts, figures, "weight"), _follows(facts, figures), _flips(facts)]
+    return [Section("The model's index", body, parts), _extremes(facts, "index", "by the model")]
 
 
 def _votes(facts: Summary, figures: Figures) -> list[Section]:
@@ -265,8 +305,8 @@ def _votes(facts: Summary, figures: Figures) -> list[Section]:
     smoothing = (
         f"A tie counts half to each side. {facts['prior']:g} votes are added to each side before φ is read off the "
         "majority's share, since three votes of three are no proof that everybody agrees; a pair without a vote gets "
-        f"the mean of the others. With {format_number(facts['votes_per_row']['mean'], 0)} votes a pair every single φ "
-        "is rough, as its interval says; the weights of many pairs together are not."
+        "the mean of the others. With few votes a pair every single φ is rough, as its interval says; the weights of "
+        "many pairs together are not."
     )
     body: list[Block] = [
         Table(["", "people"], rows, "What was read.", align="lr"),
@@ -274,7 +314,7 @@ def _votes(facts: Summary, figures: Figures) -> list[Section]:
         Paragraph(smoothing),
         *_picture(figures, "votes_phi", "Histogram of phi over pairs, from votes."),
     ]
-    parts = [_weights(facts, figures, "votes_weight", "pair"), _flips(facts)]
+    parts = [_weights(facts, figures, "votes_weight"), _flips(facts)]
     if facts["correlations"]:
         parts.append(_follows(facts, figures))
     return [Section("The people's votes", body, parts), _extremes(facts, "dispersion", "by the votes")]
@@ -286,37 +326,34 @@ def _rankings(facts: Summary, figures: Figures) -> list[Section]:
         f"Each prompt's rankings are fitted by a Mallows model with {name}: a centre, and how far people scatter "
         "around it. The likelihood: " + "; ".join(facts["likelihood"]) + "."
     )
-    words = " ".join([words, *(literal(note) for note in facts["notes"])])
-    body: list[Block] = [Paragraph(words)]
+    body: list[Block] = [Paragraph(" ".join([words, *(literal(note) for note in facts["notes"])]))]
     if facts["detail"]:
         body += _detail(facts)
     body += _picture(figures, "rankings_detail", "phi of each set of rankings with its interval, for both distances.")
     body += _picture(figures, "rankings_phi", "Histogram of phi over prompts, from rankings.")
-    parts = []
-    if facts["prompts"] > 3:
-        parts = [_weights(facts, figures, "rankings_weight", "prompt"), _flips(facts)]
-    section = Section("The people's rankings", body, parts)
     if facts["prompts"] <= 3:
-        return [section]
-    return [section, _extremes(facts, "dispersion", "by the rankings")]
+        return [Section("The people's rankings", body)]
+    parts = [_weights(facts, figures, "rankings_weight"), _flips(facts)]
+    return [Section("The people's rankings", body, parts), _extremes(facts, "dispersion", "by the rankings")]
 
 
 def _detail(facts: Summary) -> list[Block]:
     main, other = facts["distance"], "spearman" if facts["distance"] == "kendall" else "kendall"
-    both = all(other in item for item in facts["detail"])
+    shown = [main, *[other] * all(other in item for item in facts["detail"])]
     tested = any(item["fit_p"] is not None for item in facts["detail"])
     true = any("truth" in item for item in facts["detail"])
-    header = ["rankings of", f"φ, {main.capitalize()}", *[f"φ, {other.capitalize()}"] * both]
+    header = ["rankings of", *(f"φ, {distance.capitalize()}" for distance in shown)]
     header += ["fit, p"] * tested + ["centre to truth"] * true
     rows = []
     for item in facts["detail"]:
-        row = [f"{item['prompt']} ({item['people']} people)", _phi(item[main])]
-        row += [_phi(item[other])] if both else []
+        row = [f"{item['prompt']} ({item['people']} people)"]
+        fits = [item[distance] for distance in shown]
+        row += [format_interval(fit["phi"], fit["low"], fit["high"], 3) for fit in fits]
         if tested:
-            row.append("–" if item["fit_p"] is None else format_p(item["fit_p"], name=""))
+            row.append(MISSING if item["fit_p"] is None else format_p(item["fit_p"], name=""))
         if true:
             truth = item.get("truth")
-            row.append("–" if truth is None else f"{truth['center_distance']} of {truth['largest_distance']}")
+            row.append(MISSING if truth is None else f"{truth['center_distance']} of {truth['largest_distance']}")
         rows.append(row)
     caption = "φ with its interval. A small p of the fit says that one φ does not describe these people."
     if true:
@@ -325,21 +362,12 @@ def _detail(facts: Summary) -> list[Block]:
     blocks: list[Block] = [Table(header, rows, caption, align="l" + "r" * (len(header) - 1))]
     equal = facts["equal_phi"]
     if equal is not None:
-        blocks.append(
-            Callout(
-                "result",
-                f"That all have one φ ({format_number(equal['common_phi'], 3)}) has {format_p(equal['p'])} "
-                f"(likelihood ratio, {count(equal['degrees'], 'degree')} of freedom): "
-                + ("they differ in how much they agree." if equal["p"] < 0.05 else "no difference is shown."),
-            )
-        )
+        said = f"That all have one φ ({format_number(equal['common_phi'], 3)}) has {format_p(equal['p'])}"
+        degrees = plural(equal["degrees"], "degree")
+        blocks.append(Callout("result", f"{said} (likelihood ratio, {degrees} of freedom)."))
     if sum(len(order) for _, order in orders) < 4_000:
         blocks += [Paragraph("The centres, best first:"), Definitions(orders)]
     return blocks
-
-
-def _phi(fit: Summary) -> str:
-    return f"{format_number(fit['phi'], 3)} [{format_number(fit['low'], 3)}, {format_number(fit['high'], 3)}]"
 
 
 def _side(facts: Summary, figures: Figures) -> Section:
@@ -349,15 +377,118 @@ def _side(facts: Summary, figures: Figures) -> Section:
         ["Prompts in common", f"{facts['prompts']:,}"],
         ["Prompts of the model", f"{facts['prompts_of_model']:,}"],
         ["Prompts of the people", f"{facts['prompts_of_people']:,}"],
-        ["Rank correlation of index and φ", interval(facts["correlation"])],
+        ["Rank correlation of index and φ", interval_text(facts["correlation"])],
     ]
     if facts["auroc"] is not None:
-        rows.append(["AUROC: contradicted against agreed prompts", interval(facts["auroc"])])
+        rows.append(["AUROC: contradicted against agreed prompts", interval_text(facts["auroc"])])
         rows.append(
             ["Prompts on which people contradicted each other", f"{facts['diverging']:,} of {facts['judged']:,}"]
         )
     table = Table(["", facts["people"]], rows, "½ is chance for the AUROC, 0 for the correlation.", align="lr")
-    return Section(
-        f"Model and people side by side: {facts['people']}",
-        [Callout("result", side_sentence(facts)), table, *_picture(figures, name, alt)],
-    )
+    body = [Callout("result", _verdict_on(facts)), table, *_picture(figures, name, alt)]
+    return Section(f"Model and people side by side: {facts['people']}", body)
+
+
+def _verdict_on(facts: Summary) -> str:
+    """What the correlation of the model's index with people's φ allows to say."""
+    found = Interval.of(facts["correlation"])
+    if not found.has_ends:
+        return "Too few prompts for an interval, so the comparison says nothing yet."
+    return _SIDES[verdict(found)]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What to do
+
+
+def _findings(summary: Summary) -> Iterator[tuple[str, str]]:
+    """What is worth a look before training, and what to do about it."""
+    for source in (name for name in SOURCES if name in summary):
+        weights = summary[source]["weight"]["quantiles"]
+        if weights and weights["0.95"] - weights["0.05"] < 0.5:
+            spread = f"{format_number(weights['0.05'])} and {format_number(weights['0.95'])}"
+            advice = "Training will be close to `dispersion: none`, which is DPO for `mallows_theta`."
+            if source == "reference":
+                advice += " `--dispersion_map quantile` or `mallows` widens them, if you trust the order."
+            yield f"The weights from {SOURCES[source]} hardly differ: 90% between {spread}", advice
+        if source != "reference" and summary[source]["effective_share"] < 0.5:
+            share = percent(summary[source]["effective_share"], 0)
+            advice = "Few rows do the teaching: smooth more, or narrow `--dispersion_clip`."
+            yield f"The weights from {source} leave the data worth {share} of its rows", advice
+    if "reference" in summary:
+        follows = summary["reference"]["correlations"]
+        length = next(item for item in follows if item["with"].startswith("response length"))
+        if length["value"] is not None and abs(length["value"]) >= _STRONG:
+            yield (
+                f"The index goes with length, with a rank correlation of {interval_text(length)}",
+                "Unless people really differ more on longer answers (above 0) or on shorter ones (below 0), try "
+                "`--dispersion_estimator divergent_token`: the store has what it needs.",
+            )
+        if not summary["side_by_side"]:
+            yield (
+                "Nothing here shows that the index follows people",
+                "Votes on some tens of the prompts would (`--votes`), and with `--dispersion_map isotonic` they would "
+                "also set the scale.",
+            )
+    for facts in summary["side_by_side"]:
+        found = f"Index and people's {facts['people']}: rank correlation {interval_text(facts['correlation'])}"
+        advice = ""
+        if facts["correlation"]["low"] is not None and facts["correlation"]["low"] <= 0:
+            advice = (
+                " Before training on it, compare the others (`--dispersion_estimator`), or take the weights from the "
+                f"people themselves: `--dispersion {facts['people']}`."
+            )
+        yield found, _verdict_on(facts) + advice
+    if summary.get("votes", {}).get("label_against_votes"):
+        pairs = plural(summary["votes"]["label_against_votes"], "pair")
+        yield f"The label lost the vote: {pairs}", "Look at what they call *chosen* before training."
+    rankings = summary.get("rankings")
+    if rankings and rankings["detail"]:
+        if (equal := rankings["equal_phi"]) is not None:
+            yield (
+                f"One common φ for all rankings: {format_p(equal['p'])}",
+                "A small p says that they differ in how much they agree; a large one shows no difference.",
+            )
+        poor = [item["prompt"] for item in rankings["detail"] if item["fit_p"] is not None and item["fit_p"] < 0.05]
+        if poor:
+            yield (
+                f"One φ does not describe the people behind {literal(', '.join(poor))}",
+                "Look for groups among them before reading φ as disagreement between alike people.",
+            )
+
+
+def _next(summary: Summary) -> Section:
+    """Commands that train with what the page shows."""
+    if "reference" not in summary:
+        source = "votes" if "votes" in summary else "rankings"
+        where = f"Where the data has a column of {source}. In Python: `{source}_index` and `calibrate`."
+        command = f"mallowspo train --dataset_name DATA --dispersion {source} ..."
+        return Section("Where to go from here", [CodeBlock(command, where)])
+    blocks: list[Block] = []
+    if summary["settings"]["map"] != "isotonic":
+        words = "Train with this index, or with another read off the same store without another pass:"
+        command = _training_line(summary["files"]["reference"], summary["settings"])
+        blocks += [Paragraph(words), CodeBlock(command)]
+    if "dataset" in summary["files"]:
+        blocks.append(
+            CodeBlock(
+                "mallowspo train --dataset_name dispersion.parquet --dispersion column ...",
+                "The table holds the data with a column `dispersion`; training on it gives these weights.",
+            )
+        )
+    return Section("Where to go from here", blocks)
+
+
+def _training_line(store: str, settings: Summary) -> str:
+    """The command that trains with the index and the weights of this page."""
+    chosen = {
+        "estimator": (settings["estimator"] != "mean_entropy", settings["estimator"]),
+        "map": (settings["map"] != "neglog", settings["map"]),
+        "alternatives": (settings["map"] == "mallows", settings["alternatives"]),
+        "spread": (settings["map"] == "quantile", "{:g} {:g}".format(*settings["spread"])),
+        "per": (settings["per"] != "prompt", settings["per"]),
+        "scale": (settings["scale"] != "auto", settings["scale"]),
+        "clip": (settings["clip"] != [0.0, 10.0], "{:g} {:g}".format(*settings["clip"])),
+    }
+    given = [f"--dispersion_{name} {value}" for name, (differs, value) in chosen.items() if differs]
+    return " ".join([f"mallowspo train --reference_store {shlex.quote(store)}", *given, "..."])

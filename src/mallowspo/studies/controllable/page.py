@@ -23,12 +23,10 @@ from mallowspo.reports.blocks import (
     literal,
 )
 from mallowspo.reports.curves import Curve, FrontierCurve
+from mallowspo.reports.figure_style import METHOD_STYLES, MethodStyle, house_style
 from mallowspo.reports.figures import (
-    METHOD_STYLES,
-    MethodStyle,
     frontier_figure,
     grouped_interval_figure,
-    house_style,
 )
 from mallowspo.reports.sections import Columns, comparison, picture, table, verdict_line
 from mallowspo.reports.text import format_duration, format_number, format_p, interval_text, number, verdict_word

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mallowspo.errors import InputError
-from mallowspo.evaluation.local_model import context_length, inference_device, load_tokenizer
-from mallowspo.evaluation.reward_judge import load_classifier
+from mallowspo.evaluation.local_model import context_length, inference_device, load_classifier, load_tokenizer
 from mallowspo.studies.controllable.design import VADER, ControllableDesign
 
 __all__ = ["Reward", "load_reward", "vader_reward"]

@@ -7,15 +7,14 @@ each pair once, however often the study is stopped.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from mallowspo.evaluation.generation import LocalModel, generate_locally
-from mallowspo.evaluation.local_model import Sampling, model_stamp
+from mallowspo.evaluation.judge import AnswerPair, Judge, open_judge
+from mallowspo.evaluation.local_model import Sampling
 from mallowspo.evaluation.prompts import EvaluationPrompt
-from mallowspo.evaluation.verdicts import AnswerPair, Judgement
 from mallowspo.evaluation.win_rates import check_orders
 from mallowspo.files import write_json
 from mallowspo.loading import check_saved_model
@@ -125,10 +124,9 @@ def judge(place: Place, job: VerdictJob) -> Results:
         judge that scores an answer alone); and what was counted.
     """
     with quiet_libraries(), one_thread():
-        found = _open_judge(job.judge, job.api_key_env, place.basis.setup, place.folder)(
-            [EvaluationPrompt(at, prompt) for at, (prompt, _, _) in enumerate(job.pairs)],
-            [AnswerPair(*pair) for pair in job.pairs],
-        )
+        pairs = [AnswerPair(EvaluationPrompt(at, prompt), *both) for at, (prompt, *both) in enumerate(job.pairs)]
+        with contextlib.closing(_open_judge(job.judge, job.api_key_env, place.basis.setup, place.folder)) as opened:
+            found = opened.judge(pairs, place.folder, lambda count, total, usage: say("Verdicts", count, total))
     if not found.refused:  # what a server refuses is asked again by the next run: that costs nothing
         write_json(note_of(place.folder / JUDGED, place.basis, job), {})
     second = found.model_second_n if found.both_orders else None
@@ -142,65 +140,24 @@ def judge(place: Place, job: VerdictJob) -> Results:
     }
 
 
-Judge = Callable[[Sequence[EvaluationPrompt], list[AnswerPair]], Judgement]
-
-
 def check_judge(settings: DialogueSettings) -> None:
     """Raise `InputError` where the judge is none of the forms, or cannot be opened."""
     if settings.judge != HELDOUT_JUDGE:
-        _open_judge(settings.judge, settings.judge_api_key_env, settings.setup, Path(settings.output_dir))
+        _open_judge(settings.judge, settings.judge_api_key_env, settings.setup, Path(settings.output_dir)).close()
     elif settings.judge_base:
         check_saved_model("judge_base", settings.judge_base, trust_remote_code=settings.setup.trust_remote_code)
 
 
 def judge_key(settings: DialogueSettings, done: Done) -> str:
     """What tells one state of the judge from another under the same name."""
-    from mallowspo.evaluation.judges import judge_kind
-    from mallowspo.evaluation.reward_judge import load_judge_callable
-
     if done["judge"]:
         return str(done["judge"][0]["key"])
-    kind = judge_kind(settings.judge)
-    if kind == "reward":
-        return model_stamp(settings.judge.removeprefix("reward:"))
-    return load_judge_callable(settings.judge).digest if kind == "callable" else ""
+    folder = Path(settings.output_dir)
+    with contextlib.closing(_open_judge(settings.judge, settings.judge_api_key_env, settings.setup, folder)) as opened:
+        return opened.stamp
 
 
 def _open_judge(name: str, api_key_env: str | None, setup: DialogueSetup, folder: Path) -> Judge:
-    """From a judge's name to what gives verdicts on pairs."""
-    from mallowspo.evaluation.endpoint import Endpoint, EndpointAddress, RequestLimits, api_key_from
-    from mallowspo.evaluation.judges import judge_kind
-    from mallowspo.evaluation.judging import judge_with_endpoint
-    from mallowspo.evaluation.reward_judge import (
-        RewardModel,
-        check_reward_model,
-        judge_with_callable,
-        judge_with_reward_model,
-        load_judge_callable,
-    )
-
-    def tell(count: int, total: int, usage: Any) -> None:
-        say("Verdicts", count, total)
-
     if name == HELDOUT_JUDGE:
         name = f"reward:{folder / models.JUDGE}"
-    kind, verdicts = judge_kind(name), folder / "verdicts.jsonl"
-    if kind == "endpoint":
-        key = api_key_from(api_key_env, "judge_api_key_env")
-        endpoint = Endpoint(EndpointAddress.parse(name, "judge"), RequestLimits(), api_key=key, option="judge")
-
-        def by_endpoint(prompts: Sequence[EvaluationPrompt], pairs: list[AnswerPair]) -> Judgement:
-            with contextlib.closing(endpoint):
-                return judge_with_endpoint(pairs, endpoint, verdicts, progress=tell)
-
-        return by_endpoint
-    if kind == "reward":
-        reward = RewardModel(
-            name.removeprefix("reward:"), use_cpu=setup.use_cpu, trust_remote_code=setup.trust_remote_code
-        )
-        check_reward_model(reward)
-        return lambda prompts, pairs: judge_with_reward_model(
-            prompts, pairs, reward, folder / "rewards.jsonl", progress=tell
-        )
-    function = load_judge_callable(name)
-    return lambda prompts, pairs: judge_with_callable(pairs, function, verdicts, progress=tell)
+    return open_judge(name, api_key_env=api_key_env, use_cpu=setup.use_cpu, trust_remote_code=setup.trust_remote_code)

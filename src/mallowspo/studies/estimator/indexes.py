@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mallowspo.dispersion import fit_map, sampled_entropy, votes_index
+from mallowspo.dispersion import ESTIMATORS, MAPS, fit_map, sampled_entropy, votes_index
 from mallowspo.dispersion.answer_samples import SampledAnswer
 from mallowspo.dispersion.panel import neg_log_phi_from_margin, panel_neg_log_phi, vote_log_likelihood
 from mallowspo.dispersion.topics import cluster_answers, estimate_alternatives, topic_entropy, weighted_clusters
@@ -37,13 +37,7 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-SINGLE_PASS = {
-    "mean_entropy": "mean entropy",
-    "answer_entropy": "answer entropy",
-    "first_token": "first token",
-    "divergent_token": "divergent token",
-    "reference_margin": "reference margin",
-}
+SINGLE_PASS = {name: name.replace("_", " ") for name in ESTIMATORS if name != "panel"}
 SAMPLED = {
     "sampled": "samples, exact match",
     "sampled_clusters": "samples, clusters",
@@ -59,7 +53,7 @@ PANELS = {
 INDEXES = {**SINGLE_PASS, **SAMPLED, **PANELS}
 """All indexes, those of one pass, those of sampled answers and the medians of several: name → what a reader reads."""
 
-MAP_NAMES = ("neglog", "mallows", "quantile", "isotonic")
+MAP_NAMES = MAPS
 
 N_BY_VOTES = "n_by_votes"
 """Beside the maps, for the panels: `neglog`, with N chosen by the votes."""
@@ -86,7 +80,8 @@ def read_indexes(reading: Mapping[str, Any], *, vocab_size: int, alternatives: i
         [SampledAnswer(tuple(ids), count, (logp,), tuple(entropy)) for ids, count, logp, entropy in given]
         for given in reading["answers"]
     ]
-    entropies = {name: np.array(values) for name, values in reading["indexes"].items() if name != "reference_margin"}
+    geometric = [name for name in reading["indexes"] if ESTIMATORS[name].geometric]
+    entropies = {name: np.array(values) for name, values in reading["indexes"].items() if name not in geometric}
     samples = sum(answer.count for answer in answers[0])
     clusters = cluster_answers([[answer.ids for answer in given] for given in answers])
     drawn: dict[str, list[list[Any]]] = {
@@ -102,7 +97,7 @@ def read_indexes(reading: Mapping[str, Any], *, vocab_size: int, alternatives: i
     entropies["topic_entropy"] = topic_entropy(answers, alternatives=alternatives) / unit
     entropies["topic_entropy_auto"] = topic_entropy(answers, alternatives=estimate_alternatives(answers)) / unit
     found = {name: Index("entropy", u_p) for name, u_p in entropies.items()}
-    found["reference_margin"] = Index("margin", np.exp(-_margin(reading)))
+    found |= {name: Index("margin", np.exp(-_neg_log(reading, name))) for name in geometric}
     for name, members in _MEMBERS.items():
         nats = {member: unit * entropies[member] for member in members}
         found[name] = _panel(nats, _margin(reading), alternatives)
@@ -124,8 +119,12 @@ _MEMBERS = {
 }
 
 
+def _neg_log(reading: Mapping[str, Any], name: str) -> Floats:
+    return np.asarray(-np.log(np.array(reading["indexes"][name]).clip(1e-6)), np.float64)
+
+
 def _margin(reading: Mapping[str, Any]) -> Floats:
-    return np.asarray(-np.log(np.array(reading["indexes"]["reference_margin"]).clip(1e-6)), np.float64)
+    return _neg_log(reading, "reference_margin")
 
 
 def _panel(nats: Mapping[str, Floats], margin_p: Floats, alternatives: int) -> Index:

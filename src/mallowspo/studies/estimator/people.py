@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from mallowspo.dispersion import ESTIMATORS, prompt_index, votes_index
+from mallowspo.dispersion.analysis import PromptOpinion
 from mallowspo.dispersion.diagnostics import correlation, statistic
-from mallowspo.dispersion.reference_analysis import PromptOpinion
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.side_by_side import side_by_side
 from mallowspo.dispersion.votes_file import VoteRows

@@ -136,28 +136,31 @@ def score_responses(
     import torch
 
     from mallowspo.scoring import score_padded
+    from mallowspo.scoring.reference_scores import longest_first, score_batches
 
-    # Longest first: little padding.
-    order = sorted(range(len(sequences)), key=lambda i: -sum(map(len, sequences[i])))
-    found: dict[int, ScoredResponse] = {}
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        width = max(sum(map(len, sequences[i])) for i in chosen)
-        batch = {
-            name: torch.zeros(len(chosen), width, dtype=torch.long)
-            for name in ("input_ids", "attention_mask", "completion_mask")
-        }
+    prompts, responses = ([sequence[part] for sequence in sequences] for part in (0, 1))
+    order_n = longest_first(prompts, responses, responses)
+
+    def batch(chosen: NDArray[np.intp]) -> dict[str, Any]:
+        width = max(len(prompts[i]) + len(responses[i]) for i in chosen)
+        names = ("input_ids", "attention_mask", "completion_mask")
+        laid_out = {name: torch.zeros(len(chosen), width, dtype=torch.long) for name in names}
         for row, i in enumerate(chosen):
-            prompt, response = sequences[i]
-            end = len(prompt) + len(response)
-            batch["input_ids"][row, :end] = torch.tensor(prompt + response)
-            batch["attention_mask"][row, :end] = 1
-            batch["completion_mask"][row, len(prompt) : end] = 1
-        with torch.no_grad():
-            scores = score_padded(model, batch, responses=1, per_token=True)
-        assert scores.token_entropy_bkt is not None and scores.token_mask_bkt is not None
-        for row, i in enumerate(chosen):
-            mask = scores.token_mask_bkt[row, 0]
-            entropy = scores.token_entropy_bkt[row, 0][mask].double().numpy()
-            found[i] = ScoredResponse(tuple(sequences[i][1]), entropy, float(scores.logp_bk[row, 0]))
-    return [found[i] for i in range(len(sequences))]
+            end = len(prompts[i]) + len(responses[i])
+            laid_out["input_ids"][row, :end] = torch.tensor([*prompts[i], *responses[i]])
+            laid_out["attention_mask"][row, :end] = 1
+            laid_out["completion_mask"][row, len(prompts[i]) : end] = 1
+        return laid_out
+
+    with torch.no_grad():
+        scores = score_batches(
+            (batch(order_n[start : start + batch_size]) for start in range(0, len(order_n), batch_size)),
+            order_n,
+            forward=lambda rows: score_padded(model, rows, responses=1, per_token=True),
+            per_token=True,
+        )
+    assert scores.token_entropies is not None
+    return [
+        ScoredResponse(tuple(response), entropy.astype(np.float64), float(logp))
+        for response, (entropy,), (logp,) in zip(responses, scores.token_entropies, scores.logp_nk, strict=True)
+    ]

@@ -17,7 +17,7 @@ from mallowspo.cli.reference_run import make_store
 from mallowspo.errors import InputError
 from mallowspo.scoring import ReferenceKey, ReferenceStore
 from mallowspo.scoring.store_format import file_checksum
-from mallowspo.training.reference_source import live_tolerance
+from mallowspo.training.reference import live_tolerance
 from tiny import tiny_llama, tiny_tokenizer
 
 ROWS = small_pairs(24)

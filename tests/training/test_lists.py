@@ -1,0 +1,196 @@
+"""Objectives that read ranked lists whole, through data, reference, packed rows, loss and metrics."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from pairs import build, history, trained
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from mallowspo.errors import InputError
+from mallowspo.objectives import OBJECTIVES, listwise_loss
+from mallowspo.scoring.packed_layout import pack
+from mallowspo.training.lists import ListRows, ndcg
+from tiny import tiny_tokenizer
+
+LISTS = [name for name, objective in OBJECTIVES.items() if objective.reads_lists]
+SAY = ["rinse it first", "maybe one or two", "seven", "I do not know", "use a brush and take your time", "no"]
+RANKS = [[1, 2, 3, 4], [2, 1, 1], [1, 2], [3, 1, 2, 2, 4], [1, 2, 2, 2], [2, 2, 1], [1, 1, 2, 3], [4, 3, 2, 1]]
+
+
+def ranked(count=8):
+    """Lists of two to five responses, with ties in the middle, at the top and at the end."""
+    rows = []
+    for i in range(count):
+        ranks = RANKS[i % len(RANKS)]
+        responses = [f" {SAY[(i + 2 * j) % 6]} {SAY[(j + i // 2) % 6]}" for j in range(len(ranks))]
+        rows.append(
+            {"prompt": f"Question {i}: how do I {SAY[i % 6]}? Answer:", "responses": responses, "ranks": ranks}
+        )
+    return Dataset.from_list(rows)
+
+
+def single_logps(model, row):
+    """log pi of each response of a row, one forward pass each, straight from the model."""
+    tokenizer = tiny_tokenizer()
+    found = []
+    for response in row["responses"]:
+        prompt = tokenizer(row["prompt"]).input_ids
+        whole = [*tokenizer(row["prompt"] + response).input_ids, tokenizer.eos_token_id]
+        with torch.no_grad():
+            logp = model(torch.tensor([whole])).logits[0].log_softmax(-1)
+        found.append(sum(logp[i - 1, whole[i]].item() for i in range(len(prompt), len(whole))))
+    return found
+
+
+def by_hand(run, reference, rows, objective, beta):
+    """The losses of the lists by the public function, from log-probabilities of single responses."""
+    losses = []
+    for row in rows:
+        weight = None
+        if run.calibration is not None:
+            place = run.train_dataset["prompt"][:].index(row["prompt"])
+            weight = torch.tensor(run.calibration.weight([run.train_dataset["dispersion_raw"][place]]))
+        logps = [torch.tensor([single_logps(m, row)], dtype=torch.float64) for m in (run.model, reference)]
+        ranks = torch.tensor([row["ranks"]])
+        losses.append(listwise_loss(*logps, ranks, objective=objective, beta=beta, weight=weight).item())
+    return losses
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("objective", LISTS)
+def test_the_loss_of_a_run_is_that_of_single_responses(random_setting, tmp_path, objective, packed):
+    rows = ranked()
+    changes = {"objective": objective, "beta": 0.5, "share_prompts": packed, "per_device_eval_batch_size": 3}
+    run = trained(random_setting, tmp_path, rows, eval_dataset=rows, max_steps=2, learning_rate=5e-3, **changes)
+    reference = type(run.model).from_pretrained(random_setting.path)
+    expected = by_hand(run, reference, rows, objective, 0.5)
+    assert run.evaluate()["eval_loss"] == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize(("whole", "pairwise"), [("plackett_luce", "dpo"), ("mallows_list_theta", "mallows_theta")])
+def test_pairs_are_lists_of_two(random_setting, tmp_path, whole, pairwise):
+    runs = [
+        trained(random_setting, tmp_path, objective=objective, max_steps=3, precompute_ref_log_probs=True)
+        for objective in (whole, pairwise)
+    ]
+    for name in ("loss", "grad_norm", "rewards/accuracies", "rewards/margins", "logps/chosen"):
+        assert history(runs[0], name) == pytest.approx(history(runs[1], name), rel=1e-6)
+
+
+def test_the_mean_weight_is_1_over_the_lists(random_setting, tmp_path):
+    run = build(random_setting, tmp_path, ranked(), objective="mallows_list_theta", max_steps=1)
+    examples = run.examples(run.train_dataset)
+    raw = [examples[number]["list"][0]["dispersion_raw"] for number in range(len(examples))]
+    assert run.calibration.weight(raw).mean() == pytest.approx(1.0) and run.calibration.rows == 8
+
+
+def test_the_index_of_a_list_is_that_of_all_its_pairs(random_setting, tmp_path):
+    """Every response of a list counts the same, so that its weight is the one that its pairs would get."""
+    rows = ranked()
+    found = []
+    for objective in ("mallows_list_theta", "mallows_theta"):
+        run = build(random_setting, tmp_path, rows, objective=objective, max_steps=1)
+        found.append(dict(zip(run.train_dataset["prompt"], run.train_dataset["dispersion_index"], strict=True)))
+    for row in rows:
+        if len(set(row["ranks"])) == len(row["ranks"]):  # pairs of ties are no pairs, and leave responses out
+            assert found[0][row["prompt"]] == pytest.approx(found[1][row["prompt"]], rel=1e-6)
+
+
+@pytest.mark.parametrize("objective", LISTS)
+def test_a_batch_is_what_it_is_cut_into(random_setting, tmp_path, objective, monkeypatch):
+    """Accumulated, in pieces of few tokens, and padded: the same loss and gradient."""
+    rows, changes = ranked(), {"objective": objective, "max_steps": 2}
+    whole = trained(random_setting, tmp_path, rows, per_device_train_batch_size=4, **changes)
+    half = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    others = [
+        trained(random_setting, tmp_path, rows, **half, **changes),
+        trained(random_setting, tmp_path, rows, per_device_train_batch_size=4, share_prompts=False, **changes),
+    ]
+    monkeypatch.setattr("mallowspo.training.scoring_path._cpu_row_tokens", lambda config: 60)
+    pieces = trained(random_setting, tmp_path, rows, per_device_train_batch_size=4, **changes)
+    batch = pieces.data_collator([pieces.examples(pieces.train_dataset)[i] for i in range(4)])
+    cut = pieces.scoring.pieces(batch)
+    assert len(cut) > 1 and sum(len(piece["list_b"].unique()) for piece in cut) == 4
+    for other in (*others, pieces):
+        for name in ("loss", "grad_norm", "rewards/accuracies", "rewards/ndcg"):
+            assert history(other, name) == pytest.approx(history(whole, name), rel=1e-4, abs=1e-7)
+
+
+def test_a_list_is_one_prompt_and_each_response_once(random_setting, tmp_path):
+    run = build(random_setting, tmp_path, ranked(), objective="plackett_luce", max_steps=1)
+    examples = run.examples(run.train_dataset)
+    assert len(examples) == 8 and isinstance(examples, ListRows)
+    for number, row in enumerate(ranked()):
+        packed = pack(run.data_collator([examples[number]]))
+        assert [len(group.responses) for group in packed.groups] == [len(row["responses"])]
+    assert len(run.get_train_dataloader()) == 2  # eight lists in batches of four
+
+
+def test_metrics_of_lists_by_hand():
+    ranks = torch.tensor([[1, 2, 3], [1, 2, 2]])
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    scores = torch.tensor([[0.1, 0.9, -1.0], [2.0, 1.0, 0.0]], dtype=torch.float64)
+    found = ndcg(scores[:, :, None] - scores[:, None, :], ranks, mask)
+    # Gains 2, 1, 0 in the order 1, 0, 2: (1 + 2/log2(3)) / (2 + 1/log2(3)); the second is in its own order.
+    assert found.tolist() == pytest.approx([(1 + 2 / np.log2(3)) / (2 + 1 / np.log2(3)), 1.0])
+    tied = ndcg(torch.zeros(1, 3, 3), ranks[:1], mask[:1])
+    assert tied.item() == pytest.approx((2 + 1) * (1 + 1 / np.log2(3) + 0.5) / 3 / (2 + 1 / np.log2(3)))
+
+
+def test_before_training_every_pair_of_a_list_is_a_tie(random_setting, tmp_path):
+    run = trained(random_setting, tmp_path, ranked(), objective="plackett_luce", max_steps=1)
+    assert history(run, "rewards/accuracies") == [0.5]
+    assert history(run, "rewards/margins") == pytest.approx([0.0], abs=1e-6)
+
+
+def test_a_resumed_run_of_lists_ends_as_an_uninterrupted_one(random_setting, tmp_path):
+    changes = {"objective": "mallows_list_phi", "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    changes["lr_scheduler_type"] = "constant"
+    whole = trained(random_setting, tmp_path / "whole", ranked(), **changes)
+    trained(random_setting, tmp_path / "cut", ranked(), **(changes | {"max_steps": 2}))
+    resumed = build(random_setting, tmp_path / "cut", ranked(), **changes)
+    resumed.train(resume_from_checkpoint=True)
+    left, right = (dict(run.model.named_parameters()) for run in (whole, resumed))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    other = ranked().map(lambda row: {"ranks": row["ranks"][::-1]})
+    later = build(random_setting, tmp_path / "cut", other, **(changes | {"max_steps": 6}))
+    with pytest.raises(InputError, match="other training rows"):
+        later.train(resume_from_checkpoint=True)
+
+
+def test_a_loss_weight_and_a_beta_are_the_lists_own(random_setting, tmp_path):
+    rows = ranked().add_column("loss_weight", [1.0, 0.0] * 4).add_column("beta", [0.2] * 8)
+    changes = {"objective": "plackett_luce", "per_device_eval_batch_size": 3, "max_steps": 2, "learning_rate": 5e-3}
+    run = trained(random_setting, tmp_path, rows, eval_dataset=rows, **changes)
+    reference = type(run.model).from_pretrained(random_setting.path)
+    expected = np.array(by_hand(run, reference, rows, "plackett_luce", 0.2))
+    assert run.evaluate()["eval_loss"] == pytest.approx(np.mean(expected * ([2.0, 0.0] * 4)), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("named", "changes"),
+    [
+        ("dispersion_per", {"dispersion_per": "pair"}),
+        ("train_sampling_strategy", {"train_sampling_strategy": "batch_rebalance"}),
+        ("rank_temperature", {"rank_temperature": 0.5}),
+        ("sft_weight", {"sft_weight": 0.5}),
+        ("data_collator", {"data_collator": DataCollatorForPreference(pad_token_id=0)}),
+    ],
+    ids=str,
+)
+def test_what_lists_cannot_have_is_refused_by_name(random_setting, tmp_path, named, changes):
+    with pytest.raises(InputError, match=named):
+        build(random_setting, tmp_path, ranked(), objective="mallows_list_theta", **changes)
+
+
+@pytest.mark.parametrize("changes", [{"dispersion": "entropy"}, {"dispersion_power": 0.5}], ids=str)
+def test_plackett_luce_refuses_options_of_the_dispersion(random_setting, tmp_path, changes):
+    with pytest.raises(InputError, match="^dispersion"):
+        build(random_setting, tmp_path, ranked(), objective="plackett_luce", **changes)
+
+
+def test_rank_temperature_changes_the_result(random_setting, tmp_path):
+    changes = {"objective": "mallows_list_phi", "max_steps": 2}
+    runs = [trained(random_setting, tmp_path, ranked(), rank_temperature=t, **changes) for t in (0.1, 0.25, 1.0)]
+    assert len({history(run, "grad_norm")[1] for run in runs}) == 3
