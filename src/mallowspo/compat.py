@@ -118,17 +118,18 @@ class TRLPreferenceTrainer(DPOTrainer):
         """The model that plays the reference, without gradient and in the run's precision, for the time of a block."""
         # A separate reference model where there is one; else the policy: with its adapter switched off (or swapped for
         # the frozen copy that TRL makes of a pretrained adapter), or as it is before training.
+        policy: Any = self.model
+        model: Any = self.ref_model
         adapter: Any = nullcontext()
-        model = self.ref_model
         if model is None:
-            model = self.model
-            if is_peft_model(self.model):
-                policy = self.accelerator.unwrap_model(self.model)
-                adapter = use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None)
+            model = policy
+            if is_peft_model(policy):
+                unwrapped = self.accelerator.unwrap_model(policy)
+                adapter = use_adapter(unwrapped, adapter_name="ref" if "ref" in unwrapped.peft_config else None)
             if before_training and self.is_deepspeed_enabled:
                 # As in TRL's own precompute: one inference engine, kept for every split.
                 if self._precompute_engine is None:
-                    self._precompute_engine = prepare_deepspeed(self.model, self.accelerator)
+                    self._precompute_engine = prepare_deepspeed(policy, self.accelerator)
                 model = self._precompute_engine
         training = model.training
         model.eval()  # dropout in the reference makes every number of the store a draw of its own
@@ -137,7 +138,7 @@ class TRLPreferenceTrainer(DPOTrainer):
                 torch.no_grad(),
                 # Packed rows go past the autocast that accelerate wraps around a prepared model's forward.
                 self.accelerator.autocast(),
-                disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
+                disable_gradient_checkpointing(policy, cast(Any, self.args.gradient_checkpointing_kwargs)),
                 adapter,
             ):
                 yield model

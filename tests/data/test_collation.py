@@ -39,7 +39,9 @@ def test_extra_columns_are_stacked():
     for name in EXTRA_COLUMNS:
         assert batch[name].shape == (2,)
     assert batch["row_index"].tolist() == [2**40, 2**40 + 1]
-    for name in set(EXTRA_COLUMNS) - {"row_index"}:
+    for name in ("beta", "loss_weight"):
+        assert batch[name].dtype == torch.float64  # of the data digit for digit
+    for name in set(EXTRA_COLUMNS) - {"row_index", "beta", "loss_weight"}:
         assert batch[name].dtype == torch.float32
         assert batch[name].tolist() == [0.25, 1.25]
 

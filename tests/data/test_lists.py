@@ -68,9 +68,8 @@ def test_lists_in_the_shape_of_ultrafeedback_are_read_from_every_format(tmp_path
 
 def test_scores_beside_chosen_and_rejected_are_nobodys_business(tmp_path):
     file = tmp_path / "pairs.jsonl"
-    file.write_text("".join(
-        json.dumps({"prompt": "p", "chosen": "a", "rejected": "b", "scores": scores}) + "\n" for scores in (1, "x", [1])
-    ))  # fmt: skip
+    pair = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    file.write_text("".join(json.dumps(pair | {"scores": scores}) + "\n" for scores in (1, "x", [1])))
     assert len(validate_rows(load_preferences(file).dataset).dataset) == 3
 
 

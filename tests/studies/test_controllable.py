@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 from dataclasses import replace
@@ -19,11 +18,10 @@ from mallowspo.stats.verdicts import holm
 from mallowspo.studies.controllable import bench
 from mallowspo.studies.controllable.bench import Inputs, measure, open_bench, run_job
 from mallowspo.studies.controllable.design import CONTROLLABLE_METHODS, ControllableDesign
-from mallowspo.studies.controllable.page import page
 from mallowspo.studies.controllable.study import CONTROLLABLE, ControllableSettings, fast
 from mallowspo.studies.controllable.summary import area, choose_rate, compare_methods
 from mallowspo.studies.policies import Job
-from mallowspo.studies.study import run_study, write_page
+from mallowspo.studies.study import run_study
 from studies.controllable_inputs import write_classifier, write_policy, write_texts
 
 
@@ -153,28 +151,6 @@ def test_a_run_depends_on_its_job_alone(opened, run):
     wanted = next(r for r in results["runs"] if (r["method"], r["beta"]) == ("mallows_phi", 1.0))
     found = run_job(opened, Job(seed=0, method="mallows_phi", beta=1.0, learning_rate=1e-3))
     assert {**found, "cpu_seconds": 0, "example": ""} == {**wanted, "cpu_seconds": 0, "example": ""}
-
-
-def test_the_page_can_be_made_again_from_the_file(run, tmp_path):
-    for folder in (tmp_path, tmp_path / "again"):
-        write_page(CONTROLLABLE, folder, run[0])
-    first, again = ((folder / "figures/frontier.svg").read_bytes() for folder in (tmp_path, tmp_path / "again"))
-    assert first == again
-
-
-@pytest.mark.parametrize(("word", "says"), [("better", "ahead"), ("worse", "behind"), ("open", "no significant")])
-def test_a_page_says_what_its_intervals_say(run, word, says):
-    results = copy.deepcopy(run[0])
-    centre = {"better": 0.1, "worse": -0.1, "open": 0.0}[word]
-    for row in results["comparisons"]:
-        if (row["method"], row["baseline"]) == ("mallows_phi", "dpo"):
-            row["difference"] = {"mean": centre, "low": centre - 0.05, "high": centre + 0.05}
-            row["verdict"] = word
-    shown = page(results)
-    assert shown.verdicts.rows[2][0] == "MallowsPO-φ" and says in shown.verdicts.rows[2][2]
-    equal = next(section for section in shown.sections if section.heading == "At equal KL")
-    [line] = [text for block in equal.body for text in getattr(block, "items", ()) if "-φ*" in text and "DPO" in text]
-    assert says in line
 
 
 def test_one_seed_decides_nothing(run):

@@ -10,12 +10,17 @@ from scipy import optimize
 
 from mallowspo.errors import InputError
 from mallowspo.evaluation.local_model import load_causal_model
-from mallowspo.studies.controllable.design import ControllableDesign
-from mallowspo.studies.controllable.optimum import tilted_reference
-from mallowspo.studies.controllable.pairs import compare, make_pairs, text_of
-from mallowspo.studies.controllable.prompts import first_words, read_prompts, read_texts
-from mallowspo.studies.controllable.rewards import Reward, load_reward, vader_reward
-from mallowspo.studies.controllable.study import ControllableSettings
+from mallowspo.studies.controllable.bench import Bench, compare, make_pairs, text_of, tilted_reference
+from mallowspo.studies.controllable.design import (
+    ControllableDesign,
+    Reward,
+    StudyPrompts,
+    first_words,
+    load_reward,
+    read_prompts,
+    read_texts,
+    vader_reward,
+)
 from studies.controllable_inputs import write_classifier, write_policy, write_texts
 from tiny import tiny_tokenizer
 
@@ -47,7 +52,7 @@ def test_prompts_differ_and_are_held_out(tmp_path):
     source = str(write_texts(tmp_path / "texts.txt"))
     found = read_prompts(design(dataset_name=source, opening="Once"), tiny_tokenizer())
     every = [*found.train, *found.heldout]
-    assert len(found.heldout) == 8 and len(set(every)) == len(every) == found.available > 20
+    assert len(found.heldout) == 8 and len(set(every)) == len(every) > 20
     assert all(tiny_tokenizer().decode(ids, skip_special_tokens=True).startswith("Once") for ids in every)
     again = read_prompts(design(dataset_name=source, opening="Once", train_prompts=5), tiny_tokenizer())
     assert again.heldout == found.heldout and again.train == found.train[:5]
@@ -142,27 +147,30 @@ def test_bradley_terry_prefers_as_often_as_it_says(rng):
     assert first / draws == pytest.approx(wanted, abs=4 * np.sqrt(wanted * (1 - wanted) / draws))
 
 
+def bench_of(folder, prompts, reward, **changes):
+    model = load_causal_model(str(write_policy(folder)), option="model_name_or_path", use_cpu=True)
+    given = StudyPrompts(train=tuple(map(tuple, prompts)), heldout=())
+    return Bench(design(**changes), folder, tiny_tokenizer(), model, (2,), given, reward, {})
+
+
 def test_pairs_are_the_policys_own_responses_in_the_order_of_the_reward(tmp_path):
-    model = load_causal_model(str(write_policy(tmp_path)), option="model_name_or_path", use_cpu=True)
-    tokenizer, prompts = tiny_tokenizer(), [tiny_tokenizer()(text)["input_ids"] for text in ("Once", "the lazy dog")]
+    prompts = [tiny_tokenizer()(text)["input_ids"] for text in ("Once", "the lazy dog")]
     length = Reward("length of the text", lambda texts: np.asarray([float(len(text)) for text in texts]))
-    settings = {"design": design(response_tokens=6, samples_per_prompt=4), "end_ids": (2,)}
-    found = make_pairs(model, tokenizer, prompts, length, seed=0, **settings)
+    bench = bench_of(tmp_path, prompts, length, response_tokens=6, samples_per_prompt=4)
+    found = make_pairs(bench, 0)
     assert found.compared == 12 and found.equal == 12 - len(found.pairs) < 12
     for pair in found.pairs:
         chosen, rejected = (
-            len(text_of(tokenizer, [*prompts[pair.prompt], *ids])) for ids in (pair.chosen, pair.rejected)
+            len(text_of(bench.tokenizer, [*prompts[pair.prompt], *ids])) for ids in (pair.chosen, pair.rejected)
         )
         assert chosen == pair.chosen_reward > pair.rejected_reward == rejected
-    assert found.pairs == make_pairs(model, tokenizer, prompts, length, seed=0, **settings).pairs
-    assert found.pairs != make_pairs(model, tokenizer, prompts, length, seed=1, **settings).pairs
+    assert found.pairs == make_pairs(bench, 0).pairs != make_pairs(bench, 1).pairs
 
 
 def test_a_reward_that_tells_nothing_apart_is_refused(tmp_path):
-    model = load_causal_model(str(write_policy(tmp_path)), option="model_name_or_path", use_cpu=True)
     flat = Reward("nothing", lambda texts: np.zeros(len(texts)))
     with pytest.raises(InputError, match="nothing to learn"):
-        make_pairs(model, tiny_tokenizer(), [[1, 50]], flat, design=design(), end_ids=(2,), seed=0)
+        make_pairs(bench_of(tmp_path, [[1, 50]], flat), 0)
 
 
 # The optimum
@@ -171,7 +179,7 @@ def test_a_reward_that_tells_nothing_apart_is_refused(tmp_path):
 def test_the_tilted_reference_is_the_constrained_optimum():
     reward_ps = np.asarray([[0.0, 0.2, 0.9, 0.4, 0.4], [0.1, -0.5, 0.3, 0.8, 0.0]])
     samples = reward_ps.shape[1]
-    found = tilted_reference(reward_ps, points=400)
+    kl, reward = tilted_reference(reward_ps, points=400)
     for budget in (0.05, 0.3):
         # Peer: SciPy maximises the mean reward over all pairs of distributions with this mean KL from uniform ones.
         best = optimize.minimize(
@@ -185,49 +193,15 @@ def test_the_tilted_reference_is_the_constrained_optimum():
             ],
             options={"ftol": 1e-12, "maxiter": 500},
         )
-        assert np.interp(budget, found.kl, found.reward) == pytest.approx(-best.fun, abs=2e-4)
+        assert np.interp(budget, kl, reward) == pytest.approx(-best.fun, abs=2e-4)
 
 
 def test_the_tilted_reference_starts_at_the_reference_and_ends_before_few_draws_decide(rng):
     reward_ps = rng.normal(size=(5, 40))
-    found = tilted_reference(reward_ps)
-    assert (found.kl[0], found.reward[0]) == pytest.approx((0.0, reward_ps.mean()))
-    assert np.all(np.diff(found.kl) > 0) and np.all(np.diff(found.reward) > 0)
+    kl, reward = tilted_reference(reward_ps)
+    assert (kl[0], reward[0]) == pytest.approx((0.0, reward_ps.mean()))
+    assert np.all(np.diff(kl) > 0) and np.all(np.diff(reward) > 0)
     # With e^KL a rough count of how much fewer draws carry the weight, ten of forty are left at log 4.
-    assert 0.5 < found.kl[-1] < np.log(40 / 5)
+    assert 0.5 < kl[-1] < np.log(40 / 5)
     with pytest.raises(InputError, match="S >= 2"):
         tilted_reference(reward_ps[:, :1])
-
-
-# Settings
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"opening": "("}, "not a regular expression"),
-        ({"preferences": "coin"}, "'sign', 'bradley_terry'"),
-        ({"preference_scale": 0.0}, "finite number > 0"),
-        ({"eval_prompts": 1}, "eval_prompts: got 1, expected at least 2"),
-        ({"min_prompt_tokens": 30}, "at most prompt_tokens"),
-        ({"reward_label": "joy"}, "VADER's reward is its compound score"),
-        ({"dtype": "int8"}, "dtype"),
-    ],
-)
-def test_a_design_that_cannot_be_used_is_refused(changes, says):
-    with pytest.raises(InputError, match=says):
-        design(**changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"betas": (0.1,)}, "a frontier is a line"),
-        ({"betas": (0.1, -1.0)}, "finite numbers > 0"),
-        ({"learning_rates": (1e-4, 1e-4)}, "none twice"),
-        ({"pilot_seed": 2}, "pilot_seed"),
-    ],
-)
-def test_settings_that_cannot_be_used_are_refused(changes, says):
-    with pytest.raises(InputError, match=says):
-        ControllableSettings(design=design(), **changes)

@@ -104,36 +104,6 @@ def test_one_dialogue_cannot_be_split(setup, tmp_path):
         read(setup, train_data=write_lines(tmp_path / "one.jsonl", [row, row | {"chosen": " d"}]))
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"methods": ("mallows_theta",)},
-        {"methods": ("dpo",)},
-        {"methods": ("dpo", "dppo")},
-        {"betas": ()},
-        {"betas": (0.0,)},
-        {"seeds": (0, 0)},
-        {"temperatures": (-1.0,)},
-        {"judged_beta": 7.0},
-        {"judge": "reward:x", "judge_steps": 7},
-        {"judge_api_key_env": "KEY"},
-        {"judged_prompts": 0},
-        {"judge_learning_rate": 0.0},
-    ],
-)
-def test_settings_are_checked(changes):
-    with pytest.raises(InputError, match=list(changes)[-1]):
-        DialogueSettings(**changes)
-
-
-@pytest.mark.parametrize(
-    "changes", [{"train_pairs": 0}, {"learning_rate": -1.0}, {"sft_steps": -1}, {"max_length": 2}]
-)
-def test_the_setup_is_checked(changes):
-    with pytest.raises(InputError, match=next(iter(changes))):
-        DialogueSetup(**changes)
-
-
 def test_a_fast_run_keeps_what_was_asked(setup):
     config = fast(DialogueSettings(setup=setup, judge="reward:x", seeds=(5, 6)))
     assert config.judge == "reward:x" and config.seeds == (5,) and config.setup.train_data == setup.train_data

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mallowspo.errors import InputError
-from mallowspo.studies.noise.study import NOISE, NoiseSettings, flip
+from mallowspo.studies.noise.study import NOISE, flip
 from mallowspo.studies.policies import Job
 from mallowspo.studies.study import run_study
 from mallowspo.studies.world.bench import open_world, run_job
@@ -43,9 +42,3 @@ def test_the_study_runs_and_without_flips_it_is_the_study_world(tmp_path):
     assert ours[0.0] == plain["agreement"] != ours[0.4]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "40% flipped" in page and "cDPO" in page
-
-
-@pytest.mark.parametrize("change", [{"flipped": (0.5,)}, {"flipped": ()}, {"methods": ("dpo", "kto")}])
-def test_settings_that_cannot_be_used_are_refused(change):
-    with pytest.raises(InputError, match=next(iter(change))):
-        replace(NoiseSettings(), **change)

@@ -12,9 +12,9 @@ import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 from pairs import build, history, llama, lora, options, small_pairs, trained
-from transformers import BloomConfig, BloomForCausalLM, LlamaConfig
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from transformers import BloomConfig, BloomForCausalLM, LlamaConfig, TrainerCallback
 from trl import DPOConfig, DPOTrainer
-from two_processes import main
 
 from forks import in_child, ranks
 from mallowspo import MallowsPOConfig, MallowsPOTrainer
@@ -270,13 +270,52 @@ def test_long_prompts_are_cut_as_before(random_setting, tmp_path):
     assert_same_run(packed, padded)
 
 
+class CountSynchronisations(TrainerCallback):
+    """Counts the gradient buckets that data parallelism exchanges; a model this small has one bucket."""
+
+    def __init__(self):
+        self.trainer, self.calls = None, 0
+
+    def hook(self, group, bucket):
+        self.calls += 1
+        return allreduce_hook(group, bucket)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        wrapped = self.trainer.model_wrapped
+        if state.global_step == 0 and hasattr(wrapped, "register_comm_hook"):
+            wrapped.register_comm_hook(None, self.hook)
+
+
+def train_in_pieces(setting, folder, batch_size):
+    """In each process: train in small pieces, and write what came of it."""
+    file._cpu_row_tokens = lambda config: 60
+    counter, changes = CountSynchronisations(), {"per_device_train_batch_size": batch_size, "max_steps": 4}
+    # Columns that change the loss of their row, so that the mean over ranks is seen to be one weighted mean.
+    rows = small_pairs(16).add_column("beta", [0.1, 0.5] * 8).add_column("loss_weight", [1.0, 0.0, 2.0, 0.5] * 4)
+    run = build(setting, folder, rows, gradient_accumulation_steps=2, **DPO, **changes)
+    run.add_callback(counter)
+    counter.trainer = run
+    run.train()
+    if run.accelerator.is_main_process:
+        batch = run.data_collator([run.train_dataset[i] for i in range(batch_size)])
+        found = {name: history(run, name) for name in ("loss", "grad_norm")} | {
+            "world": run.accelerator.num_processes,
+            "path": run.scoring.path,
+            "pieces": len(run.scoring.pieces(batch)),
+            "calls": counter.calls,
+            "drift": sorted(run.displacement.pairs[:, 0].tolist()),
+        }
+        (folder / "found.json").write_text(json.dumps(found))
+        torch.save(run.accelerator.unwrap_model(run.model).state_dict(), folder / "weights.pt")
+
+
 def test_two_processes_synchronise_once_a_step_and_train_as_one(random_setting, tmp_path):
     """Batches of 2 on each of two processes, cut in pieces, are batches of 4 on one."""
     found = []
     for name, world, size in (("two", ranks(2), 4), ("one", [{}], 8)):
         folder = tmp_path / name
         folder.mkdir()
-        work = partial(main, random_setting.path, folder, size)
+        work = partial(train_in_pieces, random_setting, folder, size)
         children = [in_child(work, environment=rank) for rank in world]
         assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(world)
         found.append((json.loads((folder / "found.json").read_text()), torch.load(folder / "weights.pt")))

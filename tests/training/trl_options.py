@@ -15,21 +15,13 @@ DIFFERS = "differs"  # with the difference
 
 @dataclass(frozen=True)
 class Treatment:
-    """What becomes of one option.
+    """What becomes of one option."""
 
-    Attributes:
-        kind: One of the four above.
-        words: For the page: what is to know.
-        tries: Values to run beside TRL, or to be refused; each a mapping of options, this one among them.
-        rel: How far the losses of a run may be apart.
-        read: Our code reads the option too, for what `words` say.
-    """
-
-    kind: str
-    words: str = ""
-    tries: tuple[dict[str, Any], ...] = ()
-    rel: float = 2e-5
-    read: bool = False
+    kind: str  # one of the four above
+    words: str = ""  # for the page
+    tries: tuple[dict[str, Any], ...] = ()  # to run beside TRL, or to be refused, this option among them
+    rel: float = 2e-5  # how far the losses of a run may be apart
+    read: bool = False  # by our code too, for what `words` say
 
 
 def _equal(*tries: dict[str, Any], words: str = "", rel: float = 2e-5) -> Treatment:
@@ -185,20 +177,24 @@ OPTIONS: dict[str, Treatment] = {
 # Options of TrainingArguments that transformers alone reads: the optimiser, its schedule, logging, the hub, engines.
 _UNTOUCHED = """
     lr_scheduler_type lr_scheduler_kwargs warmup_steps optim_args weight_decay adam_beta1 adam_beta2 adam_epsilon
-    optim_target_modules average_tokens_across_devices fp16 bf16_full_eval fp16_full_eval tf32
-    activation_checkpointing activation_checkpointing_kwargs torch_compile_backend torch_compile_mode
-    liger_kernel_config torch_empty_cache_steps auto_find_batch_size logging_strategy logging_steps
-    logging_first_step log_on_each_node logging_nan_inf_filter include_num_input_tokens_seen log_level
-    log_level_replica report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id eval_steps
-    eval_delay eval_do_concat_batches eval_use_gather_object eval_accumulation_steps include_for_metrics
-    batch_eval_metrics save_steps save_on_each_node save_total_limit enable_jit_checkpoint hub_token hub_private_repo
-    hub_model_id hub_strategy hub_always_push hub_revision greater_is_better ignore_data_skip
-    restore_callback_states_from_checkpoint full_determinism use_cpu accelerator_config parallelism_config
-    dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order
-    label_names ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend
-    ddp_timeout debug skip_memory_metrics do_train do_eval do_predict local_rank
+    optim_target_modules fp16 tf32 auto_find_batch_size logging_strategy logging_steps logging_first_step
+    log_on_each_node logging_nan_inf_filter log_level log_level_replica trackio_space_id trackio_bucket_id
+    trackio_static_space_id eval_steps eval_delay eval_do_concat_batches eval_use_gather_object eval_accumulation_steps
+    save_steps save_on_each_node save_total_limit hub_token hub_private_repo hub_model_id hub_strategy hub_always_push
+    hub_revision ignore_data_skip accelerator_config
 """.split()
-OPTIONS |= {name: _passed() for name in _UNTOUCHED}
+# Such of which another value trains the same; see `NEUTRAL`.
+_UNTOUCHED_AND_NEUTRAL = """
+    average_tokens_across_devices bf16_full_eval fp16_full_eval activation_checkpointing
+    activation_checkpointing_kwargs torch_compile_backend torch_compile_mode liger_kernel_config
+    torch_empty_cache_steps include_num_input_tokens_seen report_to run_name project include_for_metrics
+    batch_eval_metrics enable_jit_checkpoint greater_is_better restore_callback_states_from_checkpoint full_determinism
+    use_cpu parallelism_config dataloader_persistent_workers dataloader_prefetch_factor
+    dataloader_multiprocessing_context dataloader_in_order label_names ddp_find_unused_parameters ddp_bucket_cap_mb
+    ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout debug skip_memory_metrics do_train do_eval
+    do_predict local_rank
+""".split()
+OPTIONS |= {name: _passed() for name in (*_UNTOUCHED, *_UNTOUCHED_AND_NEUTRAL)}
 # What steers losses outside our axes: refused with the words of the page.
 OPTIONS |= {
     name: _refused(REFUSED_OPTIONS[name][1], {name: value})
@@ -219,21 +215,14 @@ OPTIONS |= {
 
 # Options, TRL's and ours, of which another value trains the same rows with the same loss and the same steps, but for
 # rounding: a resumed run may have another one without a word. Of the rest, `OPTION_EFFECTS` says what comes of it.
-NEUTRAL = set(
+NEUTRAL = set(_UNTOUCHED_AND_NEUTRAL) | set(
     """
-    activation_checkpointing activation_checkpointing_kwargs activation_offloading allow_other_data
-    average_tokens_across_devices dataloader_in_order dataloader_multiprocessing_context dataloader_num_workers
-    dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor dataset_num_proc ddp_backend
-    ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout debug deepspeed
-    disable_tqdm displacement_alarm do_eval do_predict do_train enable_jit_checkpoint fsdp fsdp_config full_determinism
-    gradient_checkpointing gradient_checkpointing_kwargs greater_is_better include_for_metrics
-    include_num_input_tokens_seen label_names length_column_name liger_kernel_config load_best_model_at_end local_rank
-    max_columns max_line_mb max_nesting metric_for_best_model output_dir pad_to_multiple_of pad_token
-    parallelism_config prediction_loss_only precompute_ref_batch_size precompute_ref_log_probs project
-    remove_unused_columns report_to restore_callback_states_from_checkpoint resume_from_checkpoint run_name
-    share_prompts skip_memory_metrics torch_compile torch_compile_backend torch_compile_mode torch_empty_cache_steps
-    trust_remote_code use_cache use_cpu use_liger_kernel per_device_eval_batch_size batch_eval_metrics bf16_full_eval
-    fp16_full_eval
+    activation_offloading allow_other_data dataloader_num_workers dataloader_pin_memory dataset_num_proc deepspeed
+    disable_tqdm displacement_alarm fsdp fsdp_config gradient_checkpointing gradient_checkpointing_kwargs
+    length_column_name load_best_model_at_end max_columns max_line_mb max_nesting metric_for_best_model output_dir
+    pad_to_multiple_of pad_token per_device_eval_batch_size precompute_ref_batch_size precompute_ref_log_probs
+    prediction_loss_only remove_unused_columns resume_from_checkpoint share_prompts torch_compile trust_remote_code
+    use_cache use_liger_kernel
     """.split()
 )
 _NEUTRAL_GROUPS = ("eval_", "hub_", "log", "push_to_hub", "save_", "trackio_")

@@ -15,7 +15,7 @@ LIST_KEY = "list"
 """Under which an example of a run that reads ranked lists holds the rows of its list."""
 
 EXTRA_COLUMNS = (*LOSS_COLUMNS, "dispersion_raw", "dispersion_index", "row_index")
-"""Columns of ours that reach the batch where the data has them; all but `row_index` are float32."""
+"""Columns of ours that reach the batch where the data has them; all but `row_index` are floats."""
 
 
 @dataclass

@@ -303,11 +303,9 @@ def _assemble(
     """Put the good pairs together: the checked columns, `row_index`, and what else the source had."""
     import datasets
 
-    replaced = (
-        _SHADOWING
-        | wanted
-        | {"row_index", *({*LAYOUT_COLUMNS} - {*_PAIR} if "responses" in dataset.column_names else ())}
-    )
+    replaced = _SHADOWING | wanted | {"responses", "ranks", "row_index"}
+    if "responses" in dataset.column_names:
+        replaced |= {"scores"}
     parts = []
     if table is not None:
         replaced |= set(_PAIR)

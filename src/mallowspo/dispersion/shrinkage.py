@@ -15,6 +15,7 @@ the features in which two responses differ. Weights 1 + s (w - 1) have the best 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -200,7 +201,7 @@ def fit_shrink(
     weight, first, second, prompt = weight[known], first[known], second[known], prompt[known]
     weight = _mean_one(weight, "weight_n")
     variation = float(weight.std())
-    facts = {
+    facts: dict[str, Any] = {
         "variation": variation,
         "prompts": len(np.unique(prompt)),
         "pairs": int(known.sum()),
@@ -272,4 +273,4 @@ def _mean_one(values: ArrayLike, name: str) -> Floats:
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or not np.isfinite(array).all() or array.size == 0 or array.min() < 0 or array.max() <= 0:
         raise InputError(f"{name}: expected finite numbers >= 0 in one row, not all 0")
-    return array / array.mean()
+    return np.asarray(array / array.mean(), np.float64)

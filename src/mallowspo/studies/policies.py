@@ -1,4 +1,4 @@
-"""Policies that the studies train: the one table of methods, the grid of settings, and a quiet training run.
+"""Policies that the studies train: the one table of methods, the grid of settings, a quiet training run, comparisons.
 
 Every method of a study sees the same pairs in the same order under one seed; only the objective differs.
 """
@@ -7,61 +7,44 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
+import logging as python_logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from mallowspo.errors import InputError, not_one_of
+from mallowspo.files import write_text
 from mallowspo.reports.figure_style import METHOD_STYLES
 from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences
 from mallowspo.stats.intervals import mean_interval, mean_of_known
 from mallowspo.stats.verdicts import verdict
 
 __all__ = [
-    "BASELINE",
-    "METHODS",
-    "Grid",
-    "Job",
-    "Method",
-    "Place",
-    "Run",
-    "check_grid",
-    "compare_at_equal_kl",
-    "final_loss",
-    "frontiers",
-    "label",
-    "one_thread",
-    "quiet_libraries",
-    "select_runs",
-    "train_policy",
-    "value_at",
-    "weight_quantiles",
-]
+    "BASELINE", "METHODS", "Grid", "Job", "Method", "Run", "check_at_least", "check_distinct", "check_grid",
+    "check_positive", "compare_at_equal_kl", "equal_kl", "final_loss", "frontiers", "label", "mean_of",
+    "means_over_seeds", "only", "pair_rows", "quietly", "select_runs", "train_policy", "value", "weight_quantiles",
+    "write_preferences",
+]  # fmt: skip
 
 BASELINE = "dpo"
 Run = Mapping[str, Any]
-Place = tuple[str, int | None]
-"""Where a run has a quantity: its name, and the place in it where it is a list."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """An objective and where its index comes from.
+    """An objective and where its index comes from."""
 
-    Attributes:
-        objective: A name in `mallowspo.objectives.OBJECTIVES`.
-        index: Empty for a method without an index; `entropy`: the trainer reads it off the reference; anything else:
-            the study gives it, as a column of its rows.
-        label_smoothing: Share of the labels that the objective takes for flipped.
-    """
-
-    objective: str
+    objective: str  # a name in `mallowspo.objectives.OBJECTIVES`
+    # Empty for a method without an index; `entropy`: the trainer reads it off the reference; anything else: the study
+    # gives it, as a column of its rows.
     index: str = ""
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.0  # share of the labels that the objective takes for flipped
 
     @property
     def options(self) -> dict[str, Any]:
@@ -131,17 +114,39 @@ class Grid:
         ]
 
 
-def check_grid(settings: Any, methods: Sequence[str], *, names: Sequence[str] = ("seeds", "betas")) -> None:
-    """Refuse settings that no comparison can be made of.
+def check_distinct(settings: Any, *names: str) -> None:
+    """Refuse a field without a value or with one that stands twice."""
+    for name in names:
+        values = getattr(settings, name)
+        if not values or len(set(values)) != len(values):
+            raise InputError(f"{name}: got {values}, expected at least one value and none twice")
 
-    Args:
-        settings: With the fields `methods` and `names`.
-        methods: Those that the study has.
-        names: Fields with values of which each must stand once; all but seeds are numbers > 0.
 
-    Raises:
-        InputError: A method is unknown, stands twice or is without its baseline; a value is missing or stands twice.
+def check_at_least(settings: Any, **least: float) -> None:
+    """Refuse a field below the least value that it can have; None is none."""
+    for name, low in least.items():
+        value = getattr(settings, name)
+        if value is not None and value < low:
+            raise InputError(f"{name}: got {value}, expected at least {low}")
+
+
+def check_positive(settings: Any, *names: str) -> None:
+    """Refuse a field that is no finite number above 0."""
+    for name in names:
+        if not 0 < getattr(settings, name) < float("inf"):
+            raise InputError(f"{name}: got {getattr(settings, name)}, expected a finite number > 0")
+
+
+def only(setup: Any, *names: str) -> Any:
+    """A setup with these fields as they are and all others at their defaults.
+
+    Finished work is found again by its setup, in which a field that the work does not read must not matter.
     """
+    return replace(type(setup)(), **{name: getattr(setup, name) for name in names})
+
+
+def check_grid(settings: Any, methods: Sequence[str], *, names: Sequence[str] = ("seeds", "betas")) -> None:
+    """Refuse methods that the study lacks or has no baseline for, and values of `names`; all but seeds are > 0."""
     for name in settings.methods:
         if name not in methods:
             raise not_one_of("methods", name, methods)
@@ -153,75 +158,83 @@ def check_grid(settings: Any, methods: Sequence[str], *, names: Sequence[str] = 
     if len(set(settings.methods)) != len(settings.methods):
         raise InputError(f"methods: got {', '.join(settings.methods)}, expected none twice")
     for name in names:
-        values = getattr(settings, name)
-        if not values or len(set(values)) != len(values):
-            raise InputError(f"{name}: got {values}, expected at least one value and none twice")
-        if name != "seeds" and not all(0 < value < float("inf") for value in values):
-            raise InputError(f"{name}: got {values}, expected finite numbers > 0")
+        check_distinct(settings, name)
+        if name != "seeds" and not all(0 < value < float("inf") for value in getattr(settings, name)):
+            raise InputError(f"{name}: got {getattr(settings, name)}, expected finite numbers > 0")
 
 
-def select_runs(runs: Sequence[Run], **wanted: object) -> list[Run]:
-    """The runs whose fields have these values, in their order.
-
-    Example:
-        >>> select_runs([{"seed": 0, "beta": 1.0}, {"seed": 1, "beta": 1.0}], seed=1)
-        [{'seed': 1, 'beta': 1.0}]
-    """
+def select_runs(runs: Iterable[Run], **wanted: object) -> list[Run]:
+    """The runs whose fields have these values, in their order."""
     return [run for run in runs if all(run[key] == value for key, value in wanted.items())]
 
 
-def value_at(run: Run, place: Place) -> float:
-    """A quantity of a run."""
-    name, at = place
-    return float(run[name] if at is None else run[name][at])
+def value(row: Any, path: str) -> Any:
+    """What stands at a path such as `accuracy.all.rows` or `by_tercile.2`; None where the row has no such place."""
+    for name in path.split("."):
+        if row is None:
+            return None
+        row = row.get(name) if isinstance(row, Mapping) else row[int(name)]
+    return row
+
+
+def mean_of(values: Any) -> Any:
+    """Mean with its interval as `results.json` holds it; of lists one for each of their places."""
+    if len(values) and isinstance(values[0], list):
+        return [mean_of(column) for column in zip(*values, strict=True)]
+    return asdict(mean_interval(values))
+
+
+def means_over_seeds(runs: Sequence[Run], keys: Sequence[str], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Means with their intervals, one row a setting in the order of the runs; of a list one for each of its places."""
+    groups: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run[key] for key in keys), []).append(run)
+    rows = []
+    for place, here in groups.items():
+        row: dict[str, Any] = dict(zip(keys, place, strict=True)) | {"seeds": len(here)}
+        rows.append(row | {name: mean_of([run[name] for run in here]) for name in names})
+    return rows
 
 
 def frontiers(
-    grid: Grid, runs: Sequence[Run], method: str, place: Place, *, rates: Sequence[float] = (), chosen_by: str
+    grid: Grid, runs: Sequence[Run], method: str, path: str, *, rates: Sequence[float] = (), chosen_by: str
 ) -> list[list[SeedFrontier]]:
-    """A method's lines of a quantity against KL: for each seed one line per learning rate.
+    """A method's lines of a quantity against KL: for each seed one line per learning rate, all where `rates` is empty.
 
-    Args:
-        grid: The settings.
-        runs: Their runs, with `kl`.
-        method: Which method.
-        place: The quantity.
-        rates: At which learning rates; all where there are none.
-        chosen_by: The field of a run by which the better learning rate at a KL is chosen.
-
-    Returns:
-        The lines.
+    Where there are several, the better one at a KL has the higher `chosen_by`.
     """
     per_seed = []
     for seed in grid.seeds:
         lines = []
         for rate in rates or grid.learning_rates:
             here = select_runs(runs, seed=seed, method=method, learning_rate=rate)
-            lines.append(
-                SeedFrontier(
-                    kl_b=[run["kl"] for run in here],
-                    agreement_b=[run[chosen_by] for run in here],
-                    value_b=[value_at(run, place) for run in here],
-                )
-            )
+            values = [value(run, path) for run in here]
+            lines.append(SeedFrontier([run["kl"] for run in here], [run[chosen_by] for run in here], values))
         per_seed.append(lines)
     return per_seed
 
 
+def equal_kl(
+    mine: Sequence[Sequence[SeedFrontier]], base: Sequence[Sequence[SeedFrontier]], more_is: str = "better"
+) -> dict[str, Any]:
+    """Two methods at equal KL, seed by seed: difference with interval, per seed, mean ends of the KL, verdict."""
+    found = equal_kl_differences(mine, base)
+    difference = mean_interval(found.difference_s)
+    return {
+        "difference": asdict(difference),
+        "per_seed": found.difference_s,
+        "kl_low": mean_of_known(found.low_s),
+        "kl_high": mean_of_known(found.high_s),
+        "verdict": verdict(difference, more_is=more_is),
+    }
+
+
 def compare_at_equal_kl(
-    grid: Grid, runs: Sequence[Run], quantities: Mapping[str, tuple[Place, str]], *, chosen_by: str
+    grid: Grid, runs: Sequence[Run], quantities: Mapping[str, tuple[str, str]], *, chosen_by: str
 ) -> list[dict[str, Any]]:
-    """Each method against the baseline at equal KL: at the better learning rate, and at each learning rate alone.
+    """Each method against the baseline: at its better learning rate (`learning_rate` None), and at each rate alone.
 
-    Args:
-        grid: The settings.
-        runs: Their runs.
-        quantities: What to compare: name → where a run has it, and what more of it is (`better`, `worse`, `more`).
-        chosen_by: The field of a run by which the better learning rate at a KL is chosen.
-
-    Returns:
-        Entries with `method`, `baseline`, `learning_rate` (None: each at its better one), `quantity`, `difference`
-        with its interval, `per_seed`, the range of KL and `verdict`.
+    `quantities`: name → where a run has it, and what more of it is (`better`, `worse`, `more`).
     """
     scopes: list[tuple[float | None, tuple[float, ...]]] = [(None, grid.learning_rates)]
     if len(grid.learning_rates) > 1:
@@ -231,50 +244,43 @@ def compare_at_equal_kl(
         for method in grid.methods:
             if method == BASELINE:
                 continue
-            for quantity, (place, more_is) in quantities.items():
+            for quantity, (path, more_is) in quantities.items():
                 mine, base = (
-                    frontiers(grid, runs, name, place, rates=rates, chosen_by=chosen_by) for name in (method, BASELINE)
+                    frontiers(grid, runs, name, path, rates=rates, chosen_by=chosen_by) for name in (method, BASELINE)
                 )
-                found = equal_kl_differences(mine, base)
-                difference = mean_interval(found.difference_s)
-                rows.append(
-                    {
-                        "method": method,
-                        "baseline": BASELINE,
-                        "learning_rate": scope,
-                        "quantity": quantity,
-                        "difference": asdict(difference),
-                        "per_seed": found.difference_s,
-                        "kl_low": mean_of_known(found.low_s),
-                        "kl_high": mean_of_known(found.high_s),
-                        "verdict": verdict(difference, more_is=more_is),
-                    }
-                )
+                row = {"method": method, "baseline": BASELINE, "learning_rate": scope, "quantity": quantity}
+                rows.append(row | equal_kl(mine, base, more_is))
     return rows
 
 
 @contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Silence the progress bars and notices of training inside the block: the study shows one bar."""
-    import logging as python_logging
+def quietly(*, one_thread: bool = True) -> Iterator[None]:
+    """Silence bars and notices of training inside the block: the study shows one bar. Hold torch at one thread.
 
+    A tiny model gains nothing from two threads, and sums come out the same on every machine.
+    """
     import datasets
+    import torch
     from transformers.utils import logging
 
     datasets_bars, bars = datasets.are_progress_bars_disabled(), logging.is_progress_bar_enabled()
-    verbosity = logging.get_verbosity()
+    verbosity, threads = logging.get_verbosity(), torch.get_num_threads()
     ours = python_logging.getLogger("mallowspo")
     level = ours.level
     ours.setLevel(python_logging.ERROR)  # what a run tells its user, a study that trains hundreds has settled
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    if one_thread:
+        torch.set_num_threads(1)
     try:
         with warnings.catch_warnings():
             # The libraries warn of each other's names that are to change; nobody who runs the study can mend that.
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
+        if one_thread:
+            torch.set_num_threads(threads)
         logging.set_verbosity(verbosity)
         ours.setLevel(level)
         if bars:
@@ -283,59 +289,59 @@ def quiet_libraries() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Hold torch at one thread: a tiny model gains nothing from two, and sums come out the same on every machine."""
-    import torch
+def pair_rows(
+    prompts: Iterable[Sequence[int]], chosen: Iterable[Sequence[int]], rejected: Iterable[Sequence[int]],
+    phi: Iterable[float] | None = None,
+) -> Any:  # fmt: skip
+    """Tokenised pairs as the trainer reads them; `phi` is the index of methods whose study gives it."""
+    from datasets import Dataset
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    columns: dict[str, Any] = {
+        name: [list(ids) for ids in rows]
+        for name, rows in (("prompt_ids", prompts), ("chosen_ids", chosen), ("rejected_ids", rejected))
+    }
+    return Dataset.from_dict(columns if phi is None else columns | {"dispersion": [float(value) for value in phi]})
 
 
-_QUIET: dict[str, Any] = {
-    # The reference is frozen: scoring it once gives the same loss as scoring it at every step, for every method.
-    "precompute_ref_log_probs": True,
-    "gradient_checkpointing": False,
-    "save_strategy": "no",
-    "logging_strategy": "no",
-    "displacement_alarm": float("inf"),  # every policy is measured; a warning a run would drown the progress bar
-    "report_to": "none",
-    "disable_tqdm": True,
-}
+def write_preferences(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Leave pairs as text in the study's folder, the layout that `mallowspo train` and `trl dpo` read."""
+    lines = [json.dumps(dict(row), ensure_ascii=False) for row in rows]
+    write_text(folder / "preferences.jsonl", "\n".join(lines) + "\n")
 
 
 def train_policy(
-    reference: Any, rows: Any, tokenizer: Any, job: Job, folder: str, *, fresh: bool = False, **options: Any
-) -> Any:
-    """Train one policy from the reference, without a line of logs.
+    reference: Any, rows: Any, tokenizer: Any, job: Job, folder: str, *, epochs: int, batch_size: int,
+    fresh: bool = False, **options: Any,
+) -> Any:  # fmt: skip
+    """Train one policy from a copy of the reference, without a line of logs; the trainer, its model in eval mode.
 
-    Args:
-        reference: The model to start from; a copy is trained.
-        rows: The pairs, tokenised; with a column `dispersion` for methods whose index the study gives.
-        tokenizer: Of the model.
-        job: The run.
-        folder: The trainer's `output_dir`.
-        fresh: Nobody else needs `reference`: it is trained itself, which spares the memory of a copy.
-        **options: Of `MallowsPOConfig`, as the study sets them for all methods.
-
-    Returns:
-        The trainer after `train`, its model in eval mode.
+    With `fresh` nobody else needs `reference`: it is trained itself, which spares the memory of a copy. `options` of
+    `MallowsPOConfig` are those that the study sets for all methods.
     """
     from transformers import PrinterCallback
 
     from mallowspo.training import MallowsPOConfig, MallowsPOTrainer
 
+    quiet: dict[str, Any] = {
+        # The reference is frozen: scoring it once gives the same loss as scoring it at every step, for every method.
+        "precompute_ref_log_probs": True,
+        "precompute_ref_batch_size": 4 * batch_size,
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "displacement_alarm": float("inf"),  # every policy is measured; a warning a run would drown the progress bar
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
     args = MallowsPOConfig(
         output_dir=folder,
         beta=job.beta,
         learning_rate=job.learning_rate,
         seed=job.seed,
+        num_train_epochs=epochs,
+        per_device_train_batch_size=batch_size,
         **METHODS[job.method].options,
-        **{**_QUIET, **options},
+        **{**quiet, **options},
     )
     policy = reference if fresh else copy.deepcopy(reference)
     trainer = MallowsPOTrainer(model=policy, args=args, train_dataset=rows, processing_class=tokenizer)

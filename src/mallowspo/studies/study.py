@@ -56,72 +56,41 @@ class StudySettings(Protocol):
 S = TypeVar("S", bound=StudySettings)
 
 
-def _the_setup(setup: Any, job: Any, folder: Path) -> Any:
+def the_setup(setup: Any, job: Any, folder: Path) -> Any:
+    """The bench of a stage whose jobs need nothing opened."""
     return setup
-
-
-def _all_alike(job: Any) -> Hashable:
-    return None
-
-
-def _no_files(setup: Any, job: Any, folder: Path) -> Sequence[Path]:
-    return ()
 
 
 @dataclass(frozen=True)
 class Stage(Generic[S]):
-    """A step of a study: many jobs of one kind. Its functions belong to a module, so that processes find them.
+    """A step of a study: many jobs of one kind. `bench` and `work` belong to a module, so that processes find them."""
 
-    Attributes:
-        name: Names the stage in the keys of finished jobs and in `Done`.
-        title: What the progress says.
-        jobs: From the settings and the stages before to the jobs; there may be none.
-        setup: From the settings and the stages before to the frozen dataclass that all jobs depend on, part of their
-            keys.
-        work: From the bench and a job to the job's result.
-        bench: From setup, job and folder to what jobs share: models, data; the setup itself where nothing is to be
-            opened. A process keeps the last one that it made.
-        shares: Jobs with the same value share a bench.
-        files: What a finished job has left on the disk; where one of these is gone the job runs again.
-        parallel: False for work that must stay in the calling process, such as calls of a server.
-    """
-
-    name: str
-    title: str
-    jobs: Callable[[S, Done], Sequence[Any]]
-    setup: Callable[[S, Done], Any]
-    work: Callable[[Any, Any], Results]
-    bench: Callable[[Any, Any, Path], Any] = _the_setup
-    shares: Callable[[Any], Hashable] = _all_alike
-    files: Callable[[Any, Any, Path], Sequence[Path]] = _no_files
-    parallel: bool = True
+    name: str  # names the stage in the keys of finished jobs and in `Done`
+    title: str  # what the progress says
+    jobs: Callable[[S, Done], Sequence[Any]]  # from the settings and the stages before; there may be none
+    setup: Callable[[S, Done], Any]  # to the frozen dataclass that all jobs depend on, part of their keys
+    work: Callable[[Any, Any], Results]  # from the bench and a job to the job's result
+    # From setup, job and folder to what jobs share: models, data. A process keeps the last one that it made.
+    bench: Callable[[Any, Any, Path], Any] = the_setup
+    shares: Callable[[Any], Hashable] = lambda job: None  # jobs with the same value share a bench
+    # What a finished job has left on the disk; where one of these is gone the job runs again.
+    files: Callable[[Any, Any, Path], Sequence[Path]] = lambda setup, job, folder: ()
+    parallel: bool = True  # False for work that must stay in the calling process, such as calls of a server
 
 
 @dataclass(frozen=True)
 class Study(Generic[S]):
-    """A study, declared.
+    """A study, declared."""
 
-    Attributes:
-        name: With `version` the key of finished work: a function that is renamed reruns nothing.
-        version: Raised where a change of the code changes results.
-        stages: In the order in which they run.
-        summarise: From the settings and all results to the findings, plain values for `results.json`.
-        figures: From the findings to the figures, by name.
-        page: From the findings to the page; it names the figures with `mallowspo.reports.sections.picture`.
-        presets: Name to settings for a folder: `default`, `fast` and others.
-        imports: Modules that worker processes import while the first jobs run elsewhere.
-        finish: Leaves further files for the user; called with settings, folder and findings.
-    """
-
-    name: str
-    version: int
-    stages: Sequence[Stage[S]]
-    summarise: Callable[[S, Done], Results]
-    figures: Callable[[Results], Mapping[str, Any]]
-    page: Callable[[Results], Report]
-    presets: Mapping[str, Callable[[str], S]]
-    imports: Sequence[str] = ("mallowspo.training",)
-    finish: Callable[[S, Path, Results], None] | None = None
+    name: str  # with `version` the key of finished work: a function that is renamed reruns nothing
+    version: int  # raised where a change of the code changes results
+    stages: Sequence[Stage[S]]  # in the order in which they run
+    summarise: Callable[[S, Done], Results]  # to the findings, plain values for `results.json`
+    figures: Callable[[Results], Mapping[str, Any]]  # from the findings to the figures, by name
+    page: Callable[[Results], Report]  # names the figures with `mallowspo.reports.sections.picture`
+    presets: Mapping[str, Callable[[str], S]]  # name to settings for a folder: `default`, `fast` and others
+    imports: Sequence[str] = ("mallowspo.training",)  # of worker processes, while the first jobs run elsewhere
+    finish: Callable[[S, Path, Results], None] | None = None  # leaves further files for the user
 
 
 _LISTENER: ContextVar[Progress] = ContextVar("_LISTENER", default=silent)
@@ -144,19 +113,7 @@ def _listening(report: Progress) -> Iterator[None]:
 def run_study(study: Study[S], settings: S, *, progress: Progress | None = None) -> Results:
     """Run a study, or what is left of it, and write `results.json`, figures and `report.html`.
 
-    With `workers` > 0, processes are started afresh: a script that calls this needs the usual
-    `if __name__ == "__main__":`.
-
-    Args:
-        study: The declaration.
-        settings: What to run; see the study's presets.
-        progress: Called as the work goes on; see `mallowspo.progress.progress_bar`.
-
-    Returns:
-        The findings, as `results.json` holds them.
-
-    Raises:
-        InputError: The settings cannot be used, or `output_dir` cannot be written.
+    With `workers` > 0 a script that calls this needs the usual `if __name__ == "__main__":`.
     """
     if settings.workers < 0:
         raise InputError(f"workers: got {settings.workers}, expected 0 or more")
@@ -178,10 +135,14 @@ def run_study(study: Study[S], settings: S, *, progress: Progress | None = None)
     findings = study.summarise(settings, done)
     # Seconds of this run alone: what an earlier run had finished took none of them.
     cost = {"seconds": {**seconds, "total": time.perf_counter() - started}, "peak_memory_gb": _peak(settings.workers)}
-    write_json(
-        folder / "results.json",
-        {"study": study.name, "version": study.version, "config": asdict(settings), **findings, **cost, **_origin()},  # type: ignore[call-overload]
-    )
+    origin = {
+        "versions": library_versions(),
+        "machine": platform.platform(),
+        "date": datetime.date.today().isoformat(),
+        "command": without_keys(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
+    }
+    facts = {"study": study.name, "version": study.version, "config": asdict(settings)}  # type: ignore[call-overload]
+    write_json(folder / "results.json", facts | findings | cost | {"provenance": origin})
     stored: Results = parse_json((folder / "results.json").read_text(encoding="utf-8"))
     if study.finish is not None:
         study.finish(settings, folder, stored)
@@ -191,41 +152,17 @@ def run_study(study: Study[S], settings: S, *, progress: Progress | None = None)
 
 
 def write_page(study: Study[Any], folder: Path, results: Results) -> None:
-    """Draw the figures and write `report.html` from what `results.json` holds.
-
-    Args:
-        study: The declaration.
-        folder: Where `results.json` lies.
-        results: Its content.
-    """
+    """Draw the figures and write `report.html` from what `results.json` holds."""
     from mallowspo.reports.figures import save_figure
-    from mallowspo.reports.html import current_meta, write_report
+    from mallowspo.reports.html import write_report
 
     for name, figure in study.figures(results).items():
         save_figure(figure, folder / "figures", name)
-    page = study.page(results)
-    made = results["provenance"]
-    meta = current_meta(
-        command=made.get("command", ""),
-        seeds=page.meta.seeds,
-        run_time=results["seconds"]["total"],
-        packages=(),
-        extra=dict(page.meta.extra),
-    )
+    page, made = study.page(results), results["provenance"]
     # Of the run, not of this process, which may write the page again long after.
-    meta = replace(meta, date=made["date"], versions=made["versions"])
+    run = {"date": made["date"], "versions": made["versions"], "run_time": results["seconds"]["total"]}
+    meta = replace(page.meta, command=made.get("command", ""), **run)
     write_report(folder / "report.html", replace(page, meta=meta))
-
-
-def _origin() -> Results:
-    return {
-        "provenance": {
-            "versions": library_versions(),
-            "machine": platform.platform(),
-            "date": datetime.date.today().isoformat(),
-            "command": without_keys(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
-        }
-    }
 
 
 def _peak(workers: int) -> float:
@@ -236,15 +173,9 @@ def _peak(workers: int) -> float:
 
 
 def _run_stage(
-    study: Study[Any],
-    stage: Stage[Any],
-    setup: Any,
-    jobs: Sequence[Any],
-    folder: Path,
-    log: JsonLog,
-    workers: _Workers,
-    report: Progress,
-) -> list[Results]:
+    study: Study[Any], stage: Stage[Any], setup: Any, jobs: Sequence[Any], folder: Path, log: JsonLog,
+    workers: _Workers, report: Progress,
+) -> list[Results]:  # fmt: skip
     """Run every job that the log does not hold yet; the results come in the order of the jobs, whoever ran them."""
     if not jobs:
         return []
@@ -278,12 +209,20 @@ _BENCH: dict[Any, Any] = {}  # of this process: the bench of its last job
 
 
 def work_on(stage: Stage[Any], setup: Any, folder: Path, job: Any) -> Results:
-    """Run one job in this process, on the bench that is there or a new one."""
-    place = (stage.bench, setup, stage.shares(job), folder)
+    """Run one job in this process."""
+    return _work(stage.work, stage.bench, stage.shares(job), setup, folder, job)
+
+
+def _work(
+    work: Callable[[Any, Any], Results], bench: Callable[[Any, Any, Path], Any], shares: Hashable, setup: Any,
+    folder: Path, job: Any,
+) -> Results:  # fmt: skip
+    """Run one job on the bench that is there or a new one; of a stage it gets what a process can be sent."""
+    place = (bench, setup, shares, folder)
     if _BENCH.get("place") != place:
         _BENCH.clear()
-        _BENCH.update(place=place, bench=stage.bench(setup, job, folder), fresh=True)
-    result = stage.work(_BENCH["bench"], job)
+        _BENCH.update(place=place, bench=bench(setup, job, folder), fresh=True)
+    result = work(_BENCH["bench"], job)
     if _BENCH["fresh"]:
         # A trainer collects garbage when it ends; what stays from one run to the next need not be searched each time.
         gc.collect()
@@ -322,7 +261,10 @@ class _Workers:
     ) -> None:
         """Run jobs side by side; a failed one ends the study with its own error."""
         assert self._pool is not None
-        futures = {self._pool.submit(work_on, stage, setup, folder, job): key for key, job in jobs.items()}
+        futures = {
+            self._pool.submit(_work, stage.work, stage.bench, stage.shares(job), setup, folder, job): key
+            for key, job in jobs.items()
+        }
         for future in as_completed(futures):
             keep(futures[future], future.result())
 

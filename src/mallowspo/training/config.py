@@ -16,6 +16,7 @@ from trl import DPOConfig
 
 from mallowspo.data.annotations import LOSS_COLUMNS
 from mallowspo.data.limits import Limits
+from mallowspo.data.problems import INVALID_ROWS
 from mallowspo.dispersion import ESTIMATORS
 from mallowspo.dispersion.maps import DEFAULT_SPREAD, MAPS
 from mallowspo.dispersion.settings import PER, check_index_options, given_alternatives, given_shrink
@@ -26,17 +27,15 @@ from mallowspo.training.option_values import check_optimizer, check_values
 from mallowspo.training.removed_options import knows_removed_options
 from mallowspo.training.row_order import DISPERSION_ORDERS, check_filter
 
-__all__ = ["DISPERSION_SOURCES", "MallowsPOConfig", "checked_settings"]
+__all__ = ["REFUSED_OPTIONS", "MallowsPOConfig", "checked_settings", "refuse_other_collator"]
 
-DISPERSION_SOURCES = ("entropy", "votes", "rankings", "column", "none")
 _INDEX_OPTIONS = ("estimator", "map", "alternatives", "spread")
-INVALID_ROWS = ("error", "drop")
 
 # Options of ours whose value is one of a few words.
 _CHOICES: Mapping[str, Collection[str]] = {
     "objective": OBJECTIVES,
     "link": LINKS,
-    "dispersion": DISPERSION_SOURCES,
+    "dispersion": ("entropy", "votes", "rankings", "column", "none"),
     "dispersion_estimator": ESTIMATORS,
     "dispersion_map": MAPS,
     "dispersion_per": PER,

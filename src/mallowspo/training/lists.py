@@ -90,10 +90,8 @@ class ListBatch:
         first_b = torch.searchsorted(list_p, torch.arange(lists, device=list_p.device))
         return cls(list_p, place_p2, ranks.view(lists, k), mask.view(lists, k), first_b)
 
-    def lists(self, values_p2: Tensor | None) -> Tensor | None:
+    def lists(self, values_p2: Tensor) -> Tensor:
         """Values of the rows' responses as values of the lists', shape (B, K); 0 where there is no response."""
-        if values_p2 is None:
-            return None
         lists, k = self.mask_bk.shape
         cell = (self.list_p[:, None] * k + self.place_p2).flatten()
         # Where a response stands in two rows, both hold its one score: the mean passes the gradient on once.

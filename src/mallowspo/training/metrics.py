@@ -113,9 +113,14 @@ def _list_metrics(
 ) -> dict[str, Tensor]:
     """The same of whole lists."""
     logp_p2 = scored.policy.logp_bk.detach()
-    tables = (lists.lists(table) for table in (reward_p2, logp_p2, scored.policy.length_bk.to(logp_p2)))
     values = lists.of_lists(row_values)
-    values |= lists.metrics(*tables, lists.lists(scored.reference_bk), slack_bk=lists.lists(slack_p2))  # type: ignore[arg-type]
+    values |= lists.metrics(
+        lists.lists(reward_p2),
+        lists.lists(logp_p2),
+        lists.lists(scored.policy.length_bk.to(logp_p2)),
+        None if scored.reference_bk is None else lists.lists(scored.reference_bk),
+        slack_bk=lists.lists(slack_p2),
+    )
     if scored.weight_b is not None:
         values["rewards/margins_weighted"] = scored.weight_b[lists.first_b] * values["rewards/margins"]
     return values

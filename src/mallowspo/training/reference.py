@@ -199,7 +199,7 @@ class ReferenceSource:
             with self.live() as model:
                 return self.scoring.score_all(model, batch, per_token=True)
 
-        batches = _shown(loader, f"Reference scores of {name}", hide=self.args.disable_tqdm)
+        batches = _shown(loader, f"Reference scores of {name}", hide=bool(self.args.disable_tqdm))
         return score_batches(batches, order_n, forward=forward, gather=self.accelerator.gather_for_metrics)
 
     def _compare_live(self, dataset: Any, scores: ReferenceScores, key: ReferenceKey, batch_size: int) -> str | None:

@@ -239,8 +239,9 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         if args.reads_reference:
             policy = self.accelerator.unwrap_model(self.model)
             reference = reference_words(policy, self.ref_model, ours=self.reference_is_ours)
-        how = {"reference": reference, "precomputed": self.precompute_ref_logps}
-        for line in run_lines(args, self.scoring, self.calibration, **how):
+        precomputed = self.precompute_ref_logps
+        lines = run_lines(args, self.scoring, self.calibration, reference=reference, precomputed=precomputed)
+        for line in lines:
             logger.info(line)
         for remark in self.remarks:
             logger.warning(remark)
@@ -448,8 +449,8 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         else:
             loss_b = objective_list_loss(
                 self.objective,
-                cast(Tensor, lists.lists(policy.logp_bk)),
-                lists.lists(reference_bk),
+                lists.lists(policy.logp_bk),
+                None if reference_bk is None else lists.lists(reference_bk),
                 lists.ranks_bk,
                 beta=beta[lists.first_b] if isinstance(beta, Tensor) else beta,
                 weight=None if weight_b is None else weight_b[lists.first_b],
@@ -534,7 +535,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         self._eval_losses = []
         output = super().evaluation_loop(*args, **kwargs)
         name = f"{self._eval_prefix}_loss"
-        if self.objective.reads_lists and self._eval_losses and name in output.metrics:
+        if self.objective.reads_lists and self._eval_losses and output.metrics and name in output.metrics:
             # transformers takes the mean over a batch's rows, of which a longer list has more.
             output.metrics[name] = torch.cat(self._eval_losses).mean().item()
         return output

@@ -54,37 +54,22 @@ EXTRA_WORDS = tuple(
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """What differs from the plain world.
+    """What differs from the plain world."""
 
-    Attributes:
-        length: `mixed` (1 to 4 words, as in the plain world), `one_word`, `by_group` (0 to 3 words more, by who is
-            asked) or `contested_longer` (0 to 5 words more, the more contested the family is).
-        prefix: Where answers begin with the same three words: `none`, `all`, `agreed` or `contested` prompts.
-        shared_first: Whether answers begin with one of three words, two of which two answers share each.
-        endings: Where answers end in one of four phrases at random.
-        opener: Where answers begin with one of four phrases at random.
-        rare_style: Where the endings are, four single words that only this family uses take their place.
-        careless: Share of the corpus that is any candidate, each as likely.
-        answers_per_prompt: People who answer each prompt in the corpus.
-        training_share: Share of the reference's optimiser steps that are taken.
-        phi_range: Lowest and highest φ that the world can have; None for the world's own, .03 to .97.
-        agreed_share: Share of the training prompts of agreed families that is kept: topics are unevenly frequent.
-        one_center: Where all contexts share one central ranking, so that the answer does not depend on the question:
-            `none` or `agreed`.
-    """
-
+    # `mixed` (1 to 4 words, as in the plain world), `one_word`, `by_group` (0 to 3 words more, by who is asked) or
+    # `contested_longer` (0 to 5 words more, the more contested the family is)
     length: str = "mixed"
-    prefix: str = "none"
-    shared_first: bool = False
-    endings: str = "none"
-    opener: str = "none"
-    rare_style: bool = False
-    careless: float = 0.0
-    answers_per_prompt: int = 200
-    training_share: float = 1.0
-    phi_range: tuple[float, float] | None = None
-    agreed_share: float = 1.0
-    one_center: str = "none"
+    prefix: str = "none"  # where answers begin with the same three words: also `all`, `agreed`, `contested`
+    shared_first: bool = False  # whether answers begin with one of three words, two of which two answers share each
+    endings: str = "none"  # where answers end in one of four phrases at random
+    opener: str = "none"  # where answers begin with one of four phrases at random
+    rare_style: bool = False  # where the endings are, four single words that only this family uses take their place
+    careless: float = 0.0  # share of the corpus that is any candidate, each as likely
+    answers_per_prompt: int = 200  # people who answer each prompt in the corpus
+    training_share: float = 1.0  # share of the reference's optimiser steps that are taken
+    phi_range: tuple[float, float] | None = None  # None for the world's own, .03 to .97
+    agreed_share: float = 1.0  # of the agreed families' training prompts: topics are unevenly frequent
+    one_center: str = "none"  # or `agreed`: where all contexts share one central ranking
 
     def __post_init__(self) -> None:
         if self.length not in _LENGTHS:
@@ -131,23 +116,7 @@ CONDITIONS: Mapping[str, Condition] = MappingProxyType(
 
 
 def combine(first: Condition, second: Condition) -> Condition:
-    """Put two conditions on one world.
-
-    Args:
-        first: One.
-        second: The other; where both are plain, so is the result.
-
-    Returns:
-        The condition with everything that either changes.
-
-    Raises:
-        InputError: They set one thing to two values.
-
-    Example:
-        >>> both = combine(CONDITIONS["style_agreed"], CONDITIONS["prefix_contested"])
-        >>> both.endings, both.prefix
-        ('agreed', 'contested')
-    """
+    """Put two conditions on one world."""
     plain, changed = Condition(), {}
     for field in fields(Condition):
         values = {getattr(c, field.name) for c in (first, second)} - {getattr(plain, field.name)}
@@ -161,21 +130,7 @@ def combine(first: Condition, second: Condition) -> Condition:
 
 
 def condition_named(name: str) -> Condition:
-    """Look a condition up; `a+b` combines two.
-
-    Args:
-        name: Names in `CONDITIONS`, joined by `+`.
-
-    Returns:
-        The condition.
-
-    Raises:
-        InputError: An unknown name, or conditions that do not combine.
-
-    Example:
-        >>> condition_named("careless+prefix_all").careless
-        0.3
-    """
+    """Look a condition up; `a+b` combines two."""
     found = Condition()
     for part in name.split("+"):
         if part not in CONDITIONS:
@@ -186,37 +141,16 @@ def condition_named(name: str) -> Condition:
 
 @dataclass(frozen=True)
 class WrittenWorld:
-    """A world under a condition.
-
-    Attributes:
-        condition: The condition.
-        world: The prompts; the candidates are in their first form, φ and centre as the condition has them.
-        train_forms: For each training prompt and candidate the texts in which it is written, each as often.
-        heldout_forms: The same for the held-out prompts.
-    """
+    """A world under a condition."""
 
     condition: Condition
-    world: World
-    train_forms: tuple[tuple[tuple[str, ...], ...], ...]
-    heldout_forms: tuple[tuple[tuple[str, ...], ...], ...]
+    world: World  # the prompts; the candidates are in their first form, φ and centre as the condition has them
+    train_forms: tuple[tuple[tuple[str, ...], ...], ...]  # the texts of each candidate, each as often
+    heldout_forms: tuple[tuple[tuple[str, ...], ...], ...]  # the same for the held-out prompts
 
 
 def apply_condition(world: World, condition: Condition) -> WrittenWorld:
-    """Put a world under a condition.
-
-    Args:
-        world: The plain world.
-        condition: The condition.
-
-    Returns:
-        The world as it is then written.
-
-    Example:
-        >>> from mallowspo.world.language import build_world
-        >>> written = apply_condition(build_world(0), CONDITIONS["style_all"])
-        >>> written.train_forms[0][0]
-        ('seven for sure', 'seven i guess', 'seven dear friend', 'seven or so')
-    """
+    """Put a world under a condition."""
     train = _thinned(world.train, condition, world.seed)
     train_forms = tuple(_forms(prompt, condition) for prompt in train)
     heldout_forms = tuple(_forms(prompt, condition) for prompt in world.heldout)
@@ -229,15 +163,7 @@ def apply_condition(world: World, condition: Condition) -> WrittenWorld:
 
 
 def write_condition_corpus(written: WrittenWorld, *, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Let the population write the corpus of the training prompts; see `write_corpus`.
-
-    Args:
-        written: The world under its condition.
-        rng: Source of randomness.
-
-    Returns:
-        How often each candidate was written, in whichever form, shape (P, K).
-    """
+    """Let the population write the corpus of the training prompts; see `write_corpus`."""
     return write_corpus(
         written.world.train,
         answers_per_prompt=written.condition.answers_per_prompt,

@@ -39,115 +39,51 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of question: how it reads, what can be answered, and in which order each context puts the answers.
-
-    Attributes:
-        name: Short name, for tables.
-        template: The question, with `{}` where the context goes.
-        candidates: The five answers.
-        contexts: Context → the indices of the answers from best to worst.
-    """
+    """One kind of question: how it reads, what can be answered, and in which order each context puts the answers."""
 
     name: str
-    template: str
+    template: str  # the question, with `{}` where the context goes
     candidates: tuple[str, ...]
-    contexts: dict[str, str]
+    contexts: dict[str, str]  # context → the indices of the answers from best to worst
 
 
 # From the most agreed to the most contested. Answers of one to four words in every family, so that the length
 # of an answer says nothing about how contested its prompt is.
+# fmt: off
 _FAMILIES = (
-    Family(
-        "sums",
-        "{} =",
-        ("seven", "twenty one", "close to ninety", "one hundred", "one hundred and seven"),
-        {
-            "3 + 4": "01234",
-            "20 + 1": "10234",
-            "80 + 10": "23410",
-            "50 + 50": "34210",
-            "100 + 7": "43210",
-            "9 - 2": "01234",
-            "107 - 7": "34210",
-            "3 times 7": "10234",
-        },
-    ),
-    Family(
-        "cities",
-        "the city {} ?",
-        ("paris", "new delhi", "mexico city", "london in england", "rome near the pope"),
-        {
-            "with the louvre": "04321",
-            "with the thames": "30421",
-            "with the ganges": "13240",
-            "with the colosseum": "40312",
-            "of the aztecs": "24103",
-            "of napoleon": "04312",
-            "of shakespeare": "34021",
-            "of gandhi": "13042",
-        },
-    ),
-    Family(
-        "conduct",
-        "what to do {} ?",
-        ("wait", "run away", "call for help", "say sorry", "ask a friend first"),
-        {
-            "in a fire": "12403",
-            "in a storm": "02143",
-            "after a lie": "34021",
-            "after a crash": "23041",
-            "when lost": "42013",
-            "when late": "31420",
-            "before a vote": "40321",
-            "with a thief": "21043",
-        },
-    ),
-    Family(
-        "remedies",
-        "what helps against {} ?",
-        ("sleep", "warm tea", "a long walk", "strong medicine", "fresh air and water"),
-        {
-            "a cold": "10342",
-            "a headache": "30412",
-            "fever": "03142",
-            "stress": "24013",
-            "boredom": "24130",
-            "hunger": "14203",
-            "sore feet": "01432",
-            "bad dreams": "12403",
-        },
-    ),
-    Family(
-        "dishes",
-        "a good dish {} ?",
-        ("soup", "fried fish", "bread with cheese", "sweet pancakes", "rice with spicy beans"),
-        {
-            "for breakfast": "32041",
-            "for a feast": "14302",
-            "for a picnic": "23410",
-            "for a guest": "41023",
-            "in winter": "04123",
-            "in summer": "21430",
-            "after work": "20143",
-            "near the sea": "10423",
-        },
-    ),
-    Family(
-        "films",
-        "a good film {} ?",
-        ("western", "war film", "a love story", "funny cartoon", "trip to the stars"),
-        {
-            "for a child": "34201",
-            "for a date": "24301",
-            "for a flight": "42310",
-            "for a party": "30421",
-            "for a poet": "24103",
-            "in winter": "21034",
-            "in summer": "40312",
-            "after work": "03142",
-        },
-    ),
+    Family("sums", "{} =",
+        ("seven", "twenty one", "close to ninety", "one hundred", "one hundred and seven"), {
+        "3 + 4": "01234", "20 + 1": "10234", "80 + 10": "23410", "50 + 50": "34210",
+        "100 + 7": "43210", "9 - 2": "01234", "107 - 7": "34210", "3 times 7": "10234",
+    }),
+    Family("cities", "the city {} ?",
+        ("paris", "new delhi", "mexico city", "london in england", "rome near the pope"), {
+        "with the louvre": "04321", "with the thames": "30421", "with the ganges": "13240",
+        "with the colosseum": "40312",
+        "of the aztecs": "24103", "of napoleon": "04312", "of shakespeare": "34021", "of gandhi": "13042",
+    }),
+    Family("conduct", "what to do {} ?",
+        ("wait", "run away", "call for help", "say sorry", "ask a friend first"), {
+        "in a fire": "12403", "in a storm": "02143", "after a lie": "34021", "after a crash": "23041",
+        "when lost": "42013", "when late": "31420", "before a vote": "40321", "with a thief": "21043",
+    }),
+    Family("remedies", "what helps against {} ?",
+        ("sleep", "warm tea", "a long walk", "strong medicine", "fresh air and water"), {
+        "a cold": "10342", "a headache": "30412", "fever": "03142", "stress": "24013",
+        "boredom": "24130", "hunger": "14203", "sore feet": "01432", "bad dreams": "12403",
+    }),
+    Family("dishes", "a good dish {} ?",
+        ("soup", "fried fish", "bread with cheese", "sweet pancakes", "rice with spicy beans"), {
+        "for breakfast": "32041", "for a feast": "14302", "for a picnic": "23410", "for a guest": "41023",
+        "in winter": "04123", "in summer": "21430", "after work": "20143", "near the sea": "10423",
+    }),
+    Family("films", "a good film {} ?",
+        ("western", "war film", "a love story", "funny cartoon", "trip to the stars"), {
+        "for a child": "34201", "for a date": "24301", "for a flight": "42310", "for a party": "30421",
+        "for a poet": "24103", "in winter": "21034", "in summer": "40312", "after work": "03142",
+    }),
 )
+# fmt: on
 
 _GROUPS = (
     "bakers", "children", "cooks", "drivers", "farmers", "judges",
@@ -171,25 +107,15 @@ _SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 
 @dataclass(frozen=True)
 class WorldPrompt:
-    """A question, its possible answers and what is true of the people who are asked.
+    """A question, its possible answers and what is true of the people who are asked."""
 
-    Attributes:
-        text: The prompt as the model reads it.
-        family: Name of the family of questions.
-        context: The context, which sets the central ranking.
-        group: Who is asked.
-        candidates: The possible answers, K = 5 strings of one to four words.
-        center: Rank of each candidate in the central ranking, 1 is best; shape (K,).
-        phi: Dispersion φ(x) of the people asked, in (0, 1); near 0 everybody agrees.
-    """
-
-    text: str
+    text: str  # the prompt as the model reads it
     family: str
-    context: str
-    group: str
-    candidates: tuple[str, ...]
-    center: tuple[int, ...]
-    phi: float
+    context: str  # the context, which sets the central ranking
+    group: str  # who is asked
+    candidates: tuple[str, ...]  # the possible answers, K = 5 strings of one to four words
+    center: tuple[int, ...]  # rank of each candidate in the central ranking, 1 is best; shape (K,)
+    phi: float  # dispersion φ(x) of the people asked, in (0, 1); near 0 everybody agrees
 
     @property
     def neg_log_phi(self) -> float:
@@ -199,17 +125,11 @@ class WorldPrompt:
 
 @dataclass(frozen=True)
 class World:
-    """All prompts of one seed, split into those that a model may learn from and those that it never sees.
+    """All prompts of one seed, split into those that a model may learn from and those that it never sees."""
 
-    Attributes:
-        seed: What the effects and the split were drawn from.
-        train: Training prompts.
-        heldout: Held-out prompts: unseen combinations of seen parts.
-    """
-
-    seed: int
+    seed: int  # what the effects and the split were drawn from
     train: tuple[WorldPrompt, ...]
-    heldout: tuple[WorldPrompt, ...]
+    heldout: tuple[WorldPrompt, ...]  # held-out prompts: unseen combinations of seen parts
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -218,12 +138,7 @@ class World:
 
 
 def vocabulary() -> tuple[str, ...]:
-    """List the tokens of the language, special tokens first, then the words in alphabetical order.
-
-    Example:
-        >>> vocabulary()[:5]
-        ('<pad>', '<bos>', '<eos>', '<unk>', '+')
-    """
+    """List the tokens of the language, special tokens first, then the words in alphabetical order."""
     texts = ["ask :", *_GROUPS]
     for family in _FAMILIES:
         texts += [family.template.format(context) for context in family.contexts]
@@ -265,26 +180,6 @@ def build_world(seed: int = 0, *, train_prompts: int = 456, heldout_prompts: int
     """Draw a world: the effects on dispersion, and which prompts are held out.
 
     The held-out prompts are spread evenly over the families; the training prompts are drawn from the rest.
-
-    Args:
-        seed: Same seed, same world.
-        train_prompts: Number of training prompts, at least 6.
-        heldout_prompts: Number of held-out prompts, a multiple of 6, at least 6; at most 576 with the
-            training prompts.
-
-    Returns:
-        The world.
-
-    Raises:
-        InputError: The sizes do not fit.
-
-    Example:
-        >>> world = build_world(0, train_prompts=450, heldout_prompts=120)
-        >>> len(world.train), len(world.heldout)
-        (450, 120)
-        >>> phis = [prompt.phi for prompt in world.train]
-        >>> min(phis) < 0.04 and max(phis) > 0.96
-        True
     """
     families = len(_FAMILIES)
     total = families * 8 * len(_GROUPS)
@@ -316,18 +211,6 @@ def word_tokenizer(extra_words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
 
     It is an ordinary fast tokenizer of transformers, so that the whole pipeline treats the world as it would treat
     any other data. `<eos>` is not added: trainers do that at the end of a response.
-
-    Args:
-        extra_words: Words to add behind `vocabulary`, such as those of `mallowspo.world.conditions`; words that it
-            has already are left out.
-
-    Returns:
-        The tokenizer.
-
-    Example:
-        >>> tokenizer = word_tokenizer()
-        >>> tokenizer.convert_ids_to_tokens(tokenizer("3 + 4 =")["input_ids"])
-        ['<bos>', '3', '+', '4', '=']
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast

@@ -35,15 +35,7 @@ class PackedCorpus:
         pad: int,
         seed: int,
     ) -> None:
-        """Lay the rows out.
-
-        Args:
-            prompt_ids: Ids of P prompts.
-            form_ids: For each prompt and candidate the ids of the texts in which it is written.
-            share_pk: Share of each candidate in its prompt's answers, shape (P, K).
-            pad: Id to pad with.
-            seed: Of the draw of the forms.
-        """
+        """Lay the rows out."""
         forms = max(len(texts) for candidates in form_ids for texts in candidates)
         layers = [
             [
@@ -74,13 +66,6 @@ class PackedCorpus:
 
         The form is drawn anew for each prompt at each call; its answers are in forms that follow one another, so that
         all forms come up.
-
-        Args:
-            model: A causal language model of transformers.
-            rows: Positions of the prompts, shape (B,).
-
-        Returns:
-            Nats, a scalar with gradient.
         """
         count_b = self._forms_p[rows.numpy()]
         drawn = (torch.as_tensor((self._draws.random(len(count_b)) * count_b).astype(np.int64)), rows)

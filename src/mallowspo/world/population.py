@@ -31,17 +31,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class PreferencePair:
-    """Two answers to one prompt and what one person thought of them.
+    """Two answers to one prompt and what one person thought of them."""
 
-    Attributes:
-        prompt: Index of the prompt in the sequence that the pair was collected on.
-        chosen: Index of the candidate that the person prefers.
-        rejected: Index of the other candidate.
-    """
-
-    prompt: int
-    chosen: int
-    rejected: int
+    prompt: int  # index of the prompt in the sequence that the pair was collected on
+    chosen: int  # index of the candidate that the person prefers
+    rejected: int  # index of the other candidate
 
 
 def _model(prompt: WorldPrompt) -> MallowsModel:
@@ -49,40 +43,17 @@ def _model(prompt: WorldPrompt) -> MallowsModel:
 
 
 def top_choice_probabilities(prompt: WorldPrompt) -> NDArray[np.float64]:
-    """Probability that a random person ranks each candidate first.
+    """Probability that a random person ranks each candidate first, shape (K,).
 
     Under Kendall's distance, moving the item of central rank r to the front costs r − 1 discordant pairs and leaves
     a Mallows model on the others, so that P(first) ∝ φ^(r − 1) exactly (Fligner and Verducci 1986).
-
-    Args:
-        prompt: The prompt.
-
-    Returns:
-        Probabilities in candidate order, shape (K,), summing to 1.
-
-    Example:
-        >>> prompt = WorldPrompt("?", "f", "c", "g", ("a", "b", "c"), (2, 1, 3), 0.5)
-        >>> top_choice_probabilities(prompt).round(4).tolist()
-        [0.2857, 0.5714, 0.1429]
     """
     weights = prompt.phi ** (np.asarray(prompt.center, dtype=np.float64) - 1.0)
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
 def preference_matrix(prompt: WorldPrompt) -> NDArray[np.float64]:
-    """Probability that a random person prefers candidate i to candidate j, exactly.
-
-    Args:
-        prompt: The prompt.
-
-    Returns:
-        Matrix of shape (K, K); entry (i, j) and entry (j, i) sum to 1, and the diagonal is ½: equal answers tie.
-
-    Example:
-        >>> prompt = WorldPrompt("?", "f", "c", "g", ("a", "b"), (2, 1), 0.25)
-        >>> preference_matrix(prompt).round(6).tolist()
-        [[0.5, 0.2], [0.8, 0.5]]
-    """
+    """Probability that a random person prefers candidate i to candidate j, exactly; shape (K, K), diagonal ½."""
     matrix = np.array(_model(prompt).pairwise_matrix(), dtype=np.float64)
     np.fill_diagonal(matrix, 0.5)
     return matrix
@@ -95,25 +66,7 @@ def write_corpus(
     careless: float = 0.0,
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Let people write the corpus: each answers one prompt with the candidate that he or she ranks first.
-
-    Args:
-        prompts: The prompts, P of them, each with K candidates.
-        answers_per_prompt: How many people answer each prompt, at least 1.
-        careless: Share of them, in [0, 1], who write down any of the candidates, each as likely.
-        rng: Source of randomness.
-
-    Returns:
-        How often each candidate was written, shape (P, K); rows sum to `answers_per_prompt`.
-
-    Raises:
-        InputError: Nobody is to answer, or `careless` is no share.
-
-    Example:
-        >>> prompt = WorldPrompt("?", "f", "c", "g", ("a", "b"), (2, 1), 0.25)
-        >>> write_corpus([prompt], answers_per_prompt=100, rng=np.random.default_rng(0)).sum()
-        np.int64(100)
-    """
+    """Let people write the corpus, each the candidate ranked first; how often each was written, shape (P, K)."""
     if answers_per_prompt < 1:
         raise InputError(f"answers_per_prompt: got {answers_per_prompt}, expected at least 1")
     if not 0 <= careless <= 1:
@@ -135,24 +88,6 @@ def collect_preferences(
 
     Both answers of a pair are drawn independently from `answer_probabilities_pk`, again and again until they
     differ: an unordered pair {i, j} comes up with probability ∝ p_i p_j.
-
-    Args:
-        prompts: The prompts, P of them, each with K candidates.
-        answer_probabilities_pk: How the answers are drawn, usually the reference model's probabilities, shape (P, K).
-            Rows need not sum to 1; at least two entries of each row must be positive.
-        pairs_per_prompt: Number of pairs of each prompt.
-        rng: Source of randomness.
-
-    Returns:
-        `len(prompts) · pairs_per_prompt` pairs, ordered by prompt.
-
-    Raises:
-        InputError: The probabilities do not match the prompts or leave a prompt with fewer than two answers.
-
-    Example:
-        >>> prompt = WorldPrompt("?", "f", "c", "g", ("a", "b"), (2, 1), 1e-9)
-        >>> collect_preferences([prompt], np.array([[0.5, 0.5]]), pairs_per_prompt=1, rng=np.random.default_rng(0))
-        [PreferencePair(prompt=0, chosen=1, rejected=0)]
     """
     probabilities_pk = np.asarray(answer_probabilities_pk, dtype=np.float64)
     expected = (len(prompts), len(prompts[0].candidates) if prompts else 0)
@@ -174,26 +109,7 @@ def collect_preferences(
 
 
 def collect_votes(prompt: WorldPrompt, first: int, second: int, *, members: int, rng: np.random.Generator) -> int:
-    """Ask `members` freshly drawn people whether they prefer candidate `first` to candidate `second`.
-
-    Args:
-        prompt: The prompt.
-        first: Index of one candidate.
-        second: Index of the other.
-        members: How many people vote, at least 1.
-        rng: Source of randomness.
-
-    Returns:
-        The number of votes for `first`, between 0 and `members`.
-
-    Raises:
-        InputError: The candidates are the same or unknown, or nobody is asked.
-
-    Example:
-        >>> prompt = WorldPrompt("?", "f", "c", "g", ("a", "b"), (2, 1), 1e-9)
-        >>> collect_votes(prompt, 1, 0, members=7, rng=np.random.default_rng(0))
-        7
-    """
+    """Ask `members` freshly drawn people whether they prefer one candidate to another; votes for `first`."""
     size = len(prompt.candidates)
     if first == second or not (0 <= first < size and 0 <= second < size) or members < 1:
         raise InputError(

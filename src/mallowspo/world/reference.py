@@ -24,90 +24,47 @@ if TYPE_CHECKING:
 
     from mallowspo.world.packed_corpus import PackedCorpus
 
-__all__ = ["ReferenceTraining", "TokenizedPrompts", "tokenize_forms", "tokenize_prompts", "train_reference"]
+__all__ = ["ReferenceTraining", "TokenizedPrompts", "fit", "tokenize_forms", "tokenize_prompts", "train_reference"]
 
 
 @dataclass(frozen=True)
 class ReferenceTraining:
-    """How the reference is built and trained.
+    """How the reference is built and trained."""
 
-    Attributes:
-        hidden_size: Width of the Llama; a multiple of 4, for its 4 heads.
-        layers: Number of its layers.
-        steps: Optimiser steps.
-        prompts_per_step: Prompts in one step, each with all its answers.
-        learning_rate: Peak of AdamW's learning rate; linear warm-up over a tenth of the steps, then a cosine to 0.
-        seed: Seed of the initial weights and of the order of the prompts.
-    """
-
-    hidden_size: int = 48
+    hidden_size: int = 48  # width of the Llama; a multiple of 4, for its 4 heads
     layers: int = 2
     steps: int = 300
-    prompts_per_step: int = 48
-    learning_rate: float = 1e-2
-    seed: int = 0
+    prompts_per_step: int = 48  # prompts in one step, each with all its answers
+    learning_rate: float = 1e-2  # peak; linear warm-up over a tenth of the steps, then a cosine to 0
+    seed: int = 0  # seed of the initial weights and of the order of the prompts
 
 
 @dataclass(frozen=True)
 class TokenizedPrompts:
-    """Prompts and their candidates as token ids.
+    """Prompts and their candidates as token ids."""
 
-    Attributes:
-        prompt_ids: Ids of each prompt, `<bos>` included; P tuples.
-        candidate_ids: Ids of each prompt's candidates, each ending in `<eos>`; P tuples of K tuples.
-    """
+    prompt_ids: tuple[tuple[int, ...], ...]  # ids of each prompt, `<bos>` included; P tuples
+    candidate_ids: tuple[tuple[tuple[int, ...], ...], ...]  # each ending in `<eos>`; P tuples of K tuples
 
-    prompt_ids: tuple[tuple[int, ...], ...]
-    candidate_ids: tuple[tuple[tuple[int, ...], ...], ...]
+
+def _answer(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    return (*tokenizer(text, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id))
 
 
 def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[WorldPrompt]) -> TokenizedPrompts:
-    """Turn prompts and candidates into ids, as a trainer will see them: prompt, answer, `<eos>`.
-
-    Args:
-        tokenizer: The tokenizer of the language.
-        prompts: The prompts.
-
-    Returns:
-        Their ids.
-
-    Example:
-        >>> from mallowspo.world.language import build_world, word_tokenizer
-        >>> tokenizer = word_tokenizer()
-        >>> tokens = tokenize_prompts(tokenizer, build_world(0).train[:1])
-        >>> tokenizer.decode(tokens.candidate_ids[0][3])
-        'one hundred <eos>'
-    """
-    end = int(tokenizer.eos_token_id)
-
-    def answer(text: str) -> tuple[int, ...]:
-        return (*tokenizer(text, add_special_tokens=False)["input_ids"], end)
-
+    """Turn prompts and candidates into ids, as a trainer will see them: prompt, answer, `<eos>`."""
     return TokenizedPrompts(
         prompt_ids=tuple(tuple(tokenizer(prompt.text)["input_ids"]) for prompt in prompts),
-        candidate_ids=tuple(tuple(answer(text) for text in prompt.candidates) for prompt in prompts),
+        candidate_ids=tuple(tuple(_answer(tokenizer, text) for text in prompt.candidates) for prompt in prompts),
     )
 
 
 def tokenize_forms(
     tokenizer: PreTrainedTokenizerBase, forms: Sequence[Sequence[Sequence[str]]]
 ) -> tuple[tuple[tuple[tuple[int, ...], ...], ...], ...]:
-    """Turn the ways in which answers are written into ids, each ending in `<eos>`.
-
-    Args:
-        tokenizer: The tokenizer of the language.
-        forms: For each prompt and candidate the texts, as `mallowspo.world.conditions` writes them.
-
-    Returns:
-        Ids, nested in the same way.
-    """
-    end = int(tokenizer.eos_token_id)
+    """Turn the ways in which answers are written into ids, each ending in `<eos>`."""
     return tuple(
-        tuple(
-            tuple((*tokenizer(text, add_special_tokens=False)["input_ids"], end) for text in texts)
-            for texts in candidates
-        )
-        for candidates in forms
+        tuple(tuple(_answer(tokenizer, text) for text in texts) for texts in candidates) for candidates in forms
     )
 
 
@@ -179,25 +136,11 @@ def train_reference(
     *,
     forms: Sequence[Sequence[Sequence[str]]] | None = None,
     training: ReferenceTraining | None = None,
-    on_step: Callable[[int, int], None] | None = None,
 ) -> LlamaForCausalLM:
-    """Train a tiny Llama on the corpus.
+    """Train a tiny Llama on the counts of a corpus, shape (P, K); in eval mode, float32, on the CPU.
 
-    Args:
-        tokenizer: The tokenizer of the language.
-        prompts: The training prompts, P of them.
-        corpus_pk: How often each candidate was written, shape (P, K); see `write_corpus`.
-        forms: For each prompt and candidate the texts in which it is written, each as often; each step sees one of
-            them, drawn anew, and a prompt only once for all its answers. Where None, every candidate is written in one
-            way, its own text.
-        training: Size and schedule; the defaults where None.
-        on_step: Called with (steps done, steps in all) after each step.
-
-    Returns:
-        The model, in eval mode, float32, on the CPU. Same arguments and number of threads, same weights.
-
-    Raises:
-        InputError: The counts do not match the prompts.
+    `forms` are the texts in which each candidate is written, each as often; where None its own text alone. Same
+    arguments and number of threads, same weights.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -211,36 +154,44 @@ def train_reference(
     ids_pkt, labels_pkt = _pad(tokens, int(tokenizer.pad_token_id))
     weight_pk = torch.tensor(corpus_pk / corpus_pk.sum(axis=1, keepdims=True), dtype=torch.float32)
     model: Any = _new_model(tokenizer, training)
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, training.steps))
     order = np.random.default_rng(training.seed)
     batch = min(training.prompts_per_step, len(prompts))
-    for step in range(training.steps):
+
+    def loss() -> torch.Tensor:
         rows = torch.as_tensor(order.permutation(len(prompts))[:batch])
-        loss: Any
         if packed is not None:
-            loss = packed.loss(model, rows)
-        else:
-            ids_bt, labels_bt = ids_pkt[rows].flatten(0, 1), labels_pkt[rows].flatten(0, 1)
-            # Padding is on the right and attention is causal, so that no answer can see it: no mask is needed.
-            logits_btv = model(input_ids=ids_bt, use_cache=False).logits[:, :-1]
-            loss_bt = cross_entropy(logits_btv.transpose(1, 2), labels_bt[:, 1:], reduction="none")
-            loss = (loss_bt.sum(dim=1) * weight_pk[rows].flatten()).sum() / batch
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if on_step is not None:
-            on_step(step + 1, training.steps)
-    trained: LlamaForCausalLM = model.eval()
+            return packed.loss(model, rows)
+        ids_bt, labels_bt = ids_pkt[rows].flatten(0, 1), labels_pkt[rows].flatten(0, 1)
+        # Padding is on the right and attention is causal, so that no answer can see it: no mask is needed.
+        logits_btv = model(input_ids=ids_bt, use_cache=False).logits[:, :-1]
+        loss_bt = cross_entropy(logits_btv.transpose(1, 2), labels_bt[:, 1:], reduction="none")
+        return (loss_bt.sum(dim=1) * weight_pk[rows].flatten()).sum() / batch
+
+    trained: LlamaForCausalLM = fit(model, loss, training.steps, training.learning_rate, weight_decay=0.01)
     return trained
 
 
-def _rate(step: int, steps: int) -> float:
-    """Learning rate relative to its peak: linear warm-up over a tenth of the steps, then a cosine to zero."""
+def fit(
+    model: Any, loss: Callable[[], torch.Tensor], steps: int, learning_rate: float, *, weight_decay: float = 0.0,
+    on_step: Callable[[int], None] = lambda done: None,
+) -> Any:  # fmt: skip
+    """AdamW with a warm-up over a tenth of the steps, then half a cosine down to 0; gradients clipped at norm 1."""
+    import torch
+
+    def rate(step: int) -> float:
+        if step < warm_up:
+            return (step + 1) / warm_up
+        return 0.5 * (1.0 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
     warm_up = max(1, steps // 10)
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1.0 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    model.train()
+    for step in range(steps):
+        optimizer.zero_grad(set_to_none=True)
+        loss().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        on_step(step + 1)
+    return model.eval()

@@ -100,6 +100,8 @@ PLANTED = [
     ("bad_rankings", edited({"rankings": [[1, 2], [2, 1]]}, rankings={5: [[1, 1], [2, 1]]}), 1),
     ("bad_weight", edited({"weight": 1.0}, weight={4: None, 5: -0.5, 6: "x"}), 3),
     ("bad_margin", edited({"margin": 0.0}, margin={5: float("inf")}), 1),
+    ("bad_beta", edited({"beta": 0.1}, beta={5: 0.0, 6: "x"}), 2),
+    ("bad_loss_weight", edited({"loss_weight": 1.0}, loss_weight={5: -1.0}), 1),
     ("bad_dispersion", edited({"dispersion": 1.0}, dispersion={5: 0, 6: 1.5}), 2),
     ("replacement_character", edited(chosen={5: " caf\ufffd"}), 1),
     ("mojibake", edited(chosen={5: " cafÃ©"}, prompt={6: "donâ€™t"}), 2),
@@ -221,7 +223,7 @@ def test_every_kind_of_the_catalogue_is_planted_somewhere_and_explained_by_the_p
         "length_bias", "prompt_in_eval", "bos_missing", "eos_missing", "template_prefix_mismatch", "bad_tools",
         "refused_by_template", "prompt_too_long", "truncated_chosen", "truncated_rejected", "truncated_one_side",
         "longer_than_model", "identical_as_tokens", "unknown_token_id", "special_token_in_message",
-        "eval_in_other_layout",
+        "eval_in_other_layout", "bad_scores",
     }  # fmt: skip
     assert planted | elsewhere == set(KINDS)
     assert len(KINDS) <= 64  # one bit each

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from mallowspo.objectives import OBJECTIVES, pairwise_loss
 
-__all__ = ["Minimiser", "components", "minimise", "policy_log_probs"]
+__all__ = ["Minimiser", "components", "gap_loss", "minimise", "policy_log_probs"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -46,43 +46,19 @@ _MAX_STEPS = 300
 
 @dataclass(frozen=True, eq=False)
 class Minimiser:
-    """Minimisers of many problems.
+    """Minimisers of many problems."""
 
-    Attributes:
-        scores_bk: s = β log π/π_ref up to a shift for each group, shape (B, K), nats.
-        same_bkk: Whether two arms are in one group, shape (B, K, K).
-        kept_bk: Whether the arm keeps mass in the policy, shape (B, K): False for those beaten to infinity.
-        finite_b: Whether the loss attains its minimum at one policy, shape (B,).
-        open_b: Whether the loss leaves the shares of several groups open, shape (B,).
-        slope_b: Largest absolute derivative of the mean loss over each group's pairs, shape (B,): the certificate.
-        starts_b: Number of distinct stationary points that the starts ended in, shape (B,); 1 for convex losses.
-    """
-
-    scores_bk: Floats
-    same_bkk: Bools
-    kept_bk: Bools
-    finite_b: Bools
-    open_b: Bools
-    slope_b: Floats
-    starts_b: NDArray[np.int64]
+    scores_bk: Floats  # s = β log π/π_ref up to a shift for each group, shape (B, K), nats
+    same_bkk: Bools  # whether two arms are in one group, shape (B, K, K)
+    kept_bk: Bools  # whether the arm keeps mass in the policy, shape (B, K): False for those beaten to infinity
+    finite_b: Bools  # whether the loss attains its minimum at one policy, shape (B,)
+    open_b: Bools  # whether the loss leaves the shares of several groups open, shape (B,)
+    slope_b: Floats  # largest slope of the mean loss over each group's pairs: the certificate
+    starts_b: NDArray[np.int64]  # distinct stationary points that the starts ended in
 
 
 def components(counts_bkk: Floats, *, both_ways: bool) -> tuple[Bools, Bools]:
-    """Group the arms by who has beaten whom.
-
-    Args:
-        counts_bkk: Wins of i against j, shape (B, K, K).
-        both_ways: Read an arrow both ways, for a loss whose minimum is always attained: groups are then connected
-            arms, and none is beaten.
-
-    Returns:
-        Whether two arms are in one group, shape (B, K, K), and whether no other group beats the arm's, shape (B, K).
-
-    Example:
-        >>> same, unbeaten = components(np.array([[[0, 1, 1], [1, 0, 2], [0, 0, 0.0]]]), both_ways=False)
-        >>> same[0].astype(int).tolist(), unbeaten[0].tolist()
-        ([[1, 1, 0], [1, 1, 0], [0, 0, 1]], [True, True, False])
-    """
+    """Group the arms by who has beaten whom."""
     arms = counts_bkk.shape[-1]
     reach = (counts_bkk > 0) | np.eye(arms, dtype=bool)
     if both_ways:
@@ -95,27 +71,9 @@ def components(counts_bkk: Floats, *, both_ways: bool) -> tuple[Bools, Bools]:
 
 
 def minimise(objective: str, counts_bkk: Floats, weight_b: Floats, *, rng: np.random.Generator) -> Minimiser:
-    """Minimise the mean loss of the pairs for every problem.
-
-    Sigmoid link: damped Newton on a convex function. Squared link: Newton, which is one linear solve. Kendall link:
-    not convex around a gap of 0, where it is smoothed; damped Newton on the absolute values of the Hessian's
-    eigenvalues from four starts, of which the lowest minimum is kept.
-
-    Args:
-        objective: `dpo`, `ipo`, `mallows_theta` or `mallows_phi`.
-        counts_bkk: Pairs in which i won against j (they need not be whole), shape (B, K, K).
-        weight_b: w = -2 log φ, shape (B,); ignored by `dpo` and `ipo`, which have none.
-        rng: Source of the random start.
-
-    Returns:
-        The minimisers, at β = 1.
-
-    Example:
-        >>> counts = np.array([[[0.0, 3.0], [1.0, 0.0]]])
-        >>> found = minimise("dpo", counts, np.ones(1), rng=np.random.default_rng(0))
-        >>> round(float(found.scores_bk[0, 0] - found.scores_bk[0, 1]), 12)  # log 3
-        1.098612288668
-    """
+    """Minimise the mean loss of the pairs for every problem."""
+    # Sigmoid link: a convex function. Squared: one linear solve. Kendall: not convex around a gap of 0, where it is
+    # smoothed; Newton on the absolute eigenvalues of the Hessian from four starts, of which the lowest end is kept.
     link = OBJECTIVES[objective].link
     same, kept = components(counts_bkk, both_ways=link == "squared")
     within = counts_bkk * same
@@ -146,20 +104,7 @@ def minimise(objective: str, counts_bkk: Floats, weight_b: Floats, *, rng: np.ra
 
 
 def policy_log_probs(minimiser: Minimiser, beta: float) -> Floats:
-    """The policy of a minimiser at some β.
-
-    Args:
-        minimiser: Scores and groups.
-        beta: β > 0.
-
-    Returns:
-        Log-probabilities, nats, shape (B, K); -inf for arms that are beaten to infinity.
-
-    Example:
-        >>> one = minimise("dpo", np.array([[[0.0, 3.0], [1.0, 0.0]]]), np.ones(1), rng=np.random.default_rng(0))
-        >>> np.exp(policy_log_probs(one, 1.0)).round(6).tolist()
-        [[0.75, 0.25]]
-    """
+    """The policy of a minimiser at some β."""
     scaled = minimiser.scores_bk / beta
     spread = np.where(minimiser.same_bkk, scaled[:, None, :], -np.inf)
     log_within = scaled - np.logaddexp.reduce(spread, axis=2)
@@ -222,24 +167,22 @@ class _Problem:
         return np.asarray(step * np.minimum(1.0, limit / np.maximum(longest, 1e-300)))
 
 
+def gap_loss(objective: str, gap: Tensor, *, beta: float = 1.0, weight: Tensor | None = None) -> Tensor:
+    """The library's loss of every gap between two log-probabilities; `weight` where the objective has one."""
+    zero = torch.zeros_like(gap)
+    # An answer of the bandit is one token long, so that a mean over tokens is the sum.
+    lengths = torch.ones_like(gap) if OBJECTIVES[objective].needs_lengths else None
+    weight = weight if OBJECTIVES[objective].dispersion != "none" else None
+    return pairwise_loss(
+        gap, zero, zero, zero, objective=objective, beta=beta, weight=weight, chosen_lengths=lengths,
+        rejected_lengths=lengths,
+    )  # fmt: skip
+
+
 def _link_derivatives(objective: str, gap_e: Floats, weight_e: Floats) -> tuple[Floats, Floats, Floats]:
     """Loss of the library for each gap at β = 1, its first and its second derivative (automatic)."""
     gap = torch.tensor(gap_e, dtype=torch.float64, requires_grad=True)
-    zero = torch.zeros_like(gap)
-    weighs = OBJECTIVES[objective].dispersion != "none"
-    # An answer of the bandit is one token long, so that a mean over tokens is the sum.
-    lengths = torch.ones_like(gap) if OBJECTIVES[objective].needs_lengths else None
-    loss: Tensor = pairwise_loss(
-        gap,
-        zero,
-        zero,
-        zero,
-        objective=objective,
-        beta=1.0,
-        weight=torch.tensor(weight_e) if weighs else None,
-        chosen_lengths=lengths,
-        rejected_lengths=lengths,
-    )
+    loss = gap_loss(objective, gap, weight=torch.tensor(weight_e))
     (slope,) = torch.autograd.grad(loss.sum(), gap, create_graph=True)
     (bend,) = torch.autograd.grad(slope.sum(), gap)
     return loss.detach().numpy(), slope.detach().numpy(), bend.numpy()

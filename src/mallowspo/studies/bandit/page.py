@@ -9,34 +9,24 @@ from typing import Any
 import numpy as np
 
 from mallowspo.evaluation.exact import optimal_frontier
-from mallowspo.reports.blocks import Block, BulletList, Definitions, Meta, Paragraph, Report, Section, Table
+from mallowspo.reports.blocks import Definitions, Meta, Report, Section, Table
 from mallowspo.reports.curves import Curve, FrontierCurve, LineCurve
 from mallowspo.reports.figures import frontier_figure, line_figure
 from mallowspo.reports.sections import Columns, picture, table
-from mallowspo.reports.text import format_duration, format_number, interval_text, points
+from mallowspo.reports.text import format_duration, format_number
 from mallowspo.stats.intervals import Interval
-from mallowspo.studies.bandit.design import METHODS, TRAINED
+from mallowspo.studies import pages
+from mallowspo.studies.bandit.bench import METHODS, TRAINED
 from mallowspo.studies.bandit.population import Population
 from mallowspo.studies.bandit.summary import REGIMES, comparisons, design_of, regime_of
+from mallowspo.studies.pages import Results, Row
 from mallowspo.studies.policies import label
 
 __all__ = ["counted", "figures", "page", "population_name"]
 
-Results = Mapping[str, Any]
-Row = Mapping[str, Any]
-
-
-def _percent(interval: Sequence[float | None], digits: int = 0) -> str:
-    return interval_text(interval, digits, scale=100.0)
-
 
 def counted(words: Mapping[str, int]) -> str:
-    """Words and how often they were said.
-
-    Example:
-        >>> counted({"less collapsed": 2, "not told apart": 1})
-        'less collapsed in 2 of 3, no significant difference in 1'
-    """
+    """Words and how often they were said."""
     parts = [
         f"{'no significant difference' if word == 'not told apart' else word} in {count}"
         for word, count in sorted(words.items(), key=lambda item: (-item[1], item[0]))
@@ -46,12 +36,7 @@ def counted(words: Mapping[str, int]) -> str:
 
 
 def population_name(phis: Sequence[float]) -> str:
-    """How a reader calls a population.
-
-    Example:
-        >>> population_name([0.3]), population_name([0.1, 0.5, 0.9])
-        ('One state, φ = 0.3', '3 states, φ from 0.1 to 0.9')
-    """
+    """How a reader calls a population."""
     if len(phis) == 1:
         return f"One state, φ = {phis[0]:g}"
     return f"{len(phis)} states, φ from {min(phis):g} to {max(phis):g}"
@@ -67,30 +52,33 @@ def _trajectory_jobs(results: Results) -> list[Row]:
     return [job for job in results["training"] if "entropy_by_step" in job["methods"]["dpo"]]
 
 
-def _populations(results: Results) -> list[tuple[float, ...]]:
-    return list(dict.fromkeys(tuple(job["phis"]) for job in results["exact"]))
+def _populations(results: Results) -> dict[tuple[float, ...], list[Row]]:
+    """The exact jobs of each population."""
+    found: dict[tuple[float, ...], list[Row]] = {}
+    for job in results["exact"]:
+        found.setdefault(tuple(job["phis"]), []).append(job)
+    return found
 
 
 def _collapse_name(phis: Sequence[float]) -> str:
     return f"collapse_{phis[0]:g}".replace(".", "") if len(phis) == 1 else "collapse_many"
 
 
+# Without φ from votes, whose lines lie near the others'.
+_DRAWN = [name for name, method in METHODS.items() if method.index != "votes"]
+
+
 def figures(results: Results) -> dict[str, Any]:
     """Draw every figure: `collapse_…` and `frontier_…` at the exact minimiser, `steps_…` in training."""
-    found = {_collapse_name(phis): _collapse(results, phis) for phis in _populations(results)}
+    found = {_collapse_name(phis): _collapse(phis, jobs) for phis, jobs in _populations(results).items()}
     found |= {f"frontier_{job['pairs']}": _frontier(results, job) for job in _frontier_jobs(results)}
     found |= {f"steps_{number}": _trajectory(results, job) for number, job in enumerate(_trajectory_jobs(results))}
     return found
 
 
-def _kind_name(rate: float, shared: bool) -> str:
+def _kind_name(job: Row) -> str:
     """How a reader calls a way of training."""
-    return f"{'shared' if shared else 'separate'} parameters, learning rate {rate:g}"
-
-
-def _drawn(names: Sequence[str]) -> list[str]:
-    """Without φ from votes, whose lines lie near the others'."""
-    return [name for name in names if METHODS[name].index != "votes"]
+    return f"{'shared' if job['shared'] else 'separate'} parameters, learning rate {job['learning_rate']:g}"
 
 
 def _log_steps(figure: Any, ticks: Sequence[float]) -> Any:
@@ -101,15 +89,11 @@ def _log_steps(figure: Any, ticks: Sequence[float]) -> Any:
     return figure
 
 
-def _collapse(results: Results, phis: tuple[float, ...]) -> Any:
-    jobs = [job for job in results["exact"] if tuple(job["phis"]) == phis]
+def _collapse(phis: tuple[float, ...], jobs: Sequence[Row]) -> Any:
     pairs = [job["pairs"] for job in jobs]
-    curves = {
-        name: LineCurve(pairs, Interval.stack([job["methods"][name]["matched"]["entropy_lost"] for job in jobs]))
-        for name in _drawn(list(METHODS))
-    }
+    lost = {name: [job["methods"][name]["matched"]["entropy_lost"] for job in jobs] for name in _DRAWN}
     figure = line_figure(
-        curves,
+        {name: LineCurve(pairs, Interval.stack(values)) for name, values in lost.items()},
         x_label="Pairs of each state",
         y_label="Entropy below own optimum (nats)",
         title=f"{population_name(phis)}: exact minimiser",
@@ -120,7 +104,7 @@ def _collapse(results: Results, phis: tuple[float, ...]) -> Any:
 
 def _frontier(results: Results, job: Row) -> Any:
     curves = {}
-    for name in _drawn(list(METHODS)):
+    for name in _DRAWN:
         line = job["methods"][name]["line"]
         curves[name] = FrontierCurve(x=Interval.stack(line["kl"]), y=Interval.stack(line["agreement"]))
     population = Population(np.asarray(job["phis"]), results["config"]["design"]["arms"])
@@ -141,7 +125,7 @@ def _trajectory(results: Results, job: Row) -> Any:
         curves,
         x_label="Optimiser steps",
         y_label="Entropy of the policy (nats)",
-        title=f"{job['pairs']:,} pairs of each state, {_kind_name(job['learning_rate'], job['shared'])}",
+        title=f"{job['pairs']:,} pairs of each state, {_kind_name(job)}",
     )
     return _log_steps(figure, [step for step in steps if step.bit_count() == 1])
 
@@ -152,54 +136,45 @@ def page(results: Results) -> Report:
     seeds = (
         f"from {design['first_seed']}; {design['seeds']} at the exact minimiser, {design['training_seeds']} trained on"
     )
+    verdicts: Columns = {
+        "regime": lambda row: REGIMES[row["regime"]],
+        "method": pages.METHOD,
+        "entropy against DPO's, matched scale": lambda row: counted(row["collapse"]),
+        "agreement against DPO's, equal KL": lambda row: counted(row["agreement"]),
+    }
     return Report(
         title="Bandit: does MallowsPO mitigate reward collapse?",
         summary=(
-            "The paper claims that MallowsPO mitigates the collapse of DPO's policies onto one answer. Counted over "
-            "populations, numbers of pairs, learning rates and scales: what the 95% interval of the paired difference "
-            "from DPO says."
+            "The paper claims that MallowsPO mitigates the collapse of DPO's policies onto one answer; counted over "
+            "populations, numbers of pairs, learning rates and scales is what the 95% interval of the paired "
+            "difference from DPO says."
         ),
-        sections=[_question(results), _exact(results), _training(results), Section("Limits", [BulletList(_LIMITS)])],
+        sections=[_question(results), _exact(results), _training(results), pages.limits(results, *_LIMITS)],
         meta=Meta(extra={"Seeds": seeds, "Processor time": format_duration(results["processor_seconds"])}),
-        verdicts=_scorecard(results, list(REGIMES)),
-    )
-
-
-def _scorecard(results: Results, regimes: Sequence[str]) -> Table:
-    rows = [row for row in results["verdicts"] if row["regime"] in regimes]
-    return table(
-        rows,
-        {
-            "regime": lambda row: REGIMES[row["regime"]],
-            "method": lambda row: label(row["method"]),
-            "entropy against DPO's, matched scale": lambda row: counted(row["collapse"]),
-            "agreement against DPO's, equal KL": lambda row: counted(row["agreement"]),
-        },
+        verdicts=table(results["verdicts"], verdicts),
     )
 
 
 def _question(results: Results) -> Section:
-    design = results["config"]["design"]
-    strength = design_of(results).shown_strength
-    many = next(job for job in results["exact"] if len(job["phis"]) > 1)
+    design, strength = results["config"]["design"], design_of(results).shown_strength
+    many = next(job for job in results["exact"] if len(job["phis"]) > 1)["methods"]
     betas = ", ".join(
-        f"{label(name)} {many['methods'][name]['matched']['beta']:.3g}"
+        f"{label(name)} {many[name]['matched']['beta']:.3g}"
         for name in ("dpo", "ipo", "mallows_theta_true", "mallows_phi_true")
     )
     text = (
-        f"A state has {design['arms']} arms. People's rankings of them follow a Mallows model with dispersion φ; a "
-        "pair of arms is drawn evenly and judged by one person. The policy is a softmax, the reference uniform: the "
-        "loss is a function of the pairs' counts, and everything that is said of a policy is computed exactly from "
-        "its probabilities. Under one seed all methods see the same pairs in the same order; differences are taken "
-        "seed by seed.\n\n"
-        "*One state.* θ multiplies the gap by w = −2 log φ, and so does β: with one state θ *is* DPO at another β. "
-        "It is therefore compared at matched scale, where θ with the true φ and DPO are the same function, and at "
-        "equal KL. With a uniform reference the KL of one state is log K less the entropy: there, more entropy and "
-        "less movement are the same thing, and at equal KL all methods have the same entropy. φ estimated from the "
-        "training pairs comes out smaller where the pairs happen to look unanimous, which makes the weight larger and "
-        "the policy move less just there. *Many states* of different φ are where the weight does something of its own."
+        f"A state has {design['arms']} arms, of which people have rankings from a Mallows model; a pair of arms is "
+        "drawn evenly and judged by one person, the policy is a softmax and the reference uniform. Under one seed all "
+        "methods see the same pairs in the same order; differences are taken seed by seed."
     )
     terms = [
+        (
+            "One state, many states",
+            "θ multiplies the gap by w = −2 log φ, and so does β: with one state θ *is* DPO at another β, and is "
+            "compared at matched scale and at equal KL. Many states of different φ are where the weight does "
+            "something of its own. φ estimated from the training pairs comes out smaller where these happen to look "
+            "unanimous.",
+        ),
         (
             "Matched scale",
             "A method's own optimum, on infinitely many pairs, has the KL that is named; shown here "
@@ -217,32 +192,33 @@ def _question(results: Results) -> Section:
             "Probability that a random person prefers the policy's answer to the reference's; equal ones half.",
         ),
         ("Regret", "Probability that a random person prefers the best arm to the policy's answer, less ½; 0 is best."),
-        ("KL", f"From the uniform reference, nats, mean over states; at most log K = {math.log(design['arms']):.3f}."),
+        (
+            "KL",
+            f"From the uniform reference, nats, mean over states; at most log K = {math.log(design['arms']):.3f}. In "
+            "one state it is log K less the entropy: more entropy and less movement are the same thing.",
+        ),
     ]
-    return Section("What is asked, and how", [Paragraph(text), Definitions(terms)])
+    return pages.text_section("What is asked, and how", text, Definitions(terms))
 
 
 def _exact(results: Results) -> Section:
     text = (
-        "Whether a loss with an unbounded link has a minimiser at all is decided by who was seen to beat whom: if "
-        "some arms were never beaten by the rest, the gap between them grows without end. That is read off the pairs "
-        "exactly (strongly connected components), and the limit policy is reported. Which arms keep mass in that "
-        "limit does not depend on the link, on β or on φ. IPO's squared link always has a finite minimiser. φ's loss "
-        "is not convex: the lowest of four starts is taken."
+        "Where some arms were never beaten by the rest, a loss with an unbounded link has no minimiser; that is read "
+        "off the pairs exactly, and the limit policy is reported. IPO's squared link always has a finite minimiser; "
+        "φ's loss is not convex, and the lowest of four starts is taken."
     )
     facts: Columns = {
         "population": lambda job: population_name(job["phis"]),
-        "pairs": lambda job: f"{job['pairs']:,}",
-        "a finite minimiser exists, %": lambda job: format_number(100 * job["facts"]["attained"], 0),
-        "all mass on one arm, %": lambda job: _percent(job["facts"]["one_arm"]),
-        "several arms unbeaten, %": lambda job: format_number(100 * job["facts"]["open"], 0),
+        "pairs": pages.plain("pairs"),
+        "a finite minimiser exists, %": pages.figure_of("facts.attained", 0, scale=100),
+        "all mass on one arm, %": pages.share("facts.one_arm", 0),
+        "several arms unbeaten, %": pages.figure_of("facts.open", 0, scale=100),
         "φ keeps the same arms": lambda job: "yes" if job["facts"]["same_limits"] else "not always",
         "largest slope left": lambda job: f"{job['facts']['largest_slope']:.1e}",
-        "several minima of φ, %": lambda job: format_number(100 * job["facts"]["kendall_several_minima"], 0),
+        "several minima of φ, %": pages.figure_of("facts.kendall_several_minima", 0, scale=100),
     }
     parts = []
-    for phis in _populations(results):
-        jobs = [job for job in results["exact"] if tuple(job["phis"]) == phis]
+    for phis, jobs in _populations(results).items():
         mine = [row for row in comparisons(results) if row["learning_rate"] is None and tuple(row["phis"]) == phis]
         figure = picture(
             _collapse_name(phis),
@@ -260,28 +236,31 @@ def _exact(results: Results) -> Section:
         tables = [_exact_table(results, jobs), _beta_table(results, jobs[0])]
         tables += [_differences(results, mine)] if len(phis) == 1 else []  # of many states they stand above
         parts.append(Section(population_name(phis), [figure, *tables, _index_table(jobs), *frontiers]))
-    body: list[Block] = [Paragraph(text)]
-    body.append(table(results["exact"], facts, "What the pairs alone decide, and how exact it is."))
-    many = [row for row in comparisons(results) if row["regime"] == "many_exact"]
-    body.append(_differences(results, many))
-    return Section("At the exact minimiser", body, parts)
+    said = table(results["exact"], facts, "What the pairs alone decide, and how exact it is.")
+    many = _differences(results, _of_regime(results, "many_exact"))
+    return pages.text_section("At the exact minimiser", text, said, many, details=parts)
+
+
+def _of_regime(results: Results, regime: str) -> list[Row]:
+    return [row for row in comparisons(results) if row["regime"] == regime]
 
 
 def _exact_table(results: Results, jobs: Sequence[Row]) -> Table:
-    rows = [(job, name, job["methods"][name]["matched"]) for job in jobs for name in METHODS]
+    rows = [
+        job["methods"][name]["matched"] | {"method": name, "pairs": job["pairs"]} for job in jobs for name in METHODS
+    ]
     columns: Columns = {
-        "pairs": lambda row: f"{row[0]['pairs']:,}",
-        "method": lambda row: label(row[1]),
-        "β": lambda row: f"{row[2]['beta']:.3g}",
-        "collapsed, %": lambda row: _percent(row[2]["collapsed"]),
-        "largest probability": lambda row: interval_text(row[2]["top"]),
-        "entropy, nats": lambda row: interval_text(row[2]["entropy"]),
-        "below own optimum, nats": lambda row: interval_text(row[2]["entropy_lost"]),
-        "agreement": lambda row: interval_text(row[2]["agreement"], 3),
-        "regret": lambda row: interval_text(row[2]["regret"], 3),
+        "pairs": pages.plain("pairs"),
+        "method": pages.METHOD,
+        "β": lambda row: f"{row['beta']:.3g}",
+        "collapsed, %": pages.share("collapsed", 0),
+        "largest probability": pages.interval("top"),
+        "entropy, nats": pages.interval("entropy"),
+        "below own optimum, nats": pages.interval("entropy_lost"),
+        "agreement": pages.interval("agreement", 3),
+        "regret": pages.interval("regret", 3),
     }
-    strength = design_of(results).shown_strength
-    return table(rows, columns, f"Matched scale, KL of the own optimum {strength:g} nats.")
+    return table(rows, columns, f"Matched scale, KL of the own optimum {design_of(results).shown_strength:g} nats.")
 
 
 def _setting(row: Row) -> str:
@@ -296,26 +275,22 @@ def _differences(results: Results, rows: Sequence[Row]) -> Table:
     """Differences from DPO, setting by setting: entropy and collapse at matched scale, the rest at equal KL."""
     early, last = design_of(results).shown_steps
     trained = any(row["early"] for row in rows)
-    columns: dict[str, Any] = {"setting": _setting, "method": lambda row: label(row["method"])}
+    columns: dict[str, Any] = {"setting": _setting, "method": pages.METHOD}
     if trained:
-        columns[f"entropy, step {early:,}"] = lambda row: interval_text(row["early"], 3, signed=True)
-    columns[f"entropy, step {last:,}" if trained else "entropy, nats"] = lambda row: interval_text(
-        row["entropy"], 3, signed=True
-    )
+        columns[f"entropy, step {early:,}"] = pages.interval("early", 3, signed=True)
+    columns[f"entropy, step {last:,}" if trained else "entropy, nats"] = pages.interval("entropy", 3, signed=True)
     columns |= {
-        "collapsed, points": lambda row: interval_text(row["collapsed"], 1, scale=100.0, signed=True),
-        "agreement at equal KL, points": lambda row: points(row["equal_kl"]["agreement"]),
-        "regret at equal KL, points": lambda row: points(row["equal_kl"]["regret"]),
+        "collapsed, points": pages.share("collapsed", 1, signed=True),
+        "agreement at equal KL, points": pages.point_interval("equal_kl.agreement"),
+        "regret at equal KL, points": pages.point_interval("equal_kl.regret"),
     }
     if any(len(row["phis"]) > 1 for row in rows):
         columns |= {
-            "agreed third, points": lambda row: points(row["equal_kl"]["agreement_agreed"]),
-            "contested third, points": lambda row: points(row["equal_kl"]["agreement_contested"]),
-            "entropy of the contested third, nats": lambda row: interval_text(
-                row["equal_kl"]["entropy_contested"], 3, signed=True
-            ),
+            "agreed third, points": pages.point_interval("equal_kl.agreement_agreed"),
+            "contested third, points": pages.point_interval("equal_kl.agreement_contested"),
+            "entropy of the contested third, nats": pages.interval("equal_kl.entropy_contested", 3, signed=True),
         }
-    columns["seeds compared"] = lambda row: str(row["equal_kl"]["seeds"])
+    columns["seeds compared"] = pages.plain("equal_kl.seeds")
     caption = (
         "Method less DPO, mean of the paired differences with 95% intervals; a point is 0.01. Entropy and collapse at "
         "matched scale; more entropy is less collapse."
@@ -326,17 +301,17 @@ def _differences(results: Results, rows: Sequence[Row]) -> Table:
 def _beta_table(results: Results, job: Row) -> Table:
     """Every method at the same plain β, where scales differ."""
     rows = [
-        (beta, name, job["methods"][name]["at_beta"][number])
+        job["methods"][name]["at_beta"][number] | {"beta": beta, "method": name}
         for number, beta in enumerate(results["config"]["design"]["betas"])
         for name in METHODS
     ]
     columns: Columns = {
-        "β": lambda row: f"{row[0]:g}",
-        "method": lambda row: label(row[1]),
-        "collapsed, %": lambda row: _percent(row[2]["collapsed"]),
-        "largest probability": lambda row: interval_text(row[2]["top"]),
-        "entropy, nats": lambda row: interval_text(row[2]["entropy"]),
-        "entropy less DPO's": lambda row: interval_text(row[2]["minus_dpo"]["entropy"], 3, signed=True),
+        "β": pages.BETA,
+        "method": pages.METHOD,
+        "collapsed, %": pages.share("collapsed", 0),
+        "largest probability": pages.interval("top"),
+        "entropy, nats": pages.interval("entropy"),
+        "entropy less DPO's": pages.interval("minus_dpo.entropy", 3, signed=True),
     }
     caption = (
         f"The same plain β, {job['pairs']:,} pairs: what is compared here is mostly scale. w = −2 log φ is above 1 "
@@ -349,10 +324,10 @@ def _beta_table(results: Results, job: Row) -> Table:
 def _index_table(jobs: Sequence[Row]) -> Table:
     rows = [(job["pairs"], *item) for job in jobs for item in job["facts"]["neg_log_phi"].items()]
     columns: Columns = {
-        "pairs": lambda row: f"{row[0]:,}",
-        "φ from": lambda row: row[1],
+        "pairs": pages.plain("0"),
+        "φ from": pages.plain("1"),
         "mean −log φ̂ of each state": lambda row: ", ".join(map(format_number, row[2]["mean"])),
-        "root mean square error": lambda row: format_number(row[2]["rms_error"]),
+        "root mean square error": pages.figure_of("2.rms_error"),
     }
     return table(rows, columns, "Estimates of −log φ. Votes do not depend on the pairs.")
 
@@ -367,59 +342,50 @@ def _training(results: Results) -> Section:
     )
     parts = []
     for regime in ("single_steps", "many_shared", "many_separate"):
-        mine = [row for row in comparisons(results) if row["regime"] == regime]
-        shown = [] if regime == "many_shared" else [_differences(results, mine)]
+        shown = [] if regime == "many_shared" else [_differences(results, _of_regime(results, regime))]
         pictures = [
             picture(
                 f"steps_{number}",
-                "Entropy of the policies against steps, by method; "
-                f"{_kind_name(job['learning_rate'], job['shared'])}.",
+                f"Entropy of the policies against steps, by method; {_kind_name(job)}.",
                 f"Mean over data sets with 95% intervals; {len(TRAINED)} of {len(METHODS)} methods are trained.",
             )
             for number, job in enumerate(_trajectory_jobs(results))
             if regime_of(job) == regime
         ]
         parts.append(Section(REGIMES[regime], [*shown, *pictures, _training_table(results, regime)]))
-    many = [row for row in comparisons(results) if row["regime"] == "many_shared"]
-    return Section("After so many steps", [Paragraph(text), _differences(results, many)], parts)
+    many = _differences(results, _of_regime(results, "many_shared"))
+    return pages.text_section("After so many steps", text, many, details=parts)
 
 
 def _training_table(results: Results, regime: str) -> Table:
     rows = [
-        (job, step, name, job["methods"][name]["at_steps"][number])
+        {**job, **job["methods"][name]["at_steps"][number], "step": step, "method": name}
         for job in results["training"]
         if regime_of(job) == regime
         for number, step in enumerate(design_of(results).shown_steps)
         for name in TRAINED
     ]
     columns: Columns = {
-        "population": lambda row: population_name(row[0]["phis"]),
-        "pairs": lambda row: f"{row[0]['pairs']:,}",
-        "learning rate": lambda row: f"{row[0]['learning_rate']:g}",
-        "step": lambda row: f"{row[1]:,}",
-        "method": lambda row: label(row[2]),
-        "collapsed, %": lambda row: _percent(row[3]["collapsed"], 1),
-        "largest probability": lambda row: interval_text(row[3]["top"]),
-        "entropy, nats": lambda row: interval_text(row[3]["entropy"], 3),
-        "agreement": lambda row: interval_text(row[3]["agreement"], 3),
-        "regret": lambda row: interval_text(row[3]["regret"], 3),
+        "population": lambda row: population_name(row["phis"]),
+        "pairs": pages.plain("pairs"),
+        "learning rate": pages.LEARNING_RATE,
+        "step": pages.plain("step"),
+        "method": pages.METHOD,
+        "collapsed, %": pages.share("collapsed", 1),
+        "largest probability": pages.interval("top"),
+        "entropy, nats": pages.interval("entropy", 3),
+        "agreement": pages.interval("agreement", 3),
+        "regret": pages.interval("regret", 3),
     }
     return table(rows, columns, "Mean over data sets with 95% intervals, matched scale.")
 
 
 _LIMITS = (
-    "A policy of a bandit has a parameter for every answer: nothing is learnt in one state for another, and no "
-    "answer is longer than another. Whether the findings carry over to language models is what the other studies ask.",
-    "People follow a Mallows model with Kendall's distance, as φ's link assumes; θ's link belongs to another "
-    "distance. That favours φ.",
-    "With a uniform reference its entropy is the same in every state and says nothing of φ. φ is estimated from the "
-    "training pairs (most likely centre and φ), or from votes on one more pair of each state, whose formula takes the "
-    "two answers for neighbours in rank.",
-    "Adam's settings are two learning rates, one batch size and no schedule, fixed on DPO. Intervals are 95% over "
-    "seeds, each for itself: of 20 that hold nothing but chance, one leaves out 0.",
-    "Everything is exact but the draw of the pairs, so that differences of hundredths of a point are significant. "
-    "They are real and too small to matter. Below 0.002 points, the error of reading lines by straight pieces, they "
-    "count as none.",
-    "φ's loss is not convex around a gap of 0, where it is smoothed: its minimiser is the lowest of four starts, "
-    "certified as stationary, not as global.",
+    "A bandit has a parameter for every answer: nothing is learnt in one state for another, no answer is longer.",
+    "People follow a Mallows model with Kendall's distance, as φ's link assumes and θ's does not: that favours φ.",
+    "A uniform reference says nothing of φ; votes are read as if their two answers were neighbours in rank.",
+    "Adam's settings are two learning rates and one batch size, fixed on DPO; each interval stands on its own.",
+    "All is exact but the draw of the pairs, so that differences of hundredths of a point, too small to matter, are "
+    "significant; below 0.002 points, the error of reading lines by straight pieces, they count as none.",
+    "φ's loss is not convex around a gap of 0: the lowest of four starts is certified as stationary, not as global.",
 )

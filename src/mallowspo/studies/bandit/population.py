@@ -1,4 +1,4 @@
-"""Populations of the bandit study: states with their dispersion, the pairs that people judge, φ estimated from them.
+"""The people of the bandit study, the pairs that they judge, φ estimated from these, and what is measured of a policy.
 
 Arms are numbered by their rank in the centre, the best first; nothing but the names of the arms depends on that, and
 no method sees it. The reference is uniform, so that its entropy is the same in every state and says nothing of φ: the
@@ -10,6 +10,7 @@ Suffixes: s seeds, p states, n pairs of a state, k arms, c centres (all K! ranki
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,11 +19,16 @@ import torch
 from numpy.typing import NDArray
 
 from mallowspo.dispersion import votes_index
-from mallowspo.evaluation.exact import agreement
+from mallowspo.evaluation.exact import agreement, terciles
 from mallowspo.maths import MallowsModel
 from mallowspo.maths.links import kendall_log_prob
+from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences
+from mallowspo.stats.intervals import mean_interval
 
-__all__ = ["NEG_LOG_PHI_RANGE", "Pairs", "Population", "count_pairs", "draw_pairs", "draw_votes", "index_from_pairs"]
+__all__ = [
+    "COLLAPSED", "NEG_LOG_PHI_RANGE", "Measures", "Pairs", "Population", "compare_at_equal_kl", "count_pairs",
+    "draw_pairs", "draw_votes", "index_from_pairs", "interval_of", "measure", "paired",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -37,15 +43,10 @@ _PSEUDO_PAIRS = 1.0
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """The people of some states.
+    """The people of some states."""
 
-    Attributes:
-        phi_p: Dispersion of each state, shape (P,).
-        arms: Arms of each state, K.
-    """
-
-    phi_p: Floats
-    arms: int
+    phi_p: Floats  # dispersion of each state, shape (P,)
+    arms: int  # arms of each state, K
 
     @property
     def neg_log_phi_p(self) -> Floats:
@@ -60,18 +61,13 @@ class Population:
 
     @cached_property
     def value_pk(self) -> Floats:
-        """P(a random person prefers the arm to the uniform reference's answer), shape (P, K).
-
-        Agreement is linear in the policy: these are its coefficients.
-        """
+        """P(a random person prefers the arm to the uniform reference's answer), shape (P, K)."""
         with np.errstate(divide="ignore"):
             certain = np.log(np.eye(self.arms))
         uniform = np.full((self.arms, self.arms), -np.log(self.arms))
-        rows = [
-            agreement(certain, uniform, np.repeat(matrix[None], self.arms, axis=0)).counted_p
-            for matrix in self.preference_pkk
-        ]
-        return np.stack(rows)
+        # Agreement is linear in the policy: these are its coefficients.
+        of_state = (np.repeat(matrix[None], self.arms, axis=0) for matrix in self.preference_pkk)
+        return np.stack([agreement(certain, uniform, matrices).counted_p for matrices in of_state])
 
     @cached_property
     def regret_pk(self) -> Floats:
@@ -81,33 +77,14 @@ class Population:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Judged pairs.
+    """Judged pairs."""
 
-    Attributes:
-        winner_spn: Index of the preferred arm, shape (S, P, N).
-        loser_spn: Index of the other arm, shape (S, P, N).
-    """
-
-    winner_spn: Integers
-    loser_spn: Integers
+    winner_spn: Integers  # index of the preferred arm, shape (S, P, N)
+    loser_spn: Integers  # index of the other arm, shape (S, P, N)
 
 
 def draw_pairs(population: Population, pairs: int, seeds: range) -> Pairs:
-    """Draw pairs of arms evenly, each judged by a fresh person.
-
-    Args:
-        population: The states.
-        pairs: Pairs of each state, N.
-        seeds: One data set each. A seed's first pairs are the same however many are drawn after them.
-
-    Returns:
-        The pairs.
-
-    Example:
-        >>> pairs = draw_pairs(Population(np.array([1e-9]), 3), 4, range(1))
-        >>> bool((pairs.winner_spn < pairs.loser_spn).all())
-        True
-    """
+    """Draw pairs of arms evenly, each judged by a fresh person."""
     first, second = np.triu_indices(population.arms, k=1)
     winners, losers = [], []
     for seed in seeds:
@@ -123,20 +100,7 @@ def draw_pairs(population: Population, pairs: int, seeds: range) -> Pairs:
 
 
 def count_pairs(pairs: Pairs, arms: int) -> Floats:
-    """Count how often each arm was preferred to each other one.
-
-    Args:
-        pairs: The pairs.
-        arms: Number of arms, K.
-
-    Returns:
-        Counts, shape (S, P, K, K), entry (i, j) the pairs in which i won against j.
-
-    Example:
-        >>> one = Pairs(np.array([[[0, 0]]]), np.array([[[1, 1]]]))
-        >>> count_pairs(one, 2).tolist()
-        [[[[0.0, 2.0], [0.0, 0.0]]]]
-    """
+    """Count how often each arm was preferred to each other one."""
     seeds, states, _ = pairs.winner_spn.shape
     offset = np.arange(seeds * states).reshape(seeds, states, 1) * arms * arms
     flat = (offset + pairs.winner_spn * arms + pairs.loser_spn).ravel()
@@ -145,27 +109,8 @@ def count_pairs(pairs: Pairs, arms: int) -> Floats:
 
 
 def index_from_pairs(counts_bkk: Floats, *, grid: int = 120) -> Floats:
-    """Estimate -log φ from pairs: the most likely centre and φ of the Mallows model, over all centres.
-
-    The likelihood is the product of the pairs' marginal probabilities, which is exact for pairs that are each judged
-    by another person. One pair's worth of doubt is spread over all ordered pairs.
-
-    Args:
-        counts_bkk: Wins, shape (..., K, K).
-        grid: Values of -log φ that are tried, even in its logarithm over `NEG_LOG_PHI_RANGE`.
-
-    Returns:
-        -log φ̂ in nats, shape (...).
-
-    Source:
-        Busa-Fekete et al., ICML 2014, for the marginals.
-
-    Example:
-        >>> population = Population(np.array([0.3]), 4)
-        >>> counts = 1e5 * population.preference_pkk * (1 - np.eye(4))
-        >>> round(float(np.exp(-index_from_pairs(counts, grid=2000))[0]), 2)
-        0.3
-    """
+    """Estimate -log φ from pairs: the most likely centre and φ of the Mallows model, over all centres."""
+    # The product of the pairs' marginal probabilities is exact where each pair is judged by another person.
     arms = counts_bkk.shape[-1]
     off_diagonal = 1.0 - np.eye(arms)
     counts = counts_bkk + _PSEUDO_PAIRS / off_diagonal.sum() * off_diagonal
@@ -181,23 +126,9 @@ def index_from_pairs(counts_bkk: Floats, *, grid: int = 120) -> Floats:
 
 
 def draw_votes(population: Population, votes: int, seeds: range) -> Floats:
-    """Ask people about one more pair of each state and read -log φ̂ off their votes (`votes_index`).
-
-    The formula takes the two arms for neighbours in the centre. They are drawn evenly here, as nobody knows the
-    centre: votes on arms further apart make people look more agreed than they are.
-
-    Args:
-        population: The states.
-        votes: Voters for each state.
-        seeds: One set of votes each.
-
-    Returns:
-        -log φ̂ in nats, within `NEG_LOG_PHI_RANGE`, shape (S, P).
-
-    Example:
-        >>> draw_votes(Population(np.array([1e-9]), 3), 10, range(1)).round(3).tolist()  # log(10.5 / 0.5)
-        [[3.045]]
-    """
+    """Ask people about one more pair of each state and read -log φ̂ off their votes (`votes_index`)."""
+    # The formula takes the two arms for neighbours in the centre, which nobody knows: they are drawn evenly. Votes on
+    # arms further apart make people look more agreed than they are.
     first, second = np.triu_indices(population.arms, k=1)
     counts = []
     for seed in seeds:
@@ -208,3 +139,76 @@ def draw_votes(population: Population, votes: int, seeds: range) -> Floats:
             counts.append((won, votes - won))
     found = votes_index(counts).neg_log_phi_n.reshape(len(seeds), -1)
     return np.asarray(np.clip(found, *NEG_LOG_PHI_RANGE))
+
+
+Measures = dict[str, Floats]
+
+COLLAPSED = 0.99
+"""Largest probability above which a policy counts as collapsed."""
+
+# Differences of this size are rounding, or the interpolation between two values of β: the two are the same function.
+_ROUNDING = 1e-9
+
+# Below this KL (nats) policies differ from the reference, and from each other, by next to nothing: not compared.
+_LEAST_KL = 0.02
+
+
+def measure(log_prob_pk: Floats, population: Population) -> Measures:
+    """Policies (leading axes stay, -inf is allowed) against their people, exactly; means over the states."""
+    probability = np.exp(log_prob_pk)
+    entropy = -(probability * np.where(probability > 0, log_prob_pk, 0.0)).sum(axis=-1)
+    top = probability.max(axis=-1)
+    agreement = (probability * population.value_pk).sum(axis=-1)
+    regret = (probability * population.regret_pk).sum(axis=-1)
+    found = {
+        # From a uniform reference KL is what the entropy lacks.
+        "kl": np.maximum(np.log(population.arms) - entropy.mean(axis=-1), 1e-12),
+        "entropy": entropy.mean(axis=-1),
+        "top": top.mean(axis=-1),
+        "collapsed": (top > COLLAPSED).mean(axis=-1),
+        "agreement": agreement.mean(axis=-1),
+        "regret": regret.mean(axis=-1),
+    }
+    if len(population.phi_p) >= 3:
+        third = terciles(population.phi_p)
+        for name, number in (("agreed", 0), ("contested", 2)):
+            found[f"entropy_{name}"] = entropy[..., third == number].mean(axis=-1)
+            found[f"agreement_{name}"] = agreement[..., third == number].mean(axis=-1)
+    return found
+
+
+def interval_of(values_s: Floats) -> list[float]:
+    """Mean, low and high end of the 95% interval over seeds, five digits each: what `results.json` holds."""
+    found = mean_interval(values_s)
+    return [float(f"{value:.5g}") for value in (found.mean, found.low, found.high)]
+
+
+def paired(method_s: Floats, baseline_s: Floats) -> list[float]:
+    """Difference between a method and a baseline seed by seed, as `interval_of`; what is rounding counts as 0."""
+    difference = method_s - baseline_s
+    return interval_of(np.where(np.abs(difference) < _ROUNDING, 0.0, difference))
+
+
+def compare_at_equal_kl(
+    method: Mapping[str, Floats], baseline: Mapping[str, Floats], quantities: tuple[str, ...]
+) -> dict[str, object]:
+    """Compare a method with a baseline at equal KL: each seed's two lines, over the KL that both reach."""
+    result: dict[str, object] = {}
+    for quantity in quantities:
+        sides = [
+            [[_frontier(kl, value)] for kl, value in zip(side["kl"].T, side[quantity].T, strict=True)]
+            for side in (method, baseline)
+        ]
+        found = equal_kl_differences(*sides, points=21)
+        result[quantity] = paired(found.difference_s, np.zeros_like(found.difference_s))
+        shared = np.isfinite(found.difference_s)
+        result["seeds"] = int(shared.sum())
+        ends = [found.low_s[shared], found.high_s[shared]]
+        result["kl"] = [float(f"{end.mean():.4g}") for end in ends] if shared.any() else None
+    return result
+
+
+def _frontier(kl_l: Floats, value_l: Floats) -> SeedFrontier:
+    keep = kl_l >= _LEAST_KL
+    keep[kl_l.argmax()] = True  # a line that never gets so far keeps its end, and shares no range with another
+    return SeedFrontier(kl_b=kl_l[keep], agreement_b=value_l[keep], value_b=value_l[keep])

@@ -9,7 +9,7 @@ from typing import Any
 
 from mallowspo.stats.intervals import Interval
 from mallowspo.stats.verdicts import verdict
-from mallowspo.studies.bandit.design import METHODS, TRAINED, BanditDesign, ExactJob, TrainingJob
+from mallowspo.studies.bandit.bench import METHODS, TRAINED, BanditDesign, ExactJob, TrainingJob
 from mallowspo.studies.policies import BASELINE
 
 __all__ = ["REGIMES", "comparisons", "count_verdicts", "design_of", "regime_of", "summarise", "word_of"]
@@ -50,17 +50,7 @@ def regime_of(job: Mapping[str, Any]) -> str:
 
 
 def comparisons(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Go through every comparison with DPO.
-
-    Args:
-        results: `exact` and `training`, as in `results.json`.
-
-    Yields:
-        Mappings: `regime`, `phis`, `pairs`, `learning_rate` (None at the exact minimiser), `method`; at the shown
-        matched scale `entropy` and `collapsed`, the differences (at the end of training), `early` (of the entropy at
-        the early step, or None) and `equal_kl`, the comparison at equal KL; `entropies` and `agreements` as in
-        `summarise`.
-    """
+    """Go through every comparison with DPO."""
     for job in (*results["exact"], *results["training"]):
         exact = "learning_rate" not in job
         for method in METHODS if exact else TRAINED:
@@ -84,12 +74,7 @@ def comparisons(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def word_of(interval: list[float | None], words: dict[str, str]) -> str:
-    """A difference as a word; an interval within the error of the interpolation is none.
-
-    Example:
-        >>> word_of([0.2, 0.1, 0.3], AGREEMENT_WORDS), word_of([0.0, 0.0, 0.0], AGREEMENT_WORDS)
-        ('ahead', 'the same')
-    """
+    """A difference as a word; an interval within the error of the interpolation is none."""
     mean, low, high = interval
     if mean is None or low is None or high is None or not low <= high:
         return "no common KL"
@@ -99,15 +84,7 @@ def word_of(interval: list[float | None], words: dict[str, str]) -> str:
 
 
 def count_verdicts(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Count what the differences of `comparisons` say, at every matched scale, for each regime and method.
-
-    Args:
-        rows: All rows.
-
-    Returns:
-        One entry for each regime and method, in order: `regime`, `method`, and `collapse` and `agreement`, which
-        count how often each word was said.
-    """
+    """Count what the differences of `comparisons` say, at every matched scale, for each regime and method."""
     rows = list(rows)
     counted = []
     for regime in REGIMES:
@@ -123,20 +100,7 @@ def count_verdicts(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def summarise(design: BanditDesign, exact: Sequence[Row], training: Sequence[Row]) -> Row:
-    """Turn the jobs' results into the study's.
-
-    Args:
-        design: The study.
-        exact: One result for each of `design.exact_jobs`, in order.
-        training: The same for `design.training_jobs`.
-
-    Returns:
-        `exact` and `training`, one entry a job: its fields, and for each method what was found at the shown matched
-        scale, with `entropies` (entropy less DPO's, one interval for each strength) and `agreements` (agreement less
-        DPO's at equal KL; in training one for each strength); `verdicts`, counted over all of them;
-        `processor_seconds`. The frontier (`line`), plain values of β (`at_beta`) and single steps
-        (`entropy_by_step`) are kept where they are shown.
-    """
+    """Turn the jobs' results into the study's."""
     results: Row = {
         "exact": [_exact(design, job, found) for job, found in zip(design.exact_jobs, exact, strict=True)],
         "training": [_training(design, job, found) for job, found in zip(design.training_jobs, training, strict=True)],

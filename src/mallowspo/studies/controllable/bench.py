@@ -1,71 +1,148 @@
-"""What the runs of the controllable-generation study share, and what is done on it.
+"""What is done in the controllable-generation study: pairs are made, policies trained and measured.
 
-A process loads the models once and makes the pairs of a seed once, and then does any number of jobs on them. A job's
-result depends on the job and the inputs alone, never on which process did it or what it did before.
+A process loads the models once and makes the pairs of a seed once. A job's result depends on the job and the inputs
+alone, never on which process did it or what it did before.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import itertools
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from mallowspo.errors import InputError
 from mallowspo.evaluation.divergence import sequence_kl
 from mallowspo.evaluation.local_model import (
+    Sampling,
     context_length,
     end_token_ids,
     load_causal_model,
     load_tokenizer,
     model_stamp,
+    prompt_uniforms,
+    sample_batch,
 )
-from mallowspo.files import write_text
 from mallowspo.loading import check_saved_model
 from mallowspo.scoring.reference_cache import CACHE_VARIABLE
-from mallowspo.studies.controllable.design import VADER, ControllableDesign
-from mallowspo.studies.controllable.optimum import tilted_reference
-from mallowspo.studies.controllable.pairs import SeedPairs, draw_responses, make_pairs, text_of, whole_texts
-from mallowspo.studies.controllable.prompts import StudyPrompts, read_prompts
-from mallowspo.studies.controllable.rewards import Reward, load_reward
-from mallowspo.studies.policies import Job, final_loss, one_thread, quiet_libraries, train_policy, weight_quantiles
+from mallowspo.studies.controllable.design import (
+    VADER,
+    ControllableDesign,
+    Reward,
+    StudyPrompts,
+    load_reward,
+    read_prompts,
+)
+from mallowspo.studies.policies import (
+    Job,
+    final_loss,
+    pair_rows,
+    quietly,
+    train_policy,
+    weight_quantiles,
+    write_preferences,
+)
 
 __all__ = [
-    "Bench",
-    "Inputs",
-    "OptimumJob",
-    "SeedJob",
-    "describe_pairs",
-    "estimate_optimum",
-    "measure",
-    "measure_reference",
-    "open_bench",
-    "run_job",
-    "stamp_of",
-    "written_pairs",
-]
+    "Bench", "Inputs", "OptimumJob", "Pair", "SeedJob", "SeedPairs", "compare", "describe_pairs", "estimate_optimum",
+    "make_pairs", "measure", "measure_reference", "open_bench", "run_job", "stamp_of", "text_of", "tilted_reference",
+]  # fmt: skip
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A compared pair of responses to one prompt."""
+
+    prompt: int  # its place among the training prompts
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+    chosen_reward: float
+    rejected_reward: float
+
+
+@dataclass(frozen=True)
+class SeedPairs:
+    """The pairs of one seed."""
+
+    pairs: tuple[Pair, ...]  # in the order of the prompts
+    compared: int  # pairs of responses that there were
+    equal: int  # of these, pairs without a preference: equal rewards under `sign`, or the same tokens twice
+    reward_pk: Floats  # rewards of all responses, shape (P, K)
+
+
+def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
+    """What the reward reads of a sequence of tokens."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def whole_texts(
+    tokenizer: Any, prompts: Sequence[Sequence[int]], drawn: Mapping[tuple[int, int], Sequence[int]]
+) -> list[str]:
+    """Every prompt with each of its responses as text, in the order of prompts and samples."""
+    return [text_of(tokenizer, [*prompts[p], *drawn[p, k]]) for p, k in sorted(drawn)]
+
+
+def compare(
+    reward_k: Sequence[float], *, preferences: str, scale: float, rng: np.random.Generator
+) -> Iterator[tuple[int, int]]:
+    """(chosen, rejected) of all pairs of the responses to a prompt; under `sign` equal rewards give no preference."""
+    for first, second in itertools.combinations(range(len(reward_k)), 2):
+        difference = float(reward_k[first]) - float(reward_k[second])
+        if preferences == "bradley_terry":
+            difference = 1.0 / (1.0 + np.exp(-scale * difference)) - rng.random()
+        if difference > 0:
+            yield first, second
+        elif difference < 0:
+            yield second, first
+
+
+FEWEST = 10.0  # responses, effective number: below it the estimate leans on a handful of lucky draws
+
+
+def tilted_reference(reward_ps: ArrayLike, *, points: int = 60) -> tuple[Floats, Floats]:
+    r"""Mean KL (nats, ascending from 0) and reward of the best policies, from rewards of the reference's responses.
+
+    Among all policies with a given mean KL the mean reward is largest for $\pi_\eta(y \mid x) \propto
+    \pi_{\mathrm{ref}}(y \mid x)\, e^{\eta r(x, y)}$, with one $\eta$ for all prompts: weighted means over the S
+    responses to each prompt. It is biased low at large KL, since no KL above log S can be seen.
+    """
+    reward = np.asarray(reward_ps, dtype=np.float64)
+    if reward.ndim != 2 or reward.shape[1] < 2 or not np.isfinite(reward).all():
+        raise InputError(f"tilted_reference: got shape {reward.shape}, expected (P, S) finite rewards with S >= 2")
+    samples = reward.shape[1]
+    spread = float(reward.std()) or 1.0
+    fewest = min(FEWEST, samples / 2)
+    kl, mean = [], []
+    for tilt in np.concatenate([[0.0], np.geomspace(0.03, 30.0, points - 1) / spread]):
+        weight_ps = np.exp(tilt * (reward - reward.max(axis=1, keepdims=True)))
+        weight_ps /= weight_ps.sum(axis=1, keepdims=True)
+        if float((1.0 / (weight_ps**2).sum(axis=1)).mean()) < fewest:
+            break
+        logs = np.log(np.where(weight_ps > 0, weight_ps, 1.0) * samples)
+        kl.append(float((weight_ps * logs).sum(axis=1).mean()))
+        mean.append(float((weight_ps * reward).sum(axis=1).mean()))
+    return np.asarray(kl), np.asarray(mean)
+
 
 SMALL = 20_000_000  # parameters below which a second thread costs more than it brings
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What all jobs depend on.
-
-    Attributes:
-        design: The settings.
-        stamp: Tells one state of the model's files, the data and the reward from another.
-    """
+    """What all jobs depend on."""
 
     design: ControllableDesign
-    stamp: str
+    stamp: str  # tells one state of the model's files, the data and the reward from another
 
 
 @dataclass(frozen=True)
@@ -83,14 +160,7 @@ class OptimumJob:
 
 
 def stamp_of(design: ControllableDesign) -> str:
-    """Tell one state of a study's files from another, so that no finished run of other files is taken for this one's.
-
-    Args:
-        design: Names model, data and reward.
-
-    Returns:
-        Digests of the files' sizes and times; a hub's data set goes by its name.
-    """
+    """Sizes and times of the study's files: no finished run of other files is taken for this one's."""
     stamps = [model_stamp(design.model_name_or_path)]
     data = Path(design.dataset_name).expanduser()
     for path in sorted(data.rglob("*")) if data.is_dir() else [data]:
@@ -103,50 +173,72 @@ def stamp_of(design: ControllableDesign) -> str:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all jobs share.
-
-    Attributes:
-        design: The settings.
-        folder: Of the study.
-        tokenizer: Of the policy.
-        reference: The reference model, in eval mode, on its device.
-        end_ids: Tokens that end a response.
-        prompts: Training and held-out prompts.
-        reward: The scorer.
-        pairs: Those of the seed that was asked for last: a new seed needs new pairs, not the models loaded again.
-    """
+    """What all jobs share."""
 
     design: ControllableDesign
     folder: Path
-    tokenizer: Any
-    reference: Any
-    end_ids: tuple[int, ...]
-    prompts: StudyPrompts
+    tokenizer: Any  # of the policy
+    reference: Any  # the reference model, in eval mode, on its device
+    end_ids: tuple[int, ...]  # tokens that end a response
+    prompts: StudyPrompts  # training and held-out prompts
     reward: Reward
-    pairs: dict[int, SeedPairs]
+    pairs: dict[int, SeedPairs]  # of the seed that was asked for last: a new one needs new pairs, not new models
 
     def pairs_of(self, seed: int) -> SeedPairs:
         """The pairs of a seed, made where they are not there yet."""
         if seed not in self.pairs:
             self.pairs.clear()
-            self.pairs[seed] = make_pairs(
-                self.reference,
-                self.tokenizer,
-                self.prompts.train,
-                self.reward,
-                design=self.design,
-                end_ids=self.end_ids,
-                seed=seed,
-            )
+            self.pairs[seed] = make_pairs(self, seed)
         return self.pairs[seed]
 
 
-def open_bench(inputs: Inputs, job: Any, folder: Path) -> Bench:
-    """Load the models and read the prompts; the job is not looked at.
+def draw(
+    bench: Bench, prompts: Sequence[Sequence[int]], samples: int, seed: int, purpose: str
+) -> tuple[dict[tuple[int, int], list[int]], Floats]:
+    """Responses of the reference at temperature 1 by (prompt, sample), and their rewards, shape (P, S).
 
-    Raises:
-        InputError: A model, the data or the reward cannot be used.
+    `purpose` keeps the draws of different uses apart.
     """
+    design = bench.design
+    sampling = Sampling(max_new_tokens=design.response_tokens, temperature=1.0)
+    work = [(p, k) for p in range(len(prompts)) for k in range(samples)]
+    work.sort(key=lambda item: -len(prompts[item[0]]))
+    drawn: dict[tuple[int, int], list[int]] = {}
+    for start in range(0, len(work), design.generation_batch_size):
+        batch = work[start : start + design.generation_batch_size]
+        uniform_bt = np.stack([prompt_uniforms(seed, f"{purpose}/{p}/{k}", design.response_tokens) for p, k in batch])
+        asked = [prompts[p] for p, _ in batch]
+        rows = sample_batch(bench.reference, asked, uniform_bt, sampling, end_ids=bench.end_ids)
+        drawn |= dict(zip(batch, rows, strict=True))
+    reward = bench.reward.score(whole_texts(bench.tokenizer, prompts, drawn))
+    return drawn, reward.reshape(len(prompts), samples)
+
+
+def make_pairs(bench: Bench, seed: int) -> SeedPairs:
+    """Draw responses of the reference to the training prompts and compare them."""
+    design, prompts, samples = bench.design, bench.prompts.train, bench.design.samples_per_prompt
+    drawn, reward_pk = draw(bench, prompts, samples, seed, "pairs")
+    rng = np.random.default_rng([seed, 1])
+    pairs = []
+    for p in range(len(prompts)):
+        told_apart = compare(
+            reward_pk[p].tolist(), preferences=design.preferences, scale=design.preference_scale, rng=rng
+        )
+        for chosen, rejected in told_apart:
+            if drawn[p, chosen] != drawn[p, rejected]:
+                rewards = float(reward_pk[p, chosen]), float(reward_pk[p, rejected])
+                pairs.append(Pair(p, tuple(drawn[p, chosen]), tuple(drawn[p, rejected]), *rewards))
+    compared = len(prompts) * samples * (samples - 1) // 2
+    if not pairs:
+        raise InputError(
+            f"reward_model: {bench.reward.name} tells none of the {compared} pairs of responses apart, so there is "
+            "nothing to learn; lengthen response_tokens, or take another reward or more prompts"
+        )
+    return SeedPairs(tuple(pairs), compared, compared - len(pairs), reward_pk)
+
+
+def open_bench(inputs: Inputs, job: Any, folder: Path) -> Bench:
+    """Load the models and read the prompts; the job is not looked at."""
     design = inputs.design
     check_saved_model("model_name_or_path", design.model_name_or_path, trust_remote_code=design.trust_remote_code)
     reward = load_reward(design)  # first: a missing package is found before a model is loaded
@@ -154,7 +246,7 @@ def open_bench(inputs: Inputs, job: Any, folder: Path) -> Bench:
         design.model_name_or_path, option="model_name_or_path", trust_remote_code=design.trust_remote_code
     )
     prompts = read_prompts(design, tokenizer)
-    with quiet_libraries():
+    with quietly(one_thread=False):
         reference = load_causal_model(
             design.model_name_or_path,
             option="model_name_or_path",
@@ -173,10 +265,7 @@ def open_bench(inputs: Inputs, job: Any, folder: Path) -> Bench:
 
 @contextlib.contextmanager
 def _cached_below(folder: Path) -> Iterator[None]:
-    """Keep the reference's scores of a seed's pairs in the study's folder: all methods read the same ones.
-
-    A cache that the user has named stays in use.
-    """
+    """Keep the reference's scores of a seed's pairs in the study's folder: all methods read the same ones."""
     if CACHE_VARIABLE in os.environ:
         yield
         return
@@ -187,37 +276,18 @@ def _cached_below(folder: Path) -> Iterator[None]:
         del os.environ[CACHE_VARIABLE]
 
 
-@contextlib.contextmanager
-def _at_work(bench: Bench) -> Iterator[None]:
+def _at_work(bench: Bench) -> contextlib.AbstractContextManager[None]:
     """Quietly, and at one thread where the model is too small to gain from more."""
-    with quiet_libraries(), one_thread() if bench.reference.num_parameters() < SMALL else contextlib.nullcontext():
-        yield
+    return quietly(one_thread=bench.reference.num_parameters() < SMALL)
 
 
-def _dataset(bench: Bench, seed: int) -> Any:
-    from datasets import Dataset
-
-    pairs = bench.pairs_of(seed).pairs
-    return Dataset.from_dict(
-        {
-            "prompt_ids": [list(bench.prompts.train[pair.prompt]) for pair in pairs],
-            "chosen_ids": [list(pair.chosen) for pair in pairs],
-            "rejected_ids": [list(pair.rejected) for pair in pairs],
-        }
-    )
+_OF_KL = (
+    "kl", "kl_standard_error", "kl_plain", "kl_plain_standard_error", "tokens_per_response", "cut",
+)  # fmt: skip
 
 
 def measure(bench: Bench, policy: Any, seed: int) -> dict[str, Any]:
-    """Measure reward and KL of a policy on the same responses to the held-out prompts.
-
-    Args:
-        bench: What all runs share.
-        policy: A causal language model in eval mode.
-        seed: Of the responses: under one seed all policies are asked with the same random numbers.
-
-    Returns:
-        `reward` and `kl` (nats per response) with their standard errors over prompts, and what goes with them.
-    """
+    """Measure reward and KL of a policy on the same responses to the held-out prompts."""
     design, prompts = bench.design, bench.prompts.heldout
     responses: dict[tuple[int, int], list[int]] = {}
     found = sequence_kl(
@@ -236,31 +306,22 @@ def measure(bench: Bench, policy: Any, seed: int) -> dict[str, Any]:
     return {
         "reward": float(reward_p.mean()),
         "reward_standard_error": float(reward_p.std(ddof=1) / np.sqrt(len(reward_p))),
-        "kl": found.kl,
-        "kl_standard_error": found.kl_standard_error,
-        "kl_plain": found.kl_plain,
-        "kl_plain_standard_error": found.kl_plain_standard_error,
-        "tokens_per_response": found.tokens_per_response,
-        "cut": found.cut,
+        **{name: getattr(found, name) for name in _OF_KL},
         "distinct_responses": len(set(texts)) / len(texts),
         "example": text_of(bench.tokenizer, responses[0, 0]),
     }
 
 
 def run_job(bench: Bench, job: Job) -> dict[str, Any]:
-    """Train one policy and measure it.
-
-    Args:
-        bench: What all jobs share.
-        job: The run.
-
-    Returns:
-        The job's fields, those of `measure`, `steps`, `train_loss`, `cpu_seconds` (processor time, the pairs of the
-        seed left out), and for methods that read a dispersion `weight_quantiles`: 5%, 50%, 95% of the weights.
-    """
+    """Train one policy and measure it."""
     design = bench.design
     with _at_work(bench), _cached_below(bench.folder), tempfile.TemporaryDirectory() as folder:
-        rows = _dataset(bench, job.seed)
+        pairs = bench.pairs_of(job.seed).pairs
+        rows = pair_rows(
+            [bench.prompts.train[pair.prompt] for pair in pairs],
+            [pair.chosen for pair in pairs],
+            [pair.rejected for pair in pairs],
+        )
         started = time.process_time()
         trainer = train_policy(
             bench.reference,
@@ -268,10 +329,9 @@ def run_job(bench: Bench, job: Job) -> dict[str, Any]:
             bench.tokenizer,
             job,
             folder,
-            num_train_epochs=design.epochs,
-            per_device_train_batch_size=design.batch_size,
+            epochs=design.epochs,
+            batch_size=design.batch_size,
             max_length=design.prompt_tokens + design.response_tokens,
-            precompute_ref_batch_size=4 * design.batch_size,
             use_cpu=design.use_cpu,
             bf16=design.bf16,
         )
@@ -294,32 +354,17 @@ def measure_reference(bench: Bench, job: SeedJob) -> dict[str, Any]:
 
 def estimate_optimum(bench: Bench, job: OptimumJob) -> dict[str, Any]:
     """Estimate the best possible trade-off from responses of the reference to the held-out prompts."""
-    prompts, design = bench.prompts.heldout, bench.design
     with _at_work(bench):
-        drawn = draw_responses(
-            bench.reference,
-            prompts,
-            samples=job.samples,
-            design=design,
-            end_ids=bench.end_ids,
-            seed=design.prompt_seed,
-            purpose="optimum",
-        )
-        reward = bench.reward.score(whole_texts(bench.tokenizer, prompts, drawn))
-    found = tilted_reference(reward.reshape(len(prompts), job.samples))
-    return {"kl": found.kl.tolist(), "reward": found.reward.tolist(), "samples": job.samples}
-
-
-def written_pairs(inputs: Inputs, job: SeedJob, folder: Path) -> Sequence[Path]:
-    """Where `describe_pairs` leaves the pairs."""
-    return [folder / "preferences.jsonl"]
+        _, reward_ps = draw(bench, bench.prompts.heldout, job.samples, bench.design.prompt_seed, "optimum")
+    kl, mean = tilted_reference(reward_ps)
+    return {"kl": kl, "reward": mean, "samples": job.samples}
 
 
 def describe_pairs(bench: Bench, job: SeedJob) -> dict[str, Any]:
     """Write a seed's pairs, and tell what the page says of model, prompts and pairs."""
     with _at_work(bench):
         found = bench.pairs_of(job.seed)
-    _write_pairs(bench, found)
+    write_preferences(bench.folder, (_as_text(bench, pair) for pair in found.pairs))
     gaps = [pair.chosen_reward - pair.rejected_reward for pair in found.pairs]
     facts = {
         "parameters": int(bench.reference.num_parameters()),
@@ -338,17 +383,13 @@ def describe_pairs(bench: Bench, job: SeedJob) -> dict[str, Any]:
     return {"facts": facts, "prompt": text_of(bench.tokenizer, bench.prompts.heldout[0])}
 
 
-def _write_pairs(bench: Bench, found: SeedPairs) -> None:
-    """Write pairs as text, the layout that `mallowspo train` and `trl dpo` read."""
-    lines = []
-    for pair in found.pairs:
-        prompt = bench.prompts.train[pair.prompt]
-        start = text_of(bench.tokenizer, prompt)
-        # Decoded together with the prompt: a response alone may lose the blank before its first word.
-        sides = {
-            side: text_of(bench.tokenizer, [*prompt, *ids])[len(start) :]
-            for side, ids in (("chosen", pair.chosen), ("rejected", pair.rejected))
-        }
-        rewards = {"chosen_reward": pair.chosen_reward, "rejected_reward": pair.rejected_reward}
-        lines.append(json.dumps({"prompt": start, **sides, **rewards}, ensure_ascii=False))
-    write_text(bench.folder / "preferences.jsonl", "\n".join(lines) + "\n")
+def _as_text(bench: Bench, pair: Pair) -> dict[str, Any]:
+    prompt = bench.prompts.train[pair.prompt]
+    start = text_of(bench.tokenizer, prompt)
+    # Decoded together with the prompt: a response alone may lose the blank before its first word.
+    sides = {
+        side: text_of(bench.tokenizer, [*prompt, *ids])[len(start) :]
+        for side, ids in (("chosen", pair.chosen), ("rejected", pair.rejected))
+    }
+    rewards = {"chosen_reward": pair.chosen_reward, "rejected_reward": pair.rejected_reward}
+    return {"prompt": start, **sides, **rewards}

@@ -2,52 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.ticker import LogLocator, NullLocator
 
-from mallowspo.reports.blocks import (
-    Block,
-    BulletList,
-    Definitions,
-    Example,
-    Examples,
-    Meta,
-    Paragraph,
-    Report,
-    Section,
-    Table,
-    literal,
-)
+from mallowspo.reports.blocks import Block, Definitions, Example, Examples, Meta, Report, Section, literal
 from mallowspo.reports.curves import Curve, FrontierCurve
 from mallowspo.reports.figure_style import METHOD_STYLES, MethodStyle, house_style
 from mallowspo.reports.figures import (
     frontier_figure,
     grouped_interval_figure,
 )
-from mallowspo.reports.sections import Columns, comparison, picture, table, verdict_line
-from mallowspo.reports.text import format_duration, format_number, format_p, interval_text, number, verdict_word
+from mallowspo.reports.sections import Columns, picture, table
+from mallowspo.reports.text import format_duration, format_number, format_p, interval_text, number
 from mallowspo.stats.intervals import Interval
+from mallowspo.studies import pages
 from mallowspo.studies.controllable.design import CONTROLLABLE_METHODS
-from mallowspo.studies.policies import BASELINE, label
+from mallowspo.studies.pages import Cell, Results, Row
+from mallowspo.studies.policies import BASELINE, label, select_runs
 
 __all__ = ["figures", "page"]
 
-Results = Mapping[str, Any]
-Row = Mapping[str, Any]
-
 _OPTIMUM = MethodStyle("Tilted reference", METHOD_STYLES["optimum"].color, "", "-")
+_GAP = pages.interval("difference", 3, signed=True)
 
 
 def _model(results: Results) -> str:
     return Path(results["config"]["design"]["model_name_or_path"]).name
-
-
-def _settings_of(results: Results, method: str) -> list[Row]:
-    return [row for row in results["settings"] if row["method"] == method]
 
 
 def figures(results: Results) -> dict[str, Any]:
@@ -71,7 +54,7 @@ def figures(results: Results) -> dict[str, Any]:
 def _frontier(results: Results) -> Any:
     curves = {}
     for method in CONTROLLABLE_METHODS:
-        rows = _settings_of(results, method)
+        rows = select_runs(results["settings"], method=method)
         kl = Interval.stack([row["kl"] for row in rows])
         # On a log axis an end stays above 0.
         low = np.minimum(np.maximum(kl.low, 0.5 * np.nanmin(kl.mean)), kl.mean)
@@ -102,23 +85,26 @@ def _frontier(results: Results) -> Any:
     return figure
 
 
+def _p(path: str) -> Cell:
+    return lambda row: format_p(number(pages.value(row, path)), name="")
+
+
 def page(results: Results) -> Report:
     """What the page says."""
     facts, seeds = results["facts"], results["config"]["seeds"]
-    over = f"{len(seeds)} seeds" if len(seeds) > 1 else "seeds; the one seed that was run has none and decides nothing"
     return Report(
         title="Controllable generation: how much reward for how much KL?",
         summary=(
             f"`{literal(_model(results))}` ({facts['parameters']:,} parameters) is tuned towards "
             f"{literal(facts['reward'])} by four methods on the same pairs; at equal KL from the reference their "
-            f"expected reward is compared with DPO's (brackets are 95% intervals over {over})."
+            f"expected reward is compared with DPO's (brackets are 95% intervals over {pages.over_seeds(len(seeds))})."
         ),
         sections=[
             _question(results),
             _learning_rate(results),
             _equal_kl(results),
             _frontiers(results),
-            Section("Limits", [BulletList(_LIMITS)]),
+            pages.limits(results, *_LIMITS),
         ],
         meta=Meta(
             seeds=seeds,
@@ -129,61 +115,24 @@ def page(results: Results) -> Report:
             },
         ),
         verdicts=table(
-            [row for row in results["comparisons"] if row["baseline"] == BASELINE],
+            select_runs(results["comparisons"], baseline=BASELINE),
             {
-                "method": lambda row: label(row["method"]),
-                "expected reward at equal KL, minus DPO's": _gap,
-                "verdict": lambda row: verdict_word(row["verdict"]),
-                "p, Holm": lambda row: format_p(number(row["p_holm"]), name=""),
+                "method": pages.METHOD,
+                "expected reward at equal KL, minus DPO's": _GAP,
+                "verdict": pages.verdict_cell(),
+                "p, Holm": _p("p_holm"),
             },
         ),
     )
 
 
-def _gap(row: Row) -> str:
-    return interval_text(row["difference"], 3, signed=True)
-
-
-_COMPARED = {
-    "sign": "the one with the higher reward is chosen, and equal rewards give no pair",
-    "bradley_terry": "the chosen one is drawn by Bradley–Terry, with a logit of {scale:g} times the difference",
-}
-
-
 def _question(results: Results) -> Section:
-    config, facts = results["config"], results["facts"]
-    design = config["design"]
-    least, most = (ends(run["steps"] for run in results["runs"]) for ends in (min, max))
-    steps = f"{least}" if least == most else f"{least} to {most}"
-    betas, ipo = (", ".join(f"{beta:g}" for beta in config[name]) for name in ("betas", "ipo_betas"))
-    opening = f", those that begin with `{literal(design['opening'])}`" if design["opening"] else ""
+    facts = results["facts"]
     text = (
-        "A policy that is tuned towards a reward gains reward and moves away from where it began. A method is better "
-        "than another if it gains more at the same distance. The MallowsPO paper draws this trade-off for sentiment "
-        "(GPT-2-large on openings of film reviews) and reports MallowsPO above DPO. Is it so here?"
+        "The policy's start writes responses to the first words of texts; the pairs of them that the reward tells "
+        "apart train four methods, which share pairs, order, steps and learning rate. A method is better than another "
+        "if it gains more reward at the same distance from where it began."
     )
-    items = [
-        f"Prompts: the first whole words, {design['min_prompt_tokens']} to {design['prompt_tokens']} tokens, of texts "
-        f"in `{literal(Path(design['dataset_name']).name)}`{opening}. {facts['heldout_prompts']:,} prompts are held "
-        "out for measuring; no pair is made from them.",
-        f"Pairs: the policy's start writes {design['samples_per_prompt']} responses of at most "
-        f"{design['response_tokens']} tokens to each of {facts['train_prompts']:,} prompts; of every two, "
-        f"{_COMPARED[design['preferences']].format(scale=design['preference_scale'])}.",
-        f"Training: {steps} steps of {design['batch_size']} pairs, as many as a seed's pairs fill; β is {betas} (for "
-        f"IPO, whose β is another quantity, {ipo}). Methods share pairs, their order, steps and learning rate; only "
-        "the loss differs.",
-        f"Measuring: {design['eval_samples']} responses to each held-out prompt at temperature 1, the same random "
-        "numbers for all policies of a seed; reward and KL are read off the same responses.",
-    ]
-    columns: Columns = {
-        "comparisons": lambda row: f"{row['compared']:,}",
-        "without a preference": lambda row: f"{row['equal']:,}",
-        "pairs": lambda row: f"{row['pairs']:,}",
-        "against the reward, %": lambda row: format_number(100 * row["against_reward"], 0),
-        "their difference of reward, mean": lambda row: format_number(row["mean_gap"]),
-        "reward of a response, mean": lambda row: format_number(row["reward_mean"]),
-        "standard deviation": lambda row: format_number(row["reward_deviation"]),
-    }
     terms = [
         ("Reward", f"{literal(facts['reward'])}, of prompt and response together; the models never see it."),
         (
@@ -198,8 +147,19 @@ def _question(results: Results) -> Section:
             "times the reward; estimated from the reference's own responses.",
         ),
     ]
-    body: list[Block] = [Paragraph(text), BulletList(items), table([facts], columns, "The first seed's pairs.")]
-    return Section("Question and method", body, [Section("Terms", [Definitions(terms)])])
+    columns: Columns = {
+        "training prompts": pages.plain("train_prompts"),
+        "held-out prompts": pages.plain("heldout_prompts"),
+        "comparisons": pages.plain("compared"),
+        "without a preference": pages.plain("equal"),
+        "pairs": pages.plain("pairs"),
+        "against the reward, %": pages.figure_of("against_reward", 0, scale=100),
+        "their difference of reward, mean": pages.figure_of("mean_gap"),
+        "reward of a response, mean": pages.figure_of("reward_mean"),
+        "standard deviation": pages.figure_of("reward_deviation"),
+    }
+    shown = table([facts], columns, "Prompts, and the first seed's pairs.")
+    return pages.text_section("Question and method", text, shown, details=[Section("Terms", [Definitions(terms)])])
 
 
 _RULES = {
@@ -211,30 +171,28 @@ _RULES = {
 
 def _learning_rate(results: Results) -> Section:
     choice = results["learning_rate"]
-    said = Paragraph(_RULES[choice["rule"]].format(rate=choice["chosen"]))
-    if not choice["candidates"]:
-        return Section("The learning rate", [said])
     columns: Columns = {
-        "learning rate": lambda row: f"{row['learning_rate']:g}",
-        "area": lambda row: format_number(row["area"], 3),
-        "mean reward": lambda row: format_number(row["mean_reward"], 3),
+        "learning rate": pages.LEARNING_RATE,
+        "area": pages.figure_of("area", 3),
+        "mean reward": pages.figure_of("mean_reward", 3),
         "KL, nats": lambda row: f"{format_number(row['kl'][0])}–{format_number(row['kl'][-1])}",
     }
     caption = (
         f"DPO at every β on pairs and draws of seed {results['config']['pilot_seed']}, which no comparison uses. Area "
         "divided by the width, even in log KL."
     )
-    return Section("The learning rate", [said, table(choice["candidates"], columns, caption)])
+    shown = [table(choice["candidates"], columns, caption)] if choice["candidates"] else []
+    return pages.text_section("The learning rate", _RULES[choice["rule"]].format(rate=choice["chosen"]), *shown)
 
 
 def _equal_kl(results: Results) -> Section:
     rows = results["comparisons"]
     columns: Columns = {
         "at equal KL": lambda row: f"{label(row['method'])} − {label(row['baseline'])}",
-        "difference of reward": _gap,
-        "p": lambda row: format_p(number(row["p"]), name=""),
-        "p, Holm": lambda row: format_p(number(row["p_holm"]), name=""),
-        "KL (nats)": lambda row: f"{format_number(row['kl_low'])}–{format_number(row['kl_high'])}",
+        "difference of reward": _GAP,
+        "p": _p("p"),
+        "p, Holm": _p("p_holm"),
+        "KL (nats)": pages.kl_range(digits=2),
     }
     text = (
         "For each seed, the lines of two methods are read over the KL that both reach, even in log KL, and their "
@@ -246,35 +204,30 @@ def _equal_kl(results: Results) -> Section:
         "Points are settings of β, mean over seeds; bars and bands are 95% intervals over seeds. The grey level is "
         "the reference's own reward, the grey curve the tilted reference.",
     )
-    lines = [
-        verdict_line(label(row["method"]), row, f"{_gap(row)} of reward", against=label(row["baseline"]))
-        for row in rows
-    ]
+    lines = pages.compared(rows, lambda row: f"{_GAP(row)} of reward", against=pages.named("baseline"))
     caption = (
         f"Every two methods: paired over seeds, 95% intervals, p-values of paired t tests, alone and after Holm's "
         f"method over the {len(rows)} comparisons."
     )
-    return comparison("At equal KL", text, figure, rows, columns, lines, caption)
-
-
-def _best_kl(results: Results, reward: Row) -> str:
-    """KL at which the tilted reference has a reward; a dash where its estimate does not reach so far."""
-    kl_t, reward_t = (results["optimum"][name] for name in ("kl", "reward"))
-    return format_number(float(np.interp(number(reward["mean"]), reward_t, kl_t, right=np.nan)))
+    return pages.text_section("At equal KL", text, figure, lines, table(rows, columns, caption))
 
 
 def _frontiers(results: Results) -> Section:
     areas = results["areas"]
-    best = {
-        method: max(_settings_of(results, method), key=lambda row: number(row["reward"]["mean"]))
-        for method in CONTROLLABLE_METHODS
-    }
-    columns: dict[str, Any] = {
-        "method": label,
-        "area under the frontier": lambda m: interval_text(areas["methods"][m]["interval"], 3),
-        "highest mean reward": lambda m: interval_text(best[m]["reward"], 3),
-        "at KL (nats)": lambda m: interval_text(best[m]["kl"]),
-        "KL at which the tilted reference has it": lambda m: _best_kl(results, best[m]["reward"]),
+    kl_t, reward_t = (results["optimum"][name] for name in ("kl", "reward"))
+    best = []
+    for method in CONTROLLABLE_METHODS:
+        rows = select_runs(results["settings"], method=method)
+        highest = max(rows, key=lambda row: number(row["reward"]["mean"]))
+        # Not a number where the estimate of the tilted reference does not reach so far.
+        at = float(np.interp(number(highest["reward"]["mean"]), reward_t, kl_t, right=np.nan))
+        best.append({**highest, "area": areas["methods"][method]["interval"], "tilted": at})
+    columns: Columns = {
+        "method": pages.METHOD,
+        "area under the frontier": pages.interval("area", 3),
+        "highest mean reward": pages.interval("reward", 3),
+        "at KL (nats)": pages.interval("kl"),
+        "KL at which the tilted reference has it": pages.figure_of("tilted"),
     }
     caption = (
         "Area divided by the width, which is the mean reward over the KL that all methods reach under a seed, even in "
@@ -283,13 +236,10 @@ def _frontiers(results: Results) -> Section:
     )
     weights = table(
         results["weights"].items(),
-        {
-            "method": lambda item: label(item[0]),
-            "5% – median – 95%": lambda item: " – ".join(map(format_number, item[1])),
-        },
+        {"method": pages.named("0"), "5% – median – 95%": lambda item: " – ".join(map(format_number, item[1]))},
         "Weights of the pairs, mean over runs. Where all are nearly 1, MallowsPO-θ is nearly DPO.",
     )
-    body: list[Block] = [table(CONTROLLABLE_METHODS, columns, caption), weights]
+    body: list[Block] = [table(best, columns, caption), weights]
     if results["by_kl"]:
         body.append(
             picture(
@@ -298,25 +248,21 @@ def _frontiers(results: Results) -> Section:
                 "At single KLs, where every method has a value. Right of zero is better than DPO.",
             )
         )
-    details = [Section("All settings", [_settings(results)]), _examples(results)]
-    return Section("The frontiers", body, details)
-
-
-def _settings(results: Results) -> Table:
-    columns: Columns = {
-        "method": lambda row: label(row["method"]),
-        "β": lambda row: f"{row['beta']:g}",
-        "reward": lambda row: interval_text(row["reward"], 3),
-        "s.e.": lambda row: format_number(row["reward_standard_error"]["mean"], 3),
-        "KL, nats": lambda row: interval_text(row["kl"]),
-        "s.e. of KL": lambda row: format_number(row["kl_standard_error"]["mean"]),
-        "tokens": lambda row: format_number(row["tokens_per_response"]["mean"], 1),
+    settings: Columns = {
+        "method": pages.METHOD,
+        "β": pages.BETA,
+        "reward": pages.interval("reward", 3),
+        "s.e.": pages.figure_of("reward_standard_error.mean", 3),
+        "KL, nats": pages.interval("kl"),
+        "s.e. of KL": pages.figure_of("kl_standard_error.mean"),
+        "tokens": pages.figure_of("tokens_per_response.mean", 1),
     }
-    caption = (
+    said = (
         "Mean over seeds with 95% intervals over seeds; s.e. is the standard error of one seed's measurement by "
         "sampling, over prompts."
     )
-    return table(results["settings"], columns, caption)
+    details = [Section("All settings", [table(results["settings"], settings, said)]), _examples(results)]
+    return Section("The frontiers", body, details)
 
 
 def _who(answer: Row) -> str:
@@ -332,15 +278,12 @@ def _examples(results: Results) -> Section:
     return Section("To read for oneself", [Examples([Example(shown["prompt"], answers)], caption=note)])
 
 
-_LIMITS: Sequence[str] = (
-    "One model, one set of texts, one reward: the intervals cover other pairs, orders of training and draws, not "
-    "other models or tasks. Few seeds resolve little: a difference that is not significant may still exist.",
-    "A reward by a lexicon or a classifier is no person. What a policy gains on it may be words that score well: read "
-    "the examples.",
+_LIMITS = (
+    "One model, one set of texts, one reward; few seeds resolve little: what is not significant may still exist.",
+    "A lexicon or a classifier is no person: gained reward may be words that score well. Read the examples.",
     "Responses are cut; reward and KL are those of the cut responses.",
     "The lines are read by interpolation between a few settings of β, linear in log KL.",
     "The tilted reference is an estimate from samples; it ends where too few of them carry the weight.",
-    "Preferences by `sign` have no noise: two responses are always compared the same way. Disagreement within a "
-    "prompt, which MallowsPO is made for, enters only through how near the rewards of its responses lie; the index is "
-    "the reference's own entropy, which need not follow that.",
+    "Preferences by `sign` have no noise: disagreement enters only through how near the rewards lie, which the "
+    "index, the reference's own entropy, need not follow.",
 )

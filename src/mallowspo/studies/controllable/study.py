@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mallowspo.errors import InputError
 from mallowspo.studies.controllable.bench import (
@@ -21,7 +22,6 @@ from mallowspo.studies.controllable.bench import (
     open_bench,
     run_job,
     stamp_of,
-    written_pairs,
 )
 from mallowspo.studies.controllable.design import CONTROLLABLE_METHODS, ControllableDesign
 from mallowspo.studies.controllable.page import figures, page
@@ -34,28 +34,18 @@ __all__ = ["CONTROLLABLE", "ControllableDesign", "ControllableSettings", "fast"]
 
 @dataclass(frozen=True, kw_only=True)
 class ControllableSettings:
-    """The study's settings.
+    """The study's settings."""
 
-    Attributes:
-        design: Models, data and sizes.
-        output_dir: Folder for everything that is written.
-        seeds: One set of pairs, one order of training and one set of evaluation draws each, shared by all methods.
-        betas: Values of β of DPO, MallowsPO-θ and MallowsPO-φ.
-        ipo_betas: Those of IPO, whose β is another quantity (τ of its paper, per token).
-        learning_rates: Peak learning rates. Where there are several, one is chosen on DPO alone, with pairs and draws
-            of `pilot_seed`, which no comparison uses.
-        pilot_seed: See there.
-        workers: Processes that train side by side; 0 trains in the calling process. It changes no result.
-    """
-
-    design: ControllableDesign
-    output_dir: str = "output/controllable"
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    betas: tuple[float, ...] = (0.02, 0.07, 0.2, 0.6, 2.0, 8.0)
-    ipo_betas: tuple[float, ...] = (0.1, 0.5, 1.5, 4.0, 10.0, 30.0)
+    design: ControllableDesign  # models, data and sizes
+    output_dir: str = "output/controllable"  # folder for everything that is written
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # one set of pairs, one order and one set of evaluation draws each
+    betas: tuple[float, ...] = (0.02, 0.07, 0.2, 0.6, 2.0, 8.0)  # values of β of DPO, MallowsPO-θ and MallowsPO-φ
+    ipo_betas: tuple[float, ...] = (0.1, 0.5, 1.5, 4.0, 10.0, 30.0)  # another quantity: τ of its paper, per token
+    # Peak learning rates. Where there are several, one is chosen on DPO alone, with pairs and draws of `pilot_seed`,
+    # which no comparison uses
     learning_rates: tuple[float, ...] = (1e-4,)
     pilot_seed: int = 1000
-    workers: int = 0
+    workers: int = 0  # processes that train side by side; 0 trains in the calling process. It changes no result
 
     def __post_init__(self) -> None:
         check_grid(self, CONTROLLABLE_METHODS, names=("seeds", "betas", "ipo_betas", "learning_rates"))
@@ -78,14 +68,7 @@ class ControllableSettings:
 
 
 def fast(settings: ControllableSettings) -> ControllableSettings:
-    """Cut a study down to a run of seconds that shows every part and resolves nothing.
-
-    Args:
-        settings: The study.
-
-    Returns:
-        One seed, two values of β, two learning rates for the pilot, a few prompts, brief responses.
-    """
+    """Cut a study down to a run of seconds that shows every part and resolves nothing."""
     design = replace(
         settings.design,
         response_tokens=min(12, settings.design.response_tokens),
@@ -122,10 +105,6 @@ def _pilot(settings: ControllableSettings, done: Done) -> Sequence[Job]:
     ]
 
 
-def _first_seed(settings: ControllableSettings, done: Done) -> Sequence[SeedJob]:
-    return [SeedJob(settings.seeds[0])]
-
-
 def _runs(settings: ControllableSettings, done: Done) -> Sequence[Job]:
     """Every run of the comparison; those of one seed stand together, since they share its pairs."""
     rate = choose_rate(settings.learning_rates, done["pilot"])["chosen"]
@@ -137,39 +116,34 @@ def _runs(settings: ControllableSettings, done: Done) -> Sequence[Job]:
     ]
 
 
-def _every_seed(settings: ControllableSettings, done: Done) -> Sequence[SeedJob]:
-    return [SeedJob(seed) for seed in settings.seeds]
-
-
-def _optimum(settings: ControllableSettings, done: Done) -> Sequence[OptimumJob]:
-    return [OptimumJob(settings.design.optimum_samples)]
+def _stage(name: str, title: str, jobs: Any, work: Any, **more: Any) -> Stage[ControllableSettings]:
+    return Stage(name, title, jobs=jobs, setup=_inputs, bench=open_bench, work=work, **more)
 
 
 CONTROLLABLE: Study[ControllableSettings] = Study(
     name="controllable",
     version=1,
     stages=(
-        Stage("pilot", "Choosing the learning rate", jobs=_pilot, setup=_inputs, bench=open_bench, work=run_job),
-        Stage(
+        _stage("pilot", "Choosing the learning rate", _pilot, run_job),
+        _stage(
             "pairs",
             "Describing the pairs",
-            jobs=_first_seed,
-            setup=_inputs,
-            bench=open_bench,
-            work=describe_pairs,
-            files=written_pairs,
+            lambda settings, done: [SeedJob(settings.seeds[0])],
+            describe_pairs,
+            files=lambda inputs, job, folder: [folder / "preferences.jsonl"],
         ),
-        Stage("runs", "Training the policies", jobs=_runs, setup=_inputs, bench=open_bench, work=run_job),
-        Stage(
+        _stage("runs", "Training the policies", _runs, run_job),
+        _stage(
             "references",
             "Measuring the reference",
-            jobs=_every_seed,
-            setup=_inputs,
-            bench=open_bench,
-            work=measure_reference,
+            lambda settings, done: [SeedJob(seed) for seed in settings.seeds],
+            measure_reference,
         ),
-        Stage(
-            "optimum", "Estimating the optimum", jobs=_optimum, setup=_inputs, bench=open_bench, work=estimate_optimum
+        _stage(
+            "optimum",
+            "Estimating the optimum",
+            lambda settings, done: [OptimumJob(settings.design.optimum_samples)],
+            estimate_optimum,
         ),
     ),
     summarise=summarise,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
 
-from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences, interpolate_frontier
-from mallowspo.stats.intervals import mean_interval, mean_of_known
-from mallowspo.stats.verdicts import holm, verdict
+from mallowspo.stats.frontiers import SeedFrontier, interpolate_frontier
+from mallowspo.stats.intervals import mean_of_known
+from mallowspo.stats.verdicts import holm
 from mallowspo.studies.controllable.design import CONTROLLABLE_METHODS
-from mallowspo.studies.policies import BASELINE, Run, select_runs
+from mallowspo.studies.policies import BASELINE, Run, equal_kl, mean_of, means_over_seeds, select_runs
 
 if TYPE_CHECKING:
     from mallowspo.studies.controllable.study import ControllableSettings
@@ -24,17 +23,9 @@ __all__ = ["area", "choose_rate", "compare_methods", "summarise"]
 GRID = 41  # points at which frontiers are read
 LEVELS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # nats at which differences are shown one by one
 _SCALARS = (
-    "reward",
-    "reward_standard_error",
-    "kl",
-    "kl_standard_error",
-    "kl_plain",
-    "tokens_per_response",
-    "cut",
-    "distinct_responses",
-    "train_loss",
-    "cpu_seconds",
-)
+    "reward", "reward_standard_error", "kl", "kl_standard_error", "kl_plain", "tokens_per_response", "cut",
+    "distinct_responses", "train_loss", "cpu_seconds",
+)  # fmt: skip
 
 
 def _frontier(runs: Sequence[Run]) -> SeedFrontier:
@@ -50,42 +41,14 @@ def _shared_range(frontiers: Sequence[SeedFrontier]) -> tuple[float, float]:
 
 
 def area(frontier: SeedFrontier, low: float, high: float) -> float:
-    """Area under a frontier between two KLs, divided by the width: its mean height.
-
-    Args:
-        frontier: Of one seed.
-        low: Nats, > 0.
-        high: Nats.
-
-    Returns:
-        The mean reward over a grid even in log KL; NaN where the frontier does not reach over the range.
-
-    Example:
-        >>> area(SeedFrontier([0.1, 0.4], [0.5, 0.7], [0.5, 0.7]), 0.1, 0.4).__round__(4)
-        0.6
-    """
+    """Area under a frontier between two KLs, divided by the width: its mean height."""
     if not low < high:
         return float("nan")
     return float(interpolate_frontier(frontier.kl_b, frontier.value_b, np.geomspace(low, high, GRID)).mean())
 
 
 def choose_rate(rates: Sequence[float], runs: Sequence[Run]) -> dict[str, Any]:
-    """Choose the learning rate by DPO's runs alone.
-
-    Args:
-        rates: The candidates.
-        runs: DPO at every β and candidate, on the pairs of one seed.
-
-    Returns:
-        `chosen`; `rule`: `area`, the largest area under the frontier over the KL that all candidates reach, or
-        `mean reward` where they reach none together, or `given` for a single candidate; and `candidates`.
-
-    Example:
-        >>> runs = [{"learning_rate": r, "kl": k, "reward": v} for r, k, v in
-        ...         [(1e-4, 0.1, 0.5), (1e-4, 0.4, 0.6), (3e-4, 0.2, 0.7), (3e-4, 0.8, 0.7)]]
-        >>> choose_rate([1e-4, 3e-4], runs)["chosen"]
-        0.0003
-    """
+    """Choose by DPO's runs alone: the largest area over the KL that all rates reach, or the highest mean reward."""
     if len(rates) == 1:
         return {"chosen": rates[0], "rule": "given", "candidates": []}
     lines = {rate: _frontier(select_runs(runs, learning_rate=rate)) for rate in rates}
@@ -111,48 +74,15 @@ def choose_rate(rates: Sequence[float], runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _settings(settings: ControllableSettings, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Means over seeds, one entry per method and β."""
-    rows = []
-    for method in CONTROLLABLE_METHODS:
-        for beta in settings.betas_of(method):
-            here = select_runs(runs, method=method, beta=beta)
-            row: dict[str, Any] = {"method": method, "beta": beta, "seeds": len(here)}
-            row |= {name: asdict(mean_interval([run[name] for run in here])) for name in _SCALARS}
-            rows.append(row)
-    return rows
-
-
 def compare_methods(per_method: Mapping[str, Sequence[SeedFrontier]]) -> list[dict[str, Any]]:
-    """Compare every two methods at equal KL, seed by seed.
-
-    Args:
-        per_method: Method -> its frontiers, one per seed; the first method is the baseline.
-
-    Returns:
-        One row per pair: the mean difference over the KL that both reach with its 95% interval, the p-value of the
-        paired t test, the same after Holm's method over all pairs, the range, and the verdict of the interval.
-    """
-    rows = []
+    """Every two methods at equal KL, the first of all the baseline; p of the paired t test, alone and by Holm."""
+    rows: list[dict[str, Any]] = []
     for second, first in itertools.combinations(per_method, 2):
-        found = equal_kl_differences(
-            [[line] for line in per_method[first]], [[line] for line in per_method[second]], points=GRID
-        )
-        differences = found.difference_s[np.isfinite(found.difference_s)]
-        varied = differences.size > 1 and float(differences.std()) > 0
-        interval = mean_interval(found.difference_s)
-        rows.append(
-            {
-                "method": first,
-                "baseline": second,
-                "difference": asdict(interval),
-                "per_seed": found.difference_s.tolist(),
-                "p": float(stats.ttest_1samp(differences, 0.0).pvalue) if varied else float("nan"),
-                "kl_low": mean_of_known(found.low_s),
-                "kl_high": mean_of_known(found.high_s),
-                "verdict": verdict(interval),
-            }
-        )
+        row = equal_kl([[line] for line in per_method[first]], [[line] for line in per_method[second]])
+        known = row["per_seed"][np.isfinite(row["per_seed"])]
+        varied = known.size > 1 and float(known.std()) > 0
+        p = float(stats.ttest_1samp(known, 0.0).pvalue) if varied else float("nan")
+        rows.append({"method": first, "baseline": second} | row | {"p": p})
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = adjusted
     return rows
@@ -169,9 +99,7 @@ def _areas(per_method: Mapping[str, Sequence[SeedFrontier]]) -> dict[str, Any]:
     return {
         "kl_low": mean_of_known(usable[:, 0]),
         "kl_high": mean_of_known(usable[:, 1]),
-        "methods": {
-            method: {"interval": asdict(mean_interval(values)), "per_seed": values} for method, values in areas.items()
-        },
+        "methods": {method: {"interval": mean_of(values), "per_seed": values} for method, values in areas.items()},
     }
 
 
@@ -185,9 +113,7 @@ def _by_kl(per_method: Mapping[str, Sequence[SeedFrontier]]) -> list[dict[str, A
     for place, level in enumerate(LEVELS):
         differences = {m: read[m][:, place] - read[BASELINE][:, place] for m in read if m != BASELINE}
         if all(np.isfinite(values).sum() >= min(2, len(values)) for values in differences.values()):
-            rows.append(
-                {"kl": level, "differences": {m: asdict(mean_interval(values)) for m, values in differences.items()}}
-            )
+            rows.append({"kl": level, "differences": {m: mean_of(values) for m, values in differences.items()}})
     return rows
 
 
@@ -201,17 +127,7 @@ def _weights(runs: Sequence[Run]) -> dict[str, list[float]]:
 
 
 def summarise(settings: ControllableSettings, done: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
-    """Turn the results of all stages into findings.
-
-    Args:
-        settings: What was run.
-        done: The results.
-
-    Returns:
-        `facts` (of model, prompts and the first seed's pairs), `learning_rate` (how it was chosen), `settings` (means
-        over seeds), `areas`, `comparisons` (every two methods at equal KL), `by_kl`, `weights`, `reference`,
-        `optimum`, `examples` and the `runs`. An interval is a mapping with `mean`, `low` and `high`.
-    """
+    """Turn the results of all stages into findings."""
     runs, references, [pairs], [optimum] = (done[name] for name in ("runs", "references", "pairs", "optimum"))
     per_method = {
         method: [_frontier(select_runs(runs, method=method, seed=seed)) for seed in settings.seeds]
@@ -220,13 +136,13 @@ def summarise(settings: ControllableSettings, done: Mapping[str, Sequence[Run]])
     return {
         "facts": pairs["facts"],
         "learning_rate": choose_rate(settings.learning_rates, done["pilot"]),
-        "settings": _settings(settings, runs),
+        "settings": means_over_seeds(runs, ("method", "beta"), _SCALARS),
         "areas": _areas(per_method),
         "comparisons": compare_methods(per_method),
         "by_kl": _by_kl(per_method),
         "weights": _weights(runs),
         "reference": {
-            "reward": asdict(mean_interval([row["reward"] for row in references])),
+            "reward": mean_of([row["reward"] for row in references]),
             "reward_standard_error": mean_of_known([row["reward_standard_error"] for row in references]),
         },
         "cpu_seconds": float(sum(run["cpu_seconds"] for run in runs)),

@@ -19,18 +19,12 @@ from mallowspo.errors import InputError, told_as
 from mallowspo.evaluation.json_log import key_of
 from mallowspo.evaluation.local_model import load_tokenizer
 from mallowspo.studies.dialogue.design import DialogueSetup
-from mallowspo.studies.policies import quiet_libraries
+from mallowspo.studies.policies import only, quietly
 
 __all__ = [
-    "DialogueData",
-    "PairSet",
-    "first_turn",
-    "prompts_that_fit",
-    "read_dialogues",
-    "read_parts",
-    "split_text",
+    "PARTS", "DialogueData", "PairSet", "first_turn", "prompts_that_fit", "read_dialogues", "read_parts", "split_text",
     "study_tokenizer",
-]
+]  # fmt: skip
 
 TURN = "\n\nHuman:"
 REPLY = "\n\nAssistant:"
@@ -38,24 +32,16 @@ REPLY = "\n\nAssistant:"
 
 @dataclass(frozen=True)
 class PairSet:
-    """Pairs that fit whole, as tokens and as text.
+    """Pairs that fit whole, as tokens and as text."""
 
-    Attributes:
-        name: `sft`, `policy`, `judge`, `test`, `ood` or `votes`.
-        source: Where they came from.
-        rows: `datasets.Dataset` with `prompt_ids`, `chosen_ids`, `rejected_ids`, `prompt_id`, `row_index`, and the
-            texts `prompt`, `chosen`, `rejected`.
-        groups: What tells dialogues apart: rows of one dialogue share their first human turn.
-        account: What became of the rows that were read: reason -> rows.
-        unanimous_n: With votes: whether all who voted said the same, shape (N,); else None.
-    """
-
-    name: str
-    source: str
+    name: str  # `sft`, `policy`, `judge`, `test`, `ood` or `votes`
+    source: str  # where they came from
+    # `datasets.Dataset` with `prompt_ids`, `chosen_ids`, `rejected_ids`, `prompt_id`, `row_index`, and the texts
+    # `prompt`, `chosen`, `rejected`
     rows: Any
-    groups: tuple[str, ...]
-    account: dict[str, int]
-    unanimous_n: NDArray[np.bool_] | None = None
+    groups: tuple[str, ...]  # what tells dialogues apart: rows of one dialogue share their first human turn
+    account: dict[str, int]  # what became of the rows that were read: reason -> rows
+    unanimous_n: NDArray[np.bool_] | None = None  # with votes: whether all said the same
 
     def __len__(self) -> int:
         """Rows."""
@@ -63,14 +49,9 @@ class PairSet:
 
     def take(self, name: str, places: NDArray[np.int64], account: dict[str, int]) -> PairSet:
         """Some of the rows, under another name."""
-        return PairSet(
-            name,
-            self.source,
-            self.rows.select(places),
-            tuple(self.groups[place] for place in places),
-            account,
-            None if self.unanimous_n is None else self.unanimous_n[places],
-        )
+        groups = tuple(self.groups[place] for place in places)
+        unanimous_n = None if self.unanimous_n is None else self.unanimous_n[places]
+        return PairSet(name, self.source, self.rows.select(places), groups, account, unanimous_n)
 
     @property
     def key(self) -> str:
@@ -81,39 +62,23 @@ class PairSet:
 
 @dataclass(frozen=True)
 class DialogueData:
-    """All the data of the study.
+    """All the data of the study."""
 
-    Attributes:
-        sft: Whose chosen responses the reference is trained on. Pairs of which it had learnt one side already would
-            teach the policies that alone: their gradient falls on the other side.
-        policy: Whose pairs the policies are trained on.
-        judge: What only the held-out judge sees. No dialogue is in two of these.
-        tests: In distribution first.
-    """
-
+    # Whose chosen responses the reference is trained on. Pairs of which it had learnt one side already would teach
+    # the policies that alone: their gradient falls on the other side
     sft: PairSet
-    policy: PairSet
-    judge: PairSet
-    tests: tuple[PairSet, ...]
+    policy: PairSet  # whose pairs the policies are trained on
+    judge: PairSet  # what only the held-out judge sees. No dialogue is in two of these
+    tests: tuple[PairSet, ...]  # in distribution first
 
 
 def first_turn(prompt: str) -> str:
-    r"""What a dialogue begins with: the text before the first reply.
-
-    Example:
-        >>> first_turn("\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Why?\n\nAssistant:")
-        'Human: Hi'
-    """
+    """What a dialogue begins with: the text before the first reply."""
     return prompt.split(REPLY, 1)[0].strip()
 
 
 def split_text(text: str) -> tuple[str, str]:
-    r"""Split a whole dialogue of HH into what was there before the last reply, and that reply.
-
-    Example:
-        >>> split_text("\n\nHuman: Hi\n\nAssistant: Yes?")
-        ('\n\nHuman: Hi\n\nAssistant:', ' Yes?')
-    """
+    """Split a whole dialogue of HH into what was there before the last reply, and that reply."""
     before, mark, reply = text.rpartition(REPLY)
     return (before + mark, reply) if mark else ("", text)
 
@@ -129,25 +94,19 @@ def study_tokenizer(setup: DialogueSetup) -> Any:
 
 
 PARTS = (
-    "model_name_or_path",
-    "trust_remote_code",
-    "train_data",
-    "train_split",
-    "single_turn",
-    "max_length",
-    "data_seed",
-)
+    "model_name_or_path", "trust_remote_code", "train_data", "train_split", "single_turn", "max_length", "data_seed",
+)  # fmt: skip
 """The fields of a setup that the split into parts depends on."""
 
 
 def read_parts(setup: DialogueSetup) -> tuple[PairSet, PairSet, PairSet]:
     """What SFT, policies and judge see; read once in a process."""
-    return _read_parts(setup.only(*PARTS))
+    return _read_parts(only(setup, *PARTS))
 
 
 @functools.lru_cache(maxsize=1)
 def _read_parts(setup: DialogueSetup) -> tuple[PairSet, PairSet, PairSet]:
-    with quiet_libraries():
+    with quietly(one_thread=False):
         return _parts(_preferences(setup, "train", study_tokenizer(setup)), setup.data_seed)
 
 
@@ -160,7 +119,7 @@ def read_dialogues(setup: DialogueSetup) -> DialogueData:
             f"train_pairs: got {setup.train_pairs}, but the policies' part of {setup.train_data} has {len(policy)} "
             f"rows that fit whole into max_length {setup.max_length}; lower train_pairs or raise max_length"
         )
-    with quiet_libraries():
+    with quietly(one_thread=False):
         tokenizer = study_tokenizer(setup)
         tests = [_preferences(setup, "test", tokenizer), _preferences(setup, "ood", tokenizer)]
         if setup.votes_data:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 
 from mallowspo.errors import InputError
-from mallowspo.studies.policies import Grid, Job, check_grid
+from mallowspo.studies.policies import Grid, Job, check_at_least, check_distinct, check_grid, check_positive
 
 __all__ = ["HELDOUT_JUDGE", "METHODS", "REFERENCE", "DialogueSettings", "DialogueSetup", "fast"]
 
@@ -22,126 +22,64 @@ _SHARED = "../shared"
 
 @dataclass(frozen=True, kw_only=True)
 class DialogueSetup:
-    """What every policy depends on; a change of it runs every one anew.
+    """What every policy depends on; a change of it runs every one anew."""
 
-    Attributes:
-        model_name_or_path: The base model, which the SFT step starts from.
-        train_data: Dialogues with a preference: `prompt`, `chosen`, `rejected` as raw text, or HH's two whole texts.
-        train_split: Its split.
-        test_data: In distribution.
-        test_split: Its split.
-        ood_data: Out of distribution: the same form, other people's wishes.
-        ood_split: Its split.
-        votes_data: Out of distribution: several people's votes on two answers to an instruction; empty for none.
-        single_turn: Keep only dialogues with one human turn.
-        max_length: Tokens of prompt and response; only rows that fit whole are used, in training and in tests.
-        data_seed: Of the split into parts, of SFT and judge, and of what is sampled for evaluation.
-        test_pairs: Rows of each test set at most.
-        sft_steps: Optimiser steps of the SFT of the base model on chosen responses; 0 takes the base model as it is.
-        sft_learning_rate: Of these.
-        train_pairs: Pairs that each seed draws from the policies' part.
-        epochs: Passes over them.
-        batch_size: Pairs in a step.
-        learning_rate: Peak learning rate of the preference training.
-        kl_prompts: Prompts for the KL by sampling, one response each.
-        max_new_tokens: Tokens after which a sampled answer is cut.
-        sampled_at_a_time: Answers in a batch of sampling; it changes no answer but for rounding.
-        use_cpu: Leave an accelerator alone.
-        trust_remote_code: Run code that comes with a model.
-    """
-
-    model_name_or_path: str = f"{_SHARED}/models/stories-260k"
-    train_data: str = f"{_SHARED}/data/hh/helpful_train.jsonl.gz"
+    model_name_or_path: str = f"{_SHARED}/models/stories-260k"  # the base model, which the SFT step starts from
+    train_data: str = f"{_SHARED}/data/hh/helpful_train.jsonl.gz"  # `prompt`, `chosen`, `rejected`, or HH's two texts
     train_split: str = "train"
-    test_data: str = f"{_SHARED}/data/hh/helpful_test.jsonl.gz"
+    test_data: str = f"{_SHARED}/data/hh/helpful_test.jsonl.gz"  # in distribution
     test_split: str = "train"
-    ood_data: str = f"{_SHARED}/data/hh/harmless_train.jsonl.gz"
+    ood_data: str = f"{_SHARED}/data/hh/harmless_train.jsonl.gz"  # the same form, other people's wishes
     ood_split: str = "train"
-    votes_data: str = f"{_SHARED}/data/votes/pandalm.json"
-    single_turn: bool = False
-    max_length: int = 256
-    data_seed: int = 0
-    test_pairs: int = 160
-    sft_steps: int = 50
+    votes_data: str = f"{_SHARED}/data/votes/pandalm.json"  # votes on two answers to an instruction; empty for none
+    single_turn: bool = False  # keep only dialogues with one human turn
+    max_length: int = 256  # tokens of prompt and response; only rows that fit whole are used, in training and in tests
+    data_seed: int = 0  # of the split into parts, of SFT and judge, and of what is sampled for evaluation
+    test_pairs: int = 160  # rows of each test set at most
+    sft_steps: int = 50  # of the SFT on chosen responses; 0 takes the base model as it is
     sft_learning_rate: float = 1e-3
-    train_pairs: int = 160
-    epochs: int = 1
-    batch_size: int = 16
-    learning_rate: float = 1e-4
-    kl_prompts: int = 48
-    max_new_tokens: int = 64
-    sampled_at_a_time: int = 48
-    use_cpu: bool = False
-    trust_remote_code: bool = False
+    train_pairs: int = 160  # pairs that each seed draws from the policies' part
+    epochs: int = 1  # passes over them
+    batch_size: int = 16  # pairs in a step
+    learning_rate: float = 1e-4  # peak learning rate of the preference training
+    kl_prompts: int = 48  # prompts for the KL by sampling, one response each
+    max_new_tokens: int = 64  # tokens after which a sampled answer is cut
+    sampled_at_a_time: int = 48  # answers in a batch of sampling; it changes no answer but for rounding
+    use_cpu: bool = False  # leave an accelerator alone
+    trust_remote_code: bool = False  # run code that comes with a model
 
     def __post_init__(self) -> None:
-        for name in (
-            "test_pairs",
-            "train_pairs",
-            "epochs",
-            "batch_size",
-            "kl_prompts",
-            "max_new_tokens",
-            "sampled_at_a_time",
-        ):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: got {getattr(self, name)}, expected at least 1")
-        for name in ("sft_learning_rate", "learning_rate"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise InputError(f"{name}: got {getattr(self, name)}, expected a finite number > 0")
+        check_at_least(self, test_pairs=1, train_pairs=1, epochs=1, batch_size=1, kl_prompts=1, max_new_tokens=1)
+        check_at_least(self, sampled_at_a_time=1)
+        check_positive(self, "sft_learning_rate", "learning_rate")
         if self.sft_steps < 0:
             raise InputError(f"sft_steps: got {self.sft_steps}, expected 0 for none, or a number of steps")
         if self.max_length < 3:
             raise InputError(f"max_length: got {self.max_length}, expected room for a prompt, a response and its end")
 
-    def only(self, *names: str) -> DialogueSetup:
-        """A setup with these fields as they are here and all others at their defaults.
-
-        Finished work is found again by the setup that it was given; a field that it does not read must not matter.
-        """
-        return replace(DialogueSetup(), **{name: getattr(self, name) for name in names})
-
 
 @dataclass(frozen=True, kw_only=True)
 class DialogueSettings:
-    """The study's settings.
+    """The study's settings."""
 
-    Attributes:
-        output_dir: Folder for everything that is written; the reference, the judge and the policies lie in it.
-        setup: What every policy depends on.
-        methods: Of `METHODS`; DPO among them.
-        betas: Values of β. With two or more, methods are also compared at equal KL.
-        seeds: Each draws its own pairs from the policies' part, and its own order; the same for all methods.
-        judge: `heldout`, an address `http://host:port/v1#model`, `reward:MODEL`, or `module:function`.
-        judge_base: Model that the held-out judge starts from; empty for the base model.
-        judge_steps: Optimiser steps of the held-out judge.
-        judge_learning_rate: Of these.
-        judge_api_key_env: Environment variable with the key for a judge behind an address.
-        judged_prompts: Prompts of the in-distribution test set whose answers are judged.
-        judged_beta: The β whose policies are judged, one of `betas`; None for the first.
-        temperatures: Of the answers.
-        workers: Processes that train side by side; 0 trains in the calling process. It changes no result.
-    """
-
-    output_dir: str = "output/dialogue"
-    setup: DialogueSetup = field(default_factory=DialogueSetup)
-    methods: tuple[str, ...] = METHODS
-    betas: tuple[float, ...] = (0.1, 0.5)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    judge: str = HELDOUT_JUDGE
-    judge_base: str = ""
-    judge_steps: int = 40
+    output_dir: str = "output/dialogue"  # reference, judge and policies lie in it
+    setup: DialogueSetup = field(default_factory=DialogueSetup)  # what every policy depends on
+    methods: tuple[str, ...] = METHODS  # of `METHODS`; DPO among them
+    betas: tuple[float, ...] = (0.1, 0.5)  # values of β. With two or more, methods are also compared at equal KL
+    seeds: tuple[int, ...] = (0, 1, 2)  # each draws its own pairs and order, the same for all methods
+    judge: str = HELDOUT_JUDGE  # or `http://host:port/v1#model`, `reward:MODEL`, `module:function`
+    judge_base: str = ""  # model that the held-out judge starts from; empty for the base model
+    judge_steps: int = 40  # optimiser steps of the held-out judge
     judge_learning_rate: float = 1e-3
-    judge_api_key_env: str | None = None
-    judged_prompts: int = 48
-    judged_beta: float | None = None
-    temperatures: tuple[float, ...] = (0.25, 0.7, 1.0)
-    workers: int = 0
+    judge_api_key_env: str | None = None  # environment variable with the key for a judge behind an address
+    judged_prompts: int = 48  # prompts of the in-distribution test set whose answers are judged
+    judged_beta: float | None = None  # the β whose policies are judged, one of `betas`; None for the first
+    temperatures: tuple[float, ...] = (0.25, 0.7, 1.0)  # of the answers
+    workers: int = 0  # processes that train side by side; 0 trains in the calling process. It changes no result
 
     def __post_init__(self) -> None:
         check_grid(self, METHODS)
-        if not self.temperatures or len(set(self.temperatures)) != len(self.temperatures):
-            raise InputError(f"temperatures: got {self.temperatures}, expected at least one value and none twice")
+        check_distinct(self, "temperatures")
         if not all(0 <= value < float("inf") for value in self.temperatures):
             raise InputError(f"temperatures: got {self.temperatures}, expected numbers of 0 or above")
         if self.judged_beta is not None and self.judged_beta not in self.betas:
@@ -150,11 +88,8 @@ class DialogueSettings:
 
     def _check_judge(self) -> None:
         """An option of the held-out judge says nothing to another one, and the other way round."""
-        for name in ("judged_prompts", "judge_steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: got {getattr(self, name)}, expected at least 1")
-        if not 0 < self.judge_learning_rate < float("inf"):
-            raise InputError(f"judge_learning_rate: got {self.judge_learning_rate}, expected a finite number > 0")
+        check_at_least(self, judged_prompts=1, judge_steps=1)
+        check_positive(self, "judge_learning_rate")
         defaults = {item.name: item.default for item in fields(self)}
         for name in ("judge_base", "judge_steps", "judge_learning_rate"):
             if self.judge != HELDOUT_JUDGE and getattr(self, name) != defaults[name]:
@@ -180,12 +115,7 @@ class DialogueSettings:
 
 
 def fast(settings: DialogueSettings) -> DialogueSettings:
-    """The same data, model and judge in sizes that run every part within seconds; it resolves nothing.
-
-    Example:
-        >>> len(fast(DialogueSettings()).jobs)
-        7
-    """
+    """The same data, model and judge in sizes that run every part within seconds; it resolves nothing."""
     setup = replace(
         settings.setup, max_length=min(settings.setup.max_length, 192), test_pairs=24, sft_steps=4, train_pairs=16,
         batch_size=8, kl_prompts=4, max_new_tokens=8,

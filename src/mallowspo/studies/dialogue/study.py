@@ -12,20 +12,18 @@ The reference, the judge and the policies stay in the folder as Hugging Face che
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mallowspo.evaluation.json_log import key_of
 from mallowspo.evaluation.local_model import model_stamp
 from mallowspo.loading import check_saved_model
-from mallowspo.studies.dialogue import judging, models, training
+from mallowspo.studies.dialogue import bench
+from mallowspo.studies.dialogue.bench import Basis, JudgeJob, ReferenceJob
 from mallowspo.studies.dialogue.data import PARTS, prompts_that_fit, read_dialogues, read_parts
-from mallowspo.studies.dialogue.design import HELDOUT_JUDGE, REFERENCE, DialogueSettings, fast
-from mallowspo.studies.dialogue.judging import VerdictJob
-from mallowspo.studies.dialogue.models import Basis, JudgeJob, ReferenceJob, note_of, open_place
+from mallowspo.studies.dialogue.design import HELDOUT_JUDGE, DialogueSettings, fast
 from mallowspo.studies.dialogue.page import figures, page
 from mallowspo.studies.dialogue.summary import summarise
-from mallowspo.studies.policies import Job
+from mallowspo.studies.policies import only
 from mallowspo.studies.study import Done, Stage, Study
 
 __all__ = ["DIALOGUE"]
@@ -35,10 +33,10 @@ def _basis_of_reference(settings: DialogueSettings, done: Done) -> Basis:
     """Also the place where everything is looked at that can be wrong, before hours of work."""
     setup = settings.setup
     check_saved_model("model_name_or_path", setup.model_name_or_path, trust_remote_code=setup.trust_remote_code)
-    judging.check_judge(settings)
+    bench.check_judge(settings)
     prompts_that_fit(setup, settings.judged_prompts)
     sft, _, _ = read_parts(setup)
-    return Basis(setup.only(*PARTS, "use_cpu"), key_of(base=model_stamp(setup.model_name_or_path), rows=sft.key))
+    return Basis(only(setup, *PARTS, "use_cpu"), key_of(base=model_stamp(setup.model_name_or_path), rows=sft.key))
 
 
 def _reference_jobs(settings: DialogueSettings, done: Done) -> Sequence[ReferenceJob]:
@@ -53,20 +51,14 @@ def _judge_base(settings: DialogueSettings) -> str:
 def _basis_of_judge(settings: DialogueSettings, done: Done) -> Basis:
     _, _, judge = read_parts(settings.setup)
     key = key_of(base=model_stamp(_judge_base(settings)), rows=judge.key)
-    return Basis(settings.setup.only(*PARTS, "use_cpu"), key)
+    return Basis(only(settings.setup, *PARTS, "use_cpu"), key)
 
 
 def _judge_jobs(settings: DialogueSettings, done: Done) -> Sequence[JudgeJob]:
     if settings.judge != HELDOUT_JUDGE:
         return []
-    return [
-        JudgeJob(
-            base=_judge_base(settings),
-            steps=settings.judge_steps,
-            batch_size=settings.setup.batch_size,
-            learning_rate=settings.judge_learning_rate,
-        )
-    ]
+    size, rate = settings.setup.batch_size, settings.judge_learning_rate
+    return [JudgeJob(base=_judge_base(settings), steps=settings.judge_steps, batch_size=size, learning_rate=rate)]
 
 
 def _basis_of_policies(settings: DialogueSettings, done: Done) -> Basis:
@@ -75,86 +67,53 @@ def _basis_of_policies(settings: DialogueSettings, done: Done) -> Basis:
     return Basis(settings.setup, key_of(reference=done["reference"][0]["key"], rows=rows))
 
 
-def _policy_jobs(settings: DialogueSettings, done: Done) -> Sequence[Job]:
-    return settings.jobs
-
-
 def _basis_of_verdicts(settings: DialogueSettings, done: Done) -> Basis:
-    return Basis(settings.setup.only(*PARTS, "use_cpu"), judging.judge_key(settings, done))
+    return Basis(only(settings.setup, *PARTS, "use_cpu"), bench.judge_key(settings, done))
 
 
-def _files(basis: Basis, job: Any, folder: Path) -> Sequence[Path]:
-    """What says that a model in the folder is this job's."""
-    if job == REFERENCE:
-        return []
-    kinds = {ReferenceJob: models.REFERENCE, JudgeJob: models.JUDGE, VerdictJob: judging.JUDGED}
-    kept = training.policy_dir(folder, job) if isinstance(job, Job) else folder / kinds[type(job)]
-    return [note_of(kept, basis, job)]
-
-
-def _default(output_dir: str) -> DialogueSettings:
-    return DialogueSettings(output_dir=output_dir)
-
-
-def _fast(output_dir: str) -> DialogueSettings:
-    return fast(_default(output_dir))
+def _stage(name: str, title: str, jobs: Any, setup: Any, work: Any, **more: Any) -> Stage[DialogueSettings]:
+    return Stage(name, title, jobs=jobs, setup=setup, bench=bench.open_place, work=work, **more)
 
 
 DIALOGUE: Study[DialogueSettings] = Study(
     name="dialogue",
     version=1,
     stages=(
-        Stage(
+        _stage(
             "reference",
             "Making the reference",
-            jobs=_reference_jobs,
-            setup=_basis_of_reference,
-            bench=open_place,
-            work=models.make_reference,
-            files=_files,
+            _reference_jobs,
+            _basis_of_reference,
+            bench.make_reference,
+            files=bench.left_by,
         ),
-        Stage(
-            "judge",
-            "Making the judge",
-            jobs=_judge_jobs,
-            setup=_basis_of_judge,
-            bench=open_place,
-            work=models.make_judge,
-            files=_files,
-        ),
-        Stage(
+        _stage("judge", "Making the judge", _judge_jobs, _basis_of_judge, bench.make_judge, files=bench.left_by),
+        _stage(
             "policies",
             "Training the policies",
-            jobs=_policy_jobs,
-            setup=_basis_of_policies,
-            bench=open_place,
-            work=training.run_job,
-            files=_files,
+            lambda settings, done: settings.jobs,
+            _basis_of_policies,
+            bench.run_job,
+            files=bench.left_by,
         ),
         # One process writes the logs of answers and of verdicts, and asks a server.
-        Stage(
-            "answers",
-            "Answering",
-            jobs=judging.answer_jobs,
-            setup=_basis_of_policies,
-            bench=open_place,
-            work=judging.answer,
-            parallel=False,
-        ),
-        Stage(
+        _stage("answers", "Answering", bench.answer_jobs, _basis_of_policies, bench.answer, parallel=False),
+        _stage(
             "verdicts",
             "Judging",
-            jobs=judging.verdict_jobs,
-            setup=_basis_of_verdicts,
-            bench=open_place,
-            work=judging.judge,
-            files=_files,
+            bench.verdict_jobs,
+            _basis_of_verdicts,
+            bench.judge,
+            files=bench.left_by,
             parallel=False,
         ),
     ),
     summarise=summarise,
     figures=figures,
     page=page,
-    presets={"default": _default, "fast": _fast},
+    presets={
+        "default": lambda folder: DialogueSettings(output_dir=folder),
+        "fast": lambda folder: fast(DialogueSettings(output_dir=folder)),
+    },
 )
 """The declaration; `mallowspo experiment dialogue` runs it."""

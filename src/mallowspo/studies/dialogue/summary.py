@@ -17,12 +17,12 @@ from mallowspo.evaluation.exact import terciles
 from mallowspo.evaluation.length_control import length_controlled_win_rate
 from mallowspo.evaluation.win_rates import both_orders
 from mallowspo.stats.bootstrap import Resamples
-from mallowspo.stats.intervals import Interval, mean_interval
+from mallowspo.stats.intervals import Interval
 from mallowspo.stats.verdicts import verdict
+from mallowspo.studies.dialogue.bench import sides, texts_of
 from mallowspo.studies.dialogue.data import PairSet, prompts_that_fit, read_dialogues
 from mallowspo.studies.dialogue.design import REFERENCE, DialogueSettings
-from mallowspo.studies.dialogue.judging import sides, texts_of
-from mallowspo.studies.policies import BASELINE, METHODS, Run, compare_at_equal_kl, select_runs
+from mallowspo.studies.policies import BASELINE, METHODS, Run, compare_at_equal_kl, mean_of, select_runs
 from mallowspo.studies.study import Done, Results
 
 __all__ = ["QUANTITIES", "THIRDS", "both_intervals", "summarise"]
@@ -37,61 +37,18 @@ QUANTITIES = {"accuracy": "better", "margin": "more", "log_loss": "worse", "over
 def both_intervals(
     value_sn: ArrayLike, draws: Resamples, where_n: ArrayLike | None = None
 ) -> dict[str, dict[str, float]]:
-    """A quantity of S policies on N rows with both sources of chance: the rows of a test set and the pairs of a seed.
-
-    Args:
-        value_sn: Shape (S, N).
-        draws: Of these rows; whole dialogues are drawn, the trained policies taken as given.
-        where_n: Rows that count, shape (N,); None for all.
-
-    Returns:
-        `rows` and `seeds` (which takes the test set as given), each a mapping with `mean`, `low`, `high`.
-
-    Example:
-        >>> draws = Resamples.of(["a", "b"], rng=np.random.default_rng(0))
-        >>> found = both_intervals([[1.0, 0.0], [1.0, 1.0]], draws)
-        >>> found["rows"]["mean"], found["seeds"]["mean"]
-        (0.75, 0.75)
-    """
+    """Mean of S policies on N rows, with intervals over `rows` (whole dialogues are drawn) and over `seeds`."""
     value = np.asarray(value_sn, dtype=np.float64)
     where = slice(None) if where_n is None else np.asarray(where_n, dtype=bool)
     return {
         "rows": asdict(draws.mean(value.mean(axis=0), where_n)),
-        "seeds": asdict(mean_interval(value[:, where].mean(axis=1))),
+        "seeds": mean_of(value[:, where].mean(axis=1)),
     }
 
 
 def said(found: dict[str, Any], more_is: str = "better") -> str:
     """What the two intervals of a difference allow to say together: nothing unless both leave out 0."""
     return verdict(*map(Interval.of, (found["rows"], found["seeds"])), more_is=more_is)
-
-
-@dataclass(frozen=True)
-class _Policies:
-    """The policies of one method at one β on one test set, one per seed.
-
-    Attributes:
-        gap_sn: Log-ratio gaps, chosen − rejected, without β, shape (S, N), nats.
-        logp_sn: Log-probability that the method's own model gives to people's choice, shape (S, N), nats.
-        plain_sn: The same with the weight left out, log σ(β gap).
-        margin_sn: β gap.
-    """
-
-    gap_sn: Floats
-    logp_sn: Floats
-    plain_sn: Floats
-    margin_sn: Floats
-
-    def value(self, name: str) -> Floats:
-        """A quantity of `QUANTITIES` on every row, shape (S, N)."""
-        correct_sn = (self.gap_sn > 0) + 0.5 * (self.gap_sn == 0)
-        p_sn = np.exp(self.logp_sn)
-        return {
-            "accuracy": correct_sn,
-            "margin": self.margin_sn,
-            "log_loss": -self.logp_sn,
-            "overconfidence": np.maximum(p_sn, 1 - p_sn) - correct_sn,
-        }[name]
 
 
 @dataclass(frozen=True)
@@ -108,14 +65,7 @@ class _Test:
 
 
 def summarise(settings: DialogueSettings, done: Done) -> Results:
-    """Turn jobs and verdicts into findings.
-
-    Returns:
-        A tree of plain values for `results.json`: `data`, `reference`, `policies` (training and KL), `tests` (per
-        test set: every method at every β, by third, differences from DPO at the same β and at equal KL, the weight's
-        effect), `judge`, `win_rates` and `examples`. Intervals are mappings with `mean`, `low`, `high`; `rows` and
-        `seeds` tell over what.
-    """
+    """Turn jobs and verdicts into findings."""
     data = read_dialogues(settings.setup)
     reference, trained = done["policies"][0], done["policies"][1:]
     tests = [_test(pairs, reference) for pairs in data.tests]
@@ -182,12 +132,12 @@ def _policies(settings: DialogueSettings, runs: Sequence[Run]) -> list[Results]:
                 {
                     "method": method,
                     "beta": beta,
-                    "kl": asdict(mean_interval([run["kl"]["kl"] for run in here])),
+                    "kl": mean_of([run["kl"]["kl"] for run in here]),
                     "kl_per_seed": [run["kl"]["kl"] for run in here],
                     "kl_standard_error_per_seed": [run["kl"]["kl_standard_error"] for run in here],
-                    "kl_per_token": asdict(mean_interval([run["kl"]["kl_per_token"] for run in here])),
+                    "kl_per_token": mean_of([run["kl"]["kl_per_token"] for run in here]),
                     "cut": float(np.mean([run["kl"]["cut"] for run in here])),
-                    "train_loss": asdict(mean_interval([run["train"]["loss"] for run in here])),
+                    "train_loss": mean_of([run["train"]["loss"] for run in here]),
                     "steps": here[0]["train"]["steps"],
                     "pairs": [run["train"]["pairs"] for run in here],
                     "weight_std": float(np.mean([c["weight_std"] for c in weights])) if weights else None,
@@ -197,8 +147,8 @@ def _policies(settings: DialogueSettings, runs: Sequence[Run]) -> list[Results]:
     return rows
 
 
-def _of(test: _Test, runs: Sequence[Run]) -> _Policies:
-    """Gaps and probabilities of the policies of `runs`, which share method and β."""
+def _of(test: _Test, runs: Sequence[Run]) -> dict[str, Floats]:
+    """`QUANTITIES` and what the weight gains in log-probability; policies that share method and β, shape (S, N)."""
     import torch
 
     from mallowspo.objectives import pairwise_loss
@@ -206,16 +156,23 @@ def _of(test: _Test, runs: Sequence[Run]) -> _Policies:
     objective, beta = METHODS[runs[0]["method"]].objective, runs[0]["beta"]
     policy_snk = np.asarray([run["tests"][test.pairs.name]["logp_nk"] for run in runs], np.float64)
     ratio_snk = policy_snk - test.logp_nk
-    logp_sn = []
+    losses = []
     for run, policy_nk in zip(runs, policy_snk, strict=True):
         columns = [torch.from_numpy(np.ascontiguousarray(values)) for values in (*policy_nk.T, *test.logp_nk.T)]
         weight = None
         if run["calibration"] is not None:
             weight = torch.from_numpy(_weights(test, run["calibration"]))
         # The loss of these objectives is −log of the probability that they give to the choice.
-        logp_sn.append(-pairwise_loss(*columns, objective=objective, beta=beta, weight=weight).double().numpy())
-    gap_sn = ratio_snk[..., 0] - ratio_snk[..., 1]
-    return _Policies(gap_sn, np.asarray(logp_sn), -np.logaddexp(0.0, -beta * gap_sn), beta * gap_sn)
+        losses.append(pairwise_loss(*columns, objective=objective, beta=beta, weight=weight).double().numpy())
+    gap_sn, loss_sn = ratio_snk[..., 0] - ratio_snk[..., 1], np.asarray(losses)
+    correct_sn, p_sn = (gap_sn > 0) + 0.5 * (gap_sn == 0), np.exp(-loss_sn)
+    return {
+        "accuracy": correct_sn,
+        "margin": beta * gap_sn,
+        "log_loss": loss_sn,
+        "overconfidence": np.maximum(p_sn, 1 - p_sn) - correct_sn,
+        "gained": np.logaddexp(0.0, -beta * gap_sn) - loss_sn,  # against log σ(β gap), for the very same policy
+    }
 
 
 def _weights(test: _Test, calibration: dict[str, Any]) -> Floats:
@@ -253,33 +210,29 @@ def _groups(test: _Test) -> dict[str, NDArray[np.bool_] | None]:
     return found
 
 
-def _levels(test: _Test, found: _Policies) -> dict[str, Any]:
+def _levels(test: _Test, found: dict[str, Floats]) -> dict[str, Any]:
+    groups = _groups(test)
     levels = {
         name: {
-            group: both_intervals(found.value(name), test.draws, where) | {"count": _count(where, test)}
-            for group, where in _groups(test).items()
+            group: both_intervals(found[name], test.draws, where)
+            | {"count": len(test.pairs) if where is None else int(where.sum())}
+            for group, where in groups.items()
         }
         for name in QUANTITIES
     }
-    correct_n = found.value("accuracy").mean(axis=0)
-    agreed, contested = test.third_n == 0, test.third_n == len(THIRDS) - 1
-    weight_sn = found.logp_sn - found.plain_sn
+    correct_n = found["accuracy"].mean(axis=0)
+    agreed, contested = (test.third_n == place for place in (0, len(THIRDS) - 1))
     return levels | {
         "accuracy_agreed_minus_contested": asdict(test.draws.contrast(correct_n, agreed, contested)),
-        # Above 0: the probabilities with the weight are the better ones, for the very same policy.
-        "log_probability_gained_by_weight": both_intervals(weight_sn, test.draws),
+        "log_probability_gained_by_weight": both_intervals(found["gained"], test.draws),
         "reliability": _reliability(found),
     }
 
 
-def _count(where: NDArray[np.bool_] | None, test: _Test) -> int:
-    return len(test.pairs) if where is None else int(where.sum())
-
-
-def _reliability(found: _Policies, bins: int = 5) -> list[dict[str, float]]:
+def _reliability(found: dict[str, Floats], bins: int = 5) -> list[dict[str, float]]:
     """Confidence against accuracy in bins of equal count, over all seeds' rows."""
-    p_n = np.exp(found.logp_sn).ravel()
-    confidence, correct = np.maximum(p_n, 1 - p_n), found.value("accuracy").ravel()
+    p_n = np.exp(-found["log_loss"]).ravel()
+    confidence, correct = np.maximum(p_n, 1 - p_n), found["accuracy"].ravel()
     parts = np.array_split(np.argsort(confidence, kind="stable"), bins)
     return [
         {"confidence": float(confidence[part].mean()), "accuracy": float(correct[part].mean()), "count": len(part)}
@@ -288,32 +241,27 @@ def _reliability(found: _Policies, bins: int = 5) -> list[dict[str, float]]:
     ]
 
 
-def _differences(test: _Test, found: _Policies, baseline: _Policies) -> dict[str, Any]:
+def _differences(test: _Test, found: dict[str, Floats], baseline: dict[str, Floats]) -> dict[str, Any]:
     """Method − DPO at the same β, paired by row and seed."""
     rows: dict[str, Any] = {}
     for name, more_is in QUANTITIES.items():
-        gap_sn = found.value(name) - baseline.value(name)
         rows[name] = {}
         for group, where in _groups(test).items():
-            both = both_intervals(gap_sn, test.draws, where)
+            both = both_intervals(found[name] - baseline[name], test.draws, where)
             rows[name][group] = both | {"verdict": said(both, more_is=more_is)}
     return rows
 
 
 def _equal_kl(
-    settings: DialogueSettings, policies: dict[tuple[str, float], _Policies], runs: Sequence[Run]
+    settings: DialogueSettings, policies: dict[tuple[str, float], dict[str, Floats]], runs: Sequence[Run]
 ) -> list[Results]:
     """Accuracy − DPO's at equal KL, read along each seed's own line over β."""
     measured = [
-        {
-            **run,
-            "kl": run["kl"]["kl"],
-            "accuracy": policies[run["method"], run["beta"]].value("accuracy")[place].mean(),
-        }
+        run | {"kl": run["kl"]["kl"], "accuracy": policies[run["method"], run["beta"]]["accuracy"][place].mean()}
         for place, seed in enumerate(settings.seeds)
-        for run in select_runs(runs, seed=seed)
+        for run in map(dict, select_runs(runs, seed=seed))
     ]
-    quantities = {"accuracy": (("accuracy", None), "better")}
+    quantities = {"accuracy": ("accuracy", "better")}
     return [
         {
             "method": row["method"],

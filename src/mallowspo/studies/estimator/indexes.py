@@ -19,21 +19,9 @@ from mallowspo.world.language import WorldPrompt
 from mallowspo.world.population import collect_votes
 
 __all__ = [
-    "INDEXES",
-    "MAP_NAMES",
-    "N_BY_VOTES",
-    "PANELS",
-    "SAMPLED",
-    "SINGLE_PASS",
-    "Index",
-    "alternatives_by_votes",
-    "ask_people",
-    "mapped",
-    "panel_told",
-    "people_estimate",
-    "rank_agreement",
-    "read_indexes",
-]
+    "INDEXES", "MAP_NAMES", "N_BY_VOTES", "PANELS", "SAMPLED", "SINGLE_PASS", "Index", "alternatives_by_votes",
+    "ask_people", "mapped", "panel_told", "people_estimate", "rank_agreement", "read_indexes",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
 
@@ -61,15 +49,11 @@ N_BY_VOTES = "n_by_votes"
 
 @dataclass(frozen=True)
 class Index:
-    """An index of P prompts.
+    """An index of P prompts."""
 
-    Attributes:
-        kind: `entropy` (of a choice), `margin` (between two answers) or `neg_log_phi` (an estimate of it).
-        u_p: The index as the maps take it: larger = more dispersed; entropies in units of log |V|, the others as e to
-            the minus the margin or estimate; shape (P,).
-    """
-
-    kind: str
+    kind: str  # `entropy` (of a choice), `margin` (between two answers) or `neg_log_phi` (an estimate of it)
+    # The index as the maps take it: larger = more dispersed; entropies in units of log |V|, the others as e to the
+    # minus the margin or estimate; shape (P,)
     u_p: Floats
 
 
@@ -140,11 +124,7 @@ def ask_people(
     members: int,
     rng: np.random.Generator,
 ) -> list[tuple[int, int]]:
-    """Ask people about the pairs, (prompt, answer, answer), of as many prompts as are to be voted on.
-
-    Only prompts from position `first` on are asked about. Returns (prompt, votes for the first of the two answers) of
-    each pair that was asked about.
-    """
+    """Ask people about the pairs, (prompt, answer, answer), of as many prompts as are to be voted on."""
     asked = set((first + rng.permutation(len(prompts) - first)[:voted]).tolist())
     return [
         (prompt, collect_votes(prompts[prompt], chosen, rejected, members=members, rng=rng))
@@ -168,11 +148,7 @@ def people_estimate(asked: list[tuple[int, int]], prompts: int, *, members: int)
 def mapped(
     index: Index, map_name: str, fit: slice, people_p: Floats, *, vocab_size: int, alternatives: int
 ) -> Floats | None:
-    """−log φ by one of `MAP_NAMES`, up to a factor, shape (P,): training scales the mean weight to 1.
-
-    The map is fitted on the prompts of `fit`, `isotonic` on what people said there, NaN where nobody was asked. None
-    where the map has no meaning for the index.
-    """
+    """−log φ by one of `MAP_NAMES`, up to a factor, fitted on the prompts of `fit`; None where it has no meaning."""
     if map_name == "neglog":
         if index.u_p.max() > 1:
             return None  # an entropy summed over an answer may exceed log |V|

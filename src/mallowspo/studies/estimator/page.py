@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from mallowspo.reports.blocks import BulletList, Definitions, Meta, Paragraph, Report, Section, Table, literal
+from mallowspo.reports.blocks import Definitions, Meta, Report, Section, Table, literal
 from mallowspo.reports.curves import LineCurve
 from mallowspo.reports.figure_style import MethodStyle, house_style
 from mallowspo.reports.figures import grouped_interval_figure, line_figure
 from mallowspo.reports.palette import BLUE, INK, MUTED, ORANGE, SKY
-from mallowspo.reports.sections import Columns, comparison, picture, table, verdict_line
-from mallowspo.reports.text import format_duration, format_number, interval_text, points
+from mallowspo.reports.sections import Columns, picture, table
+from mallowspo.reports.text import format_duration, format_number
 from mallowspo.stats.intervals import Interval
-from mallowspo.studies import policies
+from mallowspo.studies import pages, policies
 from mallowspo.studies.estimator.indexes import INDEXES, PANELS, SAMPLED, SINGLE_PASS
 from mallowspo.studies.estimator.people import contradiction_table, people_figures, people_sections
 from mallowspo.studies.estimator.summary import AIM, SPREAD_AIM, VOTED
+from mallowspo.studies.pages import Results, Row
 
 __all__ = ["figures", "label", "page"]
-
-Results = Mapping[str, Any]
-Row = Mapping[str, Any]
 
 SHOWN = ("mean_entropy", "answer_entropy", "divergent_token", "panel", "panel_sampled")
 """The indexes of the figure of ranks: the two of the paper, the best single one of one pass, and two panels."""
@@ -33,25 +31,14 @@ _DISTANCES = {"kendall": "Kendall's tau", "spearman": "Spearman's rho"}
 _LABELS = {**INDEXES, VOTED: "chosen by votes"}
 _LOOKS = tuple(zip((MUTED, ORANGE, SKY, BLUE, INK), ("s", "^", "D", "o", "v"), strict=True))
 _SPREADS = (
-    ("mean_entropy", "neglog"),
-    ("mean_entropy", "isotonic"),
-    ("divergent_token", "mallows"),
-    ("panel", "neglog"),
-    ("panel", "n_by_votes"),
-    ("panel", "isotonic"),
-    ("panel_topics", "neglog"),
-    ("panel_topics", "n_by_votes"),
-)
+    ("mean_entropy", "neglog"), ("mean_entropy", "isotonic"), ("divergent_token", "mallows"), ("panel", "neglog"),
+    ("panel", "n_by_votes"), ("panel", "isotonic"), ("panel_topics", "neglog"), ("panel_topics", "n_by_votes"),
+)  # fmt: skip
 """Index and map whose spread is shown by condition."""
 
 
 def label(name: str) -> str:
-    """How an index or a condition reads in text.
-
-    Example:
-        >>> label("first_token"), label("style_agreed+prefix_contested")
-        ('first token', 'style agreed + prefix contested')
-    """
+    """How an index or a condition reads in text."""
     return _LABELS.get(name, name.replace("+", " + ").replace("_", " "))
 
 
@@ -106,18 +93,18 @@ def page(results: Results) -> Report:
         title="Is there a dispersion index that survives?",
         summary=(
             f"An index survives where its rank correlation with the true −log φ, mean over seeds, is at least {AIM:g} "
-            "in every condition whose reference is trained. The right spread: 5–95% range of the weights at mean 1, "
-            f"over the truth's, between {low:g} and {high:g}."
+            "in every condition whose reference is trained; its spread is right where the 5–95% range of its weights, "
+            f"at a mean of 1, is {low:g} to {high:g} times the truth's."
         ),
         sections=[
-            _question(results),
+            _question(),
             _paper(results),
             _ranks(results),
             _spread(results),
             _told_wrong(results),
             *_downstream(results),
             *_people(results),
-            Section("Limits", [BulletList(_LIMITS)]),
+            pages.limits(results, *_LIMITS),
         ],
         meta=Meta(
             seeds=results["config"]["seeds"],
@@ -133,15 +120,15 @@ def page(results: Results) -> Report:
 def _survival(results: Results) -> Table:
     one_seed = min(len(row["seeds"]) for row in results["stress"]) < 2
 
-    def survives(item: Row) -> str:
+    def survives(item: tuple[str, Row]) -> str:
         # One seed decides nothing.
-        return "open" if one_seed else "yes" if item["reached"] == item["of"] else "no"
+        return "open" if one_seed else "yes" if item[1]["reached"] == item[1]["of"] else "no"
 
     columns: Columns = {
         "index": lambda row: label(row[0]),
-        "survives": lambda row: survives(row[1]),
+        "survives": survives,
         f"conditions with {AIM:g}": lambda row: f"{row[1]['reached']} of {row[1]['of']}",
-        "worst": lambda row: format_number(row[1]["worst"]),
+        "worst": pages.figure_of("1.worst"),
         "where": lambda row: label(row[1]["worst_condition"]),
         "conditions with the right spread, by map": lambda row: (
             ", ".join(f"{name} {count}" for name, count in row[1]["spread_reached"].items()) or "–"
@@ -150,24 +137,13 @@ def _survival(results: Results) -> Table:
     return table(results["survival"].items(), columns)
 
 
-def _question(results: Results) -> Section:
-    config = results["config"]
-    world = config["world"]
+def _question() -> Section:
     text = (
-        "MallowsPO weighs a prompt by how much people agree on it, and reads that off the reference model's own "
-        "uncertainty. But a model is also uncertain about wording, and what is read off it also goes with length and "
-        "with openings that many answers share. In a small world where the truth is known, each of these is switched "
-        "on by itself: which index still orders the prompts by how much people agree? The aim was set before the run: "
-        f"a rank correlation of at least {AIM:g} in every condition in which the reference is trained, from the "
-        "reference alone, and weights whose spread is within a quarter of the truth's, with votes on at most 50 "
-        "prompts.\n\n"
-        "Each condition changes how answers are written or how much was written, not what people prefer. For each "
-        f"condition and each of {len(config['seeds'])} seeds a world is drawn, its population writes a corpus on "
-        f"{world['train_prompts']} prompts, and a small Llama is trained on it. All indexes are read from that one "
-        f"reference on {world['heldout_prompts']} prompts that it never saw: from two preference pairs a prompt, or "
-        f"from {world['samples']} sampled answers. Votes: {config['members']} people on each of two pairs of "
-        f"{config['voted_prompts']} training prompts. N, the number of answers that people choose among, is told to "
-        f"the indexes that need it: {config['alternatives']}, where a world has 5. Intervals are 95%, over seeds."
+        "A model is uncertain about what to prefer, but also about wording. In a small world where the truth is "
+        "known, each condition changes how answers are written or how much was written, not what people prefer: which "
+        f"index still orders the prompts by how much people agree? The aim, {AIM:g} in every condition with a trained "
+        "reference and weights whose spread is within a quarter of the truth's, was set before the run. Intervals are "
+        "95%, over seeds, each with a world, a corpus and a reference of its own."
     )
     terms = [
         (
@@ -190,9 +166,10 @@ def _question(results: Results) -> Section:
             "Entropy of the whole answer, less what the answers of all prompts of its topic, taken together, "
             "have beyond log N: wording.",
         ),
+        ("N", "The number of answers that people choose among, told to the indexes that need it; a world has 5."),
         ("Chosen by votes", "Whichever of the indexes follows the votes best on the voted prompts."),
     ]
-    return Section("What is asked, and how", [Paragraph(text), Definitions(terms)])
+    return pages.text_section("What is asked, and how", text, Definitions(terms))
 
 
 def _paper(results: Results) -> Section:
@@ -209,13 +186,13 @@ def _paper(results: Results) -> Section:
     ]
     columns: Columns = {
         "distance": lambda row: _DISTANCES[row["distance"]],
-        "items": lambda row: str(row["items"]),
+        "items": pages.plain("items"),
         "rising throughout": lambda row: "yes" if row["rising"] else "no",
-        "correlation with −log φ": lambda row: format_number(row["correlation"], 3),
-        "spread over the truth's": lambda row: format_number(row["spread"]),
+        "correlation with −log φ": pages.figure_of("correlation", 3),
+        "spread over the truth's": pages.figure_of("spread"),
     }
     caption = "Spread: the range of the estimate over that of the truth, each over its mean; Pearson's correlation."
-    return Section("The paper's check", [Paragraph(text), *pictures, table(results["paper"], columns, caption)])
+    return pages.text_section("The paper's check", text, *pictures, table(results["paper"], columns, caption))
 
 
 def _by_condition(results: Results, columns: Columns, caption: str = "") -> Table:
@@ -223,21 +200,14 @@ def _by_condition(results: Results, columns: Columns, caption: str = "") -> Tabl
     return table(results["stress"], {**first, **columns}, caption)
 
 
-def _rank_of(name: str) -> Callable[[Row], str]:
-    return lambda row: interval_text(row["rank"][name])
-
-
-def _spread_of(name: str, map_name: str) -> Callable[[Row], str]:
-    return lambda row: interval_text(row["spread"][name].get(map_name))
-
-
 def _ranks(results: Results) -> Section:
     def ranks(names: Sequence[str], caption: str) -> Table:
-        first: dict[str, Any] = {
+        columns: dict[str, Any] = {
             "seeds": lambda row: str(len(row["seeds"])),
-            "excess (nats)": lambda row: format_number(row["excess_nats"]["mean"], 3),
+            "excess (nats)": pages.figure_of("excess_nats.mean", 3),
         }
-        return _by_condition(results, {**first, **{label(name): _rank_of(name) for name in names}}, caption)
+        columns |= {label(name): pages.interval(f"rank.{name}") for name in names}
+        return _by_condition(results, columns, caption)
 
     text = (
         "Rank correlation with the true −log φ on held-out prompts. Excess: how far the reference is from what people "
@@ -250,45 +220,43 @@ def _ranks(results: Results) -> Section:
     )
     body = [ranks(list(SINGLE_PASS), "Indexes of one pass."), ranks([*PANELS, VOTED], "Several indexes together.")]
     sampled = Section("Indexes of sampled answers", [ranks(list(SAMPLED), "")])
-    return Section("Ranks", [Paragraph(text), figure, *body], [sampled])
+    return pages.text_section("Ranks", text, figure, *body, details=[sampled])
 
 
 def _spread(results: Results) -> Section:
     text = (
-        "Training scales the weights to a mean of 1. What counts is the range that nine tenths of them take, over "
+        "Training scales the weights to a mean of 1; what counts is the range that nine tenths of them take, over "
         "that of the true weights: 1 is right, below 1 compressed. The panels speak of −log φ already, so that their "
         "map `neglog` needs no votes but N; under `n_by_votes` the voted prompts choose N; `isotonic` is fitted on "
         "them. In how many conditions the spread is right stands in the first table, by map."
     )
-    columns = {f"{label(name)}, {map_name}": _spread_of(name, map_name) for name, map_name in _SPREADS}
-    return Section("Spread", [Paragraph(text)], [Section("By condition", [_by_condition(results, columns)])])
+    columns = {
+        f"{label(name)}, {map_name}": pages.interval(f"spread.{name}.{map_name}") for name, map_name in _SPREADS
+    }
+    return pages.text_section("Spread", text, details=[Section("By condition", [_by_condition(results, columns)])])
 
 
 def _told_wrong(results: Results) -> Section:
     trained = [row for row in results["stress"] if row["trained"]]
-
-    def over(told: str, name: str) -> list[float]:
-        return [row["sensitivity"][told][name] for row in trained]
-
+    rows = [
+        {name: [row["sensitivity"][told][name] for row in trained] for name in ("rank", "spread")} | {"told": told}
+        for told in (trained[0]["sensitivity"] if trained else ())
+    ]
     columns: Columns = {
-        "N told": lambda told: told,
-        f"conditions with {AIM:g}": lambda told: (
-            f"{sum(rank >= AIM for rank in over(told, 'rank'))} of {len(trained)}"
-        ),
-        "worst mean rank correlation": lambda told: format_number(min(over(told, "rank"))),
-        "median spread over the truth's": lambda told: format_number(median(over(told, "spread"))),
+        "N told": pages.plain("told"),
+        f"conditions with {AIM:g}": lambda row: f"{sum(rank >= AIM for rank in row['rank'])} of {len(trained)}",
+        "worst mean rank correlation": lambda row: format_number(min(row["rank"])),
+        "median spread over the truth's": lambda row: format_number(median(row["spread"])),
     }
     text = (
         "The panel of one pass, told another number of answers than the world has; 10 is the default of the option "
         "`dispersion_estimator: panel`. Means over seeds, conditions with a trained reference."
     )
-    shown = table(trained[0]["sensitivity"] if trained else [], columns)
-    return Section("What a wrong N costs", [Paragraph(text), shown])
+    return pages.text_section("What a wrong N costs", text, table(rows, columns))
 
 
 def _downstream(results: Results) -> list[Section]:
-    if not results["downstream"]:
-        return []
+    rows = results["downstream"]
     text = (
         "From each reference DPO and θ with three indexes were trained on the same pairs at several β. A point "
         "is 0.01 of the probability that a random person prefers the policy's answer to the reference's, mass outside "
@@ -296,23 +264,21 @@ def _downstream(results: Results) -> list[Section]:
     )
     columns: Columns = {
         "condition": lambda row: label(row["condition"]),
-        "method": lambda row: policies.label(row["method"]),
-        "against": lambda row: policies.label(row["baseline"]),
-        "seeds": lambda row: str(row["seeds"]),
-        "difference (points)": lambda row: points(row["difference"]),
-        "KL (nats)": lambda row: f"{format_number(row['kl_low'], 3)}–{format_number(row['kl_high'], 3)}",
+        "method": pages.METHOD,
+        "against": pages.named("baseline"),
+        "seeds": pages.plain("seeds"),
+        "difference (points)": pages.point_interval("difference"),
+        "KL (nats)": pages.kl_range(),
     }
-    lines = [
-        verdict_line(
-            f"{label(row['condition']).capitalize()}: {policies.label(row['method'])}",
-            row,
-            f"{points(row['difference'])} points",
-            against=policies.label(row["baseline"]),
-        )
-        for row in results["downstream"]
-    ]
-    rows = results["downstream"]
-    return [comparison("What an index is worth in training", text, None, rows, columns, lines)]
+    lines = pages.compared(
+        rows,
+        lambda row: f"{pages.point_interval('difference')(row)} points",
+        who=lambda row: f"{label(row['condition']).capitalize()}: {policies.label(row['method'])}",
+        against=pages.named("baseline"),
+    )
+    return (
+        [pages.text_section("What an index is worth in training", text, lines, table(rows, columns))] if rows else []
+    )
 
 
 def _people(results: Results) -> list[Section]:
@@ -325,15 +291,13 @@ def _people(results: Results) -> list[Section]:
         "drawing whole prompts anew. What is marked *no model* needs none."
     )
     shown = contradiction_table(people["data"])
-    return [Section("Against people", [Paragraph(text), shown], people_sections(people["data"]))]
+    return [pages.text_section("Against people", text, shown, details=people_sections(people["data"]))]
 
 
 _LIMITS = (
-    "The indexes were designed on seed 0 of this same world, which is left out here; another world could be harder. "
-    "The conditions follow one list; what is not on it was not tried.",
-    "N was told, and right; of data of one's own nobody knows it. What a wrong one costs stands above.",
+    "The indexes were designed on seed 0 of this same world; what is not on the list of conditions was not tried.",
+    "N was told, and right; of data of one's own nobody knows it.",
     "The references are small; how far each is from its population stands beside the ranks.",
-    "Answers of the world have a few words. Between answers of hundreds of tokens the margin is mostly wording and "
-    "the first tokens are mostly style; nothing here says that the panel survives that.",
-    "Where wording is as rare as content and shares no word with it, nothing in a single answer tells the two apart.",
+    "Answers have a few words: nothing here says that the panel survives answers of hundreds of tokens.",
+    "Where wording is as rare as content and shares no word with it, no single answer tells the two apart.",
 )

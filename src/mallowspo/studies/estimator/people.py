@@ -10,7 +10,7 @@ A study of its own, `PEOPLE`, and a part of the study `estimator`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,28 +26,21 @@ from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.side_by_side import side_by_side
 from mallowspo.dispersion.votes_file import VoteRows
 from mallowspo.errors import InputError
-from mallowspo.reports.blocks import Meta, Paragraph, Report, Section, Table, literal
+from mallowspo.reports.blocks import Meta, Report, Section, Table, literal
 from mallowspo.reports.figures import grouped_interval_figure
 from mallowspo.reports.sections import picture, table
 from mallowspo.reports.text import interval_text
 from mallowspo.stats.bootstrap import auroc
 from mallowspo.stats.intervals import Interval
 from mallowspo.stats.verdicts import verdict
-from mallowspo.studies.estimator.scores import score_pairs
+from mallowspo.studies.estimator.bench import score_pairs
+from mallowspo.studies.pages import interval
 from mallowspo.studies.study import Done, Results, Stage, Study
 
 __all__ = [
-    "CONTROLS",
-    "PEOPLE",
-    "PeopleJob",
-    "PeopleSettings",
-    "compare",
-    "contradiction_table",
-    "open_model",
-    "people_figures",
-    "people_jobs",
-    "people_sections",
-]
+    "CONTROLS", "PEOPLE", "PeopleJob", "PeopleSettings", "compare", "contradiction_table", "open_model",
+    "people_figures", "people_sections", "people_stage",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
 
@@ -57,34 +50,21 @@ CONTROLS = ("length", "length_difference", "overlap")
 
 @dataclass(frozen=True, kw_only=True)
 class PeopleSettings:
-    """Settings of the comparison with people.
+    """Settings of the comparison with people."""
 
-    Attributes:
-        model: Folder or name of a causal language model.
-        data: Name of a data set → file of votes (see `mallowspo.dispersion.votes_file`). One that also holds
-            rankings is compared with these as well.
-        output_dir: Where `results.json`, the page and its figures go.
-        max_prompt_tokens: Of a longer prompt the end is kept.
-        max_length: Tokens of prompt and response together.
-        batch_size: Responses a batch.
-        rows: Pairs that are used of each data set; all where None.
-        resamples: Bootstrap draws over prompts.
-        seed: Of the bootstrap.
-        trust_remote_code: Run code that comes with the model.
-        workers: Without effect: the model is used in the calling process.
-    """
-
-    model: str
+    model: str  # folder or name of a causal language model
+    # Name of a data set → file of votes (see `mallowspo.dispersion.votes_file`). One that also holds rankings is
+    # compared with these as well
     data: Mapping[str, str] = field(default_factory=dict)
-    output_dir: str = "output/people"
-    max_prompt_tokens: int = 128
-    max_length: int = 512
-    batch_size: int = 16
-    rows: int | None = None
-    resamples: int = 2000
-    seed: int = 0
-    trust_remote_code: bool = False
-    workers: int = 0
+    output_dir: str = "output/people"  # where `results.json`, the page and its figures go
+    max_prompt_tokens: int = 128  # of a longer prompt the end is kept
+    max_length: int = 512  # tokens of prompt and response together
+    batch_size: int = 16  # responses a batch
+    rows: int | None = None  # pairs that are used of each data set; all where None
+    resamples: int = 2000  # bootstrap draws over prompts
+    seed: int = 0  # of the bootstrap
+    trust_remote_code: bool = False  # run code that comes with the model
+    workers: int = 0  # without effect: the model is used in the calling process
 
 
 @dataclass(frozen=True)
@@ -116,10 +96,7 @@ def open_model(settings: PeopleSettings, job: PeopleJob, folder: Path) -> _Bench
     from mallowspo.evaluation.local_model import load_causal_model, load_tokenizer
     from mallowspo.scoring.self_check import check_scores
 
-    loading: dict[str, Any] = {
-        "option": "model_name_or_path",
-        "trust_remote_code": settings.trust_remote_code,
-    }
+    loading: dict[str, Any] = {"option": "model_name_or_path", "trust_remote_code": settings.trust_remote_code}
     model = load_causal_model(settings.model, dtype="auto", use_cpu=True, **loading).float()
     add_score_head(model)
     check_scores(model, model.device, packed=False)
@@ -284,21 +261,13 @@ def people_sections(data: Results) -> list[Section]:
     """A section for each data set: what it holds, the figure and every answer."""
     sections = []
     for name, facts in data.items():
-        text = (
-            f"{facts['pairs']:,} pairs of {facts['prompts']:,} prompts, {facts['votes']:,.0f} votes; "
-            f"{facts['contradicted']:,} pairs on which voters contradict each other, {facts['unanimous']:,} unanimous "
-            f"ones. Of {facts['responses']:,} responses {facts['cut_responses']:,} were cut, of the prompts "
-            f"{facts['cut_prompts']:,}."
-        )
+        held = ("pairs", "prompts", "votes", "contradicted", "unanimous", "responses", "cut_responses", "cut_prompts")
+        counts = Table([name.replace("_", " ") for name in held], [[f"{facts[name]:,.0f}" for name in held]])
         columns: dict[str, Any] = {"index": lambda row: _name(row[0])}
-        columns |= {title: _answer(key) for key, title in _asked(facts).items()}
+        columns |= {title: interval(f"1.{key}") for key, title in _asked(facts).items()}
         figure = picture(f"people_{name}", f"Rank correlation of every index with people, {name}.")
-        sections.append(Section(literal(name), [Paragraph(text), figure, table(facts["indexes"].items(), columns)]))
+        sections.append(Section(literal(name), [counts, figure, table(facts["indexes"].items(), columns)]))
     return sections
-
-
-def _answer(key: str) -> Any:
-    return lambda row: interval_text(row[1].get(key))
 
 
 def page(results: Results) -> Report:
@@ -306,10 +275,9 @@ def page(results: Results) -> Report:
     return Report(
         title="Does a model's dispersion index track people's disagreement?",
         summary=(
-            "Rank correlation with people's φ: 1 would be perfect, 0 nothing, negative the wrong way round. The AUROC "
-            "is the chance that a pair on which voters contradict each other has the larger index than a unanimous "
-            "one: ½ is chance. Brackets are 95% intervals, by drawing whole prompts anew. What is marked *no model* "
-            "needs none."
+            "Rank correlations with people's φ are 1 at best, negative the wrong way round; the AUROC is the chance "
+            "that a pair on which voters contradict each other has the larger index than a unanimous one, ½ by chance "
+            "(brackets: 95% intervals, by drawing whole prompts anew; *no model*: needs none)."
         ),
         sections=people_sections(results["data"]),
         meta=Meta(seeds=[results["config"]["seed"]], extra={"Model": Path(results["config"]["model"]).name}),
@@ -317,32 +285,27 @@ def page(results: Results) -> Report:
     )
 
 
-def figures(results: Results) -> dict[str, Any]:
-    """Draw every figure."""
-    return people_figures(results["data"])
-
-
-def _jobs(settings: PeopleSettings, done: Done) -> Sequence[PeopleJob]:
-    if not settings.data:
-        raise InputError("data: name at least one file of votes")
-    return people_jobs(settings.data)
+def people_stage(setup: Callable[[Any, Done], PeopleSettings]) -> Stage[Any]:
+    """The stage that compares a model with people; one process uses the model."""
+    return Stage(
+        "people", "Comparing with people", lambda settings, done: people_jobs(settings.data), setup, compare,
+        bench=open_model, parallel=False,
+    )  # fmt: skip
 
 
 def _setup(settings: PeopleSettings, done: Done) -> PeopleSettings:
     """What every data set depends on; neither where results go nor which other data sets there are."""
+    if not settings.data:
+        raise InputError("data: name at least one file of votes")
     return replace(settings, data={}, output_dir="", workers=0)
-
-
-def _summarise(settings: PeopleSettings, done: Done) -> Results:
-    return {"data": dict(zip(settings.data, done["people"], strict=True))}
 
 
 PEOPLE: Study[PeopleSettings] = Study(
     name="people",
     version=1,
-    stages=(Stage("people", "Comparing with people", _jobs, _setup, compare, bench=open_model, parallel=False),),
-    summarise=_summarise,
-    figures=figures,
+    stages=(people_stage(_setup),),
+    summarise=lambda settings, done: {"data": dict(zip(settings.data, done["people"], strict=True))},
+    figures=lambda results: people_figures(results["data"]),
     page=page,
     presets={},
     imports=(),

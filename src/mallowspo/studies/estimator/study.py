@@ -12,19 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from mallowspo.errors import InputError
+from mallowspo.studies.estimator.bench import (
+    DownstreamSettings,
+    WorldJob,
+    WorldSettings,
+    run_downstream_job,
+    run_world_job,
+)
 from mallowspo.studies.estimator.page import figures, page
-from mallowspo.studies.estimator.paper import paper_check
-from mallowspo.studies.estimator.people import PeopleJob, PeopleSettings, compare, open_model, people_jobs
-from mallowspo.studies.estimator.references import WorldJob, WorldSettings, run_world_job
+from mallowspo.studies.estimator.people import PeopleSettings, people_stage
 from mallowspo.studies.estimator.summary import (
     JudgeJob,
     JudgeSetup,
     downstream_summary,
     judge,
+    paper_check,
     stress_summary,
     survival,
 )
-from mallowspo.studies.estimator.training import DownstreamSettings, run_downstream_job
+from mallowspo.studies.policies import check_at_least, check_distinct
 from mallowspo.studies.study import Done, Results, Stage, Study
 from mallowspo.world.conditions import CONDITIONS, condition_named
 from mallowspo.world.reference import ReferenceTraining
@@ -48,49 +54,28 @@ _REFERENCE = ReferenceTraining(layers=1, steps=250, prompts_per_step=24)
 
 @dataclass(frozen=True, kw_only=True)
 class EstimatorSettings:
-    """The study's settings.
-
-    Attributes:
-        output_dir: Folder for everything that is written; the same folder goes on where a run stopped.
-        seeds: One world each. Seed 0 is left out: the indexes were designed on it.
-        conditions: Names in `mallowspo.world.conditions.CONDITIONS`, `a+b` for two at once.
-        world: World and reference.
-        voted_prompts: Training prompts on which people vote, for the map `isotonic` and for choosing among indexes.
-        members: Votes a pair.
-        alternatives: N, told to the maps and the panels; a world has 5 answers a prompt.
-        paper_sizes: Numbers of items of the paper's check.
-        downstream_conditions: Where θ is trained with the indexes; empty to leave that out.
-        downstream: How it is trained.
-        downstream_seeds: Under which seeds; all where None.
-        model: Folder or name of a causal language model whose indexes are held against people; None to leave that out.
-        data: Name of a data set → file of votes, for `model`.
-        trust_remote_code: Run code that comes with `model`.
-        workers: Processes that train side by side; 0 trains in the calling process. It changes no result.
-    """
+    """The study's settings."""
 
     output_dir: str = "output/estimator"
-    seeds: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
-    conditions: tuple[str, ...] = (*CONDITIONS, *COMBINATIONS)
-    world: WorldSettings = field(default_factory=lambda: WorldSettings(reference=_REFERENCE))
-    voted_prompts: int = 50
-    members: int = 5
-    alternatives: int = 5
-    paper_sizes: tuple[int, ...] = (3, 4, 5, 6, 7, 8, 9, 10)
-    downstream_conditions: tuple[str, ...] = ("contested_longer", "style_agreed")
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)  # one world each; the indexes were designed on seed 0
+    conditions: tuple[str, ...] = (*CONDITIONS, *COMBINATIONS)  # `a+b` for two at once
+    world: WorldSettings = field(default_factory=lambda: WorldSettings(reference=_REFERENCE))  # world and reference
+    voted_prompts: int = 50  # training prompts on which people vote
+    members: int = 5  # votes a pair
+    alternatives: int = 5  # N, told to the maps and the panels; a world has 5 answers a prompt
+    paper_sizes: tuple[int, ...] = (3, 4, 5, 6, 7, 8, 9, 10)  # numbers of items of the paper's check
+    downstream_conditions: tuple[str, ...] = ("contested_longer", "style_agreed")  # where θ is trained
     downstream: DownstreamSettings = field(
         default_factory=lambda: DownstreamSettings(world=WorldSettings(reference=_REFERENCE))
     )
-    downstream_seeds: tuple[int, ...] | None = None
-    model: str | None = None
-    data: Mapping[str, str] = field(default_factory=dict)
-    trust_remote_code: bool = False
-    workers: int = 0
+    downstream_seeds: tuple[int, ...] | None = None  # under which seeds; all where None
+    model: str | None = None  # whose indexes are held against people; None to leave that out
+    data: Mapping[str, str] = field(default_factory=dict)  # name of a data set → file of votes, for `model`
+    trust_remote_code: bool = False  # run code that comes with `model`
+    workers: int = 0  # processes that train side by side; 0 trains in the calling process. It changes no result
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "conditions", "paper_sizes"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise InputError(f"{name}: got {values}, expected at least one value and none twice")
+        check_distinct(self, "seeds", "conditions", "paper_sizes")
         for name in (*self.conditions, *self.downstream_conditions):
             condition_named(name)
         if not all(2 <= size <= 12 for size in self.paper_sizes):
@@ -100,8 +85,7 @@ class EstimatorSettings:
                 f"voted_prompts: got {self.voted_prompts}, expected 2 to {self.world.scored_train_prompts}, the "
                 "training prompts that are scored"
             )
-        if self.members < 1:
-            raise InputError(f"members: got {self.members}, expected at least 1 vote a pair")
+        check_at_least(self, members=1)
         if (self.model is None) != (not self.data):
             raise InputError("model and data: give both, to hold a model's indexes against people, or neither")
 
@@ -121,22 +105,6 @@ class EstimatorSettings:
         return [WorldJob(condition=name, seed=seed) for seed in seeds for name in self.downstream_conditions]
 
 
-def _people_jobs(settings: EstimatorSettings, done: Done) -> Sequence[PeopleJob]:
-    return people_jobs(settings.data)
-
-
-def _people(settings: EstimatorSettings, done: Done) -> PeopleSettings:
-    return PeopleSettings(model=settings.model or "", trust_remote_code=settings.trust_remote_code)
-
-
-def _references(settings: EstimatorSettings, done: Done) -> Sequence[WorldJob]:
-    return settings.jobs
-
-
-def _world(settings: EstimatorSettings, done: Done) -> WorldSettings:
-    return settings.world
-
-
 def _readings(settings: EstimatorSettings, done: Done) -> Sequence[JudgeJob]:
     return [
         JudgeJob(condition=job.condition, seed=job.seed, reading=reading)
@@ -145,20 +113,8 @@ def _readings(settings: EstimatorSettings, done: Done) -> Sequence[JudgeJob]:
 
 
 def _judge(settings: EstimatorSettings, done: Done) -> JudgeSetup:
-    return JudgeSetup(
-        world=settings.world,
-        alternatives=settings.alternatives,
-        voted_prompts=settings.voted_prompts,
-        members=settings.members,
-    )
-
-
-def _trained(settings: EstimatorSettings, done: Done) -> Sequence[WorldJob]:
-    return settings.downstream_jobs
-
-
-def _training(settings: EstimatorSettings, done: Done) -> DownstreamSettings:
-    return settings.downstream
+    voted, members = settings.voted_prompts, settings.members
+    return JudgeSetup(world=settings.world, alternatives=settings.alternatives, voted_prompts=voted, members=members)
 
 
 def _summarise(settings: EstimatorSettings, done: Done) -> Results:
@@ -177,44 +133,56 @@ def _summarise(settings: EstimatorSettings, done: Done) -> Results:
     }
 
 
-def _default(output_dir: str) -> EstimatorSettings:
-    return EstimatorSettings(output_dir=output_dir)
-
-
-def _fast(output_dir: str) -> EstimatorSettings:
-    """Every part within seconds, on two conditions and one seed; it resolves nothing, nor asks people."""
-    world = WorldSettings(
-        train_prompts=96,
-        heldout_prompts=24,
-        scored_train_prompts=24,
-        samples=8,
-        reference=ReferenceTraining(hidden_size=32, layers=1, steps=80, prompts_per_step=24),
-    )
-    return EstimatorSettings(
-        output_dir=output_dir,
-        seeds=(1,),
-        conditions=("mixed_length", "style_agreed"),
-        world=world,
-        voted_prompts=12,
-        paper_sizes=(3, 5),
-        downstream_conditions=("mixed_length",),
-        downstream=DownstreamSettings(world=world, betas=(0.5, 4.0), epochs=1),
-    )
-
+_FAST_WORLD = WorldSettings(
+    train_prompts=96,
+    heldout_prompts=24,
+    scored_train_prompts=24,
+    samples=8,
+    reference=ReferenceTraining(hidden_size=32, layers=1, steps=80, prompts_per_step=24),
+)
 
 ESTIMATOR: Study[EstimatorSettings] = Study(
     name="estimator",
     version=1,
     stages=(
         # People first: a model or a file that cannot be used is found out before an hour of training, not after it.
-        Stage("people", "Comparing with people", _people_jobs, _people, compare, bench=open_model, parallel=False),
-        Stage("references", "Training references", _references, _world, run_world_job),
+        people_stage(
+            lambda settings, done: PeopleSettings(
+                model=settings.model or "", trust_remote_code=settings.trust_remote_code
+            )
+        ),
+        Stage(
+            "references",
+            "Training references",
+            lambda settings, done: settings.jobs,
+            lambda settings, done: settings.world,
+            run_world_job,
+        ),
         Stage("judged", "Judging the indexes", _readings, _judge, judge),
-        Stage("policies", "Training policies", _trained, _training, run_downstream_job),
+        Stage(
+            "policies",
+            "Training policies",
+            lambda settings, done: settings.downstream_jobs,
+            lambda settings, done: settings.downstream,
+            run_downstream_job,
+        ),
     ),
     summarise=_summarise,
     figures=figures,
     page=page,
-    presets={"default": _default, "fast": _fast},
+    presets={
+        "default": lambda folder: EstimatorSettings(output_dir=folder),
+        # Every part within seconds, on two conditions and one seed; it resolves nothing, nor asks people.
+        "fast": lambda folder: EstimatorSettings(
+            output_dir=folder,
+            seeds=(1,),
+            conditions=("mixed_length", "style_agreed"),
+            world=_FAST_WORLD,
+            voted_prompts=12,
+            paper_sizes=(3, 5),
+            downstream_conditions=("mixed_length",),
+            downstream=DownstreamSettings(world=_FAST_WORLD, betas=(0.5, 4.0), epochs=1),
+        ),
+    },
 )
 """The declaration; `mallowspo experiment estimator` runs it."""

@@ -1,7 +1,13 @@
-"""What the references' readings say of the indexes, and the runs of what an index is worth."""
+"""What the references' readings say of the indexes, what the runs say of their worth, and the paper's check, exactly.
+
+The paper estimates −log φ by −log(H/log n!), with H the entropy of the ranking. Here H is the exact entropy of the
+model, for both distances: no sampling, so that what is left is how good the approximation itself is (Chen et al. 2025,
+arXiv 2405.14953).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,9 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mallowspo.maths import MallowsModel
 from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences
 from mallowspo.stats.intervals import mean_interval
 from mallowspo.stats.verdicts import verdict
+from mallowspo.studies.estimator.bench import (
+    DOWNSTREAM_METHODS,
+    WorldJob,
+    WorldSettings,
+    scored_prompts,
+    written_world,
+)
 from mallowspo.studies.estimator.indexes import (
     INDEXES,
     MAP_NAMES,
@@ -24,25 +38,48 @@ from mallowspo.studies.estimator.indexes import (
     rank_agreement,
     read_indexes,
 )
-from mallowspo.studies.estimator.references import WorldJob, WorldSettings, scored_prompts, written_world
-from mallowspo.studies.estimator.training import DOWNSTREAM_METHODS
-from mallowspo.studies.policies import BASELINE
+from mallowspo.studies.policies import BASELINE, mean_of
 from mallowspo.world.conditions import EXTRA_WORDS, condition_named
 from mallowspo.world.language import word_tokenizer
 
 __all__ = [
-    "AIM",
-    "SPREAD_AIM",
-    "VOTED",
-    "JudgeJob",
-    "JudgeSetup",
-    "downstream_summary",
-    "judge",
-    "stress_summary",
-    "survival",
-]
+    "AIM", "DISTANCES", "SPREAD_AIM", "VOTED", "JudgeJob", "JudgeSetup", "downstream_summary", "entropy_estimate",
+    "judge", "paper_check", "stress_summary", "survival",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
+
+DISTANCES = ("kendall", "spearman")
+
+_PHI = np.linspace(0.02, 0.98, 49)
+
+
+def entropy_estimate(items: int, phi: float, distance: str) -> float:
+    """The paper's estimate −log(H/log n!) of −log φ, from the exact entropy H of the model."""
+    entropy = MallowsModel(np.arange(1, items + 1), phi, distance=distance).entropy()
+    return max(0.0, -math.log(entropy / math.lgamma(items + 1)))
+
+
+def paper_check(sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Compare −log φ with its estimate over a grid of φ."""
+    found = []
+    truth = -np.log(_PHI[::-1])
+    for distance in DISTANCES:
+        for items in sizes:
+            estimate = np.array([entropy_estimate(items, float(phi), distance) for phi in _PHI[::-1]])
+            found.append(
+                {
+                    "distance": distance,
+                    "items": items,
+                    "neg_log_phi": [round(float(value), 5) for value in truth],
+                    "estimate": [round(float(value), 5) for value in estimate],
+                    "rising": bool((np.diff(estimate) > 0).all()),
+                    "correlation": float(np.corrcoef(truth, estimate)[0, 1]),
+                    "spread": float(np.ptp(estimate) / estimate.mean() / (np.ptp(truth) / truth.mean())),
+                }
+            )
+    return found
+
 
 VOTED = "chosen_by_votes"
 """Whichever index follows the votes on the voted prompts best."""
@@ -54,19 +91,12 @@ WRONG_ALTERNATIVES = (3, 10, 20)
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeSetup:
-    """How the indexes of every reference are judged.
+    """How the indexes of every reference are judged."""
 
-    Attributes:
-        world: World and reference.
-        alternatives: N, given to the maps and panels.
-        voted_prompts: Training prompts on which votes are taken.
-        members: Votes a pair.
-    """
-
-    world: WorldSettings
-    alternatives: int
-    voted_prompts: int
-    members: int
+    world: WorldSettings  # world and reference
+    alternatives: int  # N, given to the maps and panels
+    voted_prompts: int  # training prompts on which votes are taken
+    members: int  # votes a pair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +109,7 @@ class JudgeJob:
 
 
 def judge(setup: JudgeSetup, job: JudgeJob) -> dict[str, Any]:
-    """Judge every index of one reference on its held-out prompts.
-
-    Returns:
-        `rank`: index → rank correlation with the true −log φ; `spread`: index → map → 5–95% range of the weights over
-        the truth's; `sensitivity`: both of the panel of one pass, told a wrong N; `picked` and `chosen_n`: the index
-        and the N that the votes chose; and `excess_nats`.
-    """
+    """Judge every index of one reference on its held-out prompts."""
     result, members, alternatives = job.reading, setup.members, setup.alternatives
     vocab_size = len(word_tokenizer(EXTRA_WORDS))
     world = WorldJob(condition=job.condition, seed=job.seed)
@@ -159,18 +183,18 @@ def stress_summary(jobs: Sequence[WorldJob], judged: Sequence[Mapping[str, Any]]
                 "condition": condition,
                 "trained": condition_named(condition).training_share == 1,
                 "seeds": [job.seed for job in jobs if job.condition == condition],
-                "excess_nats": asdict(mean_interval([row["excess_nats"] for row in rows])),
+                "excess_nats": mean_of([row["excess_nats"] for row in rows]),
                 "picked": [row["picked"] for row in rows],
                 "chosen_n": [row["chosen_n"] for row in rows],
                 "sensitivity": {
                     told: {name: float(np.mean([row["sensitivity"][told][name] for row in rows])) for name in values}
                     for told, values in rows[0]["sensitivity"].items()
                 },
-                "rank": {name: asdict(mean_interval([row["rank"][name] for row in rows])) for name in names},
+                "rank": {name: mean_of([row["rank"][name] for row in rows]) for name in names},
                 "rank_by_seed": {name: [round(row["rank"][name], 4) for row in rows] for name in names},
                 "spread": {
                     name: {
-                        map_name: asdict(mean_interval([row["spread"][name][map_name] for row in rows]))
+                        map_name: mean_of([row["spread"][name][map_name] for row in rows])
                         for map_name in (*MAP_NAMES, N_BY_VOTES)
                         if all(map_name in row["spread"][name] for row in rows)
                     }
@@ -182,13 +206,7 @@ def stress_summary(jobs: Sequence[WorldJob], judged: Sequence[Mapping[str, Any]]
 
 
 def survival(stress: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """For each index: where it does worst, and how often it reaches the aims where the reference is trained.
-
-    Returns:
-        Index → `worst` (mean rank correlation in its worst condition), `worst_low` (the lowest lower end of an
-        interval), `worst_condition`, `reached` and `of` (conditions with a mean of at least .9), and `spread_reached`:
-        map → conditions in which the spread is within a quarter of the truth's.
-    """
+    """For each index: where it does worst, and how often it reaches the aims where the reference is trained."""
     trained = [row for row in stress if row["trained"]]
     found = {}
     for name in (*INDEXES, VOTED):

@@ -15,10 +15,9 @@ import numpy as np
 
 from mallowspo.errors import InputError
 from mallowspo.studies.noise.page import figures, page
-from mallowspo.studies.policies import Grid, Job, check_grid, compare_at_equal_kl, select_runs
+from mallowspo.studies.policies import Grid, Job, check_distinct, check_grid, compare_at_equal_kl, select_runs
 from mallowspo.studies.study import Done, Results, Study
-from mallowspo.studies.world.bench import Bench, WorldSetup, pairs_of_seed, run_job
-from mallowspo.studies.world.stages import WORLDS, runs_stage
+from mallowspo.studies.world.bench import WORLDS, Bench, WorldSetup, pairs_of_seed, run_job, runs_stage
 from mallowspo.studies.world.summary import CHOSEN_BY, QUANTITIES
 from mallowspo.world.population import PreferencePair
 from mallowspo.world.reference import ReferenceTraining
@@ -38,36 +37,23 @@ class NoiseJob(Job):
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseSettings:
-    """The settings of the study.
+    """The settings of the study."""
 
-    Attributes:
-        output_dir: Folder for everything that is written.
-        setup: What all runs share; nothing is chosen, so that there are no selection prompts.
-        seeds: A world, a set of pairs and flips each, the same for all methods.
-        methods: Names in `NOISE_METHODS`; DPO, the baseline, among them.
-        flipped: Shares of flipped labels, in [0, ½).
-        betas: Values of β.
-        learning_rate: Peak learning rate.
-        workers: Processes that train side by side; 0 trains in the calling process. It changes no result.
-    """
-
-    output_dir: str = "output/noise"
+    output_dir: str = "output/noise"  # folder for everything that is written
+    # What all runs share; nothing is chosen, so that there are no selection prompts
     setup: WorldSetup = field(default_factory=lambda: WorldSetup(selection_prompts=0, pairs_per_prompt=4))
-    seeds: tuple[int, ...] = (21, 22, 23, 24, 25, 26)
-    methods: tuple[str, ...] = NOISE_METHODS
-    flipped: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4)
+    seeds: tuple[int, ...] = (21, 22, 23, 24, 25, 26)  # a world, pairs and flips each, the same for all methods
+    methods: tuple[str, ...] = NOISE_METHODS  # names in `NOISE_METHODS`; DPO, the baseline, among them
+    flipped: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4)  # shares of flipped labels, in [0, ½)
     betas: tuple[float, ...] = (0.25, 1.0, 4.0)
-    learning_rate: float = 4e-4
-    workers: int = 0
+    learning_rate: float = 4e-4  # peak learning rate
+    workers: int = 0  # processes that train side by side; 0 trains in the calling process. It changes no result
 
     def __post_init__(self) -> None:
         check_grid(self, NOISE_METHODS)
-        if (
-            not self.flipped
-            or len(set(self.flipped)) != len(self.flipped)
-            or not all(0 <= f < 0.5 for f in self.flipped)
-        ):
-            raise InputError(f"flipped: got {self.flipped}, expected shares in [0, 0.5), at least one and none twice")
+        check_distinct(self, "flipped")
+        if not all(0 <= share < 0.5 for share in self.flipped):
+            raise InputError(f"flipped: got {self.flipped}, expected shares in [0, 0.5)")
 
     @property
     def grid(self) -> Grid:
@@ -76,29 +62,12 @@ class NoiseSettings:
 
 
 def flip(pairs: Sequence[PreferencePair], share: float, seed: int) -> list[PreferencePair]:
-    """Exchange chosen and rejected in a share of the pairs; a larger share flips all that a smaller one does.
-
-    Args:
-        pairs: In the order of the data.
-        share: Probability of a flip, in [0, 1].
-        seed: Of the draws.
-
-    Returns:
-        The pairs.
-
-    Example:
-        >>> flip([PreferencePair(0, 1, 2)], 1.0, seed=0)
-        [PreferencePair(prompt=0, chosen=2, rejected=1)]
-    """
+    """Exchange chosen and rejected in a share of the pairs; a larger share flips all that a smaller one does."""
     drawn = np.random.default_rng([seed, 41]).random(len(pairs))
     return [
         PreferencePair(pair.prompt, pair.rejected, pair.chosen) if one < share else pair
         for pair, one in zip(pairs, drawn, strict=True)
     ]
-
-
-def _runs(settings: NoiseSettings, done: Done) -> Sequence[NoiseJob]:
-    return [NoiseJob(**vars(job), flipped=share) for job in settings.grid.jobs for share in settings.flipped]
 
 
 def _run(bench: Bench, job: NoiseJob) -> Results:
@@ -121,27 +90,29 @@ def _summarise(settings: NoiseSettings, done: Done) -> Results:
     }
 
 
-def _default(output_dir: str) -> NoiseSettings:
-    return NoiseSettings(output_dir=output_dir)
-
-
-def _fast(output_dir: str) -> NoiseSettings:
-    """Every part of the study within seconds; it resolves nothing."""
-    setup = WorldSetup(
-        train_prompts=96, selection_prompts=0, heldout_prompts=30, reference=ReferenceTraining(steps=60)
-    )
-    return NoiseSettings(
-        output_dir=output_dir, setup=setup, seeds=(1, 2), flipped=(0.0, 0.4), betas=(0.5, 2.0), learning_rate=8e-4
-    )
-
+_FAST = WorldSetup(train_prompts=96, selection_prompts=0, heldout_prompts=30, reference=ReferenceTraining(steps=60))
 
 NOISE: Study[NoiseSettings] = Study(
     name="noise",
     version=1,
-    stages=(WORLDS, runs_stage(_runs, _run)),
+    stages=(
+        WORLDS,
+        runs_stage(
+            lambda settings, done: [
+                NoiseJob(**vars(job), flipped=share) for job in settings.grid.jobs for share in settings.flipped
+            ],
+            _run,
+        ),
+    ),
     summarise=_summarise,
     figures=figures,
     page=page,
-    presets={"default": _default, "fast": _fast},
+    presets={
+        "default": lambda folder: NoiseSettings(output_dir=folder),
+        # Every part within seconds; it resolves nothing.
+        "fast": lambda folder: NoiseSettings(
+            output_dir=folder, setup=_FAST, seeds=(1, 2), flipped=(0.0, 0.4), betas=(0.5, 2.0), learning_rate=8e-4
+        ),
+    },
 )
 """The declaration; `mallowspo experiment noise` runs it."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,17 @@ from mallowspo.evaluation.exact import (
 )
 from mallowspo.files import parse_json, plain, write_json
 from mallowspo.stats.bootstrap import spearman
-from mallowspo.studies.policies import METHODS, Job, final_loss, one_thread, quiet_libraries, train_policy
+from mallowspo.studies.policies import (
+    METHODS,
+    Job,
+    check_at_least,
+    final_loss,
+    pair_rows,
+    quietly,
+    train_policy,
+    weight_quantiles,
+)
+from mallowspo.studies.study import Done, Results, Stage
 from mallowspo.world.language import World, WorldPrompt, build_world, word_tokenizer
 from mallowspo.world.population import (
     PreferencePair,
@@ -46,55 +56,32 @@ from mallowspo.world.population import (
 from mallowspo.world.reference import ReferenceTraining, TokenizedPrompts, tokenize_prompts, train_reference
 
 __all__ = [
-    "Bench",
-    "Split",
-    "WorldJob",
-    "WorldSetup",
-    "describe_world",
-    "make_world",
-    "open_world",
-    "pairs_of_seed",
-    "run_job",
-    "score_prompts",
-    "world_folder",
-]
+    "WORLDS", "Bench", "Split", "WorldJob", "WorldSetup", "describe_world", "make_world", "open_world",
+    "pairs_of_seed", "run_job", "runs_stage", "score_prompts", "world_folder",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorldSetup:
-    """What every run of the study shares; a run's result depends on this and on its job alone.
+    """What every run of the study shares; a run's result depends on this and on its job alone."""
 
-    Attributes:
-        world_seed: The one world of all seeds; None gives every seed a world, corpus and reference of its own.
-        train_prompts: Training prompts of each world.
-        selection_prompts: Prompts on which β and the learning rate are chosen, on which no model is trained; 0 for
-            none, and then nothing is chosen but the better learning rate at a KL.
-        heldout_prompts: Prompts on which everything is measured, a multiple of 6.
-        answers_per_prompt: People who answer each training prompt in the corpus.
-        pairs_per_prompt: Preference pairs of each training prompt, each judged by one person.
-        reference: Size and schedule of the references.
-        epochs: Passes over the pairs.
-        batch_size: Pairs in a step.
-        examples: Keep what the page of a single world shows: the index of every prompt, some answers.
-    """
-
-    world_seed: int | None = None
-    train_prompts: int = 396
+    world_seed: int | None = None  # the one world of all seeds; None: a world, corpus and reference for every seed
+    train_prompts: int = 396  # training prompts of each world
+    # Prompts on which β and the learning rate are chosen, on which no model is trained; 0 for none, and then nothing
+    # is chosen but the better learning rate at a KL
     selection_prompts: int = 60
-    heldout_prompts: int = 120
-    answers_per_prompt: int = 200
-    pairs_per_prompt: int = 2
-    reference: ReferenceTraining = field(default_factory=ReferenceTraining)
-    epochs: int = 1
-    batch_size: int = 32
-    examples: bool = False
+    heldout_prompts: int = 120  # prompts on which everything is measured, a multiple of 6
+    answers_per_prompt: int = 200  # people who answer each training prompt in the corpus
+    pairs_per_prompt: int = 2  # preference pairs of each training prompt, each judged by one person
+    reference: ReferenceTraining = field(default_factory=ReferenceTraining)  # size and schedule of the references
+    epochs: int = 1  # passes over the pairs
+    batch_size: int = 32  # pairs in a step
+    examples: bool = False  # keep what the page of a single world shows: the index of every prompt, some answers
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "pairs_per_prompt", "answers_per_prompt"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        check_at_least(self, epochs=1, batch_size=1, pairs_per_prompt=1, answers_per_prompt=1)
         if self.selection_prompts and self.selection_prompts < 6:
             raise InputError(f"selection_prompts: got {self.selection_prompts}, expected 0 or at least 6")
         try:
@@ -114,12 +101,7 @@ class WorldSetup:
         return self._build(world_seed, self.train_prompts)
 
     def selection(self, world_seed: int) -> tuple[WorldPrompt, ...]:
-        """The prompts of a world on which settings are chosen: neither trained on nor held out.
-
-        Example:
-            >>> len(WorldSetup().selection(1))
-            60
-        """
+        """The prompts of a world on which settings are chosen: neither trained on nor held out."""
         # A world's training prompts are the first ones of a random order, so that a larger world holds them all.
         larger = self._build(world_seed, self.train_prompts + self.selection_prompts)
         trained = {prompt.text for prompt in self.build(world_seed).train}
@@ -135,21 +117,13 @@ class WorldJob:
 
 @dataclass(frozen=True)
 class Split:
-    """Prompts on which policies are measured, and what is true of them.
-
-    Attributes:
-        prompts: The prompts.
-        tree: Their candidates, laid out for scoring.
-        reference_scores: What the reference says on them.
-        preference_pkk: The population's preferences.
-        tercile_p: 0, 1, 2: agreed, middle, contested third of the prompts by true φ.
-    """
+    """Prompts on which policies are measured, and what is true of them."""
 
     prompts: tuple[WorldPrompt, ...]
-    tree: CandidateTree
-    reference_scores: CandidateScores
-    preference_pkk: Floats
-    tercile_p: NDArray[np.int64]
+    tree: CandidateTree  # their candidates, laid out for scoring
+    reference_scores: CandidateScores  # what the reference says on them
+    preference_pkk: Floats  # the population's preferences
+    tercile_p: NDArray[np.int64]  # 0, 1, 2: agreed, middle, contested third of the prompts by true φ
 
     def by_tercile(self, values_p: Floats) -> list[float]:
         """Means over the agreed, the middle and the contested third."""
@@ -172,33 +146,19 @@ class Split:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all runs in one world share.
-
-    Attributes:
-        setup: The settings.
-        world_seed: Of the world.
-        folder: Of the study.
-        world: The prompts and what is true of them.
-        tokenizer: The tokenizer of the language.
-        reference: The reference model, in eval mode.
-        train_tokens: The training prompts as ids.
-        train_probability_pk: The reference's probabilities of the candidates, training prompts.
-        heldout: The held-out prompts.
-        selection: The prompts on which settings are chosen; None where there are none.
-        optimum: The best possible on the held-out prompts.
-    """
+    """What all runs in one world share."""
 
     setup: WorldSetup
     world_seed: int
     folder: Path
-    world: World
+    world: World  # the prompts and what is true of them
     tokenizer: Any
-    reference: Any
-    train_tokens: TokenizedPrompts
-    train_probability_pk: Floats
+    reference: Any  # the reference model, in eval mode
+    train_tokens: TokenizedPrompts  # the training prompts as ids
+    train_probability_pk: Floats  # the reference's probabilities of the candidates, training prompts
     heldout: Split
-    selection: Split | None
-    optimum: Frontier
+    selection: Split | None  # the prompts on which settings are chosen; None where there are none
+    optimum: Frontier  # the best possible on the held-out prompts
 
 
 def world_folder(folder: Path, world_seed: int) -> Path:
@@ -224,10 +184,7 @@ def _open_split(reference: Any, tokenizer: Any, prompts: Sequence[WorldPrompt]) 
 
 
 def make_world(setup: WorldSetup, job: WorldJob, folder: Path) -> Bench:
-    """Let a world's population write its corpus and train the reference on it, unless it lies there; open the world.
-
-    The record of what a reference was made from is written last: one without it was cut short, and is made again.
-    """
+    """Train a world's reference on what its population writes, unless it lies there; open the world."""
     place = world_folder(folder, job.world)
     facts = plain({"world": job.world, **asdict(setup)})
     for name in ("selection_prompts", "pairs_per_prompt", "epochs", "batch_size", "examples", "world_seed"):
@@ -242,11 +199,11 @@ def make_world(setup: WorldSetup, job: WorldJob, folder: Path) -> Bench:
             answers_per_prompt=setup.answers_per_prompt,
             rng=np.random.default_rng([job.world, 2**20]),
         )
-        with quiet_libraries(), one_thread():
+        with quietly():
             model = train_reference(tokenizer, world.train, corpus_pk, training=setup.reference)
             model.save_pretrained(place / "reference")
             tokenizer.save_pretrained(place / "reference")
-        write_json(record, facts)
+        write_json(record, facts)  # last: without it a reference was cut short, and is made again
     return open_world(setup, job.world, folder)
 
 
@@ -254,7 +211,7 @@ def open_world(setup: WorldSetup, world_seed: int, folder: Path) -> Bench:
     """Build what the runs in a world share from its saved reference."""
     from transformers import AutoModelForCausalLM
 
-    with quiet_libraries(), one_thread():
+    with quietly():
         world, tokenizer = setup.build(world_seed), word_tokenizer()
         path = world_folder(folder, world_seed) / "reference"
         reference = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False).eval()
@@ -264,18 +221,9 @@ def open_world(setup: WorldSetup, world_seed: int, folder: Path) -> Bench:
         chosen_on = setup.selection(world_seed) if setup.selection_prompts else ()
         selection = _open_split(reference, tokenizer, chosen_on) if chosen_on else None
     return Bench(
-        setup=setup,
-        world_seed=world_seed,
-        folder=folder,
-        world=world,
-        tokenizer=tokenizer,
-        reference=reference,
-        train_tokens=train_tokens,
-        train_probability_pk=np.exp(train_scores.logp_pk),
-        heldout=heldout,
-        selection=selection,
-        optimum=heldout.optimum(),
-    )
+        setup, world_seed, folder, world, tokenizer, reference, train_tokens, np.exp(train_scores.logp_pk), heldout,
+        selection, heldout.optimum(),
+    )  # fmt: skip
 
 
 def describe_world(bench: Bench, job: WorldJob) -> dict[str, Any]:
@@ -331,17 +279,13 @@ def pairs_of_seed(bench: Bench, seed: int) -> list[PreferencePair]:
 
 
 def _dataset(bench: Bench, pairs: list[PreferencePair], *, with_truth: bool) -> Any:
-    from datasets import Dataset
-
     tokens = bench.train_tokens
-    columns: dict[str, list[Any]] = {
-        "prompt_ids": [list(tokens.prompt_ids[pair.prompt]) for pair in pairs],
-        "chosen_ids": [list(tokens.candidate_ids[pair.prompt][pair.chosen]) for pair in pairs],
-        "rejected_ids": [list(tokens.candidate_ids[pair.prompt][pair.rejected]) for pair in pairs],
-    }
-    if with_truth:
-        columns["dispersion"] = [bench.world.train[pair.prompt].phi for pair in pairs]
-    return Dataset.from_dict(columns)
+    return pair_rows(
+        [tokens.prompt_ids[pair.prompt] for pair in pairs],
+        [tokens.candidate_ids[pair.prompt][pair.chosen] for pair in pairs],
+        [tokens.candidate_ids[pair.prompt][pair.rejected] for pair in pairs],
+        [bench.world.train[pair.prompt].phi for pair in pairs] if with_truth else None,
+    )
 
 
 def _reached(split: Split, scores: CandidateScores) -> dict[str, Any]:
@@ -381,7 +325,7 @@ def _index_of_run(trainer: Any, bench: Bench, pairs: list[PreferencePair]) -> di
         "within_families": float(np.mean(within)) if within else float("nan"),
         # The same entropies summed over the answer, not averaged over its tokens; −log φ falls with both.
         "answer_entropy": spearman(-0.5 * np.bincount(prompt_n, entropy_n) / counts, truth_p),
-        "weight_quantiles": np.quantile(scale * raw_n, [0.05, 0.5, 0.95]),
+        "weight_quantiles": weight_quantiles(trainer),
     }
     if bench.setup.examples:
         found |= {"estimated_p": estimate_p, "true_p": truth_p, "family_p": families}
@@ -389,32 +333,19 @@ def _index_of_run(trainer: Any, bench: Bench, pairs: list[PreferencePair]) -> di
 
 
 def run_job(bench: Bench, job: Job, pairs: list[PreferencePair] | None = None) -> dict[str, Any]:
-    """Train one policy in the world of its seed and measure it.
-
-    Args:
-        bench: The world.
-        job: The run.
-        pairs: What it trains on; the pairs of its seed where None.
-
-    Returns:
-        The job's fields; on the held-out prompts `agreement`, `outside`, entropies, all by tercile too, `kl` (exact
-        but for the part beyond the candidates) and `share_of_optimum`; `selection_agreement`, by which settings are
-        chosen, the held-out one where there is no such split; `index` for methods that read one; `steps`,
-        `train_loss` in nats, `cpu_seconds`; with `examples` the `answers` to the shown prompts.
-    """
+    """Train one policy in the world of its seed and measure it."""
     started = time.process_time()
     setup, split = bench.setup, bench.heldout
     pairs = pairs_of_seed(bench, job.seed) if pairs is None else pairs
-    with quiet_libraries(), one_thread():
+    with quietly():
         trainer = train_policy(
             bench.reference,
             _dataset(bench, pairs, with_truth=METHODS[job.method].index == "true"),
             bench.tokenizer,
             job,
             str(world_folder(bench.folder, bench.world_seed) / "runs"),
-            num_train_epochs=setup.epochs,
-            per_device_train_batch_size=setup.batch_size,
-            precompute_ref_batch_size=4 * setup.batch_size,
+            epochs=setup.epochs,
+            batch_size=setup.batch_size,
             # A prompt of six tokens is cheaper computed twice than shared: padded rows took a quarter less time here.
             share_prompts=False,
             use_cpu=True,
@@ -423,16 +354,11 @@ def run_job(bench: Bench, job: Job, pairs: list[PreferencePair] | None = None) -
         policy = trainer.model
         scores = score_candidates(policy, split.tree)
         kl = sequence_kl(
-            policy,
-            bench.reference,
-            split.tree,
-            scores,
-            split.reference_scores,
-            end_id=bench.tokenizer.eos_token_id,
+            policy, bench.reference, split.tree, scores, split.reference_scores, end_id=bench.tokenizer.eos_token_id,
             seed=job.seed,
-        )
-        chosen_on = bench.selection or split
-        selected = _reached(chosen_on, score_candidates(policy, chosen_on.tree)) if bench.selection else {}
+        )  # fmt: skip
+        chosen_on = bench.selection
+        selected = {} if chosen_on is None else _reached(chosen_on, score_candidates(policy, chosen_on.tree))
     result = asdict(job) | _reached(split, scores)
     result |= {
         "kl": float(kl.total_p.mean()),
@@ -449,3 +375,28 @@ def run_job(bench: Bench, job: Job, pairs: list[PreferencePair] | None = None) -
     if setup.examples:
         result["answers"] = np.exp(scores.logp_pk[split.shown])
     return result | {"cpu_seconds": time.process_time() - started}
+
+
+def _open(setup: WorldSetup, job: Job, folder: Path) -> Bench:
+    return open_world(setup, setup.world_of(job.seed), folder)
+
+
+WORLDS: Stage[Any] = Stage(
+    "worlds",
+    "Training the references",
+    jobs=lambda settings, done: [*map(WorldJob, dict.fromkeys(map(settings.setup.world_of, settings.seeds)))],
+    setup=lambda settings, done: settings.setup,
+    bench=make_world,
+    shares=lambda job: job.world,
+    work=describe_world,
+    files=lambda setup, job, folder: [world_folder(folder, job.world) / "reference.json"],
+)
+"""One reference per world: the first stage of every study in the embedded worlds."""
+
+
+def runs_stage(jobs: Callable[[Any, Done], Sequence[Any]], work: Callable[[Any, Any], Results]) -> Stage[Any]:
+    """The stage that trains policies, in the world of each job's seed."""
+    return Stage(
+        "runs", "Training the policies", jobs=jobs, setup=lambda settings, done: settings.setup, bench=_open,
+        shares=lambda job: job.seed, work=work,
+    )  # fmt: skip

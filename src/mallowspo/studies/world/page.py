@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from mallowspo.reports.blocks import (
-    Block,
-    BulletList,
-    CodeBlock,
-    Definitions,
-    Meta,
-    Paragraph,
-    Report,
-    Section,
-    Table,
-)
+from mallowspo.reports.blocks import Block, CodeBlock, Definitions, Meta, Paragraph, Report, Section, Table
 from mallowspo.reports.curves import Curve, FrontierCurve
 from mallowspo.reports.figures import frontier_figure, grouped_interval_figure, index_scatter_figure
-from mallowspo.reports.sections import Columns, comparison, picture, table, verdict_line
-from mallowspo.reports.text import (
-    format_duration,
-    format_interval,
-    format_number,
-    interval_text,
-    joined,
-    number,
-    points,
-    verdict_word,
-)
+from mallowspo.reports.sections import Columns, picture, table
+from mallowspo.reports.text import format_duration, format_interval, format_number, interval_text, joined, number
 from mallowspo.stats.intervals import Interval
-from mallowspo.studies.policies import BASELINE, label
+from mallowspo.studies import pages
+from mallowspo.studies.pages import Results, Row
+from mallowspo.studies.policies import BASELINE, label, select_runs
 
 __all__ = ["figures", "page"]
-
-Results = Mapping[str, Any]
-Row = Mapping[str, Any]
 
 GROUPS = {
     "agreement": "All prompts",
@@ -50,38 +28,16 @@ GROUPS = {
 """What is compared → how a reader calls the prompts behind it."""
 
 
-def _challengers(results: Results) -> list[str]:
-    return [method for method in results["config"]["methods"] if method != BASELINE]
-
-
-def _found(results: Results, method: str, quantity: str, rate: float | None = None) -> Row:
-    """The comparison of a method with DPO; without a rate each at its better one."""
-    wanted = (method, quantity, rate)
-    rows = results["comparisons"]
-    return next(row for row in rows if (row["method"], row["quantity"], row["learning_rate"]) == wanted)
-
-
-def _kl_range(row: Row) -> str:
-    return f"{format_number(number(row['kl_low']), 3)}–{format_number(number(row['kl_high']), 3)}"
-
-
 def figures(results: Results) -> dict[str, Any]:
     """Draw every figure, by name."""
-    methods = _challengers(results)
-    optimum = results["optimum"]
-    kl, best = np.asarray(optimum["kl"]), 100 * np.asarray(optimum["agreement"])
+    kl, best = np.asarray(results["optimum"]["kl"]), 100 * np.asarray(results["optimum"]["agreement"])
     curves = _curves(results, "agreement", 100.0)
     near = kl <= max((float(np.max(curve.x.mean)) for curve in curves.values()), default=np.inf)
     found = {
-        "differences": grouped_interval_figure(
-            {
-                method: Interval.stack([_found(results, method, name)["difference"] for name in GROUPS], scale=100.0)
-                for method in methods
-            },
-            list(GROUPS.values()),
-            x_label="Agreement at equal KL, difference from DPO (points)",
-            title="Who gains on DPO, and where",
-            better="right",
+        "differences": _differences(
+            {row["method"]: [row[name]["difference"] for name in GROUPS] for row in pages.by_comparison(results)},
+            "Agreement at equal KL, difference from DPO (points)",
+            "Who gains on DPO, and where",
         ),
         "agreement": frontier_figure(
             curves,
@@ -97,16 +53,10 @@ def figures(results: Results) -> dict[str, Any]:
         "diversity": _diversity_figure(results),
     }
     if results["choice"]:
-        found["choice"] = grouped_interval_figure(
-            {
-                row["method"]: Interval.stack([row["differences"][name] for name in GROUPS], scale=100.0)
-                for row in results["choice"]
-                if row["method"] != BASELINE
-            },
-            list(GROUPS.values()),
-            x_label="Agreement, each at its own chosen settings, difference from DPO (points)",
-            title="At the settings that the selection prompts chose",
-            better="right",
+        found["choice"] = _differences(
+            {row["method"]: [row["differences"][name] for name in GROUPS] for row in _chosen_against_dpo(results)},
+            "Agreement, each at its own chosen settings, difference from DPO (points)",
+            "At the settings that the selection prompts chose",
         )
     if "prompts" in results["index"]:
         prompts = results["index"]["prompts"]
@@ -118,6 +68,11 @@ def figures(results: Results) -> dict[str, Any]:
             title="The index from the reference's entropy, against the truth",
         )
     return found
+
+
+def _differences(per_method: dict[str, list[Any]], x_label: str, title: str) -> Any:
+    stacked = {method: Interval.stack(rows, scale=100.0) for method, rows in per_method.items()}
+    return grouped_interval_figure(stacked, list(GROUPS.values()), x_label=x_label, title=title, better="right")
 
 
 def _curves(results: Results, quantity: str, scale: float) -> dict[str, FrontierCurve]:
@@ -135,9 +90,8 @@ def _curves(results: Results, quantity: str, scale: float) -> dict[str, Frontier
 def _diversity_figure(results: Results) -> Any:
     curves = _curves(results, "entropy_contested", 1.0)
     ends = np.asarray([0.0, max((float(np.max(curve.x.mean)) for curve in curves.values()), default=1.0)])
-    for name, interval in results["entropy_contested"].items():
-        level = np.full(2, number(interval["mean"]))
-        curves[name] = FrontierCurve(x=Interval.exact(ends), y=Interval.exact(level))
+    for name, found in results["entropy_contested"].items():
+        curves[name] = FrontierCurve(x=Interval.exact(ends), y=Interval.exact(np.full(2, number(found["mean"]))))
     return frontier_figure(
         curves, title="Diversity on the most contested third", y_label="Entropy of the answers (nats)"
     )
@@ -145,143 +99,134 @@ def _diversity_figure(results: Results) -> Any:
 
 def page(results: Results) -> Report:
     """What the page says."""
-    sections = [
-        _question(results),
-        _equal_kl(results),
-        *([_at_choice(results)] if results["choice"] else []),
-        _along_kl(results),
-        _diversity(results),
-        _index(results),
-        *([_examples(results)] if results["examples"] else []),
-        Section("All settings", [_settings(results)]),
-        Section("Limits", [BulletList(_LIMITS)]),
-        _next_steps(results),
-    ]
-    extra = {
-        "Training runs": str(len(results["runs"])),
-        "Processor time of the policies": format_duration(results["cpu_seconds"]),
-        "Peak memory": f"{format_number(results['peak_memory_gb'], 1)} GB",
-    }
+    count, worlds = len(results["config"]["seeds"]), len(results["worlds"])
+    kind = "a world of its own" if worlds == count else "its own pairs, in one world"
     return Report(
         title="Is it worth knowing how much people agree? Methods against the exact optimum in small worlds",
         summary=(
             "Every method starts from the same reference and sees the same pairs; at equal distance from the "
             "reference its agreement with people is compared with DPO's (a point is 0.01 of the probability that a "
             "random person prefers its answer to the reference's; brackets are 95% intervals over "
-            f"{_seeds(results)})."
+            f"{pages.over_seeds(count)}{f', each with {kind}' if count > 1 else ''})."
         ),
-        sections=sections,
-        meta=Meta(seeds=results["config"]["seeds"], extra=extra),
+        sections=[
+            _question(results),
+            _equal_kl(results),
+            *([_at_choice(results)] if results["choice"] else []),
+            pages.text_section(
+                "Against the exact optimum",
+                "Each line is a mean over seeds, read at equal KL and shown where every seed reaches. No policy "
+                "whatever lies above the plain line; a line that falls loses answers to the outside faster than it "
+                "gains agreement.",
+                picture("agreement", "Agreement against KL for every method, with the exact optimum above."),
+                picture("share", "Share of the exact optimum's gain against KL for every method."),
+            ),
+            _diversity(results),
+            _index(results),
+            *([_examples(results)] if results["examples"] else []),
+            Section("All settings", [_settings(results)]),
+            pages.limits(results, *_LIMITS),
+            _next_steps(results),
+        ],
+        meta=Meta(
+            seeds=results["config"]["seeds"],
+            extra={
+                "Training runs": str(len(results["runs"])),
+                "Processor time of the policies": format_duration(results["cpu_seconds"]),
+                "Peak memory": f"{format_number(results['peak_memory_gb'], 1)} GB",
+            },
+        ),
         verdicts=_verdicts(results),
     )
 
 
-def _seeds(results: Results) -> str:
-    count, worlds = len(results["config"]["seeds"]), len(results["worlds"])
-    if count == 1:
-        return "seeds; the one seed that was run has none and decides nothing"
-    return f"{count} seeds, each with {'a world of its own' if worlds == count else 'its own pairs, in one world'}"
+def _chosen_against_dpo(results: Results) -> list[Row]:
+    return [row for row in results["choice"] if row["method"] != BASELINE]
 
 
 def _verdicts(results: Results) -> Table:
-    choice = {row["method"]: row for row in results["choice"]}
+    choice = {row["method"]: row["differences"]["agreement"] for row in _chosen_against_dpo(results)}
     columns: dict[str, Any] = {
-        "method": label,
-        "agreement at equal KL, minus DPO's (points)": lambda m: points(_found(results, m, "agreement")["difference"]),
-        "verdict": lambda m: verdict_word(_found(results, m, "agreement")["verdict"]),
+        "method": pages.METHOD,
+        "agreement at equal KL, minus DPO's (points)": pages.point_interval("agreement.difference"),
+        "verdict": pages.verdict_cell("agreement.verdict"),
     }
     if choice:
-        columns["at chosen settings (points)"] = lambda m: points(choice[m]["differences"]["agreement"])
-        columns["verdict there"] = lambda m: verdict_word(choice[m]["differences"]["agreement"]["verdict"])
-    return table(_challengers(results), columns)
+        columns["at chosen settings (points)"] = pages.point_interval("choice")
+        columns["verdict there"] = pages.verdict_cell("choice.verdict")
+    return table([{**row, "choice": choice.get(row["method"])} for row in pages.by_comparison(results)], columns)
 
 
 def _question(results: Results) -> Section:
-    config, setup, world = results["config"], results["config"]["setup"], results["worlds"][0]
-    reference = results["reference"]
+    setup, world = results["config"]["setup"], results["worlds"][0]
     text = (
-        f"A prompt asks one of {world['groups']} groups of people one of {world['questions']} questions; each has "
-        f"{world['candidates']} possible answers of one to four words and a central ranking of them. Question and "
-        "group together set φ, and each person's own ranking is drawn from the Mallows model. These people write the "
-        "corpus that the reference learns from, and judge the pairs, one person a pair: "
-        f"{setup['pairs_per_prompt']} for each of {setup['train_prompts']} training prompts. From the reference every "
-        f"method trains on the same pairs in the same order: β {', '.join(f'{beta:g}' for beta in config['betas'])}, "
-        f"learning rates {', '.join(f'{rate:g}' for rate in config['learning_rates'])}, {setup['epochs']} epoch(s) "
-        f"in batches of {setup['batch_size']}.\n\n"
-        f"Everything is measured exactly on {setup['heldout_prompts']} held-out prompts"
-        + (
-            f"; β and learning rate are chosen on {setup['selection_prompts']} selection prompts"
-            if setup["selection_prompts"]
-            else ""
-        )
-        + f". The references' answers are {interval_text(reference['reference_excess_nats'], 3)} nats from the "
-        f"people's, {interval_text(reference['reference_outside'], 1, scale=100)}% of them none of the candidates. "
-        "Against itself a reference has an agreement of "
-        f"{interval_text(reference['reference_agreement'], 2, scale=100)}%: gains count from there."
+        f"A prompt asks one of {world['groups']} groups of people one of {world['questions']} questions, each with "
+        f"{world['candidates']} possible answers; every person's ranking of these is drawn from a Mallows model. The "
+        f"people write the corpus that the reference learns from and judge {setup['pairs_per_prompt']} pairs for each "
+        f"of {setup['train_prompts']} training prompts, one person a pair; policies are measured exactly on "
+        f"{setup['heldout_prompts']} held-out prompts."
     )
-    terms = [
-        (
-            "Dispersion φ",
-            "Between 0 and 1: at 0 all people share the central ranking, at 1 everybody ranks at random.",
-        ),
-        (
-            "Index and weight",
-            "The estimate of −log φ for a prompt, and the factor w = −2 log φ that it becomes in the loss, scaled to "
-            "a mean of 1. θ multiplies the reward gap by it, φ bends the loss into the Mallows model's own link.",
-        ),
-        (
-            "Agreement",
-            "Probability that a random person prefers the policy's answer to the reference's; equal answers count "
-            "half, an answer that is none of the candidates (*outside*) has lost. *Renormalised* leaves these out.",
-        ),
-        (
-            "Share of the optimum",
-            "The policy's gain over the reference, divided by the largest gain that any policy can have at the same "
-            "KL, π* ∝ π_ref exp(A/τ).",
-        ),
-        (
-            "KL",
-            "How far a policy has moved from the reference, over whole answers, in nats. The same β moves different "
-            "methods differently far: they are compared at equal KL.",
-        ),
-    ]
     families = table(
         world["families"].items(),
         {
-            "family of questions": lambda item: item[0],
-            "lowest φ": lambda item: format_number(item[1][0]),
-            "highest φ": lambda item: format_number(item[1][1]),
+            "family of questions": pages.plain("0"),
+            "lowest φ": pages.figure_of("1.0"),
+            "highest φ": pages.figure_of("1.1"),
         },
         "From questions on which nearly everybody agrees to questions of taste (first world).",
     )
-    return Section("Question and method", [Paragraph(text), Definitions(terms), families])
+    references = table(
+        [results["reference"]],
+        {
+            "KL from the people's answers, nats": pages.interval("reference_excess_nats", 3),
+            "outside, %": pages.share("reference_outside", 1),
+            "agreement with itself, %": pages.share("reference_agreement"),
+        },
+        "The references; gains count from their agreement with themselves.",
+    )
+    return pages.text_section("Question and method", text, Definitions(_TERMS), families, references)
+
+
+_TERMS = [
+    ("Dispersion φ", "Between 0 and 1: at 0 all people share the central ranking, at 1 everybody ranks at random."),
+    (
+        "Index and weight",
+        "The estimate of −log φ for a prompt, and the factor w = −2 log φ that it becomes in the loss, scaled to a "
+        "mean of 1. θ multiplies the reward gap by it, φ bends the loss into the Mallows model's own link.",
+    ),
+    (
+        "Agreement",
+        "Probability that a random person prefers the policy's answer to the reference's; equal answers count half, "
+        "an answer that is none of the candidates (*outside*) has lost. *Renormalised* leaves these out.",
+    ),
+    (
+        "Share of the optimum",
+        "The policy's gain over the reference, divided by the largest gain that any policy can have at the same KL, "
+        "π* ∝ π_ref exp(A/τ).",
+    ),
+    (
+        "KL",
+        "How far a policy has moved from the reference, over whole answers, in nats. The same β moves different "
+        "methods differently far: they are compared at equal KL.",
+    ),
+]
 
 
 def _equal_kl(results: Results) -> Section:
-    columns: dict[str, Any] = {"method": label}
-    for name, title in GROUPS.items():
-        columns[title.lower()] = lambda m, name=name: points(_found(results, m, name)["difference"])
+    rows = pages.by_comparison(results)
+    columns: dict[str, Any] = {"method": pages.METHOD}
+    columns |= {title.lower(): pages.point_interval(f"{name}.difference") for name, title in GROUPS.items()}
     columns |= {
-        "all, renormalised": lambda m: points(_found(results, m, "agreement_renormalised")["difference"]),
-        "outside mass": lambda m: points(_found(results, m, "outside")["difference"]),
-        "share of optimum, %": lambda m: interval_text(
-            _found(results, m, "share_of_optimum")["difference"], 1, scale=100, signed=True
-        ),
-        "KL (nats)": lambda m: _kl_range(_found(results, m, "agreement")),
+        "all, renormalised": pages.point_interval("agreement_renormalised.difference"),
+        "outside mass": pages.point_interval("outside.difference"),
+        "share of optimum, %": pages.share("share_of_optimum.difference", 1, signed=True),
+        "KL (nats)": pages.kl_range("agreement"),
     }
     text = (
         "For each seed a method's agreement is read along its own line against KL, at each KL at the better of its "
         "learning rates (by the selection prompts where there are any), and compared with DPO's over the range that "
         "both reach. A difference counts only where its interval leaves out 0."
     )
-    lines = [
-        verdict_line(
-            label(method),
-            _found(results, method, "agreement"),
-            f"{points(_found(results, method, 'agreement')['difference'])} points",
-        )
-        for method in _challengers(results)
-    ]
     thirds = [format_interval(sum(t) / 2, *t) for t in results["worlds"][0]["phi_by_tercile"]]
     figure = picture(
         "differences",
@@ -289,21 +234,24 @@ def _equal_kl(results: Results) -> Section:
         f"Right of zero is better than DPO. The thirds by true φ in the first world (middle and ends): "
         f"{joined(thirds)}.",
     )
-    caption = "Method minus DPO at equal KL; agreement and outside mass in points."
-    shown = comparison("At equal KL", text, figure, _challengers(results), columns, lines, caption)
+    body: list[Block] = [
+        figure,
+        pages.compared(
+            rows, lambda row: f"{pages.point_interval('agreement.difference')(row)} points", at="agreement"
+        ),
+        table(rows, columns, "Method minus DPO at equal KL; agreement and outside mass in points."),
+    ]
     rates = results["config"]["learning_rates"]
-    return replace(shown, body=[*shown.body, _by_rate(results)]) if len(rates) > 1 else shown
-
-
-def _by_rate(results: Results) -> Table:
-    columns: dict[str, Any] = {"method": label}
-    for rate in results["config"]["learning_rates"]:
-        columns[f"at {rate:g}"] = _at_rate(results, rate)
-    return table(_challengers(results), columns, "Agreement over all prompts, at each learning rate alone, in points.")
-
-
-def _at_rate(results: Results, rate: float) -> Callable[[str], str]:
-    return lambda method: points(_found(results, method, "agreement", rate)["difference"])
+    if len(rates) > 1:
+        by_rate: dict[str, Any] = {"method": pages.METHOD}
+        by_rate |= {f"at {rate:g}": pages.point_interval(f"{at}.difference") for at, rate in enumerate(rates)}
+        agreement = select_runs(results["comparisons"], quantity="agreement")
+        alone = [
+            {"method": method} | {str(at): select_runs(agreement, method=method, learning_rate=rate)[0] for at, rate
+             in enumerate(rates)} for method in pages.challengers(results)
+        ]  # fmt: skip
+        body.append(table(alone, by_rate, "Agreement over all prompts, at each learning rate alone, in points."))
+    return pages.text_section("At equal KL", text, *body)
 
 
 def _chosen(row: Row) -> str:
@@ -316,13 +264,13 @@ def _chosen(row: Row) -> str:
 
 def _at_choice(results: Results) -> Section:
     columns: Columns = {
-        "method": lambda row: label(row["method"]),
-        "agreement, %": lambda row: interval_text(row["values"]["agreement"], scale=100),
-        "minus DPO's, points": lambda row: points(row["differences"]["agreement"]) if row["differences"] else "–",
-        "share of optimum, %": lambda row: interval_text(row["values"]["share_of_optimum"], 0, scale=100),
-        "KL, nats": lambda row: interval_text(row["values"]["kl"], 3),
-        "outside, %": lambda row: interval_text(row["values"]["outside"], 1, scale=100),
-        "entropy, contested third, nats": lambda row: interval_text(row["values"]["entropy_contested"], 3),
+        "method": pages.METHOD,
+        "agreement, %": pages.share("values.agreement"),
+        "minus DPO's, points": pages.point_interval("differences.agreement"),
+        "share of optimum, %": pages.share("values.share_of_optimum", 0),
+        "KL, nats": pages.interval("values.kl", 3),
+        "outside, %": pages.share("values.outside", 1),
+        "entropy, contested third, nats": pages.interval("values.entropy_contested", 3),
         "chosen by how many seeds": _chosen,
         "at an end of the grid, % of seeds": lambda row: format_number(100 * max(row["at_an_end"].values()), 0),
     }
@@ -330,35 +278,19 @@ def _at_choice(results: Results) -> Section:
         "What a practitioner gets who tries every setting, keeps the one with the highest agreement on the selection "
         "prompts, and does not ask how far the policy has moved:"
     )
+    lines = pages.compared(
+        [{**row, "difference": gap, "verdict": gap["verdict"]} for row in _chosen_against_dpo(results)
+         for gap in [row["differences"]["agreement"]]],
+        lambda row: f"{pages.point_interval('difference')(row)} points; KL minus DPO's "
+        f"{pages.interval('differences.kl', 3, signed=True)(row)} nats",
+    )  # fmt: skip
     figure = picture(
         "choice",
         "Differences of agreement from DPO at the chosen settings with 95% intervals, by third of the prompts.",
         "Right of zero is better than DPO.",
     )
-    lines = [
-        verdict_line(
-            label(row["method"]),
-            {"verdict": gap["verdict"], "difference": gap},
-            f"{points(gap)} points; KL minus DPO's {interval_text(row['differences']['kl'], 3, signed=True)} nats",
-        )
-        for row in results["choice"]
-        if row["differences"] and (gap := row["differences"]["agreement"])
-    ]
     caption = "Each method at its chosen settings, held-out prompts, mean over seeds."
-    return comparison("At chosen settings", text, figure, results["choice"], columns, lines, caption)
-
-
-def _along_kl(results: Results) -> Section:
-    text = (
-        "Each line is a mean over seeds, read at equal KL and shown where every seed reaches. No policy whatever lies "
-        "above the plain line. A line that falls is a method driven too hard: it loses answers to the outside faster "
-        "than it gains agreement, and its share of the optimum becomes negative."
-    )
-    pictures = [
-        picture("agreement", "Agreement against KL for every method, with the exact optimum above."),
-        picture("share", "Share of the exact optimum's gain against KL for every method."),
-    ]
-    return Section("Against the exact optimum", [Paragraph(text), *pictures])
+    return pages.text_section("At chosen settings", text, figure, lines, table(results["choice"], columns, caption))
 
 
 def _diversity(results: Results) -> Section:
@@ -368,30 +300,29 @@ def _diversity(results: Results) -> Section:
         f"of the prompts the people's first choices have an entropy of {people} nats, the references' answers "
         f"{reference}. At equal KL:"
     )
-    rows = {method: _found(results, method, "entropy_contested") for method in _challengers(results)}
-    lines = [
-        verdict_line(label(method), row, f"{interval_text(row['difference'], 3, signed=True)} nats of entropy")
-        for method, row in rows.items()
-    ]
+    gap = pages.interval("entropy_contested.difference", 3, signed=True)
+    lines = pages.compared(
+        pages.by_comparison(results), lambda row: f"{gap(row)} nats of entropy", at="entropy_contested"
+    )
     figure = picture("diversity", "Entropy of the answers on contested prompts against KL, with the people's.")
-    return Section("Diversity where people differ", [Paragraph(text), BulletList(lines), figure])
+    return pages.text_section("Diversity where people differ", text, lines, figure)
 
 
 def _index(results: Results) -> Section:
     index = results["index"]
-    rows = [(name, index[name]) for name in ("estimated", "true") if name in index]
     columns: Columns = {
-        "index": lambda row: row[0],
-        "rank correlation with −log φ": lambda row: interval_text(row[1]["rank_correlation"]),
-        "within families": lambda row: interval_text(row[1]["within_families"]),
-        "of the entropies summed over the answer": lambda row: interval_text(row[1]["answer_entropy"]),
+        "index": pages.plain("0"),
+        "rank correlation with −log φ": pages.interval("1.rank_correlation"),
+        "within families": pages.interval("1.within_families"),
+        "of the entropies summed over the answer": pages.interval("1.answer_entropy"),
         "weights, 5% – median – 95%": lambda row: " – ".join(map(format_number, row[1]["weight_quantiles"])),
     }
     text = (
         "For each training prompt the reference reads both answers of its pairs; the mean entropy of its next-token "
         "distribution, relative to the largest possible, is the estimate (the paper's released code does the same)."
     )
-    body: list[Block] = [Paragraph(text), table(rows, columns, "Over the training prompts, mean over seeds.")]
+    rows = [(name, index[name]) for name in ("estimated", "true") if name in index]
+    body: list[Block] = [table(rows, columns, "Over the training prompts, mean over seeds.")]
     if "prompts" in index:
         estimated, true = (index["prompts"][name] for name in ("estimated_p", "true_p"))
         body.append(
@@ -403,7 +334,7 @@ def _index(results: Results) -> Section:
                 f"{format_number(max(true))}.",
             )
         )
-    return Section("Does the reference know where people differ?", body)
+    return pages.text_section("Does the reference know where people differ?", text, *body)
 
 
 def _examples(results: Results) -> Section:
@@ -420,11 +351,7 @@ def _examples(results: Results) -> Section:
         cells = [[row["candidates"][k], *(f"{100 * row[name][k]:.1f}%" for name in who)] for k in order]
         cells.append(["(anything else)", *(f"{100 * max(0.0, 1 - sum(row[name])):.1f}%" for name in who)])
         tables.append(Table([row["prompt"], *map(label, who)], cells, f"φ = {format_number(row['phi'])}"))
-    return Section("Prompts to read for oneself", [Paragraph(text), *tables])
-
-
-def _of_third(at: int) -> Callable[[Row], str]:
-    return lambda row: interval_text(row["agreement_by_tercile"][at], scale=100)
+    return pages.text_section("Prompts to read for oneself", text, *tables)
 
 
 def _settings(results: Results) -> Table:
@@ -433,30 +360,28 @@ def _settings(results: Results) -> Table:
         results["settings"], key=lambda row: (methods.index(row["method"]), row["learning_rate"], row["beta"])
     )
     columns: dict[str, Any] = {
-        "method": lambda row: label(row["method"]),
-        "learning rate": lambda row: f"{row['learning_rate']:g}",
-        "β": lambda row: f"{row['beta']:g}",
-        "agreement, %": lambda row: interval_text(row["agreement"], scale=100),
-        "renormalised, %": lambda row: interval_text(row["agreement_renormalised"], scale=100),
-        "outside, %": lambda row: interval_text(row["outside"], 1, scale=100),
-        "KL, nats": lambda row: interval_text(row["kl"], 3),
-        "share of optimum, %": lambda row: interval_text(row["share_of_optimum"], 0, scale=100),
-        "entropy, contested, nats": lambda row: interval_text(row["entropy_by_tercile"][2], 3),
+        "method": pages.METHOD,
+        "learning rate": pages.LEARNING_RATE,
+        "β": pages.BETA,
+        "agreement, %": pages.share("agreement"),
+        "renormalised, %": pages.share("agreement_renormalised"),
+        "outside, %": pages.share("outside", 1),
+        "KL, nats": pages.interval("kl", 3),
+        "share of optimum, %": pages.share("share_of_optimum", 0),
+        "entropy, contested, nats": pages.interval("entropy_by_tercile.2", 3),
     }
     for at, title in enumerate(list(GROUPS.values())[1:]):
-        columns[f"agreement, {title.lower()}, %"] = _of_third(at)
+        columns[f"agreement, {title.lower()}, %"] = pages.share(f"agreement_by_tercile.{at}")
     return table(rows, columns, "Every setting on the held-out prompts, mean over seeds with 95% intervals.")
 
 
 _LIMITS = (
-    "The worlds differ in who agrees on what, not in kind: one small language, answers of one to four words, no "
-    "style, tiny references, one judge a pair. A real model may do otherwise. Where all seeds share one world, the "
-    "intervals cover other pairs and orders of training, not other worlds.",
-    "β, learning rates and epochs were laid out on plain DPO alone, in a world that is not among these. A method that "
-    "would want another grid is at a disadvantage.",
-    "Every interval stands on its own. Among as many as are shown, about one in twenty leaves out 0 by chance.",
-    "Between measured settings the lines are read straight in log KL; where a line bends, methods whose settings lie "
-    "elsewhere along it can differ a little by that alone.",
+    "The worlds differ in who agrees on what, not in kind: a small language, brief answers, one judge a pair.",
+    "Where all seeds share one world, the intervals cover other pairs and orders of training, not other worlds.",
+    "The grid was laid out on plain DPO, in a world not among these: a method that wants another is at a "
+    "disadvantage.",
+    "Every interval stands on its own: of as many as are shown, about one in twenty leaves out 0 by chance.",
+    "Between settings the lines are read straight in log KL; where one bends, that alone makes small differences.",
 )
 
 

@@ -18,12 +18,13 @@ from mallowspo.stats.verdicts import verdict
 from mallowspo.studies.policies import (
     BASELINE,
     Grid,
-    Place,
     Run,
     compare_at_equal_kl,
     frontiers,
+    mean_of,
+    means_over_seeds,
     select_runs,
-    value_at,
+    value,
 )
 
 if TYPE_CHECKING:
@@ -35,30 +36,23 @@ Row = dict[str, Any]
 
 CHOSEN_BY = "selection_agreement"
 TERCILES = ("agreed", "middle", "contested")
-QUANTITIES: Mapping[str, tuple[Place, str]] = {
-    "agreement": (("agreement", None), "better"),
-    "agreement_renormalised": (("agreement_renormalised", None), "better"),
-    "outside": (("outside", None), "worse"),
-    **{f"agreement_{name}": (("agreement_by_tercile", at), "better") for at, name in enumerate(TERCILES)},
-    "entropy_contested": (("entropy_by_tercile", 2), "more"),
-    "share_of_optimum": (("share_of_optimum", None), "better"),
+QUANTITIES: Mapping[str, tuple[str, str]] = {
+    "agreement": ("agreement", "better"),
+    "agreement_renormalised": ("agreement_renormalised", "better"),
+    "outside": ("outside", "worse"),
+    **{f"agreement_{name}": (f"agreement_by_tercile.{at}", "better") for at, name in enumerate(TERCILES)},
+    "entropy_contested": ("entropy_by_tercile.2", "more"),
+    "share_of_optimum": ("share_of_optimum", "better"),
 }
 """What is compared: name → where a run has it, and what more of it is."""
 
-_AT_CHOICE: Mapping[str, tuple[Place, str]] = {
-    **QUANTITIES,
-    "entropy_agreed": (("entropy_by_tercile", 0), "more"),
-    "kl": (("kl", None), "more"),
-}
+_AT_CHOICE = {**QUANTITIES, "entropy_agreed": ("entropy_by_tercile.0", "more"), "kl": ("kl", "more")}
 _LEVELS = 25  # KLs at which the lines of the figures are read
 _LINES = ("agreement", "share_of_optimum", "entropy_contested", "outside")
 _SCALARS = (
     "agreement", "agreement_renormalised", "outside", "kl", "kl_on_candidates", "kl_standard_error", "train_loss",
-    "share_of_optimum",
-)  # fmt: skip
-_BY_TERCILE = (
-    "agreement_by_tercile", "agreement_renormalised_by_tercile", "outside_by_tercile", "kl_by_tercile",
-    "entropy_by_tercile",
+    "share_of_optimum", "agreement_by_tercile", "agreement_renormalised_by_tercile", "outside_by_tercile",
+    "kl_by_tercile", "entropy_by_tercile",
 )  # fmt: skip
 _FACTS = ("reference_excess_nats", "reference_outside", "reference_agreement")
 _KEPT = (
@@ -68,29 +62,18 @@ _KEPT = (
 
 
 def summarise(settings: WorldSettings, done: Mapping[str, list[Row]]) -> Row:
-    """Turn worlds and runs into findings.
-
-    Args:
-        settings: What was run.
-        done: `worlds` and `runs`, as `describe_world` and `run_job` return them.
-
-    Returns:
-        Plain values: `worlds`, `reference` and `entropy_contested` (intervals over the worlds), `index`, `optimum`,
-        `settings` (means over seeds), `comparisons` (differences from DPO at equal KL), `choice` (each method at the
-        settings that the selection prompts chose; empty without these), `levels` (each method along KL), `examples`
-        and `runs`.
-    """
+    """Turn worlds and runs into findings."""
     worlds, runs, grid = done["worlds"], done["runs"], settings.grid
     return {
         "worlds": [{key: fact[key] for key in fact if key not in ("optimum", "shown")} for fact in worlds],
-        "reference": {name: asdict(mean_interval([fact[name] for fact in worlds])) for name in _FACTS},
+        "reference": {name: mean_of([fact[name] for fact in worlds]) for name in _FACTS},
         "entropy_contested": {
-            who: asdict(mean_interval([fact[f"{who}_entropy_by_tercile"][2] for fact in worlds]))
+            who: mean_of([fact[f"{who}_entropy_by_tercile"][2] for fact in worlds])
             for who in ("population", "reference")
         },
         "index": _index(settings, runs),
         "optimum": _mean_optimum([fact["optimum"] for fact in worlds]),
-        "settings": _settings(grid, runs),
+        "settings": means_over_seeds(runs, ("learning_rate", "method", "beta"), _SCALARS),
         "comparisons": compare_at_equal_kl(grid, runs, QUANTITIES, chosen_by=CHOSEN_BY),
         "choice": _choice(grid, runs) if settings.setup.selection_prompts else [],
         "levels": {name: read_levels(grid, runs, QUANTITIES[name][0]) for name in _LINES},
@@ -105,21 +88,6 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [_rounded(item) for item in value]
     return round(value, 6) if isinstance(value, float) else value
-
-
-def _settings(grid: Grid, runs: Sequence[Run]) -> list[Row]:
-    """Means over seeds, one entry per learning rate, method and β."""
-    rows = []
-    for rate in grid.learning_rates:
-        for method in grid.methods:
-            for beta in grid.betas:
-                here = select_runs(runs, learning_rate=rate, method=method, beta=beta)
-                row: Row = {"learning_rate": rate, "method": method, "beta": beta, "seeds": len(here)}
-                row |= {name: asdict(mean_interval([run[name] for run in here])) for name in _SCALARS}
-                for name in _BY_TERCILE:
-                    row[name] = [asdict(mean_interval([run[name][t] for run in here])) for t in range(3)]
-                rows.append(row)
-    return rows
 
 
 def _mean_optimum(optima: Sequence[Row]) -> Row:
@@ -141,7 +109,7 @@ def _index(settings: WorldSettings, runs: Sequence[Run]) -> Row:
         found = [first[seed] for seed in settings.seeds if seed in first]
         if found:
             result[name] = {
-                key: asdict(mean_interval([index[key] for index in found]))
+                key: mean_of([index[key] for index in found])
                 for key in ("rank_correlation", "within_families", "answer_entropy")
             }
             result[name]["weight_quantiles"] = np.mean([index["weight_quantiles"] for index in found], axis=0)
@@ -155,14 +123,7 @@ def _index(settings: WorldSettings, runs: Sequence[Run]) -> Row:
 
 
 def chosen_runs(grid: Grid, runs: Sequence[Run], method: str) -> list[Run]:
-    """For each seed the run of a method with the highest agreement on the selection prompts; of equal ones the first.
-
-    Example:
-        >>> grid = Grid(seeds=(0,), methods=("dpo",), betas=(1.0, 2.0), learning_rates=(1e-3,))
-        >>> runs = [{"seed": 0, "method": "dpo", "beta": b, "selection_agreement": a} for b, a in ((1, 0.5), (2, 0.6))]
-        >>> chosen_runs(grid, runs, "dpo")[0]["beta"]
-        2
-    """
+    """For each seed a method's run with the highest agreement on the selection prompts; of equal ones the first."""
     return [
         max(select_runs(runs, seed=seed, method=method), key=lambda run: float(run[CHOSEN_BY])) for seed in grid.seeds
     ]
@@ -188,37 +149,26 @@ def _choice(grid: Grid, runs: Sequence[Run]) -> list[Row]:
             "values": {},
             "differences": {},
         }
-        for name, (place, more_is) in _AT_CHOICE.items():
-            values = np.asarray([value_at(run, place) for run in here])
-            row["values"][name] = asdict(mean_interval(values))
+        for name, (path, more_is) in _AT_CHOICE.items():
+            values = np.asarray([value(run, path) for run in here])
+            row["values"][name] = mean_of(values)
             if method != BASELINE:
-                gap = mean_interval(values - [value_at(run, place) for run in chosen[BASELINE]])
+                gap = mean_interval(values - [value(run, path) for run in chosen[BASELINE]])
                 row["differences"][name] = asdict(gap) | {"verdict": verdict(gap, more_is=more_is)}
         rows.append(row)
     return rows
 
 
-def read_levels(grid: Grid, runs: Sequence[Run], place: Place) -> Row:
-    """Each method's line of a quantity along KL, at the better learning rate there.
-
-    Args:
-        grid: The settings.
-        runs: Their runs, with `selection_agreement`.
-        place: Where a run has the quantity; see `QUANTITIES`.
-
-    Returns:
-        `kl`, and under `methods` for each method one interval per KL; empty ones where not every seed reaches.
-    """
+def read_levels(grid: Grid, runs: Sequence[Run], path: str) -> Row:
+    """Each method's line of a quantity along KL, at the better learning rate there."""
     every = [float(run["kl"]) for run in runs]
     kl = np.geomspace(min(every), max(every), _LEVELS)
     lines = {}
     for method in grid.methods:
-        per_seed = frontiers(grid, runs, method, place, chosen_by=CHOSEN_BY)
+        per_seed = frontiers(grid, runs, method, path, chosen_by=CHOSEN_BY)
         read_sm = np.stack([read_at_best_rate(lines_of_seed, kl) for lines_of_seed in per_seed])
         reached_m = np.asarray(np.isfinite(read_sm).all(axis=0))
-        lines[method] = [
-            asdict(mean_interval(read_sm[:, m]) if reached_m[m] else mean_interval([])) for m in range(len(kl))
-        ]
+        lines[method] = [mean_of(read_sm[:, m] if reached_m[m] else []) for m in range(len(kl))]
     return {"kl": kl, "methods": lines}
 
 
