@@ -106,8 +106,9 @@ def _become_a_program(log, cwd, environment):
     logging.root.handlers.clear()
     for logger in list(logging.root.manager.loggerDict.values()):
         for handler in getattr(logger, "handlers", ()):
-            if isinstance(handler, logging.StreamHandler):
-                handler.setStream(sys.stderr)
+            # Not `setStream`, which flushes the old one: that may be of a test that has ended, and closed.
+            if isinstance(handler, logging.StreamHandler) and handler.stream is not sys.stderr:
+                handler.stream = sys.stderr
     os.chdir(cwd or os.getcwd())
     _as_a_new_process(environment)
 

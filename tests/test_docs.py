@@ -48,23 +48,23 @@ def test_the_python_example_runs(model, tmp_path, monkeypatch):
 
 
 def test_the_yaml_example_is_accepted(tmp_path):
-    from mallowspo.cli.train import make_parser
+    from mallowspo.cli.train_options import TrainParser
 
     path = tmp_path / "recipe.yaml"
     path.write_text(example("yaml") + "use_cpu: true\nbf16: false\n")
-    script, training, model, _ = make_parser().parse_args_and_config(["--config", str(path)])
+    script, training, model, _ = TrainParser().parse_args_and_config(["--config", str(path)])
     assert training.objective == "mallows_theta" and script.dataset_name == "pairs.jsonl"
 
 
 @pytest.mark.parametrize("recipe", sorted(ROOT.glob("recipes/**/*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_is_accepted(recipe):
-    from mallowspo.cli.train import make_parser
+    from mallowspo.cli.train_options import TrainParser
 
     values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     arguments = ["--config", str(recipe)]
     if not values.get("use_cpu"):
         arguments += ["--use_cpu", "--bf16", "false"]
-    make_parser().parse_args_and_config(arguments)
+    TrainParser().parse_args_and_config(arguments)
 
 
 def test_links_between_the_pages_lead_somewhere():

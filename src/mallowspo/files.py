@@ -31,12 +31,6 @@ __all__ = [
 def to_the_end(work: Callable[[], object]) -> None:
     """Do something that may be begun again; a signal that falls into it takes effect once it is done.
 
-    Args:
-        work: Tidies up or finishes; what it has done already it passes over.
-
-    Raises:
-        KeyboardInterrupt: The signal's, afterwards. A second one may cut the work short.
-
     Example:
         >>> done = []
         >>> def work():
@@ -73,12 +67,7 @@ def staging_folder(final: Path) -> Path:
 def passing_folder(folder: Path, *, ours: bool = True) -> Iterator[None]:
     """Let a folder be written for the time of a block; what is in it then goes, however the block ends.
 
-    Args:
-        folder: Its path; whoever writes into it makes it.
-        ours: Whether this process takes it away; others may still be writing for one that does.
-
-    Yields:
-        Nothing.
+    With `ours` false another process takes it away, since others may still be writing for that one.
     """
     try:
         yield
@@ -90,15 +79,6 @@ def passing_folder(folder: Path, *, ours: bool = True) -> Iterator[None]:
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` when the block ends without an error.
-
-    Args:
-        path: The final name. Its folder is created where it is missing.
-
-    Yields:
-        The path to write to. It keeps the suffix of `path`, since writers choose a format by it.
-
-    Raises:
-        OSError: The folder cannot be written, or the disk is full; it names `path`, which is left as it was.
 
     Example:
         >>> import tempfile
@@ -157,17 +137,7 @@ _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 def parse_json(text: str | bytes, *, decoder: json.JSONDecoder | None = None, halves: bool = False) -> Any:
     """Parse JSON that somebody else wrote; whatever is wrong with it is a `ValueError`.
 
-    Args:
-        text: A document, from a file or a server.
-        decoder: What parses it; None for Python's own.
-        halves: Let half surrogate pairs pass, for the caller mends them. No file and no digest can hold one.
-
-    Returns:
-        The value.
-
-    Raises:
-        ValueError: It is not JSON, an escape in it is half of a surrogate pair, or it is nested more deeply than
-            Python's parser can follow, for which that raises a `RecursionError` that callers do not expect.
+    With `halves`, half surrogate pairs pass, for the caller mends them: no file and no digest can hold one.
 
     Example:
         >>> parse_json("[" * 100_000)

@@ -12,7 +12,7 @@ from typing import Any
 from mallowspo.errors import InputError, reason_of
 from mallowspo.files import parse_json
 
-__all__ = ["adapter_base", "broken", "check_saved_model", "loading", "while_loading"]
+__all__ = ["adapter_base", "broken", "check_saved_model", "loading", "local_folder", "while_loading"]
 
 # What the libraries raise where a file is not what its name says, beside OSError and ValueError.
 _DAMAGE = ("SafetensorError", "UnpicklingError", "BadZipFile", "EOFError")
@@ -21,14 +21,7 @@ _MISFIT = ("size mismatch", "ignore_mismatched_sizes")
 
 
 def broken(path: Path) -> str:
-    """What a file's own format says of its damage.
-
-    Args:
-        path: A `.json`, `.safetensors`, `.pt`, `.pth` or `.bin` file; of others nothing is known.
-
-    Returns:
-        A few words; empty where it is sound as far as its format can tell.
-    """
+    """What a file's own format says of its damage."""
     try:
         if path.suffix == ".json":
             values = parse_json(path.read_bytes(), halves=True)  # a vocabulary may name any bytes
@@ -50,19 +43,7 @@ def broken(path: Path) -> str:
 
 @contextmanager
 def loading(option: str, name: str, *, also_ours: bool = False) -> Iterator[None]:
-    """Turn what a library raises while it loads a model into one message that names the damaged file.
-
-    Args:
-        option: The option that named the model.
-        name: A folder or a hub name.
-        also_ours: Other code runs in the block too: what it raises is then passed on, unless a file is damaged.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        InputError: The model cannot be loaded.
-    """
+    """Turn what a library raises while it loads a model into one message that names the damaged file."""
     try:
         yield
     except (InputError, MemoryError):
@@ -73,10 +54,21 @@ def loading(option: str, name: str, *, also_ours: bool = False) -> Iterator[None
         found = [f"{path.name} {why}" for path in files if (why := broken(path))]
         known = isinstance(error, OSError | ValueError | ImportError) or type(error).__name__ in _DAMAGE
         misfit = any(words in str(error) for words in _MISFIT)
+        # Where our code runs in the block too, what it raises is passed on, unless a file is damaged.
         if also_ours and not (found or misfit or (known and while_loading(error))):
             raise
         why = "; ".join(found) or ("its weights do not fit its config.json" if misfit else reason_of(error))
         raise InputError(f"{option}: {name} cannot be loaded ({why})") from error
+
+
+def local_folder(option: str, name: str) -> Path | None:
+    """The folder that a model's name is; None for a hub name; refuses what looks like a folder where none is."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise InputError(f"{option}: there is no folder {name}")
+    return None
 
 
 def adapter_base(folder: Path) -> str | None:
@@ -90,21 +82,7 @@ def adapter_base(folder: Path) -> str | None:
 
 
 def check_saved_model(option: str, name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """Refuse a model for what its configuration tells, before hours of other work: no weights are read.
-
-    Args:
-        option: The option that named the model.
-        name: A folder or a hub name; of an adapter's folder the base model is looked at.
-        revision: Of a hub name.
-        trust_remote_code: Run code that comes with the configuration.
-
-    Returns:
-        The configuration; None for an adapter that names no base model.
-
-    Raises:
-        InputError: The configuration cannot be read, comes with code of its own, or says that the weights are
-            quantised in a way whose package or device is missing here.
-    """
+    """Refuse a model for what its configuration tells, before hours of other work: no weights are read."""
     from transformers import AutoConfig
     from transformers.quantizers import AutoHfQuantizer
 

@@ -27,15 +27,7 @@ _held: set[tuple[int, Path]] = set()
 
 
 def take_lock(handle: int, path: Path) -> bool:
-    """Lock an open file until it is closed; where the file system has no locks, say so and go on without.
-
-    Args:
-        handle: The open file.
-        path: What the lock stands for, for the message.
-
-    Returns:
-        False where another process holds the lock.
-    """
+    """Lock an open file until it is closed; where the file system has no locks, say so and go on without."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -55,17 +47,6 @@ def folder_lock(folder: Path, what: str, *, keep_file: bool = False) -> Iterator
 
     The system gives the lock back when the process ends, however it ends; where it has no locks, a warning says so. A
     process that holds it may take it again, so that a command can hold it for longer than the function that needs it.
-
-    Args:
-        folder: Created where it is missing.
-        what: What is written there, for the message.
-        keep_file: Leave the lock's file behind, where its presence says whose folder this is.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        InputError: Another process holds the lock (it is named), or the folder cannot be written.
     """
     path = folder.absolute() / (LOCK if keep_file else _PASSING)
     mine = (os.getpid(), path)

@@ -14,23 +14,7 @@ _PROBE_BYTES = 65536  # more than a full disk has left in the blocks of a folder
 
 
 def writable_folder(path: str | os.PathLike[str], option: str) -> Path:
-    """Prove that files can be written into a folder; nothing is left behind, the folder neither if it was not there.
-
-    Args:
-        path: The folder, there or yet to be made.
-        option: The option that named it, for the message.
-
-    Returns:
-        Its path.
-
-    Raises:
-        InputError: It is a file or lies below one, it may not be written, or the disk is full.
-
-    Example:
-        >>> folder = Path(tempfile.mkdtemp()) / "new" / "run"
-        >>> writable_folder(folder, "output_dir") == folder, folder.parent.exists()
-        (True, False)
-    """
+    """Prove that files can be written into a folder; nothing is left behind, nor the folder if it was not there."""
     folder, reason = Path(path), ""
     for _ in range(5):
         try:
@@ -50,18 +34,7 @@ def writable_folder(path: str | os.PathLike[str], option: str) -> Path:
 
 
 def writable_file(path: str | os.PathLike[str], option: str) -> Path:
-    """Prove that a file can be written under a name; nothing is left behind.
-
-    Args:
-        path: Its name; a file that is there already stays as it is.
-        option: The option that named it, for the message.
-
-    Returns:
-        Its path.
-
-    Raises:
-        InputError: It is a folder, or its folder cannot be written.
-    """
+    """Prove that a file can be written under a name; nothing is left behind."""
     file = Path(path)
     writable_folder(file.parent, option)
     if file.is_dir():

@@ -73,10 +73,6 @@ class ProgressLines:
 
     A thread speaks while the work itself says nothing, so that a long step does not look like a dead one. What cannot
     be written is passed over: no work ends for want of a log.
-
-    Args:
-        title: The command, said at the start and at the end.
-        every: Seconds between two lines.
     """
 
     def __init__(self, title: str, *, every: float = EVERY_SECONDS) -> None:
@@ -152,16 +148,8 @@ def current_lines() -> ProgressLines | None:
 
 
 @contextlib.contextmanager
-def progress_bar(title: str) -> Iterator[Progress]:
-    """Show progress on the standard error stream.
-
-    Args:
-        title: The command, for a log.
-
-    Yields:
-        What to pass to the work as `progress`: on a terminal each stage gets one bar with the time gone and to go,
-        elsewhere lines.
-    """
+def progress_bar(title: str) -> Iterator[Callable[..., None]]:
+    """Show progress on the standard error stream; gives a `Progress` that also takes a note to show beside it."""
     if not on_a_terminal():
         with ProgressLines(title) as lines:
             yield lines.show
@@ -177,13 +165,14 @@ def progress_bar(title: str) -> Iterator[Progress]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
     tasks: dict[str, Any] = {}
     with Bars(*columns, console=Console(stderr=True)) as bars:
 
-        def update(stage: str, done: int, total: int) -> None:
+        def update(stage: str, done: int, total: int, note: str = "") -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total or None)
-            bars.update(tasks[stage], completed=done, total=total or None)
+                tasks[stage] = bars.add_task(stage, total=total or None, note=note)
+            bars.update(tasks[stage], completed=done, total=total or None, note=note)
 
         yield update

@@ -113,13 +113,6 @@ def without_known_secrets(text: str) -> str:
 def without_keys(text: str) -> str:
     """Take out of a message or command all that is secret or looks like it.
 
-    Args:
-        text: What is about to be shown.
-
-    Returns:
-        The text, with `[hidden]` for keys, for what stands before the @ of an address, and for the values of fields,
-        options and parameters whose name says that they are secret.
-
     Example:
         >>> without_keys("http://me:pw@host/v1?api_key=abc&page=2 --hub_token xyz")
         'http://[hidden]@host/v1?api_key=[hidden]&page=2 --hub_token [hidden]'
@@ -137,13 +130,6 @@ def without_keys(text: str) -> str:
 
 def without_secrets(value: Any, name: str = "") -> Any:
     """Take the secrets out of settings that are about to be written.
-
-    Args:
-        value: Settings, nested as they may be.
-        name: Of the field that holds them.
-
-    Returns:
-        The same settings with `[hidden]` for what is secret by its name or its look.
 
     Example:
         >>> without_secrets({"model": "m", "model_init_kwargs": {"token": "abc"}, "eos_token": "</s>"})

@@ -11,10 +11,5 @@ _PACKAGES = ("mallowspo", "torch", "transformers", "trl", "accelerate", "peft", 
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of Python, this project and the libraries that numbers depend on.
-
-    Example:
-        >>> list(library_versions())[:3]
-        ['python', 'mallowspo', 'torch']
-    """
+    """Versions of Python, this project and the libraries that numbers depend on."""
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}

@@ -9,17 +9,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mallowspo.cli.main import main
+from cli.commands import call, refused, save_tiny
 from mallowspo.dispersion import entropy_index, raw_from_phi, votes_index
-from tiny import tiny_llama, tiny_tokenizer
+from tiny import tiny_tokenizer
 
 PROMPTS = ["The quick fox", "Once upon a time", "Question: what?", "Human: hello", "good bad", "one two three"]
 
 
 def run(*arguments):
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    return stop.value.code
+    return call(*arguments)[0]
 
 
 def rows():
@@ -43,23 +41,20 @@ def rows():
 def made(tmp_path_factory):
     """A model, its data and its store."""
     folder = tmp_path_factory.mktemp("dispersion")
-    tokenizer = tiny_tokenizer()
-    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    save_tiny(folder / "model")
     data = folder / "pairs.jsonl"
     data.write_text("\n".join(json.dumps(row) for row in rows()))
     store = folder / "store"
     options = ("--model_name_or_path", folder / "model", "--dataset_name", data, "--output_dir", store)
     assert run("reference", *options, "--use_cpu", "--shard_rows", 5) == 0
-    return SimpleNamespace(data=data, store=store, vocab_size=len(tokenizer))
+    return SimpleNamespace(data=data, store=store, vocab_size=len(tiny_tokenizer()))
 
 
-def test_reference_with_votes_side_by_side(made, tmp_path, capsys):
+def test_reference_with_votes_side_by_side(made, tmp_path):
     out = tmp_path / "out"
     options = ("--reference", made.store, "--dataset_name", made.data, "--votes", made.data, "--output_dir", out)
-    assert run("dispersion", *options) == 0
-    said = capsys.readouterr().out
-    assert "reference" in said and "rank correlation" in said and "report.html" in said
+    code, said, _ = call("dispersion", *options)
+    assert code == 0 and "reference" in said and "rank correlation" in said and "report.html" in said
     table = pq.read_table(out / "dispersion.parquet").to_pydict()
     assert table["row_index"] == list(range(12)) and table["chosen"] == [row["chosen"] for row in rows()]
     stored = [pq.read_table(path) for path in sorted(made.store.glob("*.parquet"))]
@@ -142,18 +137,19 @@ def test_rows_with_an_object_without_keys_are_written_at_the_end(made, tmp_path)
         assert [json.loads(text) for text in pq.read_table(path)["meta"].to_pylist()] == [meta] * 4, path
 
 
-def test_rankings_with_a_truth(tmp_path, capsys):
+def test_rankings_with_a_truth(tmp_path):
     for name, lines in (("sight", "1,2,3\n2,1,3\n1,3,2\n3,2,1"), ("hand", "1,2,3\n1,2,3\n2,1,3\n1,2,3")):
         (tmp_path / f"{name}.csv").write_text(f"a,b,c\n{lines}\n")
     (tmp_path / "truth.csv").write_text("a,b,c\n1,2,3\n")
     files = [word for name in ("sight", "hand") for word in ("--rankings", tmp_path / f"{name}.csv")]
     out = tmp_path / "out"
-    assert run("dispersion", *files, "--truth", tmp_path / "truth.csv", "--fit_draws", 9, "--output_dir", out) == 0
+    given = ("--truth", tmp_path / "truth.csv", "--fit_draws", 9, "--output_dir", out)
+    code, said, _ = call("dispersion", *files, *given)
+    assert code == 0 and "hand: phi" in said
     detail = json.loads((out / "summary.json").read_text())["rankings"]["detail"]
     assert [item["prompt"] for item in detail] == ["sight", "hand"]
     assert detail[1]["kendall"]["phi"] < detail[0]["kendall"]["phi"]
     assert [item["truth"]["center_distance"] for item in detail] == [0, 0] and detail[0]["fit_p"] >= 0.1
-    assert "hand: phi" in capsys.readouterr().out
 
 
 @pytest.mark.shared
@@ -164,14 +160,7 @@ def test_wmt_votes_and_rankings(shared, tmp_path):
     assert summary["votes"]["prompts"] == summary["rankings"]["prompts"] == 104
 
 
-def refused(capsys, *arguments):
-    assert run("dispersion", *arguments) == 2
-    said = capsys.readouterr()
-    assert "Traceback" not in said.err and said.err.count("mallowspo:") == 1
-    return said.err.split("mallowspo: ")[1]
-
-
-def test_mistakes_give_one_message(made, tmp_path, capsys):
+def test_mistakes_give_one_message(made, tmp_path):
     out = ("--output_dir", tmp_path / "out")
     (tmp_path / "one.csv").write_text("a,b\n1,2\n")
     (tmp_path / "negative.jsonl").write_text('{"votes": [3, -1]}')
@@ -191,12 +180,12 @@ def test_mistakes_give_one_message(made, tmp_path, capsys):
         (("--votes", made.data, "--dataset_name", made.data), "add --reference"),
         (("--votes", made.data, "--level", "2"), "level: got 2.0"),
     ):
-        assert match in refused(capsys, *arguments, *out), arguments
+        assert match in refused("dispersion", *arguments, *out), arguments
         assert not (tmp_path / "out/summary.json").exists()
-    assert "is a file" in refused(capsys, "--votes", made.data, "--output_dir", made.data)
+    assert "is a file" in refused("dispersion", "--votes", made.data, "--output_dir", made.data)
 
 
-def test_words_are_not_joined_to_the_wrong_pair_of_a_ranked_list(made, tmp_path, capsys):
+def test_words_are_not_joined_to_the_wrong_pair_of_a_ranked_list(made, tmp_path):
     """Of three pairs the first is alike once it is cut, so the store has the second and the third."""
     ranked = {"prompt": "One", "responses": [" two three four", " two three five", " else"], "ranks": [1, 2, 3]}
     data, store, out = tmp_path / "ranked.jsonl", tmp_path / "store", tmp_path / "out"
@@ -204,11 +193,10 @@ def test_words_are_not_joined_to_the_wrong_pair_of_a_ranked_list(made, tmp_path,
     options = ("--model_name_or_path", made.store.parent / "model", "--dataset_name", data, "--output_dir", store)
     assert run("reference", *options, "--use_cpu", "--invalid_rows", "drop", "--max_length", 6) == 0
     assert pq.read_table(store / "shard-00000.parquet")["row_index"].to_pylist() == [0] * 4
-    capsys.readouterr()
-    assert "row 1 of" in refused(capsys, "--reference", store, "--dataset_name", data, "--output_dir", out)
+    assert "row 1 of" in refused("dispersion", "--reference", store, "--dataset_name", data, "--output_dir", out)
 
 
-def test_a_number_of_the_users_own_does_not_join_words_to_other_rows(made, tmp_path, capsys):
+def test_a_number_of_the_users_own_does_not_join_words_to_other_rows(made, tmp_path):
     """A store made in Python from rows that have numbers of their own, in another order, and one prompt."""
     from datasets import Dataset
 
@@ -223,10 +211,10 @@ def test_a_number_of_the_users_own_does_not_join_words_to_other_rows(made, tmp_p
     write_store(tmp_path / "s", rows.dataset, key=key, score=reference.score, settings=StoreSettings(), made_with={})
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     options = ("--reference", tmp_path / "s", "--dataset_name", tmp_path / "p.jsonl", "--output_dir", tmp_path / "out")
-    assert "is not the one" in refused(capsys, *options)
+    assert "is not the one" in refused("dispersion", *options)
 
 
-def test_a_damaged_store_is_named(made, tmp_path, capsys):
+def test_a_damaged_store_is_named(made, tmp_path):
     import shutil
 
     store = tmp_path / "store"
@@ -235,7 +223,7 @@ def test_a_damaged_store_is_named(made, tmp_path, capsys):
     raw = bytearray(shard.read_bytes())
     raw[len(raw) // 2] ^= 1
     shard.write_bytes(raw)
-    said = refused(capsys, "--reference", store, "--output_dir", tmp_path / "out")
+    said = refused("dispersion", "--reference", store, "--output_dir", tmp_path / "out")
     assert shard.name in said and "checksum" in said
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mallowspo.cli.main import main
+from cli.commands import call, refused
 from tiny import tiny_llama, tiny_tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "evaluation"))
@@ -22,9 +22,7 @@ LONGER = "def longer(prompt, a, b):\n    return 'A' if len(a) > len(b) else 'B' 
 
 
 def run(*arguments):
-    with pytest.raises(SystemExit) as stop:
-        main(list(map(str, arguments)))
-    return stop.value.code
+    return call(*arguments)[0]
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +56,15 @@ def results(folder="out"):
 LOCAL = ["--use_cpu", "--max_new_tokens", "8", "--temperature", "1"]
 
 
-def test_local_models_and_an_endpoint_as_the_judge(here, models, capsys):
+def test_local_models_and_an_endpoint_as_the_judge(here, models):
     with JudgeServer(lambda question, n: "429" if n == 0 else None) as server:
         arguments = [
             "evaluate", "--model", models / "a", "--baseline", models / "b", "--prompts", "p.jsonl",
             "--judge", f"{server.url}#judge", "--output_dir", "out", "--judge_prices", "2,10", *LOCAL,
             "--dispersion_column", "phi", "--kl_samples", "2", "--resamples", "50",
         ]  # fmt: skip
-        assert run(*arguments) == 0
+        code, said, _ = call(*arguments)
+        assert code == 0 and "win rate" in said and "report.html" in said and "KL" in said
         found = results()
         asked = len(server.requests)
         assert run(*arguments) == 0
@@ -94,8 +93,6 @@ def test_local_models_and_an_endpoint_as_the_judge(here, models, capsys):
     assert found["requests_now"]["judge"]["failed"]["rate_limit"] == asked // 2
     page = Path("out/report.html").read_text(encoding="utf-8")
     assert "told to be concise and verbose" in page and "Most contested third" in page
-    said = capsys.readouterr().out
-    assert "win rate" in said and "report.html" in said and "KL" in said
 
 
 def test_a_column_against_an_endpoint_and_a_file(here):
@@ -174,16 +171,13 @@ FINE = {
         ({"--kl_samples": "1", "--baseline": "column:chosen"}, "kl_samples: KL needs both models"),
     ],
 )
-def test_a_mistake_is_answered_before_a_model_is_loaded(here, capsys, changes, said):
-    assert run("evaluate", *[word for pair in (FINE | changes).items() for word in pair]) == 2
-    error = capsys.readouterr().err
-    assert said in error and error.count("mallowspo:") == 1 and "Traceback" not in error
+def test_a_mistake_is_answered_before_a_model_is_loaded(here, changes, said):
+    assert said in refused("evaluate", *[word for pair in (FINE | changes).items() for word in pair])
 
 
-def test_a_judge_that_is_not_there_is_found_out_first(here, capsys):
+def test_a_judge_that_is_not_there_is_found_out_first(here):
     judge = {"--judge": "http://127.0.0.1:9/v1#m", "--max_retries": "1"}
-    assert run("evaluate", *[word for pair in (FINE | judge).items() for word in pair]) == 2
-    error = capsys.readouterr().err
+    error = refused("evaluate", *[word for pair in (FINE | judge).items() for word in pair])
     assert "http://127.0.0.1:9/v1#m gave no usable reply in 2 attempts" in error and "nothing was generated" in error
 
 
@@ -221,11 +215,10 @@ def test_alpacaeval_figures_come_out_of_the_command(shared, here, shuffled):
     assert lc["note"] == ""
 
 
-def test_the_page_names_options_that_exist_and_figures_that_came_out(capsys):
+def test_the_page_names_options_that_exist_and_figures_that_came_out():
     root = Path(__file__).resolve().parents[2]
     page = (root / "docs/evaluate.md").read_text(encoding="utf-8")
-    assert run("evaluate", "--help") == 0
-    options = set(re.findall(r"--[a-z_]+", capsys.readouterr().out))
+    options = set(re.findall(r"--[a-z_]+", call("evaluate", "--help")[1]))
     assert set(re.findall(r"--[a-z_]+", page)) <= options
     found = json.loads((root / "docs/evaluate/results.json").read_text(encoding="utf-8"))
     printed = (root / "docs/evaluate/output.txt").read_text(encoding="utf-8")

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 import pyarrow.parquet as pq
 import pytest
 
+from cli.commands import save_tiny
 from forks import in_child
-from tiny import tiny_llama, tiny_tokenizer
 
 WORDS = "one two three four five six".split()
 JUDGE = "def longer(prompt, a, b):\n    return 'A' if len(a) > len(b) else 'B'\n"
@@ -22,9 +22,7 @@ JUDGE = "def longer(prompt, a, b):\n    return 'A' if len(a) > len(b) else 'B'\n
 def given(tmp_path_factory):
     """A model, rows, a store of them, and a judge."""
     folder = tmp_path_factory.mktemp("given")
-    tokenizer = tiny_tokenizer()
-    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    save_tiny(folder / "model")
     rows = [{"prompt": f"Say {one}:", "chosen": f" {one} fine", "rejected": f" no {one}"} for one in WORDS]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "judges_of_lengths.py").write_text(JUDGE)

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from cli.commands import save_tiny
 from mallowspo.progress import lines_for_a_log
-from tiny import tiny_llama, tiny_tokenizer
 
 # One process for all, since importing the libraries is most of the time.
 _PROGRAM = """
@@ -27,9 +27,7 @@ for command in json.loads(sys.argv[1]):
 def log(tmp_path_factory):
     """The standard error stream, in a file, of the commands that work long."""
     folder = tmp_path_factory.mktemp("log")
-    tokenizer = tiny_tokenizer()
-    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    save_tiny(folder / "model")
     rows = [{"prompt": f"Q {i}?", "chosen": f" fine, {i}", "rejected": f" no {i} no"} for i in range(8)]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "judges.py").write_text("def longer(prompt, a, b):\n    return 'A' if len(a) > len(b) else 'tie'\n")

@@ -11,46 +11,25 @@ from pathlib import Path
 
 import pytest
 
+from cli.commands import call
 from mallowspo.cli.exits import exit_code_of, message_of
-from mallowspo.cli.main import main
 from mallowspo.errors import InputError
 from mallowspo.loading import check_saved_model
 from mallowspo.outputs import writable_file, writable_folder
-from tiny import tiny_llama, tiny_tokenizer
-
-ROWS = [{"prompt": f"Question {i}?", "chosen": f" fine, {i}", "rejected": f" no {i} no"} for i in range(12)]
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """A command in this process, in an empty folder, with somebody who says yes to everything."""
+def run(monkeypatch, tmp_path):
+    """A command in an empty folder, with somebody who says yes to everything."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 100))
 
     def command(*arguments):
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return end.value.code, captured.out, captured.err
+        code, out, err = call(*arguments)
+        assert "Traceback" not in err
+        return code, out, err
 
     return command
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = tiny_tokenizer()
-    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
-    path.write_text("".join(json.dumps(row | {"votes": [3, 1]}) + "\n" for row in ROWS))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +69,7 @@ def commands(model, pairs, out):
         "quickstart": ["quickstart", "--fast", "--output_dir", out],
         "bandit": ["experiment", "bandit", "--fast", "--output_dir", out],
         "world": ["experiment", "world", "--fast", "--output_dir", out],
+        "noise": ["experiment", "noise", "--fast", "--output_dir", out],
         "estimator": ["experiment", "estimator", "--fast", "--output_dir", out],
         "controllable": ["experiment", "controllable", "--fast", "--model_name_or_path", model, "--dataset_name",
                          pairs, "--text_column", "chosen", "--reward_model", model, "--output_dir", out],
@@ -98,11 +78,7 @@ def commands(model, pairs, out):
     }  # fmt: skip
 
 
-COMMANDS = ("check", "reference", "dispersion", "evaluate", "train", "quickstart", "bandit", "world", "estimator",
-            "controllable", "dialogue")  # fmt: skip
-
-
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", commands("model", "pairs", "out"))
 def test_an_output_below_a_file_is_refused_before_the_work(name, run, model, pairs, tmp_path):
     (tmp_path / "taken").write_text("mine")
     code, _, told = run(*commands(model, pairs, tmp_path / "taken/out")[name])

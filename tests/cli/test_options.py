@@ -1,34 +1,22 @@
 """What is wrong with options and YAML is said by name, without the usage, before a model is loaded."""
 
 import io
-import json
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from mallowspo.cli.main import main
+from cli.commands import refused
 from mallowspo.cli.train_options import TrainParser
 from mallowspo.cli.yaml_file import read_yaml
 from mallowspo.errors import InputError
 from mallowspo.progress import ProgressLines, progress_bar
 
 
-@pytest.fixture
-def refused(capsys, monkeypatch, tmp_path):
-    """The one message of a command that refuses."""
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-    def command(*arguments):
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        told = capsys.readouterr().err
-        messages = [line for line in told.splitlines() if line.startswith("mallowspo: ")]
-        assert end.value.code == 2 and "Traceback" not in told and "usage:" not in told and len(messages) == 1, told
-        return messages[0]
-
-    return command
 
 
 @pytest.fixture
@@ -79,12 +67,6 @@ def test_a_date_is_the_text_that_was_written(recipe):
     assert values["run_name"] == "2026-11-30" and values["other"] == {"x": 1, "y": 2}
 
 
-@pytest.mark.parametrize("command", ["train", "reference"])
-@pytest.mark.parametrize("text", [BOMB, "beta: 1\nbeta: 2\n", "- a"])
-def test_both_commands_read_yaml_by_the_same_reader(command, text, recipe, refused):
-    assert "recipe.yaml" in refused(command, "--config", recipe(text))
-
-
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -103,7 +85,7 @@ def test_both_commands_read_yaml_by_the_same_reader(command, text, recipe, refus
         ("max_prompt_length: 3", "max_length"),
     ],
 )
-def test_a_wrong_type_or_name_in_yaml(text, named, recipe, refused):
+def test_a_wrong_type_or_name_in_yaml(text, named, recipe):
     assert named in refused("train", "--config", recipe(text))
 
 
@@ -146,15 +128,8 @@ def test_yaml_means_the_text_that_was_written(recipe):
         (["--attn_implementation", "spda"], "did you mean sdpa"),
     ],
 )
-def test_a_wrong_option_of_train(arguments, named, refused):
+def test_a_wrong_option_of_train(arguments, named):
     assert named in refused("train", *arguments)
-
-
-def test_a_wrong_option_of_the_other_commands(refused):
-    assert "did you mean --votes_column" in refused("dispersion", "--vote_column", "x")
-    assert "--level" in refused("dispersion", "--level", "x")
-    assert "phi: got 1.5" in refused("experiment", "bandit", "--phi", "1.5")
-    assert "cheque" in refused("cheque")
 
 
 def test_our_options_come_first_in_the_help():
@@ -199,17 +174,3 @@ def test_a_log_that_cannot_be_written_ends_no_work(monkeypatch):
     with progress_bar("mallowspo test") as show:
         show("Working", 0, 1)
         show("Working", 1, 1)
-
-
-def test_check_says_how_far_it_is(tmp_path, capsys, monkeypatch):
-    from tiny import tiny_tokenizer
-
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
-    rows = [{"prompt": f"{i}?", "chosen": f" fine, {i}", "rejected": f" no {i} no"} for i in range(5)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(SystemExit):
-        main(["check", str(tmp_path / "rows.jsonl"), "--model_name_or_path", str(tmp_path / "model"), "--output_dir",
-              str(tmp_path / "out")])  # fmt: skip
-    said = capsys.readouterr().err.splitlines()
-    assert said[0] == "mallowspo check: begun" and "Checking rows.jsonl: 5 of 5, 0 s" in said
-    assert said[-1].startswith("mallowspo check: done")

@@ -1,7 +1,5 @@
 """`mallowspo reference` as people call it: what it writes, that it goes on, and what it answers to mistakes."""
 
-import contextlib
-import io
 import json
 import os
 import signal
@@ -14,8 +12,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from cli import commands
 from forks import finish, program, ranks
-from mallowspo.cli.main import main
 from mallowspo.scoring import ReferenceStore
 from tiny import tiny_llama, tiny_tokenizer
 
@@ -26,23 +24,8 @@ ROWS = [
 
 
 def call(*arguments):
-    """Run the program's own entry point; returns exit code, stdout, stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main(["reference", *map(str, arguments)])
-        except SystemExit as stop:
-            return stop.code, out.getvalue(), err.getvalue()
-    raise AssertionError("main always exits")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = tiny_tokenizer()
-    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    """Run `mallowspo reference`; returns exit code, stdout, stderr."""
+    return commands.call("reference", *arguments)
 
 
 @pytest.fixture
@@ -234,10 +217,8 @@ def trained(model, data, out):
     """Losses of three steps of `mallowspo train`."""
     options = ["--model_name_or_path", model, "--dataset_name", data, "--output_dir", out, "--use_cpu"]
     options += ["--max_steps", 3, "--logging_steps", 1, "--learning_rate", 1e-3, "--save_strategy", "no"]
-    options += ["--report_to", "none"]
-    with pytest.raises(SystemExit) as stop, contextlib.redirect_stderr(io.StringIO()) as err:
-        main(["train", *map(str, options)])
-    assert stop.value.code == 0, err.getvalue()
+    code, _, err = commands.call("train", *options, "--report_to", "none")
+    assert code == 0, err
     return [entry["loss"] for entry in json.loads((out / "run.json").read_text())["log_history"] if "loss" in entry]
 
 
@@ -258,10 +239,8 @@ def test_written_preferences_train_as_the_same_pairs(tmp_path):
     tokenizer.save_pretrained(model)
     shapes = Path(__file__).resolve().parents[1] / "dispersion/shapes"
     written, pairs = tmp_path / "preferences.jsonl", tmp_path / "pairs.jsonl"
-    with pytest.raises(SystemExit) as stop:
-        main(["dispersion", "--votes", str(shapes / "multipref.jsonl"), "--write_preferences", str(written),
-              "--output_dir", str(tmp_path / "dispersion")])  # fmt: skip
-    assert stop.value.code == 0
+    votes = ["--votes", shapes / "multipref.jsonl", "--write_preferences", written]
+    assert commands.call("dispersion", *votes, "--output_dir", tmp_path / "dispersion")[0] == 0
     rows = [json.loads(line) for line in written.read_text().splitlines()]
     write_rows(pairs, [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in rows])
     found = trained(model, written, tmp_path / "a")

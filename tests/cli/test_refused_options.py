@@ -1,26 +1,8 @@
 """An option of `mallowspo train` that cannot be used is named in one message with exit code 2, and nothing else is."""
 
-import json
-
 import pytest
 
-from mallowspo.cli.main import main
-from tiny import tiny_llama, tiny_tokenizer
-
-ROWS = [{"prompt": f"Question {i}?", "chosen": f" fine, {i}", "rejected": f" no {i} no"} for i in range(4)]
-
-
-@pytest.fixture(scope="module")
-def given(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = tiny_tokenizer()
-    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    data = folder / "pairs.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return ["train", "--model_name_or_path", folder, "--dataset_name", data, "--use_cpu", "--report_to", "none",
-            "--objective", "dpo", "--max_steps", 1, "--save_strategy", "no"]  # fmt: skip
-
+from cli.commands import refused
 
 PEFT = ("--use_peft",)
 
@@ -50,10 +32,10 @@ PEFT = ("--use_peft",)
         ("model_init_kwargs", '{"quantization_config": 3}', ()),
     ],
 )
-def test_the_option_is_named_and_no_other(given, tmp_path, capsys, name, value, more):
-    with pytest.raises(SystemExit) as end:
-        main([str(part) for part in (*given, "--output_dir", tmp_path / "out", *more, f"--{name}", value)])
-    told = capsys.readouterr().err
-    assert end.value.code == 2 and "Traceback" not in told
-    (message,) = (line for line in told.splitlines() if line.startswith("mallowspo: "))
+def test_the_option_is_named_and_no_other(model, pairs, tmp_path, name, value, more):
+    message = refused(
+        "train", "--model_name_or_path", model, "--dataset_name", pairs, "--use_cpu", "--report_to", "none",
+        "--objective", "dpo", "--max_steps", 1, "--save_strategy", "no", "--output_dir", tmp_path / "out", *more,
+        f"--{name}", value,
+    )  # fmt: skip
     assert message.startswith(f"mallowspo: {name}: ") and "model_name_or_path" not in message

@@ -14,18 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from mallowspo.training.checkpoints import faults
-from tiny import tiny_llama, tiny_tokenizer
 
 ROWS = [{"prompt": f"Say {word}:", "chosen": f" {word}", "rejected": " no"} for word in "one two three four".split()]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = tiny_tokenizer()
-    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def command(model, folder, steps, *more):

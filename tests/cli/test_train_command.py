@@ -1,22 +1,23 @@
 """`mallowspo train` as a process: what it writes, and what it answers to mistakes."""
 
+import contextlib
 import gzip
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from transformers import AutoModelForCausalLM
 
+from cli.commands import PAIRS as ROWS
+from cli.commands import call
 from forks import run_program
 from tiny import tiny_llama, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-ROWS = [
-    {"prompt": f"Question {i}: how are you?", "chosen": f" fine, {i}", "rejected": f" no {i} no"} for i in range(12)
-]
 COMMON = ["--use_cpu", "--bf16", "false", "--report_to", "none", "--gradient_checkpointing", "false"]
 
 
@@ -41,15 +42,6 @@ def write_rows(path, rows=ROWS):
     text = "".join(json.dumps(row) + "\n" for row in rows)
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return path
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = tiny_tokenizer()
-    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def test_yaml_and_flags_together_train_and_leave_a_record(model, tmp_path):
@@ -183,35 +175,20 @@ def test_a_mistake_gets_one_message_and_exit_code_two(name, model, tmp_path):
     data, extra, said = MISTAKES[name]
     write_rows(tmp_path / GOOD)
     path = data(tmp_path) if callable(data) else data
-    done = run_in_process(
-        ["train", "--model_name_or_path", str(model), "--dataset_name", str(path), "--output_dir", "out", *COMMON,
-         "--max_steps", "1", *extra],
-        tmp_path,
+    done = in_folder(
+        tmp_path, "train", "--model_name_or_path", model, "--dataset_name", path, "--output_dir", "out", *COMMON,
+        "--max_steps", "1", *extra,
     )  # fmt: skip
     assert done.code == 2, done.err
     assert said in done.err and "Traceback" not in done.err
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
-class run_in_process:  # noqa: N801
-    """Call the program's own entry point; a process for each mistake would cost ten seconds of imports."""
-
-    def __init__(self, arguments, cwd):
-        import contextlib
-        import io
-
-        from mallowspo.cli.main import main
-
-        stderr, before = io.StringIO(), Path.cwd()
-        os.chdir(cwd)
-        try:
-            with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(io.StringIO()):
-                main(arguments)
-        except SystemExit as stop:
-            self.code = stop.code
-        finally:
-            os.chdir(before)
-        self.err = stderr.getvalue()
+def in_folder(folder, *arguments):
+    """The program in this process; one for each mistake would cost ten seconds of imports."""
+    with contextlib.chdir(folder):
+        code, _, err = call(*arguments)
+    return SimpleNamespace(code=code, err=err)
 
 
 def test_tokenizer_without_eos(tmp_path):
@@ -221,7 +198,7 @@ def test_tokenizer_without_eos(tmp_path):
     tokenizer.save_pretrained(folder)
     data = write_rows(tmp_path / GOOD)
     arguments = ["train", "--model_name_or_path", str(folder), "--dataset_name", str(data), "--output_dir", "o"]
-    done = run_in_process([*arguments, *COMMON], tmp_path)
+    done = in_folder(tmp_path, *arguments, *COMMON)
     assert done.code == 2 and "EOS" in done.err
 
 
@@ -230,14 +207,16 @@ def test_a_mistake_as_a_process_prints_no_traceback(model, tmp_path):
         "train", "--model_name_or_path", model, "--dataset_name", "x.jsonl", *COMMON, cwd=tmp_path
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("mallowspo: dataset: there is no file or folder x.jsonl")
+    assert (
+        done.stderr.strip().splitlines()[-1].startswith("mallowspo: dataset_name: there is no file or folder x.jsonl")
+    )
 
 
 def test_dropping_what_is_malformed_goes_on(model, tmp_path):
     path = tmp_path / "mixed.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS) + "{broken\n")
     arguments = ["train", "--model_name_or_path", str(model), "--dataset_name", str(path), "--output_dir", "out"]
-    done = run_in_process([*arguments, *COMMON, "--max_steps", "1", "--invalid_rows", "drop"], tmp_path)
+    done = in_folder(tmp_path, *arguments, *COMMON, "--max_steps", "1", "--invalid_rows", "drop")
     assert done.code == 0, done.err
     assert "could not be read: line 13" in done.err
     assert json.loads((tmp_path / "out/run.json").read_text())["data"]["splits"]["train"]["rows_used"] == 12
@@ -269,8 +248,8 @@ def test_launch_options_in_the_yaml_do_not_start_it_again_and_again(model, tmp_p
 def test_a_model_without_weights_is_told_before_data_is_read(tmp_path):
     tiny_tokenizer().save_pretrained(tmp_path / "m")
     (tmp_path / "m/config.json").write_text("{}")
-    done = run_in_process(
-        ["train", "--model_name_or_path", str(tmp_path / "m"), "--dataset_name", "nowhere.jsonl", *COMMON], tmp_path
+    done = in_folder(
+        tmp_path, "train", "--model_name_or_path", tmp_path / "m", "--dataset_name", "nowhere.jsonl", *COMMON
     )
     assert done.code == 2 and "has no weights" in done.err
 
@@ -279,8 +258,8 @@ def test_resume_true_goes_on_from_the_last_checkpoint(model, tmp_path):
     write_rows(tmp_path / GOOD)
     common = ["train", "--model_name_or_path", str(model), "--dataset_name", GOOD, "--output_dir", "out", *COMMON]
     common += ["--save_strategy", "steps", "--save_steps", "1", "--logging_steps", "1"]
-    assert run_in_process([*common, "--max_steps", "2"], tmp_path).code == 0
-    done = run_in_process([*common, "--max_steps", "3", "--resume_from_checkpoint", "true"], tmp_path)
+    assert in_folder(tmp_path, *common, "--max_steps", "2").code == 0
+    done = in_folder(tmp_path, *common, "--max_steps", "3", "--resume_from_checkpoint", "true")
     assert done.code == 0, done.err
     steps = [entry["step"] for entry in json.loads((tmp_path / "out/run.json").read_text())["log_history"]]
     assert steps == sorted(steps) and steps[-1] == 3
@@ -299,7 +278,7 @@ def test_another_adapter_is_refused_before_data_and_model_are_read(model, tmp_pa
     write_rows(tmp_path / GOOD)
     common = ["train", "--model_name_or_path", str(model), "--output_dir", "out", *COMMON]
     common += ["--save_strategy", "steps", "--save_steps", "1"]
-    assert run_in_process([*common, "--dataset_name", GOOD, "--max_steps", "1", *before], tmp_path).code == 0
+    assert in_folder(tmp_path, *common, "--dataset_name", GOOD, "--max_steps", "1", *before).code == 0
     resumed = ["--dataset_name", "nowhere.jsonl", "--max_steps", "2", "--resume_from_checkpoint", "true"]
-    done = run_in_process([*common, *resumed, *after], tmp_path)
+    done = in_folder(tmp_path, *common, *resumed, *after)
     assert done.code == 2 and named in done.err and "nowhere.jsonl" not in done.err and "Traceback" not in done.err

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
+from cli.commands import save_tiny
 from mallowspo import MallowsPOConfig
 from mallowspo.cli.main import main
-from tiny import tiny_llama, tiny_tokenizer
 
 KEYS = {
     "hub_token": "hf_Zq7hunter2valueAAA",
@@ -26,9 +26,7 @@ def recipe(tmp_path, monkeypatch):
         monkeypatch.setenv(name, KEYS[name])
     monkeypatch.setenv("MALLOWSPO_CACHE", str(tmp_path / "written/cache"))
     monkeypatch.setenv("WANDB_BASE_URL", f"https://me:{KEYS['address']}@wandb.example/api?api_key={KEYS['address']}")
-    tokenizer = tiny_tokenizer()
-    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+    save_tiny(tmp_path / "model")
     rows = [{"prompt": f"Q {i}?", "chosen": f" fine, {i}", "rejected": f" no {i} no"} for i in range(8)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     values = {

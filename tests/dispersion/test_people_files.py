@@ -268,7 +268,8 @@ def test_a_header_that_is_itself_a_ranking_is_pointed_out(tmp_path):
 
 
 def test_files_whose_shared_ranks_mean_different_things_are_not_joined(tmp_path):
-    from mallowspo.cli.dispersion_run import DispersionRequest, run_dispersion
+    from mallowspo.cli.dispersion import DispersionOptions
+    from mallowspo.cli.dispersion_run import run_dispersion
     from mallowspo.dispersion.settings import DispersionSettings
 
     scores = lines(
@@ -280,7 +281,7 @@ def test_files_whose_shared_ranks_mean_different_things_are_not_joined(tmp_path)
     settings = DispersionSettings(resamples=100, fit_draws=0)
 
     def run(*files):
-        request = DispersionRequest(output_dir=tmp_path / "out", rankings=tuple(map(str, files)))
+        request = DispersionOptions(output_dir=tmp_path / "out", rankings=tuple(map(str, files)))
         return run_dispersion(request, settings)["rankings"]
 
     assert run(scores, whole)["ties"] == "half a discordance each"
@@ -290,13 +291,14 @@ def test_files_whose_shared_ranks_mean_different_things_are_not_joined(tmp_path)
 
 
 def test_an_item_that_nobody_saw_does_not_stop_the_report(tmp_path):
-    from mallowspo.cli.dispersion_run import DispersionRequest, run_dispersion
+    from mallowspo.cli.dispersion import DispersionOptions
+    from mallowspo.cli.dispersion_run import run_dispersion
     from mallowspo.dispersion.settings import DispersionSettings
 
     rows = ["prompt,a,b,c", "p,1,2,not shown", "p,2,1,not shown", "p,1,2,not shown"]
     rows += [f"{prompt},{ranks}" for prompt in "qrs" for ranks in ("1,2,3", "not shown,1,2", "1,,not shown")]
     (tmp_path / "r.csv").write_text("\n".join(rows))
-    request = DispersionRequest(output_dir=tmp_path / "out", rankings=(str(tmp_path / "r.csv"),))
+    request = DispersionOptions(output_dir=tmp_path / "out", rankings=(str(tmp_path / "r.csv"),))
     summary = run_dispersion(request, DispersionSettings(resamples=100))
     assert any("not shown" in note for note in summary["rankings"]["notes"])
     assert "shown to nobody" in (tmp_path / "out/report.html").read_text()

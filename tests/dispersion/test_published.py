@@ -370,11 +370,12 @@ def test_columns_that_are_not_there_are_refused(tmp_path, columns):
 
 
 def test_the_command_writes_data_that_can_be_trained_on_and_says_what_was_left_out(tmp_path):
-    from mallowspo.cli.dispersion_run import DispersionRequest, run_dispersion
+    from mallowspo.cli.dispersion import DispersionOptions
+    from mallowspo.cli.dispersion_run import run_dispersion
     from mallowspo.dispersion.settings import DispersionSettings
 
     out = tmp_path / "pairs.jsonl"
-    request = DispersionRequest(
+    request = DispersionOptions(
         output_dir=tmp_path / "out", votes=str(SHAPES / "multipref.jsonl"), write_preferences=out
     )
     summary = run_dispersion(request, DispersionSettings(resamples=100))
@@ -392,18 +393,19 @@ def test_the_command_writes_data_that_can_be_trained_on_and_says_what_was_left_o
     ],
 )
 def test_options_that_would_do_nothing_are_refused(tmp_path, options, match):
-    from mallowspo.cli.dispersion_run import DispersionRequest
+    from mallowspo.cli.dispersion import DispersionOptions
 
     with pytest.raises(InputError, match=match):
-        DispersionRequest(output_dir=tmp_path, **options).check()
+        DispersionOptions(output_dir=tmp_path, **options).check()
 
 
 def test_counted_votes_are_no_words_to_write(tmp_path):
-    from mallowspo.cli.dispersion_run import DispersionRequest, run_dispersion
+    from mallowspo.cli.dispersion import DispersionOptions
+    from mallowspo.cli.dispersion_run import run_dispersion
     from mallowspo.dispersion.settings import DispersionSettings
 
     path = lines(tmp_path / "v.jsonl", [{**PAIR, "votes": [2, 1]}])
-    request = DispersionRequest(
+    request = DispersionOptions(
         output_dir=tmp_path / "out", votes=str(path), write_preferences=tmp_path / "pairs.jsonl"
     )
     with pytest.raises(InputError, match="write_preferences"):

@@ -78,7 +78,7 @@ def test_no_option_is_taken_for_a_secret_by_its_name():
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
     from mallowspo import MallowsPOConfig
-    from mallowspo.cli.evaluate_options import EvaluateOptions
+    from mallowspo.cli.evaluate import EvaluateOptions
 
     groups = (MallowsPOConfig, ModelConfig, ScriptArguments, DatasetMixtureConfig, EvaluateOptions)
     assert {item.name for group in groups for item in fields(group) if is_secret_name(item.name)} == {"hub_token"}

@@ -29,7 +29,7 @@ from fuzz.documents import (
     odd_parquet,
     repeating,
 )
-from mallowspo.cli.evaluate_options import _json_object
+from mallowspo.cli.evaluate import _json_object
 from mallowspo.cli.yaml_file import read_yaml
 from mallowspo.data import OPTIONAL_COLUMNS, load_preferences, tokenize_pairs, validate_rows
 from mallowspo.data.lint import check_preferences

@@ -351,45 +351,28 @@ def _kind(value: Any) -> str:
     return "class" if inspect.isclass(value) else "function" if callable(value) else "value"
 
 
-def commands() -> dict[str, Any]:
-    """Each command's words -> its parser in the library that reads options; `train` is read by another."""
-    import typer
-
-    from mallowspo.cli.main import app
-
-    found: dict[str, Any] = {}
-
-    def walk(words: str, command: Any) -> None:
-        found[words] = command
-        for name, inner in getattr(command, "commands", {}).items():
-            if (words, name) != ("", "train"):
-                walk(f"{words} {name}".strip(), inner)
-
-    walk("", typer.main.get_command(app))
-    return found
-
-
 def options() -> Any:
     """Command, "" for the program -> option, with its other names -> its default as the help shows it, its choices."""
-    from dataclasses import fields
+    from dataclasses import MISSING, fields
 
     from trl import DPOConfig
 
+    from mallowspo.cli.main import COMMANDS
     from mallowspo.cli.train_options import TrainParser
     from mallowspo.training import MallowsPOConfig
 
-    found: dict[str, dict[str, list[Any]]] = {}
-    for words, command in commands().items():
-        listed = {}
-        for one in command.params:
-            words_of_default = re.search(r"\[default: ([^\]]*)\]", one.help or "") or [None, None]
-            shown = one.show_default if isinstance(one.show_default, str) else words_of_default[1]
+    found: dict[str, dict[str, list[Any]]] = {"": {"--version": [False, None]}, "experiment": {}}
+    for words, (kind, _) in COMMANDS.items():
+        found[words] = {"--config": [None, None]}
+        for item in fields(kind):
+            shown, default = item.metadata["shown"], None if item.default == () else item.default
+            names = [item.name if item.metadata["positional"] else f"--{item.name}"]
+            names += [f"--no-{item.name}", f"--no_{item.name}"] if item.type in ("bool", "bool | None") else []
             # None of these options declares its choices; where there are any, its help says them.
-            listed[", ".join((*one.opts, *one.secondary_opts))] = [
-                "required" if one.required else _read(shown) if shown else _plain(one.default),
+            found[words][", ".join(names)] = [
+                "required" if default is MISSING else _read(shown) if shown else _plain(default),
                 None,
             ]
-        found[words] = listed
     # Apart, since those of TRL change with its version.
     ours = {item.name for item in fields(MallowsPOConfig)} - {item.name for item in fields(DPOConfig)}
     found |= {"train": {}, OF_TRL: {}}

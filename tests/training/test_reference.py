@@ -12,7 +12,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from mallowspo import MallowsPOConfig, MallowsPOTrainer
-from mallowspo.cli.reference_run import ReferenceOptions, make_store
+from mallowspo.cli.reference import ReferenceOptions
+from mallowspo.cli.reference_run import make_store
 from mallowspo.errors import InputError
 from mallowspo.scoring import ReferenceKey, ReferenceStore
 from mallowspo.scoring.store_format import file_checksum
@@ -26,7 +27,12 @@ def store_of(folder, model, rows=ROWS, **changes):
     rows.to_parquet(str(folder.parent / f"{folder.name}.parquet"))
     return make_store(
         ReferenceOptions(
-            str(model), str(folder.parent / f"{folder.name}.parquet"), folder, max_length=256, shard_rows=10, **changes
+            model_name_or_path=str(model),
+            dataset_name=str(folder.parent / f"{folder.name}.parquet"),
+            output_dir=folder,
+            max_length=256,
+            shard_rows=10,
+            **changes,
         )
     )
 

@@ -2,46 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from mallowspo.errors import InputError, reason_of
+from mallowspo.cli.options import FileLimits, option
+from mallowspo.errors import InputError, reason_of, told_as
+from mallowspo.loading import local_folder
 
 if TYPE_CHECKING:
     from mallowspo.data.lint import CheckReport, Cleaned
 
-__all__ = ["check", "load_tokenizer", "report_blocks"]
+__all__ = ["CheckOptions", "check"]
 
 _STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 
-def check(
-    data: str = typer.Argument(..., help="A .jsonl, .json, .csv or .parquet file, a folder, or a hub name."),
-    model_name_or_path: str = typer.Option(..., "--model_name_or_path", help="Whose tokenizer and chat template."),
-    output_dir: Path = typer.Option(Path("output/check"), "--output_dir", help="Where check.json goes."),
-    eval_data: str | None = typer.Option(
-        None, "--eval_data", help="Evaluation data, of which no prompt may be in DATA; a folder gives its test split."
-    ),
-    max_length: int = typer.Option(
-        1024, "--max_length", help="Tokens kept of prompt and response together; 0 keeps all."
-    ),
-    truncation_mode: str = typer.Option("keep_start", "--truncation_mode", help="keep_start or keep_end."),
-    split: str = typer.Option("train", "--split", help="The split of DATA; a single file has only train."),
-    fix: Path | None = typer.Option(
-        None, "--fix", help="Write the rows that can be used here (.jsonl, .jsonl.gz, .parquet), and a log beside it."
-    ),
-    near_duplicate_threshold: float = typer.Option(
-        0.9, "--near_duplicate_threshold", help="Similarity in (0, 1] from which two responses are near-identical."
-    ),
-    trust_remote_code: bool = typer.Option(False, "--trust_remote_code", help="Run code that comes with the model."),
-    html: bool = typer.Option(False, "--html", help="Write check.html as well."),
-    max_line_mb: int = typer.Option(64, "--max_line_mb", help="MiB that a line, or a row of a CSV file, may have."),
-    max_nesting: int = typer.Option(64, "--max_nesting", help="Levels of lists and objects in a value."),
-    max_columns: int = typer.Option(1000, "--max_columns", help="Different columns of all rows together."),
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(FileLimits):
     """Find what is wrong with preference data before training: exit code 0 clean, 1 errors found, 2 bad input."""
+
+    data: str = option(
+        "A .jsonl, .json, .csv or .parquet file, a folder, or a hub name.", group="What is checked", positional=True
+    )
+    model_name_or_path: str = option("Whose tokenizer and chat template.")
+    output_dir: Path = option("Where check.json goes.", Path("output/check"))
+    eval_data: str | None = option(
+        "Evaluation data, of which no prompt may be in DATA; a folder gives its test split.", None
+    )
+    split: str = option("The split of DATA; a single file has only train.", "train")
+    trust_remote_code: bool = option("Run code that comes with the model.", False)
+    max_length: int = option("Tokens kept of prompt and response together; 0 keeps all.", 1024, group="What is found")
+    truncation_mode: str = option("keep_start or keep_end.", "keep_start")
+    near_duplicate_threshold: float = option("Similarity in (0, 1] from which two responses are near-identical.", 0.9)
+    fix: Path | None = option(
+        "Write the rows that can be used here (.jsonl, .jsonl.gz, .parquet), and a log beside it.",
+        None,
+        group="What is written",
+    )
+    html: bool = option("Write check.html as well.", False)
+
+
+def check(options: CheckOptions) -> int:
+    """Lint the data, write `check.json` and what else was asked for, and print the findings."""
     from mallowspo.data.limits import Limits
     from mallowspo.data.lint import CheckSettings, check_preferences, write_cleaned
     from mallowspo.data.lint.cleaning import check_output
@@ -51,82 +54,56 @@ def check(
     from mallowspo.outputs import writable_file, writable_folder
     from mallowspo.progress import progress_bar
 
-    if max_length < 0:
-        raise InputError(f"max_length: got {max_length}, expected at least 2, or 0 for no limit")
+    data, model, fix, folder = options.data, options.model_name_or_path, options.fix, options.output_dir
+    if options.max_length < 0:
+        raise InputError(f"max_length: got {options.max_length}, expected at least 2, or 0 for no limit")
     settings = CheckSettings(
-        max_length=max_length or None,
-        truncation_mode=truncation_mode,
-        split=split,
-        eval_split="test" if eval_data is not None and Path(eval_data).is_dir() else "train",
-        near_duplicate_threshold=near_duplicate_threshold,
-        limits=Limits(max_line_mb=max_line_mb, max_nesting=max_nesting, max_columns=max_columns),
+        max_length=options.max_length or None,
+        truncation_mode=options.truncation_mode,
+        split=options.split,
+        eval_split="test" if options.eval_data is not None and Path(options.eval_data).is_dir() else "train",
+        near_duplicate_threshold=options.near_duplicate_threshold,
+        limits=Limits.of(options),
     )
     if fix is not None:
         check_output(fix, data)
         writable_file(fix, "fix")
-    writable_folder(output_dir, "output_dir")
-    tokenizer = load_tokenizer(model_name_or_path, trust_remote_code=trust_remote_code)
+    writable_folder(folder, "output_dir")
+    tokenizer = _load_tokenizer(model, trust_remote_code=options.trust_remote_code)
     stage = f"Checking {Path(data).name}"
-    with progress_bar("mallowspo check") as progress:
+    with progress_bar("mallowspo check") as progress, told_as({"dataset": "data"}):
         report = check_preferences(
             data,
             tokenizer,
             settings,
-            eval_source=eval_data,
-            end_ids=end_token_ids(tokenizer, model_name_or_path),
-            vocabulary=embedding_rows(model_name_or_path),
+            eval_source=options.eval_data,
+            end_ids=end_token_ids(tokenizer, model),
+            vocabulary=embedding_rows(model),
             progress=lambda rows: progress(stage, rows, 0),
         )
         progress(stage, report.rows, report.rows)
         cleaned = None if fix is None else write_cleaned(report, fix)
-    record = report.to_dict() | {"model_name_or_path": model_name_or_path, "eval_data": eval_data}
+    record = report.to_dict() | {"model_name_or_path": model, "eval_data": options.eval_data}
     if cleaned is not None:
-        record["fix"] = _fix_record(cleaned)
-    write_json(output_dir / "check.json", record)
-    if html:
-        _write_page(output_dir / "check.html", report, model_name_or_path)
-    _print(report, cleaned, output_dir, html=html)
-    if report.has_errors:
-        raise typer.Exit(1)
+        record["fix"] = asdict(cleaned)
+    write_json(folder / "check.json", record)
+    if options.html:
+        _write_page(folder / "check.html", report, model)
+    _print(report, cleaned, folder, html=options.html)
+    return int(report.has_errors)
 
 
-def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
-    """Load a tokenizer by path or hub name.
-
-    Args:
-        name: A folder with a saved tokenizer, or a hub name.
-        trust_remote_code: Run code that comes with the model.
-
-    Returns:
-        The tokenizer.
-
-    Raises:
-        InputError: There is none.
-    """
-    path = Path(name).expanduser()
-    looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    if looks_local and not path.is_dir():
-        raise InputError(f"model_name_or_path: there is no folder {name}")
+def _load_tokenizer(name: str, *, trust_remote_code: bool) -> Any:
+    folder = local_folder("model_name_or_path", name)
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(str(folder or name), trust_remote_code=trust_remote_code)
     except Exception as error:  # a tokenizer's own code may raise anything
         raise InputError(
             f"model_name_or_path: {name} gives no tokenizer ({reason_of(error)}); give the folder of a saved "
             "tokenizer or model"
         ) from error
-
-
-def _fix_record(cleaned: Cleaned) -> dict[str, Any]:
-    return {
-        "path": cleaned.path,
-        "log": cleaned.log,
-        "kept": cleaned.kept,
-        "dropped": cleaned.dropped,
-        "reasons": cleaned.reasons,
-        "left_alone": list(cleaned.left_alone),
-    }
 
 
 def _print(report: CheckReport, cleaned: Cleaned | None, output_dir: Path, *, html: bool) -> None:
@@ -189,15 +166,8 @@ def _told(cleaned: Cleaned) -> str:
     return text
 
 
-def report_blocks(report: CheckReport) -> list[Any]:
-    """Turn a report into the sections of an HTML page.
-
-    Args:
-        report: What was found.
-
-    Returns:
-        One section with the table, and one per finding.
-    """
+def _sections(report: CheckReport) -> list[Any]:
+    """The sections of the page: one with the table, and one per finding."""
     from mallowspo.reports.blocks import Paragraph, Section, Table, literal
 
     rows = [[f.severity, f.kind, f"{f.count:,}", f"{f.percent:.2f}"] for f in report.findings]
@@ -220,7 +190,7 @@ def _write_page(path: Path, report: CheckReport, model: str) -> None:
     page = Report(
         title="Preference data check",
         summary=literal(f"{report.rows:,} rows of {report.source} with the tokenizer of {model}. {_verdict(report)}"),
-        sections=report_blocks(report),
+        sections=_sections(report),
         meta=current_meta(),
     )
     write_report(path, page)

@@ -2,121 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from mallowspo.cli.options import FileLimits, option
+from mallowspo.errors import InputError
+from mallowspo.outputs import writable_folder
 
-__all__ = ["dispersion"]
+if TYPE_CHECKING:
+    from mallowspo.dispersion.settings import DispersionSettings
+
+__all__ = ["DispersionOptions", "dispersion"]
 
 _ESTIMATORS = "mean_entropy, answer_entropy, first_token, divergent_token, reference_margin or panel"
 
 
-_OutputDir = Annotated[
-    Path, typer.Option("--output_dir", help="Where dispersion.parquet, summary.json and report.html go.")
-]
-_Reference = Annotated[Path | None, typer.Option("--reference", help="A store written by `mallowspo reference`.")]
-_Votes = Annotated[
-    str | None, typer.Option("--votes", help="A file of people's votes on pairs; may be the data set itself.")
-]
-_Rankings = Annotated[
-    list[str] | None, typer.Option("--rankings", help="A file of people's rankings; may be given several times.")
-]
-_Truth = Annotated[
-    str | None, typer.Option("--truth", help="A file with the true ranking, to measure the centres by.")
-]
-_DatasetName = Annotated[
-    str | None, typer.Option("--dataset_name", help="The data that the store was made from, to show its words.")
-]
-_DatasetConfig = Annotated[str | None, typer.Option("--dataset_config", help="Configuration of a hub data set.")]
-_DatasetTrainSplit = Annotated[str, typer.Option("--dataset_train_split", help="Split of the data and of the votes.")]
-_VotesColumn = Annotated[str, typer.Option("--votes_column", help="Column of the votes.")]
-_Columns = Annotated[
-    str,
-    typer.Option(
-        "--columns",
-        help="Column names of --votes and --rankings, such as prompt=question,first=a,second=b,vote=winner.",
-    ),
-]
-_WritePreferences = Annotated[
-    Path | None,
-    typer.Option(
-        "--write_preferences",
-        help="Write what the majority of the votes prefers as a .jsonl file to train on; for published forms.",
-    ),
-]
-_RankingsColumn = Annotated[str, typer.Option("--rankings_column", help="Column of the rankings.")]
-_InvalidRows = Annotated[str, typer.Option("--invalid_rows", help="error, or drop: rows that cannot be used.")]
-_DispersionEstimator = Annotated[
-    str, typer.Option("--dispersion_estimator", help=f"The index that is read off the reference: {_ESTIMATORS}.")
-]
-_DispersionMap = Annotated[
-    str,
-    typer.Option(
-        "--dispersion_map",
-        help="How it becomes a weight: neglog, quantile, mallows (with --alternatives) or isotonic (with people).",
-    ),
-]
-_DispersionScale = Annotated[str, typer.Option("--dispersion_scale", help="phi*: auto (mean weight 1) or a number.")]
-_DispersionClip = Annotated[tuple[float, float], typer.Option("--dispersion_clip", help="Lowest and highest weight.")]
-_DispersionPer = Annotated[str, typer.Option("--dispersion_per", help="One index per prompt or pair.")]
-_Alternatives = Annotated[
-    int | None, typer.Option("--alternatives", help="mallows: among how many answers people choose.")
-]
-_Spread = Annotated[
-    tuple[float, float] | None,
-    typer.Option("--spread", help="quantile: -log phi of the most contested and the most agreed prompt."),
-]
-_Distance = Annotated[str, typer.Option("--distance", help="Of the rankings: kendall or spearman.")]
-_VotePrior = Annotated[float, typer.Option("--vote_prior", help="Pseudo-votes added to each side.")]
-_RankingPrior = Annotated[
-    float, typer.Option("--ranking_prior", help="Pseudo-rankings drawn at random; 0 is maximum likelihood.")
-]
-_FitDraws = Annotated[
-    int, typer.Option("--fit_draws", help="Samples of the test of fit of rankings; 0 leaves it out.")
-]
-_Beta = Annotated[float, typer.Option("--beta", help="The beta that you will train with.")]
-_Level = Annotated[float, typer.Option("--level", help="Coverage of the intervals.")]
-_Seed = Annotated[int, typer.Option("--seed", help="Of every random draw.")]
-_MaxLineMb = Annotated[int, typer.Option("--max_line_mb", help="MiB that a line, or a row of a CSV file, may have.")]
-_MaxNesting = Annotated[int, typer.Option("--max_nesting", help="Levels of lists and objects in a value.")]
-_MaxColumns = Annotated[int, typer.Option("--max_columns", help="Different columns of all rows together.")]
-
-
-def dispersion(
-    *,
-    output_dir: _OutputDir = Path("output/dispersion"),
-    reference: _Reference = None,
-    votes: _Votes = None,
-    rankings: _Rankings = None,
-    truth: _Truth = None,
-    dataset_name: _DatasetName = None,
-    dataset_config: _DatasetConfig = None,
-    dataset_train_split: _DatasetTrainSplit = "train",
-    votes_column: _VotesColumn = "votes",
-    rankings_column: _RankingsColumn = "rankings",
-    columns: _Columns = "",
-    write_preferences: _WritePreferences = None,
-    invalid_rows: _InvalidRows = "error",
-    dispersion_estimator: _DispersionEstimator = "mean_entropy",
-    dispersion_map: _DispersionMap = "neglog",
-    dispersion_scale: _DispersionScale = "auto",
-    dispersion_clip: _DispersionClip = (0.0, 10.0),
-    dispersion_per: _DispersionPer = "prompt",
-    alternatives: _Alternatives = None,
-    spread: _Spread = None,
-    distance: _Distance = "kendall",
-    vote_prior: _VotePrior = 0.5,
-    ranking_prior: _RankingPrior = 0.0,
-    fit_draws: _FitDraws = 99,
-    beta: _Beta = 0.1,
-    level: _Level = 0.95,
-    seed: _Seed = 0,
-    max_line_mb: _MaxLineMb = 64,
-    max_nesting: _MaxNesting = 64,
-    max_columns: _MaxColumns = 1_000,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class DispersionOptions(FileLimits):
     """Say how much people agree on each prompt, what the weights will do, and whether model and people agree.
 
     Give --reference, --votes or --rankings; with the first and one of the others they are compared. Files of votes
@@ -124,24 +27,93 @@ def dispersion(
     and 3, UltraFeedback, collective alignment, PandaLM, WMT); files of rankings hold a column `rankings`, or one row a
     ranking and one column an item. --columns tells other names.
     """
-    given = dict(locals())
-    from mallowspo.cli.dispersion_run import DispersionRequest, run_dispersion
+
+    reference: Path | None = option("A store written by `mallowspo reference`.", None, group="What is read")
+    dataset_name: str | None = option("The data that the store was made from, to show its words.", None)
+    dataset_config: str | None = option("Configuration of a hub data set.", None)
+    dataset_train_split: str = option("Split of the data and of the votes.", "train")
+    votes: str | None = option("A file of people's votes on pairs; may be the data set itself.", None)
+    votes_column: str = option("Column of the votes.", "votes")
+    rankings: tuple[str, ...] = option("A file of people's rankings; may be given several times.", ())
+    rankings_column: str = option("Column of the rankings.", "rankings")
+    truth: str | None = option("A file with the true ranking, to measure the centres by.", None)
+    columns: str = option(
+        "Column names of --votes and --rankings, such as prompt=question,first=a,second=b,vote=winner.",
+        "",
+        commas=True,
+    )
+    invalid_rows: str = option("error, or drop: rows that cannot be used.", "error")
+
+    dispersion_estimator: str = option(
+        f"The index that is read off the reference: {_ESTIMATORS}.", "mean_entropy", group="From index to weight"
+    )
+    dispersion_map: str = option(
+        "How it becomes a weight: neglog, quantile, mallows (with --alternatives) or isotonic (with people).", "neglog"
+    )
+    alternatives: int | None = option("mallows: among how many answers people choose.", None)
+    spread: tuple[float, float] | None = option(
+        "quantile: -log phi of the most contested and the most agreed prompt.", None
+    )
+    dispersion_scale: str = option("phi*: auto (mean weight 1) or a number.", "auto")
+    dispersion_clip: tuple[float, float] = option("Lowest and highest weight.", (0.0, 10.0))
+    dispersion_per: str = option("One index per prompt or pair.", "prompt")
+    beta: float = option("The beta that you will train with.", 0.1)
+
+    vote_prior: float = option("Pseudo-votes added to each side.", 0.5, group="What people said")
+    distance: str = option("Of the rankings: kendall or spearman.", "kendall")
+    ranking_prior: float = option("Pseudo-rankings drawn at random; 0 is maximum likelihood.", 0.0)
+    fit_draws: int = option("Samples of the test of fit of rankings; 0 leaves it out.", 99)
+    level: float = option("Coverage of the intervals.", 0.95)
+    seed: int = option("Of every random draw.", 0)
+
+    output_dir: Path = option(
+        "Where dispersion.parquet, summary.json and report.html go.",
+        Path("output/dispersion"),
+        group="What is written",
+    )
+    write_preferences: Path | None = option(
+        "Write what the majority of the votes prefers as a .jsonl file to train on; for published forms.", None
+    )
+
+    def settings(self) -> DispersionSettings:
+        """How to analyse: the options of the same names, `dispersion_` before them or not."""
+        from mallowspo.dispersion.settings import DispersionSettings
+
+        given = {item.name.removeprefix("dispersion_"): getattr(self, item.name) for item in fields(self)}
+        return DispersionSettings(
+            **{item.name: given[item.name] for item in fields(DispersionSettings) if given.get(item.name) is not None}
+        )
+
+    def check(self) -> None:
+        """Raise `InputError` for options that cannot work together."""
+        if self.reference is None and self.votes is None and not self.rankings:
+            raise InputError("dispersion: nothing to read; give --reference, --votes or --rankings")
+        writable_folder(self.output_dir, "output_dir")
+        if self.truth is not None and not self.rankings:
+            raise InputError("truth: only rankings are compared with a true ranking; add --rankings")
+        if self.columns and self.votes is None and not self.rankings:
+            raise InputError("columns: they name the columns of --votes and --rankings; add one of these")
+        if self.write_preferences is not None:
+            if self.votes is None:
+                raise InputError("write_preferences: preference data are made of votes; add --votes")
+            if self.write_preferences.suffix != ".jsonl" or self.write_preferences.is_dir():
+                raise InputError(
+                    f"write_preferences: got {self.write_preferences}, expected a file that ends in .jsonl"
+                )
+        if self.dataset_name is not None and self.reference is None:
+            raise InputError("dataset_name: only a reference store needs the data beside it; add --reference")
+
+
+def dispersion(options: DispersionOptions) -> None:
+    """Analyse, write the table, the summary and the page, and print what was found."""
+    from mallowspo.cli.dispersion_run import run_dispersion
     from mallowspo.data.limits import Limits
-    from mallowspo.dispersion.settings import DispersionSettings
     from mallowspo.progress import progress_bar
 
-    given |= {name.removeprefix("dispersion_"): value for name, value in given.items()}
-    given |= {"rankings": tuple(rankings or ())}
-    settings = DispersionSettings(
-        **{item.name: given[item.name] for item in fields(DispersionSettings) if given.get(item.name) is not None}
-    )
-    request = DispersionRequest(**{item.name: given[item.name] for item in fields(DispersionRequest)})
-    with (
-        Limits(max_line_mb, max_nesting, max_columns).in_force(),
-        progress_bar("mallowspo dispersion") as progress,
-    ):
-        summary = run_dispersion(request, settings, progress=progress)
-    _show(summary, output_dir)
+    settings = options.settings()
+    with Limits.of(options).in_force(), progress_bar("mallowspo dispersion") as progress:
+        summary = run_dispersion(options, settings, progress=progress)
+    _show(summary, options.output_dir)
 
 
 def _show(summary: dict[str, Any], folder: Path) -> None:

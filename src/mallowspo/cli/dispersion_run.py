@@ -5,124 +5,56 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mallowspo.cli.options import DATASET_OPTIONS
 from mallowspo.dispersion.analysis import Analysis, PromptOpinion
 from mallowspo.dispersion.entropy import ReferenceStatistics
 from mallowspo.dispersion.reference_analysis import RowTexts, analyse_reference
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.side_by_side import SideBySide, side_by_side
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, told_as
 from mallowspo.files import atomic_path, write_json
-from mallowspo.outputs import writable_folder
+from mallowspo.progress import Progress, silent
 
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
+    from mallowspo.cli.dispersion import DispersionOptions
     from mallowspo.dispersion.judged_rows import Judged
     from mallowspo.dispersion.rankings_file import RankingRows
     from mallowspo.scoring import StoredRows
 
-__all__ = ["DispersionRequest", "run_dispersion"]
-
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DispersionRequest:
-    """What to analyse and where to write; the fields are the command's options.
-
-    Attributes:
-        output_dir: Where to write.
-        reference: A store of `mallowspo reference`.
-        votes: A file of votes.
-        rankings: Files of rankings.
-        truth: A file with the true ranking of the items.
-        dataset_name: The data that the store was made from, for its words.
-        dataset_config: Configuration of a hub data set.
-        dataset_train_split: Split of the data and of the votes.
-        votes_column: Column of the votes.
-        rankings_column: Column of the rankings.
-        columns: The files' own column names, `name=column` with commas between them.
-        write_preferences: Where to write preference data made of the votes.
-        invalid_rows: `error` or `drop`.
-    """
-
-    output_dir: Path
-    reference: Path | None = None
-    votes: str | None = None
-    rankings: tuple[str, ...] = ()
-    truth: str | None = None
-    dataset_name: str | None = None
-    dataset_config: str | None = None
-    dataset_train_split: str = "train"
-    votes_column: str = "votes"
-    rankings_column: str = "rankings"
-    columns: str = ""
-    write_preferences: Path | None = None
-    invalid_rows: str = "error"
-
-    def check(self) -> None:
-        """Raise `InputError` for options that cannot work together."""
-        if self.reference is None and self.votes is None and not self.rankings:
-            raise InputError("dispersion: nothing to read; give --reference, --votes or --rankings")
-        writable_folder(self.output_dir, "output_dir")
-        if self.truth is not None and not self.rankings:
-            raise InputError("truth: only rankings are compared with a true ranking; add --rankings")
-        if self.columns and self.votes is None and not self.rankings:
-            raise InputError("columns: they name the columns of --votes and --rankings; add one of these")
-        if self.write_preferences is not None:
-            if self.votes is None:
-                raise InputError("write_preferences: preference data are made of votes; add --votes")
-            if self.write_preferences.suffix != ".jsonl" or self.write_preferences.is_dir():
-                raise InputError(
-                    f"write_preferences: got {self.write_preferences}, expected a file that ends in .jsonl"
-                )
-        if self.dataset_name is not None and self.reference is None:
-            raise InputError("dataset_name: only a reference store needs the data beside it; add --reference")
+__all__ = ["run_dispersion"]
 
 
 def run_dispersion(
-    request: DispersionRequest, settings: DispersionSettings, *, progress: Progress | None = None
+    options: DispersionOptions, settings: DispersionSettings, *, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Analyse the sources and write `dispersion.parquet`, `summary.json` and `report.html`.
-
-    Args:
-        request: What to read and where to write.
-        settings: How to analyse it.
-        progress: Called with what is being done, steps done and steps in all.
-
-    Returns:
-        What `summary.json` says.
-
-    Raises:
-        InputError: A file, a column or a value that cannot be used.
-    """
+    """Analyse the sources and write `dispersion.parquet`, `summary.json` and `report.html`."""
     from mallowspo.reports.dispersion.report import write_dispersion_report
 
     started = time.perf_counter()
-    report = progress or (lambda stage, done, total: None)
-    request.check()
-    steps = [name for name in ("votes", "rankings", "reference") if getattr(request, name)]
+    options.check()
+    steps = [name for name in ("votes", "rankings", "reference") if getattr(options, name)]
     found: dict[str, Analysis] = {}
     opinions: list[PromptOpinion] = []
     for done, name in enumerate(steps):
-        report("Reading and analysing", done, len(steps) + 1)
+        progress("Reading and analysing", done, len(steps) + 1)
         if name == "votes":
-            found[name] = _votes(request, settings, opinions)
+            found[name] = _votes(options, settings, opinions)
         elif name == "rankings":
-            found[name] = _rankings(request, settings, opinions, report)
+            found[name] = _rankings(options, settings, opinions, progress)
     summary: dict[str, Any] = {"settings": asdict(settings)}
     sides: list[SideBySide] = []
     pairs: datasets.Dataset | None = None
-    if request.reference is not None:
-        found["reference"], pairs, made_with = _reference(request, settings, opinions)
+    if options.reference is not None:
+        found["reference"], pairs, made_with = _reference(options, settings, opinions)
         summary["made_with"] = made_with
         columns = found["reference"].columns
         rng = np.random.default_rng(settings.seed + 1)
@@ -139,49 +71,50 @@ def run_dispersion(
         ]
     summary |= {name: analysis.summary for name, analysis in found.items()}
     summary["side_by_side"] = [side.summary for side in sides]
-    summary["files"] = _sources(request)
+    summary["files"] = _sources(options)
     main = next(name for name in ("reference", "votes", "rankings") if name in found)
-    _write_table(request.output_dir / "dispersion.parquet", found[main].columns, pairs, opinions, main)
-    report("Reading and analysing", len(steps), len(steps) + 1)
+    _write_table(options.output_dir / "dispersion.parquet", found[main].columns, pairs, opinions, main)
+    progress("Reading and analysing", len(steps), len(steps) + 1)
     summary["seconds"] = time.perf_counter() - started
-    write_json(request.output_dir / "summary.json", summary)
-    write_dispersion_report(request.output_dir, {name: found[name].columns for name in found}, sides)
-    report("Reading and analysing", len(steps) + 1, len(steps) + 1)
+    write_json(options.output_dir / "summary.json", summary)
+    write_dispersion_report(options.output_dir, {name: found[name].columns for name in found}, sides)
+    progress("Reading and analysing", len(steps) + 1, len(steps) + 1)
     return summary
 
 
-def _sources(request: DispersionRequest) -> dict[str, Any]:
-    named = {"reference": request.reference, "votes": request.votes, "dataset": request.dataset_name}
+def _sources(options: DispersionOptions) -> dict[str, Any]:
+    named = {"reference": options.reference, "votes": options.votes, "dataset": options.dataset_name}
     sources: dict[str, Any] = {name: str(value) for name, value in named.items() if value is not None}
-    if request.rankings:
-        sources["rankings"] = [str(path) for path in request.rankings]
-    if request.truth:
-        sources["truth"] = str(request.truth)
+    if options.rankings:
+        sources["rankings"] = [str(path) for path in options.rankings]
+    if options.truth:
+        sources["truth"] = str(options.truth)
     return sources
 
 
-def _votes(request: DispersionRequest, settings: DispersionSettings, opinions: list[PromptOpinion]) -> Analysis:
+def _votes(options: DispersionOptions, settings: DispersionSettings, opinions: list[PromptOpinion]) -> Analysis:
     from mallowspo.dispersion.votes_analysis import analyse_votes, opinion_of_votes
     from mallowspo.dispersion.votes_file import load_votes
 
-    assert request.votes is not None
-    rows = load_votes(
-        request.votes,
-        column=request.votes_column,
-        columns=request.columns,
-        split=request.dataset_train_split,
-        invalid_rows=request.invalid_rows,
-    )
-    if request.write_preferences is not None and rows.judged is None:
+    assert options.votes is not None
+    with told_as(DATASET_OPTIONS | {"dataset": "votes"}):
+        rows = load_votes(
+            options.votes,
+            column=options.votes_column,
+            columns=options.columns,
+            split=options.dataset_train_split,
+            invalid_rows=options.invalid_rows,
+        )
+    if options.write_preferences is not None and rows.judged is None:
         raise InputError(
-            f"write_preferences: {request.votes} holds counted votes or scores; with chosen and rejected it is "
+            f"write_preferences: {options.votes} holds counted votes or scores; with chosen and rejected it is "
             "preference data already, and without them there are no words to write"
         )
     opinions.append(opinion_of_votes(rows, settings=settings))
     analysis = analyse_votes(rows, settings=settings)
-    if request.write_preferences is not None and rows.judged is not None:
-        written = _write_preferences(rows.judged, request.write_preferences, request.votes)
-        analysis.summary["preferences"] = {"file": str(request.write_preferences), "rows": written}
+    if options.write_preferences is not None and rows.judged is not None:
+        written = _write_preferences(rows.judged, options.write_preferences, options.votes)
+        analysis.summary["preferences"] = {"file": str(options.write_preferences), "rows": written}
     return analysis
 
 
@@ -202,24 +135,24 @@ def _write_preferences(judged: Judged, path: Path, source: str) -> int:
 
 
 def _rankings(
-    request: DispersionRequest, settings: DispersionSettings, opinions: list[PromptOpinion], report: Progress
+    options: DispersionOptions, settings: DispersionSettings, opinions: list[PromptOpinion], progress: Progress
 ) -> Analysis:
     from mallowspo.dispersion.rankings_analysis import analyse_rankings, opinion_of_rankings
     from mallowspo.dispersion.rankings_file import load_rankings, load_truth
 
-    parts = [
-        load_rankings(path, column=request.rankings_column, columns=request.columns, split=request.dataset_train_split)
-        for path in request.rankings
-    ]
+    names = {"column": options.rankings_column, "columns": options.columns, "split": options.dataset_train_split}
+    with told_as(DATASET_OPTIONS | {"dataset": "rankings"}):
+        parts = [load_rankings(path, **names) for path in options.rankings]
     rows = _joined(parts)
     truth = None
-    if request.truth is not None:
+    if options.truth is not None:
         sizes = {ranks.shape[1] for ranks in rows.ranks}
         if len(sizes) > 1:
             raise InputError(f"truth: the rankings are of {min(sizes)} to {max(sizes)} items, one truth fits one size")
-        truth = load_truth(request.truth, items=sizes.pop())
+        with told_as({"dataset": "truth"}):
+            truth = load_truth(options.truth, items=sizes.pop())
     opinions.append(opinion_of_rankings(rows, settings=settings))
-    return analyse_rankings(rows, settings=settings, truth=truth, progress=report)
+    return analyse_rankings(rows, settings=settings, truth=truth, progress=progress)
 
 
 def _joined(parts: list[RankingRows]) -> RankingRows:
@@ -244,19 +177,19 @@ def _joined(parts: list[RankingRows]) -> RankingRows:
 
 
 def _reference(
-    request: DispersionRequest, settings: DispersionSettings, opinions: list[PromptOpinion]
+    options: DispersionOptions, settings: DispersionSettings, opinions: list[PromptOpinion]
 ) -> tuple[Analysis, datasets.Dataset | None, dict[str, str]]:
     from mallowspo.scoring import ReferenceStore
 
-    assert request.reference is not None
+    assert options.reference is not None
     try:
-        store = ReferenceStore.open(request.reference)
+        store = ReferenceStore.open(options.reference)
         rows = store.read() if store.manifest.rows else None
     except InputError as error:
         raise InputError(f"reference: {error}") from error
     if rows is None:
-        raise InputError(f"reference: {request.reference} has no rows")
-    pairs = None if request.dataset_name is None else _data_of(request, rows)
+        raise InputError(f"reference: {options.reference} has no rows")
+    pairs = None if options.dataset_name is None else _data_of(options, rows)
     analysis = analyse_reference(
         ReferenceStatistics.of(rows.scores, vocab_size=rows.vocab_size),
         rows.prompt_ids,
@@ -268,20 +201,21 @@ def _reference(
     return analysis, pairs, dict(store.manifest.made_with)
 
 
-def _data_of(request: DispersionRequest, rows: StoredRows) -> datasets.Dataset:
+def _data_of(options: DispersionOptions, rows: StoredRows) -> datasets.Dataset:
     """The rows of the store as they stand in the data, in the store's order."""
     from mallowspo.data import load_preferences, validate_rows
     from mallowspo.data.records import prompt_id_of_text
 
-    assert request.dataset_name is not None
-    loaded = load_preferences(
-        request.dataset_name,
-        split=request.dataset_train_split,
-        name=request.dataset_config,
-        invalid_rows=request.invalid_rows,
-    )
+    assert options.dataset_name is not None
+    with told_as(DATASET_OPTIONS):
+        loaded = load_preferences(
+            options.dataset_name,
+            split=options.dataset_train_split,
+            name=options.dataset_config,
+            invalid_rows=options.invalid_rows,
+        )
     pairs = validate_rows(
-        loaded.dataset, columns=(), invalid_rows=request.invalid_rows, source=request.dataset_name
+        loaded.dataset, columns=(), invalid_rows=options.invalid_rows, source=options.dataset_name
     ).dataset
     numbers, stored = pairs["row_index"][:], rows.row_index.tolist()
     places = {key: place for place, key in enumerate(_numbered(numbers))}
@@ -291,11 +225,11 @@ def _data_of(request: DispersionRequest, rows: StoredRows) -> datasets.Dataset:
         place = places.get((number, nth), -1)
         # A store keeps the order of its data; a number of a user's own may name other rows here.
         if place <= (chosen[-1] if chosen else -1):
-            raise _other_data(request, number)
+            raise _other_data(options, number)
         if in_data[number] != in_store[number]:
             raise InputError(
-                f"dataset_name: row {number + 1:,} of {request.dataset_name} gives {in_data[number]} pairs, of which "
-                f"the store {request.reference} has {in_store[number]}, for the others were left out as tokens; which "
+                f"dataset_name: row {number + 1:,} of {options.dataset_name} gives {in_data[number]} pairs, of which "
+                f"the store {options.reference} has {in_store[number]}, for the others were left out as tokens; which "
                 "ones cannot be told, so take that row out of the data and make the store again, or leave out "
                 "dataset_name"
             )
@@ -304,14 +238,14 @@ def _data_of(request: DispersionRequest, rows: StoredRows) -> datasets.Dataset:
     context = [name for name in ("tools", "chat_template_kwargs") if name in found.column_names]
     for row, number, name in zip(found.select_columns(["prompt", *context]), stored, rows.prompt_ids, strict=True):
         if prompt_id_of_text(row["prompt"], {column: row[column] for column in context}) != name:
-            raise _other_data(request, number)
+            raise _other_data(options, number)
     return found
 
 
-def _other_data(request: DispersionRequest, number: int) -> InputError:
+def _other_data(options: DispersionOptions, number: int) -> InputError:
     return InputError(
-        f"dataset_name: row {number + 1:,} of {request.dataset_name} is not the one that the store "
-        f"{request.reference} was made from; give the data and the split of `mallowspo reference`"
+        f"dataset_name: row {number + 1:,} of {options.dataset_name} is not the one that the store "
+        f"{options.reference} was made from; give the data and the split of `mallowspo reference`"
     )
 
 

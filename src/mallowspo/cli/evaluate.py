@@ -2,199 +2,232 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from mallowspo.cli.options import option
+from mallowspo.errors import InputError, not_one_of
+from mallowspo.files import parse_json
+from mallowspo.outputs import writable_folder
 
 if TYPE_CHECKING:
+    from mallowspo.evaluation.endpoint import RequestLimits
     from mallowspo.evaluation.judge import Usage
+    from mallowspo.evaluation.local_model import Sampling
 
-__all__ = ["evaluate"]
+__all__ = ["EvaluateOptions", "Source", "evaluate", "source_of"]
 
 _SOURCE = "a folder or hub name, an address http://host:port/v1#name, a .json of answers, or column:NAME"
 
 
-def _option(name: str, text: str, **settings: Any) -> Any:
-    return typer.Option(f"--{name}", help=text, **settings)
+@dataclass(frozen=True)
+class Source:
+    """Where answers come from."""
+
+    kind: str  # local, endpoint, file or column
+    name: str  # a folder or hub name, an address, a path, or a column of the prompts' data
 
 
-_Model = Annotated[str, _option("model", f"Whose answers are judged: {_SOURCE}.")]
-_Baseline = Annotated[str, _option("baseline", "Against whose: as --model.")]
-_Prompts = Annotated[str, _option("prompts", "A .jsonl, .json, .csv or .parquet file, a folder, or a hub name.")]
-_Judge = Annotated[
-    str,
-    _option("judge", "An address http://host:port/v1#name, reward:MODEL, or module:function of Python."),
-]
-_OutputDir = Annotated[Path, _option("output_dir", "Where everything goes; the same folder goes on.")]
-_PromptColumn = Annotated[str, _option("prompt_column", "The column with a text or a conversation.")]
-_Split = Annotated[str, _option("split", "The split of the prompts.")]
-_MaxPrompts = Annotated[int | None, _option("max_prompts", "Take only the first so many.")]
-_PromptFormat = Annotated[
-    str,
-    _option("prompt_format", "chat, text, or auto: chat wherever the model has a chat template."),
-]
-_MaxNewTokens = Annotated[int, _option("max_new_tokens", "Tokens after which an answer is cut.")]
-_Temperature = Annotated[float, _option("temperature", "Of the answers; 0 takes the most likely token.")]
-_TopP = Annotated[float, _option("top_p", "Smallest set of tokens with this probability.")]
-_TopK = Annotated[int, _option("top_k", "Most likely tokens kept; 0 keeps all.")]
-_BatchSize = Annotated[int, _option("batch_size", "Prompts at a time on this machine.")]
-_Seed = Annotated[int, _option("seed", "Of the answers and the bootstrap.")]
-_Dtype = Annotated[str, _option("dtype", "Of local weights: auto, float32, bfloat16 or float16.")]
-_UseCpu = Annotated[bool, _option("use_cpu", "Leave an accelerator alone.")]
-_TrustRemoteCode = Annotated[bool, _option("trust_remote_code", "Run code that comes with a model.")]
-_GenerationParameters = Annotated[
-    str | None,
-    _option("generation_parameters", "JSON added to requests for answers, such as '{\"seed\": null}'."),
-]
-_SkipRefused = Annotated[
-    bool,
-    _option("skip_refused", "Leave out prompts that a server will not answer, such as for a content filter."),
-]
-_ApiKeyEnv = Annotated[
-    str | None,
-    _option("api_key_env", "Environment variable with the key for --model and --baseline; none is sent without."),
-]
-_JudgeTemplate = Annotated[
-    Path | None,
-    _option("judge_template", "Your own question, with {prompt}, {answer_a} and {answer_b}."),
-]
-_JudgeParameters = Annotated[
-    str | None,
-    _option("judge_parameters", 'JSON over {"temperature": 0, "max_tokens": 1024}; null takes a field out.'),
-]
-_JudgeAttempts = Annotated[int, _option("judge_attempts", "Replies asked for while none can be read.")]
-_JudgePrices = Annotated[
-    str | None,
-    _option("judge_prices", "IN,OUT: price per million tokens, for the cost."),
-]
-_JudgeApiKeyEnv = Annotated[
-    str | None,
-    _option("judge_api_key_env", "Environment variable with the judge's key; none is sent without."),
-]
-_Concurrency = Annotated[int, _option("concurrency", "Requests under way at a time.")]
-_RequestsPerMinute = Annotated[
-    float | None,
-    _option("requests_per_minute", "Requests that may start in a minute, retries included."),
-]
-_Timeout = Annotated[float, _option("timeout", "Seconds until a request is given up.")]
-_MaxRetries = Annotated[int, _option("max_retries", "Attempts after the first, with growing waits.")]
-_Dispersion = Annotated[
-    Path | None,
-    _option("dispersion", "dispersion.parquet, to split the win rate by terciles."),
-]
-_DispersionColumn = Annotated[
-    str | None,
-    _option("dispersion_column", "Its column [dispersion]; without --dispersion, a column of the prompts."),
-]
-_AlpacaTables = Annotated[
-    Path | None,
-    _option("alpaca_tables", "For AlpacaEval's 805 prompts: folder with what its length control needs."),
-]
-_Resamples = Annotated[int, _option("resamples", "Of the bootstrap.")]
-_KlSamples = Annotated[
-    int,
-    _option("kl_samples", "Responses per prompt for the KL of --model from --baseline; 0 for none."),
-]
-
-
-def evaluate(
-    context: typer.Context,
-    *,
-    model: _Model,
-    baseline: _Baseline,
-    prompts: _Prompts,
-    judge: _Judge,
-    output_dir: _OutputDir,
-    prompt_column: _PromptColumn = "prompt",
-    split: _Split = "train",
-    max_prompts: _MaxPrompts = None,
-    prompt_format: _PromptFormat = "auto",
-    max_new_tokens: _MaxNewTokens = 256,
-    temperature: _Temperature = 0.7,
-    top_p: _TopP = 1.0,
-    top_k: _TopK = 0,
-    batch_size: _BatchSize = 8,
-    seed: _Seed = 0,
-    dtype: _Dtype = "auto",
-    use_cpu: _UseCpu = False,
-    trust_remote_code: _TrustRemoteCode = False,
-    generation_parameters: _GenerationParameters = None,
-    skip_refused: _SkipRefused = False,
-    api_key_env: _ApiKeyEnv = None,
-    judge_template: _JudgeTemplate = None,
-    judge_parameters: _JudgeParameters = None,
-    judge_attempts: _JudgeAttempts = 3,
-    judge_prices: _JudgePrices = None,
-    judge_api_key_env: _JudgeApiKeyEnv = None,
-    concurrency: _Concurrency = 8,
-    requests_per_minute: _RequestsPerMinute = None,
-    timeout: _Timeout = 120.0,
-    max_retries: _MaxRetries = 6,
-    dispersion: _Dispersion = None,
-    dispersion_column: _DispersionColumn = None,
-    alpaca_tables: _AlpacaTables = None,
-    resamples: _Resamples = 2000,
-    kl_samples: _KlSamples = 0,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
     """Generate with two models, judge every pair in both orders, and report win rates with their errors.
 
-    What was generated and judged is kept in OUTPUT_DIR; the same command goes on where an interrupted one stopped.
+    What was generated and judged is kept in the folder output_dir; the same command goes on where an interrupted one
+    stopped.
     """
+
+    model: str = option(f"Whose answers are judged: {_SOURCE}.", group="What is compared")
+    baseline: str = option("Against whose: as --model.")
+    prompts: str = option("A .jsonl, .json, .csv or .parquet file, a folder, or a hub name.")
+    judge: str = option("An address http://host:port/v1#name, reward:MODEL, or module:function of Python.")
+    output_dir: Path = option("Where everything goes; the same folder goes on.")
+    prompt_column: str = option("The column with a text or a conversation.", "prompt")
+    split: str = option("The split of the prompts.", "train")
+    max_prompts: int | None = option("Take only the first so many.", None)
+
+    prompt_format: str = option(
+        "chat, text, or auto: chat wherever the model has a chat template.", "auto", group="Generation"
+    )
+    max_new_tokens: int = option("Tokens after which an answer is cut.", 256)
+    temperature: float = option("Of the answers; 0 takes the most likely token.", 0.7)
+    top_p: float = option("Smallest set of tokens with this probability.", 1.0)
+    top_k: int = option("Most likely tokens kept; 0 keeps all.", 0)
+    batch_size: int = option("Prompts at a time on this machine.", 8)
+    seed: int = option("Of the answers and the bootstrap.", 0)
+    dtype: str = option("Of local weights: auto, float32, bfloat16 or float16.", "auto")
+    use_cpu: bool = option("Leave an accelerator alone.", False)
+    trust_remote_code: bool = option("Run code that comes with a model.", False)
+    generation_parameters: str | None = option("JSON added to requests for answers, such as '{\"seed\": null}'.", None)
+    skip_refused: bool = option(
+        "Leave out prompts that a server will not answer, such as for a content filter.", False
+    )
+    api_key_env: str | None = option(
+        "Environment variable with the key for --model and --baseline; none is sent without.", None
+    )
+
+    judge_template: Path | None = option(
+        "Your own question, with {prompt}, {answer_a} and {answer_b}.", None, group="The judge"
+    )
+    judge_parameters: str | None = option(
+        'JSON over {"temperature": 0, "max_tokens": 1024}; null takes a field out.', None
+    )
+    judge_attempts: int = option("Replies asked for while none can be read.", 3)
+    judge_prices: str | None = option("IN,OUT: price per million tokens, for the cost.", None, commas=True)
+    judge_api_key_env: str | None = option("Environment variable with the judge's key; none is sent without.", None)
+
+    concurrency: int = option("Requests under way at a time.", 8, group="Requests to servers")
+    requests_per_minute: float | None = option("Requests that may start in a minute, retries included.", None)
+    timeout: float = option("Seconds until a request is given up.", 120.0)
+    max_retries: int = option("Attempts after the first, with growing waits.", 6)
+
+    dispersion: Path | None = option(
+        "dispersion.parquet, to split the win rate by terciles.", None, group="The report"
+    )
+    dispersion_column: str | None = option(
+        "Its column [dispersion]; without --dispersion, a column of the prompts.", None
+    )
+    alpaca_tables: Path | None = option(
+        "For AlpacaEval's 805 prompts: folder with what its length control needs.", None
+    )
+    resamples: int = option("Of the bootstrap.", 2000)
+    kl_samples: int = option("Responses per prompt for the KL of --model from --baseline; 0 for none.", 0)
+
+    def sampling(self) -> Sampling:
+        """How answers are drawn."""
+        from mallowspo.evaluation.local_model import Sampling
+
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.top_k)
+
+    def limits(self) -> RequestLimits:
+        """How hard endpoints are pressed."""
+        from mallowspo.evaluation.endpoint import RequestLimits
+
+        return RequestLimits(
+            concurrency=self.concurrency,
+            requests_per_minute=self.requests_per_minute,
+            timeout=self.timeout,
+            max_retries=self.max_retries,
+        )
+
+    def check(self) -> None:
+        """Raise `InputError` for what can be seen to be wrong before anything is read."""
+        from mallowspo.evaluation.endpoint import check_no_secrets
+
+        writable_folder(self.output_dir, "output_dir")
+        for name in ("batch_size", "judge_attempts", "resamples"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        if self.kl_samples < 0:
+            raise InputError(f"kl_samples: got {self.kl_samples}, expected 0 for none, or a number of responses")
+        for name, allowed in (
+            ("prompt_format", ("auto", "chat", "text")),
+            ("dtype", ("auto", "float32", "bfloat16", "float16")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise not_one_of(name, getattr(self, name), allowed)
+        sources = {name: source_of(getattr(self, name), name) for name in ("model", "baseline")}
+        kinds = {source.kind for source in sources.values()}
+        if self.kl_samples and kinds != {"local"}:
+            raise InputError("kl_samples: KL needs both models on this machine; got an endpoint, a file or a column")
+        self.sampling()
+        self.limits()
+        for name in ("generation_parameters", "judge_parameters"):
+            given = self.json_object(name)
+            check_no_secrets(given, name)
+            ours = [field for field in ("model", "messages", "prompt") if field in given]
+            if ours:
+                raise InputError(f"{name}: {ours[0]!r} is set by the evaluation itself, take it out")
+        from mallowspo.evaluation.judge import judge_kind
+
+        self._check_unused(judge_kind(self.judge), kinds)
+        self._check_models(sources)
+
+    def _check_models(self, sources: dict[str, Source]) -> None:
+        """The second model and the judge are loaded after the first has answered for hours."""
+        from mallowspo.evaluation.judge import RewardJudge
+        from mallowspo.loading import check_saved_model
+
+        for side, source in sources.items():
+            if source.kind == "local":
+                check_saved_model(side, source.name, trust_remote_code=self.trust_remote_code)
+        if self.judge.startswith("reward:"):
+            name = self.judge.removeprefix("reward:")
+            RewardJudge(name, trust_remote_code=self.trust_remote_code).check()
+
+    def _check_unused(self, kind: str, sources: set[str]) -> None:
+        """An option that could have no effect is a mistake, not a wish."""
+        for name in ("judge_template", "judge_parameters", "judge_prices", "judge_api_key_env"):
+            if getattr(self, name) is not None and kind != "endpoint":
+                raise InputError(f"{name}: it is for a judge behind an address, got the judge {self.judge!r}")
+        for name in ("generation_parameters", "api_key_env", "skip_refused"):
+            if getattr(self, name) not in (None, False) and "endpoint" not in sources:
+                raise InputError(f"{name}: it is for a model behind an address, and neither model nor baseline is one")
+
+    def merged(self, name: str, defaults: dict[str, Any]) -> dict[str, Any]:
+        """Read an option that holds a JSON object, over defaults; null takes a field out."""
+        given = _json_object(name, getattr(self, name))
+        return {key: value for key, value in (defaults | given).items() if value is not None}
+
+    def json_object(self, name: str) -> dict[str, Any]:
+        """Read an option that holds a JSON object; empty where it was not given."""
+        return _json_object(name, getattr(self, name))
+
+
+def _json_object(name: str, text: str | None) -> dict[str, Any]:
+    try:
+        value = parse_json(text) if text is not None else {}
+        json.dumps(value, allow_nan=False)  # NaN and Infinity, which Python reads, are no JSON to a server
+    except ValueError as error:
+        raise InputError(f"{name}: got {text!r}, which is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f'{name}: got {text!r}, expected a JSON object such as {{"temperature": 1}}')
+    return value
+
+
+def source_of(text: str, option: str) -> Source:
+    """Tell where answers come from; a file, folder or address that the text names has been checked for being one."""
+    from mallowspo.evaluation.endpoint import EndpointAddress
+    from mallowspo.evaluation.local_model import check_model_folder
+
+    if text.startswith(("http://", "https://")):
+        EndpointAddress.parse(text, option)
+        return Source("endpoint", text)
+    if text.startswith("column:"):
+        return Source("column", text.removeprefix("column:"))
+    path = Path(text).expanduser()
+    if path.suffix in (".json", ".jsonl"):
+        if not path.is_file():
+            raise InputError(f"{option}: there is no file {text}")
+        return Source("file", str(path))
+    check_model_folder(text, option)
+    return Source("local", text)
+
+
+def evaluate(options: EvaluateOptions) -> None:
+    """Compare, write the results and the page, and print the win rates."""
     from rich.console import Console
 
-    from mallowspo.cli.evaluate_options import EvaluateOptions
     from mallowspo.cli.evaluate_run import run_evaluation
+    from mallowspo.progress import progress_bar
 
-    options = EvaluateOptions(**context.params)
-    with _Bars() as bars:
-        results = run_evaluation(options, bars.show)
+    with progress_bar("mallowspo evaluate") as progress:
+
+        def show(stage: str, done: int, total: int, usage: Usage | None) -> None:
+            note = "" if usage is None else f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens"
+            if usage is not None and usage.cost is not None:
+                note += f", cost {usage.cost:.2f}"
+            progress(stage, done, total, note)
+
+        results = run_evaluation(options, show)
     console = Console()
-    for line in _lines(results):
+    folder = options.output_dir
+    for line in (
+        *_lines(results),
+        f"Open {folder}/report.html in a browser; the numbers are in {folder}/results.json.",
+    ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    end = f"Open {output_dir}/report.html in a browser; the numbers are in {output_dir}/results.json."
-    console.print(end, markup=False, highlight=False, soft_wrap=True)
-
-
-class _Bars:
-    """One progress bar a stage, the judge's with tokens and cost; lines where nobody watches a terminal."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        from mallowspo.progress import ProgressLines, on_a_terminal
-
-        self._lines = None if on_a_terminal() else ProgressLines("mallowspo evaluate")
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[usage]}"),
-            console=Console(stderr=True),
-        )
-        self._stages: dict[str, Any] = {}
-
-    def __enter__(self) -> _Bars:
-        (self._lines or self._progress).__enter__()
-        return self
-
-    def __exit__(self, *ended: Any) -> None:
-        (self._lines or self._progress).__exit__(*ended)
-
-    def show(self, stage: str, done: int, total: int, usage: Usage | None) -> None:
-        """Show how far a stage has come."""
-        text = ""
-        if usage is not None:
-            text = f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens"
-            text += "" if usage.cost is None else f", cost {usage.cost:.2f}"
-        if self._lines is not None:
-            self._lines.show(stage, done, total, text)
-            return
-        if stage not in self._stages:
-            self._stages[stage] = self._progress.add_task(stage, usage="")
-        self._progress.update(self._stages[stage], completed=done, total=total, usage=text)
 
 
 def _lines(results: dict[str, Any]) -> list[str]:

@@ -41,13 +41,7 @@ _SHOWN = 600  # characters of a prompt or an answer among the examples
 
 
 def write_evaluation_report(folder: Path, results: dict[str, Any], pairs: Sequence[AnswerPair]) -> None:
-    """Write `report.html` with its figure.
-
-    Args:
-        folder: Where to write; the figure goes into its folder `figures`.
-        results: What `results.json` holds.
-        pairs: The answers, for the examples.
-    """
+    """Write `report.html` with its figure."""
     sections = [
         Section("Win rate", [_rates(results), _figure(folder, results), *_length_note(results)]),
         Section("The judge", _judge(results)),

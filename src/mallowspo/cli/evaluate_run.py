@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mallowspo.cli.evaluate_options import EvaluateOptions, Source, source_of
+from mallowspo.cli.evaluate import EvaluateOptions, Source, source_of
 from mallowspo.data.blank import is_blank
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, told_as
 from mallowspo.files import write_json
 from mallowspo.redaction import without_secrets
 from mallowspo.versions import library_versions
@@ -49,18 +49,7 @@ class _Inputs:
 
 
 def run_evaluation(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
-    """Compare two models and write everything about it.
-
-    Args:
-        options: What to compare.
-        progress: Called as the work goes on.
-
-    Returns:
-        What `results.json` holds.
-
-    Raises:
-        InputError: Something that was given cannot be used, or an endpoint is lost; what was done is kept.
-    """
+    """Compare two models and write everything about it."""
     started = time.perf_counter()
     options.check()
     inputs = _read_inputs(options)
@@ -87,9 +76,10 @@ def _read_inputs(options: EvaluateOptions) -> _Inputs:
     from mallowspo.evaluation.prompts import load_prompts, read_dispersion
 
     sources = {side: source_of(getattr(options, side), side) for side in SIDES}
-    prompts = load_prompts(
-        options.prompts, column=options.prompt_column, split=options.split, limit=options.max_prompts
-    )
+    with told_as({"dataset": "prompts"}):
+        prompts = load_prompts(
+            options.prompts, column=options.prompt_column, split=options.split, limit=options.max_prompts
+        )
     dispersion = None
     if options.dispersion is not None:
         column = options.dispersion_column or "dispersion"

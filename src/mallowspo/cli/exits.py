@@ -66,19 +66,7 @@ _TORCH_WRITER = ("PytorchStreamWriter failed", "inline_container.cc")
 
 
 def exit_code_of(run: Callable[[], int], arguments: Sequence[str] = ()) -> int:
-    """Run a command and turn a user's mistake, or what the machine refuses, into one message and exit code 2.
-
-    Args:
-        run: The command; returns its exit code, or raises `SystemExit` with it.
-        arguments: The command line: a file that is missing is the user's where it was named there.
-
-    Returns:
-        The exit code. An error that is ours, not the user's, passes through with its traceback.
-
-    Example:
-        >>> exit_code_of(lambda: 0)
-        0
-    """
+    """Run a command; a mistake of the user or a refusal of the machine is one message and exit code 2."""
     ends_at_sigterm()
     with _copies_of_the_streams() as streams:
         return _exit_code_of(run, arguments, streams)
@@ -90,7 +78,7 @@ def _exit_code_of(run: Callable[[], int], arguments: Sequence[str], streams: Seq
         sys.stdout.flush()  # a full disk behind standard output shows here, not after the exit code
         return code
     except SystemExit as end:
-        # typer and rich end so, whatever the pipe was
+        # rich ends so, whatever the pipe was
         if isinstance(end.__context__, BrokenPipeError) and end.code == 1:
             sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
             return _told(end.__context__, arguments, streams) or 1
@@ -141,21 +129,7 @@ def _told(error: Exception, arguments: Sequence[str], streams: Sequence[int]) ->
 
 
 def message_of(error: BaseException, arguments: Sequence[str] = ()) -> str | None:
-    """Say what the user or the machine did, without a traceback.
-
-    Args:
-        error: What was raised.
-        arguments: The command line.
-
-    Returns:
-        One message, or None where the error is a mistake of this program.
-
-    Example:
-        >>> message_of(OSError(errno.ENOSPC, "No space left on device", "out/model.safetensors"))
-        'out/model.safetensors: No space left on device; free some space or name another folder, then run the same command again'
-        >>> message_of(KeyError("x")) is None
-        True
-    """  # noqa: E501  (the example shows the whole message)
+    """Say what the user or the machine did, without a traceback; None where the error is a mistake of this program."""
     if isinstance(error, InputError | NonFiniteLossError):
         return str(error)
     for one in _chain(error):

@@ -14,16 +14,6 @@ def several_without_accelerators(arguments: list[str]) -> list[str]:
     """Make `--num_processes N` mean N processes on a machine without accelerators too.
 
     There, accelerate starts one process whatever it is asked, unless it is told to take torch's launcher.
-
-    Args:
-        arguments: Options of `accelerate launch`.
-
-    Returns:
-        The options, with torch's launcher where several processes are asked for and no accelerator is there.
-
-    Example:
-        >>> several_without_accelerators(["--num_processes", "1"])
-        ['--num_processes', '1']
     """
     import torch
     from accelerate.commands.launch import launch_command_parser
@@ -37,14 +27,7 @@ def several_without_accelerators(arguments: list[str]) -> list[str]:
 
 
 def launched(arguments: list[str]) -> int:
-    """Run `accelerate launch` with these arguments in this process, and leave no process behind.
-
-    Args:
-        arguments: Options of the launcher, then the module and its own.
-
-    Returns:
-        The exit code: the highest of a process that failed, which has said what was wrong.
-    """
+    """Run `accelerate launch` in this process and leave none behind; gives the highest exit code of a failure."""
     import subprocess
 
     from accelerate.commands.launch import launch_command, launch_command_parser

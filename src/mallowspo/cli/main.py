@@ -3,89 +3,50 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import typer
-
 from mallowspo import __version__
-from mallowspo.cli.check import check
-from mallowspo.cli.dispersion import dispersion
-from mallowspo.cli.evaluate import evaluate
+from mallowspo.cli.check import CheckOptions, check
+from mallowspo.cli.dispersion import DispersionOptions, dispersion
+from mallowspo.cli.evaluate import EvaluateOptions, evaluate
 from mallowspo.cli.exits import exit_code_of
-from mallowspo.cli.experiment import experiment
-from mallowspo.cli.hints import usage_message
-from mallowspo.cli.quickstart import quickstart
-from mallowspo.cli.reference import reference
-from mallowspo.cli.signals import Terminated, was_terminated
+from mallowspo.cli.experiment import EXPERIMENTS
+from mallowspo.cli.options import did_you_mean, read_options
+from mallowspo.cli.quickstart import QuickstartOptions, quickstart
+from mallowspo.cli.reference import ReferenceOptions, reference
 from mallowspo.errors import InputError
 from mallowspo.progress import lines_for_a_log
 from mallowspo.redaction import hide_in_tracebacks
 
-# The mistakes in options, by the one class of them that typer makes public: it carries its own copy of click.
-_USAGE: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+__all__ = ["COMMANDS", "main"]
 
-app = typer.Typer(
-    name="mallowspo",
-    help="Preference fine-tuning that respects how much people agree on each prompt.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-app.command()(quickstart)
-app.command()(reference)
-app.command()(check)
-app.command()(dispersion)
-app.command()(evaluate)
-app.add_typer(experiment)
-
-
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    help="Train on preference data; takes the flags and YAML of `trl dpo`, and ours.",
-)
-def train(context: typer.Context) -> None:
-    """Stand for `mallowspo train` in the list of commands; `main` hands its arguments to TRL's parser instead."""
-    raise typer.Exit(run_train(context.args))
-
-
-@app.callback(invoke_without_command=True)
-def root(version: bool = typer.Option(False, "--version", help="Show the version.")) -> None:
-    """Preference fine-tuning that respects how much people agree on each prompt."""
-    if version:
-        typer.echo(f"mallowspo {__version__}")
-        raise typer.Exit
-
-
-def run_train(arguments: Sequence[str]) -> int:
-    """Run `mallowspo train`; its parser is TRL's, so typer never sees these arguments."""
-    from mallowspo.cli.train import train_command
-
-    return train_command(list(arguments))
+# A command's words → its options, and what it does with them: its exit code, None for 0.
+COMMANDS: Mapping[str, tuple[type, Callable[[Any], int | None]]] = {
+    "quickstart": (QuickstartOptions, quickstart),
+    "reference": (ReferenceOptions, reference),
+    "check": (CheckOptions, check),
+    "dispersion": (DispersionOptions, dispersion),
+    "evaluate": (EvaluateOptions, evaluate),
+    **{f"experiment {name}": command for name, command in EXPERIMENTS.items()},
+}
+_ABOUT = {
+    "": "Preference fine-tuning that respects how much people agree on each prompt.",
+    "train": "Train on preference data; takes the flags and YAML of `trl dpo`, and ours.",
+    "experiment": "Run one of the paper's studies: results.json, figures and a report.html, whichever way it goes.",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of the `mallowspo` program.
-
-    Args:
-        arguments: The command line without the program's name; None takes the process's own.
-
-    Raises:
-        SystemExit: 0; 1 for findings; 2 for a mistake in what was given, with one message and no traceback.
-    """
+    """Run the program; ends with SystemExit: 0; 1 for findings; 2 for a mistake in what was given."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     _print_anything()
     hide_in_tracebacks()
-
-    def run() -> int:
-        if given[:1] == ["train"]:
-            return run_train(given[1:])
-        return _run_typer(given)
-
     with lines_for_a_log():
-        raise SystemExit(exit_code_of(run, given))
+        raise SystemExit(exit_code_of(lambda: _run(given), given))
 
 
 def _print_anything() -> None:
@@ -95,21 +56,54 @@ def _print_anything() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _run_typer(given: list[str]) -> int:
-    """Let typer read the options; what is wrong with them is one message that comes without the usage."""
-    try:
-        code = app(args=given, prog_name="mallowspo", standalone_mode=False)
-    except typer.Abort as error:
-        raise error.__cause__ or error from None
-    except _USAGE as error:
-        # The class for `mallowspo` without arguments, whose message is the help itself.
-        if type(error).__name__ == "NoArgsIsHelpError":
-            sys.stderr.write(f"{error.format_message()}\n")
-            return 2
-        raise InputError(usage_message(error)) from error
-    if code == 130:  # typer ends so where Ctrl-C was pressed or the process was asked to end, and says nothing
-        raise Terminated if was_terminated() else KeyboardInterrupt
-    return code if isinstance(code, int) else 0
+def _run(given: list[str]) -> int:
+    if given[:1] == ["train"]:
+        from mallowspo.cli.train import train_command
+
+        return train_command(given[1:])
+    group = "experiment" if given[:1] == ["experiment"] else ""
+    rest = given[1:] if group else given
+    if not rest:
+        sys.stderr.write(_list_of_commands(group))
+        return 2
+    if rest[0] in ("--help", "-h"):
+        sys.stdout.write(_list_of_commands(group))
+        return 0
+    if rest[0] == "--version" and not group:
+        sys.stdout.write(f"mallowspo {__version__}\n")
+        return 0
+    words = f"{group} {rest[0]}".strip()
+    if words not in COMMANDS:
+        kind = "option" if rest[0].startswith("-") else "command"
+        near = did_you_mean(rest[0], [*_commands(group), *(["version", "help"] if kind == "option" else [])])
+        program = f"mallowspo {group}".strip()
+        raise InputError(f"{rest[0]}: there is no such {kind}{near}; see `{program} --help`")
+    options, command = COMMANDS[words]
+    return command(read_options(options, rest[1:], f"mallowspo {words}")) or 0
+
+
+def _commands(group: str) -> dict[str, str]:
+    """The commands of the program or of a group, each with what it does."""
+    about = {words: kind.__doc__ or "" for words, (kind, _) in COMMANDS.items()} | _ABOUT
+    if group:
+        return {words.partition(" ")[2]: text for words, text in about.items() if words.startswith(f"{group} ")}
+    return {words: text for words, text in about.items() if words and " " not in words}
+
+
+def _list_of_commands(group: str) -> str:
+    """The help of the program or of a group."""
+    width = max(60, min(shutil.get_terminal_size((80, 24)).columns, 100))
+    program = f"mallowspo {group}".strip()
+    lines = [f"usage: {program} COMMAND [--option value ...]", "", *textwrap.wrap(_ABOUT[group], width), ""]
+    lines += [f"`{program} COMMAND --help` shows the options of a command.", "", "Commands:"]
+    for name, text in _commands(group).items():
+        first = text.split("\n\n")[0]
+        lines += textwrap.wrap(
+            " ".join(first.split()), width, initial_indent=f"  {name:<14}", subsequent_indent=" " * 16
+        )
+    if not group:
+        lines += ["", "Options:", "  --version     Show the version."]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

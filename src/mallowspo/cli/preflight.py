@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mallowspo.cli.hints import did_you_mean
+from mallowspo.cli.options import did_you_mean
+from mallowspo.cli.signals import is_first_process
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.loading import check_saved_model
 from mallowspo.outputs import writable_folder
-from mallowspo.scoring.model_checks import refuse_adapter_folder
-from mallowspo.training.adapters import ADAPTER_ADVICE
 
 __all__ = [
     "check_attention",
@@ -69,35 +67,18 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.j
 
 
 def check_before_loading(training_args: Any, model_args: Any) -> None:
-    """Refuse what cannot work, while it costs nothing.
-
-    Args:
-        training_args: `MallowsPOConfig`.
-        model_args: TRL's `ModelConfig`.
-
-    Raises:
-        InputError: A model that is none, an output folder that is a file, a package that is missing, a metric that
-            is never logged.
-    """
+    """Refuse what cannot work, while it costs nothing."""
     name = model_args.model_name_or_path
     _check_model(name)
     revision, trust = model_args.model_revision, training_args.trust_remote_code
     check_saved_model("model_name_or_path", name, revision=revision, trust_remote_code=trust)
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         writable_folder(training_args.output_dir, "output_dir")
     _check_metric(training_args)
 
 
 def check_options(options: Any) -> None:
-    """Refuse what this machine has not, before the configuration is made: transformers would end in a traceback there.
-
-    Args:
-        options: What the parser read, as attributes.
-
-    Raises:
-        InputError: A package that is missing, a tracker, an optimizer or an attention that nobody knows, a device or a
-            precision that this machine does not offer.
-    """
+    """Refuse what this machine has not, before the configuration is made: transformers would end in a traceback."""
     need_package(options.load_in_4bit, "load_in_4bit", "bitsandbytes")
     need_package(options.load_in_8bit, "load_in_8bit", "bitsandbytes")
     need_package(options.use_liger_kernel, "use_liger_kernel", "liger_kernel")
@@ -152,15 +133,7 @@ def _check_optimizer(given: Any) -> None:
 
 
 def check_attention(name: str | None, *, use_cpu: bool = False) -> None:
-    """Refuse an `attn_implementation` that transformers has not, or whose package or device is missing.
-
-    Args:
-        name: As given; None for transformers' choice.
-        use_cpu: Whether an accelerator is left alone.
-
-    Raises:
-        InputError: Says which there are, or what is missing.
-    """
+    """Refuse an `attn_implementation` that transformers has not, or whose package or device is missing."""
     if name is None:
         return
     if "/" in name:
@@ -184,17 +157,7 @@ def check_attention(name: str | None, *, use_cpu: bool = False) -> None:
 
 
 def check_precision(*, bf16: Any, fp16: Any, tf32: Any = None, use_cpu: bool = False) -> None:
-    """Refuse a precision that the device does not offer; what was not asked for is never refused.
-
-    Args:
-        bf16: Whether bfloat16 was asked for.
-        fp16: Whether float16 was asked for.
-        tf32: Whether TF32 was asked for.
-        use_cpu: Whether an accelerator is left alone.
-
-    Raises:
-        InputError: Names the option.
-    """
+    """Refuse a precision that the device does not offer; what was not asked for is never refused."""
     import torch
 
     if bf16 and fp16:
@@ -211,15 +174,7 @@ def check_precision(*, bf16: Any, fp16: Any, tf32: Any = None, use_cpu: bool = F
 
 
 def check_mixed_precision(name: str, *, use_cpu: bool = False) -> None:
-    """Refuse a `mixed_precision` that the device does not offer; bf16 is for a CPU too.
-
-    Args:
-        name: As accelerate names it, or `auto`.
-        use_cpu: Whether an accelerator is left alone.
-
-    Raises:
-        InputError: Names the option.
-    """
+    """Refuse a `mixed_precision` that the device does not offer; bf16 is for a CPU too."""
     if name == "fp16" and _on_cpu(use_cpu):
         raise InputError("mixed_precision: fp16 needs an accelerator; give bf16, or no for float32")
     if name == "bf16" and _gpu_lacks_bf16(use_cpu):
@@ -247,12 +202,15 @@ def _has_cuda() -> bool:
 def _check_model(name: str | None) -> None:
     if not name:
         raise InputError("model_name_or_path: it is missing; give the path of a saved model or a hub name")
-    path = Path(name)
+    path = Path(name)  # transformers expands no ~ either
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if looks_local and not path.is_dir():
         raise InputError(f"model_name_or_path: there is no folder {name}")
     if not path.is_dir():
         return
+    from mallowspo.scoring.model_checks import refuse_adapter_folder
+    from mallowspo.training.adapters import ADAPTER_ADVICE
+
     refuse_adapter_folder(name, "model_name_or_path", ADAPTER_ADVICE)
     if not (path / "config.json").is_file():
         raise InputError(f"model_name_or_path: {name} has no config.json; it is not a saved model")
@@ -276,13 +234,6 @@ def refuse_resume(args: Any, peft_config: Any) -> None:
     """Look whether there is something to resume, and whether it has this run's adapter, before a model is loaded.
 
     The trainer looks again.
-
-    Args:
-        args: `MallowsPOConfig`.
-        peft_config: Of the adapter that will be trained, or None.
-
-    Raises:
-        InputError: No checkpoint is there, the one that is named is not whole, or it has another adapter.
     """
     from mallowspo.training.adapters import refuse_other_adapters
     from mallowspo.training.checkpoints import chosen_checkpoint

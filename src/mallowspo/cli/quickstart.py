@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import typer
+from mallowspo.cli.experiment.shared import FAST, run_and_tell
+from mallowspo.cli.options import option
 
-from mallowspo.cli.experiment.shared import run_and_tell
-
-__all__ = ["quickstart"]
+__all__ = ["QuickstartOptions", "quickstart"]
 
 
-def quickstart(
-    output_dir: Path = typer.Option(
-        Path("output/quickstart"), "--output_dir", help="Where report.html and results.json go."
-    ),
-    seeds: int = typer.Option(
-        None,
-        min=1,
-        help="Sets of preference pairs drawn; more make the intervals narrower.",
-        show_default="5, with --fast 1",
-    ),
-    workers: int = typer.Option(
-        None, min=0, help="Processes that train side by side; changes no result.", show_default="2, with --fast 0"
-    ),
-    fast: bool = typer.Option(False, help="A run of seconds that shows every part and resolves nothing."),
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class QuickstartOptions:
     """Compare DPO, MallowsPO-theta and MallowsPO-phi on a generated language whose truth is known."""
-    from dataclasses import replace
 
+    output_dir: Path = option("Where report.html and results.json go.", Path("output/quickstart"))
+    seeds: int | None = option(
+        "Sets of preference pairs drawn; more make the intervals narrower.", None, shown="5, with --fast 1", low=1
+    )
+    workers: int | None = option(
+        "Processes that train side by side; changes no result.", None, shown="2, with --fast 0", low=0
+    )
+    fast: bool = option(FAST, False)
+
+
+def quickstart(options: QuickstartOptions) -> None:
+    """Run the study `world` in its preset for a first look."""
     from mallowspo.studies.world.study import WORLD
 
-    settings = WORLD.presets["quickstart_fast" if fast else "quickstart"](str(output_dir))
-    if seeds is not None:
-        settings = replace(settings, seeds=tuple(range(seeds)))
-    if workers is not None:
-        settings = replace(settings, workers=workers)
+    settings = WORLD.presets["quickstart_fast" if options.fast else "quickstart"](str(options.output_dir))
+    if options.seeds is not None:
+        settings = replace(settings, seeds=tuple(range(options.seeds)))
+    if options.workers is not None:
+        settings = replace(settings, workers=options.workers)
     run_and_tell("quickstart", WORLD, settings)

@@ -4,240 +4,166 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+from mallowspo.cli.options import FileLimits, arguments_of, did_you_mean, option, read_config
+from mallowspo.cli.signals import is_first_process
+from mallowspo.errors import InputError, not_one_of
+from mallowspo.loading import local_folder
+from mallowspo.outputs import writable_file, writable_folder
 
-from mallowspo.cli.yaml_file import read_yaml
-from mallowspo.errors import InputError
-
-__all__ = ["reference"]
+__all__ = ["ReferenceOptions", "reference"]
 
 # Fields of a training recipe under another name here.
 _FROM_RECIPE = {"reference_store": "output_dir", "precompute_ref_batch_size": "batch_size"}
+_DTYPES = ("float32", "bfloat16", "float16", "auto")
+_MIXED_PRECISION = ("auto", "no", "bf16", "fp16")
+_EXPORTS = (".parquet", ".jsonl")
 
 
-def _read_recipe(context: typer.Context, path: Path | None) -> Path | None:
-    """Take the defaults of the other options from a recipe of `mallowspo train`."""
-    if path is None:
-        return None
-    recipe = read_yaml(path)
-    ours = {parameter.name for parameter in context.command.params} - {"config", "output_dir"}
-    defaults = {name: value for name, value in recipe.items() if name in ours and value is not None}
-    if recipe.get("max_length", 0) is None:
-        defaults["max_length"] = 0
-    for theirs, name in _FROM_RECIPE.items():
-        if recipe.get(theirs) is not None:
-            defaults[name] = recipe[theirs]
-    if "mixed_precision" not in defaults and ("bf16" in recipe or "fp16" in recipe):
-        half = "bf16" if recipe.get("bf16") else "fp16" if recipe.get("fp16") else "no"
-        defaults["mixed_precision"] = half
-    context.default_map = defaults
-    return path
-
-
-_OutputDir = Annotated[
-    Path | None,
-    typer.Option("--output_dir", help="The store; a folder of its own."),
-]
-_ModelNameOrPath = Annotated[
-    str | None,
-    typer.Option("--model_name_or_path", help="The reference model."),
-]
-_DatasetName = Annotated[
-    str | None,
-    typer.Option("--dataset_name", help="A .jsonl, .json, .csv or .parquet file, a folder, or a hub name."),
-]
-_Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        is_eager=True,
-        callback=_read_recipe,
-        help="A recipe of `mallowspo train`, from which the other options are taken; what only training reads is "
-        "passed over. Its reference_store is the output_dir.",
-    ),
-]
-_DatasetTrainSplit = Annotated[
-    str,
-    typer.Option("--dataset_train_split", help="The split that is scored."),
-]
-_DatasetConfig = Annotated[
-    str | None,
-    typer.Option("--dataset_config", help="Configuration of a hub data set."),
-]
-_MaxLength = Annotated[
-    int,
-    typer.Option("--max_length", help="Tokens kept of prompt and response together; 0 keeps all."),
-]
-_TruncationMode = Annotated[
-    str,
-    typer.Option("--truncation_mode", help="keep_start or keep_end."),
-]
-_InvalidRows = Annotated[
-    str,
-    typer.Option("--invalid_rows", help="error, or drop: rows that cannot be used."),
-]
-_DatasetNumProc = Annotated[
-    int | None,
-    typer.Option("--dataset_num_proc", help="Processes to tokenise with."),
-]
-_BatchSize = Annotated[
-    int | None,
-    typer.Option("--batch_size", help="Rows a batch. [default: 8]"),
-]
-_ShardRows = Annotated[
-    int | None,
-    typer.Option("--shard_rows", help="Rows a shard, which is what an interruption can lose. [default: 1024]"),
-]
-_PerToken = Annotated[
-    bool | None,
-    typer.Option("--per_token", help="Keep the entropy of every token."),
-]
-_Dtype = Annotated[
-    str,
-    typer.Option("--dtype", help="Of the weights: float32, bfloat16, float16 or auto."),
-]
-_MixedPrecision = Annotated[
-    str,
-    typer.Option("--mixed_precision", help="no, bf16 or fp16; auto is bf16 on an accelerator and no on a CPU."),
-]
-_AttnImplementation = Annotated[
-    str | None,
-    typer.Option("--attn_implementation", help="Such as sdpa or eager."),
-]
-_Adapter = Annotated[
-    str | None,
-    typer.Option("--adapter", help="A PEFT adapter that is part of the reference."),
-]
-_ModelRevision = Annotated[
-    str | None,
-    typer.Option("--model_revision", help="Branch, tag or commit on the hub."),
-]
-_TrustRemoteCode = Annotated[
-    bool,
-    typer.Option("--trust_remote_code", help="Run code that comes with the model."),
-]
-_UseCpu = Annotated[
-    bool,
-    typer.Option("--use_cpu", help="Leave an accelerator alone."),
-]
-_NumProcesses = Annotated[
-    int,
-    typer.Option("--num_processes", min=1, help="Processes, one for each accelerator."),
-]
-_ExportTrl = Annotated[
-    Path | None,
-    typer.Option(
-        "--export_trl", help="Also write the data with TRL's ref_chosen_logps and ref_rejected_logps columns."
-    ),
-]
-_MaxLineMb = Annotated[int, typer.Option("--max_line_mb", help="MiB that a line, or a row of a CSV file, may have.")]
-_MaxNesting = Annotated[int, typer.Option("--max_nesting", help="Levels of lists and objects in a value.")]
-_MaxColumns = Annotated[int, typer.Option("--max_columns", help="Different columns of all rows together.")]
-_ListStores = Annotated[
-    bool,
-    typer.Option("--ls", help="List the stores below output_dir, or in the cache."),
-]
-_Verify = Annotated[
-    bool,
-    typer.Option("--verify", help="Compare every shard with its checksum; exit code 1 if any differs."),
-]
-_Remove = Annotated[
-    bool,
-    typer.Option("--rm", help="Remove a store; needs --yes."),
-]
-_Yes = Annotated[
-    bool,
-    typer.Option("--yes", help="Remove without asking."),
-]
-
-
-def reference(
-    context: typer.Context,
-    *,
-    output_dir: _OutputDir = None,
-    model_name_or_path: _ModelNameOrPath = None,
-    dataset_name: _DatasetName = None,
-    config: _Config = None,
-    dataset_train_split: _DatasetTrainSplit = "train",
-    dataset_config: _DatasetConfig = None,
-    max_length: _MaxLength = 1024,
-    truncation_mode: _TruncationMode = "keep_start",
-    invalid_rows: _InvalidRows = "error",
-    dataset_num_proc: _DatasetNumProc = None,
-    batch_size: _BatchSize = None,
-    shard_rows: _ShardRows = None,
-    per_token: _PerToken = None,
-    dtype: _Dtype = "float32",
-    mixed_precision: _MixedPrecision = "auto",
-    attn_implementation: _AttnImplementation = None,
-    adapter: _Adapter = None,
-    model_revision: _ModelRevision = None,
-    trust_remote_code: _TrustRemoteCode = False,
-    use_cpu: _UseCpu = False,
-    num_processes: _NumProcesses = 1,
-    export_trl: _ExportTrl = None,
-    max_line_mb: _MaxLineMb = 64,
-    max_nesting: _MaxNesting = 64,
-    max_columns: _MaxColumns = 1_000,
-    list_stores: _ListStores = False,
-    verify: _Verify = False,
-    remove: _Remove = False,
-    yes: _Yes = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ReferenceOptions(FileLimits):
     """Score preference data with the reference model: log-probabilities and entropies, resumable, checked, reusable.
 
     What is interrupted goes on where it stopped when the same command runs again; rows that were appended to the data
-    are the only ones that are computed then.
+    are the only ones that are computed then. With --config a recipe of `mallowspo train` will do: what only training
+    reads is passed over, its output_dir too, and its reference_store is the output_dir.
     """
-    if sum((list_stores, verify, remove)) > 1:
+
+    # None only with --ls, --verify and --rm.
+    output_dir: Path = option("The store; a folder of its own.", None, group="What is scored")
+    model_name_or_path: str = option("The reference model.", None)
+    dataset_name: str = option("A .jsonl, .json, .csv or .parquet file, a folder, or a hub name.", None)
+    dataset_config: str | None = option("Configuration of a hub data set.", None)
+    dataset_train_split: str = option("The split that is scored.", "train")
+    max_length: int = option("Tokens kept of prompt and response together; 0 keeps all.", 1024)
+    truncation_mode: str = option("keep_start or keep_end.", "keep_start")
+    invalid_rows: str = option("error, or drop: rows that cannot be used.", "error")
+
+    model_revision: str | None = option("Branch, tag or commit on the hub.", None, group="The model")
+    adapter: str | None = option("A PEFT adapter that is part of the reference.", None)
+    dtype: str = option(f"Of the weights: {', '.join(_DTYPES[:-1])} or auto.", "float32")
+    mixed_precision: str = option("no, bf16 or fp16; auto is bf16 on an accelerator and no on a CPU.", "auto")
+    attn_implementation: str | None = option("Such as sdpa or eager.", None)
+    trust_remote_code: bool = option("Run code that comes with the model.", False)
+
+    use_cpu: bool = option("Leave an accelerator alone.", False, group="How it is run")
+    num_processes: int = option("Processes, one for each accelerator.", 1, low=1)
+    dataset_num_proc: int | None = option("Processes to tokenise with.", None)
+    batch_size: int | None = option("Rows a batch; a store keeps its own.", None, shown="8")
+    shard_rows: int | None = option("Rows a shard, which is what an interruption can lose.", None, shown="1024")
+
+    per_token: bool | None = option("Keep the entropy of every token.", None, group="What is written")
+    export_trl: Path | None = option(
+        "Also write the data with TRL's ref_chosen_logps and ref_rejected_logps columns.", None
+    )
+
+    ls: bool = option("List the stores below output_dir, or in the cache.", False, group="Stores that are there")
+    verify: bool = option("Compare every shard with its checksum; exit code 1 if any differs.", False)
+    rm: bool = option("Remove a store; needs --yes.", False)
+    yes: bool = option("Remove without asking.", False)
+
+    @classmethod
+    def from_file(cls, given: Mapping[str, Any], path: str) -> dict[str, Any]:
+        """Take a file of options of this command, or a recipe of `mallowspo train`, which has others beside them."""
+        own = {item.name for item in fields(cls)}
+        others = set(given) - own
+        if not others:
+            return read_config(cls, given, path)
+        from mallowspo.cli.train_options import TrainParser, launcher_options
+
+        known = TrainParser().names | launcher_options() | {"env"}
+        for name in given:
+            if name not in own | known:
+                near = did_you_mean(name, own | known)
+                raise InputError(
+                    f"config: {path}: {name}: an option neither of this command nor of `mallowspo train`{near}"
+                )
+        recipe = {name: value for name, value in given.items() if value is not None}
+        taken = {name: value for name, value in recipe.items() if name in own - {"output_dir"}}
+        if "max_length" in given and given["max_length"] is None:
+            taken["max_length"] = 0
+        taken |= {name: recipe[theirs] for theirs, name in _FROM_RECIPE.items() if theirs in recipe}
+        if "mixed_precision" not in taken and ("bf16" in given or "fp16" in given):
+            taken["mixed_precision"] = "bf16" if given.get("bf16") else "fp16" if given.get("fp16") else "no"
+        return read_config(cls, taken, path)
+
+    def check(self) -> None:
+        """Raise `InputError` for what can be seen to be wrong before anything is read."""
+        from mallowspo.cli.preflight import check_attention, check_mixed_precision
+
+        for name in ("model_name_or_path", "dataset_name"):
+            if not getattr(self, name):
+                raise InputError(f"{name}: it is missing; see `mallowspo reference --help`")
+        if self.max_length < 0:
+            raise InputError(f"max_length: got {self.max_length}, expected a number of tokens, or 0 for all")
+        for name, allowed in (("dtype", _DTYPES), ("mixed_precision", _MIXED_PRECISION)):
+            if getattr(self, name) not in allowed:
+                raise not_one_of(name, getattr(self, name), allowed)
+        _check_folder("model_name_or_path", self.model_name_or_path, "config.json")
+        if self.adapter is not None:
+            _check_folder("adapter", self.adapter, "adapter_config.json")
+        check_attention(self.attn_implementation, use_cpu=self.use_cpu)
+        check_mixed_precision(self.mixed_precision, use_cpu=self.use_cpu)
+        if self.export_trl is not None and self.export_trl.suffix not in _EXPORTS:
+            raise InputError(
+                f"export_trl: got {self.export_trl}, expected a name that ends in {' or '.join(_EXPORTS)}"
+            )
+        if is_first_process():
+            writable_folder(self.output_dir, "output_dir")
+            if self.export_trl is not None:
+                writable_file(self.export_trl, "export_trl")
+
+
+def _check_folder(option: str, name: str, needed: str) -> None:
+    path = local_folder(option, name)
+    if path is not None and not (path / needed).is_file():
+        is_adapter = (path / "adapter_config.json").is_file()
+        advice = "; it is an adapter: give its base model here and the folder as adapter" if is_adapter else ""
+        raise InputError(f"{option}: {name} has no {needed}{advice}")
+
+
+def reference(options: ReferenceOptions) -> int:
+    """Make a store, or list, verify or remove what is there."""
+    if sum((options.ls, options.verify, options.rm)) > 1:
         raise InputError("--ls, --verify, --rm: give one of them")
-    if list_stores:
-        return _list(output_dir)
-    if output_dir is None:
+    if options.ls:
+        return _list(options.output_dir)
+    if options.output_dir is None:
         raise InputError("output_dir: it is missing; give the folder of the store")
-    if verify:
-        return _verify(output_dir)
-    if remove:
-        return _remove(output_dir, yes)
-    for name, value in (("model_name_or_path", model_name_or_path), ("dataset_name", dataset_name)):
-        if not value:
-            raise InputError(f"{name}: it is missing; see `mallowspo reference --help`")
-    from mallowspo.cli.reference_run import ReferenceOptions, make_store, relaunch
-    from mallowspo.cli.signals import is_first_process
+    if options.verify:
+        return _verify(options.output_dir)
+    if options.rm:
+        return _remove(options.output_dir, options.yes)
+    if options.num_processes > 1 and "LOCAL_RANK" not in os.environ:
+        options.check()
+        return _relaunch(options)
+    from mallowspo.cli.reference_run import make_store
     from mallowspo.data.limits import Limits
 
-    if max_length < 0:
-        raise InputError(f"max_length: got {max_length}, expected a number of tokens, or 0 for all")
-    given = {name: context.params[name] for name in ReferenceOptions.__dataclass_fields__}
-    options = ReferenceOptions(**(given | {"max_length": max_length or None}))
-    options.check()
-    if num_processes > 1 and "LOCAL_RANK" not in os.environ:
-        raise typer.Exit(relaunch(num_processes, _command_line(context)))
     try:
-        with Limits(max_line_mb, max_nesting, max_columns).in_force():
+        with Limits.of(options).in_force():
             make_store(options)
     except InputError:
         if is_first_process():
             raise
-        raise typer.Exit(2) from None  # the first process says the same
+        return 2  # the first process says the same
+    return 0
 
 
-def _command_line(context: typer.Context) -> list[str]:
-    """This command's options again, for the processes that are launched."""
-    arguments = []
-    for parameter in context.command.params:
-        value = context.params.get(str(parameter.name))
-        if parameter.name in ("num_processes", "config") or value is None or value is False:
-            continue
-        option = parameter.opts[0]
-        arguments += [option] if getattr(parameter, "is_flag", False) else [option, str(value)]
-    return arguments
+def _relaunch(options: ReferenceOptions) -> int:
+    """Run the command again in several processes, under accelerate."""
+    from mallowspo.cli.launching import SEVERAL_ON_THIS_MACHINE, launched
+
+    launch = ["--num_processes", str(options.num_processes), "--num_machines", "1", *SEVERAL_ON_THIS_MACHINE]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--module", "mallowspo.cli.main", "reference"]
+    return launched([*launch, *arguments_of(replace(options, num_processes=1))])
 
 
-def _list(root: Path | None) -> None:
+def _list(root: Path | None) -> int:
     from rich.console import Console
     from rich.table import Column, Table
 
@@ -270,9 +196,10 @@ def _list(root: Path | None) -> None:
     # A script reads lines that are not broken at the width of a terminal which it does not have.
     console = Console(width=None if sys.stdout.isatty() else 400, soft_wrap=True)
     console.print(table if found else f"no reference stores in {folder}")
+    return 0
 
 
-def _verify(folder: Path) -> None:
+def _verify(folder: Path) -> int:
     from mallowspo.scoring import ReferenceStore
 
     store = ReferenceStore.open(folder)
@@ -283,14 +210,14 @@ def _verify(folder: Path) -> None:
     sys.stdout.write(
         f"{folder}: {whole} of {len(store.manifest.shards)} shards are whole, key {store.manifest.key.digest}\n"
     )
-    if damaged:
-        raise typer.Exit(1)
+    return int(bool(damaged))
 
 
-def _remove(folder: Path, yes: bool) -> None:
+def _remove(folder: Path, yes: bool) -> int:
     from mallowspo.scoring import remove_store
 
     if not yes:
         raise InputError(f"--rm: this removes the store {folder}; say so with --yes")
     freed = remove_store(folder)
     sys.stdout.write(f"removed {folder} ({freed / 2**20:,.1f} MiB)\n")
+    return 0

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from mallowspo.cli.preflight import check_attention, check_mixed_precision
+from mallowspo.cli.options import DATASET_OPTIONS
+from mallowspo.cli.reference import ReferenceOptions
 from mallowspo.cli.signals import is_first_process
-from mallowspo.errors import InputError, not_one_of
-from mallowspo.loading import check_saved_model
-from mallowspo.outputs import writable_file, writable_folder
+from mallowspo.errors import told_as
+from mallowspo.loading import check_saved_model, loading
 from mallowspo.progress import Progress, progress_bar, silent
 
 if TYPE_CHECKING:
@@ -21,121 +23,14 @@ if TYPE_CHECKING:
 
     from mallowspo.scoring import ReferenceStore, WriteResult
 
-__all__ = [
-    "DTYPES",
-    "MIXED_PRECISION",
-    "ReferenceOptions",
-    "export_for_trl",
-    "make_store",
-    "relaunch",
-]
+__all__ = ["make_store"]
 
-DTYPES = ("float32", "bfloat16", "float16", "auto")
-MIXED_PRECISION = ("auto", "no", "bf16", "fp16")
 # Versions that the manifest names.
 _VERSIONS = ("python", "mallowspo", "torch", "transformers", "trl")
-_EXPORTS = (".parquet", ".jsonl")
-
-
-@dataclass(frozen=True)
-class ReferenceOptions:
-    """What to score, with what, and where to; the fields are the command's options.
-
-    Attributes:
-        model_name_or_path: The reference model.
-        dataset_name: The preference data.
-        output_dir: The store.
-        dataset_train_split: The split that is scored.
-        dataset_config: Configuration of a hub data set.
-        max_length: Tokens kept of prompt and response together; None for all.
-        truncation_mode: `keep_start` or `keep_end`.
-        invalid_rows: `error` or `drop`.
-        dataset_num_proc: Processes to tokenise with.
-        batch_size: Rows a batch; None for the store's, or 8.
-        shard_rows: Rows a shard; None for the store's, or 1,024.
-        per_token: Keep every token's entropy.
-        dtype: Of the weights.
-        mixed_precision: As accelerate names it; `auto` is what `mallowspo train` does by default on this device.
-        attn_implementation: Such as `sdpa`; None for transformers' choice.
-        adapter: A PEFT adapter that is part of the reference.
-        model_revision: Branch, tag or commit on the hub.
-        trust_remote_code: Run code that comes with the model.
-        use_cpu: Leave an accelerator alone.
-        export_trl: Where to write the data with TRL's columns.
-    """
-
-    model_name_or_path: str
-    dataset_name: str
-    output_dir: Path
-    dataset_train_split: str = "train"
-    dataset_config: str | None = None
-    max_length: int | None = 1024
-    truncation_mode: str = "keep_start"
-    invalid_rows: str = "error"
-    dataset_num_proc: int | None = None
-    batch_size: int | None = None
-    shard_rows: int | None = None
-    per_token: bool | None = None
-    dtype: str = "float32"
-    mixed_precision: str = "auto"
-    attn_implementation: str | None = None
-    adapter: str | None = None
-    model_revision: str | None = None
-    trust_remote_code: bool = False
-    use_cpu: bool = False
-    export_trl: Path | None = None
-
-    def check(self) -> None:
-        """Raise `InputError` for what can be seen to be wrong before anything is read."""
-        for name, allowed in (("dtype", DTYPES), ("mixed_precision", MIXED_PRECISION)):
-            if getattr(self, name) not in allowed:
-                raise not_one_of(name, getattr(self, name), allowed)
-        _check_folder("model_name_or_path", self.model_name_or_path, "config.json")
-        if self.adapter is not None:
-            _check_folder("adapter", self.adapter, "adapter_config.json")
-        check_attention(self.attn_implementation, use_cpu=self.use_cpu)
-        check_mixed_precision(self.mixed_precision, use_cpu=self.use_cpu)
-        if self.export_trl is not None and self.export_trl.suffix not in _EXPORTS:
-            raise InputError(
-                f"export_trl: got {self.export_trl}, expected a name that ends in {' or '.join(_EXPORTS)}"
-            )
-        if is_first_process():
-            writable_folder(self.output_dir, "output_dir")
-            if self.export_trl is not None:
-                writable_file(self.export_trl, "export_trl")
-
-
-def _check_folder(option: str, name: str, needed: str) -> None:
-    path = Path(name).expanduser()
-    if not path.is_dir():
-        if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-            raise InputError(f"{option}: there is no folder {name}")
-        return
-    if not (path / needed).is_file():
-        is_adapter = (path / "adapter_config.json").is_file()
-        advice = "; it is an adapter: give its base model here and the folder as adapter" if is_adapter else ""
-        raise InputError(f"{option}: {name} has no {needed}{advice}")
-
-
-def relaunch(num_processes: int, arguments: list[str]) -> int:
-    """Run the command again in several processes, under accelerate.
-
-    Args:
-        num_processes: How many, on this machine.
-        arguments: The command line after `reference`, without `--num_processes`.
-
-    Returns:
-        The exit code.
-    """
-    from mallowspo.cli.launching import SEVERAL_ON_THIS_MACHINE, launched
-
-    options = ["--num_processes", str(num_processes), "--num_machines", "1", *SEVERAL_ON_THIS_MACHINE]
-    options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    return launched([*options, "--module", "mallowspo.cli.main", "reference", *arguments])
 
 
 def make_store(options: ReferenceOptions) -> WriteResult:
-    """Write, resume, mend or lengthen a store, and say how far it is; see `_make_store`."""
+    """Write, resume, mend or lengthen a store, and say how far it is."""
     if not is_first_process():
         return _make_store(options, silent)
     with progress_bar("mallowspo reference") as progress:
@@ -143,31 +38,32 @@ def make_store(options: ReferenceOptions) -> WriteResult:
 
 
 def _make_store(options: ReferenceOptions, progress: Progress) -> WriteResult:
-    """Write, resume, mend or lengthen a store; every process of a launch calls this.
-
-    Args:
-        options: What to score.
-        progress: Called as shards are done.
-
-    Returns:
-        What was done.
-
-    Raises:
-        InputError: Options, data or a store that cannot be used; before the model is loaded where that shows by then.
-    """
-    from mallowspo.cli.reference_model import loaded_scorer, start_processes
-    from mallowspo.data.vocabulary import embedding_rows, refuse_unknown_ids
-    from mallowspo.scoring import ReferenceKey, ReferenceStore, check_store, rows_key, settle_settings, write_store
+    """Every process of a launch calls this; what cannot be used is refused before the model is loaded where it can."""
+    from mallowspo.data import PreferenceCollator
+    from mallowspo.data.vocabulary import embedding_rows, padding_id, refuse_unknown_ids
+    from mallowspo.scoring import (
+        Processes,
+        ReferenceKey,
+        ReferenceStore,
+        check_store,
+        model_fields,
+        rows_key,
+        score_rows,
+        settle_settings,
+        write_store,
+    )
+    from mallowspo.scoring.model_checks import base_model
+    from mallowspo.scoring.self_check import check_scores
 
     started = time.monotonic()
     options.check()
-    accelerator = start_processes(options)
+    accelerator = _start_processes(options)
     revision, trust = options.model_revision, options.trust_remote_code
     check_saved_model("model_name_or_path", options.model_name_or_path, revision=revision, trust_remote_code=trust)
     tokenizer = _tokenizer(options)
     rows = _rows(options, tokenizer)
     size = embedding_rows(options.model_name_or_path, revision=revision, trust_remote_code=trust)
-    refuse_unknown_ids(rows, tokenizer, size, str(options.dataset_name))
+    refuse_unknown_ids(rows, tokenizer, size, options.dataset_name)
     known = _known_fields(options, tokenizer)
     check_store(options.output_dir, ReferenceKey(**known))
     settings = settle_settings(
@@ -176,39 +72,132 @@ def _make_store(options: ReferenceOptions, progress: Progress) -> WriteResult:
         shard_rows=options.shard_rows,
         per_token=options.per_token,
     )
-    with loaded_scorer(options, accelerator, tokenizer, settings) as scorer:
-        key = ReferenceKey(**(known | scorer.fields | rows_key(rows)))
-        bar = _Bar(scorer.processes.world, progress if scorer.processes.is_first else silent)
+    processes = Processes.of_accelerate(accelerator)
+    model = _model(options, accelerator.device)
+    mixed = str(accelerator.mixed_precision)
+    with accelerator.autocast():
+        check_scores(model, accelerator.device, packed=False, mixed_precision=mixed)
+    adapter = None if options.adapter is None else "default"
+    known |= processes.share(model_fields(model, adapter=adapter, weights=processes.is_first))
+    collate = PreferenceCollator(
+        pad_token_id=padding_id(tokenizer, embedding_rows(base_model(model))),
+        max_length=options.max_length or None,
+        truncation_mode=options.truncation_mode,
+    )
+
+    def score(part: datasets.Dataset) -> Any:
+        """Scores of some rows, in batches that depend on nothing else."""
+        return score_rows(
+            part,
+            forward=lambda batch: _forward(model, accelerator, batch),
+            collate=collate,
+            batch_size=settings.batch_size,
+            per_token=settings.per_token,
+        )
+
+    with _the_same_in_any_number(processes, accelerator):
+        bar = _Bar(processes.world, progress if processes.is_first else silent)
         result = write_store(
             options.output_dir,
             rows,
-            key=key,
-            score=scorer.score,
+            key=ReferenceKey(**(known | {"mixed_precision": mixed} | rows_key(rows))),
+            score=score,
             settings=settings,
-            made_with=_made_with(options, scorer.device_name),
-            processes=scorer.processes,
+            made_with=_made_with(options, _device_name(accelerator.device)),
+            processes=processes,
             on_plan=bar.begin,
-            on_shard=bar.advance if scorer.processes.is_first else None,
+            on_shard=bar.advance if processes.is_first else None,
         )
         bar.close()
-        if scorer.processes.is_first:
+        if processes.is_first:
             store = ReferenceStore.open(options.output_dir)
             _summarise(store, result, time.monotonic() - started)
             if options.export_trl is not None:
-                export_for_trl(rows, store, options.export_trl)
+                _export_for_trl(rows, store, options.export_trl)
                 sys.stderr.write(f"Data with TRL's columns written to {options.export_trl}\n")
-        scorer.processes.wait()
+        processes.wait()
     return result
 
 
-def export_for_trl(rows: datasets.Dataset, store: ReferenceStore, path: Path) -> None:
-    """Write the data with the columns that plain TRL reads: `ref_chosen_logps` and `ref_rejected_logps`.
+def _start_processes(options: ReferenceOptions) -> Any:
+    """Join the processes of a launch, before any other library takes this one for being alone."""
+    import torch
+    from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
 
-    Args:
-        rows: The tokenised rows that the store was made from.
-        store: Their scores.
-        path: Ends in `.parquet` or `.jsonl`.
-    """
+    on_cpu = options.use_cpu or not torch.accelerator.is_available()
+    mixed = options.mixed_precision if options.mixed_precision != "auto" else ("no" if on_cpu else "bf16")
+    return Accelerator(
+        cpu=on_cpu,
+        mixed_precision=mixed,
+        # A process that has finished its shards waits for the slowest one, which may take hours.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))],
+    )
+
+
+@contextmanager
+def _the_same_in_any_number(processes: Any, accelerator: Any) -> Iterator[None]:
+    """Let any number of processes on a CPU give the same store, and end their group."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        if accelerator.device.type == "cpu":
+            # The last bits of a matrix product depend on the number of threads. More cores are used by more processes.
+            torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        if processes.world > 1:
+            accelerator.end_training()
+
+
+def _forward(model: Any, accelerator: Any, batch: Any) -> Any:
+    import torch
+
+    from mallowspo.scoring import score_padded
+
+    batch = {name: value.to(accelerator.device) for name, value in batch.items()}
+    with torch.no_grad(), accelerator.autocast():
+        return score_padded(model, batch, per_token=True)
+
+
+def _model(options: ReferenceOptions, device: Any) -> Any:
+    """Load the reference as `mallowspo train` would, with the head that gives entropies."""
+    from transformers import AutoModelForCausalLM
+
+    from mallowspo.compat import add_score_head
+    from mallowspo.scoring.model_checks import refuse_adapter_folder, require_plain_head
+
+    refuse_adapter_folder(
+        options.model_name_or_path, "model_name_or_path", "name that model here, and the adapter's folder as --adapter"
+    )
+    with loading("model_name_or_path", options.model_name_or_path):
+        model = AutoModelForCausalLM.from_pretrained(
+            options.model_name_or_path,
+            revision=options.model_revision or "main",
+            dtype=options.dtype,
+            attn_implementation=options.attn_implementation,
+            trust_remote_code=options.trust_remote_code,
+        )
+    add_score_head(model)
+    if options.adapter is not None:
+        from peft import PeftModel
+
+        with loading("adapter", options.adapter):
+            model = PeftModel.from_pretrained(model, options.adapter)  # type: ignore[assignment]
+    require_plain_head(model)
+    return model.to(device).eval()
+
+
+def _device_name(device: Any) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device.type)
+
+
+def _export_for_trl(rows: datasets.Dataset, store: ReferenceStore, path: Path) -> None:
+    """Write the data with the columns that plain TRL reads: `ref_chosen_logps` and `ref_rejected_logps`."""
     import pyarrow.parquet as pq
 
     from mallowspo.data.records import LIST_COLUMN, TOKEN_COLUMNS
@@ -240,23 +229,24 @@ def _rows(options: ReferenceOptions, tokenizer: Any) -> datasets.Dataset:
     """The rows that `mallowspo train` would train on, in its order."""
     from mallowspo.data import load_preferences, tokenize_pairs, validate_rows
 
-    loaded = load_preferences(
-        options.dataset_name,
-        split=options.dataset_train_split,
-        name=options.dataset_config,
-        invalid_rows=options.invalid_rows,
-    )
+    with told_as(DATASET_OPTIONS):
+        loaded = load_preferences(
+            options.dataset_name,
+            split=options.dataset_train_split,
+            name=options.dataset_config,
+            invalid_rows=options.invalid_rows,
+        )
     validated = validate_rows(
         # The reference reads no column of people: a row that training would keep must be in the store.
         loaded.dataset,
         invalid_rows=options.invalid_rows,
         columns=(),
-        source=str(options.dataset_name),
+        source=options.dataset_name,
     )
     tokenized = tokenize_pairs(
         validated.dataset,
         tokenizer,
-        max_length=options.max_length,
+        max_length=options.max_length or None,
         invalid_rows=options.invalid_rows,
         num_proc=options.dataset_num_proc,
         truncation_mode=options.truncation_mode,

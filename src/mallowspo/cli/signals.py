@@ -8,10 +8,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-__all__ = ["Terminated", "end_children", "ends_at_sigterm", "is_first_process", "was_terminated"]
-
-
-_asked = threading.Event()
+__all__ = ["Terminated", "end_children", "ends_at_sigterm", "is_first_process"]
 
 
 class Terminated(KeyboardInterrupt):
@@ -25,17 +22,11 @@ def ends_at_sigterm() -> None:
     def terminate(number: int, frame: FrameType | None) -> None:
         # Schedulers and make send it more than once; the second must not cut off what the first one began.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _asked.set()
         _terminate(psutil.Process().children(recursive=True))  # else a pool would wait for what they are at
         raise Terminated
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)
-
-
-def was_terminated() -> bool:
-    """Whether this process was asked to end; for where a library has swallowed the exception."""
-    return _asked.is_set()
 
 
 def is_first_process() -> bool:
@@ -44,11 +35,7 @@ def is_first_process() -> bool:
 
 
 def end_children(patience: float = 30.0) -> None:
-    """End the processes that this one started, and wait until they are gone.
-
-    Args:
-        patience: Seconds in which they may end in order; then they are killed.
-    """
+    """End the processes that this one started, and wait until they are gone."""
     import psutil
 
     children = psutil.Process().children(recursive=True)

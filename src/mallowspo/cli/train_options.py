@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
-import textwrap
+import re
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from enum import Enum
 from typing import Any
 
+from transformers import TrainingArguments
 from trl import DatasetMixtureConfig, DPOConfig, ModelConfig, ScriptArguments, TrlParser
 
-from mallowspo.cli.hints import about_option
+from mallowspo.cli.options import TRUTH, Page, did_you_mean
 from mallowspo.cli.yaml_file import read_yaml
 from mallowspo.errors import InputError
 from mallowspo.training import MallowsPOConfig
 from mallowspo.training.option_values import KIND_WORDS, kinds_of
+from mallowspo.training.removed_options import REMOVED_OPTIONS
 
-__all__ = ["TrainParser", "launcher_options", "refuse_unknown", "take_config"]
+__all__ = ["TrainParser", "launcher_options", "option_of", "refuse_unknown"]
 
 _GROUPS: Any = (ScriptArguments, MallowsPOConfig, ModelConfig, DatasetMixtureConfig)
 _PAGE = "see `mallowspo train --help`"
+_ABOUT = (
+    "Train on preference data. The options are those of `trl dpo` and ours; a YAML file holds the same names, and the "
+    "command line goes before it. Options of `accelerate launch` (--num_processes, --accelerate_config, "
+    "--mixed_precision, ...) start the run under it."
+)
 
 
-class TrainParser(TrlParser):
+class TrainParser(Page, TrlParser):
     """TRL's parser over TRL's argument groups, with our configuration in place of `DPOConfig`."""
 
     def __init__(self) -> None:
@@ -37,26 +42,8 @@ class TrainParser(TrlParser):
         """Every option, without dashes."""
         return {action.dest for action in self._actions} - {"help"}
 
-    def error(self, message: str) -> typing.NoReturn:
-        """Say what is wrong with the command line, without the usage, which has no end."""
-        raise InputError(f"{message.removeprefix('argument ')}; {_PAGE}")
-
-    def print_help(self, file: Any = None) -> None:
-        """Write the page; unlike argparse's own, an error of the stream is not passed over."""
-        (file or sys.stdout).write(self.format_help())
-
     def set_defaults_from_file(self, path: str) -> list[str]:
-        """Take a YAML file's values as defaults, and set its `env`.
-
-        Args:
-            path: The file.
-
-        Returns:
-            What belongs to no option here, as arguments of the launcher.
-
-        Raises:
-            InputError: The file cannot be used, or a value has the wrong type.
-        """
+        """Take a YAML file's values as defaults, and set its `env`; gives what is left for the launcher."""
         values = read_yaml(path)
         variables = values.pop("env", {})
         if not isinstance(variables, dict):
@@ -71,10 +58,9 @@ class TrainParser(TrlParser):
 
     def format_help(self) -> str:
         """Our options first, then TRL's, then those of transformers, each with its choices and default."""
-        width = max(60, min(shutil.get_terminal_size((80, 24)).columns, 100))
         own = {item.name for item in fields(MallowsPOConfig)}
         preference = {item.name for item in fields(DPOConfig)}
-        general = _names_of_transformers()
+        general = {item.name for item in fields(TrainingArguments)}
         ours = own - preference
         groups = (
             ("Options of mallowspo", ours | {"beta", "label_smoothing"}, True),
@@ -83,87 +69,14 @@ class TrainParser(TrlParser):
             ("Preference training (TRL)", (own & preference) - general, False),
             ("Training (transformers)", own & general, False),
         )
-        lines = [
-            "usage: mallowspo train [--config FILE.yaml] [--option value ...]",
-            "",
-            *textwrap.wrap(
-                "Train on preference data. The options are those of `trl dpo` and ours; a YAML file holds the same "
-                "names, and the command line goes before it. Options of `accelerate launch` (--num_processes, "
-                "--accelerate_config, --mixed_precision, ...) start the run under it.",
-                width,
-            ),
-            "",
-            "  --config FILE.yaml",
-            "      Options in a file.",
-            "  -h, --help",
-            "      This page.",
-        ]
-        shown: set[str] = set()
+        shown = {"help"}
+        listed: dict[str, list[tuple[Any, bool]]] = {title: [] for title, *_ in groups}
         for title, names, whole in groups:
-            lines += ["", f"{title}:"]
             for action in self._actions:
-                if action.dest in names - shown and action.dest != "help":
+                if action.dest in names - shown:  # an option and its negation are one
                     shown.add(action.dest)
-                    lines += _described(action, width, whole=whole)
-        return "\n".join(lines) + "\n"
-
-
-def _names_of_transformers() -> set[str]:
-    from transformers import TrainingArguments
-
-    return {item.name for item in fields(TrainingArguments)}
-
-
-def _described(action: Any, width: int, *, whole: bool) -> list[str]:
-    """One option: its name and what it takes, then what it does."""
-    kind = getattr(action.type, "__name__", "")
-    taken = {"int": "WHOLE NUMBER", "float": "NUMBER", "string_to_bool": "true|false"}.get(kind, "TEXT")
-    if action.nargs in ("+", "*"):
-        taken += " ..."
-    text = " ".join((action.help or "").replace("%%", "%").split())
-    if not whole and ". " in text:
-        text = text[: text.index(". ") + 1]
-    if action.choices:
-        listed = "One of: " + ", ".join(str(getattr(choice, "value", choice)) for choice in action.choices) + "."
-        text = f"{text} {listed}".strip()
-    default = getattr(action.default, "value", action.default)
-    if isinstance(default, str | int | float | list) and default not in ("", []):
-        text += f" [default: {' '.join(map(str, default)) if isinstance(default, list) else default}]"
-    indent = " " * 6
-    body = textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
-    return [f"  --{action.dest} {taken}", *body]
-
-
-def take_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Take `--config FILE` or `--config=FILE` out of a command line.
-
-    Args:
-        arguments: The command line after `train`.
-
-    Returns:
-        The file or None, and the other arguments.
-
-    Raises:
-        InputError: No file follows, or there are two.
-    """
-    found: list[str] = []
-    rest: list[str] = []
-    waiting = iter(arguments)
-    for argument in waiting:
-        if argument == "--config":
-            path = next(waiting, None)
-            if path is None or path.startswith("--"):
-                raise InputError("--config: expected a path to a YAML file after it")
-            found.append(path)
-        elif argument.startswith("--config="):
-            found.append(argument.partition("=")[2])
-        else:
-            rest.append(argument)
-    if len(found) > 1:
-        raise InputError(f"--config: got {' and '.join(found)}; give one file")
-    if found and not found[0]:
-        raise InputError("--config: expected a path to a YAML file after it")
-    return (found[0] if found else None), rest
+                    listed[title].append((action, whole))
+        return self.page("[--config FILE.yaml] [--option value ...]", _ABOUT, "Options in a file.", listed)
 
 
 def launcher_options() -> set[str]:
@@ -179,17 +92,7 @@ def launcher_options() -> set[str]:
 
 
 def refuse_unknown(names: TrainParser, from_yaml: Sequence[str], from_line: Sequence[str], path: str | None) -> None:
-    """Refuse what is an option neither here nor of the launcher.
-
-    Args:
-        names: The parser.
-        from_yaml: What the parser left over of the file, as arguments.
-        from_line: What it left over of the command line.
-        path: The file.
-
-    Raises:
-        InputError: Names the option, and what may have been meant.
-    """
+    """Refuse what is an option neither here nor of the launcher, among what the parser left of file and line."""
     if from_line and not from_line[0].startswith("-"):
         hint = "; did you mean --config before it?" if from_line[0].endswith((".yaml", ".yml")) else ""
         raise InputError(f"{from_line[0]}: it belongs to no option{hint}")
@@ -201,10 +104,21 @@ def refuse_unknown(names: TrainParser, from_yaml: Sequence[str], from_line: Sequ
             if not argument.startswith("--") or name[2:].replace("-", "_") in launcher:
                 continue
             shown = name.removeprefix("--") if where else name
-            hint = about_option(shown, known)
+            bare = name.lstrip("-").replace("-", "_")
+            hint = f"; {REMOVED_OPTIONS[bare]}" if bare in REMOVED_OPTIONS else did_you_mean(shown, known)
             raise InputError(
                 f"{where}{shown}: neither an option of `mallowspo train` nor of `accelerate launch`{hint}; {_PAGE}"
             )
+
+
+def option_of(error: Exception, names: set[str]) -> str:
+    """The first option that a library's message speaks of; PEFT writes the names without lora_ and with spaces."""
+    found = {
+        name: re.search(rf"\b{name.removeprefix('lora_').replace('_', '[ _]')}\b", str(error), re.IGNORECASE)
+        for name in names
+        if "_" in name
+    }
+    return min(((match.start(), name) for name, match in found.items() if match), default=(0, "arguments"))[1]
 
 
 def _fitting(value: Any, hint: Any, action: Any, where: str) -> Any:
@@ -235,7 +149,7 @@ def _is_a(value: Any, kind: Any) -> bool:
         inner = typing.get_args(kind)[0]
         return isinstance(value, list) and all(_is_a(item, inner) for item in value)
     if kind is bool:
-        return isinstance(value, bool) or (isinstance(value, str) and value.lower() in _TRUTH)
+        return isinstance(value, bool) or (isinstance(value, str) and value.lower() in TRUTH)
     if isinstance(value, bool):
         return False
     if kind in (int, float):
@@ -249,9 +163,6 @@ def _is_a(value: Any, kind: Any) -> bool:
         # An enum is written as text; for a configuration object of another kind there is no way to write one.
         return isinstance(value, str if isinstance(kind, type) and issubclass(kind, Enum) else dict)
     return isinstance(value, kind)
-
-
-_TRUTH = ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0")
 
 
 def _choices(kinds: Iterable[Any], action: Any) -> set[str]:

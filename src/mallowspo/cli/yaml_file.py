@@ -16,26 +16,7 @@ _TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "f
 
 
 def read_yaml(path: str | Path, option: str = "config") -> dict[str, Any]:
-    r"""Read a file that holds a mapping of option to value.
-
-    Args:
-        path: The file.
-        option: The option that named it, for messages.
-
-    Returns:
-        The mapping, of text, numbers, truth values, null, lists and mappings alone; a date stays the text it is.
-
-    Raises:
-        InputError: It cannot be read, is no YAML or no mapping, has a key twice or a key that is no text, a tag, or is
-            larger than 1 MiB, 50 levels or 20,000 values with every alias followed.
-
-    Example:
-        >>> import tempfile
-        >>> file = Path(tempfile.mkdtemp()) / "recipe.yaml"
-        >>> _ = file.write_text("beta: 0.1\nrun_name: 2026-11-30")
-        >>> read_yaml(file)
-        {'beta': 0.1, 'run_name': '2026-11-30'}
-    """
+    r"""Read a file that holds a mapping of option to value."""
     import yaml
 
     where = f"{option}: {path}"

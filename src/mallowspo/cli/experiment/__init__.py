@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import typer
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from mallowspo.cli.experiment.bandit import bandit
-from mallowspo.cli.experiment.controllable import controllable
-from mallowspo.cli.experiment.dialogue import dialogue
-from mallowspo.cli.experiment.estimator import estimator
-from mallowspo.cli.experiment.noise import noise
-from mallowspo.cli.experiment.world import world
+from mallowspo.cli.experiment.bandit import BanditOptions, bandit
+from mallowspo.cli.experiment.controllable import ControllableOptions, controllable
+from mallowspo.cli.experiment.dialogue import DialogueOptions, dialogue
+from mallowspo.cli.experiment.estimator import EstimatorOptions, estimator
+from mallowspo.cli.experiment.noise import NoiseOptions, noise
+from mallowspo.cli.experiment.world import WorldOptions, world
 
-__all__ = ["experiment"]
+__all__ = ["EXPERIMENTS"]
 
-experiment = typer.Typer(
-    name="experiment",
-    help="Run one of the paper's studies: results.json, figures and a report.html, whichever way it goes.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-experiment.command()(controllable)
-experiment.command()(bandit)
-experiment.command()(dialogue)
-experiment.command()(estimator)
-experiment.command()(noise)
-experiment.command()(world)
+EXPERIMENTS: Mapping[str, tuple[type, Callable[[Any], None]]] = {
+    "controllable": (ControllableOptions, controllable),
+    "bandit": (BanditOptions, bandit),
+    "dialogue": (DialogueOptions, dialogue),
+    "estimator": (EstimatorOptions, estimator),
+    "noise": (NoiseOptions, noise),
+    "world": (WorldOptions, world),
+}

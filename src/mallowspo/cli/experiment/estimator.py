@@ -2,86 +2,69 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
+from mallowspo.cli.experiment.shared import StudyOptions, read_names, run_and_tell
+from mallowspo.cli.options import option
+from mallowspo.errors import InputError
 
-from mallowspo.cli.experiment.shared import run_and_tell
-
-__all__ = ["estimator"]
-
-_OutputDir = Annotated[
-    Path, typer.Option("--output_dir", help="Where everything goes; the same folder goes on where a run stopped.")
-]
-_Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Worlds drawn; more make the intervals narrower.")]
-_Conditions = Annotated[
-    str | None,
-    typer.Option("--conditions", help="Conditions with commas between them, a+b for two at once [default: all]."),
-]
-_Downstream = Annotated[
-    str | None,
-    typer.Option(
-        "--downstream", help="Conditions in which policies are trained; 'none' for none [default: two of them]."
-    ),
-]
-_Model = Annotated[
-    str | None,
-    typer.Option("--model_name_or_path", help="A causal model whose indexes are held against people; needs --votes."),
-]
-_Votes = Annotated[
-    list[str] | None, typer.Option("--votes", help="NAME=FILE of people's votes, for the model; may be repeated.")
-]
-_Trust = Annotated[bool, typer.Option("--trust_remote_code", help="Run code that comes with the model.")]
-_Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes side by side; 0: this one.")]
-_Fast = Annotated[bool, typer.Option("--fast", help="A run of seconds that shows every part and resolves nothing.")]
+__all__ = ["EstimatorOptions", "estimator"]
 
 
-def estimator(
-    *,
-    output_dir: _OutputDir = Path("output/estimator"),
-    seeds: _Seeds = 8,
-    conditions: _Conditions = None,
-    downstream: _Downstream = None,
-    model_name_or_path: _Model = None,
-    votes: _Votes = None,
-    trust_remote_code: _Trust = False,
-    workers: _Workers = 0,
-    fast: _Fast = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class EstimatorOptions(StudyOptions):
     """Judge every dispersion index in a world of known truth, under conditions that mislead it.
 
     Four parts: the paper's check, ranks and spread under stress, what an index is worth in training, and people.
     """
-    from dataclasses import replace
-    from typing import Any
 
+    output_dir: Path = option(
+        "Where everything goes; the same folder goes on where a run stopped.",
+        Path("output/estimator"),
+        group="The study",
+    )
+    seeds: int = option("Worlds drawn; more make the intervals narrower.", 8, low=1)
+    conditions: str | None = option(
+        "Conditions with commas between them, a+b for two at once.", None, shown="all", commas=True
+    )
+    downstream: str | None = option(
+        "Conditions in which policies are trained; 'none' for none.", None, shown="two of them", commas=True
+    )
+    model_name_or_path: str | None = option(
+        "A causal model whose indexes are held against people; needs --votes.", None, group="A model and people"
+    )
+    votes: tuple[str, ...] = option("NAME=FILE of people's votes, for the model; may be repeated.", ())
+    trust_remote_code: bool = option("Run code that comes with the model.", False)
+
+
+def estimator(options: EstimatorOptions) -> None:
+    """Run the study."""
     from mallowspo.studies.estimator.study import ESTIMATOR
 
     given: dict[str, Any] = {
-        "workers": workers,
-        "trust_remote_code": trust_remote_code,
-        "model": model_name_or_path,
-        "data": _files(votes or []),
+        "workers": options.workers,
+        "trust_remote_code": options.trust_remote_code,
+        "model": options.model_name_or_path,
+        "data": _files(options.votes),
     }
-    if conditions is not None:
-        given["conditions"] = _names(conditions)
-    if downstream is not None:
-        given["downstream_conditions"] = () if downstream == "none" else _names(downstream)
-    if not fast:
-        given["seeds"] = tuple(range(1, seeds + 1))
-    start = ESTIMATOR.presets["fast" if fast else "default"](str(output_dir))
+    if options.conditions is not None:
+        given["conditions"] = _names(options.conditions)
+    if options.downstream is not None:
+        given["downstream_conditions"] = () if options.downstream == "none" else _names(options.downstream)
+    if not options.fast:
+        given["seeds"] = tuple(range(1, options.seeds + 1))
+    start = ESTIMATOR.presets["fast" if options.fast else "default"](str(options.output_dir))
     run_and_tell("experiment estimator", ESTIMATOR, replace(start, **given))
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    return tuple(name for name in read_names(text) if name)
 
 
-def _files(votes: list[str]) -> dict[str, str]:
+def _files(votes: tuple[str, ...]) -> dict[str, str]:
     """Read NAME=FILE."""
-    from mallowspo.errors import InputError
-
     found = {}
     for text in votes:
         name, sign, path = text.partition("=")

@@ -1,22 +1,40 @@
-"""What the commands of all studies do alike: read lists of numbers, run a study, say where its page lies."""
+"""What the commands of all studies do alike: read lists, run a study, say where its page lies."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["read_numbers", "run_and_tell"]
+from mallowspo.cli.options import option
+from mallowspo.errors import InputError
+
+__all__ = ["FAST", "OUTPUT_DIR", "StudyOptions", "read_names", "read_numbers", "run_and_tell"]
+
+OUTPUT_DIR = "Where everything goes; the same folder goes on."
+FAST = "A run of seconds that shows every part and resolves nothing."
 
 
-def read_numbers(option: str, text: str) -> tuple[float, ...]:
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """Options of every study."""
+
+    workers: int = option(
+        "Processes that work side by side; 0: this one. Changes no result.", 0, low=0, group="How it is run"
+    )
+    fast: bool = option(FAST, False)
+
+
+def read_numbers(name: str, text: str) -> tuple[float, ...]:
     """Read numbers with commas between them; raises `InputError` that names the option."""
-    from mallowspo.errors import InputError
-
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise InputError(
-            f"{option}: got {text!r}, expected numbers with commas between them, as in 0.5,1,2"
-        ) from error
+        raise InputError(f"{name}: got {text!r}, expected numbers with commas between them, as in 0.5,1,2") from error
+
+
+def read_names(text: str) -> tuple[str, ...]:
+    """Read names with commas between them."""
+    return tuple(part.strip() for part in text.split(","))
 
 
 def run_and_tell(command: str, study: Any, settings: Any) -> None:

@@ -2,50 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
+from mallowspo.cli.experiment.shared import OUTPUT_DIR, StudyOptions, read_names, read_numbers, run_and_tell
+from mallowspo.cli.options import option
 
-from mallowspo.cli.experiment.shared import read_numbers, run_and_tell
-
-__all__ = ["world"]
+__all__ = ["WorldOptions", "world"]
 
 
-def world(
-    output_dir: Annotated[
-        Path, typer.Option("--output_dir", help="Where everything goes; the same folder goes on.")
-    ] = Path("output/world"),
-    seeds: Annotated[
-        int | None,
-        typer.Option(min=1, help="Worlds, each with its own reference and pairs [default: 12; with --fast 2]."),
-    ] = None,
-    methods: Annotated[
-        str | None, typer.Option(help="Methods with commas between them, dpo among them [default: all six].")
-    ] = None,
-    betas: Annotated[
-        str | None, typer.Option(help="Values of beta with commas between them [default: 0.25,0.5,1,2,4].")
-    ] = None,
-    learning_rates: Annotated[
-        str | None,
-        typer.Option("--learning_rates", help="Peak learning rates, likewise [default: 2e-4,4e-4,8e-4]."),
-    ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that train side by side; changes no result.")] = 0,
-    fast: Annotated[bool, typer.Option(help="A run of seconds that shows every part and resolves nothing.")] = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class WorldOptions(StudyOptions):
     """Compare DPO, IPO and MallowsPO with estimated and true index in many small worlds, against the exact optimum."""
-    from dataclasses import replace
-    from typing import Any
 
+    output_dir: Path = option(OUTPUT_DIR, Path("output/world"), group="The study")
+    seeds: int | None = option(
+        "Worlds, each with its own reference and pairs.", None, shown="12; with --fast 2", low=1
+    )
+    methods: str | None = option(
+        "Methods with commas between them, dpo among them.", None, shown="all six", commas=True
+    )
+    betas: str | None = option("Values of beta with commas between them.", None, shown="0.25,0.5,1,2,4", commas=True)
+    learning_rates: str | None = option("Peak learning rates, likewise.", None, shown="2e-4,4e-4,8e-4", commas=True)
+
+
+def world(options: WorldOptions) -> None:
+    """Run the study."""
     from mallowspo.studies.world.study import WORLD
 
-    base = WORLD.presets["fast" if fast else "default"](str(output_dir))
-    given: dict[str, Any] = {"workers": workers}
-    if seeds is not None:
-        given["seeds"] = tuple(range(base.seeds[0], base.seeds[0] + seeds))
-    if methods is not None:
-        given["methods"] = tuple(name.strip() for name in methods.split(","))
-    for name, text in (("betas", betas), ("learning_rates", learning_rates)):
+    base = WORLD.presets["fast" if options.fast else "default"](str(options.output_dir))
+    given: dict[str, Any] = {"workers": options.workers}
+    if options.seeds is not None:
+        given["seeds"] = tuple(range(base.seeds[0], base.seeds[0] + options.seeds))
+    if options.methods is not None:
+        given["methods"] = read_names(options.methods)
+    for name, text in (("betas", options.betas), ("learning_rates", options.learning_rates)):
         if text is not None:
             given[name] = read_numbers(name, text)
     run_and_tell("experiment world", WORLD, replace(base, **given))

@@ -25,7 +25,7 @@ from mallowspo.data.problems import RowError
 from mallowspo.data.records import common_length, row_from_columns
 from mallowspo.data.rendering import RowTokens
 from mallowspo.data.sources import stream_rows
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, told_as
 
 __all__ = ["EvalPrompts", "LengthCount", "PairIndex", "check_near_identical", "prompt_of", "similarity"]
 
@@ -173,6 +173,7 @@ def _first_of_equals(names: NDArray[np.uint64]) -> NDArray[np.int64]:
 class EvalPrompts:
     """The prompts of the evaluation data, 64 bits and a row number each."""
 
+    @told_as({"dataset": "eval_data"})
     def __init__(self, source: str | os.PathLike[str], *, split: str, limits: Limits) -> None:
         names, numbers = array("Q"), array("q")
         self.rows = chats = 0

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mallowspo.errors import InputError, not_one_of
+from mallowspo.errors import InputError, not_one_of, told_as
 from mallowspo.evaluation.local_model import context_length, inference_device, load_classifier, load_tokenizer
 from mallowspo.studies.policies import check_at_least, check_positive
 
@@ -112,7 +112,8 @@ def _lines(path: Path) -> list[str]:
 def _column(design: ControllableDesign) -> Iterable[str]:
     from mallowspo.data.sources import load_preferences
 
-    rows = load_preferences(design.dataset_name, split=design.dataset_split).dataset
+    with told_as({"dataset": "dataset_name", "split": "dataset_split"}):
+        rows = load_preferences(design.dataset_name, split=design.dataset_split).dataset
     if design.text_column not in rows.column_names:
         raise InputError(
             f"text_column: {design.dataset_name} has no column {design.text_column!r}; it has "

@@ -15,7 +15,7 @@ from mallowspo.data.sources import load_preferences
 from mallowspo.data.tokenization import tokenize_pairs
 from mallowspo.data.validation import validate_rows
 from mallowspo.dispersion.votes_file import load_votes
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, told_as
 from mallowspo.evaluation.json_log import key_of
 from mallowspo.evaluation.local_model import load_tokenizer
 from mallowspo.studies.dialogue.design import DialogueSetup
@@ -144,7 +144,8 @@ def prompts_that_fit(setup: DialogueSetup, count: int) -> list[tuple[str, list[i
 
 def _preferences(setup: DialogueSetup, name: str, tokenizer: Any) -> PairSet:
     source, split = getattr(setup, f"{name}_data"), getattr(setup, f"{name}_split")
-    loaded = load_preferences(source, split=split, invalid_rows="drop")
+    with told_as({"dataset": f"{name}_data", "split": f"{name}_split"}):
+        loaded = load_preferences(source, split=split, invalid_rows="drop")
     rows, read = loaded.dataset, len(loaded.dataset) + len(loaded.dropped)
     if "prompt" not in rows.column_names and {"chosen", "rejected"} <= set(rows.column_names):
         rows = _with_prompts(rows, source)
@@ -174,7 +175,8 @@ def _dataset(columns: dict[str, list[Any]]) -> Any:
 
 def _votes(setup: DialogueSetup, tokenizer: Any) -> PairSet:
     """Pairs on which more people voted for one answer than for the other, put into the form of a dialogue."""
-    votes = load_votes(setup.votes_data)
+    with told_as({"dataset": "votes_data"}):
+        votes = load_votes(setup.votes_data)
     first, second, tie = votes.votes.T
     places = np.flatnonzero((first != second) & np.asarray([all(pair) for pair in votes.responses]))
     if len(places) == 0:
