@@ -90,6 +90,35 @@ def test_every_index_and_map_reads_the_same_store(made, tmp_path, options):
     assert "--dispersion_estimator" in (tmp_path / "report.html").read_text()
 
 
+def test_the_weight_is_tempered_and_shrunken_by_a_number(made, tmp_path):
+    given = ("--dispersion_shrink", 3, "--dispersion_power", 0.5, "--dispersion_per", "pair")
+    assert run("dispersion", "--reference", made.store, "--output_dir", tmp_path, *given) == 0
+    table = pq.read_table(tmp_path / "dispersion.parquet").to_pydict()
+    raw = -np.log(np.array(table["index"]))
+    spread = np.sqrt(np.maximum(0, 1 + 3 * (raw / raw.mean() - 1)))
+    assert table["dispersion_weight"] == pytest.approx(spread / spread.mean())
+    page = (tmp_path / "report.html").read_text()
+    assert "--dispersion_shrink 3 --dispersion_power 0.5" in page and "What the weights are worth" in page
+
+
+def test_votes_fit_the_shrink_factor_and_say_what_the_weights_are_worth(made, tmp_path):
+    votes = tmp_path / "votes.jsonl"
+    lines = [row | {"chosen": f" a{i}", "rejected": f" b{i}", "votes": [5 - n % 3, n % 3]}
+             for n, row in enumerate(rows()[:6]) for i in range(5)]  # fmt: skip
+    votes.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    given = ("--votes", votes, "--dispersion_shrink", "votes", "--dispersion_estimator", "divergent_token")
+    given += ("--dispersion_map", "mallows", "--alternatives", "auto")
+    code, printed, *_ = call("dispersion", "--reference", made.store, "--output_dir", tmp_path / "out", *given)
+    facts = json.loads((tmp_path / "out/summary.json").read_text())["reference"]
+    people = facts["worth"]["people"]
+    assert facts["calibration"]["shrink"] == people["shrink"]["mean"] and people["pairs"] == 30
+    assert people["gain"]["low"] <= people["gain"]["mean"] <= people["gain"]["high"]
+    assert [row["alternatives"] for row in facts["map"]["other_alternatives"]][1] == facts["map"]["alternatives"]
+    assert code == 0 and "worth: " in printed
+    page = (tmp_path / "out/report.html").read_text()
+    assert "--dispersion_shrink votes --dispersion_votes" in page and "auto" in page
+
+
 def test_the_table_trains(made, tmp_path):
     """`dispersion: column` on the table gives the weights that the table shows."""
     from mallowspo.data import load_preferences, validate_rows

@@ -50,10 +50,17 @@ class DispersionOptions(FileLimits):
     dispersion_map: str = option(
         "How it becomes a weight: neglog, quantile, mallows (with --alternatives) or isotonic (with people).", "neglog"
     )
-    alternatives: int | None = option("mallows: among how many answers people choose.", None)
+    alternatives: str | None = option(
+        "mallows: among how many answers people choose; auto reads it off the reference.", None
+    )
     spread: tuple[float, float] | None = option(
         "quantile: -log phi of the most contested and the most agreed prompt.", None
     )
+    dispersion_shrink: str = option(
+        "How far the index is believed: none (as it is), votes (fitted on --votes or --rankings), or the factor.",
+        "none",
+    )
+    dispersion_power: float = option("Tempered weight: w to this power, 0 to 1.", 1.0)
     dispersion_scale: str = option("phi*: auto (mean weight 1) or a number.", "auto")
     dispersion_clip: tuple[float, float] = option("Lowest and highest weight.", (0.0, 10.0))
     dispersion_per: str = option("One index per prompt or pair.", "prompt")
@@ -93,6 +100,11 @@ class DispersionOptions(FileLimits):
             raise InputError("truth: only rankings are compared with a true ranking; add --rankings")
         if self.columns and self.votes is None and not self.rankings:
             raise InputError("columns: they name the columns of --votes and --rankings; add one of these")
+        if self.dispersion_shrink == "votes" and (self.reference is None or not (self.votes or self.rankings)):
+            raise InputError(
+                "dispersion_shrink: 'votes' fits the factor of a reference's index on people's word; give --reference "
+                "and, beside it, --votes or --rankings"
+            )
         if self.write_preferences is not None:
             if self.votes is None:
                 raise InputError("write_preferences: preference data are made of votes; add --votes")
@@ -121,6 +133,7 @@ def _show(summary: dict[str, Any], folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from mallowspo.dispersion.analysis import worth_words
     from mallowspo.reports.text import interval_text, percent
 
     table = Table(title="Dispersion", title_justify="left")
@@ -141,6 +154,8 @@ def _show(summary: dict[str, Any], folder: Path) -> None:
         )
     console = Console(soft_wrap=True)
     console.print(table)
+    if "reference" in summary:
+        console.print(f"worth: {worth_words(summary['reference']['worth'])}", markup=False)
     for note in summary.get("votes", {}).get("notes", []):
         console.print(f"votes: {note}", markup=False)
     for item in summary.get("rankings", {}).get("detail", []):

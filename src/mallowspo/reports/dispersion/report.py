@@ -525,10 +525,10 @@ def _next(summary: Summary) -> Section:
         command = f"mallowspo train --dataset_name DATA --dispersion {source} ..."
         return Section("Where to go from here", [CodeBlock(command, where)])
     blocks: list[Block] = []
-    if summary["settings"]["map"] != "isotonic":
+    # A training reads votes, not rankings: what was fitted on these, the table below has.
+    if summary["settings"]["map"] != "isotonic" or "votes" in summary["files"]:
         words = "Train with this index, or with another read off the same store without another pass:"
-        command = _training_line(summary["files"]["reference"], summary["settings"])
-        blocks += [Paragraph(words), CodeBlock(command)]
+        blocks += [Paragraph(words), CodeBlock(_training_line(summary))]
     if "dataset" in summary["files"]:
         blocks.append(
             CodeBlock(
@@ -539,16 +539,24 @@ def _next(summary: Summary) -> Section:
     return Section("Where to go from here", blocks)
 
 
-def _training_line(store: str, settings: Summary) -> str:
+def _training_line(summary: Summary) -> str:
     """The command that trains with the index and the weights of this page."""
+    settings, votes = summary["settings"], summary["files"].get("votes")
+    shrink = settings["shrink"]
+    if shrink == "votes" and votes is None:
+        shrink = f"{summary['reference']['calibration']['shrink']:.4g}"
     chosen = {
         "estimator": (settings["estimator"] != "mean_entropy", settings["estimator"]),
         "map": (settings["map"] != "neglog", settings["map"]),
         "alternatives": (settings["map"] == "mallows", settings["alternatives"]),
         "spread": (settings["map"] == "quantile", "{:g} {:g}".format(*settings["spread"])),
+        "shrink": (shrink != "none", shrink),
+        "votes": (shrink == "votes" or settings["map"] == "isotonic", votes and shlex.quote(votes)),
+        "power": (settings["power"] != 1, settings["power"]),
         "per": (settings["per"] != "prompt", settings["per"]),
         "scale": (settings["scale"] != "auto", settings["scale"]),
         "clip": (settings["clip"] != [0.0, 10.0], "{:g} {:g}".format(*settings["clip"])),
     }
     given = [f"--dispersion_{name} {value}" for name, (differs, value) in chosen.items() if differs]
-    return " ".join([f"mallowspo train --reference_store {shlex.quote(store)}", *given, "..."])
+    store = shlex.quote(summary["files"]["reference"])
+    return " ".join([f"mallowspo train --reference_store {store}", *given, "..."])
