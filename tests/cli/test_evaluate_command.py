@@ -224,3 +224,94 @@ def test_the_page_names_options_that_exist_and_figures_that_came_out():
     printed = (root / "docs/evaluate/output.txt").read_text(encoding="utf-8")
     assert all(line in page for line in printed.splitlines() if line.startswith(("win rate", "length-", "KL")))
     assert f"win rate {found['win_rate']['win_rate']:.1f}%" in printed and f"KL {found['kl']['kl']:.3f}" in printed
+
+
+# Ranked lists.
+
+
+def lists(folder="out"):
+    return [json.loads(line) for line in Path(folder, "lists.jsonl").read_text().splitlines()]
+
+
+def test_a_judge_ranks_answers_as_lists_that_train_and_dispersion_read(here, models):
+    """Interrupted, it goes on: no answer and no verdict is paid twice."""
+    down = {"after": 12}
+    with JudgeServer(lambda question, n: "401" if down["after"] < (len(server.requests)) else None) as server:
+        arguments = [
+            "evaluate", "--model", models / "a", "--prompts", "p.jsonl", "--judge", f"{server.url}#judge",
+            "--output_dir", "out", "--rank", "4", "--rank_votes", "2", "--concurrency", "2", *LOCAL,
+        ]  # fmt: skip
+        assert run(*arguments) == 2 and not Path("out/lists.jsonl").exists()
+        paid = {line["key"] for line in map(json.loads, Path("out/verdicts.jsonl").read_text().splitlines())}
+        assert paid
+        down["after"], before = 10**9, len(server.requests)
+        code, said, _ = call(*arguments)
+        assert code == 0 and "--rankings out/lists.jsonl" in said
+        lines = [json.loads(line) for line in Path("out/verdicts.jsonl").read_text().splitlines()]
+        verdicts = [line["key"] for line in lines if line["verdict"] != "refused"]
+        assert len(verdicts) == len(set(verdicts)) and paid <= {line["key"] for line in lines}
+        asked = len(server.requests)
+        assert run(*arguments) == 0 and len(server.requests) == asked > before
+        assert all(request["temperature"] == 1 for request in server.requests)  # at 0 it would say the same
+    found = results()
+    rows = lists()
+    assert found["lists"] == len(rows) and found["votes"] == 2
+    for row in rows:
+        lengths = [len(text) for text in row["responses"]]
+        for ranking in row["rankings"]:  # the server prefers the longer answer, equal lengths by lot
+            assert sorted(ranking) == list(range(1, len(lengths) + 1))
+            assert all(a >= b for a, b in zip(*[np_sorted(lengths, ranking)[i:] for i in (0, 1)], strict=False))
+    assert found["comparisons"] <= found["comparisons_at_most"]
+    assert run("dispersion", "--rankings", "out/lists.jsonl", "--output_dir", "disp", "--fit_draws", "0") == 0
+    code = run(
+        "train", "--model_name_or_path", models / "a", "--dataset_name", "out/lists.jsonl", "--output_dir", "trained",
+        "--objective", "mallows_list_theta", "--dispersion", "rankings", "--max_steps", "1", "--use_cpu", "--bf16",
+        "false", "--report_to", "none",
+    )  # fmt: skip
+    assert code == 0
+
+
+def np_sorted(lengths, ranking):
+    """The lengths from the best answer to the last."""
+    return [length for _, length in sorted(zip(ranking, lengths, strict=True))]
+
+
+def test_lists_of_a_column_are_ranked_by_a_reward_model_and_a_function(here, models):
+    import torch
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    config = LlamaConfig.from_pretrained(models / "a", num_labels=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        LlamaForSequenceClassification(config).save_pretrained("rm")
+    tiny_tokenizer().save_pretrained("rm")
+    rows = [{"prompt": text, "responses": [f"a{i}", f"bb{i} no", f"c{i} yes maybe"]} for i, text in enumerate(TEXTS)]
+    Path("l.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = ("evaluate", "--model", "column:responses", "--prompts", "l.jsonl", "--rank", "3")
+    assert run(*given, "--judge", "judges_here:longer", "--output_dir", "out", "--rank_order", "all") == 0
+    assert [row["ranks"] for row in lists()] == [[3, 2, 1]] * 5 and results()["comparisons"] == 5 * 2 * 3
+    assert results()["same_pairs"] == 1.0
+    assert run(*given, "--judge", "reward:rm", "--output_dir", "out2", "--use_cpu") == 0
+    rewards = {line["reward"] for line in map(json.loads, Path("out2/rewards.jsonl").read_text().splitlines())}
+    assert len(rewards) == 15 and "rankings" not in lists("out2")[0]
+
+
+@pytest.mark.parametrize(
+    ("named", "changes"),
+    [
+        ("baseline", {"--baseline": None}),
+        ("rank", {"--rank": "1"}),
+        ("rank_order", {"--rank": "3", "--rank_order": "quick", "--baseline": None}),
+        ("rank_votes", {"--rank_votes": "2"}),
+        ("rank_votes", {"--rank": "3", "--rank_votes": "0", "--baseline": None}),
+        ("baseline", {"--rank": "3"}),
+        ("kl_samples", {"--rank": "3", "--kl_samples": "2", "--baseline": None}),
+        ("temperature", {"--rank": "3", "--temperature": "0", "--baseline": None}),
+        ("model", {"--rank": "3", "--model": "column:chosen", "--baseline": None}),
+    ],
+    ids=str,
+)
+def test_what_a_ranking_cannot_use_is_refused_by_name(here, named, changes):
+    options = {name: value for name, value in (FINE | changes).items() if value is not None}
+    said = refused("evaluate", *(part for pair in options.items() for part in pair))
+    assert named in said

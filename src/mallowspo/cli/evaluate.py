@@ -34,12 +34,14 @@ class Source:
 class EvaluateOptions:
     """Generate with two models, judge every pair in both orders, and report win rates with their errors.
 
+    With --rank, let a judge rank several answers of one model to each prompt, and write them as lists to train on.
+
     What was generated and judged is kept in the folder output_dir; the same command goes on where an interrupted one
     stopped.
     """
 
     model: str = option(f"Whose answers are judged: {_SOURCE}.", group="What is compared")
-    baseline: str = option("Against whose: as --model.")
+    baseline: str | None = option("Against whose: as --model; required without --rank.", None)
     prompts: str = option("A .jsonl, .json, .csv or .parquet file, a folder, or a hub name.")
     judge: str = option("An address http://host:port/v1#name, reward:MODEL, or module:function of Python.")
     output_dir: Path = option("Where everything goes; the same folder goes on.")
@@ -76,6 +78,18 @@ class EvaluateOptions:
     judge_attempts: int = option("Replies asked for while none can be read.", 3)
     judge_prices: str | None = option("IN,OUT: price per million tokens, for the cost.", None, commas=True)
     judge_api_key_env: str | None = option("Environment variable with the judge's key; none is sent without.", None)
+
+    rank: int = option(
+        "Rank so many answers of --model (or of a column of lists) to each prompt; 0 compares two models.",
+        0,
+        group="Ranking",
+    )
+    rank_votes: int | None = option(
+        "Rankings of each list, each asked for anew; 2 and more show how far the judge differs with itself.",
+        None,
+        shown="2, and 1 for a reward model",
+    )
+    rank_order: str = option("merge: K log K comparisons a ranking; all: every pair.", "merge")
 
     concurrency: int = option("Requests under way at a time.", 8, group="Requests to servers")
     requests_per_minute: float | None = option("Requests that may start in a minute, retries included.", None)
@@ -127,7 +141,12 @@ class EvaluateOptions:
         ):
             if getattr(self, name) not in allowed:
                 raise not_one_of(name, getattr(self, name), allowed)
-        sources = {name: source_of(getattr(self, name), name) for name in ("model", "baseline")}
+        self._check_rank()
+        sources = {
+            name: source_of(getattr(self, name), name)
+            for name in ("model", "baseline")
+            if getattr(self, name) is not None
+        }
         kinds = {source.kind for source in sources.values()}
         if self.kl_samples and kinds != {"local"}:
             raise InputError("kl_samples: KL needs both models on this machine; got an endpoint, a file or a column")
@@ -143,6 +162,48 @@ class EvaluateOptions:
 
         self._check_unused(judge_kind(self.judge), kinds)
         self._check_models(sources)
+
+    def _check_rank(self) -> None:
+        """A comparison needs two models, a ranking one."""
+        from mallowspo.evaluation.judge import judge_kind
+        from mallowspo.evaluation.ranking import ORDERS
+
+        if self.rank == 0:
+            if self.baseline is None:
+                raise InputError("baseline: missing; give it, or give rank to rank answers of one model")
+            if self.rank_votes is not None or self.rank_order != "merge":
+                name = "rank_votes" if self.rank_votes is not None else "rank_order"
+                raise InputError(f"{name}: it belongs to rank; give rank too, or leave it out")
+            return
+        if self.rank < 2:
+            raise InputError(f"rank: got {self.rank}, expected 0, or 2 answers or more to a prompt")
+        if self.rank_order not in ORDERS:
+            raise not_one_of("rank_order", self.rank_order, ORDERS)
+        if self.rank_votes is not None and self.rank_votes < 1:
+            raise InputError(f"rank_votes: got {self.rank_votes}, expected at least 1")
+        if self.rank_votes not in (None, 1) and judge_kind(self.judge) == "reward":
+            raise InputError(
+                "rank_votes: a reward model says the same every time; leave it out, or take another judge"
+            )
+        unread = ("baseline", "dispersion", "dispersion_column", "alpaca_tables")
+        for name in (*unread, *(["kl_samples"] if self.kl_samples else [])):
+            if getattr(self, name) is not None:
+                raise InputError(f"{name}: a ranking does not read it; leave it out, or leave out rank")
+        source = source_of(self.model, "model")
+        if source.kind == "file":
+            raise InputError("model: a ranking takes a model, an address, or column:NAME with lists of answers")
+        if source.kind != "column" and self.temperature == 0:
+            raise InputError("temperature: got 0, at which all answers to a prompt are the same; give more than 0")
+
+    def votes_of(self, kind: str) -> int:
+        """How often each list is ranked."""
+        return self.rank_votes or (1 if kind == "reward" else 2)
+
+    def judge_defaults(self) -> dict[str, Any]:
+        """What the judge's requests hold beside the usual: asked again at temperature 0 it would say the same."""
+        from mallowspo.evaluation.judge import judge_kind
+
+        return {"temperature": 1} if self.rank and self.votes_of(judge_kind(self.judge)) > 1 else {}
 
     def _check_models(self, sources: dict[str, Source]) -> None:
         """The second model and the judge are loaded after the first has answered for hours."""
@@ -209,6 +270,7 @@ def evaluate(options: EvaluateOptions) -> None:
     """Compare, write the results and the page, and print the win rates."""
     from rich.console import Console
 
+    from mallowspo.cli.evaluate_rank import run_ranking
     from mallowspo.cli.evaluate_run import run_evaluation
     from mallowspo.progress import progress_bar
 
@@ -220,14 +282,35 @@ def evaluate(options: EvaluateOptions) -> None:
                 note += f", cost {usage.cost:.2f}"
             progress(stage, done, total, note)
 
-        results = run_evaluation(options, show)
+        results = run_ranking(options, show) if options.rank else run_evaluation(options, show)
     console = Console()
     folder = options.output_dir
-    for line in (
-        *_lines(results),
-        f"Open {folder}/report.html in a browser; the numbers are in {folder}/results.json.",
-    ):
+    end = f"Open {folder}/report.html in a browser; the numbers are in {folder}/results.json."
+    for line in _ranking_lines(results, folder) if options.rank else (*_lines(results), end):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _ranking_lines(results: dict[str, Any], folder: Path) -> list[str]:
+    """What the terminal says at the end of a ranking."""
+    judge, usage = results["judge"], results["judge"]["usage"]
+    lines = [
+        f"{results['lists']:,} lists of {results['answers']:,} answers, ranked {results['votes']} times each in "
+        f"{results['comparisons']:,} comparisons ({results['ties']:,} ties, decided by lot)"
+    ]
+    if results["same_pairs"] is not None:
+        lines.append(f"two votes agree on {100 * results['same_pairs']:.1f}% of the pairs of answers")
+    if results["left_out"]:
+        lines.append(f"left out: {len(results['left_out'])} prompts with fewer than two different answers")
+    if usage is not None:
+        cost = "" if usage["cost"] is None else f", cost {usage['cost']:.4f}"
+        lines.append(
+            f"judge: {usage['replies']} replies, {usage['prompt_tokens']:,} + {usage['completion_tokens']:,} tokens"
+            f"{cost}; {judge['undecided']} verdicts undecided, {judge['refused']} refused (counted as ties)"
+        )
+    lines.append(f"Train: mallowspo train --dataset_name {folder}/lists.jsonl --objective mallows_list_theta ...")
+    if results["votes"] > 1:
+        lines.append(f"How far the judge differs with itself: mallowspo dispersion --rankings {folder}/lists.jsonl")
+    return lines
 
 
 def _lines(results: dict[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from mallowspo.evaluation.generation import Answers
     from mallowspo.evaluation.judge import AnswerPair, Judge, Judgement, Usage
     from mallowspo.evaluation.length_control import GamedBaseline
-    from mallowspo.evaluation.prompts import PromptSet
+    from mallowspo.evaluation.prompts import EvaluationPrompt, PromptSet
 
-__all__ = ["run_evaluation"]
+__all__ = ["answers_of", "check_reachable", "endpoint_of", "opened_judge", "read_prompts", "run_evaluation"]
 
 # What is under way, steps done, steps in all, and the judge's usage so far where there is one.
 Progress = Callable[[str, int, int, "Usage | None"], None]
@@ -54,7 +54,14 @@ def run_evaluation(options: EvaluateOptions, progress: Progress) -> dict[str, An
     options.check()
     inputs = _read_inputs(options)
     try:
-        answers = {side: _answers(side, options, inputs, progress) for side in SIDES}
+        answers = {
+            side: inputs.known[side]
+            if side in inputs.known
+            else answers_of(
+                side, options, inputs.prompts.prompts, inputs.sources[side], inputs.endpoints.get(side), progress
+            )
+            for side in SIDES
+        }
         inputs, answers, left_out = _without_refused(inputs, answers)
         pairs = _pairs(inputs.prompts, answers)
         asking = functools.partial(progress, inputs.judge.doing)
@@ -73,13 +80,10 @@ def run_evaluation(options: EvaluateOptions, progress: Progress) -> dict[str, An
 def _read_inputs(options: EvaluateOptions) -> _Inputs:
     from mallowspo.evaluation.judge import EndpointJudge
     from mallowspo.evaluation.length_control import match_alpaca_rows, read_alpaca_tables
-    from mallowspo.evaluation.prompts import load_prompts, read_dispersion
+    from mallowspo.evaluation.prompts import read_dispersion
 
     sources = {side: source_of(getattr(options, side), side) for side in SIDES}
-    with told_as({"dataset": "prompts"}):
-        prompts = load_prompts(
-            options.prompts, column=options.prompt_column, split=options.split, limit=options.max_prompts
-        )
+    prompts = read_prompts(options)
     dispersion = None
     if options.dispersion is not None:
         column = options.dispersion_column or "dispersion"
@@ -108,14 +112,24 @@ def _read_inputs(options: EvaluateOptions) -> _Inputs:
     if options.kl_samples:
         _check_same_tokens(options)
     endpoints: dict[str, Endpoint] = {}
-    judge = _judge(options)
+    judge = opened_judge(options)
     if isinstance(judge, EndpointJudge):
         endpoints["judge"] = judge.endpoint
     for side, source in sources.items():
         if source.kind == "endpoint":
-            endpoints[side] = _endpoint(source.name, options, side)
-    _check_reachable(endpoints, options.output_dir)
+            endpoints[side] = endpoint_of(source.name, options, side)
+    check_reachable(endpoints, options.output_dir)
     return _Inputs(prompts, dispersion, difficulty, gamed, sources, known, endpoints, judge)
+
+
+def read_prompts(options: EvaluateOptions) -> PromptSet:
+    """The prompts that the options name."""
+    from mallowspo.evaluation.prompts import load_prompts
+
+    with told_as({"dataset": "prompts"}):
+        return load_prompts(
+            options.prompts, column=options.prompt_column, split=options.split, limit=options.max_prompts
+        )
 
 
 def _known(source: Source, prompts: PromptSet, side: str) -> Answers:
@@ -140,14 +154,15 @@ def _check_same_tokens(options: EvaluateOptions) -> None:
         raise InputError("kl_samples: the tokenizers differ; KL is defined between models over the same tokens only")
 
 
-def _endpoint(address: str, options: EvaluateOptions, option: str) -> Endpoint:
+def endpoint_of(address: str, options: EvaluateOptions, option: str) -> Endpoint:
+    """What answers at an address."""
     from mallowspo.evaluation.endpoint import Endpoint, EndpointAddress, api_key_from
 
     key = api_key_from(options.api_key_env, "api_key_env")
     return Endpoint(EndpointAddress.parse(address, option), options.limits(), api_key=key, option=option)
 
 
-def _check_reachable(endpoints: dict[str, Endpoint], folder: Path) -> None:
+def check_reachable(endpoints: dict[str, Endpoint], folder: Path) -> None:
     """Find out that nobody is there before hours of generating, not after."""
     from mallowspo.evaluation.endpoint import EndpointUnavailable, RequestRefused
 
@@ -165,13 +180,14 @@ def _lines(path: Path) -> int:
         return sum(1 for _ in file)
 
 
-def _judge(options: EvaluateOptions) -> Judge:
+def opened_judge(options: EvaluateOptions) -> Judge:
+    """The judge that the options name."""
     from mallowspo.evaluation.judge import DEFAULT_PARAMETERS, open_judge
 
     return open_judge(
         options.judge,
         template=options.judge_template,
-        parameters=options.merged("judge_parameters", dict(DEFAULT_PARAMETERS)),
+        parameters=options.merged("judge_parameters", dict(DEFAULT_PARAMETERS) | options.judge_defaults()),
         attempts=options.judge_attempts,
         prices=options.judge_prices,
         limits=options.limits(),
@@ -183,21 +199,27 @@ def _judge(options: EvaluateOptions) -> Judge:
     )
 
 
-def _answers(side: str, options: EvaluateOptions, inputs: _Inputs, progress: Progress) -> Answers:
+def answers_of(
+    side: str,
+    options: EvaluateOptions,
+    prompts: Sequence[EvaluationPrompt],
+    source: Source,
+    endpoint: Endpoint | None,
+    progress: Progress,
+) -> Answers:
+    """Let a model answer, on this machine or behind its address; what stands in its log is not asked again."""
     from mallowspo.evaluation.generation import LocalModel, generate_at_endpoint, generate_locally
 
-    if side in inputs.known:
-        return inputs.known[side]
     sampling = options.sampling()
     log = options.output_dir / f"generations.{side}.jsonl"
 
     def report(done: int, total: int) -> None:
         progress(f"Generating ({side})", done, total, None)
 
-    if inputs.sources[side].kind == "endpoint":
+    if endpoint is not None:
         return generate_at_endpoint(
-            inputs.prompts.prompts,
-            inputs.endpoints[side],
+            prompts,
+            endpoint,
             sampling,
             log,
             seed=options.seed,
@@ -207,7 +229,7 @@ def _answers(side: str, options: EvaluateOptions, inputs: _Inputs, progress: Pro
             progress=report,
         )
     local = LocalModel(
-        inputs.sources[side].name,
+        source.name,
         option=side,
         dtype=options.dtype,
         prompt_format=options.prompt_format,
@@ -215,7 +237,7 @@ def _answers(side: str, options: EvaluateOptions, inputs: _Inputs, progress: Pro
         use_cpu=options.use_cpu,
         trust_remote_code=options.trust_remote_code,
     )
-    return generate_locally(inputs.prompts.prompts, local, sampling, log, seed=options.seed, progress=report)
+    return generate_locally(prompts, local, sampling, log, seed=options.seed, progress=report)
 
 
 def _without_refused(

@@ -86,6 +86,7 @@ class AnswerPair:
     prompt: EvaluationPrompt
     answer: str
     baseline: str
+    vote: int = 0  # another number asks a judge again about the same pair
 
 
 @dataclass(frozen=True)
@@ -373,7 +374,8 @@ class _PairwiseJudge(Judge):
             both = []
             shown = (("model_first", pair.answer, pair.baseline), ("baseline_first", pair.baseline, pair.answer))
             for order, first, second in shown if pair.answer != pair.baseline else ():
-                key = key_of(prompt=pair.prompt.text, first=first, second=second, **depends_on)
+                again = {"vote": pair.vote} if pair.vote else {}
+                key = key_of(prompt=pair.prompt.text, first=first, second=second, **again, **depends_on)
                 verdict = verdicts.setdefault(key, Verdict(key, first, second, pair.prompt, order))
                 verdict.prompt, verdict.order = pair.prompt, order  # of equal questions the last one names them
                 both.append(verdict)

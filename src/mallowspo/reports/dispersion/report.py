@@ -14,6 +14,7 @@ from typing import Any
 from mallowspo.dispersion.analysis import worth_words
 from mallowspo.dispersion.estimators import ESTIMATORS
 from mallowspo.dispersion.side_by_side import SideBySide
+from mallowspo.evaluation.ranking import comparisons
 from mallowspo.files import parse_json
 from mallowspo.reports.blocks import (
     Block,
@@ -77,7 +78,14 @@ _FLIPS = {
     "is 1: use φ/(1+φ) at that scale to compare prompts, not as the label-flip rate of the data. For that, give votes "
     "(`--votes`), or a map that knows the scale (`isotonic`, or `mallows` with the number of answers).",
 }
-_NO_VOTES = "Which row of the table holds, votes on some hundred of these prompts would tell (`--votes FILE`)."
+_NO_VOTES = (
+    "Which row of the table holds, votes on some hundred of these prompts would tell (`--votes FILE`). Where nobody "
+    "can be asked, a judge may rank answers of a model, twice and more, and its rankings be read in the place of "
+    "people's (`--rankings`): they say how far that judge differs with itself."
+)
+_BY_JUDGE = (
+    "mallowspo evaluate --model MODEL --prompts DATA --judge JUDGE --rank 4 --max_prompts 200 --output_dir ranked"
+)
 _SIDES = {
     "better": "The index orders the prompts better than chance.",
     "worse": "The index orders the prompts the wrong way round: training on it would pull where people differ.",
@@ -208,7 +216,9 @@ def _worth(facts: Summary) -> Section:
         )
         body += [Paragraph(fitted), Table(["", "by the votes"], rows, align="lr")]
     else:
-        body.append(Paragraph(_NO_VOTES))
+        # Four answers to a prompt, ranked twice by merge sort, each comparison in both orders.
+        asked = 2 * 2 * comparisons(4) * min(facts["prompts"], 200)
+        body += [Paragraph(_NO_VOTES), CodeBlock(_BY_JUDGE, f"At most {asked:,} requests to the judge.")]
     other = facts["map"].get("other_alternatives")
     if other:
         rows = [

@@ -395,7 +395,7 @@ def verdict_jobs(settings: DialogueSettings, done: Done) -> list[VerdictJob]:
 def judge(place: Place, job: VerdictJob) -> Results:
     """Ask the judge; what its log in the study's folder holds is not asked again."""
     with quietly():
-        pairs = [AnswerPair(EvaluationPrompt(at, prompt), *both) for at, (prompt, *both) in enumerate(job.pairs)]
+        pairs = [AnswerPair(EvaluationPrompt(at, prompt), a, b) for at, (prompt, a, b) in enumerate(job.pairs)]
         with contextlib.closing(_open_judge(job.judge, job.api_key_env, place.basis.setup, place.folder)) as opened:
             found = opened.judge(pairs, place.folder, lambda count, total, usage: say("Verdicts", count, total))
     if not found.refused:  # what a server refuses is asked again by the next run: that costs nothing

@@ -1,0 +1,155 @@
+"""`mallowspo evaluate --rank`: let a judge rank several answers to each prompt, as lists to train and weigh with."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from mallowspo.cli.evaluate import EvaluateOptions, source_of
+from mallowspo.cli.evaluate_run import Progress, answers_of, check_reachable, endpoint_of, opened_judge, read_prompts
+from mallowspo.errors import InputError
+from mallowspo.files import atomic_path, write_json
+from mallowspo.redaction import without_secrets
+from mallowspo.versions import library_versions
+
+if TYPE_CHECKING:
+    from mallowspo.evaluation.endpoint import Endpoint
+    from mallowspo.evaluation.judge import Judge
+    from mallowspo.evaluation.prompts import EvaluationPrompt, PromptSet
+    from mallowspo.evaluation.ranking import RankedLists
+
+__all__ = ["run_ranking"]
+
+
+def run_ranking(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
+    """Get the answers, rank them, and write `lists.jsonl` and `results.json`."""
+    from mallowspo.evaluation.judge import EndpointJudge
+    from mallowspo.evaluation.ranking import comparisons, rank_answers
+
+    started = time.perf_counter()
+    options.check()
+    prompts = read_prompts(options)
+    endpoints: dict[str, Endpoint] = {}
+    judge = opened_judge(options)
+    if isinstance(judge, EndpointJudge):
+        endpoints["judge"] = judge.endpoint
+    if source_of(options.model, "model").kind == "endpoint":
+        endpoints["model"] = endpoint_of(options.model, options, "model")
+    check_reachable(endpoints, options.output_dir)
+    try:
+        answers = _answers(options, prompts, endpoints.get("model"), progress)
+        kept = [n for n, texts in enumerate(answers) if len(texts) > 1]
+        if not kept:
+            raise InputError("rank: no prompt has two different answers; raise rank or temperature")
+        asked = [prompts.prompts[n] for n in kept]
+        lists = [answers[n] for n in kept]
+        order = "all" if judge.kind == "reward" else options.rank_order
+        ranked = rank_answers(
+            judge,
+            asked,
+            lists,
+            options.output_dir,
+            order=order,
+            votes=options.votes_of(judge.kind),
+            seed=options.seed,
+            progress=functools.partial(progress, "Ranking"),
+        )
+    finally:
+        for endpoint in endpoints.values():
+            endpoint.close()
+    _write_lists(options, prompts, asked, lists, ranked)
+    results = {
+        "format": 1,
+        "lists": len(kept),
+        "left_out": [prompts.prompts[n].index for n in range(len(answers)) if n not in set(kept)],
+        "answers": sum(map(len, lists)),
+        "votes": options.votes_of(judge.kind),
+        "order": order,
+        "comparisons": ranked.comparisons,
+        "comparisons_at_most": options.votes_of(judge.kind) * sum(comparisons(len(texts), order) for texts in lists),
+        "ties": ranked.ties,
+        "same_pairs": _agreement(ranked.rankings),
+        "judge": _judge_facts(options, judge, ranked),
+        "settings": without_secrets({name: value for name, value in asdict(options).items() if name != "output_dir"}),
+        "versions": library_versions(),
+        "seconds": time.perf_counter() - started,
+    }
+    write_json(options.output_dir / "results.json", results)
+    return results
+
+
+def _answers(
+    options: EvaluateOptions, prompts: PromptSet, endpoint: Endpoint | None, progress: Progress
+) -> list[list[str]]:
+    """The answers to each prompt, each text once."""
+    source = source_of(options.model, "model")
+    if source.kind == "column":
+        from mallowspo.evaluation.prompts import answer_text
+
+        found = []
+        for prompt, value in zip(prompts.prompts, prompts.column(source.name, "model"), strict=True):
+            if not isinstance(value, list) or not value or isinstance(value[0], dict):
+                raise InputError(
+                    f"model: row {prompt.index} of the column {source.name!r} holds no list of answers, such as the "
+                    "column `responses` of ranked lists"
+                )
+            texts = [answer_text(one, prompt) for one in value]
+            found.append(list(dict.fromkeys(texts))[: options.rank])
+        return found
+    asked = [
+        replace(prompt, repeat=prompt.repeat * options.rank + copy)
+        for prompt in prompts.prompts
+        for copy in range(options.rank)
+    ]
+    drawn = answers_of("model", options, asked, source, endpoint, progress)
+    texts_of: list[list[str]] = [[] for _ in prompts.prompts]
+    for place, text in enumerate(drawn.texts):
+        if place not in drawn.refused and text not in texts_of[place // options.rank]:
+            texts_of[place // options.rank].append(text)
+    return texts_of
+
+
+def _write_lists(
+    options: EvaluateOptions,
+    prompts: PromptSet,
+    asked: Sequence[EvaluationPrompt],
+    lists: Sequence[Sequence[str]],
+    ranked: RankedLists,
+) -> None:
+    """Write rows that `train` and `dispersion --rankings` read; a conversation's answers are messages too."""
+    from mallowspo.evaluation.ranking import consensus
+
+    with atomic_path(options.output_dir / "lists.jsonl") as beside, beside.open("w", encoding="utf-8") as stream:
+        for prompt, texts, rankings in zip(asked, lists, ranked.rankings, strict=True):
+            chat = prompt.messages is not None
+            row: dict[str, Any] = {
+                "prompt": list(prompt.messages) if prompt.messages is not None else prompt.text,
+                "responses": [[{"role": "assistant", "content": text}] if chat else text for text in texts],
+                "ranks": consensus(rankings),
+            }
+            if len(rankings) > 1:
+                row["rankings"] = rankings
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _agreement(rankings: list[list[list[int]]]) -> float | None:
+    """Share of pairs of answers that two votes on a list put in the same order; None with one vote."""
+    same = total = 0
+    for votes in rankings:
+        for i, one in enumerate(votes):
+            for other in votes[:i]:
+                for a in range(len(one)):
+                    for b in range(a):
+                        same += (one[a] < one[b]) == (other[a] < other[b])
+                        total += 1
+    return same / total if total else None
+
+
+def _judge_facts(options: EvaluateOptions, judge: Judge, ranked: RankedLists) -> dict[str, Any]:
+    usage = None if ranked.usage is None else asdict(ranked.usage)
+    told = {"undecided": ranked.undecided, "refused": ranked.refused, "asked_now": ranked.asked, "usage": usage}
+    return {"name": options.judge, "kind": judge.kind, **judge.facts, **told}
