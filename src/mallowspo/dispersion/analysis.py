@@ -43,6 +43,10 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
+# Where the index's weights vary by more than this, the straight line that s stands for fits their few large values
+# badly: simulated with log-normal weights in docs/dispersion/shrink.json.
+TOO_WIDE = 0.9
+
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 SHOWN = 5
@@ -186,6 +190,7 @@ def worth(weight_n: ArrayLike, raw_n: ArrayLike, fit: ShrinkFit | None) -> dict[
             "gain": {"mean": gains[0], "low": min(gains), "high": max(gains)},
             "gain_unshrunken": {"mean": fit.gain.mean, "low": fit.gain.low, "high": fit.gain.high},
             "gain_shrunken": fit.gain_shrunken,
+            "index_variation": fit.variation,
             "prompts": fit.prompts,
             "pairs": fit.pairs,
             "votes": fit.votes,
@@ -211,13 +216,14 @@ def worth_words(found: Mapping[str, Any]) -> str:
         )
     gain = people["gain"]
     asked = f"by {people['votes']:,.0f} votes on {people['prompts']:,} prompts, these weights"
+    wide = "; of weights as wide as these G is told up to 0.3 too high" if people["index_variation"] > TOO_WIDE else ""
     interval = f"[{100 * (gain['low'] - 1):+.0f}%, {100 * (gain['high'] - 1):+.0f}%]"
     if gain["low"] > 1:
-        return f"{asked} are worth up to {share(gain['mean'])} more data {interval}"
+        return f"{asked} are worth up to {share(gain['mean'])} more data {interval}{wide}"
     if gain["high"] < 1:
         advice = "shrink them (dispersion_shrink) or leave them out"
         return f"{asked} cost {share(gain['mean'])} of the data {interval}: {advice}"
-    return f"{asked} make no significant difference to what the data are worth {interval}"
+    return f"{asked} make no significant difference to what the data are worth {interval}{wide}"
 
 
 def calibrated_people(raw: NDArray[np.float64], source: str, settings: DispersionSettings) -> Calibration:
