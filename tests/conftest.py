@@ -17,6 +17,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test reads what another one left behind, nor writes into the user's cache.
 os.environ["MALLOWSPO_CACHE"] = ""
 
+# Another folder's conftest of the same name may have been imported before this one is looked through for doctests.
+collect_ignore = ["conftest.py"]
+
 TESTS = Path(__file__).resolve().parent
 if str(TESTS) not in sys.path:
     sys.path.insert(0, str(TESTS))
