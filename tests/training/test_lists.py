@@ -1,5 +1,7 @@
 """Objectives that read ranked lists whole, through data, reference, packed rows, loss and metrics."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -188,6 +190,31 @@ def test_what_lists_cannot_have_is_refused_by_name(random_setting, tmp_path, nam
 def test_plackett_luce_refuses_options_of_the_dispersion(random_setting, tmp_path, changes):
     with pytest.raises(InputError, match="^dispersion"):
         build(random_setting, tmp_path, ranked(), objective="plackett_luce", **changes)
+
+
+@pytest.mark.shared
+def test_real_lists_of_ten_systems_train(shared, tmp_path):
+    """WMT23: translations of a segment by up to ten systems, ranked by their mean place among three raters."""
+    from mallowspo.dispersion.rankings_file import load_rankings
+
+    read = load_rankings(shared / "data/votes/wmt23_sxs_mqm_ende.jsonl.gz")
+    short = [n for n, items in enumerate(read.items) if max(map(len, (read.prompts[n], *items))) < 200][:6]
+    rows = [
+        {
+            "prompt": f"{read.prompts[n]}\n",
+            "responses": read.items[n],
+            "scores": (-read.ranks[n].mean(axis=0)).round(6).tolist(),
+        }
+        for n in short
+    ]
+    assert max(len(row["responses"]) for row in rows) >= 8
+    setting = SimpleNamespace(path=str(shared / "models/stories-260k"), rows=None)
+    for objective in LISTS:
+        run = build(setting, tmp_path, Dataset.from_list(rows), objective=objective, max_steps=1, max_length=None)
+        run.train()
+        entry = next(entry for entry in run.state.log_history if "loss" in entry)
+        assert np.isfinite(entry["loss"]) and 0 <= entry["rewards/ndcg"] <= 1
+        assert len(run.examples(run.train_dataset)) == 6
 
 
 def test_rank_temperature_changes_the_result(random_setting, tmp_path):
