@@ -88,6 +88,11 @@ class AnswerPair:
     baseline: str
     vote: int = 0  # another number asks a judge again about the same pair
 
+    @classmethod
+    def of_text(cls, prompt: str, answer: str, baseline: str, row: int | None = None) -> AnswerPair:
+        """A pair of which the prompt is plain text, from so many rows into the data."""
+        return cls(EvaluationPrompt(row or 0, prompt), answer, baseline)
+
 
 @dataclass(frozen=True)
 class Prices:
@@ -323,9 +328,13 @@ class _PairwiseJudge(Judge):
 
     def judge(self, pairs: Sequence[AnswerPair], folder: Path, progress: Progress | None = None) -> Judgement:
         """Ask for the verdicts that the log lacks."""
+        return self.judge_into(pairs, folder / "verdicts.jsonl", progress)
+
+    def judge_into(self, pairs: Sequence[AnswerPair], path: Path, progress: Progress | None = None) -> Judgement:
+        """The same with a log of another name."""
         by_pair, verdicts = self._wanted(pairs)
         tally = _Tally(len(verdicts), self.prices, progress, counts_tokens=self.counts_tokens)
-        with JsonLog(folder / "verdicts.jsonl") as log:
+        with JsonLog(path) as log:
             for number, record in enumerate(log.records, start=1):
                 check_verdict(record, f"{log.path}: line {number}")
                 if record["key"] in verdicts:
