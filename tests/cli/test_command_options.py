@@ -236,3 +236,44 @@ def test_a_missing_file_carries_the_name_of_its_option(arguments, named, tmp_pat
     with pytest.raises(SystemExit) as end:
         main(["./model" if one == "MODEL" else one for one in arguments])
     assert end.value.code == 2 and f"mallowspo: {named}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["check", "--data", "d.jsonl", "--model_name_or_path", "m"], "given by its place"),
+        (["evaluate", "--split", "-x"], "--split=VALUE"),
+        (["evaluate", "--use_cpu=true"], "takes no value"),
+        (["evaluate", "--output_dir="], "output_dir"),
+        (["evaluate", "--seed", "-1"], "seed"),
+        (["dispersion", "--seed", "-1"], "seed"),
+        (["evaluate", "-seed", "1"], "did you mean --seed"),
+        (["quickstart", "--conf", "a.yaml"], "did you mean --config"),
+        (["dispersion", "--rankings", ""], "rankings: "),
+    ],
+    ids=str,
+)
+def test_mistakes_of_the_command_line_are_told_in_words_that_help(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    told = capsys.readouterr().err
+    assert end.value.code == 2 and said in told and "Traceback" not in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_comes_also_beside_a_mistake_and_two_dashes_at_the_end_are_passed_over(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", "--seed", "x", "--help"])
+    assert end.value.code == 0 and "--rank WHOLE NUMBER" in capsys.readouterr().out
+    kind = COMMANDS["quickstart"][0]
+    assert read_options(kind, ["--fast", "--"], "mallowspo quickstart") == read_options(kind, ["--fast"], "")
+
+
+def test_a_file_may_hold_a_mapping_where_an_option_is_json(tmp_path):
+    kind = COMMANDS["evaluate"][0]
+    path = tmp_path / "options.yaml"
+    values = {"model": "m", "prompts": "p", "judge": "j:f", "output_dir": "o"}
+    path.write_text(yaml.safe_dump(values | {"judge_parameters": {"temperature": 0.5, "seed": None}}))
+    read = read_options(kind, ["--config", str(path)], "mallowspo evaluate")
+    assert read.json_object("judge_parameters") == {"temperature": 0.5, "seed": None}

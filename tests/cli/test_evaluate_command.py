@@ -255,6 +255,9 @@ def test_a_judge_ranks_answers_as_lists_that_train_and_dispersion_read(here, mod
         assert run(*arguments) == 0 and len(server.requests) == asked > before
         assert all(request["temperature"] == 1 for request in server.requests)  # at 0 it would say the same
     found = results()
+    # Of all rounds, each reply once: the server counts 100 tokens of each prompt.
+    usage = found["judge"]["usage"]
+    assert usage["replies"] == len(verdicts) and usage["prompt_tokens"] == 100 * len(verdicts)
     rows = lists()
     assert found["lists"] == len(rows) and found["votes"] == 2
     for row in rows:
@@ -297,6 +300,22 @@ def test_lists_of_a_column_are_ranked_by_a_reward_model_and_a_function(here, mod
     assert len(rewards) == 15 and "rankings" not in lists("out2")[0]
 
 
+def test_answers_that_say_nothing_are_not_ranked_and_a_comparisons_folder_is_another_one(here):
+    rows = [
+        {"prompt": "q", "responses": ["a", "", "  ", "bbb"], "b": "c"},
+        {"prompt": "r", "responses": ["a", "a"], "b": "c"},
+    ]
+    Path("l.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = ("evaluate", "--model", "column:responses", "--prompts", "l.jsonl", "--judge", "judges_here:longer")
+    assert run(*given, "--rank", "4", "--output_dir", "out") == 0
+    assert [row["responses"] for row in lists()] == [["a", "bbb"]] and results()["left_out"] == [1]
+    compare = ("evaluate", "--model", "column:b", "--baseline", "column:b", "--prompts", "l.jsonl")
+    assert "output_dir" in refused(*compare, "--judge", "judges_here:longer", "--output_dir", "out")
+    Path("m.jsonl").write_text("\n".join(map(json.dumps, [{"prompt": "q", "responses": ["a", None]}])))
+    said = refused(*given[:4], "m.jsonl", *given[5:], "--rank", "2", "--output_dir", "out2")
+    assert "model" in said and "'responses'" in said
+
+
 @pytest.mark.parametrize(
     ("named", "changes"),
     [
@@ -308,6 +327,16 @@ def test_lists_of_a_column_are_ranked_by_a_reward_model_and_a_function(here, mod
         ("baseline", {"--rank": "3"}),
         ("kl_samples", {"--rank": "3", "--kl_samples": "2", "--baseline": None}),
         ("temperature", {"--rank": "3", "--temperature": "0", "--baseline": None}),
+        ("seed", {"--rank": "3", "--seed": "-1", "--baseline": None}),
+        (
+            "judge_parameters",
+            {
+                "--rank": "3",
+                "--baseline": None,
+                "--judge": "http://127.0.0.1:9/v1#m",
+                "--judge_parameters": '{"temperature": 0}',
+            },
+        ),
         ("model", {"--rank": "3", "--model": "column:chosen", "--baseline": None}),
     ],
     ids=str,

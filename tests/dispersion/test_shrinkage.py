@@ -159,3 +159,18 @@ def test_the_gain_of_shrunken_and_tempered_weights_is_that_of_the_truth_that_vot
     shrunken = shrunken_weights(weight, fit.shrink.mean)
     gain = worth(shrunken, weight, fit)["people"]["gain"]["mean"]
     assert gain == pytest.approx(fit.gain_shrunken) and gain > max(1.0, fit.gain.mean)
+
+
+@pytest.mark.parametrize("part", ["all", "upper", "lower"])
+def test_the_factor_does_not_depend_on_which_prompts_were_voted_on(part):
+    rng = np.random.default_rng(1)
+    truth = rng.gamma(4.0, 0.25, 6_000)
+    weight = 0.5 + 0.5 * truth  # half of the true spread: s is 2
+    weight /= weight.mean()
+    first = rng.binomial(10, expit(2 * truth))
+    names = [f"prompt {n}" for n in range(6_000)]
+    voted = {"all": weight > 0, "upper": weight > np.median(weight), "lower": weight <= np.median(weight)}[part]
+    pairs = tuple((names[n], float(first[n]), float(10 - first[n])) for n in np.flatnonzero(voted))
+    people = PromptOpinion({name: 1.0 for name, *_ in pairs}, {}, {}, "votes", pairs)
+    fit = shrink_by_people(weight, names, people)
+    assert fit.shrink.mean == pytest.approx(2.0, abs=0.15)

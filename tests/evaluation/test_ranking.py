@@ -22,14 +22,23 @@ class Knowing(Judge):
     kind = "callable"
 
     def __init__(self, errs=0.0, seed=0):
-        self.errs, self.rng, self.asked = errs, np.random.default_rng(seed), []
+        self.errs, self.rng, self.known = errs, np.random.default_rng(seed), {}
+
+    @property
+    def asked(self):
+        return list(self.known)
 
     def judge(self, pairs, folder, progress=None):
-        self.asked += [(pair.prompt.index, pair.vote, pair.answer, pair.baseline) for pair in pairs]
-        right = np.array([float(pair.answer) > float(pair.baseline) for pair in pairs])
-        tie = np.array([float(pair.answer) == float(pair.baseline) for pair in pairs])
-        said = np.where(tie, 0.5, (right != (self.rng.random(len(pairs)) < self.errs)).astype(float))
-        return Judgement(said, said, asked=2 * len(pairs))
+        before = len(self.known)
+        said = []
+        for pair in pairs:
+            key = (pair.prompt.index, pair.vote, pair.answer, pair.baseline)
+            if key not in self.known:  # as the log of a judge remembers
+                one, other = float(pair.answer), float(pair.baseline)
+                right = (one > other) != (self.rng.random() < self.errs)
+                self.known[key] = 0.5 if one == other else float(right)
+            said.append(self.known[key])
+        return Judgement(np.array(said), np.array(said), asked=2 * (len(self.known) - before))
 
 
 def prompts(count):

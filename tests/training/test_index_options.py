@@ -113,7 +113,7 @@ def test_the_weight_is_shrunken_then_tempered_then_scaled_then_clipped(random_se
         dispersion_clip=[0.2, 1.3], dispersion_per="pair", max_steps=1,
     )  # fmt: skip
     raw = np.array(run.train_dataset["dispersion_raw"])
-    spread = np.sqrt(np.maximum(0, 1 + 5 * (raw / raw.mean() - 1)))
+    spread = np.sqrt(raw.mean() * np.maximum(0, 1 + 5 * (raw / raw.mean() - 1)))
     expected = np.clip(run.calibration.scale * spread, 0.2, 1.3)
     assert run.calibration.weight(raw) == pytest.approx(expected) and expected.mean() == pytest.approx(1.0)
     run.train()

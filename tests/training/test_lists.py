@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from pairs import build, history, trained
+from pairs import build, history, lora, trained
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from mallowspo.data import validate_rows
 from mallowspo.errors import InputError
 from mallowspo.objectives import OBJECTIVES, listwise_loss
 from mallowspo.scoring.packed_layout import pack
@@ -221,3 +222,81 @@ def test_rank_temperature_changes_the_result(random_setting, tmp_path):
     changes = {"objective": "mallows_list_phi", "max_steps": 2}
     runs = [trained(random_setting, tmp_path, ranked(), rank_temperature=t, **changes) for t in (0.1, 0.25, 1.0)]
     assert len({history(run, "grad_norm")[1] for run in runs}) == 3
+
+
+# What reviews found.
+
+
+def test_rows_that_were_prepared_before_stay_the_lists_that_they_are(random_setting, tmp_path):
+    first = build(random_setting, tmp_path, ranked(), objective="plackett_luce", max_steps=1)
+    again = build(
+        random_setting, tmp_path, ranked(), eval_dataset=first.train_dataset, objective="plackett_luce", max_steps=1
+    )
+    fresh = build(random_setting, tmp_path, ranked(), eval_dataset=ranked(), objective="plackett_luce", max_steps=1)
+    assert again.evaluate()["eval_loss"] == pytest.approx(fresh.evaluate()["eval_loss"], rel=1e-6)
+    with pytest.raises(InputError, match="prepared"):
+        build(random_setting, tmp_path, first.train_dataset, objective="dpo")
+    with pytest.raises(InputError, match="prepared"):
+        build(random_setting, tmp_path, validate_rows(ranked()).dataset, objective="plackett_luce")
+
+
+@pytest.mark.parametrize("responses", [["rinse it first", "7", "8"], ["rinse it first", "7", "8 no", "9 rice"]])
+def test_all_responses_of_a_list_are_scored_over_the_same_tokens_of_the_prompt(random_setting, tmp_path, responses):
+    """The prompt ends in a space, which merges with some of the responses and not with others."""
+    row = {"prompt": "how do I cook rice ", "responses": responses, "ranks": list(range(1, len(responses) + 1))}
+    run = build(random_setting, tmp_path, Dataset.from_list([row, *ranked(2)]), objective="plackett_luce", max_steps=1)
+    rows = [r for r in run.train_dataset if r["prompt"] == row["prompt"]]
+    assert len({tuple(r["prompt_ids"]) for r in rows}) == 1
+    said = {}
+    for r in rows:
+        for place, ids in zip(r["list_places"], (r["chosen_ids"], r["rejected_ids"]), strict=True):
+            assert said.setdefault(place, ids) == ids
+    assert len(pack(run.data_collator([run.examples(run.train_dataset)[0]])).groups[0].responses) == len(responses)
+
+
+def test_a_filter_counts_lists_and_not_their_rows(random_setting, tmp_path):
+    lists = [
+        {
+            "prompt": f"Q {i}? ",
+            "responses": [f" {SAY[j % 6]} {j}" for j in range(k)],
+            "ranks": list(range(1, k + 1)),
+            "weight": 10.0 - i,
+        }
+        for i, k in enumerate([9, 9, 9, 9, 2, 2, 2, 2])
+    ]
+    for order in (lists, [row | {"weight": 3.0 + i} for i, row in enumerate(lists)]):
+        run = build(
+            random_setting, tmp_path, Dataset.from_list(order), objective="mallows_list_theta", dispersion="column",
+            dispersion_filter=[0.0, 0.5], max_steps=1,
+        )  # fmt: skip
+        assert len(run.examples(run.train_dataset)) == 4
+
+
+def test_the_limit_of_tied_responses_is_that_of_a_list_and_told_before_training(random_setting, tmp_path):
+    def row(name, ranks):
+        return {"prompt": f"{name}? ", "responses": [f" {SAY[j % 6]} {j}" for j in range(len(ranks))], "ranks": ranks}
+
+    mixed = Dataset.from_list([row("long", list(range(1, 14))), row("tied", [1, 1, 2])])
+    changes = {"objective": "plackett_luce", "learning_rate": 0.0}
+    losses = [
+        history(
+            trained(random_setting, tmp_path, mixed, max_steps=steps, per_device_train_batch_size=size, **changes),
+            "loss",
+        )
+        for steps, size in ((1, 2), (2, 1))
+    ]
+    losses = [np.mean(one) for one in losses]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    tied = Dataset.from_list([row("fine", [1, 2]), row("long", [1, 1, *range(2, 13)])])
+    with pytest.raises(InputError, match="row 2"):
+        build(random_setting, tmp_path, tied, objective="plackett_luce")
+    build(random_setting, tmp_path, tied, objective="mallows_list_theta", max_steps=1)
+
+
+def test_prediction_gives_the_loss_and_metrics_of_logits_are_refused(random_setting, tmp_path):
+    changes = {"objective": "plackett_luce", "precompute_ref_log_probs": True, "peft_config": lora()}
+    run = trained(random_setting, tmp_path, ranked(), max_steps=1, **changes)
+    found = run.predict(ranked(5))
+    assert found.predictions is None and np.isfinite(found.metrics["test_loss"])
+    with pytest.raises(InputError, match="compute_metrics"):
+        build(random_setting, tmp_path, ranked(), objective="plackett_luce", compute_metrics=lambda out: {})

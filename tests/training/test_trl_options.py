@@ -173,7 +173,8 @@ def test_our_trainer_overrides_nothing_that_reads_what_is_passed_through():
         "_get_dataloader", "_get_output_dir",
         "_get_train_sampler", "_precompute_ref_logps", "_prepare_dataset", "_save_checkpoint",
         "_set_signature_columns_if_needed",
-        "compute_loss", "evaluate", "evaluation_loop", "log", "predict", "save_model", "train", "training_step",
+        "compute_loss", "evaluate", "evaluation_loop", "log", "predict",
+        "prediction_step", "save_model", "train", "training_step",
     }  # fmt: skip
 
 

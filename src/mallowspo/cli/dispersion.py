@@ -71,7 +71,7 @@ class DispersionOptions(FileLimits):
     ranking_prior: float = option("Pseudo-rankings drawn at random; 0 is maximum likelihood.", 0.0)
     fit_draws: int = option("Samples of the test of fit of rankings; 0 leaves it out.", 99)
     level: float = option("Coverage of the intervals.", 0.95)
-    seed: int = option("Of every random draw.", 0)
+    seed: int = option("Of every random draw.", 0, low=0)
 
     output_dir: Path = option(
         "Where dispersion.parquet, summary.json and report.html go.",

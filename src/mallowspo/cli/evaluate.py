@@ -57,11 +57,13 @@ class EvaluateOptions:
     top_p: float = option("Smallest set of tokens with this probability.", 1.0)
     top_k: int = option("Most likely tokens kept; 0 keeps all.", 0)
     batch_size: int = option("Prompts at a time on this machine.", 8)
-    seed: int = option("Of the answers and the bootstrap.", 0)
+    seed: int = option("Of the answers and the bootstrap.", 0, low=0)
     dtype: str = option("Of local weights: auto, float32, bfloat16 or float16.", "auto")
     use_cpu: bool = option("Leave an accelerator alone.", False)
     trust_remote_code: bool = option("Run code that comes with a model.", False)
-    generation_parameters: str | None = option("JSON added to requests for answers, such as '{\"seed\": null}'.", None)
+    generation_parameters: str | None = option(
+        "JSON added to requests for answers, such as '{\"seed\": null}'.", None, as_json=True
+    )
     skip_refused: bool = option(
         "Leave out prompts that a server will not answer, such as for a content filter.", False
     )
@@ -73,7 +75,7 @@ class EvaluateOptions:
         "Your own question, with {prompt}, {answer_a} and {answer_b}.", None, group="The judge"
     )
     judge_parameters: str | None = option(
-        'JSON over {"temperature": 0, "max_tokens": 1024}; null takes a field out.', None
+        'JSON over {"temperature": 0, "max_tokens": 1024}; null takes a field out.', None, as_json=True
     )
     judge_attempts: int = option("Replies asked for while none can be read.", 3)
     judge_prices: str | None = option("IN,OUT: price per million tokens, for the cost.", None, commas=True)
@@ -142,6 +144,7 @@ class EvaluateOptions:
             if getattr(self, name) not in allowed:
                 raise not_one_of(name, getattr(self, name), allowed)
         self._check_rank()
+        self._check_folder()
         sources = {
             name: source_of(getattr(self, name), name)
             for name in ("model", "baseline")
@@ -181,6 +184,12 @@ class EvaluateOptions:
             raise not_one_of("rank_order", self.rank_order, ORDERS)
         if self.rank_votes is not None and self.rank_votes < 1:
             raise InputError(f"rank_votes: got {self.rank_votes}, expected at least 1")
+        given = self.json_object("judge_parameters")
+        if given.get("temperature") == 0 and self.votes_of(judge_kind(self.judge)) > 1:
+            raise InputError(
+                "judge_parameters: at temperature 0 the judge says the same in every vote; give more than 0, or "
+                "rank_votes 1"
+            )
         if self.rank_votes not in (None, 1) and judge_kind(self.judge) == "reward":
             raise InputError(
                 "rank_votes: a reward model says the same every time; leave it out, or take another judge"
@@ -194,6 +203,19 @@ class EvaluateOptions:
             raise InputError("model: a ranking takes a model, an address, or column:NAME with lists of answers")
         if source.kind != "column" and self.temperature == 0:
             raise InputError("temperature: got 0, at which all answers to a prompt are the same; give more than 0")
+
+    def _check_folder(self) -> None:
+        """A folder holds a comparison or a ranking: the page of one must not stand beside the numbers of the other."""
+        there = self.output_dir / "results.json"
+        if not there.is_file():
+            return
+        try:
+            holds = parse_json(there.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        if isinstance(holds, dict) and ("lists" in holds) != bool(self.rank):
+            kind = "ranking" if "lists" in holds else "comparison"
+            raise InputError(f"output_dir: {self.output_dir} holds a {kind}; give another folder")
 
     def votes_of(self, kind: str) -> int:
         """How often each list is ranked."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mallowspo.cli.evaluate import EvaluateOptions, source_of
 from mallowspo.cli.evaluate_run import Progress, answers_of, check_reachable, endpoint_of, opened_judge, read_prompts
+from mallowspo.data.blank import is_blank
 from mallowspo.errors import InputError
 from mallowspo.files import atomic_path, write_json
 from mallowspo.redaction import without_secrets
@@ -44,7 +45,7 @@ def run_ranking(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
         answers = _answers(options, prompts, endpoints.get("model"), progress)
         kept = [n for n, texts in enumerate(answers) if len(texts) > 1]
         if not kept:
-            raise InputError("rank: no prompt has two different answers; raise rank or temperature")
+            raise InputError("rank: no prompt has two different answers that say something; raise rank or temperature")
         asked = [prompts.prompts[n] for n in kept]
         lists = [answers[n] for n in kept]
         order = "all" if judge.kind == "reward" else options.rank_order
@@ -85,10 +86,10 @@ def run_ranking(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
 def _answers(
     options: EvaluateOptions, prompts: PromptSet, endpoint: Endpoint | None, progress: Progress
 ) -> list[list[str]]:
-    """The answers to each prompt, each text once."""
+    """The answers to each prompt that say something, each text once."""
     source = source_of(options.model, "model")
     if source.kind == "column":
-        from mallowspo.evaluation.prompts import answer_text
+        from mallowspo.evaluation.prompts import answer_text, texts_of
 
         found = []
         for prompt, value in zip(prompts.prompts, prompts.column(source.name, "model"), strict=True):
@@ -97,8 +98,9 @@ def _answers(
                     f"model: row {prompt.index} of the column {source.name!r} holds no list of answers, such as the "
                     "column `responses` of ranked lists"
                 )
-            texts = [answer_text(one, prompt) for one in value]
-            found.append(list(dict.fromkeys(texts))[: options.rank])
+            where = f"model: the column {source.name!r}, list {prompt.index + 1}, answer"
+            texts = texts_of(value, answer_text, where, [prompt] * len(value))
+            found.append(list(dict.fromkeys(text for text in texts if not is_blank(text)))[: options.rank])
         return found
     asked = [
         replace(prompt, repeat=prompt.repeat * options.rank + copy)
@@ -106,11 +108,11 @@ def _answers(
         for copy in range(options.rank)
     ]
     drawn = answers_of("model", options, asked, source, endpoint, progress)
-    texts_of: list[list[str]] = [[] for _ in prompts.prompts]
+    drawn_texts: list[list[str]] = [[] for _ in prompts.prompts]
     for place, text in enumerate(drawn.texts):
-        if place not in drawn.refused and text not in texts_of[place // options.rank]:
-            texts_of[place // options.rank].append(text)
-    return texts_of
+        if place not in drawn.refused and not is_blank(text) and text not in drawn_texts[place // options.rank]:
+            drawn_texts[place // options.rank].append(text)
+    return drawn_texts
 
 
 def _write_lists(

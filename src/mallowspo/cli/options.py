@@ -7,6 +7,7 @@ one message what is wrong.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import sys
@@ -57,9 +58,18 @@ def option(
     low: int | None = None,  # the lowest number
     commas: bool = False,  # the text holds several values with commas between them: a file may give a list
     positional: bool = False,  # given by its place
+    as_json: bool = False,  # the text is a JSON object: a file may give a mapping
 ) -> Any:
     """Declare an option as a field of a command's dataclass, with one sentence for the help."""
-    facts = {"text": text, "group": group, "shown": shown, "low": low, "commas": commas, "positional": positional}
+    facts = {
+        "text": text,
+        "group": group,
+        "shown": shown,
+        "low": low,
+        "commas": commas,
+        "positional": positional,
+        "json": as_json,
+    }
     return field(default=default, metadata=facts)
 
 
@@ -77,7 +87,13 @@ class Page(argparse.ArgumentParser):
 
     def error(self, message: str) -> typing.NoReturn:
         """Say what is wrong with the command line."""
-        raise InputError(f"{message.removeprefix('argument ')}; see `{self.prog} --help`")
+        said = message.removeprefix("argument ")
+        name = said.partition(":")[0]
+        if said.endswith("expected one argument"):
+            said += f" (a value that begins with a dash is given as {name}=VALUE)"
+        if "ignored explicit argument" in said:
+            said = f"{name.partition('/')[0]}: it takes no value; give it, or its --no_ form, alone"
+        raise InputError(f"{said}; see `{self.prog} --help`")
 
     def print_help(self, file: Any = None) -> None:
         """Write the page; unlike argparse's own, an error of the stream is not passed over."""
@@ -201,6 +217,8 @@ def _reader(of: type, low: int | None) -> Callable[[str], Any]:
     """What turns the text of one value into the value."""
 
     def read(text: str) -> Any:
+        if of is Path and not text.strip():
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected a path")
         try:
             value = of(text)
         except ValueError as error:
@@ -214,11 +232,18 @@ def _reader(of: type, low: int | None) -> Callable[[str], Any]:
 
 def read_options(kind: type, arguments: Sequence[str], prog: str) -> Any:
     """Read a command's options; a dataclass with a class method `from_file` takes a file's keys in its own way."""
-    path, rest = take_config(arguments)
     parser = _OptionsParser(kind, prog)
-    named, left = parser.parse_known_args(rest)
-    names = [item.name for item in fields(kind)]
+    before = list(arguments[: list(arguments).index("--")]) if "--" in arguments else list(arguments)
+    if {"-h", "--help"} & set(before):  # also beside what is wrong
+        parser.print_help()
+        raise SystemExit(0)
+    path, rest = take_config(arguments)
+    named, left = parser.parse_known_args(rest[:-1] if rest[-1:] == ["--"] else rest)
+    places = [item.name for item in fields(kind) if item.metadata["positional"]]
+    names = [*(item.name for item in fields(kind) if not item.metadata["positional"]), "config", "help"]
     if left:
+        if left[0].lstrip("-").partition("=")[0] in places:
+            parser.error(f"{left[0]}: it is given by its place, without --")
         what = f"there is no such option{did_you_mean(left[0].partition('=')[0], names)}"
         parser.error(f"{left[0]}: {what if left[0].startswith('-') else 'it belongs to no option'}")
     from_file = getattr(kind, "from_file", partial(read_config, kind))
@@ -236,7 +261,8 @@ def read_config(kind: type, given: Mapping[str, Any], path: str) -> dict[str, An
     found = {}
     for name, value in given.items():
         if name not in declared:
-            raise InputError(f"config: {path}: {name}: there is no such option{did_you_mean(name, declared)}")
+            near = did_you_mean(str(name).lstrip("-"), declared)
+            raise InputError(f"config: {path}: {name}: there is no such option{near}")
         try:
             found[name] = _from_yaml(value, *declared[name])
         except argparse.ArgumentTypeError as error:
@@ -254,6 +280,8 @@ def _from_yaml(value: Any, item: Field[Any], allowed: _Values) -> Any:
             raise argparse.ArgumentTypeError(f"got {value!r}, expected true or false")
         return truth
     read = _reader(of, item.metadata["low"])
+    if item.metadata["json"] and isinstance(value, dict):
+        return json.dumps(value)
     if places is None:
         if item.metadata["commas"] and isinstance(value, list):
             return ",".join(_scalar(one, of) for one in value)
@@ -315,6 +343,6 @@ def take_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The options that a misspelt one may stand for, as the end of a message."""
-    dashes = "--" if name.startswith("--") else ""
+    dashes = "--" if name.startswith("-") else ""
     near = get_close_matches(name.lstrip("-").replace("-", "_").lower(), sorted(known), n=2, cutoff=0.7)
     return f"; did you mean {' or '.join(dashes + one for one in near)}?" if near else ""

@@ -186,7 +186,9 @@ def row_from_columns(
 ) -> PreferenceRow:
     """Read one row of a data set in any of the accepted layouts, which `validation` lists."""
     prompt, responses, ranks = _ranked(mapping) if "responses" in mapping else _pair(mapping)
-    annotations = read_annotations(mapping, len(responses), pair="responses" not in mapping, columns=columns)
+    # Rankings belong to all responses, also to one that has no score and is left out of the list.
+    k = len(mapping["responses"]) if "responses" in mapping else len(responses)
+    annotations = read_annotations(mapping, k, pair="responses" not in mapping, columns=columns)
     return PreferenceRow(
         prompt=prompt,
         responses=responses,

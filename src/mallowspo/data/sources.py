@@ -81,6 +81,8 @@ def _opened(source: str | os.PathLike[str], split: str, name: str | None = None)
 def _as_path(source: str | os.PathLike[str]) -> Path | None:
     """Decide between a path, which must exist, and a hub name (None): a typo may cost minutes at the hub."""
     text = os.fspath(source)
+    if not text.strip():
+        raise InputError(f"dataset: got {text!r}, expected a file, a folder or a hub name")
     path = Path(text).expanduser()
     if path.exists():
         return path

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from mallowspo.data.problems import RowError, RowProblem, check_invalid_rows, settle
 from mallowspo.data.records import (
     LIST_COLUMN,
+    RANKS_COLUMN,
     TOKEN_COLUMNS,
     is_tokenized,
     prompt_id_of_ids,
@@ -71,6 +72,8 @@ def tokenize_pairs(
     else:
         _check_tokenizer(tokenizer, dataset, source=dataset_name)
         tokens, refused = _tokenize(_named(dataset), tokenizer, num_proc, dataset_name)
+        if RANKS_COLUMN in tokens.column_names:
+            tokens = _one_cut_a_list(tokens)
     lost, cut_n2 = _lost_rows(tokens, truncation)
     if lost:
         good = [place for place in range(len(tokens)) if place not in lost]
@@ -87,6 +90,29 @@ def tokenize_pairs(
     )
     chosen, rejected = cut_n2.sum(axis=0).tolist()
     return TokenizedPairs(tokens, tuple(problems), chosen, rejected)
+
+
+def _one_cut_a_list(tokens: datasets.Dataset) -> datasets.Dataset:
+    """Cut prompt from responses at one place in all rows of a list.
+
+    Where the prompt's last tokens merge with a response, its row is cut before them; the list's other responses must
+    be scored over the same tokens of the prompt.
+    """
+    prompts, lists = tokens["prompt_ids"][:], tokens[LIST_COLUMN][:]
+    shortest: dict[int, int] = {}
+    for name, ids in zip(lists, prompts, strict=True):
+        shortest[name] = min(len(ids), shortest.get(name, len(ids)))
+    if all(len(ids) == shortest[name] for name, ids in zip(lists, prompts, strict=True)):
+        return tokens
+    sides = {side: tokens[side][:] for side in ("chosen_ids", "rejected_ids")}
+    columns = {"prompt_ids": [ids[: shortest[name]] for name, ids in zip(lists, prompts, strict=True)]} | {
+        side: [ids[shortest[name] :] + own for name, ids, own in zip(lists, prompts, values, strict=True)]
+        for side, values in sides.items()
+    }
+    for name, values in columns.items():
+        feature = tokens.features[name]
+        tokens = tokens.remove_columns(name).add_column(name, values, feature=feature)
+    return tokens
 
 
 def _check_tokenizer(tokenizer: Any, dataset: datasets.Dataset, *, source: str) -> None:

@@ -114,7 +114,8 @@ def validate_rows(
 def _without_reserved(dataset: datasets.Dataset, source: str) -> datasets.Dataset:
     """Leave out columns under names that are computed here, and token ids that stand beside text."""
     names = dataset.column_names
-    out = [name for name in names if name in RESERVED_COLUMNS]
+    ours = {PLACES_COLUMN, RANKS_COLUMN} if LIST_COLUMN in names else set()  # of rows that were validated before
+    out = [name for name in names if name in RESERVED_COLUMNS - ours]
     if not is_tokenized(names) and {"chosen", "rejected"} <= set(names):
         out += [name for name in names if name in TOKEN_COLUMNS]
     if not out:

@@ -156,7 +156,8 @@ def shrink_by_people(
     weight_n: ArrayLike, prompt_ids: Sequence[str], people: PromptOpinion, *, level: float = 0.95
 ) -> ShrinkFit:
     """Fit the shrink factor of an index's weights, shape (N,), on the prompts of which people said something."""
-    weight = dict(zip(prompt_ids, np.asarray(weight_n, np.float64).tolist(), strict=True))
+    weights = np.asarray(weight_n, np.float64)
+    weight = dict(zip(prompt_ids, weights.tolist(), strict=True))
     known = [pair for pair in people.pairs if pair[0] in weight]
     if not known:
         raise InputError(
@@ -164,7 +165,8 @@ def shrink_by_people(
             f"{len(weight):,} of the index; both must come from the same prompts, word for word"
         )
     names, first, second = zip(*known, strict=True)
-    return fit_shrink([weight[name] for name in names], first, second, prompt_n=names, level=level)
+    mean = float(weights.mean())
+    return fit_shrink([weight[name] for name in names], first, second, prompt_n=names, mean=mean, level=level)
 
 
 def worth(weight_n: ArrayLike, raw_n: ArrayLike, fit: ShrinkFit | None) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class Calibration:
         automatic: Whether `scale` was fitted so that the mean training weight is 1.
         clip: Lowest and highest weight.
         per: `prompt` or `pair`.
-        shrink: s: raw weights over their training mean become max(0, 1 + s (raw/mean - 1)); None leaves them.
+        shrink: s: raw weights become max(0, mean + s (raw - mean)), mean that of training; None leaves them.
         power: rho in [0, 1]: what they become is taken to this power; 0 gives every row the same weight.
         raw_mean: Mean raw training weight, which `shrink` refers to.
         estimator: Which index (source `entropy` only).
@@ -217,7 +217,7 @@ class Calibration:
 def _spread(raw: Any, shrink: float | None, power: float, raw_mean: float) -> Any:
     """Raw weights, of an array or of a tensor, drawn towards their mean and taken to a power."""
     if shrink is not None:
-        raw = (1 + shrink * (raw / raw_mean - 1)).clip(0)
+        raw = raw_mean * (1 + shrink * (raw / raw_mean - 1)).clip(0)
     return raw if power == 1 else raw**power
 
 

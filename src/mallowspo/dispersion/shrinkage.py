@@ -150,6 +150,7 @@ def fit_shrink(
     second_votes_n: ArrayLike,
     *,
     prompt_n: ArrayLike | None = None,
+    mean: float | None = None,
     level: float = 0.95,
 ) -> ShrinkFit:
     """Fit the shrink factor s by the marginal likelihood of votes.
@@ -163,6 +164,8 @@ def fit_shrink(
         first_votes_n: Votes for the pair's first response, shape (N,).
         second_votes_n: Votes for its second, shape (N,); which response is first does not matter.
         prompt_n: Which prompt a pair belongs to, shape (N,), anything that can be compared; each its own without.
+        mean: The weight that shrinking leaves where it is: that of all prompts, of which these may be no fair sample;
+            the mean of these without.
         level: Coverage of the intervals.
 
     Returns:
@@ -199,8 +202,9 @@ def fit_shrink(
             " give more votes, or a number as dispersion_shrink"
         )
     weight, first, second, prompt = weight[known], first[known], second[known], prompt[known]
-    weight = _mean_one(weight, "weight_n")
-    variation = float(weight.std())
+    relative = _mean_one(weight, "weight_n")
+    weight = relative if mean is None else weight / mean
+    variation = float(relative.std())
     facts: dict[str, Any] = {
         "variation": variation,
         "prompts": len(np.unique(prompt)),
@@ -214,12 +218,12 @@ def fit_shrink(
     slope, spread = likelihood.fit(prompt)
     half = stats.norm.ppf(0.5 + level / 2) * spread
     ends = [max(0.0, end) for end in (slope, slope - half, slope + half)]
-    gains = effective_pairs_if_correlated(variation, ends)
-    shrunken = shrunken_weights(weight, ends[0] / variation)
+    truths = [np.maximum(0.0, 1 + end * (weight - 1) / variation) for end in ends]
+    gains = [effective_pairs(weight, truth) for truth in truths]
     return ShrinkFit(
         shrink=Interval(*(end / variation for end in ends)),
-        gain=Interval(*gains.tolist()),
-        gain_shrunken=effective_pairs(shrunken, np.maximum(0.0, 1 + ends[0] * (weight - 1) / variation)),
+        gain=Interval(gains[0], min(gains), max(gains)),
+        gain_shrunken=effective_pairs(truths[0], truths[0]),
         **facts,
     )
 

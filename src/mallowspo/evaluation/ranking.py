@@ -106,15 +106,15 @@ def rank_answers(
     for key, rng in rngs.items():
         running[key] = sort(rng.permutation(len(answers[key[0]])).tolist())
         go_on(key, None)
-    done = asked = ties = undecided = refused = 0
-    usage = None
+    done = asked = ties = 0
+    everything: list[AnswerPair] = []
     while wanted:
         asking = [(n, vote, one, other) for (n, vote), pairs in wanted.items() for one, other in pairs]
         pairs = [AnswerPair(prompts[n], answers[n][one], answers[n][other], vote) for n, vote, one, other in asking]
 
         def told(part: int, total: int, so_far: Any, done: int = done, count: int = len(pairs)) -> None:
             if progress is not None:
-                progress(min(done + count * part // max(total, 1), most), most, so_far)
+                progress(min(done + count * part // max(total, 1), most), most, None)
 
         judgement = judge.judge(pairs, folder, told)
         better: dict[tuple[int, int], list[bool]] = {key: [] for key in wanted}
@@ -125,13 +125,14 @@ def rank_answers(
         for key, said in better.items():
             go_on(key, said)
         done, asked = done + len(pairs), asked + judgement.asked
-        undecided, refused = undecided + judgement.undecided, refused + judgement.refused
-        usage = judgement.usage or usage
+        everything += pairs
+    # Asks about nothing that was answered, and counts each verdict once, whatever the round in which it was had.
+    whole = judge.judge(everything, folder)
     rankings = [
         [[found[n, vote].index(place) + 1 for place in range(len(answers[n]))] for vote in range(votes)]
         for n in range(len(prompts))
     ]
-    return RankedLists(rankings, done, asked, ties, undecided, refused, usage)
+    return RankedLists(rankings, done, asked + whole.asked, ties, whole.undecided, whole.refused, whole.usage)
 
 
 def consensus(rankings: Sequence[Sequence[int]]) -> list[int]:

@@ -209,9 +209,10 @@ class _Chances:
     def __init__(self, scores_bk: Tensor, neg_log_phi_b: Tensor | None, temperature: float) -> None:
         self.scores_bk, self.neg_log_phi_b, self.temperature = scores_bk, neg_log_phi_b, temperature
 
-    def rows(self, rows: Tensor) -> _Chances:
+    def take(self, rows: Tensor, places_bk: Tensor) -> _Chances:
+        """Those of some lists, and of some of their responses."""
         phi = None if self.neg_log_phi_b is None else self.neg_log_phi_b[rows]
-        return _Chances(self.scores_bk[rows], phi, self.temperature)
+        return _Chances(self.scores_bk[rows].gather(1, places_bk), phi, self.temperature)
 
     def log_prob(self, sets_bsk: Tensor) -> Tensor:
         """Shape (B, S, K); only the entries of a set's own members mean something."""
@@ -239,13 +240,22 @@ def _log_likelihood(chances: _Chances, ranks_bk: Tensor, mask_bk: Tensor) -> Ten
     found_b = chosen_bk.masked_fill(~inner, 0.0).sum(dim=1)
     if not len(tied_b):
         return found_b
-    if ranks_bk.shape[1] > MAX_TIED:
-        raise InputError(
-            f"ranks: a list of {ranks_bk.shape[1]} has ties above its last place; at most {MAX_TIED} responses can be "
-            "summed over: put the tied ones into the last place, break the ties, or use mallows_list_theta"
-        )
-    tied = _tied_log_likelihood(chances.rows(tied_b), ranks_bk[tied_b], inner[tied_b], mask_bk[tied_b])
+    # Missing responses to the end: the subsets to be summed over are those of the longest tied list.
+    longest = int(mask_bk[tied_b].sum(dim=1).max())
+    if longest > MAX_TIED:
+        raise too_many_tied(f"a list of {longest}")
+    order_tk = torch.argsort((~mask_bk[tied_b]).to(torch.int8), dim=1, stable=True)[:, :longest]
+    ranks_tk, inner_tk, mask_tk = (values[tied_b].gather(1, order_tk) for values in (ranks_bk, inner, mask_bk))
+    tied = _tied_log_likelihood(chances.take(tied_b, order_tk), ranks_tk, inner_tk, mask_tk)
     return found_b.index_copy(0, tied_b, tied)
+
+
+def too_many_tied(what: str) -> InputError:
+    """The error for a list whose ties cannot be summed over."""
+    return InputError(
+        f"ranks: {what} has ties above its last place; at most {MAX_TIED} responses can be summed over: put the tied "
+        "ones into the last place, break the ties, or use mallows_list_theta"
+    )
 
 
 def _tied_log_likelihood(chances: _Chances, ranks_bk: Tensor, inner_bk: Tensor, mask_bk: Tensor) -> Tensor:

@@ -20,8 +20,10 @@ from torch.utils.data import Dataset
 
 from mallowspo.data.collation import LIST_KEY
 from mallowspo.data.records import LIST_COLUMN, PLACES_COLUMN, RANKS_COLUMN
+from mallowspo.errors import InputError
+from mallowspo.objectives.listwise import MAX_TIED, too_many_tied
 
-__all__ = ["ListBatch", "ListRows", "example_places", "ndcg", "ordered_rows"]
+__all__ = ["ListBatch", "ListRows", "check_lists", "example_places", "ndcg", "ordered_rows"]
 
 
 def ordered_rows(dataset: Any) -> Any:
@@ -35,6 +37,29 @@ def ordered_rows(dataset: Any) -> Any:
     np.maximum.at(highest, list_n, ranks_n2.max(axis=1))
     good = np.flatnonzero((lowest < highest)[list_n])
     return dataset if len(good) == len(dataset) else dataset.select(good)
+
+
+def check_lists(dataset: Any, source: str, *, sums_ties: bool) -> None:
+    """Refuse rows that do not hold whole lists, and lists whose ties a likelihood cannot sum over, by their row."""
+    if RANKS_COLUMN not in dataset.column_names:
+        if LIST_COLUMN in dataset.column_names and len(set(dataset[LIST_COLUMN][:])) < len(dataset):
+            raise InputError(
+                f"{source}: these rows are pairs of ranked lists that were prepared before; give the lists themselves "
+                "(prompt, responses, ranks), or an objective for pairs"
+            )
+        return
+    if not sums_ties:
+        return
+    ranks: dict[int, dict[int, int]] = {}
+    row_of: dict[int, int] = {}
+    columns = (dataset[name][:] for name in (LIST_COLUMN, PLACES_COLUMN, RANKS_COLUMN, "row_index"))
+    for name, places, given, row in zip(*columns, strict=True):
+        ranks.setdefault(name, {}).update(zip(places, given, strict=True))
+        row_of.setdefault(name, row)
+    for name, known in ranks.items():
+        above = [rank for rank in known.values() if rank < max(known.values())]
+        if len(known) > MAX_TIED and len(set(above)) < len(above):
+            raise too_many_tied(f"{source}, row {row_of[name] + 1:,}: a list of {len(known)}")
 
 
 def example_places(dataset: Any, *, lists: bool) -> NDArray[np.intp]:

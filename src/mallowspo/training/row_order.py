@@ -24,14 +24,24 @@ def check_filter(bounds: Sequence[float]) -> None:
         )
 
 
-def selected_rows(raw_n: ArrayLike, *, keep: Sequence[float] = (0.0, 1.0), order: str = "none") -> NDArray[np.int64]:
-    """Positions of the rows to train on, in the order to see them; of equal raw weights as they stand."""
+def selected_rows(
+    raw_n: ArrayLike,
+    *,
+    keep: Sequence[float] = (0.0, 1.0),
+    order: str = "none",
+    examples: NDArray[np.intp] | None = None,
+) -> NDArray[np.int64]:
+    """Positions of the rows to train on, in the order to see them; of equal raw weights as they stand.
+
+    The quantiles are those of the `examples`, places of one row of each, such as of a ranked list; all rows without.
+    """
     # Rows of equal dispersion stay or go together, so that a prompt keeps all of its pairs.
     low, high = keep
     dispersion_n = -np.asarray(raw_n, np.float64)
     # Inwards to the next row: a quantile between two rows keeps neither more nor less than it says.
-    least = np.quantile(dispersion_n, low, method="higher")
-    most = np.quantile(dispersion_n, high, method="lower")
+    counted = dispersion_n if examples is None else dispersion_n[examples]
+    least = np.quantile(counted, low, method="higher")
+    most = np.quantile(counted, high, method="lower")
     rows = np.flatnonzero((dispersion_n >= least) & (dispersion_n <= most))
     if rows.size == 0:
         raise InputError(

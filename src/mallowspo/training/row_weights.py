@@ -74,7 +74,7 @@ class RawWeights:
             self.raw_n[examples],
             args,
             weights_given=False,
-            fit=fitted_shrink(self.raw_n, prompt_ids, args, people),
+            fit=fitted_shrink(self.raw_n, prompt_ids, args, people, examples=examples),
             floored=self.floored,
             index_map=self.index_map.to_dict(),
         )
@@ -91,13 +91,18 @@ def people_said(args: MallowsPOConfig) -> PromptOpinion | None:
 
 
 def fitted_shrink(
-    raw_n: Floats, prompt_ids: Sequence[str], args: MallowsPOConfig, people: PromptOpinion | None
+    raw_n: Floats,
+    prompt_ids: Sequence[str],
+    args: MallowsPOConfig,
+    people: PromptOpinion | None,
+    *,
+    examples: NDArray[np.intp],
 ) -> ShrinkFit | None:
     """What people's votes on some of the prompts say of the raw weights, where `dispersion_shrink` asks for it."""
     if args.resolved_shrink != "votes":
         return None
     assert people is not None
-    return shrink_by_people(raw_n, prompt_ids, people)
+    return shrink_by_people(raw_n[examples], [prompt_ids[place] for place in examples], people)
 
 
 def raw_from_reference(

@@ -14,13 +14,13 @@ from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from mallowspo.data.annotations import LOSS_COLUMNS
 from mallowspo.data.collation import PreferenceCollator
 from mallowspo.data.problems import RowProblem
-from mallowspo.data.records import LIST_COLUMN, TOKEN_COLUMNS
+from mallowspo.data.records import LIST_COLUMN, RANKS_COLUMN, TOKEN_COLUMNS
 from mallowspo.data.tokenization import tokenize_pairs
 from mallowspo.data.validation import require_dataset, validate_rows
 from mallowspo.data.vocabulary import padding_id
 from mallowspo.errors import InputError, reason_of
 from mallowspo.training.config import MallowsPOConfig
-from mallowspo.training.lists import ordered_rows
+from mallowspo.training.lists import check_lists, ordered_rows
 from mallowspo.training.row_weights import columns_read, raw_from_columns, unread_columns
 
 __all__ = [
@@ -136,7 +136,9 @@ def pair_collator(tokenizer: Any, args: MallowsPOConfig, *vocabularies: int | No
 def prepare_split(dataset: Any, tokenizer: Any, args: MallowsPOConfig, name: str) -> PreparedSplit:
     """Validate, tokenise and weigh one split; `name` is for messages and progress bars."""
     dataset = require_dataset(dataset, f"{name} data")
-    rows_read = len(dataset)
+    rows_read, objective = len(dataset), args.resolved_objective
+    if objective.reads_lists:
+        check_lists(dataset, f"{name} data", sums_ties=False)
     reads = columns_read(args)
     # A column that this run does not read must neither stop it nor cost it a row.
     validated = validate_rows(
@@ -157,6 +159,13 @@ def prepare_split(dataset: Any, tokenizer: Any, args: MallowsPOConfig, name: str
         truncation_mode=args.truncation_mode,
         dataset_name=name,
     )
+    if objective.reads_lists:
+        check_lists(tokenized.dataset, f"{name} data", sums_ties=objective.form != "pairs")
+    elif RANKS_COLUMN in tokenized.dataset.column_names:
+        raise InputError(
+            f"{name} data: these rows were prepared for an objective that reads ranked lists; give the lists "
+            "themselves (prompt, responses, ranks)"
+        )
     rows = ordered_rows(tokenized.dataset)
     if len(rows) == 0:
         raise InputError(f"{name} data: no list has two responses in an order left")

@@ -182,6 +182,11 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         refuse_lost_reference(model, ref_model, peft_config)
         self.reference_is_ours = ref_model is None
         self.objective = args.resolved_objective
+        if compute_metrics is not None and self.objective.reads_lists:
+            raise InputError(
+                f"compute_metrics: it is given logits of pairs, and objective {args.objective!r} reads ranked lists; "
+                "leave it out: the metrics of lists are logged by themselves"
+            )
         self.calibration = None
         self._people = people_said(args)
         self.splits, self.reference_sources = {}, {}
@@ -272,7 +277,13 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
                 split.raw_n[self._examples_of(split.dataset)],
                 self.settings,
                 weights_given=split.weights_given,
-                fit=fitted_shrink(split.raw_n, split.dataset["prompt_id"], self.settings, self._people),
+                fit=fitted_shrink(
+                    split.raw_n,
+                    split.dataset["prompt_id"][:],
+                    self.settings,
+                    self._people,
+                    examples=self._examples_of(split.dataset),
+                ),
             )
         return split.dataset.add_column(RAW_COLUMN, split.raw_n)
 
@@ -283,13 +294,15 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             return
         rows: Any = self.train_dataset
         raw_n = np.asarray(rows[RAW_COLUMN], np.float64)
-        places = selected_rows(raw_n, keep=keep, order=order)
+        places = selected_rows(raw_n, keep=keep, order=order, examples=self._examples_of(rows))
         if len(places) < len(raw_n):
             self.calibration = calibrate_rows(
                 raw_n[places][self._examples_of(rows.select(places))],
                 self.settings,
                 weights_given=self.splits["train"].weights_given,
-                fit=fitted_shrink(raw_n, rows["prompt_id"][:], self.settings, self._people),
+                fit=fitted_shrink(
+                    raw_n, rows["prompt_id"][:], self.settings, self._people, examples=self._examples_of(rows)
+                ),
                 index_map=self.calibration.index_map,
             )
         logger.info(f"dispersion_filter {keep} and dispersion_order {order}: {len(places)} of {len(raw_n)} rows")
@@ -403,6 +416,12 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         with torch.no_grad():
             outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
         return loss, outputs
+
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> Any:
+        """Loss and logits of a batch; of lists the loss alone, since processes have other numbers of responses."""
+        return super().prediction_step(model, inputs, prediction_loss_only or self.objective.reads_lists, ignore_keys)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One forward and backward pass over a batch, in pieces where the scoring path has them."""

@@ -47,7 +47,7 @@ class ControllableOptions(StudyOptions):
     optimum_samples: int = option("Responses per held-out prompt from which the best possible is estimated.", 128)
     preferences: str = option("sign: the higher reward is chosen. bradley_terry: the chosen one is drawn.", "sign")
     preference_scale: float = option("With bradley_terry: logits per unit of reward.", 4.0)
-    prompt_seed: int = option("Decides which prompts are held out.", 0)
+    prompt_seed: int = option("Decides which prompts are held out.", 0, low=0)
 
     seeds: int = option("Sets of pairs; more make the intervals narrower.", 5, low=1, group="Training")
     betas: str = option("Values of beta, with commas between them.", "0.02,0.07,0.2,0.6,2,8", commas=True)

@@ -44,7 +44,7 @@ class DialogueOptions(StudyOptions):
     methods: str = option("Comma-separated; dpo must be among them.", "dpo,mallows_theta,mallows_phi", commas=True)
     betas: str = option("Comma-separated; two or more to compare at equal KL.", "0.1,0.5", commas=True)
     seeds: int = option("Draws of pairs; more make the intervals narrower.", 3, low=1)
-    data_seed: int = option("Of the split, SFT, judge and answers.", 0)
+    data_seed: int = option("Of the split, SFT, judge and answers.", 0, low=0)
     use_cpu: bool = option("Leave an accelerator alone.", False)
     trust_remote_code: bool = option("Run code that comes with a model.", False)
 
