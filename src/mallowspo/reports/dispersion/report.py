@@ -234,7 +234,7 @@ def _worth(facts: Summary) -> Section:
             if facts["map"]["automatic"]
             else "given."
         )
-        note = f"How far the weights depend on the number of answers. {taken}"
+        note = f"How far the map's weights depend on the number of answers, before shrink and power. {taken}"
         body.append(Table(["answers to choose among", "c_w", "weights, 5% to 95%"], rows, note))
     return Section("What the weights are worth", body)
 
