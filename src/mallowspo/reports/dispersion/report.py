@@ -84,7 +84,8 @@ _NO_VOTES = (
     "people's (`--rankings`): they say how far that judge differs with itself."
 )
 _BY_JUDGE = (
-    "mallowspo evaluate --model MODEL --prompts DATA --judge JUDGE --rank 4 --max_prompts 200 --output_dir ranked"
+    "mallowspo evaluate --model MODEL --prompts DATA --judge JUDGE \\\n"
+    "    --rank 4 --max_prompts 200 --output_dir ranked"
 )
 _SIDES = {
     "better": "The index orders the prompts better than chance.",
