@@ -151,6 +151,24 @@ def test_votes_on_the_prompts_fit_the_shrink_factor(random_setting, tmp_path):
         build(random_setting, tmp_path, dispersion_shrink=0.25, max_steps=2).train(resume_from_checkpoint=True)
 
 
+def test_a_filter_leaves_the_factor_that_is_fitted_about_the_mean_of_what_stays(random_setting, tmp_path):
+    file = voted(random_setting.rows, tmp_path)
+    whole = build(random_setting, tmp_path, max_steps=1).train_dataset
+    run = build(
+        random_setting, tmp_path, dispersion_shrink="votes", dispersion_votes=str(file), dispersion_filter=[0.0, 0.6],
+        max_steps=1,
+    )  # fmt: skip
+    kept = np.array(run.train_dataset["dispersion_raw"])
+    assert len(kept) < len(whole)
+    votes = [json.loads(line)["votes"] for line in file.read_text().splitlines()]
+    fit = fit_shrink(
+        np.array(whole["dispersion_raw"]), [v[0] for v in votes], [v[1] for v in votes],
+        prompt_n=whole["prompt_id"][:], mean=kept.mean(),
+    )  # fmt: skip
+    assert run.calibration.shrink == pytest.approx(fit.shrink.mean, rel=1e-6)
+    assert run.calibration.raw_mean == pytest.approx(kept.mean())
+
+
 def test_votes_on_the_prompts_fit_the_isotonic_map(random_setting, tmp_path):
     plain = build(random_setting, tmp_path, max_steps=1).train_dataset
     index = dict(zip(random_setting.rows["prompt"], plain["dispersion_index"], strict=True))

@@ -153,9 +153,17 @@ def weight_summary(calibration: Calibration, weight: ArrayLike, *, beta: float) 
 
 
 def shrink_by_people(
-    weight_n: ArrayLike, prompt_ids: Sequence[str], people: PromptOpinion, *, level: float = 0.95
+    weight_n: ArrayLike,
+    prompt_ids: Sequence[str],
+    people: PromptOpinion,
+    *,
+    mean: float | None = None,
+    level: float = 0.95,
 ) -> ShrinkFit:
-    """Fit the shrink factor of an index's weights, shape (N,), on the prompts of which people said something."""
+    """Fit the shrink factor of an index's weights, shape (N,), on the prompts of which people said something.
+
+    `mean` is the weight about which they are to be shrunken, that of all of them if left out.
+    """
     weights = np.asarray(weight_n, np.float64)
     weight = dict(zip(prompt_ids, weights.tolist(), strict=True))
     known = [pair for pair in people.pairs if pair[0] in weight]
@@ -165,7 +173,7 @@ def shrink_by_people(
             f"{len(weight):,} of the index; both must come from the same prompts, word for word"
         )
     names, first, second = zip(*known, strict=True)
-    mean = float(weights.mean())
+    mean = float(weights.mean()) if mean is None else mean
     return fit_shrink([weight[name] for name in names], first, second, prompt_n=names, mean=mean, level=level)
 
 

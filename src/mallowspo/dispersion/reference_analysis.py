@@ -26,6 +26,7 @@ from mallowspo.dispersion.diagnostics import correlation, flip_probability, pool
 from mallowspo.dispersion.entropy import ReferenceStatistics, mean_by_prompt
 from mallowspo.dispersion.estimators import ESTIMATORS, prompt_index
 from mallowspo.dispersion.maps import IndexMap, fit_map
+from mallowspo.dispersion.panel import MAX_ALTERNATIVES
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.shrinkage import ShrinkFit
 from mallowspo.errors import InputError
@@ -135,7 +136,11 @@ def _other_alternatives(index_n: Floats, fitted: IndexMap, settings: DispersionS
     if fitted.name != "mallows" or fitted.alternatives is None:
         return {}
     rows = []
-    for number in (max(2, fitted.alternatives // 2), fitted.alternatives, min(2 * fitted.alternatives, 10_000)):
+    for number in (
+        max(2, fitted.alternatives // 2),
+        fitted.alternatives,
+        min(2 * fitted.alternatives, MAX_ALTERNATIVES),
+    ):
         raw_n, _ = replace(fitted, alternatives=number).raw(index_n)
         mean = float(raw_n.mean())
         low, high = (np.quantile(raw_n, [0.05, 0.95]) / mean).tolist() if mean > 0 else (1.0, 1.0)

@@ -133,41 +133,27 @@ class ListBatch:
             found[name] = total_b if name.startswith("_") else total_b / torch.bincount(self.list_p)
         return found
 
-    def metrics(
-        self, reward_bk: Tensor, logp_bk: Tensor, length_bk: Tensor, reference_bk: Tensor | None, slack_bk: Tensor
-    ) -> dict[str, Tensor]:
-        """Of each list, shape (B,): the best and the last response, pairs in the right order, and NDCG.
+    def ends(self, values_bk: Tensor) -> Tensor:
+        """Values of the best response and of the last one, shape (B, 2)."""
+        ranks_bk = self.ranks_bk.double()
+        best_b = ranks_bk.masked_fill(~self.mask_bk, torch.inf).argmin(1)
+        last_b = ranks_bk.masked_fill(~self.mask_bk, -torch.inf).argmax(1)
+        return values_bk.gather(1, torch.stack([best_b, last_b], dim=1))
+
+    def order_metrics(self, reward_bk: Tensor, slack_bk: Tensor) -> dict[str, Tensor]:
+        """Of each list, shape (B,): the share of its pairs in the right order, and NDCG.
 
         Two rewards that differ by no more than the sum of their slack are a tie.
         """
-        none = torch.finfo(torch.float64).max
         ranks_bk = self.ranks_bk.double()
-        best_b1 = ranks_bk.masked_fill(~self.mask_bk, none).argmin(1, keepdim=True)
-        last_b1 = ranks_bk.masked_fill(~self.mask_bk, -none).argmax(1, keepdim=True)
         pairs = (ranks_bk[:, :, None] < ranks_bk[:, None, :]) & self.mask_bk[:, :, None] & self.mask_bk[:, None, :]
         gap_bkk = reward_bk[:, :, None] - reward_bk[:, None, :]
         tied_bkk = gap_bkk.abs() <= slack_bk[:, :, None] + slack_bk[:, None, :]
         right = torch.where(tied_bkk, 0.5, (gap_bkk > 0).double()) * pairs
-        best_b, last_b = reward_bk.gather(1, best_b1)[:, 0], reward_bk.gather(1, last_b1)[:, 0]
-        found = {
-            "rewards/chosen": best_b,
-            "rewards/rejected": last_b,
-            "rewards/margins": best_b - last_b,
+        return {
             "rewards/accuracies": right.sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1),
             "rewards/ndcg": ndcg(gap_bkk.masked_fill(tied_bkk, 0.0), ranks_bk, self.mask_bk),
-            "logps/chosen": logp_bk.gather(1, best_b1)[:, 0],
-            "logps/rejected": logp_bk.gather(1, last_b1)[:, 0],
         }
-        if reference_bk is not None:
-            delta_bk = logp_bk - reference_bk
-            chosen_b = delta_bk.gather(1, best_b1)[:, 0]
-            found |= {
-                "logps_delta/chosen": chosen_b,
-                "logps_delta/rejected": delta_bk.gather(1, last_b1)[:, 0],
-                "logps_delta/chosen_per_token": chosen_b / length_bk.gather(1, best_b1)[:, 0].clamp(min=1),
-                "logps_delta/displaced": (chosen_b < -1e-6 * logp_bk.gather(1, best_b1)[:, 0].abs()).float(),
-            }
-        return found
 
 
 def ndcg(gap_bkk: Tensor, ranks_bk: Tensor, mask_bk: Tensor) -> Tensor:

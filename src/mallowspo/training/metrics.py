@@ -62,25 +62,15 @@ def batch_metrics(
     logp_bk = policy.logp_bk.detach()
     score_bk = response_scores(objective, logp_bk, scored.reference_bk, length_bk)  # without margin
     beta_b = torch.as_tensor(beta).to(score_bk).expand(len(score_bk))
-    chosen_b, rejected_b = (beta_b[:, None] * score_bk).unbind(1)
-    margin_b = chosen_b - rejected_b
+    reward_bk = beta_b[:, None] * score_bk
     # A margin within the rounding of the log-probabilities is a tie, so that before training every pair is one,
-    # whatever was padded with it. Nor is a response displaced whose log-probability fell within it.
+    # whatever was padded with it.
     scale_bk = logp_bk.abs() / (length_bk.clamp(min=1) if objective.length_normalized else 1)
-    tie_b = margin_b.abs() <= _ROUNDING * beta_b * scale_bk.sum(1)
-    values = {
-        "rewards/chosen": chosen_b,
-        "rewards/rejected": rejected_b,
-        "rewards/accuracies": torch.where(tie_b, 0.5, (margin_b > 0).float()),
-        "rewards/margins": margin_b,
-        "logps/chosen": logp_bk[:, 0],
-        "logps/rejected": logp_bk[:, 1],
-    }
-    if scored.reference_bk is not None:
-        delta_bk = logp_bk - scored.reference_bk
-        values["logps_delta/chosen"], values["logps_delta/rejected"] = delta_bk.unbind(1)
-        values["logps_delta/chosen_per_token"] = delta_bk[:, 0] / length_bk[:, 0].clamp(min=1)
-        values["logps_delta/displaced"] = (delta_bk[:, 0] < -_ROUNDING * logp_bk[:, 0].abs()).float()
+    slack_bk = _ROUNDING * beta_b[:, None] * scale_bk
+    values = _of_two(reward_bk, logp_bk, length_bk, scored.reference_bk)
+    margin_b = values["rewards/margins"]
+    tie_b = margin_b.abs() <= slack_bk.sum(1)
+    values["rewards/accuracies"] = torch.where(tie_b, 0.5, (margin_b > 0).float())
     if weight_b is not None:
         values["rewards/margins_weighted"] = weight_b * margin_b
     if policy.entropy_sum_bk is not None:
@@ -103,26 +93,32 @@ def batch_metrics(
         values["aux_loss"] = policy.aux_loss.detach().expand(len(logp_bk))
     mask = inputs["attention_mask"]
     values["_rows"] = mask.view(2, -1, mask.size(1)).sum(dim=(0, 2))
-    if objective.reads_lists:
-        return _list_metrics(values, ListBatch.of(inputs), scored, beta_b[:, None] * score_bk, _ROUNDING * scale_bk)
-    return values
-
-
-def _list_metrics(
-    row_values: Mapping[str, Tensor], lists: ListBatch, scored: ScoredPairs, reward_p2: Tensor, slack_p2: Tensor
-) -> dict[str, Tensor]:
-    """The same of whole lists."""
-    logp_p2 = scored.policy.logp_bk.detach()
-    values = lists.of_lists(row_values)
-    values |= lists.metrics(
-        lists.lists(reward_p2),
-        lists.lists(logp_p2),
-        lists.lists(scored.policy.length_bk.to(logp_p2)),
-        None if scored.reference_bk is None else lists.lists(scored.reference_bk),
-        slack_bk=lists.lists(slack_p2),
+    if not objective.reads_lists:
+        return values
+    lists = ListBatch.of(inputs)
+    of_lists = lists.of_lists(values)
+    reward, logp, length = (
+        lists.ends(lists.lists(table_bk.to(logp_bk))) for table_bk in (reward_bk, logp_bk, length_bk)
     )
-    if scored.weight_b is not None:
-        values["rewards/margins_weighted"] = scored.weight_b[lists.first_b] * values["rewards/margins"]
+    reference = None if scored.reference_bk is None else lists.ends(lists.lists(scored.reference_bk))
+    of_lists |= _of_two(reward, logp, length, reference)
+    of_lists |= lists.order_metrics(lists.lists(reward_bk), lists.lists(slack_bk))
+    if weight_b is not None:
+        of_lists["rewards/margins_weighted"] = weight_b[lists.first_b] * of_lists["rewards/margins"]
+    return of_lists
+
+
+def _of_two(reward_b2: Tensor, logp_b2: Tensor, length_b2: Tensor, reference_b2: Tensor | None) -> dict[str, Tensor]:
+    """What is logged of two responses: of a pair's, or of the best and the last of a list."""
+    chosen_b, rejected_b = reward_b2.unbind(1)
+    values = {"rewards/chosen": chosen_b, "rewards/rejected": rejected_b, "rewards/margins": chosen_b - rejected_b}
+    values["logps/chosen"], values["logps/rejected"] = logp_b2.unbind(1)
+    if reference_b2 is not None:
+        delta_b2 = logp_b2 - reference_b2
+        values["logps_delta/chosen"], values["logps_delta/rejected"] = delta_b2.unbind(1)
+        values["logps_delta/chosen_per_token"] = delta_b2[:, 0] / length_b2[:, 0].clamp(min=1)
+        # A fall within the rounding of the log-probability displaces nothing.
+        values["logps_delta/displaced"] = (delta_b2[:, 0] < -_ROUNDING * logp_b2[:, 0].abs()).float()
     return values
 
 

@@ -74,7 +74,7 @@ class RawWeights:
             self.raw_n[examples],
             args,
             weights_given=False,
-            fit=fitted_shrink(self.raw_n, prompt_ids, args, people, examples=examples),
+            fit=fitted_shrink(self.raw_n, prompt_ids, args, people, examples),
             floored=self.floored,
             index_map=self.index_map.to_dict(),
         )
@@ -95,14 +95,15 @@ def fitted_shrink(
     prompt_ids: Sequence[str],
     args: MallowsPOConfig,
     people: PromptOpinion | None,
-    *,
     examples: NDArray[np.intp],
+    *,
+    mean: float | None = None,
 ) -> ShrinkFit | None:
     """What people's votes on some of the prompts say of the raw weights, where `dispersion_shrink` asks for it."""
     if args.resolved_shrink != "votes":
         return None
     assert people is not None
-    return shrink_by_people(raw_n[examples], [prompt_ids[place] for place in examples], people)
+    return shrink_by_people(raw_n[examples], [prompt_ids[place] for place in examples], people, mean=mean)
 
 
 def raw_from_reference(

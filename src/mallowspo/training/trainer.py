@@ -273,17 +273,10 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         if split.raw_n is None:
             return split.dataset
         if self.calibration is None:
+            examples = self._examples_of(split.dataset)
+            fit = fitted_shrink(split.raw_n, split.dataset["prompt_id"][:], self.settings, self._people, examples)
             self.calibration = calibrate_rows(
-                split.raw_n[self._examples_of(split.dataset)],
-                self.settings,
-                weights_given=split.weights_given,
-                fit=fitted_shrink(
-                    split.raw_n,
-                    split.dataset["prompt_id"][:],
-                    self.settings,
-                    self._people,
-                    examples=self._examples_of(split.dataset),
-                ),
+                split.raw_n[examples], self.settings, weights_given=split.weights_given, fit=fit
             )
         return split.dataset.add_column(RAW_COLUMN, split.raw_n)
 
@@ -294,19 +287,23 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             return
         rows: Any = self.train_dataset
         raw_n = np.asarray(rows[RAW_COLUMN], np.float64)
-        places = selected_rows(raw_n, keep=keep, order=order, examples=self._examples_of(rows))
+        examples = self._examples_of(rows)
+        places = selected_rows(raw_n, keep=keep, order=order, examples=examples)
+        self.train_dataset = kept = rows.select(places)
         if len(places) < len(raw_n):
+            kept_n = raw_n[places][self._examples_of(kept)]
+            # Votes on prompts that are left out speak too, about the mean of those that stay.
+            fit = fitted_shrink(
+                raw_n, rows["prompt_id"][:], self.settings, self._people, examples, mean=float(kept_n.mean())
+            )
             self.calibration = calibrate_rows(
-                raw_n[places][self._examples_of(rows.select(places))],
+                kept_n,
                 self.settings,
                 weights_given=self.splits["train"].weights_given,
-                fit=fitted_shrink(
-                    raw_n, rows["prompt_id"][:], self.settings, self._people, examples=self._examples_of(rows)
-                ),
+                fit=fit,
                 index_map=self.calibration.index_map,
             )
         logger.info(f"dispersion_filter {keep} and dispersion_order {order}: {len(places)} of {len(raw_n)} rows")
-        self.train_dataset = rows.select(places)
 
     def _examples_of(self, rows: Any) -> Any:
         return example_places(rows, lists=self.objective.reads_lists)
@@ -390,7 +387,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         """
         pieces = self.scoring.pieces(inputs)
         lists = self.objective.reads_lists
-        examples = len(inputs["list_b"].unique()) if lists else sum(len(p["input_ids"]) for p in pieces) // 2
+        examples = len(inputs["list_b"].unique()) if lists else len(inputs["input_ids"]) // 2
         if self.objective.sft_weight:
             # TRL's SFT term is the mean over the batch's chosen tokens, however many pieces the batch is cut into.
             for piece in pieces:
