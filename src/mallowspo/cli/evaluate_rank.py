@@ -44,18 +44,19 @@ def run_ranking(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
     try:
         answers = _answers(options, prompts, endpoints.get("model"), progress)
         kept = [n for n, texts in enumerate(answers) if len(texts) > 1]
+        left_out = [prompts.prompts[n].index for n, texts in enumerate(answers) if len(texts) < 2]
         if not kept:
             raise InputError("rank: no prompt has two different answers that say something; raise rank or temperature")
         asked = [prompts.prompts[n] for n in kept]
         lists = [answers[n] for n in kept]
-        order = "all" if judge.kind == "reward" else options.rank_order
+        order, votes = "all" if judge.kind == "reward" else options.rank_order, options.votes_of(judge.kind)
         ranked = rank_answers(
             judge,
             asked,
             lists,
             options.output_dir,
             order=order,
-            votes=options.votes_of(judge.kind),
+            votes=votes,
             seed=options.seed,
             progress=functools.partial(progress, "Ranking"),
         )
@@ -66,12 +67,12 @@ def run_ranking(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
     results = {
         "format": 1,
         "lists": len(kept),
-        "left_out": [prompts.prompts[n].index for n in range(len(answers)) if n not in set(kept)],
+        "left_out": left_out,
         "answers": sum(map(len, lists)),
-        "votes": options.votes_of(judge.kind),
+        "votes": votes,
         "order": order,
         "comparisons": ranked.comparisons,
-        "comparisons_at_most": options.votes_of(judge.kind) * sum(comparisons(len(texts), order) for texts in lists),
+        "comparisons_at_most": votes * sum(comparisons(len(texts), order) for texts in lists),
         "ties": ranked.ties,
         "same_pairs": _agreement(ranked.rankings),
         "judge": _judge_facts(options, judge, ranked),
