@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mallowspo.cli.options import FileLimits, arguments_of, did_you_mean, option, read_config
+from mallowspo.cli.options import FileLimits, arguments_of, did_you_mean, option, read_config, truth_of
 from mallowspo.cli.signals import is_first_process
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.loading import local_folder
@@ -39,7 +39,7 @@ class ReferenceOptions(FileLimits):
     dataset_name: str = option("A .jsonl, .json, .csv or .parquet file, a folder, or a hub name.", None)
     dataset_config: str | None = option("Configuration of a hub data set.", None)
     dataset_train_split: str = option("The split that is scored.", "train")
-    max_length: int = option("Tokens kept of prompt and response together; 0 keeps all.", 1024)
+    max_length: int = option("Tokens kept of prompt and response together; 0 keeps all.", 1024, null=0)
     truncation_mode: str = option("keep_start or keep_end.", "keep_start")
     invalid_rows: str = option("error, or drop: rows that cannot be used.", "error")
 
@@ -82,13 +82,17 @@ class ReferenceOptions(FileLimits):
                 raise InputError(
                     f"config: {path}: {name}: an option neither of this command nor of `mallowspo train`{near}"
                 )
-        recipe = {name: value for name, value in given.items() if value is not None}
+        recipe = {name: value for name, value in given.items() if value is not None or name == "max_length"}
         taken = {name: value for name, value in recipe.items() if name in own - {"output_dir"}}
-        if "max_length" in given and given["max_length"] is None:
-            taken["max_length"] = 0
         taken |= {name: recipe[theirs] for theirs, name in _FROM_RECIPE.items() if theirs in recipe}
-        if "mixed_precision" not in taken and ("bf16" in given or "fp16" in given):
-            taken["mixed_precision"] = "bf16" if given.get("bf16") else "fp16" if given.get("fp16") else "no"
+        # What training makes of the two: fp16 false alone leaves bfloat16 to the device.
+        half = {name: truth_of(recipe[name]) for name in ("bf16", "fp16") if name in recipe}
+        for name, value in half.items():
+            if value is None:
+                raise InputError(f"config: {path}: {name}: got {recipe[name]!r}, expected true or false")
+        chosen = next((name for name, value in half.items() if value), "no" if "bf16" in half else None)
+        if chosen is not None:
+            taken.setdefault("mixed_precision", chosen)
         return read_config(cls, taken, path)
 
     def check(self) -> None:
