@@ -109,12 +109,14 @@ def test_a_number_where_text_is_wanted_keeps_its_spelling(recipe, monkeypatch):
             recipe(
                 "run_name: 007\nmodel_revision: 1.10\nmax_steps: 0x10\nbeta: 1_0.5\ndispersion_scale: .50\n"
                 "dispersion_clip: [0, 1.50]\nmodel_init_kwargs: {a: 010}\nenv: {MALLOWSPO_TEST: 007}\n"
+                "lora_target_modules: all-linear\nlora_modules_to_save: [a, 010]\n"
                 "main_process_port: 007\nmulti_gpu: true\nuse_fsdp: false\nmixed_precision: no\n"
             )
         )
     )
     read, _ = left.parse_known_args([])
     assert (read.run_name, read.model_revision, read.dispersion_scale) == ("007", "1.10", ".50")
+    assert (read.lora_target_modules, read.lora_modules_to_save) == (["all-linear"], ["a", "010"])
     # Elsewhere they are plain numbers of YAML.
     numbers = [read.max_steps, read.beta, *read.dispersion_clip, read.model_init_kwargs["a"]]
     assert numbers == [16, 10.5, 0, 1.5, 8] and {type(one) for one in numbers} == {int, float}

@@ -139,6 +139,9 @@ def _fitting(value: Any, hint: Any, action: Any, where: str) -> Any:
     kinds = kinds_of(hint)
     if value is None or not kinds or any(_is_a(value, kind) for kind in kinds):
         return value
+    items = value if isinstance(value, list) else [value]
+    if list[str] in kinds and all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in items):
+        return [text_of(one) for one in items]  # as on the command line: one word is a list of one
     texts = str in kinds
     if isinstance(value, bool) and texts:
         choices = _choices(kinds, action)
