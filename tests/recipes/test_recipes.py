@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import re
+import socket
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,12 +16,12 @@ import torch
 import yaml
 
 from cli.commands import call
+from forks import finish, program, run_program
 from mallowspo.cli.train_options import TrainParser
 from mallowspo.objectives import OBJECTIVES
 from mallowspo.objectives.presets import Objective
-from recipes.stand_ins import script
+from recipes.stand_ins import ROOT, script
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 RECIPES = sorted(path.relative_to(ROOT / "recipes") for path in (ROOT / "recipes").glob("*/*.yaml"))
 RECIPES = [path for path in RECIPES if path.parent.name != "launch"]
 # Those run on `../shared` elsewhere: docs/runs/run_recipes.py.
@@ -55,11 +56,14 @@ def test_every_field_reaches_the_run(recipe, tmp_path):
         assert getattr(training.resolved_objective, field.name) == expected, field.name
     assert training.resolved_dispersion == preset.dispersion
 
-    if recipe.parent.name in ELSEWHERE:
-        return
     header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
-    assert "\n# Hardware: " in header and re.search("^# Time: about .* an estimate", header, re.MULTILINE)
-    assert f"mallowspo train --config recipes/{recipe}" in header
+    assert "\n# Hardware: " in header and f"\n# Run: mallowspo train --config recipes/{recipe}" in header
+    if recipe.parent.name in ELSEWHERE:
+        record = ROOT / f"docs/runs/{recipe.parent.name}-{recipe.stem}.json"
+        assert f"# Time: {json.loads(record.read_text())['seconds']} s, measured" in header
+        assert "# Every number is chosen here" in header
+        return
+    assert re.search("^# Time: about .* an estimate", header, re.MULTILINE)
     marks = set(re.findall(r"^#   \[(.)\] ", header, re.MULTILINE))
     for line in text.splitlines():
         value = next(iter((yaml.safe_load(line) or {"": ""}).values()))
@@ -105,3 +109,44 @@ def run_three_steps(recipe, stand_in, tmp_path, added=()):
     assert all(math.isfinite(entry["loss"]) and entry["grad_norm"] > 0 for entry in logged)
     saved_as = "adapter_config.json" if values.get("use_peft") else "config.json"
     assert (tmp_path / "out" / saved_as).is_file()
+
+
+@pytest.mark.slow
+def test_two_machines_train_as_one(stand_in, tmp_path):
+    """The launch file as it is but for the addresses, the number of processes and the precision of a processor."""
+    model, data = stand_in("llama-3-8b-ultrafeedback")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def options(folder):
+        return [
+            "train", "--config", ROOT / "recipes/llama-3-8b-ultrafeedback/dpo.yaml", "--model_name_or_path", model,
+            "--dataset_name", data, "--output_dir", tmp_path / folder, "--use_cpu", "--bf16", "false", "--max_steps",
+            "3", "--report_to", "none", "--logging_steps", "1", "--learning_rate", "1e-2", "--warmup_steps", "0",
+        ]  # fmt: skip
+
+    machines = [
+        program(
+            [
+                *options("two"), "--gradient_accumulation_steps", "2", "--accelerate_config",
+                ROOT / "recipes/launch/two_nodes.yaml", "--num_processes", "2", "--machine_rank", rank,
+                "--main_process_ip", "127.0.0.1", "--main_process_port", port, "--mixed_precision", "no",
+            ],
+            tmp_path / f"{rank}.log",
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    for rank, machine in enumerate(machines):
+        assert finish(machine, tmp_path / f"{rank}.log").returncode == 0, (tmp_path / f"{rank}.log").read_text()
+    alone = run_program([*options("one"), "--gradient_accumulation_steps", "4"], tmp_path / "one.log")
+    assert alone.returncode == 0, alone.stderr
+    losses = [
+        [
+            entry["loss"]
+            for entry in json.loads((tmp_path / folder / "run.json").read_text())["log_history"]
+            if "loss" in entry
+        ]
+        for folder in ("two", "one")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and losses[0][0] > losses[0][-1]

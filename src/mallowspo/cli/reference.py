@@ -70,6 +70,8 @@ class ReferenceOptions(FileLimits):
     def from_file(cls, given: Mapping[str, Any], path: str) -> dict[str, Any]:
         """Take a file of options of this command, or a recipe of `mallowspo train`, which has others beside them."""
         own = {item.name for item in fields(cls)}
+        if given.get("mixed_precision") is False:  # YAML's reading of no
+            given = {**given, "mixed_precision": "no"}
         others = set(given) - own
         if not others:
             return read_config(cls, given, path)
