@@ -20,7 +20,6 @@ FOLDER = Path(__file__).resolve().parent
 SOURCES: Mapping[str, str] = {
     "M": "MallowsPO, arXiv 2405.14953",
     "R": "the authors' own commands, github.com/hanyang1999/RainbowPO, commands_training_ultrafeedback_*.ipynb",
-    "S": "SimPO's configuration for these pairs, github.com/princeton-nlp/SimPO, llama-3-8b-instruct-simpo-v2.yaml",
     "D": "DPO, arXiv 2305.18290, appendix B, and github.com/eric-mitchell/direct-preference-optimization, config.yaml",
     "U": "Tulu 3, arXiv 2411.15124, whose length-normalised DPO this is",
     "T": "TRL 1.16: the LoRA example in trl/scripts/dpo.py, else the default of the option",
@@ -133,6 +132,9 @@ def _number(value: float) -> str:
     return f"{float(mantissa)!r}e{int(exponent)}"
 
 
+# An index makes this pass in any case.
+_ONE_PASS = Line("precompute_ref_log_probs", True, remark="the reference is scored once and leaves the memory")
+
 # --- Llama-3-8B-Instruct on UltraFeedback -------------------------------------------------------------------------
 
 _LLAMA = "llama-3-8b-ultrafeedback"
@@ -156,49 +158,63 @@ _SIMPO = (
 _NORM = (Line("beta", 10.0, "R"),)
 
 
+class _Llama(NamedTuple):
+    """What differs between the recipes beside the objective."""
+
+    axes: tuple[Line, ...]
+    max_length: int
+    batch: tuple[int, int]  # pairs at a time, and how often
+    learning_rate: Line
+    warmup: Line
+    notes: tuple[str, ...] = ()
+
+
 def _llama() -> Iterable[Recipe]:
-    short = dict(
-        max_length=1024, learning_rate=Line("learning_rate", 5e-7, "M"), warmup=Line("warmup_steps", 150, "R")
+    steps, share = Line("warmup_steps", 150, "R"), Line("warmup_steps", 0.1, "R", "a tenth of the steps")
+    slow, fast, theirs = (
+        Line("learning_rate", rate, source) for rate, source in ((5e-7, "M"), (1e-6, "M"), (1e-6, "R"))
     )
-    long = dict(max_length=2048, learning_rate=Line("learning_rate", 1e-6, "M"), warmup=Line("warmup_steps", 150, "R"))
-    ratio = long | dict(warmup=Line("warmup_steps", 0.1, "R", "a tenth of the steps"))
-    theirs = dict(learning_rate=Line("learning_rate", 1e-6, "R"))
+    beta = (Line("beta", 0.01, "M"),)
     phi = (Line("beta", 0.01, "?", "as for MallowsPO-θ: the paper has no φ on Llama"),)
-    simpo_note = (
-        "The paper names beta and rate; the authors' files hold SimPO with margins 0 and 0.3. [S] has a margin of 0.3 "
-        "and one epoch: --margin 0.3 --num_train_epochs 1.",
+    rainbow = (
+        Line("beta", 10.0, "R"),
+        Line("reference_weight", 0.25, "R", "their mixing_alpha"),
+        Line("margin", 0.1, "R", "their home_advantage"),
     )
-    settings: Mapping[str, tuple[tuple[Line, ...], dict, tuple[str, ...]]] = {
-        "dpo": ((Line("beta", 0.01, "M"),), short, ()),
-        "mallows_theta": ((Line("beta", 0.01, "M"),), short, ()),
-        "mallows_phi": (phi, short | dict(learning_rate=Line("learning_rate", 5e-7, "?")), ()),
-        "ipo": (_IPO, long, ()),
-        "mallows_ipo": (_IPO, long, ()),
-        "simpo": (_SIMPO, ratio, simpo_note),
-        "mallows_simpo": (_SIMPO, ratio, simpo_note),
-        "dpo_norm": (_NORM, long | theirs, ()),
-        "mallows_norm": (_NORM, long | theirs, ()),
-        "rainbow": (
-            (
-                Line("beta", 10.0, "R"),
-                Line("reference_weight", 0.25, "R", "their mixing_alpha"),
-                Line("margin", 0.1, "R", "their home_advantage"),
-            ),
-            ratio | theirs,
-            (),
+    simpo = _Llama(
+        _SIMPO,
+        2048,
+        (1, 32),
+        fast,
+        share,
+        (
+            "The paper names beta and rate; the authors' files hold SimPO with margins 0 and 0.3. SimPO's own file "
+            "has a margin of 0.3 and one epoch: --margin 0.3 --num_train_epochs 1.",
         ),
+    )
+    settings = {
+        "dpo": _Llama(beta, 1024, (2, 16), slow, steps),
+        "mallows_theta": _Llama(beta, 1024, (2, 16), slow, steps),
+        "mallows_phi": _Llama(phi, 1024, (2, 16), slow._replace(source="?"), steps),
+        "ipo": _Llama(_IPO, 2048, (1, 32), fast, steps),
+        "mallows_ipo": _Llama(_IPO, 2048, (1, 32), fast, steps),
+        "simpo": simpo,
+        "mallows_simpo": simpo,
+        "dpo_norm": _Llama(_NORM, 2048, (1, 32), theirs, steps),
+        "mallows_norm": _Llama(_NORM, 2048, (1, 32), theirs, steps),
+        "rainbow": _Llama(rainbow, 2048, (1, 32), theirs, share),
     }
     epochs = (
         "The paper's text gives no number of epochs. The authors' commands leave it at transformers' 3 or give it; of "
         "RainbowPO's run the checkpoint 711 is 3 epochs of 252 pairs. Their later commands have --num_train_epochs 1.",
         "Attention is torch's own; the authors took flash_attention_2, which differs in rounding.",
     )
-    for name, (axes, given, notes) in settings.items():
+    for name, given in settings.items():
         yield Recipe(
             path=f"{_LLAMA}/{name}.yaml",
             title=f"{_NAMES[name]}: Llama-3-8B-Instruct on UltraFeedback, the best against the worst of 5 answers by "
             "ArmoRM's score.",
-            hardware="8 GPUs of 80 GB, DeepSpeed ZeRO-3 (16 GB each of weights, gradients and optimizer state, "
+            hardware="8 H100 of 80 GB, DeepSpeed ZeRO-3 (16 GB each of weights, gradients and optimizer state, "
             "reckoned). It has not been run here.",
             command="--accelerate_config zero3 --num_processes 8",
             work=Work(
@@ -214,7 +230,7 @@ def _llama() -> Iterable[Recipe]:
                 share=0.35,
                 reference=name != "simpo",
             ),
-            notes=(*notes, *epochs),
+            notes=(*given.notes, *epochs),
             groups=(
                 (
                     Line("model_name_or_path", "meta-llama/Meta-Llama-3-8B-Instruct"),
@@ -223,18 +239,19 @@ def _llama() -> Iterable[Recipe]:
                 ),
                 (
                     Line("objective", name),
-                    *axes,
+                    *given.axes,
                     Line("invalid_rows", "drop", remark="where all answers are the same text; counted and named"),
                 ),
                 (
-                    Line("max_length", given["max_length"], "R"),
-                    Line("per_device_train_batch_size", 1, "R"),
-                    Line("gradient_accumulation_steps", 32, "R", "256 pairs a step on 8 GPUs"),
+                    Line("max_length", given.max_length, "R"),
+                    Line("per_device_train_batch_size", given.batch[0], "R"),
+                    Line("gradient_accumulation_steps", given.batch[1], "R", "256 pairs a step on 8 GPUs"),
                     Line("optim", "adamw_torch", "R"),
-                    given["learning_rate"],
+                    given.learning_rate,
                     Line("lr_scheduler_type", "cosine", "R"),
-                    given["warmup"],
+                    given.warmup,
                     Line("num_train_epochs", 3, "R"),
+                    *([_ONE_PASS] if name in ("dpo", "dpo_norm", "ipo") else []),
                     Line("logging_steps", 10, "?"),
                     Line("save_strategy", "no", remark="the model is saved at the end"),
                     Line("seed", 42, "R"),
@@ -256,7 +273,7 @@ def _qwen() -> Iterable[Recipe]:
             yield Recipe(
                 path=f"{folder}/{kind}.yaml",
                 title=f"MallowsPO-θ: Qwen3-{size} on UltraFeedback with {'QLoRA' if quantised else 'LoRA'}.",
-                hardware=f"one GPU of 24 GB ({memory}, reckoned). It has not been run here"
+                hardware=f"one RTX 4090 of 24 GB ({memory}, reckoned). It has not been run here"
                 + (
                     ": 4-bit weights need bitsandbytes (pip install 'mallowspo[quantization]') and a GPU."
                     if quantised
@@ -337,7 +354,7 @@ def _paper_rmsprop(batch: Line, accumulated: Line, max_length: Line) -> tuple[tu
         Line("warmup_steps", 150, "M"),
         Line("max_grad_norm", 10.0, "D"),
         Line("num_train_epochs", 1, "D"),
-        Line("precompute_ref_log_probs", True, remark="the reference is scored once and leaves the memory"),
+        _ONE_PASS,
         Line("logging_steps", 10, "?"),
         Line("save_strategy", "no", remark="the model is saved at the end"),
         Line("seed", 0, "D"),
@@ -357,7 +374,7 @@ def _pythia() -> Iterable[Recipe]:
         yield Recipe(
             path=f"{folder}/{name}.yaml",
             title=f"{_NAMES[name]}: Pythia-2.8B on the single-turn dialogues of Anthropic's HH data.",
-            hardware="one GPU of 80 GB (33 GB of weights, gradients and optimizer state in float32, reckoned). It "
+            hardware="one A100 of 80 GB (33 GB of weights, gradients and optimizer state in float32, reckoned). It "
             "has not been run here.",
             command="",
             work=Work(
@@ -402,8 +419,8 @@ def _imdb() -> Iterable[Recipe]:
         yield Recipe(
             path=f"{folder}/{name}.yaml",
             title=f"{_NAMES[name]}: GPT-2-large on film reviews, pairs of its own answers by a classifier's verdict.",
-            hardware="one GPU of 24 GB (9 GB of weights, gradients and optimizer state in float32, reckoned). It has "
-            "not been run here.",
+            hardware="one RTX 4090 of 24 GB (9 GB of weights, gradients and optimizer state in float32, reckoned). It "
+            "has not been run here.",
             command="",
             work=Work(
                 pairs=24_000,
@@ -445,7 +462,7 @@ def _smollm() -> Iterable[Recipe]:
     yield Recipe(
         path=f"{folder}/mallows_theta.yaml",
         title="MallowsPO-θ: SmolLM2-135M-Instruct on a thousand pairs of UltraFeedback, on a processor.",
-        hardware="2 cores, 4 GB (reckoned).",
+        hardware="2 cores (2.2 GB of weights, gradients and optimizer state in float32, reckoned).",
         command="",
         work=Work(
             pairs=1_000,
