@@ -47,8 +47,9 @@ def qwen_3():
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     tokenizer = chat_tokenizer(of_trl("qwen3"), "<think>", "</think>", "<|im_start|>", "<|im_end|>")
+    # 4-bit weights are made in blocks of 64.
     config = Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=16, tie_word_embeddings=True, max_position_embeddings=512,
     )  # fmt: skip
     return tokenizer, Qwen3ForCausalLM(config)
