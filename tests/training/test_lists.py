@@ -3,8 +3,10 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from commands import call
 from datasets import Dataset
 from pairs import build, history, lora, trained
 from trl.trainer.dpo_trainer import DataCollatorForPreference
@@ -300,3 +302,44 @@ def test_prediction_gives_the_loss_and_metrics_of_logits_are_refused(random_sett
     assert found.predictions is None and np.isfinite(found.metrics["test_loss"])
     with pytest.raises(InputError, match="compute_metrics"):
         build(random_setting, tmp_path, ranked(), objective="plackett_luce", compute_metrics=lambda out: {})
+
+
+def stored_lists(setting, tmp_path, rows, *more):
+    """A store of the rows, written by the command, and the rows' file."""
+    rows.to_json(tmp_path / "lists.jsonl")
+    given = [
+        "--model_name_or_path", setting.path, "--dataset_name", str(tmp_path / "lists.jsonl"), "--use_cpu",
+        "--output_dir", str(tmp_path / "store"), "--max_length", "256", *more,
+    ]  # fmt: skip
+    assert call("reference", *given)[0] == 0
+    return tmp_path / "store"
+
+
+def test_a_run_on_lists_from_a_store_is_a_run_without(random_setting, tmp_path):
+    rows = ranked()
+    store = stored_lists(random_setting, tmp_path, rows, "--objective", "mallows_list_phi")
+    # The objective only says that lists are kept whole: any that reads them takes the store.
+    for objective in ("mallows_list_theta", "mallows_list_phi"):
+        runs = [
+            trained(random_setting, tmp_path, rows, objective=objective, max_steps=3, **more)
+            for more in ({"reference_store": str(store)}, {"precompute_ref_log_probs": True})
+        ]
+        assert "reused from" in runs[0].reference_sources["train"]
+        assert history(runs[0], "loss") == pytest.approx(history(runs[1], "loss"), rel=1e-5)
+    with pytest.raises(InputError, match="reference_store.* without --objective"):
+        build(random_setting, tmp_path, rows, objective="mallows_theta", reference_store=str(store))
+
+
+def test_a_store_of_pairs_is_refused_for_lists_and_one_of_lists_has_an_index(random_setting, tmp_path):
+    pairs, whole = tmp_path / "pairs", tmp_path / "whole"
+    for folder in (pairs, whole):
+        folder.mkdir()
+    store = stored_lists(random_setting, pairs, ranked())
+    with pytest.raises(InputError, match="reference_store.* --objective plackett_luce"):
+        build(random_setting, tmp_path, ranked(), objective="plackett_luce", reference_store=str(store))
+    store = stored_lists(random_setting, whole, ranked(), "--objective", "plackett_luce")
+    given = ("--reference", store, "--dataset_name", whole / "lists.jsonl", "--output_dir", whole / "index")
+    assert call("dispersion", *given)[0] == 0
+    table = pq.read_table(whole / "index" / "dispersion.parquet").to_pydict()
+    rows = validate_rows(ranked(), lists=True).dataset
+    assert [table[name] for name in ("chosen", "rejected")] == [rows[name][:] for name in ("chosen", "rejected")]
