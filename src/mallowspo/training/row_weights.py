@@ -59,7 +59,6 @@ class RawWeights:
 
     index_n: Floats
     raw_n: Floats
-    floored: int  # rows that stood at the end of the map
     index_map: IndexMap  # as it was fitted on the training rows
 
     def calibrated(
@@ -75,7 +74,7 @@ class RawWeights:
             args,
             weights_given=False,
             fit=fitted_shrink(self.raw_n, prompt_ids, args, people, examples),
-            floored=self.floored,
+            floored=self.index_map.raw(self.index_n[examples])[1],
             index_map=self.index_map.to_dict(),
         )
 
@@ -130,7 +129,7 @@ def raw_from_reference(
             spread=args.resolved_spread,
             **({} if people is None else people.by_row(prompt_ids)),
         )
-    return RawWeights(index_n, *fitted.raw(index_n), fitted)
+    return RawWeights(index_n, fitted.raw(index_n)[0], fitted)
 
 
 def raw_from_columns(dataset: Any, args: MallowsPOConfig, *, name: str) -> Floats:
