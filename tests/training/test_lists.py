@@ -6,12 +6,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from commands import call
 from datasets import Dataset
 from pairs import build, history, lora, trained
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from mallowspo.cli.main import main
 from mallowspo.data import validate_rows
+from mallowspo.data.records import LIST_COLUMN
+from mallowspo.dispersion import fit_map
 from mallowspo.errors import InputError
 from mallowspo.objectives import OBJECTIVES, listwise_loss
 from mallowspo.scoring.packed_layout import pack
@@ -304,6 +306,12 @@ def test_prediction_gives_the_loss_and_metrics_of_logits_are_refused(random_sett
         build(random_setting, tmp_path, ranked(), objective="plackett_luce", compute_metrics=lambda out: {})
 
 
+def command(*given):
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in given])
+    assert ended.value.code == 0
+
+
 def stored_lists(setting, tmp_path, rows, *more):
     """A store of the rows, written by the command, and the rows' file."""
     rows.to_json(tmp_path / "lists.jsonl")
@@ -311,7 +319,7 @@ def stored_lists(setting, tmp_path, rows, *more):
         "--model_name_or_path", setting.path, "--dataset_name", str(tmp_path / "lists.jsonl"), "--use_cpu",
         "--output_dir", str(tmp_path / "store"), "--max_length", "256", *more,
     ]  # fmt: skip
-    assert call("reference", *given)[0] == 0
+    command("reference", *given)
     return tmp_path / "store"
 
 
@@ -339,7 +347,15 @@ def test_a_store_of_pairs_is_refused_for_lists_and_one_of_lists_has_an_index(ran
         build(random_setting, tmp_path, ranked(), objective="plackett_luce", reference_store=str(store))
     store = stored_lists(random_setting, whole, ranked(), "--objective", "plackett_luce")
     given = ("--reference", store, "--dataset_name", whole / "lists.jsonl", "--output_dir", whole / "index")
-    assert call("dispersion", *given)[0] == 0
+    command("dispersion", *given)
     table = pq.read_table(whole / "index" / "dispersion.parquet").to_pydict()
     rows = validate_rows(ranked(), lists=True).dataset
     assert [table[name] for name in ("chosen", "rejected")] == [rows[name][:] for name in ("chosen", "rejected")]
+
+
+def test_a_map_is_fitted_on_lists_whatever_their_length(random_setting, tmp_path):
+    run = build(random_setting, tmp_path, ranked(), objective="mallows_list_theta", dispersion_map="quantile")
+    first = run.train_dataset.to_pandas().groupby(LIST_COLUMN, sort=False).first()
+    # The quantile map gives N examples the N quantiles of its law, each once.
+    again = fit_map("quantile", first["dispersion_index"].to_numpy())
+    np.testing.assert_allclose(first["dispersion_raw"], again.raw(first["dispersion_index"])[0])

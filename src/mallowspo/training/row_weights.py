@@ -112,8 +112,12 @@ def raw_from_reference(
     *,
     calibration: Calibration | None = None,
     people: PromptOpinion | None = None,
+    examples: NDArray[np.intp],
 ) -> RawWeights:
-    """Index and raw weights of a split; the map of the training rows' calibration, where there is one, serves it."""
+    """Index and raw weights of a split; the map of the training rows' calibration, where there is one, serves it.
+
+    A map is fitted on `examples`, the places of one row of each, so that a long list counts once.
+    """
     index_n = ESTIMATORS[args.dispersion_estimator](statistics)
     if args.dispersion_per == "prompt":
         index_n = prompt_index(args.dispersion_estimator, index_n, prompt_ids)
@@ -122,12 +126,12 @@ def raw_from_reference(
     else:
         fitted = fit_map(
             args.dispersion_map,
-            index_n,
+            index_n[examples],
             estimator=args.dispersion_estimator,
             vocab_size=statistics.vocab_size,
             alternatives=args.resolved_alternatives,
             spread=args.resolved_spread,
-            **({} if people is None else people.by_row(prompt_ids)),
+            **({} if people is None else people.by_row([prompt_ids[place] for place in examples])),
         )
     return RawWeights(index_n, fitted.raw(index_n)[0], fitted)
 

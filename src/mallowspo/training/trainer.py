@@ -364,13 +364,16 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             dataset = dataset.add_column(column, values)
         if self.settings.reads_entropy:
             statistics = ReferenceStatistics.of(scores, vocab_size=vocabulary_size(model))
-            prompt_ids = dataset["prompt_id"][:]
+            prompt_ids, examples = dataset["prompt_id"][:], self._examples_of(dataset)
             found = raw_from_reference(
-                statistics, prompt_ids, self.settings, calibration=self.calibration, people=self._people
+                statistics,
+                prompt_ids,
+                self.settings,
+                calibration=self.calibration,
+                people=self._people,
+                examples=examples,
             )
-            self.calibration = self.calibration or found.calibrated(
-                self.settings, prompt_ids, self._people, self._examples_of(dataset)
-            )
+            self.calibration = self.calibration or found.calibrated(self.settings, prompt_ids, self._people, examples)
             dataset = dataset.add_column(RAW_COLUMN, found.raw_n).add_column("dispersion_index", found.index_n)
         return dataset
 
