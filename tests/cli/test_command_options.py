@@ -204,7 +204,7 @@ def test_a_file_for_reference_is_of_its_own_options_or_a_recipe_of_train(tmp_pat
     for text, precision in {
         "bf16: 'false'": "no", "bf16: no": "no", "bf16: null": "auto", "fp16: false": "auto", "fp16: 'true'": "fp16",
         "bf16: false\nfp16: 'yes'": "fp16", "bf16: 'on'": None, "fp16: 2": None,
-        "bf16: true\nmixed_precision: no": "no",
+        "bf16: true\nmixed_precision: no": "no", "load_in_4bit: 'true'": None, "load_in_4bit: false": "auto",
     }.items():  # fmt: skip
         path.write_text(f"beta: 0.1\n{text}")
         if precision is None:
