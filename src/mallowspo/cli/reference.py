@@ -97,8 +97,8 @@ class ReferenceOptions(FileLimits):
         for name in ("load_in_4bit", "load_in_8bit"):
             if truth_of(given.get(name)):
                 raise InputError(
-                    f"config: {path}: {name}: a store holds the scores of whole weights, and this recipe trains against "
-                    "quantised ones; train without reference_store"
+                    f"config: {path}: {name}: a store holds the scores of whole weights, and this recipe trains "
+                    "against quantised ones; train without reference_store"
                 )
         recipe = {name: value for name, value in given.items() if value is not None or name == "max_length"}
         taken = {name: value for name, value in recipe.items() if name in own - {"output_dir"}}
