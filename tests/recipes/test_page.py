@@ -99,6 +99,7 @@ def test_a_launch_profile_says_what_the_page_says(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     given = name if "nodes" not in name else f"recipes/launch/{name}.yaml"
     path = accelerate_launch_arguments(["--accelerate_config", given])[1]
+    assert accelerate_launch_arguments([f"--accelerate_config={given}"]) == ["--config_file", path]
     profile = load_config_from_file(path)
     expected = {"single_gpu": "NO", "multi_gpu": "MULTI_GPU", "fsdp2": "FSDP", "two_nodes": "MULTI_GPU"}
     assert str(profile.distributed_type).rpartition(".")[2] == expected.get(name, "DEEPSPEED")
