@@ -1,7 +1,7 @@
 """What `mallowspo plan` says of memory, held against the peak of a process that trains.
 
     python benchmarks/plan.py --output benchmarks/results/plan.csv   # goes on where it was
-    python benchmarks/plan.py --table benchmarks/results/plan.csv    # the table of docs/plan.md
+    python benchmarks/plan.py --docs   # writes its table, and what the command says of the examples, into docs/plan.md
 
 Each run is a process of its own on the CPU: its peak while it makes its second step, above what it held with its
 libraries loaded and no model, less the same for a model of a few thousand weights, which is what the process itself
@@ -14,30 +14,34 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
+import re
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from measure import forget_peak, measure_missing, read_lines, resident, run_child
-from workload import write_tokenizer
+from workload import ROOT, write_tokenizer
 
 # Above so many bytes a piece of memory is the system's, and goes back to it when it is freed.
 GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "32768", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
-PAIRS = 3
-PROMPT, RESPONSE = 128, 128
+PAIRS = 4
+PROMPT, RESPONSE = 96, 96
 
 # Random models, of which the first four are held to 15%; and the first one trained in other ways.
 SHAPES: dict[str, dict[str, Any]] = {
     "none": {"model_type": "llama", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
              "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 2000},
-    "llama": {"model_type": "llama", "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 8,
-              "num_attention_heads": 12, "num_key_value_heads": 4, "vocab_size": 32000},
+    "llama": {"model_type": "llama", "hidden_size": 640, "intermediate_size": 1728, "num_hidden_layers": 8,
+              "num_attention_heads": 10, "num_key_value_heads": 5, "vocab_size": 24000},
     "qwen2": {"model_type": "qwen2", "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6,
-              "num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": 100000, "tie_word_embeddings": True},
-    "gpt_neox": {"model_type": "gpt_neox", "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 6,
-                 "num_attention_heads": 12, "vocab_size": 50304},
-    "olmo2": {"model_type": "olmo2", "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 6,
-              "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 16384},
+              "num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": 80000, "tie_word_embeddings": True},
+    "gpt_neox": {"model_type": "gpt_neox", "hidden_size": 640, "intermediate_size": 2560, "num_hidden_layers": 6,
+                 "num_attention_heads": 10, "vocab_size": 30000},
+    "olmo2": {"model_type": "olmo2", "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 6,
+              "num_attention_heads": 12, "num_key_value_heads": 12, "vocab_size": 16384},
 }  # fmt: skip
 WAYS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -162,18 +166,55 @@ def table(lines: list[dict[str, str]]) -> str:
     return "\n".join(rows)
 
 
+EXAMPLES = {
+    "8 billion parameters on 8 devices": "--model_shape docs/plan/llama-3-8b.json --gpus 8 --memory 80",
+    "The same with a LoRA adapter on a base in 4 bits, on one": "--model_shape docs/plan/llama-3-8b.json --memory 24 "
+    "--use_peft --load_in_4bit --lora_target_modules all-linear --lora_r 16 --per_device_train_batch_size 2",
+    "70 billion on 64": "--model_shape docs/plan/llama-3-70b.json --gpus 64 --memory 80 "
+    "--per_device_train_batch_size 4",
+}
+DOCS, RESULTS = ROOT / "docs/plan.md", ROOT / "benchmarks/results/plan.csv"
+
+
+def example(title: str, options: str) -> str:
+    """An example as the page shows it: the command and what it prints."""
+    command = f"mallowspo plan --config docs/plan/recipe.yaml {options}"
+    done = subprocess.run(
+        [sys.executable, "-m", "mallowspo.cli.main", *command.split()[1:]],
+        cwd=ROOT, env=os.environ | {"COLUMNS": "100"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode not in (0, 1):
+        raise RuntimeError(done.stderr[-2000:])
+    return f"**{title}.** `{command}`:\n\n```\n{done.stdout.strip()}\n```"
+
+
+def write_docs(page: Path) -> None:
+    """Write both blocks of the page."""
+    text = page.read_text(encoding="utf-8")
+    lines = read_lines(RESULTS)
+    origin = "{machine}; torch {torch}, transformers {transformers}, TRL {trl}; {date}.".format(**lines[0])
+    blocks = {
+        "measured": f"{table(lines)}\n\n{origin}",
+        "examples": "\n\n".join(example(*item) for item in EXAMPLES.items()),
+    }
+    for name, block in blocks.items():
+        pattern = rf"(<!-- begin {name}:[^\n]*-->\n).*?(<!-- end {name} -->)"
+        text = re.sub(pattern, lambda found, block=block: f"{found[1]}{block}\n{found[2]}", text, flags=re.DOTALL)
+    page.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     """Measure what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="CSV; what it holds already is not measured again")
-    parser.add_argument("--table", type=Path, help="print what this CSV holds, and measure nothing")
+    parser.add_argument("--docs", action="store_true", help="write docs/plan.md anew, and measure nothing")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         print(json.dumps(child(json.loads(args.child))))
         return
-    if args.table:
-        print(table(read_lines(args.table)))
+    if args.docs:
+        write_docs(DOCS)
         return
     models = [name for name in SHAPES if name != "none"]
     tasks = [{"model": name, "way": "full"} for name in models]

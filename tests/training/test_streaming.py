@@ -123,3 +123,17 @@ def test_a_file_is_streamed_row_by_row(tmp_path):
         list(stream)
     left = list(load_preferences(path, streaming=True, invalid_rows="drop").dataset)
     assert len(left) == 25 and left[-1] == {**ROWS[3], "row_index": 25}
+
+
+def test_a_stopped_run_goes_on_behind_the_rows_that_it_has_seen(random_setting, tmp_path):
+    changes = {"dispersion": "column", "stream_window": 5, "dispersion_per": "pair", "max_steps": 4,
+               "save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 4}  # fmt: skip
+    stream, ended = WITH_PHI.to_iterable_dataset(), []
+    for resume in (None, str(tmp_path / "checkpoint-2")):
+        args = MallowsPOConfig(**options(tmp_path, **changes))
+        trainer = MallowsPOTrainer(random_setting.path, args=args, train_dataset=stream)
+        trainer.train(resume_from_checkpoint=resume)
+        ended.append(trainer.model.state_dict())
+    assert trainer.state.global_step == 4
+    for name, value in ended[0].items():
+        assert torch.equal(value, ended[1][name]), name
