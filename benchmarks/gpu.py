@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from measure import append_lines, origin
-from workload import PAIRS, ROOT, dataset, lengths, prepare
+from workload import PAIRS, dataset, lengths, prepare
 
-RESULTS = ROOT / "benchmarks/results/gpu.csv"
+RESULTS = Path("benchmarks/results/gpu.csv")
 
 # Llamas of the sizes of Qwen2.5-0.5B and 1.5B.
 MODELS: dict[str, dict[str, Any]] = {
@@ -31,6 +31,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "1.5B": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
              "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True},
 }  # fmt: skip
+_SMOKE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+          "num_key_value_heads": 1, "vocab_size": 2000}  # fmt: skip
 _TOKENIZER_ONLY = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
 
 
@@ -294,23 +296,31 @@ def main() -> int:
     """Measure until the time is up, print the table, keep the lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=300, help="time for all of it")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="CSV; lines are added to it as they come")
+    parser.add_argument("--smoke", action="store_true", help="a tiny model on a CPU: whether it runs, no measurement")
     args = parser.parse_args()
     import torch
 
+    if args.smoke:
+        with tempfile.TemporaryDirectory() as name:
+            return _measure(Work({"tiny": _SMOKE}, ("b",), 2, 1, 2, "cpu"), args.seconds, Path(name) / "gpu.csv", 1)
     if not torch.cuda.is_available():
         print("no CUDA device: nothing can be measured here", file=sys.stderr)
         return 2
-    deadline = time.monotonic() + args.seconds
+    return _measure(Work(MODELS), args.seconds, args.output, 3)
+
+
+def _measure(work: Work, seconds: float, output: Path, rounds: int) -> int:
+    deadline = time.monotonic() + seconds
     facts = {**origin(), **card(), "time": datetime.datetime.now().isoformat(timespec="seconds")}
-    work = Work(MODELS)
     lines, skipped = measure_all(
-        work, deadline, lambda found: append_lines(RESULTS, [{**line, **facts} for line in found])
+        work, deadline, lambda found: append_lines(output, [{**line, **facts} for line in found]), rounds=rounds
     )
     print(f"\n{facts['card']}, torch {facts['torch']}, CUDA {facts['cuda']}, TRL {facts['trl']}, {facts['date']}")
     print("\n".join(table(lines, work)))
     if skipped:
         print(f"\nleft out, as time was up: {len(skipped)} tasks, the first {skipped[0]}")
-    print(f"lines in {RESULTS.relative_to(ROOT)}")
+    print(f"lines in {output}")
     return 0
 
 

@@ -79,13 +79,17 @@ def origin() -> dict[str, str]:
     import transformers
     import trl
 
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    try:
+        told = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        commit = told.stdout.strip()
+    except FileNotFoundError:  # a bare checkout on a machine without git
+        commit = ""
     return {
         "machine": _processor(), "threads": str(torch.get_num_threads()),
         "device": "cuda" if torch.cuda.is_available() else "cpu", "torch": torch.__version__,
-        "transformers": transformers.__version__, "trl": trl.__version__, "commit": commit.stdout.strip(),
+        "transformers": transformers.__version__, "trl": trl.__version__, "commit": commit,
         "date": datetime.date.today().isoformat(),
     }  # fmt: skip
 

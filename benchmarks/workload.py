@@ -42,16 +42,23 @@ def lengths(regime: tuple[int, int] | str, count: int) -> list[tuple[int, int, i
     return [(draw(prompt), draw(response), draw(response)) for _ in range(count)]
 
 
-def prepare(folder: Path, shape: dict[str, Any] | str) -> None:
-    """Write the model, and a tokenizer of one word a token, so that lengths are what they are drawn to be."""
-    import torch
+def write_tokenizer(folder: Path) -> None:
+    """A tokenizer of one word a token, so that lengths are what they are drawn to be."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     words = {"<pad>": 0, "<eos>": 1} | {f"w{i}": i for i in range(2, WORDS)}
     core = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", pad_token="<pad>").save_pretrained(folder)
+
+
+def prepare(folder: Path, shape: dict[str, Any] | str) -> None:
+    """Write the model, and a tokenizer to it."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    write_tokenizer(folder)
     torch.manual_seed(0)
     given = MODELS[shape] if isinstance(shape, str) else shape
     config = LlamaConfig(**given, max_position_embeddings=4096, pad_token_id=0, eos_token_id=1, bos_token_id=1)

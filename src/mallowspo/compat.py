@@ -31,6 +31,7 @@ __all__ = [
     "accelerate_launch_arguments",
     "add_score_head",
     "gathered_parameters",
+    "head_tile",
     "main_process_first",
     "triton_response_head",
 ]
@@ -54,6 +55,13 @@ def add_score_head(model: Any, outputs: tuple[str, ...] = REFERENCE_OUTPUTS) -> 
 def gathered_parameters(*parameters: Any) -> Any:
     """Bring parameters that DeepSpeed ZeRO-3 has sharded together, for the time of a block; else do nothing."""
     return maybe_gather_lm_head_ctx(*parameters)
+
+
+def head_tile() -> tuple[int, int]:
+    """Tokens and words of the logits that TRL's fused head holds at once."""
+    from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE
+
+    return TOKEN_CHUNK_SIZE, _VOCABULARY_TILE
 
 
 def triton_response_head(

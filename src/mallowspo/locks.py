@@ -26,10 +26,10 @@ _PASSING = "_lock"
 _held: set[tuple[int, Path]] = set()
 
 
-def take_lock(handle: int, path: Path) -> bool:
+def take_lock(handle: int, path: Path, *, shared: bool = False) -> bool:
     """Lock an open file until it is closed; where the file system has no locks, say so and go on without."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
             return False

@@ -66,6 +66,25 @@ def test_a_model_is_the_same_whenever_it_is_built(gpu):
         assert torch.equal(one, two)
 
 
+@pytest.mark.parametrize("arguments", [["--wheels"], ["--wheels", "no-such-folder", "--smoke"], ["--fast"]])
+def test_a_mistake_is_named(arguments):
+    done = subprocess.run(
+        ["bash", str(BENCHMARKS / "gpu.sh"), *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 2 and f"{arguments[0]}: " in done.stderr and done.stdout == ""
+
+
+@pytest.mark.slow
+def test_the_smoke_run_measures_every_arm_that_a_cpu_can_run():
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "gpu.py"), "--smoke"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("tiny")]
+    ran = {row[2] for row in rows if row[3] == "2"}
+    assert ran == {"trl_stored", "split_stored", "trl_live", "split_live"} and len(rows) == 6
+
+
 @pytest.mark.parametrize("command", [["bash", "gpu.sh"], [sys.executable, "gpu.py"]], ids=["sh", "py"])
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_cuda_it_says_so_and_measures_nothing(command):

@@ -358,11 +358,13 @@ def options() -> Any:
     from trl import DPOConfig
 
     from mallowspo.cli.main import COMMANDS
+    from mallowspo.cli.plan import PlanOptions
     from mallowspo.cli.train_options import TrainParser
     from mallowspo.training import MallowsPOConfig
 
     found: dict[str, dict[str, list[Any]]] = {"": {"--version": [False, None]}, "experiment": {}}
-    for words, (kind, _) in COMMANDS.items():
+    kinds = {words: kind for words, (kind, _) in COMMANDS.items()} | {"plan": PlanOptions}
+    for words, kind in kinds.items():
         found[words] = {"--config": [None, None]}
         for item in fields(kind):
             shown, default = item.metadata["shown"], None if item.default == () else item.default

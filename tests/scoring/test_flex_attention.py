@@ -146,6 +146,24 @@ def test_on_a_cpu_without_gradient(model_type):
             torch.testing.assert_close(found.entropy_sum_bk, expected.entropy_sum_bk, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["llama", "gemma2"])
+def test_compiled_for_a_cpu_the_kernel_gives_the_same(model_type, monkeypatch):
+    """By torch's own compiler, as on a card: forwards, and of one length, which is all that it can on a CPU."""
+    torch._dynamo.reset()
+    compiled = torch.compile(torch_file.flex_attention, dynamic=False, fullgraph=True)
+    monkeypatch.setattr(file, "_flex_attention", lambda device: compiled)
+    batch = collate(rows(SHAPES))
+    plain, model = plain_model(model_type), tiny_model(model_type, attn_implementation="flex_attention")
+    add_packed_head(plain)
+    add_packed_head(model)
+    with torch.no_grad():
+        expected, found = (score_packed(m, batch) for m in (plain, model))
+    torch._dynamo.reset()
+    torch.testing.assert_close(found.logp_bk, expected.logp_bk, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(found.entropy_sum_bk, expected.entropy_sum_bk, rtol=1e-5, atol=1e-4)
+
+
 def test_dropout_is_refused():
     with pytest.raises(InputError, match="set attention_dropout to 0"):
         file._attention(None, *[torch.zeros(1, 1, BLOCK, 8)] * 3, None, dropout=0.1, prompt_groups=())

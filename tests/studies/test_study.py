@@ -1,6 +1,11 @@
 """What every study shares: jobs run once, whoever runs them and however often a study is stopped."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -177,3 +182,71 @@ def test_results_say_where_they_come_from_and_the_page_says_what_they_hold(tmp_p
     assert (tmp_path / "out/figures/empty.png").is_file()
     text = render_markdown(page(stored), figures="toy/figures")
     assert "## Numbers" in text and "![Nothing yet.](toy/figures/empty.png)" in text and text.count("| y |") == 2
+
+
+_TWO = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from dataclasses import dataclass, replace
+from studies import test_study as t
+from mallowspo.studies.study import run_study
+
+def slow(bench, job):
+    setup, folder = bench
+    with (Path(setup.marks) / "ran").open("a") as ran:
+        ran.write(f"{job.x}:{sys.argv[3]}\\n")
+    while sys.argv[4] == "hang" and job.x == 2:
+        time.sleep(0.05)
+    time.sleep(0.1)
+    return {"y": setup.factor * job.x}
+
+if __name__ == "__main__":
+    first = replace(t.STUDY.stages[0], work=slow, files=lambda setup, job, folder: ())
+    settings = t.Settings(sys.argv[2] + "/out", t.Setup(sys.argv[2]), tuple(range(12)), workers=0)
+    run_study(replace(t.STUDY, stages=(first,)), settings)
+"""
+
+
+def start(tmp_path, name, way):
+    script = tmp_path / "two.py"
+    script.write_text(_TWO)
+    command = [sys.executable, str(script), str(Path(__file__).resolve().parent.parent), str(tmp_path), name, way]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def finished(*processes):
+    for process in processes:
+        told = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, told
+
+
+def jobs_by(tmp_path):
+    pairs = [line.split(":") for line in ran(tmp_path)] if (tmp_path / "ran").exists() else []
+    return [int(x) for x, _ in pairs], {who for _, who in pairs}
+
+
+def test_two_processes_take_jobs_from_one_list_and_do_none_twice(tmp_path):
+    finished(*(start(tmp_path, name, "on") for name in "ab"))
+    jobs, workers = jobs_by(tmp_path)
+    assert sorted(jobs) == list(range(12)) and workers == {"a", "b"}
+    stored = json.loads((tmp_path / "out/results.json").read_text())
+    assert stored["first"] == [float(x) for x in range(12)]
+
+
+def test_the_job_of_a_process_that_was_killed_is_taken_over(tmp_path):
+    dead = start(tmp_path, "a", "hang")
+    deadline = time.monotonic() + 60
+    while 2 not in jobs_by(tmp_path)[0]:
+        assert time.monotonic() < deadline and dead.poll() is None
+        time.sleep(0.05)
+    alive = start(tmp_path, "b", "on")
+    while len(jobs_by(tmp_path)[0]) < 12:  # b has done all others, and leaves alone what a holds
+        assert time.monotonic() < deadline and alive.poll() is None
+        time.sleep(0.05)
+    time.sleep(1.5)
+    assert alive.poll() is None and jobs_by(tmp_path)[0].count(2) == 1
+    os.kill(dead.pid, signal.SIGKILL)
+    dead.communicate()
+    finished(alive)
+    assert jobs_by(tmp_path)[0].count(2) == 2 and len(jobs_by(tmp_path)[0]) == 13

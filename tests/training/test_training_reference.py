@@ -9,11 +9,10 @@ import pytest
 import torch
 from pairs import history, options, small_pairs
 from peft import LoraConfig, PeftModel, get_peft_model
+from training_stores import store_of
 from transformers import AutoModelForCausalLM
 
 from mallowspo import MallowsPOConfig, MallowsPOTrainer
-from mallowspo.cli.reference import ReferenceOptions
-from mallowspo.cli.reference_run import make_store
 from mallowspo.errors import InputError
 from mallowspo.scoring import ReferenceKey, ReferenceStore
 from mallowspo.scoring.store_format import file_checksum
@@ -23,25 +22,11 @@ from tiny import tiny_llama, tiny_tokenizer
 ROWS = small_pairs(24)
 
 
-def store_of(folder, model, rows=ROWS, **changes):
-    rows.to_parquet(str(folder.parent / f"{folder.name}.parquet"))
-    return make_store(
-        ReferenceOptions(
-            model_name_or_path=str(model),
-            dataset_name=str(folder.parent / f"{folder.name}.parquet"),
-            output_dir=folder,
-            max_length=256,
-            shard_rows=10,
-            **changes,
-        )
-    )
-
-
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory, random_setting):
     """A store of the random model's scores; tests that change it take a copy."""
     folder = tmp_path_factory.mktemp("stores") / "r"
-    store_of(folder, random_setting.path)
+    store_of(folder, random_setting.path, ROWS)
     return folder
 
 
@@ -186,7 +171,7 @@ def test_the_reference_of_a_trained_adapter_is_its_copy(random_setting, stored, 
     torch.manual_seed(3)
     trained = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
     get_peft_model(AutoModelForCausalLM.from_pretrained(random_setting.path), trained).save_pretrained(tmp_path / "a")
-    store_of(tmp_path / "with", random_setting.path, adapter=str(tmp_path / "a"))
+    store_of(tmp_path / "with", random_setting.path, ROWS, adapter=str(tmp_path / "a"))
 
     def policy():
         base = AutoModelForCausalLM.from_pretrained(random_setting.path)
@@ -202,7 +187,7 @@ def test_a_separate_reference_is_the_one_that_is_compared(random_setting, stored
     other = tiny_llama(vocab_size=len(tiny_tokenizer()), seed=9)
     other.save_pretrained(tmp_path / "other")
     tiny_tokenizer().save_pretrained(tmp_path / "other")
-    store_of(tmp_path / "of-other", tmp_path / "other")
+    store_of(tmp_path / "of-other", tmp_path / "other", ROWS)
     run = build(random_setting.path, tmp_path, ref_model=other, reference_store=str(tmp_path / "of-other"))
     assert "reused from" in run.reference_sources["train"]
     with pytest.raises(InputError, match="weights is"):
@@ -213,7 +198,7 @@ def test_a_separate_reference_is_the_one_that_is_compared(random_setting, stored
 
 
 def test_a_store_in_half_precision_passes_its_own_check(random_setting, tmp_path):
-    store_of(tmp_path / "half", random_setting.path, dtype="bfloat16", batch_size=7)
+    store_of(tmp_path / "half", random_setting.path, ROWS, dtype="bfloat16", batch_size=7)
     model = AutoModelForCausalLM.from_pretrained(random_setting.path, dtype=torch.bfloat16)
     run = build(model, tmp_path, reference_store=str(tmp_path / "half"), processing_class=tiny_tokenizer())
     assert "reused from" in run.reference_sources["train"]

@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, tuple[type, Callable[[Any], int | None]]] = {
 _ABOUT = {
     "": "Preference fine-tuning that respects how much people agree on each prompt.",
     "train": "Train on preference data; takes the flags and YAML of `trl dpo`, and ours.",
+    "plan": "Tell what a training run will need of memory, hours and money, from the model's configuration alone.",
     "experiment": "Run one of the paper's studies: results.json, figures and a report.html, whichever way it goes.",
 }
 
@@ -61,6 +62,10 @@ def _run(given: list[str]) -> int:
         from mallowspo.cli.train import train_command
 
         return train_command(given[1:])
+    if given[:1] == ["plan"]:
+        from mallowspo.cli.plan import plan_command
+
+        return plan_command(given[1:])
     group = "experiment" if given[:1] == ["experiment"] else ""
     rest = given[1:] if group else given
     if not rest:

@@ -33,6 +33,7 @@ __all__ = [
     "did_you_mean",
     "option",
     "read_config",
+    "read_known",
     "read_options",
     "take_config",
     "truth_of",
@@ -256,6 +257,16 @@ def read_options(kind: type, arguments: Sequence[str], prog: str) -> Any:
     if missing:
         parser.error(f"{', '.join(missing)}: missing; give {'it' if len(missing) == 1 else 'them'}")
     return kind(**values)
+
+
+def read_known(kind: type, arguments: Sequence[str], prog: str, given: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    """Read a command's own options, all of which have defaults, and leave the others; `given` is what a file said."""
+    parser = _OptionsParser(kind, prog)
+    if {"-h", "--help"} & set(arguments):
+        parser.print_help()
+        raise SystemExit(0)
+    named, left = parser.parse_known_args(arguments)
+    return kind(**{**given, **vars(named)}), left
 
 
 def read_config(kind: type, given: Mapping[str, Any], path: str) -> dict[str, Any]:

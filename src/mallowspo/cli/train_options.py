@@ -23,7 +23,6 @@ from mallowspo.training.removed_options import REMOVED_OPTIONS
 __all__ = ["TrainParser", "launcher_options", "option_of", "refuse_unknown"]
 
 _GROUPS: Any = (ScriptArguments, MallowsPOConfig, ModelConfig, DatasetMixtureConfig)
-_PAGE = "see `mallowspo train --help`"
 _ABOUT = (
     "Train on preference data. The options are those of `trl dpo` and ours; a YAML file holds the same names, and the "
     "command line goes before it. Options of `accelerate launch` (--num_processes, --accelerate_config, "
@@ -44,7 +43,10 @@ class TrainParser(Page, TrlParser):
 
     def set_defaults_from_file(self, path: str) -> list[str]:
         """Take a YAML file's values as defaults, and set its `env`; gives what is left for the launcher."""
-        values = read_yaml(path)
+        return self.set_defaults_from(read_yaml(path), path)
+
+    def set_defaults_from(self, values: dict[str, Any], path: str) -> list[str]:
+        """The same with what a file holds; `path` is for messages."""
         variables = values.pop("env", {})
         if not isinstance(variables, dict):
             raise InputError(f"config: {path}: env: got {variables!r}, expected a mapping of variable to value")
@@ -101,7 +103,13 @@ def _for_the_launcher(name: str, value: Any) -> list[str]:
     return [name] if value else []
 
 
-def refuse_unknown(names: TrainParser, from_yaml: Sequence[str], from_line: Sequence[str], path: str | None) -> None:
+def refuse_unknown(
+    names: TrainParser,
+    from_yaml: Sequence[str],
+    from_line: Sequence[str],
+    path: str | None,
+    command: str = "mallowspo train",
+) -> None:
     """Refuse what is an option neither here nor of the launcher, among what the parser left of file and line."""
     if from_line and not from_line[0].startswith("-"):
         hint = "; did you mean --config before it?" if from_line[0].endswith((".yaml", ".yml")) else ""
@@ -117,7 +125,8 @@ def refuse_unknown(names: TrainParser, from_yaml: Sequence[str], from_line: Sequ
             bare = name.lstrip("-").replace("-", "_")
             hint = f"; {REMOVED_OPTIONS[bare]}" if bare in REMOVED_OPTIONS else did_you_mean(shown, known)
             raise InputError(
-                f"{where}{shown}: neither an option of `mallowspo train` nor of `accelerate launch`{hint}; {_PAGE}"
+                f"{where}{shown}: neither an option of `{command}` nor of `accelerate launch`{hint}; see `{command} "
+                "--help`"
             )
 
 

@@ -35,6 +35,7 @@ from mallowspo.progress import current_lines
 from mallowspo.training import MallowsPOTrainer
 from mallowspo.training.checkpoints import run_folder
 from mallowspo.training.description import run_table_rows
+from mallowspo.training.streaming import is_streaming
 from mallowspo.versions import library_versions
 
 __all__ = ["run_training"]
@@ -145,7 +146,7 @@ def _load_splits(
                 script_args.dataset_name,
                 split=getattr(script_args, option),
                 name=script_args.dataset_config,
-                streaming=script_args.dataset_streaming,
+                streaming=script_args.dataset_streaming and name == "train",
                 invalid_rows=training_args.invalid_rows,
             )
     return {name: one.dataset for name, one in loaded.items()}, {name: one.dropped for name, one in loaded.items()}
@@ -179,7 +180,7 @@ def _summarise(trainer: Any, unparsable: dict[str, tuple[Any, ...]]) -> None:
         trainer.reference_sources,
         trainer.scoring,
         trainer.calibration,
-        rows=len(trainer.train_dataset),
+        rows=None if is_streaming(trainer.train_dataset) else len(trainer.train_dataset),
         remarks=trainer.remarks,
     ):
         table.add_row(label, text)
@@ -251,7 +252,9 @@ def _write_record(
         "model": {"name_or_path": model_args.model_name_or_path, "peft": model_args.use_peft},
         "data": {
             "name": script_args.dataset_name,
-            "fingerprint": rows_fingerprint(trainer.train_dataset, ["prompt_ids", "chosen_ids", "rejected_ids"]),
+            "fingerprint": None
+            if is_streaming(trainer.train_dataset)
+            else rows_fingerprint(trainer.train_dataset, ["prompt_ids", "chosen_ids", "rejected_ids"]),
             "splits": {name: split.to_dict() for name, split in trainer.splits.items()},
             "unparsable_lines": {
                 name: [problem.row_index + 1 for problem in lines[:1000]] for name, lines in unparsable.items()

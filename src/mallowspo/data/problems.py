@@ -63,6 +63,10 @@ def problem_table(problems: Iterable[RowProblem], total: int) -> str:
     return "\n".join(lines)
 
 
+class NothingLeft(InputError):
+    """None of some rows can be used, and those that cannot were to be left out."""
+
+
 def settle(
     problems: Sequence[RowProblem],
     total: int,
@@ -83,4 +87,4 @@ def settle(
             f"{remedy}{drop}."
         )
     if left == 0:
-        raise InputError(f"{source}: none of the {total:,} rows can be used\n{problem_table(problems, total)}")
+        raise NothingLeft(f"{source}: none of the {total:,} rows can be used\n{problem_table(problems, total)}")

@@ -42,7 +42,7 @@ class LoadedData:
     """Rows as they were written, and the lines that could not be read."""
 
     # The column `row_index` says on which line or element, from 0, a row of a JSON file stands.
-    dataset: datasets.Dataset
+    dataset: Any  # a `datasets.Dataset`; with `streaming` a `datasets.IterableDataset`
     dropped: tuple[RowProblem, ...] = ()  # left out under `invalid_rows="drop"`
 
 
@@ -59,11 +59,35 @@ def load_preferences(
     # Local files are read into memory and never cached, so a file that changed never gives old rows.
     check_invalid_rows(invalid_rows)
     if streaming:
-        raise InputError("streaming: not supported, since the dispersion is calibrated on the whole data set")
+        return LoadedData(_streamed(source, split, name, limits or Limits.current(), invalid_rows))
     found = _opened(source, split, name)
     if isinstance(found, list):
         return _collected(found, str(Path(source).expanduser()), limits or Limits.current(), invalid_rows)
     return LoadedData(found)
+
+
+def _streamed(
+    source: str | os.PathLike[str], split: str, name: str | None, limits: Limits, invalid_rows: str
+) -> datasets.IterableDataset:
+    """Rows that are read as they are asked for; what cannot be read is found when it comes."""
+    import datasets
+
+    if _as_path(source) is None:
+        return _from_hub(str(source), split=split, name=name, streaming=True)
+    found = _opened(source, split, name)
+    if not isinstance(found, list):
+        return found.add_column("row_index", np.arange(len(found))).to_iterable_dataset()
+    facts = {"source": str(source), "split": split, "limits": limits, "invalid_rows": invalid_rows}
+    return datasets.IterableDataset.from_generator(_readable_rows, gen_kwargs=facts)
+
+
+def _readable_rows(source: str, split: str, limits: Limits, invalid_rows: str) -> Iterator[dict[str, Any]]:
+    for row in stream_rows(source, split=split, limits=limits, quiet=True):
+        if row.values is not None and not row.problem:
+            yield {**row.values, "row_index": row.index}
+        elif invalid_rows == "error":
+            problem = RowProblem(row.index, row.kind, row.problem)
+            settle([problem], row.index + 1, row.index, invalid_rows=invalid_rows, source=source)
 
 
 def _opened(source: str | os.PathLike[str], split: str, name: str | None = None) -> datasets.Dataset | list[Path]:
@@ -294,11 +318,11 @@ def _let_in(dataset: Any, source: str) -> Any:
     return dataset.select_columns(kept)
 
 
-def _from_hub(source: str, *, split: str, name: str | None) -> datasets.Dataset:
+def _from_hub(source: str, *, split: str, name: str | None, streaming: bool = False) -> Any:
     import datasets
 
     try:
-        found = datasets.load_dataset(source, name=name, split=split)
+        found = datasets.load_dataset(source, name=name, split=split, streaming=streaming)
     except Exception as error:  # load_dataset raises dozens of types, its own and those of its transports
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         offline = datasets.config.HF_HUB_OFFLINE or datasets.config.HF_DATASETS_OFFLINE
@@ -310,4 +334,4 @@ def _from_hub(source: str, *, split: str, name: str | None) -> datasets.Dataset:
         raise InputError(
             f"dataset: {source!r} is no local file, and the hub did not give its split {split!r} ({reason}); {hint}"
         ) from error
-    return _let_in(found, source)
+    return found if streaming else _let_in(found, source)

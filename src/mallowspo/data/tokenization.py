@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -154,7 +155,8 @@ def _tokenize(
         "parted": datasets.Value("bool"),
     }
     read = given.select_columns([n for n in (*_PAIR, *CONTEXT_COLUMNS) if n in given.column_names])
-    with main_process_first():
+    # Only what is cached is there for the others; for rows in memory nobody waits.
+    with main_process_first() if read.cache_files else nullcontext():
         made = read.with_format(None).map(
             _encode_batch,
             batched=True,

@@ -140,10 +140,7 @@ def _remedy(value: Any) -> str:
     import datasets
 
     if isinstance(value, datasets.IterableDataset | datasets.IterableDatasetDict):
-        return (
-            "load it whole (streaming=False, dataset_streaming: false), since the dispersion index and its "
-            "calibration need every row before the first step"
-        )
+        return "load it whole (streaming=False, dataset_streaming: false): only a training set can be read as it comes"
     if isinstance(value, Mapping):
         splits = [key for key, part in value.items() if isinstance(part, datasets.Dataset | datasets.IterableDataset)]
         if splits or isinstance(value, datasets.DatasetDict):

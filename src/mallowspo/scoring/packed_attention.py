@@ -8,8 +8,9 @@ that every model understands.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ __all__ = [
     "PACKED_ATTENTION",
     "VERIFIED_ARCHITECTURES",
     "PackedSupport",
+    "attend_groups",
     "dense_masks",
     "pack_attention",
     "packed_support",
@@ -155,6 +157,14 @@ def _attention(
         # Rotary positions leave queries and keys in float32; the causal bias wants one type before autocast casts.
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    attend = partial(_attend, window=sliding_window, dropout=dropout, scaling=scaling)
+    return attend_groups(query, key, value, prompt_groups, attend), None
+
+
+def attend_groups(
+    query: Tensor, key: Tensor, value: Tensor, prompt_groups: Sequence[PromptGroup], attend: Callable[..., Tensor]
+) -> Tensor:
+    """Attention over a row, group by group; `attend` gives that of the last queries over some keys and values."""
     spans = [span for group in prompt_groups for span in (group.prompt, *group.responses)]
     sizes = [stop - start for start, stop in spans]
     # Split, not sliced: the gradient of a slice is a whole row of zeros for each segment.
@@ -162,22 +172,17 @@ def _attention(
     parts = []
     for group in prompt_groups:
         queries, prompt_keys, prompt_values = next(pieces)
-        parts.append(_attend(queries, prompt_keys, prompt_values, sliding_window, dropout, scaling))
+        parts.append(attend(queries, prompt_keys, prompt_values))
         for _ in group.responses:
             queries, own_keys, own_values = next(pieces)
             if queries.size(2):
                 keys, values = (prompt_keys, own_keys), (prompt_values, own_values)
-                parts.append(_attend_joined(queries, keys, values, sliding_window, dropout, scaling))
-    return torch.cat([part.transpose(1, 2) for part in parts], dim=1), None
+                parts.append(_attend_joined(queries, keys, values, attend))
+    return torch.cat([part.transpose(1, 2) for part in parts], dim=1)
 
 
 def _attend_joined(
-    query: Tensor,
-    keys: tuple[Tensor, Tensor],
-    values: tuple[Tensor, Tensor],
-    window: int | None,
-    dropout: float,
-    scaling: float | None,
+    query: Tensor, keys: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor], attend: Callable[..., Tensor]
 ) -> Tensor:
     """Attention over a prompt's keys and the response's own, which the backward pass joins again.
 
@@ -185,7 +190,7 @@ def _attend_joined(
     """
     key, value = torch.cat(keys, dim=2), torch.cat(values, dim=2)
     if not torch.is_grad_enabled() or keys[0].numel() < _WORTH_JOINING_AGAIN:
-        return _attend(query, key, value, window, dropout, scaling)
+        return attend(query, key, value)
     parts_of = {key.data_ptr(): keys, value.data_ptr(): values}
 
     def pack(saved: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -195,7 +200,7 @@ def _attend_joined(
         return tuple(part.detach() for part in parts)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, _unpack):
-        return _attend(query, key, value, window, dropout, scaling)
+        return attend(query, key, value)
 
 
 def _unpack(kept: Tensor | tuple[Tensor, ...]) -> Tensor:

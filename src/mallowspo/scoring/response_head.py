@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["HeadValues", "LogitTransform", "logit_transform", "response_head"]
+__all__ = ["HeadValues", "LogitTransform", "logit_transform", "logits_at_once", "response_head"]
 
 _PRODUCT_ELEMENTS = 2**23  # logits of a product that are not kept: 32 MB in float32 ...
 _PRODUCT_TOKENS = 128  # ... but never fewer tokens: with few, a product reads the weight for little work
@@ -75,6 +75,12 @@ def response_head(
             return HeadValues(*fused)
     function: Any = _ResponseHead
     return HeadValues(*function.apply(hidden_nh, weight_vh, bias_v, target_n, transform, torch.is_grad_enabled()))
+
+
+def logits_at_once(n: int, vocabulary: int, *, weight_grad: bool) -> tuple[int, bool]:
+    """On a processor: for how many of `n` tokens logits are held, and whether until the backward pass."""
+    keep = weight_grad and n * vocabulary <= _KEPT_ELEMENTS
+    return (max(n, 1) if keep else max(_PRODUCT_TOKENS, _PRODUCT_ELEMENTS // vocabulary)), keep
 
 
 def _fill_logits(hidden_nh: Tensor, weight_vh: Tensor, bias_v: Tensor | None, out_nv: Tensor) -> None:
@@ -179,8 +185,7 @@ class _ResponseHead(torch.autograd.Function):
         # Values and slopes stay in float32 or better: rounded to bfloat16, slopes would add an error that plain
         # logits do not have.
         wide = torch.promote_types(dtype, torch.float32)
-        keep = (weight_grad or bias_grad) and n * vocabulary <= _KEPT_ELEMENTS
-        step = max(n, 1) if keep else max(_PRODUCT_TOKENS, _PRODUCT_ELEMENTS // vocabulary)
+        step, keep = logits_at_once(n, vocabulary, weight_grad=weight_grad or bias_grad)
         # Slopes that are kept come out of one product; else every chunk writes over the last one's.
         room = _take_room(hidden_nh, (min(n, step), vocabulary), wide)
         pull = hidden_nh.new_empty((n, hidden_nh.size(1)), dtype=wide) if hidden_grad else None

@@ -4,6 +4,9 @@ A study has stages, a stage has jobs. A job is a frozen dataclass of plain value
 hold and that depends on the stage's setup and the job alone. Every finished job is a line of `jobs.jsonl` in the
 study's folder, so that a study that was stopped goes on where it was, and one whose settings changed runs only what is
 new. From the results come `results.json`, the figures and `report.html`; all of these can be made again from the file.
+
+Processes that are given the same study and folder, on one machine or on several that see the folder, work on one list:
+each claims the jobs that it runs, and takes over those of one that has died. All of them write the same report.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -93,6 +96,7 @@ class Study(Generic[S]):
     finish: Callable[[S, Path, Results], None] | None = None  # leaves further files for the user
 
 
+_LOOK_AGAIN = 1.0  # seconds until a process that waits for others reads again what they have done
 _LISTENER: ContextVar[Progress] = ContextVar("_LISTENER", default=silent)
 
 
@@ -122,16 +126,21 @@ def run_study(study: Study[S], settings: S, *, progress: Progress | None = None)
     folder.mkdir(parents=True, exist_ok=True)
     done: dict[str, list[Results]] = {}
     seconds: dict[str, float] = {}
-    with (
-        _listening(report),
-        _Workers(settings.workers, study.imports) as workers,
-        JsonLog(folder / "jobs.jsonl") as log,
-    ):
-        for stage in study.stages:
-            begun = time.perf_counter()
-            setup, jobs = stage.setup(settings, done), stage.jobs(settings, done)
-            done[stage.name] = _run_stage(study, stage, setup, jobs, folder, log, workers, report)
-            seconds[stage.name] = time.perf_counter() - begun
+    with _listening(report), JsonLog(folder / "jobs.jsonl", shared=True) as log:
+        with _Workers(settings.workers, study.imports) as workers:
+            for stage in study.stages:
+                begun = time.perf_counter()
+                setup, jobs = stage.setup(settings, done), stage.jobs(settings, done)
+                done[stage.name] = _run_stage(study, stage, setup, jobs, folder, log, workers, report)
+                seconds[stage.name] = time.perf_counter() - begun
+        with log.turn():  # one process after the other
+            return _write_results(study, settings, folder, done, seconds, started, report)
+
+
+def _write_results(
+    study: Study[S], settings: S, folder: Path, done: Done, seconds: dict[str, float], started: float, report: Progress
+) -> Results:
+    """Write `results.json`, figures and `report.html`; give what the first holds."""
     findings = study.summarise(settings, done)
     # Seconds of this run alone: what an earlier run had finished took none of them.
     cost = {"seconds": {**seconds, "total": time.perf_counter() - started}, "peak_memory_gb": _peak(settings.workers)}
@@ -187,21 +196,53 @@ def _run_stage(
         for key, job in zip(keys, jobs, strict=True)
         if key not in found or not all(path.exists() for path in stage.files(setup, job, folder))
     }
-    count, total = len(set(keys)) - len(missing), len(set(keys))
-    report(stage.title, count, total)
+    total, read = len(set(keys)), len(log.records)
+    running: dict[Future[Results], str] = {}
+    pool = workers.pool if stage.parallel else None
+    report(stage.title, total - len(missing), total)
+
+    def catch_up() -> None:
+        """Take in what others have finished."""
+        nonlocal read
+        log.refresh()
+        news, read = log.records[read:], len(log.records)
+        for record in news:
+            if record.get("key") in missing and record["key"] not in running.values():
+                found[record["key"]] = record["result"]
+                del missing[record["key"]]
+                report(stage.title, total - len(missing), total)
 
     def keep(key: str, result: Results) -> None:
-        nonlocal count
         found[key] = plain(result)
         log.append({"key": key, "result": found[key]})
-        count += 1
-        report(stage.title, count, total)
+        del missing[key]
+        log.release(key)
+        report(stage.title, total - len(missing), total)
 
-    if stage.parallel and workers.count and len(missing) > 0:
-        workers.run(stage, setup, folder, missing, keep)
-    else:
-        for key, job in missing.items():
-            keep(key, work_on(stage, setup, folder, job))
+    def claimed() -> str | None:
+        """The next job that nobody works on."""
+        for key in list(missing):
+            if key not in running.values() and log.claim(key):
+                catch_up()  # it may have been finished since the log was read
+                if key in missing:
+                    return key
+                log.release(key)
+        return None
+
+    while missing:
+        key = None
+        if pool is None:
+            key = claimed()
+            if key is not None:
+                keep(key, work_on(stage, setup, folder, missing[key]))
+        else:
+            while len(running) < workers.count and (key := claimed()) is not None:
+                running[workers.submit(stage, setup, folder, missing[key])] = key
+            for future in wait(running, _LOOK_AGAIN, FIRST_COMPLETED).done:
+                keep(running.pop(future), future.result())
+        if key is None and not running and missing:
+            time.sleep(_LOOK_AGAIN)  # others have the rest
+            catch_up()
     return [found[key] for key in keys]
 
 
@@ -236,37 +277,25 @@ class _Workers:
 
     def __init__(self, count: int, imports: Sequence[str]) -> None:
         self.count, self._imports = count, tuple(imports)
-        self._pool: ProcessPoolExecutor | None = None
+        self.pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> _Workers:
         if self.count:
             # Spawned, not forked: a fork of a process whose torch has started threads may hang.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(max_workers=self.count, mp_context=context)
+            self.pool = ProcessPoolExecutor(max_workers=self.count, mp_context=context)
             for _ in range(self.count):
-                self._pool.submit(_import_ahead, self._imports)
+                self.pool.submit(_import_ahead, self._imports)
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=kind is None, cancel_futures=kind is not None)
+        if self.pool is not None:
+            self.pool.shutdown(wait=kind is None, cancel_futures=kind is not None)
 
-    def run(
-        self,
-        stage: Stage[Any],
-        setup: Any,
-        folder: Path,
-        jobs: Mapping[str, Any],
-        keep: Callable[[str, Results], None],
-    ) -> None:
-        """Run jobs side by side; a failed one ends the study with its own error."""
-        assert self._pool is not None
-        futures = {
-            self._pool.submit(_work, stage.work, stage.bench, stage.shares(job), setup, folder, job): key
-            for key, job in jobs.items()
-        }
-        for future in as_completed(futures):
-            keep(futures[future], future.result())
+    def submit(self, stage: Stage[Any], setup: Any, folder: Path, job: Any) -> Future[Results]:
+        """Run a job in one of them."""
+        assert self.pool is not None
+        return self.pool.submit(_work, stage.work, stage.bench, stage.shares(job), setup, folder, job)
 
 
 def _import_ahead(modules: Sequence[str]) -> None:

@@ -113,6 +113,7 @@ class MallowsPOConfig(DPOConfig):
         max_line_mb: MiB that a line, or a row of a CSV file, may have before it is taken for a mistake.
         max_nesting: Levels of lists and objects in a value of the data.
         max_columns: Different columns that all rows together may have.
+        stream_window: Rows of a streamed training set that are read at once; the first so many fit phi*.
         invalid_rows: What to do with rows that cannot be trained on: stop (`error`), or count, name and `drop` them.
         allow_other_data: Resume a checkpoint on other training rows, tokens of them or order than it was trained on.
 
@@ -149,6 +150,7 @@ class MallowsPOConfig(DPOConfig):
     reference_store: str | None = None
     share_prompts: bool | None = None
     displacement_alarm: float = 0.01
+    stream_window: int = 1_000
     invalid_rows: str = "error"
     allow_other_data: bool = False
     max_line_mb: int = 64

@@ -41,7 +41,7 @@ def run_lines(
 
 
 def run_remarks(
-    args: MallowsPOConfig, calibration: Calibration | None, *, rows: int, dataloader_config: Any
+    args: MallowsPOConfig, calibration: Calibration | None, *, rows: int | None, dataloader_config: Any
 ) -> list[str]:
     """What options, training rows and weights make of a run, where nobody may have meant that."""
     lines = args.remarks
@@ -52,7 +52,7 @@ def run_remarks(
             + ("dispersion: none" if args.resolved_objective.link != "kendall" else "a single phi for all prompts")
         )
     repeated = 0
-    if dataloader_config.even_batches and not args.dataloader_drop_last:
+    if rows is not None and dataloader_config.even_batches and not args.dataloader_drop_last:
         size = args.train_batch_size // (args.world_size if dataloader_config.split_batches else 1)
         repeated = rows_filled_up(rows, batch_size=size, processes=args.world_size)
     if repeated:
@@ -76,7 +76,7 @@ def run_table_rows(
     scoring: ScoringPath,
     calibration: Calibration | None,
     *,
-    rows: int,
+    rows: int | None,
     remarks: Sequence[str],
 ) -> list[tuple[str, str]]:
     """Label and text of each row of the command's table: the same as the log's, and what became of the rows."""
@@ -85,7 +85,7 @@ def run_table_rows(
         reasons = ", ".join(f"{count:,} {kind}" for kind, count in split.dropped.items())
         lost = f" (left out {sum(split.dropped.values()):,}: {reasons})" if reasons else ""
         cut = f"cut at max_length: {split.truncated['chosen']:,} chosen, {split.truncated['rejected']:,} rejected"
-        table.append((f"{name} rows", f"{len(split.dataset):,}{lost}; {cut}"))
+        table.append((f"{name} rows", f"{_count(split)}{lost}; {cut}"))
     table += [(f"column {name}", text) for name, text in _loss_columns(args, splits)]
     table += [(f"reference, {name}", source) for name, source in sources.items()]
     table.append(("scoring", f"{scoring.path}: {scoring.reason}"))
@@ -112,9 +112,15 @@ def run_table_rows(
     return [*table, *(("note", remark) for remark in remarks)]
 
 
+def _count(split: PreparedSplit) -> str:
+    if split.known is split.dataset:
+        return f"{len(split.dataset):,}"
+    return f"read while they are trained on; of the first {split.rows_read:,}: {len(split.known):,}"
+
+
 def _loss_columns(args: MallowsPOConfig, splits: Mapping[str, PreparedSplit]) -> list[tuple[str, str]]:
     """What the training data's own columns do to the loss of their row."""
-    rows = splits["train"].dataset if "train" in splits else None
+    rows = splits["train"].known if "train" in splits else None
     effects = {
         "margin": "the margin of its row",
         "beta": f"takes the place of beta {args.beta:g} in its row",

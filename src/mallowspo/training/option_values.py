@@ -76,7 +76,7 @@ _RANGES: Mapping[str, tuple[float, float | None]] = {
             "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
             "precompute_ref_batch_size pad_to_multiple_of dataset_num_proc dataloader_prefetch_factor "
             "eval_accumulation_steps torch_empty_cache_steps ref_model_sync_steps ddp_bucket_cap_mb ddp_timeout "
-            "lora_r lora_alpha",
+            "lora_r lora_alpha stream_window",
         ),
     )
     for name in names.split()

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model, tqdm
+from datasets import Dataset
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from mallowspo.compat import add_score_head
 from mallowspo.data.collation import PreferenceCollator
 from mallowspo.data.records import LIST_COLUMN, RANKS_COLUMN, TOKEN_COLUMNS
+from mallowspo.data.rendering import Truncation
 from mallowspo.errors import InputError
 from mallowspo.progress import current_lines
 from mallowspo.scoring import (
@@ -26,6 +28,7 @@ from mallowspo.scoring import (
     ReferenceKey,
     ReferenceScores,
     ReferenceStore,
+    StoredRows,
     StoreSettings,
     model_fields,
     rows_key,
@@ -39,6 +42,7 @@ from mallowspo.scoring.self_check import sum_tolerance
 from mallowspo.scoring.store_format import MANIFEST
 from mallowspo.training.config import MallowsPOConfig
 from mallowspo.training.scoring_path import ScoringPath
+from mallowspo.training.streaming import store_places
 
 __all__ = ["ReferenceSource", "live_tolerance", "refuse_other_store", "score_columns"]
 
@@ -75,7 +79,7 @@ def refuse_other_store(dataset: Any, tokenizer: Any, args: Any) -> None:
         return
     store = _open(args.reference_store)
     key = ReferenceKey(**_data_fields(dataset, tokenizer, args))
-    _refuse(store, key, dataset, args)
+    _refuse(store, key if isinstance(dataset, Dataset) else key.without_rows, dataset, args)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,16 +113,25 @@ class ReferenceSource:
                 logger.info(f"{name}: reference scores reused from {folder}, key {key.digest[:12]}")
                 return scores, f"reused from {folder}, key {key.digest[:12]}"
             if named:
-                raise InputError(
-                    f"reference_store: {folder} does not say what the reference says: {complaint}. Write the store "
-                    "again on this machine, with these versions"
-                )
+                raise _other_scores(folder, complaint)
             logger.warning(f"{name}: the cached reference scores in {folder} are not used: {complaint}")
         scores = self._pass(dataset, name, batch_size)
         if processes.is_first and found is None:
             self._save(dataset, name, key, scores, batch_size)
         processes.wait()
         return scores, "a pass of the reference before training"
+
+    def streamed_scores(self, first: Any, key: ReferenceKey, batch_size: int) -> tuple[StoredRows, str]:
+        """The rows of the store that a training set is read against as it comes, of which `first` is a part."""
+        assert self.args.reference_store is not None  # `refuse_streamed` has seen to it
+        store = _open(self.args.reference_store)
+        _refuse(store, key.without_rows, first, self.args)
+        rows = store.read()
+        places = store_places(first[:], rows, Truncation(self.args.max_length, self.args.truncation_mode))
+        complaint = self._compare_live(first, rows.scores.take(places), key, batch_size)
+        if complaint is not None:
+            raise _other_scores(store.folder, complaint)
+        return rows, f"read from {store.folder}, key {key.without_rows.digest[:12]}, row by row"
 
     def key(self, dataset: Any) -> ReferenceKey:
         """The key of this run's reference; the weights are read by the first process alone."""
@@ -269,12 +282,19 @@ def _open(folder: str) -> ReferenceStore:
         raise InputError(f"reference_store: {error}") from error
 
 
+def _other_scores(folder: Any, complaint: str) -> InputError:
+    return InputError(
+        f"reference_store: {folder} does not say what the reference says: {complaint}. Write the store again on this "
+        "machine, with these versions"
+    )
+
+
 def _data_fields(dataset: Any, tokenizer: Any, args: Any) -> dict[str, Any]:
     return {
         "max_length": args.max_length or "unlimited",
         "truncation_mode": args.truncation_mode,
         **tokenizer_fields(tokenizer),
-        **rows_key(dataset),
+        **(rows_key(dataset) if isinstance(dataset, Dataset) else {}),
     }
 
 
@@ -290,7 +310,7 @@ def _refuse(store: ReferenceStore, key: ReferenceKey, dataset: Any, args: Any) -
                 "The store has the first of them: run `mallowspo reference` again with this data and the same "
                 "output_dir, and it computes the new rows only"
             )
-    whole = args.resolved_objective.reads_lists and RANKS_COLUMN in dataset.column_names
+    whole = args.resolved_objective.reads_lists and RANKS_COLUMN in (dataset.column_names or ())
     if whole != ("objective" in store.manifest.made_with):
         objective = f"with --objective {args.objective}" if whole else "without --objective"
         advice = f"One of the two holds whole ranked lists: write a store with `mallowspo reference` {objective}"

@@ -17,7 +17,7 @@ from mallowspo.scoring.packed_attention import packed_support, plain_attention
 from mallowspo.scoring.packed_layout import split_by_tokens
 from mallowspo.scoring.self_check import check_scores
 
-__all__ = ["WHOLE_MODELS", "ScoredPairs", "ScoringPath", "choose_scoring_path", "largest_first"]
+__all__ = ["WHOLE_MODELS", "ScoredPairs", "ScoringPath", "choose_scoring_path", "largest_first", "row_budget"]
 
 # Tokens in one packed row, so in one forward and backward pass: a row's fixed cost wants many, memory wants few. An
 # accelerator wants rows long; a mask of the whole row grows with its square.
@@ -147,9 +147,16 @@ def choose_scoring_path(
             )
         return ScoringPath("padded", padded.reason)
     path, reason = supports[0].path, supports[0].reason
-    if path not in _ROW_TOKENS and device == "cpu":
-        return ScoringPath(path, reason, _cpu_row_tokens(models[0].config))
-    return ScoringPath(path, reason, _ROW_TOKENS.get(path, _ROW_TOKENS["accelerator"]))
+    return ScoringPath(path, reason, row_budget(models[0].config, path, on_cpu=device == "cpu"))
+
+
+def row_budget(config: Any, path: str, *, on_cpu: bool) -> int | None:
+    """Tokens of a row at most, unless one prompt with its responses is longer; None where a batch is not cut."""
+    if path == "padded":
+        return None
+    if path not in _ROW_TOKENS and on_cpu:
+        return _cpu_row_tokens(config)
+    return _ROW_TOKENS.get(path, _ROW_TOKENS["accelerator"])
 
 
 def _complaint(models: list[Any], accelerator: Any, *, packed: bool) -> str | None:

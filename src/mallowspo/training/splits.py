@@ -48,6 +48,11 @@ class PreparedSplit:
     unread: tuple[str, ...]  # columns about people's agreement that the configuration does not read
 
     @property
+    def known(self) -> Any:
+        """The rows that are known before training: all of them."""
+        return self.dataset
+
+    @property
     def dropped(self) -> dict[str, int]:
         """Rows left out, counted by reason."""
         return dict(sorted(Counter(problem.kind for problem in self.problems).items()))

@@ -55,7 +55,8 @@ OPTION_EFFECTS: Mapping[str, tuple[str, ...]] = {
         "beta objective link length_normalized reference_weight margin label_smoothing sft_weight kendall_smoothing "
         "rank_temperature loss_type dispersion dispersion_estimator dispersion_map dispersion_alternatives "
         "dispersion_spread dispersion_shrink dispersion_votes dispersion_power dispersion_scale dispersion_per "
-        "dispersion_clip dispersion_filter dispersion_order invalid_rows reference_store model_init_kwargs".split()
+        "dispersion_clip dispersion_filter dispersion_order invalid_rows stream_window reference_store "
+        "model_init_kwargs".split()
     ),
 }
 """What another value of an option does to a run that goes on; options that are not here do nothing to it."""

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
-from datasets import Dataset
 from torch import Tensor
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
@@ -88,6 +87,7 @@ from mallowspo.training.state_file import (
     run_settings,
     write_state,
 )
+from mallowspo.training.streaming import is_streaming, prepare_stream, refuse_streamed, with_columns
 
 __all__ = ["MallowsPOTrainer"]
 
@@ -179,6 +179,8 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         peft_config: Any = None,
     ) -> None:
         self.settings = args = checked_settings(args, model, ref_model, train_dataset, peft_config)
+        if is_streaming(train_dataset):
+            refuse_streamed(args)
         refuse_lost_reference(model, ref_model, peft_config)
         self.reference_is_ours = ref_model is None
         self.objective = args.resolved_objective
@@ -224,7 +226,8 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         if not args.reads_reference:
             self.precompute_ref_logps = False  # the option kept TRL from loading a reference; there are no scores
         self._select_rows()
-        self.loss_weight_scale = loss_weight_scale(self.train_dataset, self._examples_of(self.train_dataset))
+        known = self._known_rows
+        self.loss_weight_scale = loss_weight_scale(known, self._examples_of(known))
         if peft_config is not None:
             self._compare_at_start()
         self._log_run()
@@ -234,7 +237,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         if self.ref_model is not None or not self.settings.reads_reference or not is_peft_model(self.model):
             return
         if self.accelerator.distributed_type in WHOLE_MODELS:
-            rows: Any = self.train_dataset
+            rows: Any = self._known_rows
             batch = self.data_collator(list(rows.select(range(min(COMPARED_ROWS, len(rows))))))
             compare_at_start(self.model, self.reference(before_training=True), batch, self.accelerator)
 
@@ -255,30 +258,40 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     def remarks(self) -> list[str]:
         """What deserves a line in the log, since it is seldom meant."""
         loading = self.accelerator.dataloader_config
-        rows = len(self.examples(cast(Any, self.train_dataset)))
+        rows = None if is_streaming(self.train_dataset) else len(self.examples(cast(Any, self.train_dataset)))
         return run_remarks(self.settings, self.calibration, rows=rows, dataloader_config=loading)
 
     # Data
 
+    @property
+    def _known_rows(self) -> Any:
+        """The training rows, or the first window of those that are streamed."""
+        return self.splits["train"].known if is_streaming(self.train_dataset) else self.train_dataset
+
     def _prepared(self, dataset: Any, tokenizer: Any, name: str) -> Any:
         """Validate, tokenise and weigh one split; the first one fits the calibration."""
-        split = prepare_split(dataset, tokenizer, self.settings, name)
+        streamed = name == "train" and is_streaming(dataset)
+        split = (
+            prepare_stream(dataset, tokenizer, self.settings)
+            if streamed
+            else prepare_split(dataset, tokenizer, self.settings, name)
+        )
         self.splits[name] = split
         for option, size in self._vocabularies.items():
-            refuse_unknown_ids(split.dataset, tokenizer, size, f"{option}: {name} data")
+            refuse_unknown_ids(split.known, tokenizer, size, f"{option}: {name} data")
         if name != "train" and "train" in self.splits:
-            warn_of_other_layout(self.splits["train"].dataset, split.dataset, name)
+            warn_of_other_layout(self.splits["train"].known, split.dataset, name)
         if name == "train":
             refuse_other_store(split.dataset, tokenizer, self.settings)
         if split.raw_n is None:
             return split.dataset
         if self.calibration is None:
-            examples = self._examples_of(split.dataset)
-            fit = fitted_shrink(split.raw_n, split.dataset["prompt_id"][:], self.settings, self._people, examples)
+            examples = self._examples_of(split.known)
+            fit = fitted_shrink(split.raw_n, split.known["prompt_id"][:], self.settings, self._people, examples)
             self.calibration = calibrate_rows(
                 split.raw_n[examples], self.settings, weights_given=split.weights_given, fit=fit
             )
-        return split.dataset.add_column(RAW_COLUMN, split.raw_n)
+        return split.dataset if streamed else split.dataset.add_column(RAW_COLUMN, split.raw_n)
 
     def _select_rows(self) -> None:
         """Filter and order the training rows by dispersion; the weights of those that stay have mean 1."""
@@ -330,6 +343,8 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     def train_sampler(self) -> Any:
         """Keep the pairs of a ranked list together; rows that are pairs already are drawn as TRL draws them."""
         rows = cast(Any, self.train_dataset)
+        if is_streaming(rows):
+            return None  # in the order in which they come
         drawn_whole = self.objective.reads_lists or LIST_COLUMN not in rows.column_names
         if self.args.train_sampling_strategy != "random" or drawn_whole:
             return None
@@ -339,10 +354,6 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
 
     def add_reference_columns(self, dataset: Any, name: str, batch_size: int) -> Any:
         """The reference's scores of a split, and the index from them; TRL calls this once per split."""
-        if not isinstance(dataset, Dataset):
-            raise InputError(
-                "streaming: the reference must see every row before the first step; load the dataset whole"
-            )
         if not self.settings.reads_reference:
             return dataset
         model = self.accelerator.unwrap_model(self.model if self.ref_model is None else self.ref_model)
@@ -357,25 +368,38 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             scoring=self.scoring,
             live=lambda: self.reference(before_training=True),
         )
+        streamed = is_streaming(dataset)
         key = source.key(dataset)
         self.reference_weights = key.weights
+        if streamed:
+            first = self.splits[name].known
+            stored, self.reference_sources[name] = source.streamed_scores(first, key, batch_size)
+            columns, prompt_ids = score_columns(stored.scores), stored.prompt_ids
+            raw = self._raw(stored.scores, model, prompt_ids, np.arange(len(prompt_ids)))
+            return with_columns(dataset, columns | raw, stored, self.settings)
         scores, self.reference_sources[name] = source.scores(dataset, name, key, batch_size)
         for column, values in score_columns(scores).items():
             dataset = dataset.add_column(column, values)
-        if self.settings.reads_entropy:
-            statistics = ReferenceStatistics.of(scores, vocab_size=vocabulary_size(model))
-            prompt_ids, examples = dataset["prompt_id"][:], self._examples_of(dataset)
-            found = raw_from_reference(
-                statistics,
-                prompt_ids,
-                self.settings,
-                calibration=self.calibration,
-                people=self._people,
-                examples=examples,
-            )
-            self.calibration = self.calibration or found.calibrated(self.settings, prompt_ids, self._people, examples)
-            dataset = dataset.add_column(RAW_COLUMN, found.raw_n).add_column("dispersion_index", found.index_n)
+        raw = self._raw(scores, model, dataset["prompt_id"][:], self._examples_of(dataset))
+        for column, values in raw.items():
+            dataset = dataset.add_column(column, values)
         return dataset
+
+    def _raw(self, scores: Any, model: Any, prompt_ids: Any, examples: Any) -> dict[str, Any]:
+        """Raw weight and index of rows, where the reference's entropies give them; the first rows calibrate."""
+        if not self.settings.reads_entropy:
+            return {}
+        statistics = ReferenceStatistics.of(scores, vocab_size=vocabulary_size(model))
+        found = raw_from_reference(
+            statistics,
+            prompt_ids,
+            self.settings,
+            calibration=self.calibration,
+            people=self._people,
+            examples=examples,
+        )
+        self.calibration = self.calibration or found.calibrated(self.settings, prompt_ids, self._people, examples)
+        return {RAW_COLUMN: found.raw_n, "dispersion_index": found.index_n}
 
     # Loss
 
@@ -638,7 +662,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
 
     def _state(self) -> TrainingState:
         """Our part of a checkpoint of this run."""
-        if self._rows is None:
+        if self._rows is None and not is_streaming(self.train_dataset):
             rows: Any = self.train_dataset
             given = self.calibration is not None and self.calibration.source != "entropy"
             names = [*TOKEN_COLUMNS, *LOSS_COLUMNS, RANKS_COLUMN, *([RAW_COLUMN] if given else [])]

@@ -1,0 +1,520 @@
+"""What a run needs of each device, from the model's configuration alone: no weight is loaded.
+
+The model is built on torch's meta device, where tensors have shapes and no content, and one packed row runs through it
+forwards and backwards while a ledger counts what is held at once. What weights, gradients and optimiser take, and how
+engines shard them, is arithmetic. `docs/plan.md` writes both out.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers.pytorch_utils import Conv1D
+
+from mallowspo.compat import head_tile
+from mallowspo.errors import InputError, reason_of
+from mallowspo.scoring.model_checks import base_model
+from mallowspo.scoring.packed_attention import attend_groups, packed_support
+from mallowspo.scoring.packed_layout import PromptGroup
+from mallowspo.scoring.response_head import logits_at_once
+from mallowspo.training.scoring_path import row_budget
+
+__all__ = [
+    "ENGINES",
+    "OPTIMISERS",
+    "Lengths",
+    "Memory",
+    "Precision",
+    "Row",
+    "Sizes",
+    "build",
+    "plan_memory",
+    "plan_row",
+]
+
+ENGINES = ("ddp", "fsdp2", "zero2", "zero3")
+"""The engines that are planned for, as the table has them."""
+
+OPTIMISERS = {
+    "adamw": 2, "adam": 2, "nadam": 2, "lion": 1, "rmsprop": 1, "adagrad": 1, "sgd": 0, "adafactor": 0,
+}  # fmt: skip
+"""Numbers that an optimiser keeps of each trained weight, by the beginning of its name."""
+
+_ATTENTION = "mallowspo_plan"
+_ZERO_BUCKET = 500_000_000  # numbers in DeepSpeed's bucket of gradients, and ...
+_ZERO_LIVE = 1_000_000_000  # ... weights that ZeRO-3 leaves gathered at once: its defaults
+_GATHERED_LAYERS = 2  # of FSDP2: the one that is computed and the one that is fetched
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Mean tokens of the data."""
+
+    prompt: int
+    response: int
+
+    @property
+    def pair(self) -> int:
+        """Tokens of a prompt and both responses to it."""
+        return self.prompt + 2 * self.response
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How a run keeps and multiplies numbers."""
+
+    weights: torch.dtype  # as the model is loaded
+    products: torch.dtype  # another one: autocast
+    base_bits: int | None = None  # of a quantised base: 8 or 4
+    nested: bool = False  # its scales are quantised too
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Parameters of a model, and its layers."""
+
+    total: int
+    trained: int
+    frozen_linear: int  # in the linear layers that a quantised base keeps in few bits
+    largest_linear: int
+    layer: int  # in the largest layer
+    root: int  # outside the layers: embeddings, the last norm, the head
+    matrices: int  # in the layers' matrices, without an adapter's
+    head: int  # in the head's matrix
+    layers: int
+    width: int  # of a token's queries in one layer
+
+    @classmethod
+    def of(cls, model: Any) -> Sizes:
+        """Count a model's."""
+        plain = base_model(model)
+        names = set(getattr(plain, "_no_split_modules", None) or ())
+        layers = [module for module in plain.modules() if type(module).__name__ in names]
+        added = {
+            id(value) for name, value in model.named_parameters() if ".lora_" in name or "modules_to_save" in name
+        }
+        head = plain.get_output_embeddings().weight
+        linear = [
+            module.weight.numel()
+            for module in plain.modules()
+            if isinstance(module, torch.nn.Linear) and module.weight is not head and id(module.weight) not in added
+        ]
+        config = plain.config
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        parameters = list(model.parameters())
+        in_layers = [sum(value.numel() for value in layer.parameters()) for layer in layers]
+        return cls(
+            total=sum(value.numel() for value in parameters),
+            trained=sum(value.numel() for value in parameters if value.requires_grad),
+            frozen_linear=sum(linear),
+            largest_linear=max(linear, default=0),
+            layer=max(in_layers, default=0),
+            root=sum(value.numel() for value in parameters) - sum(in_layers),
+            matrices=sum(
+                value.numel()
+                for layer in layers
+                for value in layer.parameters()
+                if value.dim() > 1 and id(value) not in added
+            ),
+            head=head.numel(),
+            layers=len(layers),
+            width=config.num_attention_heads * size,
+        )
+
+    def operations(
+        self, lengths: Lengths, *, frozen: bool, checkpointing: bool, reference_passes: float, shared: bool
+    ) -> float:
+        """Floating-point operations of a pair: the policy's step, and as many passes of the reference."""
+        prompt, response, prompts = lengths.prompt, lengths.response, 1 if shared else 2
+        seen = prompts * prompt**2 / 2 + 2 * (prompt * response + response**2 / 2)
+        tokens = prompts * prompt + 2 * response
+        body = 2 * self.matrices * tokens + 4 * self.layers * self.width * seen
+        head = 2 * self.head * 2 * response
+        # Backwards, a product for the input, and one for the weight where it is trained.
+        backward = 1 if frozen else 2
+        policy = body * (1 + backward + checkpointing) + head * (1 + backward)
+        return policy + reference_passes * (body + head)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A packed row on one device, and what its pass holds at the peak beside weights, gradients and optimiser."""
+
+    path: str  # `packed`, `dense_mask` or `padded`
+    reason: str
+    pairs: int
+    tokens: int
+    activations: float  # bytes, without the head's
+    head: float  # bytes
+    per_pair: float  # bytes that one pair more would take
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one device at the peak of a step, by part."""
+
+    weights: float
+    reference: float
+    gradients: float
+    optimiser: float
+    engine: float  # gathered layers and buckets
+    activations: float
+    head: float
+
+    @property
+    def total(self) -> float:
+        """All parts together."""
+        return sum(getattr(self, item.name) for item in fields(self))
+
+
+class _Ledger(TorchDispatchMode):
+    """Counts the bytes of what is made in it and still held."""
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.held = self.peak = 0
+        self._bytes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, Tensor):
+                self._enter(tensor.untyped_storage())
+        return found
+
+    def _enter(self, storage: Any) -> None:
+        key = storage._cdata
+        if key not in self._bytes:
+            self._bytes[key] = storage.nbytes()
+            self.held += storage.nbytes()
+            self.peak = max(self.peak, self.held)
+            weakref.finalize(storage, self._leave, key)
+
+    def _leave(self, key: int) -> None:
+        self.held -= self._bytes.pop(key)
+
+
+class _Autocast:
+    """Casts what goes into a product, as autocast does; torch has none for the meta device."""
+
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._trained: dict[int, Tensor] | None = None
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear):
+                setattr(module, "forward", partial(self._linear, module))  # noqa: B010  # which mypy knows as a method
+            elif isinstance(module, Conv1D):
+                setattr(module, "forward", partial(self._linear, module, turned=True))  # noqa: B010
+
+    def begin(self) -> None:
+        """A forward pass begins: it casts each trained weight once."""
+        self._trained = {}
+
+    def end(self) -> None:
+        """It is over: what is computed again casts for itself."""
+        self._trained = None
+
+    def _cast(self, value: Tensor) -> Tensor:
+        if self._trained is None or not value.requires_grad or value.dtype == self._dtype:
+            return value.to(self._dtype)
+        return self._trained.setdefault(id(value), value.to(self._dtype))
+
+    def _linear(self, module: Any, value: Tensor, *, turned: bool = False) -> Tensor:
+        weight, bias = self._cast(module.weight), None if module.bias is None else self._cast(module.bias)
+        return torch.nn.functional.linear(value.to(self._dtype), weight.T if turned else weight, bias)
+
+
+class _FusedAttention(torch.autograd.Function):
+    """What a fused kernel keeps: its inputs, its output, and a number for each query of each head."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:3], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(one) for one in ctx.saved_tensors[:3])
+
+
+def _attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, plan_dtype: torch.dtype, **kwargs: Any
+) -> Any:
+    query, key, value = query.to(plan_dtype), key.to(plan_dtype), value.to(plan_dtype)
+    attend: Any = _FusedAttention.apply
+    if "prompt_groups" in kwargs:
+        return attend_groups(query, key, value, kwargs["prompt_groups"], attend), None
+    return attend(query, key, value).transpose(1, 2).contiguous(), None
+
+
+class _Head(torch.autograd.Function):
+    """What `response_head` keeps and passes through on a processor, and TRL's kernel on a card."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, dtype: torch.dtype, on_cpu: bool) -> Tensor:
+        ctx.save_for_backward(hidden, weight)
+        ctx.dtype, ctx.on_cpu, ctx.kept = dtype, on_cpu, ()
+        n, vocabulary = len(hidden), len(weight)
+        if on_cpu:
+            step, keep = logits_at_once(n, vocabulary, weight_grad=weight.requires_grad)
+            room = hidden.new_empty((min(n, step), vocabulary), dtype=torch.float32)
+            pull = hidden.new_empty(hidden.shape, dtype=torch.float32)
+            wide = weight.to(dtype).to(torch.float32)
+            ctx.kept = (pull, room) if keep else (pull,)
+            del wide
+        else:
+            _tile(hidden, dtype)
+        return hidden.new_empty(n, dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight = ctx.saved_tensors
+        n, vocabulary = len(hidden), len(weight)
+        room: Any = None
+        if not ctx.on_cpu:
+            room, pull = _tile(hidden, ctx.dtype), hidden.new_empty(hidden.shape, dtype=torch.float32)
+        else:
+            step, keep = logits_at_once(n, vocabulary, weight_grad=weight.requires_grad)
+            pull = ctx.kept[0]
+            room = None if keep else hidden.new_empty((min(n, step), vocabulary), dtype=torch.float32)
+        found = torch.empty_like(hidden) if ctx.on_cpu else pull.to(hidden.dtype)
+        gradient = None
+        if weight.requires_grad:
+            gradient = weight.new_empty(weight.shape, dtype=torch.float32).to(weight.dtype)
+        del room
+        ctx.kept = ()
+        return found, gradient, None, None
+
+
+def _tile(hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    tokens, width = head_tile()
+    return hidden.new_empty((min(len(hidden), tokens), width), dtype=dtype)
+
+
+def _head_bytes(n: int, hidden: int, vocabulary: int, dtype: torch.dtype, *, on_cpu: bool, trained: bool) -> float:
+    """Bytes of the head's own buffers; the gradient of its weight is among the gradients."""
+    wide = torch.float32.itemsize
+    if on_cpu:
+        step, _ = logits_at_once(n, vocabulary, weight_grad=trained)
+        return wide * (min(n, step) * vocabulary + n * hidden)
+    tokens, width = head_tile()
+    return dtype.itemsize * min(n, tokens) * width + wide * n * hidden
+
+
+def build(config: Any, precision: Precision, *, attention: str | None = None, adapter: Any = None) -> Any:
+    """The model on the meta device, in PEFT's wrapper where an adapter's configuration is given."""
+    from transformers import AutoModelForCausalLM
+
+    eager = attention == "eager"
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=precision.weights, attn_implementation="eager" if eager else "sdpa"
+            )
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+        raise InputError(f"model_shape: no model can be made of it ({reason_of(error)})") from error
+    if adapter is not None:
+        from peft import get_peft_model
+
+        try:
+            with torch.device("meta"):
+                model = get_peft_model(model, adapter)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise InputError(f"lora_target_modules: {reason_of(error)}") from error
+    return model.train()
+
+
+def plan_row(
+    model: Any,
+    precision: Precision,
+    lengths: Lengths,
+    *,
+    batch: int,
+    on_cpu: bool,
+    checkpointing: bool,
+    live_reference: bool,
+) -> Row:
+    """Send a row of pairs through a model on the meta device.
+
+    Args:
+        model: What `build` gave.
+        precision: Of the run.
+        lengths: Of the data.
+        batch: Pairs of a device's batch.
+        on_cpu: It trains on a processor.
+        checkpointing: Each layer is computed again in the backward pass.
+        live_reference: The reference is scored at each step.
+
+    Returns:
+        The row that is cut from such a batch.
+    """
+    support = packed_support(model)
+    plain = base_model(model)
+    if support.path != "dense_mask":
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(_ATTENTION, _attention)
+        plain.set_attn_implementation(_ATTENTION)
+    budget = row_budget(plain.config, support.path, on_cpu=on_cpu)
+    pairs = batch if budget is None else min(batch, max(1, budget // lengths.pair))
+    if checkpointing:
+        name = "activation_checkpointing_enable"  # its name since transformers 5.23
+        getattr(plain, name, plain.gradient_checkpointing_enable)({"use_reentrant": False})
+        if hasattr(plain, "enable_input_require_grads"):
+            plain.enable_input_require_grads()
+    trained = plain.get_output_embeddings().weight.requires_grad
+
+    def held(count: int) -> tuple[float, float]:
+        peak = _peak(model, plain, precision, lengths, count, path=support.path, on_cpu=on_cpu, live=live_reference)
+        hidden = plain.config.hidden_size
+        vocabulary = len(plain.get_output_embeddings().weight)
+        n = 2 * lengths.response * count
+        return peak, _head_bytes(n, hidden, vocabulary, precision.products, on_cpu=on_cpu, trained=trained)
+
+    peak, head = held(pairs)
+    further, _ = held(2 * pairs)
+    tokens = pairs * (lengths.pair if support.path != "padded" else 2 * (lengths.prompt + lengths.response))
+    return Row(support.path, support.reason, pairs, tokens, max(0.0, peak - head), head, (further - peak) / pairs)
+
+
+def _peak(
+    model: Any, plain: Any, precision: Precision, lengths: Lengths, pairs: int, *, path: str, on_cpu: bool, live: bool
+) -> float:
+    """Most bytes that a pass holds beside the weights and gradients that are there before it."""
+    for value in model.parameters():
+        value.grad = torch.empty_like(value) if value.requires_grad else None
+    gradients = [value.grad for value in model.parameters() if value.grad is not None]
+    weight = plain.get_output_embeddings().weight
+    prompt, response = lengths.prompt, lengths.response
+    shape = (1, pairs * (prompt + 2 * (response - 1)))
+    if path == "padded":
+        shape = (2 * pairs, prompt + response)
+    scored = torch.empty(2 * response * pairs, dtype=torch.long, device="meta")
+    ids = torch.empty(shape, dtype=torch.long, device="meta")
+    mask = torch.empty((1, 1, *((shape[1],) * 2 if path == "dense_mask" else (1, 1))), device="meta")
+    kinds = set(getattr(plain.config, "layer_types", None) or ())
+    masks: Any = dict.fromkeys(kinds, mask) if path == "dense_mask" and len(kinds) > 1 else mask
+    inputs = {"input_ids": ids, "position_ids": ids, "use_cache": False, "plan_dtype": precision.products}
+    inputs["attention_mask"] = masks
+    if path == "packed":
+        inputs["prompt_groups"] = _groups(lengths, pairs)
+    autocast = _Autocast(model, precision.products) if precision.products != precision.weights else None
+    ledger = _Ledger([*model.parameters(), *model.buffers(), *gradients, scored, ids, mask])
+
+    def forward() -> Tensor:
+        if autocast is not None:
+            autocast.begin()
+        hidden = plain.base_model(**inputs).last_hidden_state
+        function: Any = _Head
+        score: Tensor = function.apply(hidden.flatten(0, 1)[scored], weight, precision.products, on_cpu)
+        if autocast is not None:
+            autocast.end()
+        return score
+
+    try:
+        with ledger:
+            score = forward()
+            if live:
+                with torch.no_grad():
+                    forward()
+            score.sum().backward()
+    except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError) as error:
+        raise InputError(
+            f"model_shape: a row of {plain.config.model_type} cannot be followed without its weights "
+            f"({reason_of(error)}); plan with the shape of a plain decoder of the same size"
+        ) from error
+    return float(ledger.peak)
+
+
+def _groups(lengths: Lengths, pairs: int) -> tuple[PromptGroup, ...]:
+    """Where prompts and responses lie in a row; a response's last token is no input."""
+    prompt, response = lengths.prompt, lengths.response - 1
+    whole = prompt + 2 * response
+    return tuple(
+        PromptGroup(
+            (start, start + prompt),
+            ((start + prompt, start + prompt + response), (start + prompt + response, start + whole)),
+        )
+        for start in range(0, pairs * whole, whole)
+    )
+
+
+def plan_memory(
+    engine: str, gpus: int, sizes: Sizes, precision: Precision, row: Row, *, state: float, reference: bool
+) -> Memory:
+    """What one device holds at the peak of a step.
+
+    Args:
+        engine: One of `ENGINES`.
+        gpus: Devices that share the model.
+        sizes: Of the model.
+        precision: Of the run.
+        row: The row that passes, in the engine's precision.
+        state: Bytes that the optimiser keeps of each trained weight.
+        reference: A separate reference model stays in memory.
+
+    Returns:
+        Bytes by part.
+    """
+    zero = engine.startswith("zero")
+    share = {"ddp": 1, "fsdp2": gpus, "zero2": 1, "zero3": gpus}[engine]
+    # DeepSpeed keeps all weights in half precision, and of those it trains a float32 copy with the optimiser's state.
+    size = 2 if zero and precision.products.itemsize == 2 else precision.weights.itemsize
+    weights = _weight_bytes(sizes, precision, size)
+    trained, split = sizes.trained, 1 if engine == "ddp" else gpus
+    master = 4 if zero and size == 2 else 0
+    extra: float
+    if engine == "ddp":
+        extra = trained * size if gpus > 1 else 0  # the buckets in which gradients travel
+    elif engine == "fsdp2":
+        gathered = sizes.root + _GATHERED_LAYERS * sizes.layer
+        part = trained / sizes.total
+        extra = precision.products.itemsize * gathered * (_bits_share(sizes, precision) + part)
+    else:
+        extra = size * min(trained, _ZERO_BUCKET)
+        if engine == "zero3":
+            extra += size * min(sizes.total, _ZERO_LIVE) * _bits_share(sizes, precision)
+    if precision.base_bits is not None:
+        extra += precision.products.itemsize * sizes.largest_linear  # one matrix at a time in full
+    if gpus == 1:
+        extra = precision.products.itemsize * sizes.largest_linear if precision.base_bits is not None else 0
+    return Memory(
+        weights=weights / share,
+        reference=(sizes.total * size / (1 if engine == "zero2" else share)) if reference else 0,
+        gradients=trained * size / split,
+        optimiser=trained * (state + master) / split,
+        engine=extra,
+        activations=row.activations,
+        head=row.head,
+    )
+
+
+def _weight_bytes(sizes: Sizes, precision: Precision, size: int) -> float:
+    if precision.base_bits is None:
+        return size * sizes.total
+    # In blocks of 64 with a float32 scale each; nested, a scale takes a byte, in blocks of 256 with one of their own.
+    scale = 0.0
+    if precision.base_bits == 4:
+        scale = (1 + 4 / 256) / 64 if precision.nested else 4 / 64
+    return sizes.frozen_linear * (precision.base_bits / 8 + scale) + (sizes.total - sizes.frozen_linear) * size
+
+
+def _bits_share(sizes: Sizes, precision: Precision) -> float:
+    """What is gathered of a layer, against all of it in the products' precision."""
+    if precision.base_bits is None:
+        return 1.0
+    return _weight_bytes(sizes, precision, precision.products.itemsize) / (sizes.total * precision.products.itemsize)
+
+
+def half(precision: Precision) -> Precision:
+    """The precision under an engine that keeps every weight in the type of the products."""
+    return replace(precision, weights=precision.products)

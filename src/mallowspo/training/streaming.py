@@ -1,0 +1,204 @@
+"""A training set that is read while it is trained on: windows of its rows, each prepared as a whole set would be.
+
+What is fitted on the data (phi*, the mean of `loss_weight`) is fitted on the first window; with a reference store the
+index and its calibration are those of all rows, which the store holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+import datasets
+import numpy as np
+from datasets import Dataset, IterableDataset
+from numpy.typing import NDArray
+
+from mallowspo.data.annotations import LOSS_COLUMNS
+from mallowspo.data.problems import NothingLeft
+from mallowspo.data.records import LIST_COLUMN, TOKEN_COLUMNS
+from mallowspo.data.rendering import Truncation
+from mallowspo.errors import InputError
+from mallowspo.scoring import StoredRows
+from mallowspo.training.config import MallowsPOConfig
+from mallowspo.training.row_weights import RAW_COLUMN
+from mallowspo.training.splits import PreparedSplit, prepare_split
+
+__all__ = ["StreamedSplit", "is_streaming", "prepare_stream", "refuse_streamed", "store_places", "with_columns"]
+
+_PAIR = "pair_of_row"  # number of a pair among those that its row of the data gives
+
+
+@dataclass(frozen=True)
+class StreamedSplit(PreparedSplit):
+    """A split that is read while it is trained on; what is known of it before is known of its first window."""
+
+    window: Dataset
+
+    @property
+    def known(self) -> Dataset:
+        """The first window."""
+        return self.window
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for `run.json`."""
+        return {"streamed": True, "first_window": super().to_dict() | {"rows_used": len(self.window)}}
+
+
+def is_streaming(dataset: Any) -> bool:
+    """Say whether a data set is one of `datasets` that is read as it comes."""
+    return isinstance(dataset, IterableDataset)
+
+
+def refuse_streamed(args: MallowsPOConfig) -> None:
+    """Refuse what needs all rows before the first step, where the training set is read as it comes."""
+    whole = "or load the training set whole (dataset_streaming: false)"
+    by_pair = args.resolved_dispersion in ("votes", "rankings") and args.dispersion_per != "pair"
+    stored = args.reference_store is not None
+    unstored = args.precompute_ref_log_probs and args.reads_reference and not stored
+    fitted = args.resolved_shrink == "votes" and not (stored and args.reads_entropy)
+    checks = (
+        (args.max_steps <= 0, "max_steps", "a training set that is streamed has no length; say how many steps"),
+        (args.resolved_objective.reads_lists, "objective", f"{args.objective} reads whole ranked lists; take another"),
+        (
+            args.reads_entropy and not stored,
+            "dispersion",
+            "entropy is read off the reference, which would have to see every row before the first step; give "
+            "reference_store, or dispersion: column",
+        ),
+        (
+            unstored,
+            "precompute_ref_log_probs",
+            "every row would be scored before the first step; give reference_store",
+        ),
+        (by_pair, "dispersion_per", "a prompt's rows are not all known at once; set it to pair"),
+        (fitted, "dispersion_shrink", "votes is fitted on all rows; give a number"),
+        (
+            list(args.dispersion_filter) != [0.0, 1.0],
+            "dispersion_filter",
+            "its quantiles are of all rows; leave it out",
+        ),
+        (args.dispersion_order != "none", "dispersion_order", "all rows would have to be sorted; leave it out"),
+    )
+    for refused, option, why in checks:
+        if refused:
+            raise InputError(f"{option}: {why}, {whole}")
+
+
+def prepare_stream(dataset: IterableDataset, tokenizer: Any, args: MallowsPOConfig) -> StreamedSplit:
+    """Prepare the first window of a training set, and set up that the others are when they come."""
+    size = args.stream_window
+    rows = list(dataset.take(size))
+    if not rows:
+        raise InputError("train data: there are no rows")
+    with _without_bars():
+        first = prepare_split(_numbered(Dataset.from_list(rows), range(len(rows))), tokenizer, args, "train")
+    window = _narrow(first)
+    prepare = partial(_prepared, tokenizer=tokenizer, args=args, names=tuple(window.column_names))
+    streamed = dataset.map(
+        prepare,
+        with_indices=True,
+        batched=True,
+        batch_size=size,
+        remove_columns=sorted({name for row in rows for name in row}),
+        features=window.features,
+    )
+    values = {item.name: getattr(first, item.name) for item in fields(PreparedSplit)}
+    return StreamedSplit(**(values | {"dataset": streamed}), window=window)
+
+
+def _numbered(rows: Dataset, places: Any) -> Dataset:
+    """Rows with their number in the whole set, unless they bring it."""
+    return rows if "row_index" in rows.column_names else rows.add_column("row_index", np.asarray(places, np.int64))
+
+
+def _narrow(split: PreparedSplit) -> Dataset:
+    """What a step reads of a window: tokens, numbers and weights."""
+    rows = split.dataset
+    if split.raw_n is not None:
+        rows = rows.add_column(RAW_COLUMN, split.raw_n)
+    wanted = (*TOKEN_COLUMNS, "prompt_id", "row_index", LIST_COLUMN, *LOSS_COLUMNS, RAW_COLUMN)
+    rows = rows.select_columns([name for name in wanted if name in rows.column_names])
+    row_n = np.asarray(rows["row_index"][:], np.int64)
+    begins = np.flatnonzero(np.r_[True, row_n[1:] != row_n[:-1]])
+    pair_n = np.arange(len(row_n)) - np.repeat(begins, np.diff(np.r_[begins, len(row_n)]))
+    return rows.add_column(_PAIR, pair_n)
+
+
+def _prepared(
+    columns: Mapping[str, list[Any]], places: list[int], *, tokenizer: Any, args: Any, names: tuple[str, ...]
+) -> dict[str, list[Any]]:
+    """One window, as columns."""
+    with _without_bars():
+        try:
+            rows = _numbered(Dataset.from_dict(dict(columns)), places)
+            found = _narrow(prepare_split(rows, tokenizer, args, "train"))[:]
+        except NothingLeft:
+            return {name: [] for name in names}
+    lacking = sorted(set(names) - set(found))
+    if lacking:
+        raise InputError(
+            f"column {lacking[0]!r}: rows {places[0] + 1:,} to {places[-1] + 1:,} of the train data have none, the "
+            "first ones have"
+        )
+    return {name: found[name] for name in names}
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Windows come all the time: no bar for each."""
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def store_places(rows: Any, stored: StoredRows, truncation: Truncation) -> NDArray[np.intp]:
+    """Where rows of a window, as columns, stand in a store; refuses one that is another row there."""
+    first = dict(zip(*np.unique(stored.row_index, return_index=True), strict=True))
+    places = np.empty(len(rows["row_index"]), np.intp)
+    cells = zip(*(rows[name] for name in ("row_index", _PAIR, "prompt_id", *TOKEN_COLUMNS)), strict=True)
+    for i, (row, pair, prompt_id, prompt, *responses) in enumerate(cells):
+        place = first.get(row, len(stored.prompt_ids)) + pair
+        kept = [len(truncation.kept([*prompt, *ids])) for ids in responses]
+        lengths = [
+            min(len(ids), size - len(prompt) if truncation.keeps_start else size)
+            for ids, size in zip(responses, kept, strict=True)
+        ]
+        same = (
+            place < len(stored.prompt_ids)
+            and stored.row_index[place] == row
+            and stored.prompt_ids[place] == prompt_id
+            and stored.scores.length_nk[place].tolist() == lengths
+        )
+        if not same:
+            raise InputError(
+                f"reference_store: row {row + 1:,} of the train data is not the one that the store was made from; a "
+                "training set that is streamed must give the store's rows, shuffled only with a column row_index of "
+                "their numbers"
+            )
+        places[i] = place
+    return places
+
+
+def with_columns(
+    dataset: IterableDataset,
+    columns: Mapping[str, NDArray[np.float64]],
+    stored: StoredRows,
+    args: MallowsPOConfig,
+) -> IterableDataset:
+    """Give each row of a prepared stream its place's values of some columns over the rows of a store."""
+    truncation = Truncation(args.max_length, args.truncation_mode)
+
+    def look_up(rows: Mapping[str, list[Any]]) -> dict[str, Any]:
+        places = store_places(rows, stored, truncation)
+        return {name: values[places] for name, values in columns.items()}
+
+    features = datasets.Features(dataset.features | {name: datasets.Value("float64") for name in columns})
+    return dataset.map(look_up, batched=True, batch_size=args.stream_window, features=features)

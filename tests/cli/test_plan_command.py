@@ -1,0 +1,178 @@
+"""`mallowspo plan`: its parts against closed forms and torch's own account of memory; refusals by name."""
+
+import json
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoConfig
+
+from cli.commands import call, refused
+from mallowspo.cli.plan import plan_of
+from mallowspo.scoring import add_packed_head, score_packed
+from mallowspo.training.plan import Lengths, Precision, Sizes, build, plan_row
+
+HIDDEN, INNER, LAYERS, HEADS, SHARED, WORDS = 64, 160, 3, 4, 2, 500
+SHAPE = {
+    "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS, "num_key_value_heads": SHARED, "vocab_size": WORDS,
+}  # fmt: skip
+ATTENTION = 2 * HIDDEN**2 + 2 * HIDDEN * HIDDEN // HEADS * SHARED
+PARAMETERS = 2 * WORDS * HIDDEN + LAYERS * (ATTENTION + 3 * HIDDEN * INNER + 2 * HIDDEN) + HIDDEN
+GIVEN = ["--model_shape", json.dumps(SHAPE), "--prompt_tokens", "40", "--response_tokens", "24"]
+
+
+def planned(*arguments):
+    return plan_of([*GIVEN, *arguments])[1]
+
+
+def parts(engine):
+    return {name: round(value * 1e9) for name, value in engine["parts_gb"].items()}
+
+
+def test_what_is_stored_and_sharded_is_that_of_the_zero_paper():
+    """Rajbhandari et al. (arXiv 1910.02054): 2 + 2 + 12 bytes a weight, of which stage 2 shards the last two."""
+    found = planned("--gpus", "8")
+    assert found["model"] == {"parameters": PARAMETERS, "trained": PARAMETERS}
+    stored = {name: list(parts(engine).values())[:4] for name, engine in found["engines"].items()}
+    eighth = PARAMETERS / 8
+    expected = {
+        "ddp": [4 * PARAMETERS, 0, 4 * PARAMETERS, 8 * PARAMETERS],
+        "fsdp2": [4 * eighth, 0, 4 * eighth, 8 * eighth],
+        "zero2": [2 * PARAMETERS, 0, 2 * eighth, 12 * eighth],
+        "zero3": [2 * eighth, 0, 2 * eighth, 12 * eighth],
+    }
+    for name, values in expected.items():
+        assert stored[name] == [round(value) for value in values], name
+    assert parts(found["engines"]["ddp"])["engine"] == 4 * PARAMETERS  # the buckets of gradients
+
+
+def test_an_adapter_trains_its_own_weights_alone():
+    lora = ["--use_peft", "--lora_r", "4", "--lora_target_modules", "q_proj", "o_proj", "--gpus", "2"]
+    trained = LAYERS * 4 * 4 * HIDDEN
+    found = planned(*lora)
+    assert found["model"]["trained"] == trained
+    ddp = parts(found["engines"]["ddp"])
+    assert (ddp["weights"], ddp["gradients"], ddp["optimiser"]) == (
+        4 * (PARAMETERS + trained), 4 * trained, 8 * trained,
+    )  # fmt: skip
+    # NF4: half a byte, and a scale of four bytes for each 64 weights; embeddings, norms and the head in bfloat16.
+    linear = LAYERS * (ATTENTION + 3 * HIDDEN * INNER)
+    quantised = parts(planned(*lora, "--load_in_4bit")["engines"]["ddp"])
+    assert quantised["weights"] == round(linear * (0.5 + 1 / 16) + 2 * (PARAMETERS + trained - linear))
+    assert quantised["optimiser"] == 8 * trained
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt_neox", "qwen2"])
+def test_a_row_holds_what_torch_says_that_it_holds(kind, tmp_path):
+    """The real pass of a real model, by the profiler's account of every allocation."""
+    shape = {**SHAPE, "model_type": kind}
+    values = {name: value for name, value in shape.items() if name != "model_type"}
+    config = AutoConfig.for_model(kind, **values)
+    lengths, precision = Lengths(512, 40), Precision(torch.float32, torch.float32)
+    row = plan_row(
+        build(config, precision), precision, lengths, batch=2, on_cpu=True, checkpointing=False, live_reference=False
+    )
+    assert (row.pairs, row.tokens, row.path) == (2, 2 * 592, "packed")
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa").train()
+    add_packed_head(model)
+    ids = torch.randint(2, WORDS, (4, 552))
+    ids[2:, :512] = ids[:2, :512]
+    completion = (torch.arange(552) >= 512).long().expand(4, -1)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "completion_mask": completion}
+    for _ in range(2):  # the first pass makes the gradients
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as told:
+            scores = score_packed(model, batch)
+            scores.logp_bk.sum().backward()
+            del scores
+    told.export_chrome_trace(str(tmp_path / "trace.json"))
+    held = [0]
+    for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]:
+        if event["name"] == "[memory]":
+            held.append(held[-1] + event["args"]["Bytes"])
+    assert row.activations + row.head == pytest.approx(max(held), rel=0.1)
+
+
+def test_checkpointing_and_half_precision_hold_less_and_a_live_reference_more():
+    def total(*arguments):
+        return planned("--per_device_train_batch_size", "32", *arguments)["engines"]["ddp"]["parts_gb"]["activations"]
+
+    plain = total("--gradient_checkpointing", "false", "--bf16", "false")
+    assert total("--gradient_checkpointing", "true", "--bf16", "false") < plain / 1.5
+    assert plain / 2.2 < total("--gradient_checkpointing", "false", "--dtype", "bfloat16") < plain / 1.5
+    live = planned("--objective", "dpo", "--dispersion", "none")["engines"]["ddp"]
+    assert parts(live)["reference"] == 4 * PARAMETERS
+
+
+def test_the_longest_row_fits_and_a_longer_one_does_not():
+    """GB such that some hundred pairs fit; a device's batch of as many is one row."""
+    batch = ["--memory", "0.25", "--reserve", "0", "--per_device_train_batch_size"]
+    longest = planned(*batch, "1")["engines"]["ddp"]["longest_row_tokens"]
+    pairs = longest // 88
+    assert 20 < pairs < 8192 // 88
+    assert planned(*batch, str(int(pairs * 0.97)))["engines"]["ddp"]["fits"]
+    assert not planned(*batch, str(int(pairs * 1.03) + 1))["engines"]["ddp"]["fits"]
+
+
+def test_work_is_that_of_the_products():
+    """By hand: six operations a weight and token of the layers, six of the head a response token, attention."""
+    found = planned("--rows", "64", "--num_train_epochs", "1", "--gradient_checkpointing", "false", "--gpus", "2",
+                    "--objective", "simpo", "--teraflops", "1", "--utilisation", "0.5", "--price", "2")  # fmt: skip
+    layers = LAYERS * (ATTENTION + 3 * HIDDEN * INNER)
+    seen = 40**2 / 2 + 2 * (40 * 24 + 24**2 / 2)
+    pair = 6 * layers * 88 + 3 * 4 * LAYERS * HIDDEN * seen + 6 * WORDS * HIDDEN * 48
+    assert found["steps"] == 4 and found["pairs_a_step"] == 16 and found["tokens_a_step"] == 16 * 88
+    assert found["operations"] == pytest.approx(64 * pair)
+    assert found["hours"] == pytest.approx(64 * pair / 1e12 / 3600)
+    assert found["cost"] == pytest.approx(2 * 2 * found["hours"])
+
+
+def test_a_recipe_of_train_is_planned_as_it_is(tmp_path):
+    """Options of both commands in one file; exit code 1 where nothing fits; JSON on request."""
+    (tmp_path / "config.json").write_text(json.dumps(SHAPE))
+    (tmp_path / "r.yaml").write_text(
+        f"model_name_or_path: {tmp_path}\noutput_dir: out\ndataset_name: there/is/none.jsonl\nlearning_rate: 1e-6\n"
+        "per_device_train_batch_size: 3\ngpus: 4\nprompt_tokens: 40\nresponse_tokens: 24\n"
+        "accelerate_config: zero3\n"
+    )
+    code, out, _ = call("plan", "--config", tmp_path / "r.yaml", "--json", "--gpus", 2)
+    found = json.loads(out)
+    assert code == 0 and found["pairs_a_step"] == 6 and found["row"]["pairs"] == 3 and found["engine"] == "zero3"
+    code, out, _ = call("plan", *GIVEN, "--memory", "0.000001")
+    assert code == 1 and "no" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["--gpus", "0"], "--gpus"),
+        (["--memory", "-1"], "memory"),
+        (["--reserve", "1"], "reserve"),
+        (["--utilisation", "2"], "utilisation"),
+        (["--price", "nan"], "price"),
+        (["--model_shape", "{"], "model_shape"),
+        (["--model_shape", "[1]"], "model_shape"),
+        (["--model_shape", '{"model_type": "no_such_model"}'], "model_shape"),
+        (["--model_shape", '{"hidden_size": 7, "num_attention_heads": 2}'], "model_shape"),
+        (["--optim", "lomo"], "optim"),
+        (["--load_in_4bit"], "load_in_4bit"),
+        (["--max_length", "50"], "max_length"),
+        (["--beta", "-1"], "beta"),
+        (["--gpuz", "2"], "--gpuz"),
+    ],
+)
+def test_a_mistake_is_named(arguments, option):
+    assert refused("plan", *GIVEN, *arguments).startswith(f"mallowspo: {option}")
+
+
+def test_a_model_is_needed():
+    for model in ([], ["--model_name_or_path", "no/such-model-here"]):
+        assert refused("plan", "--gpus", 2, *model).startswith("mallowspo: model_name_or_path")
+
+
+def test_sizes_of_a_tied_model_count_its_embeddings_once():
+    values = {name: value for name, value in SHAPE.items() if name != "model_type"}
+    config = AutoConfig.for_model("llama", **values, tie_word_embeddings=True)
+    assert Sizes.of(build(config, Precision(torch.float32, torch.float32))).total == PARAMETERS - WORDS * HIDDEN
