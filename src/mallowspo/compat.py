@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from accelerate.utils import is_peft_model
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import is_triton_available
@@ -114,7 +115,7 @@ class TRLPreferenceTrainer(DPOTrainer):
         self._load_from_checkpoint(str(checkpoint))
 
     @contextmanager
-    def reference(self, *, before_training: bool = False) -> Iterator[Any]:
+    def reference(self) -> Iterator[Any]:
         """The model that plays the reference, without gradient and in the run's precision, for the time of a block."""
         # A separate reference model where there is one; else the policy: with its adapter switched off (or swapped for
         # the frozen copy that TRL makes of a pretrained adapter), or as it is before training.
@@ -126,11 +127,13 @@ class TRLPreferenceTrainer(DPOTrainer):
             if is_peft_model(policy):
                 unwrapped = self.accelerator.unwrap_model(policy)
                 adapter = use_adapter(unwrapped, adapter_name="ref" if "ref" in unwrapped.peft_config else None)
-            if before_training and self.is_deepspeed_enabled:
-                # As in TRL's own precompute: one inference engine, kept for every split.
+            if self.is_deepspeed_enabled and self.deepspeed is None:
+                # As in TRL's own precompute: one inference engine, kept for every split until training has its own.
                 if self._precompute_engine is None:
                     self._precompute_engine = prepare_deepspeed(policy, self.accelerator)
                 model = self._precompute_engine
+            elif self.is_fsdp_enabled and not isinstance(policy, FullyShardedDataParallel | FSDPModule):
+                policy.to(self.accelerator.device)  # FSDP leaves it on the CPU until training begins
         training = model.training
         model.eval()  # dropout in the reference makes every number of the store a draw of its own
         try:

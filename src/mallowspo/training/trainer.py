@@ -65,11 +65,12 @@ from mallowspo.training.row_weights import (
     raw_from_reference,
 )
 from mallowspo.training.scoring_path import (
-    WHOLE_MODELS,
     ScoredPairs,
     ScoringPath,
     choose_scoring_path,
     largest_first,
+    tried,
+    whole_model,
 )
 from mallowspo.training.splits import (
     PreparedSplit,
@@ -193,6 +194,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         self.displacement = DisplacementMonitor(args.displacement_alarm)
         self._stores = {"train": MetricStore(), "eval": MetricStore()}
         self._eval_prefix, self._eval_losses = "eval", []
+        self._tried: set[tuple[int, type]] = set()
         refuse_other_collator(data_collator, args, train_dataset)
         processing_class = preparing_tokenizer(model, processing_class, args)
         revision = dict(cast(Any, args.model_init_kwargs) or {}).get("revision")
@@ -225,18 +227,18 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             self.precompute_ref_logps = False  # the option kept TRL from loading a reference; there are no scores
         self._select_rows()
         self.loss_weight_scale = loss_weight_scale(self.train_dataset, self._examples_of(self.train_dataset))
-        if peft_config is not None:
-            self._compare_at_start()
+        self._new_adapter = peft_config is not None
+        if self._new_adapter and self._whole_model:
+            self._compare_at_start(self.model)
         self._log_run()
 
-    def _compare_at_start(self) -> None:
+    def _compare_at_start(self, model: Any) -> None:
         """Hold an untrained policy against its reference, where a new adapter stands between the two."""
         if self.ref_model is not None or not self.settings.reads_reference or not is_peft_model(self.model):
             return
-        if self.accelerator.distributed_type in WHOLE_MODELS:
-            rows: Any = self.train_dataset
-            batch = self.data_collator(list(rows.select(range(min(COMPARED_ROWS, len(rows))))))
-            compare_at_start(self.model, self.reference(before_training=True), batch, self.accelerator)
+        rows: Any = self.train_dataset
+        batch = self.data_collator(list(rows.select(range(min(COMPARED_ROWS, len(rows))))))
+        compare_at_start(model, self.reference(), batch, self.accelerator)
 
     def _log_run(self) -> None:
         """Say what is trained and how, and as warnings what is seldom meant."""
@@ -340,8 +342,11 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             )
         if not self.settings.reads_reference:
             return dataset
-        model = self.accelerator.unwrap_model(self.model if self.ref_model is None else self.ref_model)
-        require_plain_head(model)
+        plain = self.accelerator.unwrap_model(self.model if self.ref_model is None else self.ref_model)
+        require_plain_head(plain)
+        if not self._whole_model:
+            with self.reference() as model:
+                self._try_in_engine(model)
         source = ReferenceSource(
             args=self.settings,
             accelerator=self.accelerator,
@@ -350,7 +355,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             tokenizer=self.processing_class,
             collator=self.data_collator,
             scoring=self.scoring,
-            live=lambda: self.reference(before_training=True),
+            live=self.reference,
         )
         key = source.key(dataset)
         self.reference_weights = key.weights
@@ -358,7 +363,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         for column, values in score_columns(scores).items():
             dataset = dataset.add_column(column, values)
         if self.settings.reads_entropy:
-            statistics = ReferenceStatistics.of(scores, vocab_size=vocabulary_size(model))
+            statistics = ReferenceStatistics.of(scores, vocab_size=vocabulary_size(plain))
             prompt_ids = dataset["prompt_id"][:]
             found = raw_from_reference(
                 statistics, prompt_ids, self.settings, calibration=self.calibration, people=self._people
@@ -385,6 +390,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         Returns:
             The loss, or the loss and the model's outputs.
         """
+        self._try_in_engine(model, training=self._in_training_step)
         pieces = self.scoring.pieces(inputs)
         lists = self.objective.reads_lists
         examples = len(inputs["list_b"].unique()) if lists else len(inputs["input_ids"]) // 2
@@ -394,18 +400,21 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
                 piece["sft_length"] = _mean_chosen_length(inputs)
         parts: dict[int, ScoredPairs] = {}
         loss: Any = 0.0
-        for i, piece in largest_first(pieces):
-            # The graph of all but the last piece is spent at once, and only the last one's gradients are synchronised.
-            early = self._in_training_step and len(parts) < len(pieces) - 1
-            with self.accelerator.no_sync(model) if early else nullcontext():
+        # The graph of all but the last piece is spent at once, and only the last one's gradients are synchronised.
+        for i, piece in [*((None, piece) for piece in self.scoring.spare(pieces)), *largest_first(pieces)]:
+            early = self._in_training_step and len(parts) < len(pieces) - (i is not None)
+            with self.accelerator.no_sync(model) if early and self._whole_model else nullcontext():
                 part = self._score_pairs(model, piece)
                 share = part.loss_b.sum() / examples
                 if part.policy.aux_loss is not None:
                     share = share + self.router_aux_loss_coef * part.policy.aux_loss
+                if i is None:
+                    share = 0 * share
                 if early:
-                    self.accelerator.backward(share / self.current_gradient_accumulation_steps)
+                    self._spend(share / self.current_gradient_accumulation_steps)
             loss = loss + (share.detach() if early else share)
-            parts[i] = part
+            if i is not None:
+                parts[i] = part
         with torch.no_grad():
             self._record(inputs, ScoredPairs.join([parts[i] for i in range(len(pieces))]))
         if not return_outputs:
@@ -413,6 +422,15 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         with torch.no_grad():
             outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
         return loss, outputs
+
+    def _spend(self, share: Tensor) -> None:
+        """The backward pass of a piece that is not the last of its batch."""
+        if self.is_deepspeed_enabled:
+            # DeepSpeed's engine steps after a backward pass unless it is told that more will come.
+            engine: Any = self.accelerator.deepspeed_engine_wrapped
+            engine.backward(share, sync_gradients=False, scale_wrt_gas=False)
+        else:
+            self.accelerator.backward(share)
 
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -427,6 +445,21 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             return cast(Tensor, super().training_step(*args, **kwargs))
         finally:
             self._in_training_step = False
+
+    @property
+    def _whole_model(self) -> bool:
+        return whole_model(self.accelerator, self.model, tensor_parallel=self.tensor_parallel_size > 1)
+
+    def _try_in_engine(self, model: Any, *, training: bool = False) -> None:
+        """What is held against the model's own logits at once where each process has all of it, as soon as it runs."""
+        # Inside of an engine a model can be called by all processes together only, and not before it is wrapped.
+        form = (id(self.accelerator.unwrap_model(model)), type(model))
+        if self._whole_model or form in self._tried:
+            return
+        self._tried.add(form)
+        self._scoring = tried(self.scoring, self.settings, self.accelerator, model)
+        if training and self._new_adapter and self.state.global_step == 0:
+            self._compare_at_start(model)
 
     @property
     def scoring(self) -> ScoringPath:
@@ -678,6 +711,10 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             NonFiniteLossError: A loss is NaN or infinite.
         """
         processes = Processes.of_accelerate(self.accelerator)
+        if self.reference_weights is None and (self.ref_model is not None or is_peft_model(self.model)):
+            # No pass over the rows has named it; a checkpoint's adapter belongs to one base all the same.
+            frozen = self.accelerator.unwrap_model(self.model if self.ref_model is None else self.ref_model)
+            self.reference_weights = weights_digest(frozen, processes)
         with ExitStack() as held:
             begun = processes.share(self._begin(held, resume_from_checkpoint) if processes.is_first else None)
             if isinstance(begun, InputError):
@@ -736,10 +773,6 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         """In the first process: take the folder, choose the checkpoint, and name the run and what it begins from."""
         output_dir = Path(str(self.args.output_dir))
         model = self.accelerator.unwrap_model(self.model)
-        if self.reference_weights is None and (self.ref_model is not None or is_peft_model(self.model)):
-            # No pass over the rows has named it; a checkpoint's adapter belongs to one base all the same.
-            frozen = model if self.ref_model is None else self.accelerator.unwrap_model(self.ref_model)
-            self.reference_weights = weights_digest(frozen)
         try:
             writes = resume or self.args.save_strategy != "no"  # what writes nothing may share a folder
             if writes:
