@@ -97,6 +97,10 @@ logger = get_logger(__name__)
 COMPARED_ROWS = 2
 """Rows on which an untrained policy with a new adapter is held against its reference."""
 
+# In the batch that ends an epoch: how many examples of all processes' are not filled up, and which of these they are.
+_OWN_EXAMPLES = "_own_examples"
+_COUNTS = "_counts_b"
+
 # What a saved model's card says of the method.
 _PAPER = {
     "title": "MallowsPO: Fine-Tune Your LLM with Preference Dispersions",
@@ -376,6 +380,20 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
 
     # Loss
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The batches of a step; the one that ends an epoch is told how many of its examples are its own."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        state = self.accelerator.gradient_state
+        if batches and state.end_of_dataloader and state.remainder > 0 and self._filled_up:
+            batches[-1][_OWN_EXAMPLES] = state.remainder
+        return batches, items
+
+    @property
+    def _filled_up(self) -> bool:
+        """Whether accelerate fills up the uneven last batch of several processes with rows of the first."""
+        several = self.accelerator.num_processes > 1 and self.tensor_parallel_size == 1
+        return several and bool(self.accelerator.even_batches)
+
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -391,13 +409,22 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             The loss, or the loss and the model's outputs.
         """
         self._try_in_engine(model, training=self._in_training_step)
-        pieces = self.scoring.pieces(inputs)
+        inputs = dict(inputs)
+        own, processes = inputs.pop(_OWN_EXAMPLES, None), self.accelerator.num_processes
         lists = self.objective.reads_lists
         examples = len(inputs["list_b"].unique()) if lists else len(inputs["input_ids"]) // 2
+        if own is not None:
+            # What was filled up comes after the others, in the order of the processes; it is computed and weighs 0.
+            place_b = _list_places(inputs["list_b"]) if lists else torch.arange(examples)
+            first = self.accelerator.process_index * examples
+            inputs[_COUNTS] = (first + place_b < own).to(inputs["input_ids"].device)
+            examples = own / processes  # the engine takes the mean over processes
+        pieces = self.scoring.pieces(inputs)
         if self.objective.sft_weight:
             # TRL's SFT term is the mean over the batch's chosen tokens, however many pieces the batch is cut into.
+            length = self._mean_chosen_length(inputs)
             for piece in pieces:
-                piece["sft_length"] = _mean_chosen_length(inputs)
+                piece["sft_length"] = length
         parts: dict[int, ScoredPairs] = {}
         loss: Any = 0.0
         # The graph of all but the last piece is spent at once, and only the last one's gradients are synchronised.
@@ -416,7 +443,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             if i is not None:
                 parts[i] = part
         with torch.no_grad():
-            self._record(inputs, ScoredPairs.join([parts[i] for i in range(len(pieces))]))
+            self._record(inputs, ScoredPairs.join([parts[i] for i in range(len(pieces))]), own=own)
         if not return_outputs:
             return loss
         with torch.no_grad():
@@ -431,6 +458,15 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             engine.backward(share, sync_gradients=False, scale_wrt_gas=False)
         else:
             self.accelerator.backward(share)
+
+    def _mean_chosen_length(self, inputs: Any) -> float:
+        """Tokens of a chosen response on average over the batches of all processes; nothing predicts a first token."""
+        mask = inputs["completion_mask"]
+        lengths_b = mask[: len(mask) // 2, 1:].sum(1).double()
+        counts_b = inputs.get(_COUNTS, torch.ones_like(lengths_b))
+        sums = torch.stack([(lengths_b * counts_b).sum(), counts_b.sum().to(lengths_b)])
+        total, rows = self.accelerator.reduce(sums, "sum").tolist()
+        return float(total / rows)
 
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -512,6 +548,9 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         if loss_weight_b is not None:
             loss_weight_b = loss_weight_b if lists is None else loss_weight_b[lists.first_b]
             loss_b = loss_b * (self.loss_weight_scale * loss_weight_b.to(loss_b))
+        if _COUNTS in inputs:
+            counts_b = inputs[_COUNTS] if lists is None else inputs[_COUNTS][lists.first_b]
+            loss_b = loss_b * counts_b.to(loss_b)
         if not bool(torch.isfinite(loss_b).all()):
             step, output_dir = self.state.global_step, self.args.output_dir
             named = cast(Any, self.model).named_parameters()
@@ -545,15 +584,15 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
 
     # Metrics
 
-    def _record(self, inputs: Any, scored: ScoredPairs) -> None:
-        """Take a batch's metrics, gathered over all processes."""
+    def _record(self, inputs: Any, scored: ScoredPairs, *, own: int | None = None) -> None:
+        """Take a batch's metrics, gathered over all processes; of `own` examples where some were filled up."""
         mode = self.mode
         beta = self._row_column("beta", inputs, self.beta)
         values = batch_metrics(
             self.objective, self.calibration, inputs, scored, beta=beta, loss_weight_scale=self.loss_weight_scale
         )
         values["_loss"] = scored.loss_b
-        values = gathered(values, self.accelerator, training=mode == "train")
+        values = gathered(values, self.accelerator, training=mode == "train", own=own)
         losses = values.pop("_loss")
         if mode == "eval":
             self._eval_losses.append(losses)
@@ -584,8 +623,10 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         self._eval_losses = []
         output = super().evaluation_loop(*args, **kwargs)
         name = f"{self._eval_prefix}_loss"
-        if self.objective.reads_lists and self._eval_losses and output.metrics and name in output.metrics:
-            # transformers takes the mean over a batch's rows, of which a longer list has more.
+        means = (self.objective.reads_lists or self.accelerator.num_processes > 1) and not self.aux_loss_enabled
+        if means and self._eval_losses and output.metrics and name in output.metrics:
+            # transformers repeats a batch's mean for each of its rows, of which a longer list has more, and takes the
+            # mean over those that an uneven last batch was not filled up with: it is of all of them in each process.
             output.metrics[name] = torch.cat(self._eval_losses).mean().item()
         return output
 
@@ -807,7 +848,6 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         self.total_train_tokens = state.num_tokens
 
 
-def _mean_chosen_length(inputs: Any) -> float:
-    """Tokens of a chosen response in a batch, on average; the first token of a row is predicted by nothing."""
-    mask = inputs["completion_mask"]
-    return float(mask[: len(mask) // 2, 1:].sum()) / (len(mask) // 2)
+def _list_places(list_b: Tensor) -> Tensor:
+    """The place in its batch of each row's list."""
+    return torch.unique_consecutive(list_b, return_inverse=True)[1].cpu()
