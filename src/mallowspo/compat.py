@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate.utils import is_peft_model
-from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, MixedPrecisionPolicy
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import is_triton_available
@@ -171,6 +172,14 @@ class TRLPreferenceTrainer(DPOTrainer):
     def tensor_parallel_size(self) -> int:
         """How many ranks are given the same batch."""
         return int(self._tp_size)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Keep FSDP2 from rounding what a model returns: log-probabilities, sums of which are compared."""
+        super().create_accelerator_and_postprocess()
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        policy = getattr(plugin, "mixed_precision_policy", None)
+        if plugin is not None and isinstance(policy, MixedPrecisionPolicy):
+            plugin.mixed_precision_policy = replace(policy, output_dtype=None)
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._staging_root or super()._get_output_dir(trial)
