@@ -49,13 +49,15 @@ def tell_fault(folder: Path, failed: Mapping[int, int]) -> int | None:
     if left:
         first = min(left, key=lambda fault: fault["time"])
         alone = len({fault["text"] for fault in left}) > 1 or len(left) == 1
-        where = f"process {first['rank']} (of the ranks from 0): " if alone and first["rank"] else ""
+        where = f"rank {first['rank']}: " if alone and first["rank"] else ""
         sys.stderr.write(f"mallowspo: {where}{first['text'].rstrip()}\n")
         return int(first["code"])
     killed = {rank: -code for rank, code in failed.items() if code < 0 and -code != signal.SIGTERM}
     if not killed:
         return None
     rank, number = next(iter(sorted(killed.items())))
-    memory = ", probably for want of memory; use smaller batches or fewer processes" if number == signal.SIGKILL else ""
-    sys.stderr.write(f"mallowspo: process {rank} was ended by {signal.Signals(number).name}{memory}\n")
+    memory = (
+        ", probably for want of memory; use smaller batches or fewer processes" if number == signal.SIGKILL else ""
+    )
+    sys.stderr.write(f"mallowspo: rank {rank} was ended by {signal.Signals(number).name}{memory}\n")
     return 128 + number

@@ -97,6 +97,9 @@ logger = get_logger(__name__)
 COMPARED_ROWS = 2
 """Rows on which an untrained policy with a new adapter is held against its reference."""
 
+# In a checkpoint, the reference as `sync_ref_model` has moved it.
+_REFERENCE = "reference"
+
 # In the batch that ends an epoch: how many examples of all processes' are not filled up, and which of these they are.
 _OWN_EXAMPLES = "_own_examples"
 _COUNTS = "_counts_b"
@@ -689,8 +692,15 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     def _write_model(self, folder: Path) -> None:
         self._write_card(folder)
         super().save_model(str(folder), _internal_call=True)
+        if self._keeps_reference and self.in_checkpoint and self.args.should_save:
+            self.accelerator.unwrap_model(self.ref_model).save_pretrained(folder / _REFERENCE)
         if self.args.should_save:
             write_state(folder, self._state())
+
+    @property
+    def _keeps_reference(self) -> bool:
+        """Whether a checkpoint has the reference too, since training moves it."""
+        return self.settings.sync_ref_model and self._whole_model
 
     def publish_checkpoint(self, staging: Path, final: Path) -> None:
         """Name a checkpoint once its list of files is written and all of it is on the disk."""
@@ -823,6 +833,12 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             state = None if folder is None else read_state(folder)
             if folder is not None:
                 refuse_other_adapters(folder, adapter_configs(model), loaded=True, held=unwrapped_adapters(model))
+            if folder is not None and self.settings.sync_ref_model and not (folder / _REFERENCE).is_dir():
+                engine = "" if self._whole_model else f" (under {self.accelerator.distributed_type.value} none does)"
+                raise InputError(
+                    f"sync_ref_model: {folder} does not hold the reference as this option had moved it{engine}, and a "
+                    "resumed run would begin from the first one; begin anew without resume_from_checkpoint"
+                )
             if folder is not None and state is not None:
                 now, allowed = self._state(), self.settings.allow_other_data
                 epoch = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).epoch
@@ -840,6 +856,10 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             return error
 
     def _restore(self, folder: Path) -> None:
+        if self._keeps_reference:
+            moved: Any = self.accelerator.unwrap_model(self.ref_model)
+            kept = type(moved).from_pretrained(folder / _REFERENCE, dtype=moved.dtype)
+            moved.load_state_dict(kept.state_dict())
         state = read_state(folder)
         if state is None:
             logger.warning(f"{folder} was not written by mallowspo: its calibration is taken from the data instead")
