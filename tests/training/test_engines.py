@@ -2,8 +2,10 @@
 
 import copy
 import math
+import re
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -185,3 +187,13 @@ def score_sharded():
 
 def test_a_head_that_is_sharded_by_hand_gives_the_whole_models_scores_and_gradients(tmp_path):
     assert in_processes(score_sharded, tmp_path, 2) == [0, 0], words(tmp_path)
+
+
+def test_the_support_matrix_names_tests_and_cases_that_there_are():
+    root = Path(__file__).resolve().parents[2]
+    page = (root / "docs/engines.md").read_text(encoding="utf-8")
+    written = "".join(path.read_text(encoding="utf-8") for path in (root / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert named and all(f"def {name}(" in written for name in named)
+    matrix = page[page.index("| engine | trained |") :].split("\n\n")[0]
+    assert set(re.findall(r"`([^`]+)`", matrix)) == CASES.keys()

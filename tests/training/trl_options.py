@@ -142,7 +142,7 @@ OPTIONS: dict[str, Treatment] = {
         "in an error",
         read=True,
     ),
-    "fsdp": _passed("refused in a single process, before the model is loaded", read=True),
+    "fsdp": _passed("refused in a single process and with version 1 of FSDP, before the model is loaded", read=True),
     "fsdp_config": _passed("a file that cannot be read is refused", read=True),
     # Optimiser
     "learning_rate": _equal({"learning_rate": 1e-2}, words="0 is said, less is refused"),
@@ -171,7 +171,7 @@ OPTIONS: dict[str, Treatment] = {
     "output_dir": _passed("gets `mallowspo.json`, `run.json` (from the command line) and a model card too", read=True),
     "disable_tqdm": _passed("the reference pass has a bar too", read=True),
     "push_to_hub": _passed("`mallowspo train` pushes at the end, as `trl dpo` does", read=True),
-    "deepspeed": _passed("padded rows under an engine", read=True),
+    "deepspeed": _passed("packed rows too ([engines](engines.md))", read=True),
 }  # fmt: skip
 
 # Options of TrainingArguments that transformers alone reads: the optimiser, its schedule, logging, the hub, engines.
