@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 from accelerate.utils import is_peft_model
-from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, MixedPrecisionPolicy
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import is_triton_available
@@ -133,8 +133,10 @@ class TRLPreferenceTrainer(DPOTrainer):
                 if self._precompute_engine is None:
                     self._precompute_engine = prepare_deepspeed(policy, self.accelerator)
                 model = self._precompute_engine
-            elif self.is_fsdp_enabled and not isinstance(policy, FullyShardedDataParallel | FSDPModule):
-                policy.to(self.accelerator.device)  # FSDP leaves it on the CPU until training begins
+            elif self.is_fsdp_enabled and not isinstance(policy, FSDPModule):
+                # FSDP leaves it on the CPU until training begins, and a batch is on the device.
+                if next(policy.parameters()).device != self.accelerator.device:
+                    policy.to(self.accelerator.device)
         training = model.training
         model.eval()  # dropout in the reference makes every number of the store a draw of its own
         try:

@@ -11,9 +11,11 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mallowspo.cli.signals import end_children
 from mallowspo.files import parse_json, write_json
 
 __all__ = ["FAULTS", "after_a_fault", "leave_fault", "tell_fault"]
@@ -29,8 +31,10 @@ def leave_fault(text: str, code: int) -> None:
         return
     rank = int(os.environ.get("RANK", "0"))
     write_json(Path(folder) / f"{rank}.json", {"rank": rank, "time": time.time(), "code": code, "text": text})
+    end_children(patience=5.0)  # those of data loaders
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with suppress(OSError, ValueError):
+            stream.flush()
     os._exit(code)  # the interpreter's end may wait for a collective that the others will never join
 
 

@@ -84,7 +84,7 @@ def _call_head(
     """
     weight = head.weight
     # The module that owns the weight: PEFT wraps a head that is trained whole.
-    owner = next(module for module in head.modules() if module._parameters.get("weight") is weight)
+    owner = next((module for module in head.modules() if module._parameters.get("weight") is weight), head)
     name = "_old_forward" if hasattr(owner, "_old_forward") else "forward"  # the first under accelerate's hooks
     before = vars(owner).get(name)
 
