@@ -106,7 +106,10 @@ OPTIONS: dict[str, Treatment] = {
     "length_column_name": _passed("read with `group_by_length` alone"),
     "seed": _equal({"seed": 11}),
     "data_seed": _equal({"data_seed": 5}),
-    "per_device_train_batch_size": _equal({"per_device_train_batch_size": 3}),
+    "per_device_train_batch_size": _equal(
+        {"per_device_train_batch_size": 3},
+        words="with several processes, rows that fill up an epoch's last batch count once ([engines](engines.md))",
+    ),
     "gradient_accumulation_steps": _equal({"gradient_accumulation_steps": 2}),
     "num_train_epochs": _equal({"num_train_epochs": 1.0, "max_steps": -1}, words="0 trains nothing, and is said"),
     "max_steps": _equal({"max_steps": 3}),
