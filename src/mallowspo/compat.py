@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate.utils import is_peft_model
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import is_triton_available
@@ -122,7 +124,7 @@ class TRLPreferenceTrainer(DPOTrainer):
         self._load_from_checkpoint(str(checkpoint))
 
     @contextmanager
-    def reference(self, *, before_training: bool = False) -> Iterator[Any]:
+    def reference(self) -> Iterator[Any]:
         """The model that plays the reference, without gradient and in the run's precision, for the time of a block."""
         # A separate reference model where there is one; else the policy: with its adapter switched off (or swapped for
         # the frozen copy that TRL makes of a pretrained adapter), or as it is before training.
@@ -134,11 +136,15 @@ class TRLPreferenceTrainer(DPOTrainer):
             if is_peft_model(policy):
                 unwrapped = self.accelerator.unwrap_model(policy)
                 adapter = use_adapter(unwrapped, adapter_name="ref" if "ref" in unwrapped.peft_config else None)
-            if before_training and self.is_deepspeed_enabled:
-                # As in TRL's own precompute: one inference engine, kept for every split.
+            if self.is_deepspeed_enabled and self.deepspeed is None:
+                # As in TRL's own precompute: one inference engine, kept for every split until training has its own.
                 if self._precompute_engine is None:
                     self._precompute_engine = prepare_deepspeed(policy, self.accelerator)
                 model = self._precompute_engine
+            elif self.is_fsdp_enabled and not isinstance(policy, FSDPModule):
+                # FSDP leaves it on the CPU until training begins, and a batch is on the device.
+                if next(policy.parameters()).device != self.accelerator.device:
+                    policy.to(self.accelerator.device)
         training = model.training
         model.eval()  # dropout in the reference makes every number of the store a draw of its own
         try:
@@ -176,6 +182,14 @@ class TRLPreferenceTrainer(DPOTrainer):
     def tensor_parallel_size(self) -> int:
         """How many ranks are given the same batch."""
         return int(self._tp_size)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Keep FSDP2 from rounding what a model returns: log-probabilities, sums of which are compared."""
+        super().create_accelerator_and_postprocess()
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        policy = getattr(plugin, "mixed_precision_policy", None)
+        if plugin is not None and isinstance(policy, MixedPrecisionPolicy):
+            plugin.mixed_precision_policy = replace(policy, output_dtype=None)
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._staging_root or super()._get_output_dir(trial)

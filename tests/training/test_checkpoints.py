@@ -24,7 +24,7 @@ from accelerate.state import AcceleratorState, PartialState
 from datasets import Dataset
 from huggingface_hub.utils import filter_repo_objects
 from pairs import build as build_trainer
-from pairs import lora, options, saved_llama, small_pairs
+from pairs import history, lora, options, saved_llama, small_pairs
 from peft import (
     IA3Config,
     LoHaConfig,
@@ -844,3 +844,20 @@ def test_what_is_pushed_is_whole_and_has_no_passing_files_and_no_secrets(
         listed = json.loads(hub.contents[target, FILE_LIST])["files"]
         assert {name for place, name in hub.contents if place == target} == {*listed, FILE_LIST}
         assert all(len(hub.contents[target, name]) == entry["bytes"] for name, entry in listed.items())
+
+
+def test_a_moving_reference_is_gone_on_with_where_it_was(random_setting, tmp_path):
+    moving = {"objective": "dpo", "sync_ref_model": True, "ref_model_sync_steps": 2, "ref_model_mixup_alpha": 0.7}
+    whole = build(random_setting, tmp_path / "out", save_steps=3, **moving)
+    whole.train()
+    shutil.rmtree(tmp_path / "out/checkpoint-6")
+    resumed = resume(random_setting, tmp_path / "out", save_steps=3, **moving)
+    for name in ("loss", "rewards/margins"):
+        assert history(resumed, name) == history(whole, name), name
+    for ours, theirs in zip(resumed.ref_model.parameters(), whole.ref_model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    shutil.rmtree(tmp_path / "out/checkpoint-6")
+    shutil.rmtree(tmp_path / "out/checkpoint-3/reference")
+    (tmp_path / "out/checkpoint-3" / FILE_LIST).unlink()  # as another program's, which keeps no reference
+    with pytest.raises(InputError, match="^sync_ref_model: "):
+        resume(random_setting, tmp_path / "out", save_steps=3, **moving)

@@ -15,6 +15,7 @@ from types import NoneType
 import numpy as np
 import pytest
 import torch
+from accelerate import ParallelismConfig
 from pairs import options
 from peft import LoraConfig, get_peft_model
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
@@ -332,6 +333,10 @@ def test_what_is_seldom_meant_gets_a_line(tmp_path, changes, named):
         ("sync_ref_model", {"sync_ref_model": True}, {"peft_config": LoraConfig()}),
         ("activation_offloading", {"activation_offloading": True}, {}),
         ("fsdp", {"fsdp": "full_shard"}, {}),
+        ("fsdp", {"fsdp": True, "fsdp_config": {"version": 1}}, {}),
+        ("parallelism_config", {"parallelism_config": ParallelismConfig(cp_size=2)}, {}),
+        ("parallelism_config", {"parallelism_config": ParallelismConfig(sp_size=2)}, {}),
+        ("model_init_kwargs", {"model_init_kwargs": {"distributed_config": {"fsdp_size": 2}}}, {}),
     ],
 )
 def test_refused_before_the_model_is_loaded(tmp_path, name, changes, arguments):

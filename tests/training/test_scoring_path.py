@@ -91,7 +91,7 @@ def test_the_largest_piece_comes_first_and_the_metrics_keep_the_batchs_order(ran
     sizes, recorded = [], []
     score, add = run._score_pairs, run._record
     run._score_pairs = lambda model, piece: sizes.append(_pair_tokens(piece)) or score(model, piece)
-    run._record = lambda inputs, pairs: recorded.append((inputs, pairs)) or add(inputs, pairs)
+    run._record = lambda inputs, pairs, **own: recorded.append((inputs, pairs)) or add(inputs, pairs, **own)
     run.train()
     (inputs, pairs), *_ = recorded
     assert len(sizes) > 2 and sizes == sorted(sizes, reverse=True)

@@ -106,7 +106,10 @@ OPTIONS: dict[str, Treatment] = {
     "length_column_name": _passed("read with `group_by_length` alone"),
     "seed": _equal({"seed": 11}),
     "data_seed": _equal({"data_seed": 5}),
-    "per_device_train_batch_size": _equal({"per_device_train_batch_size": 3}),
+    "per_device_train_batch_size": _equal(
+        {"per_device_train_batch_size": 3},
+        words="with several processes, rows that fill up an epoch's last batch count once ([engines](engines.md))",
+    ),
     "gradient_accumulation_steps": _equal({"gradient_accumulation_steps": 2}),
     "num_train_epochs": _equal({"num_train_epochs": 1.0, "max_steps": -1}, words="0 trains nothing, and is said"),
     "max_steps": _equal({"max_steps": 3}),
@@ -142,7 +145,7 @@ OPTIONS: dict[str, Treatment] = {
         "in an error",
         read=True,
     ),
-    "fsdp": _passed("refused in a single process, before the model is loaded", read=True),
+    "fsdp": _passed("refused in a single process and with version 1 of FSDP, before the model is loaded", read=True),
     "fsdp_config": _passed("a file that cannot be read is refused", read=True),
     # Optimiser
     "learning_rate": _equal({"learning_rate": 1e-2}, words="0 is said, less is refused"),
@@ -171,7 +174,7 @@ OPTIONS: dict[str, Treatment] = {
     "output_dir": _passed("gets `mallowspo.json`, `run.json` (from the command line) and a model card too", read=True),
     "disable_tqdm": _passed("the reference pass has a bar too", read=True),
     "push_to_hub": _passed("`mallowspo train` pushes at the end, as `trl dpo` does", read=True),
-    "deepspeed": _passed("padded rows under an engine", read=True),
+    "deepspeed": _passed("packed rows too ([engines](engines.md))", read=True),
 }  # fmt: skip
 
 # Options of TrainingArguments that transformers alone reads: the optimiser, its schedule, logging, the hub, engines.

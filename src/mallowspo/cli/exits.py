@@ -12,11 +12,14 @@ import os
 import re
 import select
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from mallowspo.cli.faults import after_a_fault, leave_fault
 from mallowspo.cli.signals import Terminated, end_children, ends_at_sigterm, is_first_process
 from mallowspo.errors import InputError, NonFiniteLossError
+from mallowspo.redaction import without_secrets
 
 __all__ = ["exit_code_of", "message_of"]
 
@@ -88,7 +91,7 @@ def _exit_code_of(run: Callable[[], int], arguments: Sequence[str], streams: Seq
             return _told(error, arguments, streams) or 2
         raise end
     except KeyboardInterrupt as stop:
-        if is_first_process():  # the others of a launch end for the same reason
+        if is_first_process() and not after_a_fault():  # the others of a launch end for the same reason
             _say("interrupted; what was written before is whole")
         if isinstance(stop, Terminated):
             end_children()
@@ -97,6 +100,7 @@ def _exit_code_of(run: Callable[[], int], arguments: Sequence[str], streams: Seq
     except Exception as error:
         code_of_error = _told(error, arguments, streams)
         if code_of_error is None:
+            leave_fault(without_secrets("".join(traceback.format_exception(error))), 1)
             raise
         return code_of_error
 
@@ -123,6 +127,7 @@ def _told(error: Exception, arguments: Sequence[str], streams: Sequence[int]) ->
     text = message_of(error, arguments)
     if text is None:
         return None
+    leave_fault(text, 2)
     _say(text)
     _silence()
     return 2

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from pathlib import Path
+
+from mallowspo.cli.faults import FAULTS, tell_fault
 from mallowspo.cli.signals import end_children
 
 __all__ = ["SEVERAL_ON_THIS_MACHINE", "launched", "several_without_accelerators"]
@@ -27,7 +32,20 @@ def several_without_accelerators(arguments: list[str]) -> list[str]:
 
 
 def launched(arguments: list[str]) -> int:
-    """Run `accelerate launch` in this process and leave none behind; gives the highest exit code of a failure."""
+    """Run `accelerate launch` in this process, leave none behind and say why it failed; gives the exit code."""
+    with tempfile.TemporaryDirectory(prefix="mallowspo-") as folder:
+        os.environ[FAULTS] = folder
+        failed: dict[int, int] = {}
+        try:
+            code = _launched(arguments, failed)
+        finally:
+            os.environ.pop(FAULTS, None)
+        told = tell_fault(Path(folder), failed) if code else None
+        return code if told is None else told
+
+
+def _launched(arguments: list[str], failed: dict[int, int]) -> int:
+    """Run the launcher; gives the highest exit code, and in `failed` those of the processes that failed."""
     import subprocess
 
     from accelerate.commands.launch import launch_command, launch_command_parser
@@ -39,8 +57,8 @@ def launched(arguments: list[str]) -> int:
     except subprocess.CalledProcessError as error:
         return error.returncode if error.returncode >= 0 else 128 - error.returncode
     except ChildFailedError as error:
-        codes = [failure.exitcode for failure in error.failures.values()]
-        return max(code if code >= 0 else 128 - code for code in codes)
+        failed |= {rank: failure.exitcode for rank, failure in error.failures.items()}
+        return max(code if code >= 0 else 128 - code for code in failed.values())
     except SignalException as stop:
         return 128 + int(stop.sigval)
     finally:

@@ -78,7 +78,7 @@ def _make_store(options: ReferenceOptions, progress: Progress) -> WriteResult:
     with accelerator.autocast():
         check_scores(model, accelerator.device, packed=False, mixed_precision=mixed)
     adapter = None if options.adapter is None else "default"
-    known |= processes.share(model_fields(model, adapter=adapter, weights=processes.is_first))
+    known |= model_fields(model, adapter=adapter, processes=processes)
     collate = PreferenceCollator(
         pad_token_id=padding_id(tokenizer, embedding_rows(base_model(model))),
         max_length=options.max_length or None,

@@ -15,7 +15,7 @@ from mallowspo.scoring.model_checks import base_model
 from mallowspo.scoring.packed_attention import PackedSupport, dense_masks, pack_attention, packed_support
 from mallowspo.scoring.packed_layout import PackedBatch, pack
 from mallowspo.scoring.padded import ResponseScores
-from mallowspo.scoring.response_head import logit_transform, response_head
+from mallowspo.scoring.response_head import LogitTransform, logit_transform, response_head
 
 __all__ = ["add_packed_head", "score_packed"]
 
@@ -51,8 +51,6 @@ def add_packed_head(model: Any) -> PackedSupport:
 
 def _forward(model: Any, packed: PackedBatch, path: str) -> dict[str, Tensor]:
     """Backbone over the row, then the head at the places that predict a response token."""
-    from mallowspo.compat import gathered_parameters
-
     inputs: dict[str, Any]
     if path == "packed" and model.config._attn_implementation == PACKED_FLEX:
         packed, inputs = flex_inputs(packed, model.config)
@@ -68,19 +66,41 @@ def _forward(model: Any, packed: PackedBatch, path: str) -> dict[str, Tensor]:
         input_ids=packed.input_ids, position_ids=packed.position_ids, use_cache=False, **inputs
     ).last_hidden_state
     head = model.get_output_embeddings()
-    weight, bias = head.weight, head.bias
-    if hasattr(weight, "full_tensor"):  # FSDP2 keeps shards; the gradient finds its way back through the gather
-        weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
-    device = weight.device
-    with gathered_parameters(weight, bias):
-        values = response_head(
-            hidden[0, packed.predictor_n].to(device), weight, bias, packed.target_n.to(device),
-            logit_transform(model.config),
-        )  # fmt: skip
+    device = head.weight.device
+    hidden_nh, target_n = hidden[0, packed.predictor_n].to(device), packed.target_n.to(device)
+    log_prob_n, entropy_n, mean_logit_n, top1_n = _call_head(head, hidden_nh, target_n, logit_transform(model.config))
     return {
-        "log_prob": values.log_prob_n, "entropy": values.entropy_n, "mean_logit": values.mean_logit_n,
-        "top1": values.top1_n,
+        "log_prob": log_prob_n, "entropy": entropy_n, "mean_logit": mean_logit_n, "top1": top1_n,
     }  # fmt: skip
+
+
+def _call_head(
+    head: Any, hidden_nh: Tensor, target_n: Tensor, transform: LogitTransform
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The response head in the place of the output head's own forward.
+
+    An engine that spreads the weight over processes has it whole inside of that call, and inside of the backward pass
+    that belongs to it, and nowhere else.
+    """
+    weight = head.weight
+    # The module that owns the weight: PEFT wraps a head that is trained whole.
+    owner = next((module for module in head.modules() if module._parameters.get("weight") is weight), head)
+    name = "_old_forward" if hasattr(owner, "_old_forward") else "forward"  # the first under accelerate's hooks
+    before = vars(owner).get(name)
+
+    def scored(hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        values = response_head(hidden, owner.weight, owner.bias, target_n, transform)
+        return values.log_prob_n, values.entropy_n, values.mean_logit_n, values.top1_n
+
+    setattr(owner, name, scored)
+    try:
+        found: tuple[Tensor, Tensor, Tensor, Tensor] = head(hidden_nh)
+    finally:
+        if before is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+    return found
 
 
 def score_packed(

@@ -17,6 +17,8 @@ import torch
 
 from mallowspo.files import parse_json
 from mallowspo.scoring.model_checks import adapter_configs, base_model, unwrapped_adapters
+from mallowspo.scoring.processes import Processes
+from mallowspo.scoring.sharded import is_spread, whole
 
 __all__ = [
     "STORE_FORMAT",
@@ -34,6 +36,7 @@ STORE_FORMAT = 1
 """Raised whenever the same key would give other numbers or another layout of the files."""
 
 NO_ADAPTER = "none"
+_ALONE = Processes()
 
 # Fields of a model's configuration that leave its scores alone, or that have a field of their own in the key.
 _CONFIG_WITHOUT_EFFECT = frozenset(
@@ -155,16 +158,19 @@ def vocabulary_size(model: Any) -> int:
     return int(getattr(head, "out_features", 0) or head.weight.shape[0])
 
 
-def model_fields(model: Any, *, adapter: str | Sequence[str] | None = None, weights: bool = True) -> dict[str, Any]:
+def model_fields(
+    model: Any, *, adapter: str | Sequence[str] | None = None, processes: Processes = _ALONE
+) -> dict[str, Any]:
     """The part of the key that a loaded model gives.
 
     Args:
-        model: A causal language model, with or without PEFT's wrapper, not inside a distributed engine.
+        model: A causal language model, with or without PEFT's wrapper, without the wrapper of a distributed engine;
+            the engine may have spread its weights.
         adapter: Name of the adapter that is switched on in the reference, or several; None for the bare model.
-        weights: Read the weights too, the one part that takes time.
+        processes: All that hold this model and call this together; the first one reads the weights.
 
     Returns:
-        Values by field of `ReferenceKey`.
+        Values by field of `ReferenceKey`, the same in every process.
     """
     from mallowspo.scoring.packed_attention import plain_attention
 
@@ -182,7 +188,7 @@ def model_fields(model: Any, *, adapter: str | Sequence[str] | None = None, weig
         "vocab_size": vocabulary_size(base),
         "config": config_digest(base.config),
         "adapter": found,
-        "weights": weights_digest(model) if weights else None,
+        "weights": weights_digest(model, processes),
     }
 
 
@@ -220,24 +226,36 @@ def _with_effect(value: Any) -> Any:
     return [_with_effect(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def weights_digest(model: Any) -> str | None:
-    """Digest of all weights and buffers without adapters; None where they are spread over processes."""
+def weights_digest(model: Any, processes: Processes = _ALONE) -> str | None:
+    """Digest of all weights and buffers without adapters, the same in all `processes`; None for weights on `meta`.
+
+    Weights that are spread over processes are gathered one by one: the digest is that of the whole model.
+    """
     tensors = dict(_own_tensors(model))
-    if not all(_whole(value) for value in tensors.values()):
-        return None
     names = sorted(tensors)
-    # SHA-256 releases the interpreter lock, so tensors are read side by side.
-    with ThreadPoolExecutor(8) as pool:
-        digests = list(pool.map(lambda name: _tensor_digest(tensors[name]), names))
-    return _digest_of_json(list(zip(names, digests, strict=True)))
+    digests: list[str] = []
+    if any(map(is_spread, tensors.values())):
+        for name in names:
+            with whole(tensors[name]) as value:
+                digests += [_tensor_digest(value)] if processes.is_first else []
+    elif processes.is_first and not any(value.is_meta for value in tensors.values()):
+        # SHA-256 releases the interpreter lock, so tensors are read side by side.
+        with ThreadPoolExecutor(8) as pool:
+            digests = list(pool.map(lambda name: _tensor_digest(tensors[name]), names))
+    found = _digest_of_json(list(zip(names, digests, strict=True))) if digests else None
+    return None if (shared := processes.share(found)) is None else str(shared)
 
 
 def adapter_digest(model: Any, name: str) -> str:
     """Digest of one adapter: its weights, as float32, and its configuration."""
     from peft import get_peft_model_state_dict
 
-    state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    weights = sorted((key, _tensor_digest(value.detach().float())) for key, value in state.items())
+    own = {key: value for key, value in model.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)}
+    state = get_peft_model_state_dict(model, state_dict=own, adapter_name=name, save_embedding_layers=False)
+    weights = []
+    for key in sorted(state):
+        with whole(state[key]) as value:
+            weights.append((key, _tensor_digest(value.detach().float())))
     return _digest_of_json([weights, _plain_config(model.peft_config[name])])
 
 
@@ -250,16 +268,10 @@ def _plain_config(config: Any) -> dict[str, Any]:
 def _own_tensors(model: Any) -> Iterable[tuple[str, torch.Tensor]]:
     """The model's tensors under the names that they have without PEFT's wrapper."""
     adapters = set() if unwrapped_adapters(model) else set(adapter_configs(model))
-    for name, value in base_model(model).state_dict().items():
+    for name, value in base_model(model).state_dict(keep_vars=True).items():
         parts = [part for part in name.split(".") if part not in ("base_layer", "original_module", "_orig_mod")]
         if isinstance(value, torch.Tensor) and not adapters & set(parts):
             yield ".".join(parts), value
-
-
-def _whole(value: torch.Tensor) -> bool:
-    from torch.distributed.tensor import DTensor
-
-    return not (isinstance(value, DTensor) or value.is_meta or hasattr(value, "ds_id"))
 
 
 def _dtypes(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:

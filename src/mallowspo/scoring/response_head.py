@@ -216,9 +216,7 @@ class _ResponseHead(torch.autograd.Function):
         _, need_weight, need_bias = ctx.needs_input_grad[:3]
         if not (need_weight or need_bias):
             return hidden_grad, None, None, None, None, None
-        from mallowspo.compat import gathered_parameters
-
-        with gathered_parameters(weight_vh, bias_v), torch.autocast(hidden_nh.device.type, enabled=False):
+        with torch.autocast(hidden_nh.device.type, enabled=False):
             weight_grad, bias_grad = _parameter_gradients(ctx, grad_n1, need_weight, need_bias)
         return (
             hidden_grad,

@@ -33,19 +33,25 @@ def sum_tolerance(precision: str, lengths: Any) -> NDArray[np.float64]:
 
 
 @torch.no_grad()
-def check_scores(model: Any, device: torch.device, *, packed: bool, mixed_precision: str = "no") -> str | None:
-    """Compare a model's scores with its own logits on two prompts: why its rows cannot be packed, or None."""
+def check_scores(
+    model: Any, device: torch.device, *, packed: bool, mixed_precision: str = "no", wrapped: Any = None
+) -> str | None:
+    """Compare a model's scores with its own logits on two prompts: why its rows cannot be packed, or None.
+
+    A model inside of an engine is called through `wrapped`, in all processes.
+    """
+    call = model if wrapped is None else wrapped
     batch = {name: value.to(device) for name, value in _batch(model).items()}
     precision = _precision(model, mixed_precision)
     complaint = None
-    with _evaluating(model):
+    with _evaluating(call):
         with _uncompiled_attention(model):
-            own_bk = _own_logps(model, batch)
+            own_bk = _own_logps(call, batch)
         if not bool(own_bk.isfinite().all()):
             return None  # broken weights: the first loss says so
         if packed:
             try:
-                apart = _apart(score_packed(model, batch, sum_dtype=torch.float32), own_bk, precision)
+                apart = _apart(score_packed(call, batch, sum_dtype=torch.float32), own_bk, precision)
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, TypeError, ValueError) as error:
@@ -54,7 +60,7 @@ def check_scores(model: Any, device: torch.device, *, packed: bool, mixed_precis
                 return None
             complaint = f"{model.config.model_type}: on a trial, packed rows {apart}"
         with _uncompiled_attention(model):
-            apart = _apart(score_padded(model, batch, sum_dtype=torch.float32), own_bk, precision)
+            apart = _apart(score_padded(call, batch, sum_dtype=torch.float32), own_bk, precision)
         if apart is not None:
             refuse_own_logits(model, f"on a trial, log-probabilities computed from the head's weight {apart}")
     return complaint

@@ -120,7 +120,7 @@ def compare_at_start(
     precision = f"{next(policy.parameters()).dtype} {accelerator.mixed_precision}"
     if bool((gap <= torch.as_tensor(sum_tolerance(precision, start.length_bk.cpu().numpy()))).all()):
         return
-    config = next(iter(policy.peft_config.values()))
+    config = next(iter(accelerator.unwrap_model(policy).peft_config.values()))
     asked = [name for name, value in config.to_dict().items() if name.startswith("init") and value is False]
     nats = f"by up to {gap.max().item():.3g} nats on {len(gap)} rows"
     if asked or config.is_prompt_learning:

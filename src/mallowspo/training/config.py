@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -475,6 +476,7 @@ def checked_settings(
         )
     if args.activation_offloading and args.device.type == "cpu":
         raise InputError("activation_offloading: it moves activations from an accelerator to the CPU; leave it out")
+    _refuse_other_engines(args, model)
     xla = isinstance(args.fsdp_config, dict) and args.fsdp_config.get("xla")
     if args.fsdp and not xla and args.parallel_mode != ParallelMode.DISTRIBUTED:
         raise InputError(
@@ -482,6 +484,35 @@ def checked_settings(
             "accelerate launch), or leave it out"
         )
     return args
+
+
+def _refuse_other_engines(args: MallowsPOConfig, model: Any) -> None:
+    """Refuse what spreads a model or a row over processes in a way that the scores do not know."""
+    instead = "shard the model with FSDP2 (--accelerate_config fsdp2) or DeepSpeed ZeRO-3 (--accelerate_config zero3)"
+    given: dict[str, Any] = getattr(args, "fsdp_plugin_args", None) or {}
+    launched = os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+    version = given.get("fsdp_version") if given else int(os.environ.get("FSDP_VERSION", "1")) if launched else 2
+    if version == 1:
+        raise InputError(
+            "fsdp: version 1 keeps no weight as a tensor of its own, so that the reference has no name, and it is "
+            "leaving transformers; set fsdp_version: 2 (--accelerate_config fsdp2, or version: 2 in fsdp_config)"
+        )
+    for name in ("cp_size", "sp_size"):
+        size = getattr(args.parallelism_config, name, None) or os.environ.get(f"PARALLELISM_CONFIG_{name.upper()}")
+        if int(size or 1) > 1:
+            raise InputError(
+                f"parallelism_config: {name} {size} cuts a row over several processes, and a response is scored as a "
+                f"whole; leave it out, and {instead}"
+            )
+    init: Any = args.model_init_kwargs or {}
+    loading = init.get("distributed_config") if isinstance(model, str) else None
+    loading = loading or getattr(getattr(model, "config", None), "distributed_config", None)
+    sizes = loading if isinstance(loading, dict) else vars(loading or SimpleNamespace())
+    if max(int(sizes.get(name) or 1) for name in ("fsdp_size", "dp_replicate_size", "pp_size")) > 1:
+        raise InputError(
+            f"model_init_kwargs: distributed_config shards the model while it is loaded, and TRL's trainer cannot "
+            f"name a reference that is sharded so; leave it out, and {instead}"
+        )
 
 
 def refuse_other_collator(collator: Any, args: MallowsPOConfig, train_dataset: Any) -> None:

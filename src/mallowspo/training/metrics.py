@@ -122,14 +122,15 @@ def _of_two(reward_b2: Tensor, logp_b2: Tensor, length_b2: Tensor, reference_b2:
     return values
 
 
-def gathered(values: Mapping[str, Tensor], accelerator: Any, *, training: bool) -> dict[str, Tensor]:
-    """The values of all processes, by one gather."""
-    # In evaluation it drops the rows with which accelerate fills up an uneven last batch. In training those rows are
-    # trained on, and so they count; there the same call would also cut every batch that is accumulated with the last
-    # one, since transformers reads that far ahead.
+def gathered(
+    values: Mapping[str, Tensor], accelerator: Any, *, training: bool, own: int | None = None
+) -> dict[str, Tensor]:
+    """The values of all processes, by one gather, without those with which an uneven last batch was filled up."""
+    # In training there are `own` in the batch that ends an epoch. accelerate's own answer would cut every batch that
+    # is accumulated with that one too, since transformers reads so far ahead.
     dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
     table = torch.stack([value.to(accelerator.device, dtype) for value in values.values()], dim=1)
-    table = accelerator.gather(table) if training else accelerator.gather_for_metrics(table)
+    table = accelerator.gather(table)[:own] if training else accelerator.gather_for_metrics(table)
     return dict(zip(values, table.cpu().unbind(1), strict=True))
 
 

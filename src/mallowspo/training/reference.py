@@ -134,7 +134,7 @@ class ReferenceSource:
         return rows, f"read from {store.folder}, key {key.without_rows.digest[:12]}, row by row"
 
     def key(self, dataset: Any) -> ReferenceKey:
-        """The key of this run's reference; the weights are read by the first process alone."""
+        """The key of this run's reference; every process asks for it, as an engine may have spread the weights."""
         processes = Processes.of_accelerate(self.accelerator)
         own = self.ref_model is None
         model = self.accelerator.unwrap_model(self.policy if own else self.ref_model)
@@ -143,15 +143,8 @@ class ReferenceSource:
             # The policy's reference is its frozen copy of a pretrained adapter, or the bare model, as in `live`. A
             # separate reference is scored with the adapters that are in force in it.
             adapter = ("ref" if "ref" in model.peft_config else None) if own else model.active_adapters
-        fields = None
-        if processes.is_first:
-            fields = model_fields(model, adapter=adapter) | {"mixed_precision": str(self.accelerator.mixed_precision)}
-            if fields["weights"] is None:
-                logger.info(
-                    "the reference's weights are spread over processes, so their name cannot be computed: scores are "
-                    "not cached, and a reference_store is compared with 8 live rows only"
-                )
-        fields = processes.share(fields)
+        fields = model_fields(model, adapter=adapter, processes=processes)
+        fields["mixed_precision"] = str(self.accelerator.mixed_precision)
         return ReferenceKey(**(fields | _data_fields(dataset, self.tokenizer, self.args)))
 
     def _lookup(self, dataset: Any, name: str, key: ReferenceKey) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,13 +12,13 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 
 from mallowspo.errors import InputError
-from mallowspo.scoring import PackedSupport, ResponseScores, add_packed_head, score_packed, score_padded
+from mallowspo.scoring import PackedSupport, Processes, ResponseScores, add_packed_head, score_packed, score_padded
 from mallowspo.scoring.model_checks import adapter_configs, require_plain_head
 from mallowspo.scoring.packed_attention import packed_support, plain_attention
 from mallowspo.scoring.packed_layout import split_by_tokens
 from mallowspo.scoring.self_check import check_scores
 
-__all__ = ["WHOLE_MODELS", "ScoredPairs", "ScoringPath", "choose_scoring_path", "largest_first", "row_budget"]
+__all__ = ["ScoredPairs", "ScoringPath", "choose_scoring_path", "largest_first", "row_budget", "tried", "whole_model"]
 
 # Tokens in one packed row, so in one forward and backward pass: a row's fixed cost wants many, memory wants few. An
 # accelerator wants rows long; a mask of the whole row grows with its square.
@@ -25,8 +26,16 @@ _ROW_TOKENS = {"accelerator": 8192, "dense_mask": 1024}
 _CPU_ROW_TOKENS = (512, 1536)  # between these; beyond, a longer row was measured to save nothing
 _CPU_ROW_BYTES = 480 * 2**20  # what a row's backward pass may keep
 
-WHOLE_MODELS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-"""Engines under which every process has the whole model."""
+_WHOLE_MODELS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+_SHARDED_MODELS = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+def whole_model(accelerator: Any, model: Any, *, tensor_parallel: bool) -> bool:
+    """Whether every process has all of the model and may call it on its own, which no sharding engine allows."""
+    engine = accelerator.distributed_type in _WHOLE_MODELS
+    # transformers itself shards a model that is loaded with a `distributed_config`.
+    own = getattr(accelerator.unwrap_model(model), "is_distributed_loading_by_transformers", False)
+    return engine and not tensor_parallel and not own
 
 
 def _cpu_row_tokens(config: Any) -> int:
@@ -45,6 +54,8 @@ class ScoringPath:
     path: str  # `packed`, `dense_mask` or `padded`
     reason: str
     row_tokens: int | None = None  # most of a row, unless one prompt with its responses is longer; None: whole batches
+    # Where a forward pass is one of all processes: the largest of the numbers that they bring.
+    agree: Callable[[int], int] | None = None
 
     @property
     def shares_prompts(self) -> bool:
@@ -55,6 +66,12 @@ class ScoringPath:
         """Cut a batch of pairs so that each piece is one row."""
         return [dict(batch)] if self.row_tokens is None else split_by_tokens(batch, self.row_tokens)
 
+    def spare(self, pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Pieces to compute for nothing, so that every process makes as many passes: the first, which is at hand."""
+        if self.row_tokens is None or self.agree is None:
+            return []
+        return pieces[:1] * (self.agree(len(pieces)) - len(pieces))
+
     def score(self, model: Any, batch: Mapping[str, Any], *, router_logits: bool = False, **options: Any) -> Any:
         """Score one piece; `options` are those that `score_packed` and `score_padded` share."""
         if self.shares_prompts:
@@ -63,8 +80,11 @@ class ScoringPath:
 
     def score_all(self, model: Any, batch: Mapping[str, Any], **options: Any) -> ResponseScores:
         """Score a batch piece by piece; without gradient, as the graphs of all pieces would be kept."""
+        pieces = self.pieces(batch)
         with torch.no_grad():
-            return joined([self.score(model, piece, **options) for piece in self.pieces(batch)])
+            for piece in self.spare(pieces):
+                self.score(model, piece, **options)
+            return joined([self.score(model, piece, **options) for piece in pieces])
 
 
 @dataclass(frozen=True)
@@ -129,25 +149,23 @@ def choose_scoring_path(
         raise InputError(
             f"attn_implementation: flex_attention has no backward pass on a {device}; leave it out, or set it to sdpa"
         )
+    whole = whole_model(accelerator, policy, tensor_parallel=tensor_parallel)
     engine = accelerator.distributed_type
     refusal = _refusal(args, models[0], engine, tensor_parallel=tensor_parallel, balance_loss=balance_loss)
     supports = [PackedSupport("padded", refusal)] if refusal else [packed_support(model) for model in models]
     padded = next((support for support in supports if support.path == "padded"), None)
     if padded is None:
         supports = [add_packed_head(model) for model in models]
-    if engine in WHOLE_MODELS and not tensor_parallel:
-        complaint = _complaint(models, accelerator, packed=padded is None)
-        if complaint is not None:
-            padded = PackedSupport("padded", complaint)
     if padded is not None:
-        if args.share_prompts:
-            raise InputError(
-                f"share_prompts: this run cannot share prompts: {padded.reason}. Leave share_prompts out, and prompts "
-                "are shared where they can be, or set it to false"
-            )
-        return ScoringPath("padded", padded.reason)
-    path, reason = supports[0].path, supports[0].reason
-    return ScoringPath(path, reason, row_budget(models[0].config, path, on_cpu=device == "cpu"))
+        path = ScoringPath("padded", _granted(args, padded.reason))
+    else:
+        name, reason = supports[0].path, supports[0].reason
+        tokens = row_budget(models[0].config, name, on_cpu=device == "cpu")
+        path = ScoringPath(name, reason, tokens, None if whole else partial(_largest, accelerator))
+    if whole:
+        for model in models:
+            path = tried(path, args, accelerator, model)
+    return path
 
 
 def row_budget(config: Any, path: str, *, on_cpu: bool) -> int | None:
@@ -159,12 +177,31 @@ def row_budget(config: Any, path: str, *, on_cpu: bool) -> int | None:
     return _ROW_TOKENS.get(path, _ROW_TOKENS["accelerator"])
 
 
-def _complaint(models: list[Any], accelerator: Any, *, packed: bool) -> str | None:
-    """Try the scores of every model on a few tokens: why their rows cannot be packed, or None."""
+def tried(path: ScoringPath, args: Any, accelerator: Any, model: Any) -> ScoringPath:
+    """Hold the scores of a model, in its engine's wrapper, against its own logits: its path, or padded rows."""
+    processes = Processes.of_accelerate(accelerator)
+    plain = accelerator.unwrap_model(model)
+    device = accelerator.device if model is not plain else next(plain.parameters()).device
     mixed = str(accelerator.mixed_precision)
     with accelerator.autocast():
-        found = [check_scores(model, accelerator.device, packed=packed, mixed_precision=mixed) for model in models]
-    return next((complaint for complaint in found if complaint is not None), None)
+        found = check_scores(plain, device, packed=path.shares_prompts, mixed_precision=mixed, wrapped=model)
+    complaint = processes.share(found)
+    return path if complaint is None else ScoringPath("padded", _granted(args, complaint))
+
+
+def _granted(args: Any, reason: str) -> str:
+    """The reason for padded rows, unless shared prompts were asked for."""
+    if args.share_prompts:
+        raise InputError(
+            f"share_prompts: this run cannot share prompts: {reason}. Leave share_prompts out, and prompts "
+            "are shared where they can be, or set it to false"
+        )
+    return reason
+
+
+def _largest(accelerator: Any, count: int) -> int:
+    """The largest of the counts of all processes."""
+    return int(accelerator.gather(torch.tensor([count], device=accelerator.device)).max())
 
 
 def _refusal(args: Any, policy: Any, engine: Any, *, tensor_parallel: bool, balance_loss: bool) -> str | None:
@@ -178,7 +215,10 @@ def _refusal(args: Any, policy: Any, engine: Any, *, tensor_parallel: bool, bala
         ),
         (args.use_liger_kernel, "use_liger_kernel has not been verified with packed rows"),
         (noise is not None, f"{noise} stays on in training, and responses would share the noise on their prompt"),
-        (engine not in WHOLE_MODELS, f"the engine {engine.value} has not been verified with packed rows"),
+        (
+            engine not in (*_WHOLE_MODELS, *_SHARDED_MODELS),
+            f"the engine {engine.value} has not been verified with packed rows",
+        ),
         (tensor_parallel, "tensor parallelism has not been verified with packed rows"),
         (balance_loss, "the balance loss of a mixture of experts counts every token of every row"),
         (not args.disable_dropout, "with dropout, responses would share the noise on their prompt"),

@@ -64,11 +64,12 @@ from mallowspo.training.row_weights import (
     raw_from_reference,
 )
 from mallowspo.training.scoring_path import (
-    WHOLE_MODELS,
     ScoredPairs,
     ScoringPath,
     choose_scoring_path,
     largest_first,
+    tried,
+    whole_model,
 )
 from mallowspo.training.splits import (
     PreparedSplit,
@@ -95,6 +96,13 @@ logger = get_logger(__name__)
 
 COMPARED_ROWS = 2
 """Rows on which an untrained policy with a new adapter is held against its reference."""
+
+# In a checkpoint, the reference as `sync_ref_model` has moved it.
+_REFERENCE = "reference"
+
+# In the batch that ends an epoch: how many examples of all processes' are not filled up, and which of these they are.
+_OWN_EXAMPLES = "_own_examples"
+_COUNTS = "_counts_b"
 
 # What a saved model's card says of the method.
 _PAPER = {
@@ -195,6 +203,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         self.displacement = DisplacementMonitor(args.displacement_alarm)
         self._stores = {"train": MetricStore(), "eval": MetricStore()}
         self._eval_prefix, self._eval_losses = "eval", []
+        self._tried: set[tuple[int, type]] = set()
         refuse_other_collator(data_collator, args, train_dataset)
         processing_class = preparing_tokenizer(model, processing_class, args)
         revision = dict(cast(Any, args.model_init_kwargs) or {}).get("revision")
@@ -228,18 +237,18 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         self._select_rows()
         known = self._known_rows
         self.loss_weight_scale = loss_weight_scale(known, self._examples_of(known))
-        if peft_config is not None:
-            self._compare_at_start()
+        self._new_adapter = peft_config is not None
+        if self._new_adapter and self._whole_model:
+            self._compare_at_start(self.model)
         self._log_run()
 
-    def _compare_at_start(self) -> None:
+    def _compare_at_start(self, model: Any) -> None:
         """Hold an untrained policy against its reference, where a new adapter stands between the two."""
         if self.ref_model is not None or not self.settings.reads_reference or not is_peft_model(self.model):
             return
-        if self.accelerator.distributed_type in WHOLE_MODELS:
-            rows: Any = self._known_rows
-            batch = self.data_collator(list(rows.select(range(min(COMPARED_ROWS, len(rows))))))
-            compare_at_start(self.model, self.reference(before_training=True), batch, self.accelerator)
+        rows: Any = self._known_rows
+        batch = self.data_collator(list(rows.select(range(min(COMPARED_ROWS, len(rows))))))
+        compare_at_start(model, self.reference(), batch, self.accelerator)
 
     def _log_run(self) -> None:
         """Say what is trained and how, and as warnings what is seldom meant."""
@@ -356,8 +365,11 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         """The reference's scores of a split, and the index from them; TRL calls this once per split."""
         if not self.settings.reads_reference:
             return dataset
-        model = self.accelerator.unwrap_model(self.model if self.ref_model is None else self.ref_model)
-        require_plain_head(model)
+        plain = self.accelerator.unwrap_model(self.model if self.ref_model is None else self.ref_model)
+        require_plain_head(plain)
+        if not self._whole_model:
+            with self.reference() as model:
+                self._try_in_engine(model)
         source = ReferenceSource(
             args=self.settings,
             accelerator=self.accelerator,
@@ -366,7 +378,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             tokenizer=self.processing_class,
             collator=self.data_collator,
             scoring=self.scoring,
-            live=lambda: self.reference(before_training=True),
+            live=self.reference,
         )
         streamed = is_streaming(dataset)
         key = source.key(dataset)
@@ -375,12 +387,12 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             first = self.splits[name].known
             stored, self.reference_sources[name] = source.streamed_scores(first, key, batch_size)
             columns, prompt_ids = score_columns(stored.scores), stored.prompt_ids
-            raw = self._raw(stored.scores, model, prompt_ids, np.arange(len(prompt_ids)))
+            raw = self._raw(stored.scores, plain, prompt_ids, np.arange(len(prompt_ids)))
             return with_columns(dataset, columns | raw, stored, self.settings)
         scores, self.reference_sources[name] = source.scores(dataset, name, key, batch_size)
         for column, values in score_columns(scores).items():
             dataset = dataset.add_column(column, values)
-        raw = self._raw(scores, model, dataset["prompt_id"][:], self._examples_of(dataset))
+        raw = self._raw(scores, plain, dataset["prompt_id"][:], self._examples_of(dataset))
         for column, values in raw.items():
             dataset = dataset.add_column(column, values)
         return dataset
@@ -403,6 +415,20 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
 
     # Loss
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The batches of a step; the one that ends an epoch is told how many of its examples are its own."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        state = self.accelerator.gradient_state
+        if batches and state.end_of_dataloader and state.remainder > 0 and self._filled_up:
+            batches[-1][_OWN_EXAMPLES] = state.remainder
+        return batches, items
+
+    @property
+    def _filled_up(self) -> bool:
+        """Whether accelerate fills up the uneven last batch of several processes with rows of the first."""
+        several = self.accelerator.num_processes > 1 and self.tensor_parallel_size == 1
+        return several and bool(self.accelerator.even_batches)
+
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -417,34 +443,65 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         Returns:
             The loss, or the loss and the model's outputs.
         """
-        pieces = self.scoring.pieces(inputs)
+        self._try_in_engine(model, training=self._in_training_step)
+        inputs = dict(inputs)
+        own, processes = inputs.pop(_OWN_EXAMPLES, None), self.accelerator.num_processes
         lists = self.objective.reads_lists
         examples = len(inputs["list_b"].unique()) if lists else len(inputs["input_ids"]) // 2
+        if own is not None:
+            # What was filled up comes after the others, in the order of the processes; it is computed and weighs 0.
+            place_b = _list_places(inputs["list_b"]) if lists else torch.arange(examples)
+            first = self.accelerator.process_index * examples
+            inputs[_COUNTS] = (first + place_b < own).to(inputs["input_ids"].device)
+            examples = own / processes  # the engine takes the mean over processes
+        pieces = self.scoring.pieces(inputs)
         if self.objective.sft_weight:
             # TRL's SFT term is the mean over the batch's chosen tokens, however many pieces the batch is cut into.
+            length = self._mean_chosen_length(inputs)
             for piece in pieces:
-                piece["sft_length"] = _mean_chosen_length(inputs)
+                piece["sft_length"] = length
         parts: dict[int, ScoredPairs] = {}
         loss: Any = 0.0
-        for i, piece in largest_first(pieces):
-            # The graph of all but the last piece is spent at once, and only the last one's gradients are synchronised.
-            early = self._in_training_step and len(parts) < len(pieces) - 1
-            with self.accelerator.no_sync(model) if early else nullcontext():
+        # The graph of all but the last piece is spent at once, and only the last one's gradients are synchronised.
+        for i, piece in [*((None, piece) for piece in self.scoring.spare(pieces)), *largest_first(pieces)]:
+            early = self._in_training_step and len(parts) < len(pieces) - (i is not None)
+            with self.accelerator.no_sync(model) if early and self._whole_model else nullcontext():
                 part = self._score_pairs(model, piece)
                 share = part.loss_b.sum() / examples
                 if part.policy.aux_loss is not None:
                     share = share + self.router_aux_loss_coef * part.policy.aux_loss
+                if i is None:
+                    share = 0 * share
                 if early:
-                    self.accelerator.backward(share / self.current_gradient_accumulation_steps)
+                    self._spend(share / self.current_gradient_accumulation_steps)
             loss = loss + (share.detach() if early else share)
-            parts[i] = part
+            if i is not None:
+                parts[i] = part
         with torch.no_grad():
-            self._record(inputs, ScoredPairs.join([parts[i] for i in range(len(pieces))]))
+            self._record(inputs, ScoredPairs.join([parts[i] for i in range(len(pieces))]), own=own)
         if not return_outputs:
             return loss
         with torch.no_grad():
             outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
         return loss, outputs
+
+    def _spend(self, share: Tensor) -> None:
+        """The backward pass of a piece that is not the last of its batch."""
+        if self.is_deepspeed_enabled:
+            # DeepSpeed's engine steps after a backward pass unless it is told that more will come.
+            engine: Any = self.accelerator.deepspeed_engine_wrapped
+            engine.backward(share, sync_gradients=False, scale_wrt_gas=False)
+        else:
+            self.accelerator.backward(share)
+
+    def _mean_chosen_length(self, inputs: Any) -> float:
+        """Tokens of a chosen response on average over the batches of all processes; nothing predicts a first token."""
+        mask = inputs["completion_mask"]
+        lengths_b = mask[: len(mask) // 2, 1:].sum(1).double()
+        counts_b = inputs.get(_COUNTS, torch.ones_like(lengths_b))
+        sums = torch.stack([(lengths_b * counts_b).sum(), counts_b.sum().to(lengths_b)])
+        total, rows = self.accelerator.reduce(sums, "sum").tolist()
+        return float(total / rows)
 
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -459,6 +516,21 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             return cast(Tensor, super().training_step(*args, **kwargs))
         finally:
             self._in_training_step = False
+
+    @property
+    def _whole_model(self) -> bool:
+        return whole_model(self.accelerator, self.model, tensor_parallel=self.tensor_parallel_size > 1)
+
+    def _try_in_engine(self, model: Any, *, training: bool = False) -> None:
+        """What is held against the model's own logits at once where each process has all of it, as soon as it runs."""
+        # Inside of an engine a model can be called by all processes together only, and not before it is wrapped.
+        form = (id(self.accelerator.unwrap_model(model)), type(model))
+        if self._whole_model or form in self._tried:
+            return
+        self._tried.add(form)
+        self._scoring = tried(self.scoring, self.settings, self.accelerator, model)
+        if training and self._new_adapter and self.state.global_step == 0:
+            self._compare_at_start(model)
 
     @property
     def scoring(self) -> ScoringPath:
@@ -511,6 +583,9 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         if loss_weight_b is not None:
             loss_weight_b = loss_weight_b if lists is None else loss_weight_b[lists.first_b]
             loss_b = loss_b * (self.loss_weight_scale * loss_weight_b.to(loss_b))
+        if _COUNTS in inputs:
+            counts_b = inputs[_COUNTS] if lists is None else inputs[_COUNTS][lists.first_b]
+            loss_b = loss_b * counts_b.to(loss_b)
         if not bool(torch.isfinite(loss_b).all()):
             step, output_dir = self.state.global_step, self.args.output_dir
             named = cast(Any, self.model).named_parameters()
@@ -544,15 +619,15 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
 
     # Metrics
 
-    def _record(self, inputs: Any, scored: ScoredPairs) -> None:
-        """Take a batch's metrics, gathered over all processes."""
+    def _record(self, inputs: Any, scored: ScoredPairs, *, own: int | None = None) -> None:
+        """Take a batch's metrics, gathered over all processes; of `own` examples where some were filled up."""
         mode = self.mode
         beta = self._row_column("beta", inputs, self.beta)
         values = batch_metrics(
             self.objective, self.calibration, inputs, scored, beta=beta, loss_weight_scale=self.loss_weight_scale
         )
         values["_loss"] = scored.loss_b
-        values = gathered(values, self.accelerator, training=mode == "train")
+        values = gathered(values, self.accelerator, training=mode == "train", own=own)
         losses = values.pop("_loss")
         if mode == "eval":
             self._eval_losses.append(losses)
@@ -583,8 +658,10 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         self._eval_losses = []
         output = super().evaluation_loop(*args, **kwargs)
         name = f"{self._eval_prefix}_loss"
-        if self.objective.reads_lists and self._eval_losses and output.metrics and name in output.metrics:
-            # transformers takes the mean over a batch's rows, of which a longer list has more.
+        means = (self.objective.reads_lists or self.accelerator.num_processes > 1) and not self.aux_loss_enabled
+        if means and self._eval_losses and output.metrics and name in output.metrics:
+            # transformers repeats a batch's mean for each of its rows, of which a longer list has more, and takes the
+            # mean over those that an uneven last batch was not filled up with: it is of all of them in each process.
             output.metrics[name] = torch.cat(self._eval_losses).mean().item()
         return output
 
@@ -647,8 +724,15 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     def _write_model(self, folder: Path) -> None:
         self._write_card(folder)
         super().save_model(str(folder), _internal_call=True)
+        if self._keeps_reference and self.in_checkpoint and self.args.should_save:
+            self.accelerator.unwrap_model(self.ref_model).save_pretrained(folder / _REFERENCE)
         if self.args.should_save:
             write_state(folder, self._state())
+
+    @property
+    def _keeps_reference(self) -> bool:
+        """Whether a checkpoint has the reference too, since training moves it."""
+        return self.settings.sync_ref_model and self._whole_model
 
     def publish_checkpoint(self, staging: Path, final: Path) -> None:
         """Name a checkpoint once its list of files is written and all of it is on the disk."""
@@ -710,6 +794,10 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             NonFiniteLossError: A loss is NaN or infinite.
         """
         processes = Processes.of_accelerate(self.accelerator)
+        if self.reference_weights is None and (self.ref_model is not None or is_peft_model(self.model)):
+            # No pass over the rows has named it; a checkpoint's adapter belongs to one base all the same.
+            frozen = self.accelerator.unwrap_model(self.model if self.ref_model is None else self.ref_model)
+            self.reference_weights = weights_digest(frozen, processes)
         with ExitStack() as held:
             begun = processes.share(self._begin(held, resume_from_checkpoint) if processes.is_first else None)
             if isinstance(begun, InputError):
@@ -768,10 +856,6 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         """In the first process: take the folder, choose the checkpoint, and name the run and what it begins from."""
         output_dir = Path(str(self.args.output_dir))
         model = self.accelerator.unwrap_model(self.model)
-        if self.reference_weights is None and (self.ref_model is not None or is_peft_model(self.model)):
-            # No pass over the rows has named it; a checkpoint's adapter belongs to one base all the same.
-            frozen = model if self.ref_model is None else self.accelerator.unwrap_model(self.ref_model)
-            self.reference_weights = weights_digest(frozen)
         try:
             writes = resume or self.args.save_strategy != "no"  # what writes nothing may share a folder
             if writes:
@@ -781,6 +865,12 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             state = None if folder is None else read_state(folder)
             if folder is not None:
                 refuse_other_adapters(folder, adapter_configs(model), loaded=True, held=unwrapped_adapters(model))
+            if folder is not None and self.settings.sync_ref_model and not (folder / _REFERENCE).is_dir():
+                engine = "" if self._whole_model else f" (under {self.accelerator.distributed_type.value} none does)"
+                raise InputError(
+                    f"sync_ref_model: {folder} does not hold the reference as this option had moved it{engine}, and a "
+                    "resumed run would begin from the first one; begin anew without resume_from_checkpoint"
+                )
             if folder is not None and state is not None:
                 now, allowed = self._state(), self.settings.allow_other_data
                 epoch = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).epoch
@@ -798,6 +888,10 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             return error
 
     def _restore(self, folder: Path) -> None:
+        if self._keeps_reference:
+            moved: Any = self.accelerator.unwrap_model(self.ref_model)
+            kept = type(moved).from_pretrained(folder / _REFERENCE, dtype=moved.dtype)
+            moved.load_state_dict(kept.state_dict())
         state = read_state(folder)
         if state is None:
             logger.warning(f"{folder} was not written by mallowspo: its calibration is taken from the data instead")
@@ -806,7 +900,6 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         self.total_train_tokens = state.num_tokens
 
 
-def _mean_chosen_length(inputs: Any) -> float:
-    """Tokens of a chosen response in a batch, on average; the first token of a row is predicted by nothing."""
-    mask = inputs["completion_mask"]
-    return float(mask[: len(mask) // 2, 1:].sum()) / (len(mask) // 2)
+def _list_places(list_b: Tensor) -> Tensor:
+    """The place in its batch of each row's list."""
+    return torch.unique_consecutive(list_b, return_inverse=True)[1].cpu()
