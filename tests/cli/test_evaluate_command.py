@@ -175,6 +175,22 @@ def test_a_mistake_is_answered_before_a_model_is_loaded(here, changes, said):
     assert said in refused("evaluate", *[word for pair in (FINE | changes).items() for word in pair])
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import sys\ndef longer(prompt, a, b):\n    sys.exit(3)\n",
+        "def longer(prompt, a, b):\n    return 1 / 0\n",
+        "import sys\nsys.exit()\n",
+    ],
+    ids=["it exits", "it fails", "its module exits"],
+)
+def test_a_judge_that_ends_the_program_is_named(here, source):
+    Path("judges_here.py").write_text(source)
+    changes = {"--model": "column:chosen", "--baseline": "column:prompt"}
+    error = refused("evaluate", *[word for pair in (FINE | changes).items() for word in pair])
+    assert "judge" in error and "judges_here" in error and ("Exit" in error or "ZeroDivision" in error)
+
+
 def test_a_judge_that_is_not_there_is_found_out_first(here):
     judge = {"--judge": "http://127.0.0.1:9/v1#m", "--max_retries": "1"}
     error = refused("evaluate", *[word for pair in (FINE | judge).items() for word in pair])
@@ -294,7 +310,12 @@ def test_lists_of_a_column_are_ranked_by_a_reward_model_and_a_function(here, mod
     given = ("evaluate", "--model", "column:responses", "--prompts", "l.jsonl", "--rank", "3")
     assert run(*given, "--judge", "judges_here:longer", "--output_dir", "out", "--rank_order", "all") == 0
     assert [row["ranks"] for row in lists()] == [[3, 2, 1]] * 5 and results()["comparisons"] == 5 * 2 * 3
-    assert results()["same_pairs"] == 1.0
+    assert results()["same_pairs"] == 1.0 and results()["longer"] is None
+    code, said, _ = call(
+        *given[:-1], "2", "--judge", "judges_here:longer", "--output_dir", "out3", "--rank_votes", "1"
+    )
+    assert code == 0 and results("out3")["longer"] == {"lists": 5, "answers": 5} and "--rank 2" in said
+    assert [row["responses"] for row in lists("out3")] == [row["responses"][:2] for row in rows]
     assert run(*given, "--judge", "reward:rm", "--output_dir", "out2", "--use_cpu") == 0
     rewards = {line["reward"] for line in map(json.loads, Path("out2/rewards.jsonl").read_text().splitlines())}
     assert len(rewards) == 15 and "rankings" not in lists("out2")[0]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mallowspo.cli.options import DATASET_OPTIONS
+from mallowspo.cli.options import DATASET_OPTIONS, read_pairs
 from mallowspo.dispersion.analysis import Analysis, PromptOpinion
 from mallowspo.dispersion.entropy import ReferenceStatistics
 from mallowspo.dispersion.reference_analysis import RowTexts, analyse_reference
@@ -203,20 +203,9 @@ def _reference(
 
 def _data_of(options: DispersionOptions, rows: StoredRows) -> datasets.Dataset:
     """The rows of the store as they stand in the data, in the store's order."""
-    from mallowspo.data import load_preferences, validate_rows
     from mallowspo.data.records import prompt_id_of_text
 
-    assert options.dataset_name is not None
-    with told_as(DATASET_OPTIONS):
-        loaded = load_preferences(
-            options.dataset_name,
-            split=options.dataset_train_split,
-            name=options.dataset_config,
-            invalid_rows=options.invalid_rows,
-        )
-    pairs = validate_rows(
-        loaded.dataset, columns=(), invalid_rows=options.invalid_rows, source=options.dataset_name
-    ).dataset
+    pairs = read_pairs(options)[1].dataset
     numbers, stored = pairs["row_index"][:], rows.row_index.tolist()
     places = {key: place for place, key in enumerate(_numbered(numbers))}
     in_data, in_store = Counter(numbers), Counter(stored)

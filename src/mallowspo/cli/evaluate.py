@@ -314,7 +314,6 @@ def evaluate(options: EvaluateOptions) -> None:
 
 def _ranking_lines(results: dict[str, Any], folder: Path) -> list[str]:
     """What the terminal says at the end of a ranking."""
-    judge, usage = results["judge"], results["judge"]["usage"]
     lines = [
         f"{results['lists']:,} lists of {results['answers']:,} answers, ranked {results['votes']} times each in "
         f"{results['comparisons']:,} comparisons ({results['ties']:,} ties, decided by lot)"
@@ -323,16 +322,27 @@ def _ranking_lines(results: dict[str, Any], folder: Path) -> list[str]:
         lines.append(f"two votes agree on {100 * results['same_pairs']:.1f}% of the pairs of answers")
     if results["left_out"]:
         lines.append(f"left out: {len(results['left_out'])} prompts with fewer than two different answers")
-    if usage is not None:
-        cost = "" if usage["cost"] is None else f", cost {usage['cost']:.4f}"
+    if longer := results["longer"]:
         lines.append(
-            f"judge: {usage['replies']} replies, {usage['prompt_tokens']:,} + {usage['completion_tokens']:,} tokens"
-            f"{cost}; {judge['undecided']} verdicts undecided, {judge['refused']} refused (counted as ties)"
+            f"left out: {longer['answers']:,} answers of {longer['lists']:,} lists that hold more than --rank "
+            f"{results['settings']['rank']}; the first of each list are ranked"
         )
+    lines += _usage_lines(results["judge"])
     lines.append(f"Train: mallowspo train --dataset_name {folder}/lists.jsonl --objective mallows_list_theta ...")
     if results["votes"] > 1:
         lines.append(f"How far the judge differs with itself: mallowspo dispersion --rankings {folder}/lists.jsonl")
     return lines
+
+
+def _usage_lines(judge: dict[str, Any]) -> list[str]:
+    """What a judge behind an address was asked and paid; nothing for another one."""
+    if (usage := judge["usage"]) is None:
+        return []
+    cost = "" if usage["cost"] is None else f", cost {usage['cost']:.4f}"
+    return [
+        f"judge: {usage['replies']} replies, {usage['prompt_tokens']:,} + {usage['completion_tokens']:,} tokens"
+        f"{cost}; {judge['undecided']} verdicts undecided, {judge['refused']} refused (counted as ties)"
+    ]
 
 
 def _lines(results: dict[str, Any]) -> list[str]:
@@ -352,13 +362,7 @@ def _lines(results: dict[str, Any]) -> list[str]:
         lines.append(f"length-controlled {control['win_rate']:.1f}%, s.e. {control['standard_error']:.2f}")
         if control["note"]:
             lines.append(f"  {control['note']}")
-    judge, usage = results["judge"], results["judge"]["usage"]
-    if usage is not None:
-        cost = "" if usage["cost"] is None else f", cost {usage['cost']:.4f}"
-        lines.append(
-            f"judge: {usage['replies']} replies, {usage['prompt_tokens']:,} + {usage['completion_tokens']:,} tokens"
-            f"{cost}; {judge['undecided']} verdicts undecided, {judge['refused']} refused (counted as ties)"
-        )
+    lines += _usage_lines(results["judge"])
     kl = results["kl"]
     if kl is not None:
         lines.append(

@@ -42,7 +42,7 @@ def run_ranking(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
         endpoints["model"] = endpoint_of(options.model, options, "model")
     check_reachable(endpoints, options.output_dir)
     try:
-        answers = _answers(options, prompts, endpoints.get("model"), progress)
+        answers, longer = _answers(options, prompts, endpoints.get("model"), progress)
         kept = [n for n, texts in enumerate(answers) if len(texts) > 1]
         left_out = [prompts.prompts[n].index for n, texts in enumerate(answers) if len(texts) < 2]
         if not kept:
@@ -68,6 +68,7 @@ def run_ranking(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
         "format": 1,
         "lists": len(kept),
         "left_out": left_out,
+        "longer": longer,
         "answers": sum(map(len, lists)),
         "votes": votes,
         "order": order,
@@ -86,8 +87,8 @@ def run_ranking(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
 
 def _answers(
     options: EvaluateOptions, prompts: PromptSet, endpoint: Endpoint | None, progress: Progress
-) -> list[list[str]]:
-    """The answers to each prompt that say something, each text once."""
+) -> tuple[list[list[str]], dict[str, int] | None]:
+    """The answers to each prompt that say something, each text once; and what a column has beyond --rank of them."""
     source = source_of(options.model, "model")
     if source.kind == "column":
         from mallowspo.evaluation.prompts import answer_text, texts_of
@@ -101,8 +102,10 @@ def _answers(
                 )
             where = f"model: the column {source.name!r}, list {prompt.index + 1}, answer"
             texts = texts_of(value, answer_text, where, [prompt] * len(value))
-            found.append(list(dict.fromkeys(text for text in texts if not is_blank(text)))[: options.rank])
-        return found
+            found.append(list(dict.fromkeys(text for text in texts if not is_blank(text))))
+        beyond = [len(texts) - options.rank for texts in found if len(texts) > options.rank]
+        longer = {"lists": len(beyond), "answers": sum(beyond)} if beyond else None
+        return [texts[: options.rank] for texts in found], longer
     asked = [
         replace(prompt, repeat=prompt.repeat * options.rank + copy)
         for prompt in prompts.prompts
@@ -113,7 +116,7 @@ def _answers(
     for place, text in enumerate(drawn.texts):
         if place not in drawn.refused and not is_blank(text) and text not in drawn_texts[place // options.rank]:
             drawn_texts[place // options.rank].append(text)
-    return drawn_texts
+    return drawn_texts, None
 
 
 def _write_lists(

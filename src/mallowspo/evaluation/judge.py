@@ -489,7 +489,7 @@ class CallableJudge(_PairwiseJudge):
             sys.path.insert(0, "")
         try:
             module = importlib.import_module(module_name)
-        except Exception as error:  # the user's module may raise anything
+        except (Exception, SystemExit) as error:  # the user's module may raise anything, and may call sys.exit
             raise InputError(
                 f"judge: the module {module_name!r} of {name!r} cannot be imported ({type(error).__name__}: {error})"
             ) from error
@@ -516,7 +516,7 @@ class CallableJudge(_PairwiseJudge):
     def _reply(self, verdict: Verdict) -> dict[str, Any]:
         try:
             said = self.function(verdict.prompt.text, verdict.first, verdict.second)
-        except Exception as error:  # the user's function may raise anything
+        except (Exception, SystemExit) as error:  # the user's function may raise anything, and may call sys.exit
             raise InputError(
                 f"judge: {self.name} failed on row {verdict.prompt.index} ({type(error).__name__}: {error})"
             ) from error
