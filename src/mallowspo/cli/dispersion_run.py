@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from mallowspo.cli.options import DATASET_OPTIONS, read_pairs
 from mallowspo.dispersion.analysis import Analysis, PromptOpinion
 from mallowspo.dispersion.entropy import ReferenceStatistics
+from mallowspo.dispersion.judged_rows import mixed_judges
 from mallowspo.dispersion.reference_analysis import RowTexts, analyse_reference
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.side_by_side import SideBySide, side_by_side
@@ -151,6 +152,8 @@ def _rankings(
             raise InputError(f"truth: the rankings are of {min(sizes)} to {max(sizes)} items, one truth fits one size")
         with told_as({"dataset": "truth"}):
             truth = load_truth(options.truth, items=sizes.pop())
+    if (mixed := mixed_judges([name for part in parts for name in part.judges])) is not None:
+        rows = replace(rows, notes=(f"These rankings are of {mixed}, and so may their dispersions.", *rows.notes))
     opinions.append(opinion_of_rankings(rows, settings=settings))
     return analyse_rankings(rows, settings=settings, truth=truth, progress=progress)
 

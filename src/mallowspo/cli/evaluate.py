@@ -109,6 +109,9 @@ class EvaluateOptions:
     )
     resamples: int = option("Of the bootstrap.", 2000)
     kl_samples: int = option("Responses per prompt for the KL of --model from --baseline; 0 for none.", 0)
+    export: tuple[str, ...] = option(
+        "Write answers and verdicts as alpaca_eval, arena_hard or judgearena too; may be given several times.", ()
+    )
 
     def sampling(self) -> Sampling:
         """How answers are drawn."""
@@ -143,6 +146,7 @@ class EvaluateOptions:
         ):
             if getattr(self, name) not in allowed:
                 raise not_one_of(name, getattr(self, name), allowed)
+        self._check_export()
         self._check_rank()
         self._check_folder()
         sources = {
@@ -165,6 +169,17 @@ class EvaluateOptions:
 
         self._check_unused(judge_kind(self.judge), kinds)
         self._check_models(sources)
+
+    def _check_export(self) -> None:
+        from mallowspo.evaluation.exports import EXPORTS
+
+        for given in self.export:
+            if given not in EXPORTS:
+                raise not_one_of("export", given, EXPORTS)
+        if len(set(self.export)) < len(self.export):
+            raise InputError(f"export: got {', '.join(self.export)}; give each format once")
+        if self.export and self.rank:
+            raise InputError("export: it writes a comparison of two models; leave it out, or leave out rank")
 
     def _check_rank(self) -> None:
         """A comparison needs two models, a ranking one."""
@@ -314,7 +329,8 @@ def evaluate(options: EvaluateOptions) -> None:
 
 def _ranking_lines(results: dict[str, Any], folder: Path) -> list[str]:
     """What the terminal says at the end of a ranking."""
-    lines = [
+    lines = [results["mixed_judges"]] if results["mixed_judges"] else []
+    lines += [
         f"{results['lists']:,} lists of {results['answers']:,} answers, ranked {results['votes']} times each in "
         f"{results['comparisons']:,} comparisons ({results['ties']:,} ties, decided by lot)"
     ]
@@ -348,7 +364,7 @@ def _usage_lines(judge: dict[str, Any]) -> list[str]:
 def _lines(results: dict[str, Any]) -> list[str]:
     """What the terminal says at the end."""
     rate = results["win_rate"]
-    lines = [results["no_result"]] if results["no_result"] else []
+    lines = [text for text in (results["mixed_judges"], results["no_result"]) if text]
     found = f"win rate {rate['win_rate']:.1f}% [{rate['low']:.1f}, {rate['high']:.1f}]"
     lines.append(
         f"{found}, s.e. {rate['standard_error']:.2f}: "
@@ -362,6 +378,10 @@ def _lines(results: dict[str, Any]) -> list[str]:
         lines.append(f"length-controlled {control['win_rate']:.1f}%, s.e. {control['standard_error']:.2f}")
         if control["note"]:
             lines.append(f"  {control['note']}")
+    style = results["style_controlled"]
+    if style is not None:
+        lines.append(f"style-controlled {style['win_rate']:.1f}%, s.e. {style['standard_error']:.2f}")
+        lines.append(f"  {style['note']}")
     lines += _usage_lines(results["judge"])
     kl = results["kl"]
     if kl is not None:

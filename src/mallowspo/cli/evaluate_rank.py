@@ -10,7 +10,17 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from mallowspo.cli.evaluate import EvaluateOptions, source_of
-from mallowspo.cli.evaluate_run import Progress, answers_of, check_reachable, endpoint_of, opened_judge, read_prompts
+from mallowspo.cli.evaluate_run import (
+    Progress,
+    answers_of,
+    check_reachable,
+    endpoint_of,
+    judge_before,
+    judge_identity,
+    judges_warning,
+    opened_judge,
+    read_prompts,
+)
 from mallowspo.data.blank import is_blank
 from mallowspo.errors import InputError
 from mallowspo.files import atomic_path, write_json
@@ -33,6 +43,7 @@ def run_ranking(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
 
     started = time.perf_counter()
     options.check()
+    before = judge_before(options.output_dir)
     prompts = read_prompts(options)
     endpoints: dict[str, Endpoint] = {}
     judge = opened_judge(options)
@@ -63,7 +74,9 @@ def run_ranking(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
     finally:
         for endpoint in endpoints.values():
             endpoint.close()
-    _write_lists(options, prompts, asked, lists, ranked)
+    facts = _judge_facts(options, judge, ranked)
+    name = judge_identity(facts)
+    _write_lists(options, name, asked, lists, ranked)
     results = {
         "format": 1,
         "lists": len(kept),
@@ -76,7 +89,8 @@ def run_ranking(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
         "comparisons_at_most": votes * sum(comparisons(len(texts), order) for texts in lists),
         "ties": ranked.ties,
         "same_pairs": _agreement(ranked.rankings),
-        "judge": _judge_facts(options, judge, ranked),
+        "judge": facts,
+        "mixed_judges": judges_warning(name, before, ranked.answered_by),
         "settings": without_secrets({name: value for name, value in asdict(options).items() if name != "output_dir"}),
         "versions": library_versions(),
         "seconds": time.perf_counter() - started,
@@ -121,12 +135,13 @@ def _answers(
 
 def _write_lists(
     options: EvaluateOptions,
-    prompts: PromptSet,
+    judge: str,
     asked: Sequence[EvaluationPrompt],
     lists: Sequence[Sequence[str]],
     ranked: RankedLists,
 ) -> None:
     """Write rows that `train` and `dispersion --rankings` read; a conversation's answers are messages too."""
+    from mallowspo.dispersion.rankings_file import JUDGE_COLUMN
     from mallowspo.evaluation.ranking import consensus
 
     with atomic_path(options.output_dir / "lists.jsonl") as beside, beside.open("w", encoding="utf-8") as stream:
@@ -136,6 +151,7 @@ def _write_lists(
                 "prompt": list(prompt.messages) if prompt.messages is not None else prompt.text,
                 "responses": [[{"role": "assistant", "content": text}] if chat else text for text in texts],
                 "ranks": consensus(rankings),
+                JUDGE_COLUMN: judge,
             }
             if len(rankings) > 1:
                 row["rankings"] = rankings

@@ -24,7 +24,7 @@ from mallowspo.files import parse_json
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["NOT_SHOWN", "RANKING_FORMS", "RankingRows", "load_rankings", "load_truth"]
+__all__ = ["JUDGE_COLUMN", "NOT_SHOWN", "RANKING_FORMS", "RankingRows", "load_rankings", "load_truth"]
 
 Floats = NDArray[np.float64]
 
@@ -36,6 +36,9 @@ RANKING_FORMS = (
     "one row a ranking, one column an item with its rank, and perhaps a column `prompt` that groups the rows",
     *(form.words for form in PUBLISHED_FORMS),
 )
+
+# Who ranked, one text a row: written by `mallowspo evaluate --rank`.
+JUDGE_COLUMN = "judge"
 
 # Columns of the table form that say how many people gave the row's ranking.
 _COUNTS = ("count", "counts", "n", "votes", "weight", "weights", "num_voters", "frequency")
@@ -57,6 +60,7 @@ class RankingRows:
     # What a shared rank means: `unordered`, an order that was not given, or `half`, no difference seen.
     ties: str = "unordered"
     notes: tuple[str, ...] = ()  # what the reader took the file to mean, and warnings, as sentences
+    judges: tuple[str, ...] = ()  # who ranked, where the file says it, as the lists of `evaluate --rank` do
 
     @property
     def people(self) -> list[Floats]:
@@ -98,7 +102,8 @@ def load_rankings(
         )
     if any(np.isnan(ranks).any() for ranks in found.ranks):
         notes.append(f"Items that are {NOT_SHOWN!r} to a person count for nothing there: an order among the shown.")
-    return replace(found, notes=tuple(notes))
+    named = dataset[JUDGE_COLUMN][:] if JUDGE_COLUMN in dataset.column_names else []
+    return replace(found, notes=tuple(notes), judges=tuple(sorted({name for name in named if isinstance(name, str)})))
 
 
 def load_truth(source: str | os.PathLike[str], *, items: int) -> NDArray[np.int64]:
