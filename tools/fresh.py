@@ -81,6 +81,7 @@ def test(which: str, arguments: Sequence[str]) -> None:
 
 def package(extras: Sequence[str]) -> None:
     """Build, install into bare environments and run the quick start from there."""
+    ours = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | OFFLINE
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tools = new_environment(folder / "tools")
@@ -98,13 +99,8 @@ def package(extras: Sequence[str]) -> None:
             program = python.with_name("mallowspo")
             out = folder / "out"
             # From a folder that is not the project's, so that nothing of it can be found by chance.
-            subprocess.run([program, "--version"], check=True, cwd=folder)
-            subprocess.run(
-                [program, "quickstart", "--fast", "--output_dir", out],
-                check=True,
-                cwd=folder,
-                env=os.environ | OFFLINE,
-            )
+            for arguments in (["--version"], ["quickstart", "--fast", "--output_dir", out]):
+                subprocess.run([program, *arguments], check=True, cwd=folder, env=ours)
             if not (out / "report.html").is_file():
                 raise SystemExit("package: the quick start wrote no report.html")
             done = time.monotonic()

@@ -212,7 +212,7 @@ def _judgearena(found: Comparison, folder: Path) -> None:
             rows.append((_scored(a_wins, reply), pair.prompt.text, *answers, pair.prompt.index, *names, found.judge))
             preferences.append(None if verdict is None else 1.0 - verdict)
     stream = io.StringIO()
-    writer = csv.writer(stream)
+    writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(_COLUMNS)
     writer.writerows(rows)
     write_text(folder / "annotations.csv", stream.getvalue())
