@@ -169,10 +169,75 @@ FINE = {
         ({"--max_prompts": "0"}, "max_prompts: got 0"),
         ({"--output_dir": "p.jsonl"}, "p.jsonl is a file"),
         ({"--kl_samples": "1", "--baseline": "column:chosen"}, "kl_samples: KL needs both models"),
+        ({"--export": "csv"}, "export"),
+        ({"--export": "judgearena", "--rank": "2", "--baseline": None}, "export"),
     ],
 )
 def test_a_mistake_is_answered_before_a_model_is_loaded(here, changes, said):
-    assert said in refused("evaluate", *[word for pair in (FINE | changes).items() for word in pair])
+    options = {name: value for name, value in (FINE | changes).items() if value is not None}
+    assert said in refused("evaluate", *[word for pair in options.items() for word in pair])
+
+
+COLUMNS = (
+    "evaluate", "--model", "column:chosen", "--baseline", "column:prompt", "--prompts", "p.jsonl", "--resamples", "20",
+)  # fmt: skip
+
+
+def test_a_comparison_is_exported_with_what_the_judge_wrote(here):
+    formats = ["alpaca_eval", "arena_hard", "judgearena"]
+    with JudgeServer() as server:
+        given = [word for name in formats for word in ("--export", name)]
+        assert run(*COLUMNS, "--judge", f"{server.url}#judge", "--output_dir", "out", *given) == 0
+    rows = json.loads(Path("out/export/alpaca_eval/annotations.json").read_text())
+    assert [row["preference"] - 1 for row in rows] == results()["preferences"]
+    assert all("[[" in text for row in rows for text in row["raw_completion"].values())
+    judgments = [json.loads(line) for line in Path("out/export/arena_hard/model_judgment/judge/chosen.jsonl").open()]
+    assert len(judgments) == 5 and all(
+        "[[" in game["judgment"]["answer"] for row in judgments for game in row["games"]
+    )
+    assert json.loads(Path("out/export/judgearena/results.json").read_text())["num_battles"] == 10
+    assert sorted(path.name for path in Path("out/export").iterdir()) == formats
+    assert "export" in refused(*COLUMNS, "--judge", "judges_here:longer", "--output_dir", "o", *given, *given[:2])
+
+
+def test_models_that_answer_in_turns_behind_one_address_are_told(here):
+    with JudgeServer(models=("one-model", "another-model")) as server:
+        code, said, _ = call(*COLUMNS, "--judge", f"{server.url}#judge", "--output_dir", "out", "--concurrency", "1")
+    assert code == 0 and set(results()["judge"]["answered_by"]) == {"one-model", "another-model"}
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert all(name in text for name in ("one-model", "another-model") for text in (said.splitlines()[0], page))
+    assert said.splitlines()[0] == results()["mixed_judges"]
+    with JudgeServer(models=("one-model",)) as server:
+        assert run(*COLUMNS, "--judge", f"{server.url}#judge", "--output_dir", "same") == 0
+    assert results("same")["mixed_judges"] is None
+
+
+def test_results_of_another_judge_in_the_folder_are_told_and_its_verdicts_do_not_count(here):
+    judge = ("--judge", "judges_here:longer", "--output_dir", "out")
+    assert run(*COLUMNS, *judge) == 0 and results()["mixed_judges"] is None
+    assert run(*COLUMNS, *judge) == 0 and results()["mixed_judges"] is None  # the same judge once more
+    Path("other_judges.py").write_text("def first(prompt, a, b):\n    return 'A'\n")
+    code, said, _ = call(*COLUMNS, "--judge", "other_judges:first", "--output_dir", "out")
+    found = results()
+    assert code == 0 and "judges_here:longer" in found["mixed_judges"] and said.startswith(found["mixed_judges"])
+    assert found["judge"]["asked_now"] == 10 and len(found["judge"]["others_in_log"]) == 1
+    assert "judges_here:longer" in Path("out/report.html").read_text(encoding="utf-8")
+
+
+def test_lists_that_different_judges_ranked_are_not_pooled_without_a_word(here):
+    rows = [{"prompt": text, "responses": [f"a{i}", f"bb{i} no", f"c{i} yes maybe"]} for i, text in enumerate(TEXTS)]
+    Path("l.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    Path("other_judges.py").write_text("def first(prompt, a, b):\n    return 'A' if a < b else 'B'\n")
+    given = ("evaluate", "--model", "column:responses", "--prompts", "l.jsonl", "--rank", "3", "--rank_votes", "2")
+    for judge in ("judges_here:longer", "other_judges:first"):
+        assert run(*given, "--judge", judge, "--output_dir", judge.partition(":")[0]) == 0
+    files = [word for name in ("judges_here", "other_judges") for word in ("--rankings", f"{name}/lists.jsonl")]
+    quick = ("--fit_draws", "0")
+    code, said, _ = call("dispersion", *files, "--output_dir", "both", *quick)
+    page = Path("both/report.html").read_text(encoding="utf-8")
+    assert code == 0 and all("judges_here:longer" in text and "other_judges:first" in text for text in (said, page))
+    code, said, _ = call("dispersion", *files[:2], "--output_dir", "one", *quick)
+    assert code == 0 and "judges_here:longer" not in said
 
 
 @pytest.mark.parametrize(
