@@ -380,8 +380,8 @@ def _lines(results: dict[str, Any]) -> list[str]:
             lines.append(f"  {control['note']}")
     style = results["style_controlled"]
     if style is not None:
-        lines.append(f"style-controlled {style['win_rate']:.1f}%, s.e. {style['standard_error']:.2f}")
-        lines.append(f"  {style['note']}")
+        rate = f"style-controlled {style['win_rate']:.1f}%, s.e. {style['standard_error']:.2f}"
+        lines.append(f"{rate}; no headline either, the page says why")
     lines += _usage_lines(results["judge"])
     kl = results["kl"]
     if kl is not None:

@@ -83,7 +83,7 @@ def _summary(results: dict[str, Any]) -> str:
     elif rate["high"] < 50:
         verdict = "The baseline is preferred to the model."
     else:
-        verdict = "These prompts do not tell the two apart: the interval holds 50%."
+        verdict = "No significant difference: the interval holds 50%."
     if results["mixed_judges"]:
         verdict = f"More than one judge is at work here, see below. {verdict}"
     text = (

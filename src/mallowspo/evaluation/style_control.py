@@ -32,7 +32,7 @@ FEATURES = ("length", "headers", "lists", "bold")
 
 NO_HEADLINE = (
     "Style is told from this comparison alone: where one side's answers nearly always have the same style, what the "
-    "style does and what the model is worth cannot be told apart, and the figure is no headline. The raw win rate is "
+    "style does and what the model is worth cannot be separated, and the figure is no headline. The raw win rate is "
     "the result."
 )
 
