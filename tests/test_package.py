@@ -1,5 +1,6 @@
 """The package as it is built: one version, whole extras, and checks elsewhere that run what `.ci/run` runs."""
 
+import ast
 import re
 import sys
 import tomllib
@@ -37,6 +38,21 @@ def test_all_holds_every_extra_but_the_developers():
     (whole,) = extras["all"]
     named = set(re.fullmatch(r"mallowspo\[([\w,]+)\]", whole)[1].split(","))
     assert named == set(extras) - {"all", "dev", "docs"}
+
+
+def test_what_the_code_imports_is_asked_for():
+    """What comes with another library today may not tomorrow."""
+    imported = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.split(".")[0])
+    imported -= {*sys.stdlib_module_names, "mallowspo"}
+    extras = [text for listed in PROJECT["project"]["optional-dependencies"].values() for text in listed]
+    asked = {re.match(r"[\w-]+", text)[0] for text in [*PROJECT["project"]["dependencies"], *extras]}
+    assert {{"yaml": "pyyaml"}.get(name, name) for name in imported} <= asked
 
 
 def test_the_lowest_versions_are_those_that_the_package_asks_for_and_bear_each_other():
