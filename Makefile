@@ -2,6 +2,12 @@
 #   make quickstart   installs into .venv and runs the quick start
 #   make test         installs into .venv and runs every check and the default tests
 # And: make fuzz SECONDS=600 gives every reader odd input for so long.
+# Checks in environments of their own (tools/fresh.py; they install, so they take minutes):
+#   make package              builds wheel and sdist, installs each into a bare environment, runs the quick start there;
+#                             EXTRAS="judge all" installs these too
+#   make test-oldest          the suite with the lowest version of every library that pyproject.toml allows
+#   make test-newest          the suite with the newest transformers, accelerate, peft and datasets
+#   make try-trl VERSION=2.0  names every private name that another version of TRL has moved
 # The first interpreter that is new enough; name another with make PYTHON=/path/to/python.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -9,10 +15,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUTPUT ?= output/quickstart
 SECONDS ?= 600
+EXTRAS ?=
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: quickstart test fuzz lint install install-dev clean
+.PHONY: quickstart test fuzz lint package test-oldest test-newest try-trl install install-dev clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/mallowspo quickstart --output_dir $(OUTPUT)
@@ -22,6 +29,16 @@ test: $(VENV)/.installed-dev lint
 
 fuzz: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
+
+package: | $(BIN)/python
+	$(BIN)/python tools/fresh.py package $(EXTRAS)
+
+test-oldest test-newest: test-%: | $(BIN)/python
+	$(BIN)/python tools/fresh.py test $*
+
+try-trl: $(VENV)/.installed-dev
+	@test -n "$(VERSION)" || { echo "VERSION: missing; give the version of TRL, such as make try-trl VERSION=1.17.0" >&2; exit 2; }
+	$(BIN)/python tools/fresh.py trl $(VERSION)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -45,4 +62,4 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

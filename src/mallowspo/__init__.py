@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mallowspo.versions import __version__
+
 if TYPE_CHECKING:
     from mallowspo.training import MallowsPOConfig, MallowsPOTrainer
-
-__version__ = "0.1.0"
 
 __all__ = ["MallowsPOConfig", "MallowsPOTrainer", "__version__"]
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from mallowspo.redaction import without_keys
 
-__all__ = ["InputError", "NonFiniteLossError", "not_one_of", "reason_of", "told_as"]
+__all__ = ["InputError", "NonFiniteLossError", "listed", "not_one_of", "reason_of", "told_as"]
 
 
 class InputError(ValueError):
@@ -31,6 +31,18 @@ def not_one_of(name: str, given: object, allowed: Iterable[object]) -> InputErro
     """The error for a value outside a closed list, so that every such message reads alike."""
     choices = ", ".join(repr(value) for value in allowed)
     return InputError(f"{name}: got {given!r}, expected one of {choices}")
+
+
+def listed(names: Iterable[object], limit: int = 8) -> str:
+    """Name things with commas, and behind so many of them say how many more there are.
+
+    Example:
+        >>> listed("abc"), listed("abcde", 3)
+        ('a, b, c', 'a, b, c and 2 more')
+    """
+    texts = [str(name) for name in names]
+    shown = ", ".join(texts[:limit])
+    return f"{shown} and {len(texts) - limit:,} more" if len(texts) > limit else shown
 
 
 def reason_of(error: BaseException) -> str:

@@ -1,15 +1,18 @@
-"""Versions of what the numbers of a run depend on, for its record."""
+"""The version of this project, and those of what the numbers of a run depend on, for its record."""
 
 from __future__ import annotations
 
 import platform
 from importlib.metadata import version
 
-__all__ = ["library_versions"]
+__all__ = ["__version__", "library_versions"]
 
-_PACKAGES = ("mallowspo", "torch", "transformers", "trl", "accelerate", "peft", "datasets", "numpy", "scipy")
+__version__ = "0.2.0"  # the one place: the package is built with it, and a test holds CITATION.cff to it
+
+_PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "numpy", "scipy")
 
 
 def library_versions() -> dict[str, str]:
     """Versions of Python, this project and the libraries that numbers depend on."""
-    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+    own = {"python": platform.python_version(), "mallowspo": __version__}
+    return own | {name: version(name) for name in _PACKAGES}

@@ -169,10 +169,91 @@ FINE = {
         ({"--max_prompts": "0"}, "max_prompts: got 0"),
         ({"--output_dir": "p.jsonl"}, "p.jsonl is a file"),
         ({"--kl_samples": "1", "--baseline": "column:chosen"}, "kl_samples: KL needs both models"),
+        ({"--export": "csv"}, "export"),
+        ({"--export": "judgearena", "--rank": "2", "--baseline": None}, "export"),
     ],
 )
 def test_a_mistake_is_answered_before_a_model_is_loaded(here, changes, said):
-    assert said in refused("evaluate", *[word for pair in (FINE | changes).items() for word in pair])
+    options = {name: value for name, value in (FINE | changes).items() if value is not None}
+    assert said in refused("evaluate", *[word for pair in options.items() for word in pair])
+
+
+COLUMNS = (
+    "evaluate", "--model", "column:chosen", "--baseline", "column:prompt", "--prompts", "p.jsonl", "--resamples", "20",
+)  # fmt: skip
+
+
+def test_a_comparison_is_exported_with_what_the_judge_wrote(here):
+    formats = ["alpaca_eval", "arena_hard", "judgearena"]
+    with JudgeServer() as server:
+        given = [word for name in formats for word in ("--export", name)]
+        assert run(*COLUMNS, "--judge", f"{server.url}#judge", "--output_dir", "out", *given) == 0
+    rows = json.loads(Path("out/export/alpaca_eval/annotations.json").read_text())
+    assert [row["preference"] - 1 for row in rows] == results()["preferences"]
+    assert all("[[" in text for row in rows for text in row["raw_completion"].values())
+    judgments = [json.loads(line) for line in Path("out/export/arena_hard/model_judgment/judge/chosen.jsonl").open()]
+    assert len(judgments) == 5 and all(
+        "[[" in game["judgment"]["answer"] for row in judgments for game in row["games"]
+    )
+    assert json.loads(Path("out/export/judgearena/results.json").read_text())["num_battles"] == 10
+    assert sorted(path.name for path in Path("out/export").iterdir()) == formats
+    assert "export" in refused(*COLUMNS, "--judge", "judges_here:longer", "--output_dir", "o", *given, *given[:2])
+
+
+def test_models_that_answer_in_turns_behind_one_address_are_told(here):
+    with JudgeServer(models=("one-model", "another-model")) as server:
+        code, said, _ = call(*COLUMNS, "--judge", f"{server.url}#judge", "--output_dir", "out", "--concurrency", "1")
+    assert code == 0 and set(results()["judge"]["answered_by"]) == {"one-model", "another-model"}
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert all(name in text for name in ("one-model", "another-model") for text in (said.splitlines()[0], page))
+    assert said.splitlines()[0] == results()["mixed_judges"]
+    with JudgeServer(models=("one-model",)) as server:
+        assert run(*COLUMNS, "--judge", f"{server.url}#judge", "--output_dir", "same") == 0
+    assert results("same")["mixed_judges"] is None
+
+
+def test_results_of_another_judge_in_the_folder_are_told_and_its_verdicts_do_not_count(here):
+    judge = ("--judge", "judges_here:longer", "--output_dir", "out")
+    assert run(*COLUMNS, *judge) == 0 and results()["mixed_judges"] is None
+    assert run(*COLUMNS, *judge) == 0 and results()["mixed_judges"] is None  # the same judge once more
+    Path("other_judges.py").write_text("def first(prompt, a, b):\n    return 'A'\n")
+    code, said, _ = call(*COLUMNS, "--judge", "other_judges:first", "--output_dir", "out")
+    found = results()
+    assert code == 0 and "judges_here:longer" in found["mixed_judges"] and said.startswith(found["mixed_judges"])
+    assert found["judge"]["asked_now"] == 10 and len(found["judge"]["others_in_log"]) == 1
+    assert "judges_here:longer" in Path("out/report.html").read_text(encoding="utf-8")
+
+
+def test_lists_that_different_judges_ranked_are_not_pooled_without_a_word(here):
+    rows = [{"prompt": text, "responses": [f"a{i}", f"bb{i} no", f"c{i} yes maybe"]} for i, text in enumerate(TEXTS)]
+    Path("l.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    Path("other_judges.py").write_text("def first(prompt, a, b):\n    return 'A' if a < b else 'B'\n")
+    given = ("evaluate", "--model", "column:responses", "--prompts", "l.jsonl", "--rank", "3", "--rank_votes", "2")
+    for judge in ("judges_here:longer", "other_judges:first"):
+        assert run(*given, "--judge", judge, "--output_dir", judge.partition(":")[0]) == 0
+    files = [word for name in ("judges_here", "other_judges") for word in ("--rankings", f"{name}/lists.jsonl")]
+    quick = ("--fit_draws", "0")
+    code, said, _ = call("dispersion", *files, "--output_dir", "both", *quick)
+    page = Path("both/report.html").read_text(encoding="utf-8")
+    assert code == 0 and all("judges_here:longer" in text and "other_judges:first" in text for text in (said, page))
+    code, said, _ = call("dispersion", *files[:2], "--output_dir", "one", *quick)
+    assert code == 0 and "judges_here:longer" not in said
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import sys\ndef longer(prompt, a, b):\n    sys.exit(3)\n",
+        "def longer(prompt, a, b):\n    return 1 / 0\n",
+        "import sys\nsys.exit()\n",
+    ],
+    ids=["it exits", "it fails", "its module exits"],
+)
+def test_a_judge_that_ends_the_program_is_named(here, source):
+    Path("judges_here.py").write_text(source)
+    changes = {"--model": "column:chosen", "--baseline": "column:prompt"}
+    error = refused("evaluate", *[word for pair in (FINE | changes).items() for word in pair])
+    assert "judge" in error and "judges_here" in error and ("Exit" in error or "ZeroDivision" in error)
 
 
 def test_a_judge_that_is_not_there_is_found_out_first(here):
@@ -295,7 +376,12 @@ def test_lists_of_a_column_are_ranked_by_a_reward_model_and_a_function(here, mod
     given = ("evaluate", "--model", "column:responses", "--prompts", "l.jsonl", "--rank", "3")
     assert run(*given, "--judge", "judges_here:longer", "--output_dir", "out", "--rank_order", "all") == 0
     assert [row["ranks"] for row in lists()] == [[3, 2, 1]] * 5 and results()["comparisons"] == 5 * 2 * 3
-    assert results()["same_pairs"] == 1.0
+    assert results()["same_pairs"] == 1.0 and results()["longer"] is None
+    code, said, _ = call(
+        *given[:-1], "2", "--judge", "judges_here:longer", "--output_dir", "out3", "--rank_votes", "1"
+    )
+    assert code == 0 and results("out3")["longer"] == {"lists": 5, "answers": 5} and "--rank 2" in said
+    assert [row["responses"] for row in lists("out3")] == [row["responses"][:2] for row in rows]
     assert run(*given, "--judge", "reward:rm", "--output_dir", "out2", "--use_cpu") == 0
     rewards = {line["reward"] for line in map(json.loads, Path("out2/rewards.jsonl").read_text().splitlines())}
     assert len(rewards) == 15 and "rankings" not in lists("out2")[0]

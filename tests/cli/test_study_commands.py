@@ -8,6 +8,7 @@ import pytest
 
 from cli.commands import call, refused
 from dialogue_world import dialogue_world
+from mallowspo import __version__
 from mallowspo.studies import study
 from mallowspo.studies.estimator.study import ESTIMATOR
 from mallowspo.studies.world.study import WORLD
@@ -159,4 +160,4 @@ def test_a_mistake_is_answered_before_the_work(command, options, said, tmp_path)
 
 
 def test_version():
-    assert call("--version")[:2] == (0, "mallowspo 0.1.0\n")
+    assert call("--version")[:2] == (0, f"mallowspo {__version__}\n")

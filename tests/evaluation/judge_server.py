@@ -17,8 +17,9 @@ class JudgeServer:
     (JSON without choices), `html`, `undecided`, `both`; None answers.
     """
 
-    def __init__(self, faults=lambda question, n: None, *, hang=0.6, usage=True):
+    def __init__(self, faults=lambda question, n: None, *, hang=0.6, usage=True, models=()):
         self.faults, self.hang, self.usage = faults, hang, usage
+        self.models = models  # which models it says to be, one reply after the other
         self.seen: Counter[str] = Counter()
         self.requests: list[dict] = []
         self.headers: list[dict] = []
@@ -112,4 +113,6 @@ class JudgeServer:
     def _body(self, request, text):
         message = {"message": {"role": "assistant", "content": text}} if "messages" in request else {"text": text}
         body = {"choices": [{"index": 0, "finish_reason": "stop", **message}]}
+        if self.models:
+            body["model"] = self.models[len(self.requests) % len(self.models)]
         return body | ({"usage": {"prompt_tokens": 100, "completion_tokens": 7}} if self.usage else {})

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mallowspo.cli.options import DATASET_OPTIONS
+from mallowspo.cli.options import DATASET_OPTIONS, read_pairs
 from mallowspo.dispersion.analysis import Analysis, PromptOpinion
 from mallowspo.dispersion.entropy import ReferenceStatistics
+from mallowspo.dispersion.judged_rows import mixed_judges
 from mallowspo.dispersion.reference_analysis import RowTexts, analyse_reference
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.side_by_side import SideBySide, side_by_side
@@ -151,6 +152,8 @@ def _rankings(
             raise InputError(f"truth: the rankings are of {min(sizes)} to {max(sizes)} items, one truth fits one size")
         with told_as({"dataset": "truth"}):
             truth = load_truth(options.truth, items=sizes.pop())
+    if (mixed := mixed_judges([name for part in parts for name in part.judges])) is not None:
+        rows = replace(rows, notes=(f"These rankings are of {mixed}, and so may their dispersions.", *rows.notes))
     opinions.append(opinion_of_rankings(rows, settings=settings))
     return analyse_rankings(rows, settings=settings, truth=truth, progress=progress)
 
@@ -203,20 +206,9 @@ def _reference(
 
 def _data_of(options: DispersionOptions, rows: StoredRows, lists: bool) -> datasets.Dataset:
     """The rows of the store, which may be those of whole lists, as they stand in the data, in the store's order."""
-    from mallowspo.data import load_preferences, validate_rows
     from mallowspo.data.records import prompt_id_of_text
 
-    assert options.dataset_name is not None
-    with told_as(DATASET_OPTIONS):
-        loaded = load_preferences(
-            options.dataset_name,
-            split=options.dataset_train_split,
-            name=options.dataset_config,
-            invalid_rows=options.invalid_rows,
-        )
-    pairs = validate_rows(
-        loaded.dataset, columns=(), invalid_rows=options.invalid_rows, source=options.dataset_name, lists=lists
-    ).dataset
+    pairs = read_pairs(options, lists=lists)[1].dataset
     numbers, stored = pairs["row_index"][:], rows.row_index.tolist()
     places = {key: place for place, key in enumerate(_numbered(numbers))}
     in_data, in_store = Counter(numbers), Counter(stored)

@@ -109,6 +109,9 @@ class EvaluateOptions:
     )
     resamples: int = option("Of the bootstrap.", 2000)
     kl_samples: int = option("Responses per prompt for the KL of --model from --baseline; 0 for none.", 0)
+    export: tuple[str, ...] = option(
+        "Write answers and verdicts as alpaca_eval, arena_hard or judgearena too; may be given several times.", ()
+    )
 
     def sampling(self) -> Sampling:
         """How answers are drawn."""
@@ -143,6 +146,7 @@ class EvaluateOptions:
         ):
             if getattr(self, name) not in allowed:
                 raise not_one_of(name, getattr(self, name), allowed)
+        self._check_export()
         self._check_rank()
         self._check_folder()
         sources = {
@@ -165,6 +169,17 @@ class EvaluateOptions:
 
         self._check_unused(judge_kind(self.judge), kinds)
         self._check_models(sources)
+
+    def _check_export(self) -> None:
+        from mallowspo.evaluation.exports import EXPORTS
+
+        for given in self.export:
+            if given not in EXPORTS:
+                raise not_one_of("export", given, EXPORTS)
+        if len(set(self.export)) < len(self.export):
+            raise InputError(f"export: got {', '.join(self.export)}; give each format once")
+        if self.export and self.rank:
+            raise InputError("export: it writes a comparison of two models; leave it out, or leave out rank")
 
     def _check_rank(self) -> None:
         """A comparison needs two models, a ranking one."""
@@ -314,8 +329,8 @@ def evaluate(options: EvaluateOptions) -> None:
 
 def _ranking_lines(results: dict[str, Any], folder: Path) -> list[str]:
     """What the terminal says at the end of a ranking."""
-    judge, usage = results["judge"], results["judge"]["usage"]
-    lines = [
+    lines = [results["mixed_judges"]] if results["mixed_judges"] else []
+    lines += [
         f"{results['lists']:,} lists of {results['answers']:,} answers, ranked {results['votes']} times each in "
         f"{results['comparisons']:,} comparisons ({results['ties']:,} ties, decided by lot)"
     ]
@@ -323,22 +338,33 @@ def _ranking_lines(results: dict[str, Any], folder: Path) -> list[str]:
         lines.append(f"two votes agree on {100 * results['same_pairs']:.1f}% of the pairs of answers")
     if results["left_out"]:
         lines.append(f"left out: {len(results['left_out'])} prompts with fewer than two different answers")
-    if usage is not None:
-        cost = "" if usage["cost"] is None else f", cost {usage['cost']:.4f}"
+    if longer := results["longer"]:
         lines.append(
-            f"judge: {usage['replies']} replies, {usage['prompt_tokens']:,} + {usage['completion_tokens']:,} tokens"
-            f"{cost}; {judge['undecided']} verdicts undecided, {judge['refused']} refused (counted as ties)"
+            f"left out: {longer['answers']:,} answers of {longer['lists']:,} lists that hold more than --rank "
+            f"{results['settings']['rank']}; the first of each list are ranked"
         )
+    lines += _usage_lines(results["judge"])
     lines.append(f"Train: mallowspo train --dataset_name {folder}/lists.jsonl --objective mallows_list_theta ...")
     if results["votes"] > 1:
         lines.append(f"How far the judge differs with itself: mallowspo dispersion --rankings {folder}/lists.jsonl")
     return lines
 
 
+def _usage_lines(judge: dict[str, Any]) -> list[str]:
+    """What a judge behind an address was asked and paid; nothing for another one."""
+    if (usage := judge["usage"]) is None:
+        return []
+    cost = "" if usage["cost"] is None else f", cost {usage['cost']:.4f}"
+    return [
+        f"judge: {usage['replies']} replies, {usage['prompt_tokens']:,} + {usage['completion_tokens']:,} tokens"
+        f"{cost}; {judge['undecided']} verdicts undecided, {judge['refused']} refused (counted as ties)"
+    ]
+
+
 def _lines(results: dict[str, Any]) -> list[str]:
     """What the terminal says at the end."""
     rate = results["win_rate"]
-    lines = [results["no_result"]] if results["no_result"] else []
+    lines = [text for text in (results["mixed_judges"], results["no_result"]) if text]
     found = f"win rate {rate['win_rate']:.1f}% [{rate['low']:.1f}, {rate['high']:.1f}]"
     lines.append(
         f"{found}, s.e. {rate['standard_error']:.2f}: "
@@ -352,13 +378,11 @@ def _lines(results: dict[str, Any]) -> list[str]:
         lines.append(f"length-controlled {control['win_rate']:.1f}%, s.e. {control['standard_error']:.2f}")
         if control["note"]:
             lines.append(f"  {control['note']}")
-    judge, usage = results["judge"], results["judge"]["usage"]
-    if usage is not None:
-        cost = "" if usage["cost"] is None else f", cost {usage['cost']:.4f}"
-        lines.append(
-            f"judge: {usage['replies']} replies, {usage['prompt_tokens']:,} + {usage['completion_tokens']:,} tokens"
-            f"{cost}; {judge['undecided']} verdicts undecided, {judge['refused']} refused (counted as ties)"
-        )
+    style = results["style_controlled"]
+    if style is not None:
+        rate = f"style-controlled {style['win_rate']:.1f}%, s.e. {style['standard_error']:.2f}"
+        lines.append(f"{rate}; no headline either, the page says why")
+    lines += _usage_lines(results["judge"])
     kl = results["kl"]
     if kl is not None:
         lines.append(

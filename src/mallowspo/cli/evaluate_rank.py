@@ -10,11 +10,21 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from mallowspo.cli.evaluate import EvaluateOptions, source_of
-from mallowspo.cli.evaluate_run import Progress, answers_of, check_reachable, endpoint_of, opened_judge, read_prompts
+from mallowspo.cli.evaluate_run import (
+    Progress,
+    answers_of,
+    check_reachable,
+    endpoint_of,
+    judge_before,
+    judge_identity,
+    judges_warning,
+    opened_judge,
+    read_prompts,
+)
 from mallowspo.data.blank import is_blank
 from mallowspo.errors import InputError
 from mallowspo.files import atomic_path, write_json
-from mallowspo.redaction import without_keys, without_secrets
+from mallowspo.redaction import without_secrets
 from mallowspo.versions import library_versions
 
 if TYPE_CHECKING:
@@ -33,6 +43,7 @@ def run_ranking(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
 
     started = time.perf_counter()
     options.check()
+    before = judge_before(options.output_dir)
     prompts = read_prompts(options)
     endpoints: dict[str, Endpoint] = {}
     judge = opened_judge(options)
@@ -42,7 +53,7 @@ def run_ranking(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
         endpoints["model"] = endpoint_of(options.model, options, "model")
     check_reachable(endpoints, options.output_dir)
     try:
-        answers = _answers(options, prompts, endpoints.get("model"), progress)
+        answers, longer = _answers(options, prompts, endpoints.get("model"), progress)
         kept = [n for n, texts in enumerate(answers) if len(texts) > 1]
         left_out = [prompts.prompts[n].index for n, texts in enumerate(answers) if len(texts) < 2]
         if not kept:
@@ -63,11 +74,14 @@ def run_ranking(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
     finally:
         for endpoint in endpoints.values():
             endpoint.close()
-    _write_lists(options, prompts, asked, lists, ranked)
+    facts = _judge_facts(options, judge, ranked)
+    name = judge_identity(facts)
+    _write_lists(options, name, asked, lists, ranked)
     results = {
         "format": 1,
         "lists": len(kept),
         "left_out": left_out,
+        "longer": longer,
         "answers": sum(map(len, lists)),
         "votes": votes,
         "order": order,
@@ -75,7 +89,8 @@ def run_ranking(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
         "comparisons_at_most": votes * sum(comparisons(len(texts), order) for texts in lists),
         "ties": ranked.ties,
         "same_pairs": _agreement(ranked.rankings),
-        "judge": _judge_facts(options, judge, ranked),
+        "judge": facts,
+        "mixed_judges": judges_warning(name, before, ranked.answered_by),
         "settings": without_secrets({name: value for name, value in asdict(options).items() if name != "output_dir"}),
         "versions": library_versions(),
         "seconds": time.perf_counter() - started,
@@ -86,8 +101,8 @@ def run_ranking(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
 
 def _answers(
     options: EvaluateOptions, prompts: PromptSet, endpoint: Endpoint | None, progress: Progress
-) -> list[list[str]]:
-    """The answers to each prompt that say something, each text once."""
+) -> tuple[list[list[str]], dict[str, int] | None]:
+    """The answers to each prompt that say something, each text once; and what a column has beyond --rank of them."""
     source = source_of(options.model, "model")
     if source.kind == "column":
         from mallowspo.evaluation.prompts import answer_text, texts_of
@@ -101,8 +116,10 @@ def _answers(
                 )
             where = f"model: the column {source.name!r}, list {prompt.index + 1}, answer"
             texts = texts_of(value, answer_text, where, [prompt] * len(value))
-            found.append(list(dict.fromkeys(text for text in texts if not is_blank(text)))[: options.rank])
-        return found
+            found.append(list(dict.fromkeys(text for text in texts if not is_blank(text))))
+        beyond = [len(texts) - options.rank for texts in found if len(texts) > options.rank]
+        longer = {"lists": len(beyond), "answers": sum(beyond)} if beyond else None
+        return [texts[: options.rank] for texts in found], longer
     asked = [
         replace(prompt, repeat=prompt.repeat * options.rank + copy)
         for prompt in prompts.prompts
@@ -113,18 +130,18 @@ def _answers(
     for place, text in enumerate(drawn.texts):
         if place not in drawn.refused and not is_blank(text) and text not in drawn_texts[place // options.rank]:
             drawn_texts[place // options.rank].append(text)
-    return drawn_texts
+    return drawn_texts, None
 
 
 def _write_lists(
     options: EvaluateOptions,
-    prompts: PromptSet,
+    judge: str,
     asked: Sequence[EvaluationPrompt],
     lists: Sequence[Sequence[str]],
     ranked: RankedLists,
 ) -> None:
     """Write rows that `train` and `dispersion --rankings` read; a conversation's answers are messages too."""
-    from mallowspo.dispersion.rankings_file import RANKED_BY
+    from mallowspo.dispersion.rankings_file import JUDGE_COLUMN
     from mallowspo.evaluation.ranking import consensus
 
     with atomic_path(options.output_dir / "lists.jsonl") as beside, beside.open("w", encoding="utf-8") as stream:
@@ -134,10 +151,10 @@ def _write_lists(
                 "prompt": list(prompt.messages) if prompt.messages is not None else prompt.text,
                 "responses": [[{"role": "assistant", "content": text}] if chat else text for text in texts],
                 "ranks": consensus(rankings),
+                JUDGE_COLUMN: judge,
             }
             if len(rankings) > 1:
                 row["rankings"] = rankings
-                row[RANKED_BY] = without_keys(str(options.judge))
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 

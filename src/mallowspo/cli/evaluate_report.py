@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mallowspo.errors import listed
 from mallowspo.reports.blocks import (
     Block,
     Callout,
@@ -25,7 +26,7 @@ from mallowspo.reports.figure_style import MethodStyle, save_figure
 from mallowspo.reports.figures import grouped_interval_figure
 from mallowspo.reports.html import current_meta, write_report
 from mallowspo.reports.palette import BLUE, INK
-from mallowspo.reports.text import format_interval, format_number, percent
+from mallowspo.reports.text import format_interval, format_number, format_signed, percent
 from mallowspo.stats.intervals import Interval
 
 if TYPE_CHECKING:
@@ -36,14 +37,24 @@ __all__ = ["tercile_names", "write_evaluation_report"]
 _STYLES = {
     "raw": MethodStyle("Raw", BLUE, "o"),
     "length_controlled": MethodStyle("Length-controlled", INK, "s", filled=False),
+    "style_controlled": MethodStyle("Style-controlled", INK, "D", filled=False),
 }
+_STYLE_ROWS = (
+    ("length", "Characters", 0),
+    ("headers", "Headers", 2),
+    ("lists", "List items", 2),
+    ("bold", "Bold runs", 2),
+)
 _SHOWN = 600  # characters of a prompt or an answer among the examples
+_CONTROLS = {"length_controlled": "length-controlled", "style_controlled": "style-controlled"}
 
 
 def write_evaluation_report(folder: Path, results: dict[str, Any], pairs: Sequence[AnswerPair]) -> None:
     """Write `report.html` with its figure."""
+    mixed = results["mixed_judges"]
+    told: list[Block] = [] if mixed is None else [Callout("warning", f"{mixed[0].upper()}{mixed[1:]}.")]
     sections = [
-        Section("Win rate", [_rates(results), _figure(folder, results), *_length_note(results)]),
+        Section("Win rate", [*told, _rates(results), _figure(folder, results), *_control_notes(results)]),
         Section("The judge", _judge(results)),
         Section("The answers", [_answers(results), *_divergence(results)]),
         Section("Examples", [_examples(results, pairs)]),
@@ -72,7 +83,9 @@ def _summary(results: dict[str, Any]) -> str:
     elif rate["high"] < 50:
         verdict = "The baseline is preferred to the model."
     else:
-        verdict = "These prompts do not tell the two apart: the interval holds 50%."
+        verdict = "No significant difference: the interval holds 50%."
+    if results["mixed_judges"]:
+        verdict = f"More than one judge is at work here, see below. {verdict}"
     text = (
         f"{verdict} The model's win rate over {rate['prompts']:,} prompts is {_interval(rate)}%: "
         f"{rate['wins']:,} wins, {rate['ties']:,} ties, {rate['losses']:,} losses."
@@ -100,26 +113,16 @@ def _rates(results: dict[str, Any]) -> Table:
         [name, _interval(g), format_number(g["standard_error"], 2), g["wins"], g["ties"], g["losses"], g["prompts"]]
         for name, g in groups
     ]
-    control = results["length_controlled"]
-    if control is not None:
-        error = control["standard_error"]
-        rate = control["win_rate"]
-        spread = format_interval(rate, rate - 1.96 * error, rate + 1.96 * error, 1)
-        rows.append(
-            [
-                "All prompts, length-controlled",
-                spread,
-                format_number(error, 2),
-                "",
-                "",
-                "",
-                len(results["preferences"]),
-            ]
-        )
+    for name, words in _CONTROLS.items():
+        if (control := results[name]) is not None:
+            rate, error = control["win_rate"], control["standard_error"]
+            spread = format_interval(rate, rate - 1.96 * error, rate + 1.96 * error, 1)
+            counts = ["", "", "", len(results["preferences"])]
+            rows.append([f"All prompts, {words}", spread, format_number(error, 2), *counts])
     return Table(
         ["Prompts", "Win rate, % [95%]", "s.e.", "Wins", "Ties", "Losses", "Prompts in all"],
         rows,
-        caption="A tie counts half. Intervals are bootstrap percentiles over prompts; the length-controlled one is "
+        caption="A tie counts half. Intervals are bootstrap percentiles over prompts; the controlled ones are "
         "±1.96 standard errors from refits.",
         align="lrrrrrr",
     )
@@ -132,12 +135,13 @@ def _figure(folder: Path, results: dict[str, Any]) -> Figure:
         names += tercile_names(results["terciles_by"])
         rates += results["terciles"]
     values = {"raw": Interval.stack([[rate[end] - 50 for end in ("win_rate", "low", "high")] for rate in rates])}
-    control = results["length_controlled"]
-    if control is not None and np.isfinite(control["standard_error"]):
-        blank = np.full(len(rates) - 1, np.nan)
-        middle, error = control["win_rate"] - 50, 1.96 * control["standard_error"]
-        ends = (np.concatenate([[value], blank]) for value in (middle, middle - error, middle + error))
-        values["length_controlled"] = Interval(*ends)
+    for name in _CONTROLS:
+        control = results[name]
+        if control is not None and np.isfinite(control["standard_error"]):
+            blank = np.full(len(rates) - 1, np.nan)
+            middle, error = control["win_rate"] - 50, 1.96 * control["standard_error"]
+            ends = (np.concatenate([[value], blank]) for value in (middle, middle - error, middle + error))
+            values[name] = Interval(*ends)
     drawn = grouped_interval_figure(
         values, names, x_label="Win rate above 50% (points)", better="right", styles=_STYLES
     )
@@ -147,8 +151,8 @@ def _figure(folder: Path, results: dict[str, Any]) -> Figure:
     )
 
 
-def _length_note(results: dict[str, Any]) -> list[Block]:
-    control = results["length_controlled"]
+def _control_notes(results: dict[str, Any]) -> list[Block]:
+    control, style = results["length_controlled"], results["style_controlled"]
     if control is None:
         return []
     blocks: list[Block] = []
@@ -156,7 +160,20 @@ def _length_note(results: dict[str, Any]) -> list[Block]:
         blocks.append(Paragraph("All answers differ in length by the same amount, so there is no effect to take out."))
     if control["note"]:
         blocks.append(Callout("warning", control["note"]))
-    return blocks
+    rows: list[list[str | float]] = [
+        [
+            words,
+            *(format_number(style[side][name], digits) for side in ("model", "baseline")),
+            format_signed(style["coefficients"].get(name)),
+        ]
+        for name, words, digits in _STYLE_ROWS
+    ]
+    caption = (
+        "The last column is the fit's: log-odds of a win for one standard deviation more of it than the baseline; "
+        "a dash where the answers do not differ in it. Code blocks are left out of the counts of Markdown."
+    )
+    columns = ["Style, a mean over the answers", "Model", "Baseline", "Effect on the judge"]
+    return [*blocks, Table(columns, rows, caption=caption, align="lrrr"), Callout("warning", style["note"])]
 
 
 def _judge(results: dict[str, Any]) -> list[Block]:
@@ -177,6 +194,8 @@ def _judge(results: dict[str, Any]) -> list[Block]:
         for side in ("model", "baseline")
         if f"mean_reward_{side}" in judge
     ]
+    if judge["others_in_log"]:
+        rows.append(["Other judges in the log, not counted", listed(judge["others_in_log"])])
     rows.append(["Pairs of identical answers, ties unasked", judge["identical"]])
     usage = judge["usage"]
     if usage is not None:
@@ -271,6 +290,7 @@ def _words(results: dict[str, Any]) -> Definitions:
         ("Win rate", "share of prompts on which the model's answer was preferred, a tie counted as half"),
         ("Tie", "the two orders named different winners, or the judge said so, or gave no verdict"),
         ("Length-controlled", "win rate predicted by AlpacaEval 2's regression for answers of equal length"),
+        ("Style-controlled", "win rate predicted for answers of equal length, headers, lists and bold print"),
     ]
     if results["terciles"] is not None:
         items.append(("Third", f"prompts sorted by `{results['terciles_by']}` and cut in three"))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mallowspo.cli.evaluate import EvaluateOptions, Source, source_of
 from mallowspo.data.blank import is_blank
 from mallowspo.errors import InputError, told_as
-from mallowspo.files import write_json
+from mallowspo.files import parse_json, write_json
 from mallowspo.redaction import without_secrets
 from mallowspo.versions import library_versions
 
@@ -26,7 +27,17 @@ if TYPE_CHECKING:
     from mallowspo.evaluation.length_control import GamedBaseline
     from mallowspo.evaluation.prompts import EvaluationPrompt, PromptSet
 
-__all__ = ["answers_of", "check_reachable", "endpoint_of", "opened_judge", "read_prompts", "run_evaluation"]
+__all__ = [
+    "answers_of",
+    "check_reachable",
+    "endpoint_of",
+    "judge_before",
+    "judge_identity",
+    "judges_warning",
+    "opened_judge",
+    "read_prompts",
+    "run_evaluation",
+]
 
 # What is under way, steps done, steps in all, and the judge's usage so far where there is one.
 Progress = Callable[[str, int, int, "Usage | None"], None]
@@ -53,6 +64,7 @@ def run_evaluation(options: EvaluateOptions, progress: Progress) -> dict[str, An
     started = time.perf_counter()
     options.check()
     inputs = _read_inputs(options)
+    before = judge_before(options.output_dir)
     try:
         answers = {
             side: inputs.known[side]
@@ -72,9 +84,42 @@ def run_evaluation(options: EvaluateOptions, progress: Progress) -> dict[str, An
     kl = _kl(options, inputs.prompts, progress) if options.kl_samples else None
     results = _results(options, inputs, answers, judgement)
     results["prompts"]["left_out"] = left_out
+    results["mixed_judges"] = judges_warning(judge_identity(results["judge"]), before, judgement.answered_by)
     results |= {"kl": kl, "seconds": time.perf_counter() - started}
-    _write(options.output_dir, inputs.prompts, answers, pairs, results)
+    _write(options, inputs.prompts, answers, pairs, judgement, results)
     return results
+
+
+def judge_identity(judge: Mapping[str, Any]) -> str:
+    """The judge in one line: what its verdicts depend on beside the pairs."""
+    parts = [str(judge["name"])]
+    parts += [f"{name} {judge[name]}" for name in ("template", "source") if judge.get(name)]
+    if judge.get("parameters") is not None:
+        parts.append(f"parameters {json.dumps(judge['parameters'], sort_keys=True)}")
+    return ", ".join(parts)
+
+
+def judge_before(folder: Path) -> str | None:
+    """The judge of the results that stand in a folder already; None where there are none."""
+    try:
+        judge = parse_json((folder / "results.json").read_text(encoding="utf-8"))["judge"]
+        return judge_identity(judge) if isinstance(judge, dict) else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def judges_warning(judge: str, before: str | None, answered_by: Mapping[str, int]) -> str | None:
+    """Say that more than one judge is at work here; None where one is."""
+    from mallowspo.dispersion.judged_rows import MIXED_JUDGES, mixed_judges
+
+    told = mixed_judges([f"{name} ({count} verdicts)" for name, count in answered_by.items()])
+    texts = [] if told is None else [f"behind this address several models answered: {told}"]
+    if before not in (None, judge):
+        texts.append(
+            f"the results that stood in this folder came from another judge ({before}), these from {judge}; "
+            f"{MIXED_JUDGES}"
+        )
+    return "; ".join(texts) or None
 
 
 def _read_inputs(options: EvaluateOptions) -> _Inputs:
@@ -265,6 +310,15 @@ def _without_refused(
     return inputs, {side: answers[side].take(kept) for side in SIDES}, left_out
 
 
+def _texts(prompts: PromptSet, name: str, *, unique: bool = False) -> list[str] | None:
+    """A column of the prompts that holds a text in every row; None where there is none such."""
+    if name not in prompts.rows.column_names:
+        return None
+    values = prompts.column(name, name)
+    usable = all(isinstance(value, str) and value for value in values)
+    return values if usable and not (unique and len(set(values)) < len(values)) else None
+
+
 def _pairs(prompts: PromptSet, answers: dict[str, Answers]) -> list[AnswerPair]:
     from mallowspo.evaluation.judge import AnswerPair
 
@@ -315,14 +369,17 @@ def _results(
     options: EvaluateOptions, inputs: _Inputs, answers: dict[str, Answers], judgement: Judgement
 ) -> dict[str, Any]:
     from mallowspo.evaluation.length_control import length_controlled_win_rate
+    from mallowspo.evaluation.style_control import style_controlled_win_rate
     from mallowspo.evaluation.win_rates import both_orders, check_orders, no_result, win_rate, win_rate_by_tercile
 
     first, second = judgement.model_first_n, judgement.model_second_n
     preference = both_orders(first, second) if judgement.both_orders else first
     lengths = {side: [len(text) for text in answers[side].texts] for side in SIDES}
     bootstrap = {"resamples": options.resamples, "seed": options.seed}
-    control = terciles = None
+    control = style = terciles = None
     if len(preference) > 1:
+        texts = {side: answers[side].texts for side in SIDES}
+        style = style_controlled_win_rate(preference, texts["model"], texts["baseline"], seed=options.seed)
         control = length_controlled_win_rate(
             preference,
             lengths["model"],
@@ -344,6 +401,7 @@ def _results(
         "prompts": {"source": options.prompts, "count": len(preference)},
         "win_rate": asdict(win_rate(preference, **bootstrap)),
         "length_controlled": None if control is None else asdict(control),
+        "style_controlled": None if style is None else asdict(style),
         "terciles": terciles,
         "terciles_by": None if terciles is None else options.dispersion_column or "dispersion",
         "orders": None if orders is None else asdict(orders),
@@ -355,6 +413,8 @@ def _results(
             "refused": judgement.refused,
             "asked_now": judgement.asked,
             "usage": None if judgement.usage is None else asdict(judgement.usage),
+            "answered_by": dict(judgement.answered_by),
+            "others_in_log": list(judgement.others),
             **judgement.details,
         },
         "requests_now": {
@@ -368,11 +428,28 @@ def _results(
 
 
 def _write(
-    folder: Path, prompts: PromptSet, answers: dict[str, Answers], pairs: list[AnswerPair], results: dict[str, Any]
+    options: EvaluateOptions,
+    prompts: PromptSet,
+    answers: dict[str, Answers],
+    pairs: list[AnswerPair],
+    judgement: Judgement,
+    results: dict[str, Any],
 ) -> None:
     from mallowspo.cli.evaluate_report import write_evaluation_report
+    from mallowspo.evaluation.exports import Comparison, export_comparison
     from mallowspo.evaluation.generation import alpaca_outputs
 
+    folder = options.output_dir
+    comparison = Comparison(
+        pairs,
+        judgement,
+        model=results["model"]["name"],
+        baseline=results["baseline"]["name"],
+        judge=options.judge,
+        uids=_texts(prompts, "uid", unique=True),
+        categories=_texts(prompts, "category"),
+    )
+    export_comparison(comparison, options.export, folder / "export")
     for side in SIDES:
         name = results[side]["name"]
         write_json(folder / f"{side}_outputs.json", alpaca_outputs(prompts.prompts, answers[side].texts, name))

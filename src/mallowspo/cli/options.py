@@ -19,10 +19,14 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mallowspo.cli.yaml_file import plain, read_yaml, text_of
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, told_as
+
+if TYPE_CHECKING:
+    from mallowspo.data.sources import LoadedData
+    from mallowspo.data.validation import ValidatedData
 
 __all__ = [
     "DATASET_OPTIONS",
@@ -35,6 +39,7 @@ __all__ = [
     "read_config",
     "read_known",
     "read_options",
+    "read_pairs",
     "take_config",
     "truth_of",
 ]
@@ -360,6 +365,24 @@ def take_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     if len(found) > 1:
         raise InputError(f"--config: got {' and '.join(found)}; give one file")
     return (found[0] if found else None), rest
+
+
+def read_pairs(options: Any, *, lists: bool = False) -> tuple[LoadedData, ValidatedData]:
+    """Read and validate the pairs that a command's options of data name; with `lists` ranked lists are kept whole."""
+    from mallowspo.data import load_preferences, validate_rows
+
+    with told_as(DATASET_OPTIONS):
+        loaded = load_preferences(
+            options.dataset_name,
+            split=options.dataset_train_split,
+            name=options.dataset_config,
+            invalid_rows=options.invalid_rows,
+        )
+    # The reference reads no column of people: a row that training would keep must be in its store.
+    rows = validate_rows(
+        loaded.dataset, columns=(), invalid_rows=options.invalid_rows, source=options.dataset_name, lists=lists
+    )
+    return loaded, rows
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -11,10 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from mallowspo.cli.options import DATASET_OPTIONS
+from mallowspo.cli.options import read_pairs
 from mallowspo.cli.reference import ReferenceOptions
 from mallowspo.cli.signals import is_first_process
-from mallowspo.errors import told_as
 from mallowspo.loading import check_saved_model, loading
 from mallowspo.progress import Progress, progress_bar, silent
 
@@ -227,24 +226,10 @@ def _tokenizer(options: ReferenceOptions) -> Any:
 
 def _rows(options: ReferenceOptions, tokenizer: Any) -> datasets.Dataset:
     """The rows that `mallowspo train` would train on, in its order."""
-    from mallowspo.data import load_preferences, tokenize_pairs, validate_rows
+    from mallowspo.data import tokenize_pairs
     from mallowspo.training.lists import ordered_rows
 
-    with told_as(DATASET_OPTIONS):
-        loaded = load_preferences(
-            options.dataset_name,
-            split=options.dataset_train_split,
-            name=options.dataset_config,
-            invalid_rows=options.invalid_rows,
-        )
-    validated = validate_rows(
-        # The reference reads no column of people: a row that training would keep must be in the store.
-        loaded.dataset,
-        invalid_rows=options.invalid_rows,
-        columns=(),
-        source=options.dataset_name,
-        lists=options.reads_lists,
-    )
+    loaded, validated = read_pairs(options, lists=options.reads_lists)
     tokenized = tokenize_pairs(
         validated.dataset,
         tokenizer,

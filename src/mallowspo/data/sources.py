@@ -26,7 +26,7 @@ from mallowspo.data.readers import (
     may_not_be_held,
 )
 from mallowspo.data.tables import TableBuilder, rows_of
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, listed
 
 if TYPE_CHECKING:
     import datasets
@@ -135,12 +135,7 @@ def _nearby(path: Path) -> str:
     if alike:
         return f"did you mean {' or '.join(alike)}?"
     data = [name for name in names if _suffix(Path(name)) in READERS]
-    return f"{parent} holds {_listed(data, 3)}" if data else f"{parent} holds no data file"
-
-
-def _listed(names: list[str], limit: int = 8) -> str:
-    shown = ", ".join(names[:limit])
-    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
+    return f"{parent} holds {listed(data, 3)}" if data else f"{parent} holds no data file"
 
 
 def _suffix(path: Path) -> str:
@@ -150,8 +145,8 @@ def _suffix(path: Path) -> str:
 
 
 def _no_such_split(path: Path, split: str, files: dict[str, list[Path]]) -> InputError:
-    found = _listed(sorted(entry.name for entry in path.iterdir())) if not files else ""
-    exists = f"it has {_listed(sorted(files))}" if files else f"it holds {found or 'nothing'}"
+    found = listed(sorted(entry.name for entry in path.iterdir())) if not files else ""
+    exists = f"it has {listed(sorted(files))}" if files else f"it holds {found or 'nothing'}"
     return InputError(
         f"split: got {split!r}, but the folder {path} has no file for it ({exists}); "
         f"expected a directory saved by `datasets`, or files such as {split}.jsonl or {split}.parquet"
@@ -173,7 +168,7 @@ def _files(path: Path, split: str) -> list[Path]:
             raise _no_such_split(path, split, files)
         found = files[split]
         if len({_suffix(file) for file in found}) > 1:
-            raise InputError(f"split: {split!r} is ambiguous, {path} has {_listed([f.name for f in found])}")
+            raise InputError(f"split: {split!r} is ambiguous, {path} has {listed([f.name for f in found])}")
     for file in found:
         if _suffix(file) not in READERS:
             raise InputError(f"dataset: {file} ends in {_suffix(file)!r}, expected one of {', '.join(READERS)}")
@@ -289,7 +284,7 @@ def _from_saved(path: Path, split: str) -> datasets.Dataset:
         raise InputError(f"{path}: cannot be read as a directory saved by `datasets` ({error})") from error
     splits = loaded if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
     if split not in splits:
-        raise InputError(f"split: got {split!r}, but {path} has {_listed(sorted(map(str, splits)))}")
+        raise InputError(f"split: got {split!r}, but {path} has {listed(sorted(map(str, splits)))}")
     return _let_in(splits[split], str(path))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, listed
 
 if TYPE_CHECKING:
     import datasets
@@ -87,7 +87,7 @@ class TableBuilder:
             table = pa.table({name: _one_type(chunks) for name, chunks in self._columns.items()})
         except pa.ArrowException as error:
             raise InputError(
-                f"columns: the values of the columns {', '.join(map(repr, list(self._columns)[:8]))} cannot be "
+                f"columns: the values of the columns {listed(map(repr, self._columns))} cannot be "
                 f"brought into a table ({str(error).splitlines()[0][:200]}); give each column one kind of value"
             ) from error
         try:
@@ -96,7 +96,7 @@ class TableBuilder:
             # A name with a NUL is cut there on its way into Arrow's schema, and is then another name.
             raise InputError(
                 f"columns: a name in the data holds a character that no column's name can have, such as NUL, among "
-                f"{', '.join(map(repr, list(self._columns)[:8]))}; is the file UTF-16, or damaged?"
+                f"{listed(map(repr, self._columns))}; is the file UTF-16, or damaged?"
             ) from error
 
 

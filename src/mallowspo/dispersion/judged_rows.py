@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from mallowspo.data.records import prompt_id_of_text
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, listed
 
-__all__ = ["Judged", "JudgedRow", "as_text", "preference_rows"]
+__all__ = ["MIXED_JUDGES", "Judged", "JudgedRow", "as_text", "mixed_judges", "preference_rows"]
+
+MIXED_JUDGES = "verdicts of different judges cannot be compared: what differs may be the judges"
 
 Floats = NDArray[np.float64]
 Text = str | list[dict[str, Any]]
@@ -68,6 +70,18 @@ class Judged:
     form: str
     rows: tuple[JudgedRow, ...]  # one row a prompt, or a set of responses
     notes: tuple[str, ...] = ()  # what was left out, one sentence each
+
+
+def mixed_judges(judges: Sequence[str]) -> str | None:
+    """Say that verdicts come from different judges; None where one judge gave them all.
+
+    Example:
+        >>> mixed_judges(["a", "a"])
+        >>> mixed_judges(["a", "b"])
+        '2 different judges (a, b); verdicts of different judges cannot be compared: what differs may be the judges'
+    """
+    names = list(dict.fromkeys(judges))
+    return f"{len(names)} different judges ({listed(names)}); {MIXED_JUDGES}" if len(names) > 1 else None
 
 
 def preference_rows(judged: Judged) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, listed
 
 __all__ = ["items_sentence", "names_things", "settled_items"]
 
@@ -114,9 +114,5 @@ def _leaving_out(items: list[str], whole: set[str], least: int) -> Iterator[list
 
 def items_sentence(items: list[str], others: list[str]) -> str:
     """Say which columns were taken as items, and which were not."""
-    return f"{len(items)} items are ranked: {_listed(items)}" + (f"; no items: {_listed(others)}." if others else ".")
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    return f"{shown}, … ({len(names)} in all)" if len(names) > _SHOWN else shown
+    no_items = f"; no items: {listed(others, _SHOWN)}" if others else ""
+    return f"{len(items)} items are ranked: {listed(items, _SHOWN)}{no_items}."

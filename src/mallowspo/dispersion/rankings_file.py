@@ -24,21 +24,21 @@ from mallowspo.files import parse_json
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["NOT_SHOWN", "RANKED_BY", "RANKING_FORMS", "RankingRows", "load_rankings", "load_truth"]
+__all__ = ["JUDGE_COLUMN", "NOT_SHOWN", "RANKING_FORMS", "RankingRows", "load_rankings", "load_truth"]
 
 Floats = NDArray[np.float64]
 
 NOT_SHOWN = "not shown"
 """What a file says in place of a rank where a person never saw the item; a blank is below all that were ranked."""
 
-RANKED_BY = "ranked_by"
-"""The column of lists from `mallowspo evaluate --rank` that names their judge, whose votes are not people's."""
-
 RANKING_FORMS = (
     "a column `rankings` with a list of m >= 2 rankings, one row a prompt",
     "one row a ranking, one column an item with its rank, and perhaps a column `prompt` that groups the rows",
     *(form.words for form in PUBLISHED_FORMS),
 )
+
+# Who ranked, one text a row: written by `mallowspo evaluate --rank`.
+JUDGE_COLUMN = "judge"
 
 # Columns of the table form that say how many people gave the row's ranking.
 _COUNTS = ("count", "counts", "n", "votes", "weight", "weights", "num_voters", "frequency")
@@ -60,6 +60,7 @@ class RankingRows:
     # What a shared rank means: `unordered`, an order that was not given, or `half`, no difference seen.
     ties: str = "unordered"
     notes: tuple[str, ...] = ()  # what the reader took the file to mean, and warnings, as sentences
+    judges: tuple[str, ...] = ()  # who ranked, where the file says it, as the lists of `evaluate --rank` do
 
     @property
     def people(self) -> list[Floats]:
@@ -101,7 +102,8 @@ def load_rankings(
         )
     if any(np.isnan(ranks).any() for ranks in found.ranks):
         notes.append(f"Items that are {NOT_SHOWN!r} to a person count for nothing there: an order among the shown.")
-    return replace(found, notes=tuple(notes))
+    named = dataset[JUDGE_COLUMN][:] if JUDGE_COLUMN in dataset.column_names else []
+    return replace(found, notes=tuple(notes), judges=tuple(sorted({name for name in named if isinstance(name, str)})))
 
 
 def load_truth(source: str | os.PathLike[str], *, items: int) -> NDArray[np.int64]:
@@ -136,7 +138,7 @@ def _lists(dataset: datasets.Dataset, column: str, source: str) -> RankingRows:
         names = [text if isinstance(text, str) else str(text) for text in responses]
         count = ranks[-1].shape[1]
         items.append(names if len(names) == count else [f"response {i + 1}" for i in range(count)])
-    judges = sorted(set(map(str, dataset[RANKED_BY][:]))) if RANKED_BY in dataset.column_names else []
+    judges = sorted(set(map(str, dataset[JUDGE_COLUMN][:]))) if JUDGE_COLUMN in dataset.column_names else []
     told = f"These are repeated votes of a judge ({', '.join(judges)}), not of people: they show where it wavers."
     return RankingRows(ranks, ids, prompts, items, RANKING_FORMS[0], notes=(told,) if judges else ())
 

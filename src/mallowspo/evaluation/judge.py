@@ -140,6 +140,11 @@ class Judgement:
     asked: int = 0  # by this run; the rest was in the log
     usage: Usage | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    missing_n: NDArray[np.bool_] | None = None  # (2, N): no verdict, in either order; None where each has one
+    replies: Sequence[tuple[str, str]] = ()  # what the judge wrote of each pair, in either order
+    # Model that a server says it was → verdicts; of two and more, no one judge gave them.
+    answered_by: Mapping[str, int] = field(default_factory=dict)
+    others: Sequence[str] = ()  # further judges whose verdicts lie in the log; none of them counts here
 
 
 class Judge(ABC):
@@ -227,18 +232,20 @@ class Verdict:
     order: str
     said: str | float | None = None  # `A`, `B`, `tie` or a preference for A
     undecided: int = 0  # replies so far that could not be read
-    last_reply: str = ""  # the last of these
+    last_reply: str = ""
+    answered_by: str = ""  # the model that gave the verdict, where a server says it
     refused: bool = False  # in this run; the next one asks again, since that costs nothing
 
     def take(self, record: Mapping[str, Any]) -> None:
         """Learn from a line of the log; of two verdicts the first stands."""
         if self.said is not None or record["verdict"] == REFUSED:
             return
+        self.last_reply = str(record.get("reply", ""))
         if record["verdict"] == UNDECIDED:
             self.undecided += 1
-            self.last_reply = str(record.get("reply", ""))
         else:
             self.said = record["verdict"]
+            self.answered_by = str(record.get("answered_by") or "")
 
     @property
     def first_wins(self) -> float | None:
@@ -334,12 +341,15 @@ class _PairwiseJudge(Judge):
         """The same with a log of another name."""
         by_pair, verdicts = self._wanted(pairs)
         tally = _Tally(len(verdicts), self.prices, progress, counts_tokens=self.counts_tokens)
+        ours, others = _judge_of(self._depends_on()), dict[str, None]()
         with JsonLog(path) as log:
             for number, record in enumerate(log.records, start=1):
                 check_verdict(record, f"{log.path}: line {number}")
                 if record["key"] in verdicts:
                     verdicts[record["key"]].take(record)
                     tally.add_reply(record)
+                elif (other := _judge_of(record)) != ours:
+                    others[other] = None
             waiting = [verdict for verdict in verdicts.values() if self._open(verdict)]
             tally.done = len(verdicts) - len(waiting)
             if self.counts_tokens:
@@ -368,7 +378,7 @@ class _PairwiseJudge(Judge):
                     f"judge: {error}. {saved} of {len(verdicts)} verdicts are saved in {log.path}; once the judge "
                     "answers, the same command asks for the rest"
                 ) from error
-        return _gathered(by_pair, asked=len(waiting), usage=tally.usage())
+        return _gathered(by_pair, asked=len(waiting), usage=tally.usage(), others=list(others))
 
     def _open(self, verdict: Verdict) -> bool:
         """Whether there is more to ask."""
@@ -392,17 +402,28 @@ class _PairwiseJudge(Judge):
         return by_pair, verdicts
 
 
+def _judge_of(facts: Mapping[str, Any]) -> str:
+    """The judge's name, with the version of its question or of its source where the log tells it."""
+    versions = [f", {name} {facts[name]}" for name in ("template", "source") if facts.get(name)]
+    return f"{facts.get('judge', 'a judge without a name')}{''.join(versions)}"
+
+
 def _gathered(by_pair: Sequence[Sequence[Verdict]], **known: Any) -> Judgement:
     """The verdicts of all pairs; what has none is a tie there, and counted."""
     preferences = np.full((2, len(by_pair)), 0.5)
+    missing = np.zeros((2, len(by_pair)), np.bool_)
     undecided = refused = 0
+    answered_by: dict[str, int] = {}
     for index, both in enumerate(by_pair):
         for row, verdict in enumerate(both):
             if (first_wins := verdict.first_wins) is None:
+                missing[row, index] = True
                 refused += verdict.refused
                 undecided += not verdict.refused
             else:
                 preferences[row, index] = first_wins if row == 0 else 1.0 - first_wins
+                if verdict.answered_by:
+                    answered_by[verdict.answered_by] = answered_by.get(verdict.answered_by, 0) + 1
     identical = sum(not both for both in by_pair)
     return Judgement(
         model_first_n=preferences[0],
@@ -410,6 +431,9 @@ def _gathered(by_pair: Sequence[Sequence[Verdict]], **known: Any) -> Judgement:
         identical=identical,
         undecided=undecided,
         refused=refused,
+        missing_n=missing,
+        replies=[(both[0].last_reply, both[1].last_reply) if both else ("", "") for both in by_pair],
+        answered_by=answered_by,
         **known,
     )
 
@@ -462,6 +486,7 @@ class EndpointJudge(_PairwiseJudge):
         return known | {
             "verdict": parse_verdict(reply.text),
             "reply": reply.text,
+            "answered_by": reply.model,
             "finish_reason": reply.finish_reason,
             "prompt_tokens": reply.prompt_tokens,
             "completion_tokens": reply.completion_tokens,
@@ -489,7 +514,7 @@ class CallableJudge(_PairwiseJudge):
             sys.path.insert(0, "")
         try:
             module = importlib.import_module(module_name)
-        except Exception as error:  # the user's module may raise anything
+        except (Exception, SystemExit) as error:  # the user's module may raise anything, and may call sys.exit
             raise InputError(
                 f"judge: the module {module_name!r} of {name!r} cannot be imported ({type(error).__name__}: {error})"
             ) from error
@@ -506,6 +531,11 @@ class CallableJudge(_PairwiseJudge):
         return cls(name, hashlib.sha256(source.encode()).hexdigest()[:16], function)
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """Which version of the function it was."""
+        return {"source": self.digest}
+
+    @property
     def stamp(self) -> str:
         """Of the module's source."""
         return self.digest
@@ -516,7 +546,7 @@ class CallableJudge(_PairwiseJudge):
     def _reply(self, verdict: Verdict) -> dict[str, Any]:
         try:
             said = self.function(verdict.prompt.text, verdict.first, verdict.second)
-        except Exception as error:  # the user's function may raise anything
+        except (Exception, SystemExit) as error:  # the user's function may raise anything, and may call sys.exit
             raise InputError(
                 f"judge: {self.name} failed on row {verdict.prompt.index} ({type(error).__name__}: {error})"
             ) from error
@@ -526,7 +556,11 @@ class CallableJudge(_PairwiseJudge):
             fine = False
         if not fine:
             raise InputError(f"judge: {self.name} returned {said!r}, expected 'A', 'B', 'tie' or a number in [0, 1]")
-        return {"verdict": said if isinstance(said, str) else float(said), "judge": self.name}
+        return {
+            "verdict": said if isinstance(said, str) else float(said),
+            "judge": self.name,
+            "source": self.digest,
+        }
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ Without those rows the length term can soak up quality (a poor model whose answe
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,8 +30,10 @@ __all__ = [
     "L1_STRENGTH",
     "GamedBaseline",
     "LengthControl",
+    "checked_preferences",
     "length_controlled_win_rate",
     "match_alpaca_rows",
+    "rate_at_equal",
     "read_alpaca_tables",
 ]
 
@@ -73,7 +76,7 @@ class LengthControl:
 
 @dataclass(frozen=True)
 class _Problem:
-    """A penalised logistic regression; the columns of `x_nf` are length, difficulty (where known), constant."""
+    """A penalised logistic regression; with `gamed` the columns of `x_nf` are length, difficulty and the constant."""
 
     x_nf: Floats
     y_n: Floats
@@ -100,9 +103,9 @@ class _Problem:
 
 def _newton_step(w_f: Floats, gradient: Floats, hessian: Floats, penalty: float) -> Floats:
     """Minimise the quadratic model plus the penalty, exactly."""
-    # Where the signs of the minimum are known it solves a linear system; with three features there are 27 cases, of
-    # which that of the last step is nearly always the right one. Descent by coordinates would be shorter, but crawls
-    # where features are all but collinear, as with few prompts.
+    # Where the signs of the minimum are known it solves a linear system; with three features there are 27 cases (243
+    # with five), of which that of the last step is nearly always the right one. Descent by coordinates would be
+    # shorter, but crawls where features are all but collinear, as with few prompts.
     ridge = hessian + 1e-9 * np.eye(len(w_f))
     pull = ridge @ w_f - gradient
     best, lowest = w_f, np.inf
@@ -146,16 +149,23 @@ def _fit(problem: _Problem, penalty: float, start: Floats | None = None) -> Floa
     return w
 
 
-def _checked(preference: ArrayLike, lengths: ArrayLike, baseline_lengths: ArrayLike) -> tuple[Floats, Floats]:
-    y = np.asarray(preference, dtype=np.float64)
-    delta = np.asarray(baseline_lengths, dtype=np.float64) - np.asarray(lengths, dtype=np.float64)
-    if y.ndim != 1 or y.shape != delta.shape or len(y) < 2:
-        raise InputError(
-            f"length_controlled_win_rate: got {y.shape} preferences and {delta.shape} lengths, expected one of each "
-            "for at least 2 prompts"
-        )
+def checked_preferences(preference_n: ArrayLike, name: str) -> Floats:
+    """The preferences on two prompts or more; `name` is of the function that was given them."""
+    y = np.asarray(preference_n, dtype=np.float64)
+    if y.ndim != 1 or len(y) < 2:
+        raise InputError(f"{name}: got preferences of shape {y.shape}, expected one for each of at least 2 prompts")
     if not np.all((y >= 0.0) & (y <= 1.0)):
-        raise InputError("length_controlled_win_rate: preferences must lie in [0, 1]; 1 is the model's win, ½ a tie")
+        raise InputError(f"{name}: preferences must lie in [0, 1]; 1 is the model's win, ½ a tie")
+    return y
+
+
+def _checked(preference: ArrayLike, lengths: ArrayLike, baseline_lengths: ArrayLike) -> tuple[Floats, Floats]:
+    y = checked_preferences(preference, "length_controlled_win_rate")
+    delta = np.asarray(baseline_lengths, dtype=np.float64) - np.asarray(lengths, dtype=np.float64)
+    if y.shape != delta.shape:
+        raise InputError(
+            f"length_controlled_win_rate: got {y.shape} preferences and {delta.shape} lengths, expected one of each"
+        )
     if not np.all(np.isfinite(delta)):
         raise InputError("length_controlled_win_rate: a length is not a finite number")
     return y, delta
@@ -164,6 +174,47 @@ def _checked(preference: ArrayLike, lengths: ArrayLike, baseline_lengths: ArrayL
 def _standardised(delta_n: Floats) -> Floats:
     spread = float(np.std(delta_n, ddof=1))
     return np.tanh(delta_n / spread) if spread > 0 else np.zeros_like(delta_n)
+
+
+def rate_at_equal(
+    y_n: Floats,
+    controlled: Mapping[str, Floats],
+    kept: Mapping[str, Floats],
+    *,
+    gamed: GamedBaseline | None = None,
+    resamples: int,
+    seed: int,
+) -> tuple[float, float, dict[str, float]]:
+    """Fit preferences on some features and a constant, and predict the win rate with some of the features at zero.
+
+    Args:
+        y_n: Preferences for the model, in [0, 1].
+        controlled: Name → feature of each prompt, zero in the prediction.
+        kept: Name → feature, as it is in the prediction.
+        gamed: AlpacaEval's further rows; then `controlled` is the length and `kept` the difficulty.
+        resamples: Bootstrap refits.
+        seed: Of the bootstrap.
+
+    Returns:
+        The win rate in percent, the standard error of it over refits (NaN without any), and the coefficients.
+    """
+    x_nf = np.column_stack([*controlled.values(), *kept.values(), np.ones(len(y_n))])
+    penalty, first = 1.0 / L1_STRENGTH, len(controlled)
+
+    def predicted(weight_n: Floats, start: Floats | None) -> tuple[float, Floats]:
+        w = _fit(_Problem(x_nf, y_n, weight_n, gamed), penalty, start)
+        at_equal = expit(x_nf[:, first:] @ w[first:])
+        return 100.0 * float(weight_n @ at_equal) / float(weight_n.sum()), w
+
+    win_rate, w = predicted(np.ones(len(y_n)), None)
+    rng = np.random.default_rng(seed)
+    # A resample is the same rows with counts for weights; features stay standardised as they were, a second-order
+    # effect.
+    draws = rng.multinomial(len(y_n), np.full(len(y_n), 1.0 / len(y_n)), size=resamples).astype(np.float64)
+    refits = [predicted(counts, w)[0] for counts in draws]
+    error = float(np.std(refits, ddof=1)) if resamples > 1 else float("nan")
+    names = [*controlled, *kept, "constant"]
+    return win_rate, error, {name: float(value) for name, value in zip(names, w, strict=True)}
 
 
 def length_controlled_win_rate(
@@ -202,31 +253,18 @@ def length_controlled_win_rate(
         41.2
     """
     y, delta = _checked(preference_n, lengths_n, baseline_lengths_n)
-    features = [_standardised(delta)]
-    names = ["length"]
-    if difficulty_n is not None:
-        features.append(np.asarray(difficulty_n, dtype=np.float64))
-        names.append("difficulty")
-    elif gamed is not None:
+    if difficulty_n is None and gamed is not None:
         raise InputError("gamed: needs difficulty_n, since both come from AlpacaEval's prompts")
-    x_nf = np.column_stack([*features, np.ones(len(y))])
-    penalty = 1.0 / L1_STRENGTH
-
-    def predicted(weight_n: Floats, start: Floats | None) -> tuple[float, Floats]:
-        w = _fit(_Problem(x_nf, y, weight_n, gamed), penalty, start)
-        without_length = expit(x_nf[:, 1:] @ w[1:])
-        return 100.0 * float(weight_n @ without_length) / float(weight_n.sum()), w
-
-    win_rate, w = predicted(np.ones(len(y)), None)
-    rng = np.random.default_rng(seed)
-    # A resample is the same rows with counts for weights; standardising Δ stays as it was, a second-order effect.
-    draws = rng.multinomial(len(y), np.full(len(y), 1.0 / len(y)), size=resamples).astype(np.float64)
-    refits = [predicted(counts, w)[0] for counts in draws]
+    length_n = _standardised(delta)
+    kept = {} if difficulty_n is None else {"difficulty": np.asarray(difficulty_n, dtype=np.float64)}
+    win_rate, error, coefficients = rate_at_equal(
+        y, {"length": length_n}, kept, gamed=gamed, resamples=resamples, seed=seed
+    )
     return LengthControl(
         win_rate=win_rate,
-        standard_error=float(np.std(refits, ddof=1)) if resamples > 1 else float("nan"),
-        coefficients={name: float(value) for name, value in zip([*names, "constant"], w, strict=True)},
-        lengths_vary=bool(np.any(features[0] != 0.0)),
+        standard_error=error,
+        coefficients=coefficients,
+        lengths_vary=bool(np.any(length_n != 0.0)),
         note="" if gamed is not None else WITHOUT_GAMED,
     )
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mallowspo.errors import InputError, not_one_of
+from mallowspo.errors import InputError, listed, not_one_of
 from mallowspo.loading import loading
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def load_classifier(name: str, *, option: str, dtype: str = "auto", trust_remote
     model, info = loaded
     if info["missing_keys"]:
         raise InputError(
-            f"{option}: {name} has no weights for {', '.join(sorted(info['missing_keys'])[:3])}, which would be drawn "
+            f"{option}: {name} has no weights for {listed(sorted(info['missing_keys']), 3)}, which would be drawn "
             "at random; expected a model that was trained to give rewards"
         )
     return model

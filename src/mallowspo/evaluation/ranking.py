@@ -6,7 +6,7 @@ vote may say another thing, and so may the two orders of one comparison; how far
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -38,6 +38,7 @@ class RankedLists:
     undecided: int
     refused: int
     usage: Any  # of the judge, where it counts tokens
+    answered_by: Mapping[str, int]  # model that a server says it was → verdicts
 
 
 def comparisons(answers: int, order: str = "merge") -> int:
@@ -132,7 +133,9 @@ def rank_answers(
         [[found[n, vote].index(place) + 1 for place in range(len(answers[n]))] for vote in range(votes)]
         for n in range(len(prompts))
     ]
-    return RankedLists(rankings, done, asked + whole.asked, ties, whole.undecided, whole.refused, whole.usage)
+    return RankedLists(
+        rankings, done, asked + whole.asked, ties, whole.undecided, whole.refused, whole.usage, whole.answered_by
+    )
 
 
 def consensus(rankings: Sequence[Sequence[int]]) -> list[int]:

@@ -37,6 +37,7 @@ class Reply:
     prompt_tokens: int | None  # as the server counts; None where it does not say
     completion_tokens: int | None
     attempts: int = 1  # requests that it took
+    model: str | None = None  # which model the server says it was
 
 
 _FILTERS = re.compile(
@@ -82,8 +83,10 @@ def read_reply(body: bytes) -> Reply:
     usage = reply.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     asked, answered = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
+    model = reply.get("model")
+    model = whole_text(model) if isinstance(model, str) and model else None
     # A model that spent all its tokens on thinking, or calls a tool, says nothing.
-    return Reply(whole_text(text or ""), finish_reason, asked, answered)
+    return Reply(whole_text(text or ""), finish_reason, asked, answered, model=model)
 
 
 def _raise_error(reply: dict[str, Any], choice: dict[str, Any]) -> None:

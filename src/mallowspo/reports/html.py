@@ -36,6 +36,7 @@ from mallowspo.redaction import without_keys
 from mallowspo.reports.blocks import Figure, Meta, Report, Section
 from mallowspo.reports.palette import DARK_SCHEME, HOUSE_MARK
 from mallowspo.reports.text import format_duration
+from mallowspo.versions import __version__
 
 __all__ = ["current_meta", "render_report", "write_report"]
 
@@ -57,7 +58,7 @@ def current_meta(
     versions = {"Python": ".".join(map(str, sys.version_info[:3]))} if packages == VERSIONED_PACKAGES else {}
     for package in packages:
         try:
-            versions[package] = importlib.metadata.version(package)
+            versions[package] = __version__ if package == "mallowspo" else importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")

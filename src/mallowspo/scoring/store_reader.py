@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, listed
 from mallowspo.locks import LOCK, folder_lock
 from mallowspo.scoring.reference_scores import ReferenceScores
 from mallowspo.scoring.store_format import MANIFEST, PROGRESS, Manifest, file_checksum, read_manifest
@@ -109,8 +109,7 @@ class ReferenceStore:
         damaged = self.damaged()
         if damaged:
             raise InputError(
-                f"{self.folder}: {'; '.join(damaged[:5])}"
-                f"{f' and {len(damaged) - 5} more' if len(damaged) > 5 else ''}. Run `mallowspo reference` again with "
+                f"{self.folder}: {listed(damaged, 5)}. Run `mallowspo reference` again with "
                 "the same arguments: it computes these shards again and keeps the others"
             )
         if token_entropies and not self.manifest.settings.per_token:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mallowspo.data.fingerprint import rows_fingerprint
 from mallowspo.data.records import TOKEN_COLUMNS
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, listed
 from mallowspo.files import write_json
 from mallowspo.locks import LOCK, folder_lock
 from mallowspo.scoring.processes import Processes
@@ -227,7 +227,7 @@ def _refuse_foreign_files(folder: Path) -> None:
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in ours)
     if foreign:
         raise InputError(
-            f"output_dir: {folder} holds other files ({', '.join(foreign[:5])}) and no {MANIFEST}; choose an empty or "
+            f"output_dir: {folder} holds other files ({listed(foreign, 5)}) and no {MANIFEST}; choose an empty or "
             "a new folder"
         )
 
