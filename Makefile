@@ -1,7 +1,8 @@
 # Two commands do everything on a machine with Python >= 3.11 (which TRL 1.16 needs) and make:
 #   make quickstart   installs into .venv and runs the quick start
 #   make test         installs into .venv and runs every check and the default tests
-# And: make fuzz SECONDS=600 gives every reader odd input for so long.
+# And: make fuzz SECONDS=600 gives every reader odd input for so long; make docs serves the documentation on this
+# machine, make docs-build builds it into site/ (a test does the same).
 # The first interpreter that is new enough; name another with make PYTHON=/path/to/python.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -12,7 +13,7 @@ SECONDS ?= 600
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: quickstart test fuzz lint install install-dev clean
+.PHONY: quickstart test fuzz lint docs docs-build install install-dev clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/mallowspo quickstart --output_dir $(OUTPUT)
@@ -22,6 +23,13 @@ test: $(VENV)/.installed-dev lint
 
 fuzz: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
+
+docs docs-build: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/.installed-dev
+	$(BIN)/mkdocs serve
+
+docs-build: $(VENV)/.installed-dev
+	$(BIN)/mkdocs build --strict
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -41,7 +49,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	touch $@ $(VENV)/.installed
 
 clean:
