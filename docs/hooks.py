@@ -1,7 +1,7 @@
 """What the site shows from outside of docs/: pages at the root, and files that a page links to.
 
-A link is written as it works in the repository (`../CONTRIBUTING.md`); here its target is taken into the site under its
-own path.
+A link is written as it works in the repository (`../CONTRIBUTING.md`); here its target is taken into the site under
+its own path.
 """
 
 from __future__ import annotations
