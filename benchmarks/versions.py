@@ -1,10 +1,11 @@
-"""Seconds of a training step under this checkout, against another one: did it get slower?
+"""Processor seconds of a training step under this checkout, against another one: did it get slower?
 
     git worktree add ../before COMMIT
     python benchmarks/versions.py --other ../before/src                     # about five minutes
     python benchmarks/versions.py --other ../before/src --output benchmarks/results/versions.csv
 
-Each measurement is a process of its own; the two checkouts take turns, and the ratio is the median over rounds of new
+Each measurement is a process of its own with one thread, in seconds of the processor, which other work on the machine
+hardly changes; the two checkouts take turns, and the ratio is the median over rounds of new
 over old. The objectives are those that both know, without any option that only one has.
 """
 
@@ -27,7 +28,7 @@ STEPS = 6
 
 
 def child(task: dict[str, Any]) -> dict[str, float]:
-    """Median seconds of some steps in this process."""
+    """Median processor seconds of some steps in this process."""
     from mallowspo import MallowsPOConfig, MallowsPOTrainer
 
     rows = dataset("b", PAIRS)
@@ -43,9 +44,9 @@ def child(task: dict[str, Any]) -> dict[str, float]:
         seconds = []
         for _ in range(STEPS + 2):
             trainer.model.zero_grad()
-            begun = time.perf_counter()
+            begun = time.process_time()
             trainer.training_step(trainer.model, dict(batch))
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(time.process_time() - begun)
     return {"seconds": statistics.median(seconds[2:])}
 
 

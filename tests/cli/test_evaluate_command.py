@@ -267,6 +267,7 @@ def test_a_judge_ranks_answers_as_lists_that_train_and_dispersion_read(here, mod
             assert all(a >= b for a, b in zip(*[np_sorted(lengths, ranking)[i:] for i in (0, 1)], strict=False))
     assert found["comparisons"] <= found["comparisons_at_most"]
     assert run("dispersion", "--rankings", "out/lists.jsonl", "--output_dir", "disp", "--fit_draws", "0") == 0
+    assert "not of people" in json.loads(Path("disp/summary.json").read_text())["rankings"]["notes"][0]
     code = run(
         "train", "--model_name_or_path", models / "a", "--dataset_name", "out/lists.jsonl", "--output_dir", "trained",
         "--objective", "mallows_list_theta", "--dispersion", "rankings", "--max_steps", "1", "--use_cpu", "--bf16",

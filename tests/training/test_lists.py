@@ -3,13 +3,17 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
 from pairs import build, history, lora, trained
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from mallowspo.cli.main import main
 from mallowspo.data import validate_rows
+from mallowspo.data.records import LIST_COLUMN
+from mallowspo.dispersion import fit_map
 from mallowspo.errors import InputError
 from mallowspo.objectives import OBJECTIVES, listwise_loss
 from mallowspo.scoring.packed_layout import pack
@@ -300,3 +304,58 @@ def test_prediction_gives_the_loss_and_metrics_of_logits_are_refused(random_sett
     assert found.predictions is None and np.isfinite(found.metrics["test_loss"])
     with pytest.raises(InputError, match="compute_metrics"):
         build(random_setting, tmp_path, ranked(), objective="plackett_luce", compute_metrics=lambda out: {})
+
+
+def command(*given):
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in given])
+    assert ended.value.code == 0
+
+
+def stored_lists(setting, tmp_path, rows, *more):
+    """A store of the rows, written by the command, and the rows' file."""
+    rows.to_json(tmp_path / "lists.jsonl")
+    given = [
+        "--model_name_or_path", setting.path, "--dataset_name", str(tmp_path / "lists.jsonl"), "--use_cpu",
+        "--output_dir", str(tmp_path / "store"), "--max_length", "256", *more,
+    ]  # fmt: skip
+    command("reference", *given)
+    return tmp_path / "store"
+
+
+def test_a_run_on_lists_from_a_store_is_a_run_without(random_setting, tmp_path):
+    rows = ranked()
+    store = stored_lists(random_setting, tmp_path, rows, "--objective", "mallows_list_phi")
+    # The objective only says that lists are kept whole: any that reads them takes the store.
+    for objective in ("mallows_list_theta", "mallows_list_phi"):
+        runs = [
+            trained(random_setting, tmp_path, rows, objective=objective, max_steps=3, **more)
+            for more in ({"reference_store": str(store)}, {"precompute_ref_log_probs": True})
+        ]
+        assert "reused from" in runs[0].reference_sources["train"]
+        assert history(runs[0], "loss") == pytest.approx(history(runs[1], "loss"), rel=1e-5)
+    with pytest.raises(InputError, match="reference_store.* without --objective"):
+        build(random_setting, tmp_path, rows, objective="mallows_theta", reference_store=str(store))
+
+
+def test_a_store_of_pairs_is_refused_for_lists_and_one_of_lists_has_an_index(random_setting, tmp_path):
+    pairs, whole = tmp_path / "pairs", tmp_path / "whole"
+    for folder in (pairs, whole):
+        folder.mkdir()
+    store = stored_lists(random_setting, pairs, ranked())
+    with pytest.raises(InputError, match="reference_store.* --objective plackett_luce"):
+        build(random_setting, tmp_path, ranked(), objective="plackett_luce", reference_store=str(store))
+    store = stored_lists(random_setting, whole, ranked(), "--objective", "plackett_luce")
+    given = ("--reference", store, "--dataset_name", whole / "lists.jsonl", "--output_dir", whole / "index")
+    command("dispersion", *given)
+    table = pq.read_table(whole / "index" / "dispersion.parquet").to_pydict()
+    rows = validate_rows(ranked(), lists=True).dataset
+    assert [table[name] for name in ("chosen", "rejected")] == [rows[name][:] for name in ("chosen", "rejected")]
+
+
+def test_a_map_is_fitted_on_lists_whatever_their_length(random_setting, tmp_path):
+    run = build(random_setting, tmp_path, ranked(), objective="mallows_list_theta", dispersion_map="quantile")
+    first = run.train_dataset.to_pandas().groupby(LIST_COLUMN, sort=False).first()
+    # The quantile map gives N examples the N quantiles of its law, each once.
+    again = fit_map("quantile", first["dispersion_index"].to_numpy())
+    np.testing.assert_allclose(first["dispersion_raw"], again.raw(first["dispersion_index"])[0])

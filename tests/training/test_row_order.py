@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pairs import build, history, small_pairs, trained
+from transformers import AutoModelForCausalLM
 
+from mallowspo.dispersion.calibration import ENTROPY_FLOOR
 from mallowspo.training.row_order import ListSampler, selected_rows
 
 
@@ -51,6 +53,15 @@ def test_filter_trains_on_the_rows_that_it_keeps_with_mean_weight_one(random_set
     assert len(run.train_dataset) == len(every) // 2
     assert min(run.train_dataset["dispersion_raw"]) >= np.median(every["dispersion_raw"])
     assert run.calibration.weight(run.train_dataset["dispersion_raw"]).mean() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_rows_at_the_end_of_the_map_are_counted_among_those_that_train(random_setting, tmp_path, share):
+    model = AutoModelForCausalLM.from_pretrained(random_setting.path)
+    model.model.norm.weight.data.mul_(1e5)  # sure of every token: entropies below what the map tells apart
+    run = build(model, tmp_path, random_setting.rows, dispersion_filter=[0.0, share], dispersion_per="pair")
+    floored = np.asarray(run.train_dataset["dispersion_index"]) < ENTROPY_FLOOR
+    assert run.calibration.floored == floored.sum() > 0 and run.calibration.rows == len(run.train_dataset)
 
 
 # Ranked lists.

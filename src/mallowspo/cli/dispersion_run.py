@@ -189,7 +189,7 @@ def _reference(
         raise InputError(f"reference: {error}") from error
     if rows is None:
         raise InputError(f"reference: {options.reference} has no rows")
-    pairs = None if options.dataset_name is None else _data_of(options, rows)
+    pairs = None if options.dataset_name is None else _data_of(options, rows, "objective" in store.manifest.made_with)
     analysis = analyse_reference(
         ReferenceStatistics.of(rows.scores, vocab_size=rows.vocab_size),
         rows.prompt_ids,
@@ -201,8 +201,8 @@ def _reference(
     return analysis, pairs, dict(store.manifest.made_with)
 
 
-def _data_of(options: DispersionOptions, rows: StoredRows) -> datasets.Dataset:
-    """The rows of the store as they stand in the data, in the store's order."""
+def _data_of(options: DispersionOptions, rows: StoredRows, lists: bool) -> datasets.Dataset:
+    """The rows of the store, which may be those of whole lists, as they stand in the data, in the store's order."""
     from mallowspo.data import load_preferences, validate_rows
     from mallowspo.data.records import prompt_id_of_text
 
@@ -215,7 +215,7 @@ def _data_of(options: DispersionOptions, rows: StoredRows) -> datasets.Dataset:
             invalid_rows=options.invalid_rows,
         )
     pairs = validate_rows(
-        loaded.dataset, columns=(), invalid_rows=options.invalid_rows, source=options.dataset_name
+        loaded.dataset, columns=(), invalid_rows=options.invalid_rows, source=options.dataset_name, lists=lists
     ).dataset
     numbers, stored = pairs["row_index"][:], rows.row_index.tolist()
     places = {key: place for place, key in enumerate(_numbered(numbers))}

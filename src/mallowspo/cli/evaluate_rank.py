@@ -14,7 +14,7 @@ from mallowspo.cli.evaluate_run import Progress, answers_of, check_reachable, en
 from mallowspo.data.blank import is_blank
 from mallowspo.errors import InputError
 from mallowspo.files import atomic_path, write_json
-from mallowspo.redaction import without_secrets
+from mallowspo.redaction import without_keys, without_secrets
 from mallowspo.versions import library_versions
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def _write_lists(
     ranked: RankedLists,
 ) -> None:
     """Write rows that `train` and `dispersion --rankings` read; a conversation's answers are messages too."""
+    from mallowspo.dispersion.rankings_file import RANKED_BY
     from mallowspo.evaluation.ranking import consensus
 
     with atomic_path(options.output_dir / "lists.jsonl") as beside, beside.open("w", encoding="utf-8") as stream:
@@ -136,6 +137,7 @@ def _write_lists(
             }
             if len(rankings) > 1:
                 row["rankings"] = rankings
+                row[RANKED_BY] = without_keys(str(options.judge))
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 

@@ -39,6 +39,9 @@ class ReferenceOptions(FileLimits):
     dataset_name: str = option("A .jsonl, .json, .csv or .parquet file, a folder, or a hub name.", None)
     dataset_config: str | None = option("Configuration of a hub data set.", None)
     dataset_train_split: str = option("The split that is scored.", "train")
+    objective: str | None = option(
+        "What will be trained on it. One that reads ranked lists needs a store of whole lists.", None, shown="pairs"
+    )
     max_length: int = option("Tokens kept of prompt and response together; 0 keeps all.", 1024)
     truncation_mode: str = option("keep_start or keep_end.", "keep_start")
     invalid_rows: str = option("error, or drop: rows that cannot be used.", "error")
@@ -65,6 +68,13 @@ class ReferenceOptions(FileLimits):
     verify: bool = option("Compare every shard with its checksum; exit code 1 if any differs.", False)
     rm: bool = option("Remove a store; needs --yes.", False)
     yes: bool = option("Remove without asking.", False)
+
+    @property
+    def reads_lists(self) -> bool:
+        """Whether the rows are whole ranked lists, as an objective for lists reads them."""
+        from mallowspo.objectives import resolve_objective
+
+        return self.objective is not None and resolve_objective(self.objective).reads_lists
 
     @classmethod
     def from_file(cls, given: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -98,6 +108,11 @@ class ReferenceOptions(FileLimits):
         for name in ("model_name_or_path", "dataset_name"):
             if not getattr(self, name):
                 raise InputError(f"{name}: it is missing; see `mallowspo reference --help`")
+        if self.reads_lists and self.export_trl is not None:
+            raise InputError(
+                f"export_trl: got {self.export_trl}, but objective {self.objective!r} reads ranked lists, and TRL "
+                "does not; leave one of the two out"
+            )
         if self.max_length < 0:
             raise InputError(f"max_length: got {self.max_length}, expected a number of tokens, or 0 for all")
         for name, allowed in (("dtype", _DTYPES), ("mixed_precision", _MIXED_PRECISION)):

@@ -228,6 +228,7 @@ def _tokenizer(options: ReferenceOptions) -> Any:
 def _rows(options: ReferenceOptions, tokenizer: Any) -> datasets.Dataset:
     """The rows that `mallowspo train` would train on, in its order."""
     from mallowspo.data import load_preferences, tokenize_pairs, validate_rows
+    from mallowspo.training.lists import ordered_rows
 
     with told_as(DATASET_OPTIONS):
         loaded = load_preferences(
@@ -242,6 +243,7 @@ def _rows(options: ReferenceOptions, tokenizer: Any) -> datasets.Dataset:
         invalid_rows=options.invalid_rows,
         columns=(),
         source=options.dataset_name,
+        lists=options.reads_lists,
     )
     tokenized = tokenize_pairs(
         validated.dataset,
@@ -257,7 +259,7 @@ def _rows(options: ReferenceOptions, tokenizer: Any) -> datasets.Dataset:
         sys.stderr.write(f"left out: row {problem.row_index + 1:,}: {problem.detail}\n")
     if len(dropped) > 10:
         sys.stderr.write(f"left out: {len(dropped) - 10:,} more rows\n")
-    return tokenized.dataset
+    return ordered_rows(tokenized.dataset)
 
 
 def _known_fields(options: ReferenceOptions, tokenizer: Any) -> dict[str, Any]:
@@ -284,6 +286,7 @@ def _made_with(options: ReferenceOptions, device_name: str) -> dict[str, str]:
         "adapter": options.adapter,
         "dataset": options.dataset_name,
         "split": options.dataset_train_split,
+        "objective": options.objective if options.reads_lists else None,
         "device": device_name,
     }
     versions = {name: value for name, value in library_versions().items() if name in _VERSIONS}

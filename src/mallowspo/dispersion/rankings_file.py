@@ -24,12 +24,15 @@ from mallowspo.files import parse_json
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["NOT_SHOWN", "RANKING_FORMS", "RankingRows", "load_rankings", "load_truth"]
+__all__ = ["NOT_SHOWN", "RANKED_BY", "RANKING_FORMS", "RankingRows", "load_rankings", "load_truth"]
 
 Floats = NDArray[np.float64]
 
 NOT_SHOWN = "not shown"
 """What a file says in place of a rank where a person never saw the item; a blank is below all that were ranked."""
+
+RANKED_BY = "ranked_by"
+"""The column of lists from `mallowspo evaluate --rank` that names their judge, whose votes are not people's."""
 
 RANKING_FORMS = (
     "a column `rankings` with a list of m >= 2 rankings, one row a prompt",
@@ -133,7 +136,9 @@ def _lists(dataset: datasets.Dataset, column: str, source: str) -> RankingRows:
         names = [text if isinstance(text, str) else str(text) for text in responses]
         count = ranks[-1].shape[1]
         items.append(names if len(names) == count else [f"response {i + 1}" for i in range(count)])
-    return RankingRows(ranks, ids, prompts, items, RANKING_FORMS[0])
+    judges = sorted(set(map(str, dataset[RANKED_BY][:]))) if RANKED_BY in dataset.column_names else []
+    told = f"These are repeated votes of a judge ({', '.join(judges)}), not of people: they show where it wavers."
+    return RankingRows(ranks, ids, prompts, items, RANKING_FORMS[0], notes=(told,) if judges else ())
 
 
 def _table(dataset: datasets.Dataset, source: str, name: str) -> RankingRows:

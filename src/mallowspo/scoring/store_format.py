@@ -77,7 +77,7 @@ class Manifest:
 
     key: ReferenceKey
     settings: StoreSettings
-    made_with: Mapping[str, str]  # for people; never compared
+    made_with: Mapping[str, str]  # never compared; `objective` is there only of whole ranked lists
     shards: tuple[ShardRecord, ...] = ()  # in the order of the data
 
     @property

@@ -422,11 +422,6 @@ class MallowsPOConfig(DPOConfig):
                 f"train_sampling_strategy: got {self.train_sampling_strategy!r}, which does not know ranked lists "
                 f"(objective {self.objective!r}); use random or sequential"
             )
-        if self.reference_store is not None:
-            raise InputError(
-                f"reference_store: it holds pairs, and objective {self.objective!r} reads ranked lists; leave it out: "
-                "the scores are computed once and cached"
-            )
 
     def _keep_order(self) -> None:
         """The rows are sorted once; the sampler must then take them as they stand."""

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from mallowspo.compat import add_score_head
 from mallowspo.data.collation import PreferenceCollator
-from mallowspo.data.records import LIST_COLUMN, TOKEN_COLUMNS
+from mallowspo.data.records import LIST_COLUMN, RANKS_COLUMN, TOKEN_COLUMNS
 from mallowspo.errors import InputError
 from mallowspo.progress import current_lines
 from mallowspo.scoring import (
@@ -75,7 +75,7 @@ def refuse_other_store(dataset: Any, tokenizer: Any, args: Any) -> None:
         return
     store = _open(args.reference_store)
     key = ReferenceKey(**_data_fields(dataset, tokenizer, args))
-    _refuse(store, key, dataset)
+    _refuse(store, key, dataset, args)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,7 @@ class ReferenceSource:
                 store = _open(named)
                 differences = {difference.field for difference in store.manifest.key.differences(key)}
                 if name == "train" or not differences:
-                    _refuse(store, key, dataset)
+                    _refuse(store, key, dataset, self.args)
                     return str(store.folder), store.read().scores, True
                 logger.info(f"{name}: not in {named}, whose {', '.join(sorted(differences))} differ")
             except InputError as error:
@@ -278,7 +278,7 @@ def _data_fields(dataset: Any, tokenizer: Any, args: Any) -> dict[str, Any]:
     }
 
 
-def _refuse(store: ReferenceStore, key: ReferenceKey, dataset: Any) -> None:
+def _refuse(store: ReferenceStore, key: ReferenceKey, dataset: Any, args: Any) -> None:
     differences = store.manifest.key.differences(key)
     if not differences:
         return
@@ -290,6 +290,10 @@ def _refuse(store: ReferenceStore, key: ReferenceKey, dataset: Any) -> None:
                 "The store has the first of them: run `mallowspo reference` again with this data and the same "
                 "output_dir, and it computes the new rows only"
             )
+    whole = args.resolved_objective.reads_lists and RANKS_COLUMN in dataset.column_names
+    if whole != ("objective" in store.manifest.made_with):
+        objective = f"with --objective {args.objective}" if whole else "without --objective"
+        advice = f"One of the two holds whole ranked lists: write a store with `mallowspo reference` {objective}"
     found = "; ".join(map(str, differences))
     raise InputError(f"reference_store: {store.folder} was not made for this run: {found}. {advice}")
 

@@ -59,7 +59,6 @@ class RawWeights:
 
     index_n: Floats
     raw_n: Floats
-    floored: int  # rows that stood at the end of the map
     index_map: IndexMap  # as it was fitted on the training rows
 
     def calibrated(
@@ -75,7 +74,7 @@ class RawWeights:
             args,
             weights_given=False,
             fit=fitted_shrink(self.raw_n, prompt_ids, args, people, examples),
-            floored=self.floored,
+            floored=self.index_map.raw(self.index_n[examples])[1],
             index_map=self.index_map.to_dict(),
         )
 
@@ -113,8 +112,12 @@ def raw_from_reference(
     *,
     calibration: Calibration | None = None,
     people: PromptOpinion | None = None,
+    examples: NDArray[np.intp],
 ) -> RawWeights:
-    """Index and raw weights of a split; the map of the training rows' calibration, where there is one, serves it."""
+    """Index and raw weights of a split; the map of the training rows' calibration, where there is one, serves it.
+
+    A map is fitted on `examples`, the places of one row of each, so that a long list counts once.
+    """
     index_n = ESTIMATORS[args.dispersion_estimator](statistics)
     if args.dispersion_per == "prompt":
         index_n = prompt_index(args.dispersion_estimator, index_n, prompt_ids)
@@ -123,14 +126,14 @@ def raw_from_reference(
     else:
         fitted = fit_map(
             args.dispersion_map,
-            index_n,
+            index_n[examples],
             estimator=args.dispersion_estimator,
             vocab_size=statistics.vocab_size,
             alternatives=args.resolved_alternatives,
             spread=args.resolved_spread,
-            **({} if people is None else people.by_row(prompt_ids)),
+            **({} if people is None else people.by_row([prompt_ids[place] for place in examples])),
         )
-    return RawWeights(index_n, *fitted.raw(index_n), fitted)
+    return RawWeights(index_n, fitted.raw(index_n)[0], fitted)
 
 
 def raw_from_columns(dataset: Any, args: MallowsPOConfig, *, name: str) -> Floats:

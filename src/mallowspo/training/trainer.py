@@ -22,7 +22,7 @@ from mallowspo.data.annotations import LOSS_COLUMNS
 from mallowspo.data.fingerprint import rows_fingerprint
 from mallowspo.data.records import LIST_COLUMN, RANKS_COLUMN, TOKEN_COLUMNS
 from mallowspo.data.vocabulary import embedding_rows, refuse_unknown_ids
-from mallowspo.dispersion import Calibration, ReferenceStatistics
+from mallowspo.dispersion import Calibration, IndexMap, ReferenceStatistics
 from mallowspo.errors import InputError, NonFiniteLossError
 from mallowspo.files import passing_folder, staging_folder
 from mallowspo.objectives import Objective, objective_loss
@@ -291,7 +291,11 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         places = selected_rows(raw_n, keep=keep, order=order, examples=examples)
         self.train_dataset = kept = rows.select(places)
         if len(places) < len(raw_n):
-            kept_n = raw_n[places][self._examples_of(kept)]
+            kept_examples, index_map = self._examples_of(kept), self.calibration.index_map
+            kept_n, floored = raw_n[places][kept_examples], 0
+            if index_map is not None:
+                index_n = np.asarray(kept["dispersion_index"], np.float64)[kept_examples]
+                floored = IndexMap.from_dict(index_map).raw(index_n)[1]
             # Votes on prompts that are left out speak too, about the mean of those that stay.
             fit = fitted_shrink(
                 raw_n, rows["prompt_id"][:], self.settings, self._people, examples, mean=float(kept_n.mean())
@@ -301,7 +305,8 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
                 self.settings,
                 weights_given=self.splits["train"].weights_given,
                 fit=fit,
-                index_map=self.calibration.index_map,
+                floored=floored,
+                index_map=index_map,
             )
         logger.info(f"dispersion_filter {keep} and dispersion_order {order}: {len(places)} of {len(raw_n)} rows")
 
@@ -359,13 +364,16 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             dataset = dataset.add_column(column, values)
         if self.settings.reads_entropy:
             statistics = ReferenceStatistics.of(scores, vocab_size=vocabulary_size(model))
-            prompt_ids = dataset["prompt_id"][:]
+            prompt_ids, examples = dataset["prompt_id"][:], self._examples_of(dataset)
             found = raw_from_reference(
-                statistics, prompt_ids, self.settings, calibration=self.calibration, people=self._people
+                statistics,
+                prompt_ids,
+                self.settings,
+                calibration=self.calibration,
+                people=self._people,
+                examples=examples,
             )
-            self.calibration = self.calibration or found.calibrated(
-                self.settings, prompt_ids, self._people, self._examples_of(dataset)
-            )
+            self.calibration = self.calibration or found.calibrated(self.settings, prompt_ids, self._people, examples)
             dataset = dataset.add_column(RAW_COLUMN, found.raw_n).add_column("dispersion_index", found.index_n)
         return dataset
 
