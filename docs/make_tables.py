@@ -122,7 +122,7 @@ def people() -> str:
     from mallowspo.reports.markdown import render_markdown
     from mallowspo.studies.estimator.people import PEOPLE
 
-    return render_markdown(PEOPLE.page(_results("docs/dispersion")), figures="dispersion/figures", level=3)
+    return render_markdown(PEOPLE.page(_results("docs/dispersion")), figures="../dispersion/figures", level=3)
 
 
 def _results(folder: str) -> dict[str, Any]:
@@ -160,7 +160,7 @@ PAGES = {
     "README.md": {"presets": presets, "quickstart": quickstart},
     "docs/paper-index.md": {"paper-index": paper_index},
     "docs/training.md": {"options": options},
-    "docs/dispersion.md": {"people": people},
+    "docs/experiments/people.md": {"people": people},
     **{
         f"docs/experiments/{name}.md": {name: study_page(name)}
         for name in STUDIES

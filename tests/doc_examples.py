@@ -3,7 +3,8 @@
 The language of a block says what it is, and so what is done with it; nothing has to be marked, and a block without a
 language fails:
 
-    python    is run, word for word, in a folder with stand-ins for what it names (`workplace`)
+    python    is run, word for word, in a folder with stand-ins for what it names
+    diff      both scripts are run, TRL's before and ours after
     yaml      is read as a file of `mallowspo train`
     bash      every command is read by the real parser of its program, with every option
     text      is no example: what a program printed, a drawing, the contents of a file
@@ -11,6 +12,7 @@ language fails:
 A marker on the line before changes that, and holds what a page has to say about it:
 
     <!-- test: run -->           a bash block whose commands are run, after those before it on the page
+    <!-- test: yaml NAME -->     a file of that name for the commands that follow on the page
     <!-- not run: the reason --> nothing is done
     <!-- recipe: ... -->         `test_contributing.py` follows it
 
@@ -27,7 +29,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BY_LANGUAGE = {"python": "run", "yaml": "parsed", "bash": "parsed", "text": "no example"}
+BY_LANGUAGE = {"python": "run", "diff": "run", "yaml": "parsed", "bash": "parsed", "text": "no example"}
 BLOCK = re.compile(r"(?:^ *<!-- ([^\n]*?) -->\n+)?^( *)```([^\n`]*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 # What a page may ask the reader's shell for beside programs of ours.
 SHELL = {"cd", "git", "head", "python3", "source"}
@@ -42,7 +44,7 @@ class Block:
     language: str
     text: str
     treated: str
-    reason: str = ""
+    note: str = ""  # why it is not run; the name of its file
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
@@ -63,27 +65,29 @@ def blocks() -> list[Block]:
 def _block(path: Path, page: str, match: re.Match[str]) -> Block:
     marker, indent, language, text = match.groups()
     kind, _, rest = (marker or "").partition(": ")
-    treated = BY_LANGUAGE.get(language, "unknown")
+    treated, note = BY_LANGUAGE.get(language, "unknown"), ""
     if kind == "test":
-        treated = {"run": "run", "python": "run", "yaml": "parsed"}.get(rest, "unknown")
+        how, _, note = rest.partition(" ")
+        treated = {"run": "run", "python": "run", "yaml": "parsed"}.get(how, "unknown")
     elif kind == "not run":
-        treated = "not run" if rest.strip() else "unknown"
+        treated, note = ("not run" if rest.strip() else "unknown"), rest
     elif kind == "recipe":
         treated = "followed"
-    text = re.sub(rf"^{indent}", "", text, flags=re.MULTILINE)
     line = page.count("\n", 0, match.start(3)) + 1
-    return Block(path.relative_to(ROOT).as_posix(), line, language, text, treated, rest if kind == "not run" else "")
+    text = re.sub(rf"^{indent}", "", text, flags=re.MULTILINE)
+    return Block(path.relative_to(ROOT).as_posix(), line, language, text, treated, note)
 
 
 def commands(text: str) -> list[list[str]]:
     """The words of every command of a bash block; variables set before one are taken off."""
     found = []
     for command in re.sub(r"\\\n\s*", " ", text).splitlines():
-        words = shlex.split(command, comments=True)
-        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-            words = words[1:]
-        if words:
-            found.append(words)
+        for part in re.split(r" && ", command):
+            words = shlex.split(re.sub(r"(^|\s)#.*", "", part))
+            while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                words = words[1:]
+            if words:
+                found.append(words)
     return found
 
 
@@ -91,7 +95,7 @@ def main() -> None:
     """Print the list."""
     listed = blocks()
     for block in listed:
-        print(f"{block!s:40} {block.language:7} {block.treated:11} {block.reason}".rstrip())
+        print(f"{block!s:40} {block.language:7} {block.treated:11} {block.note}".rstrip())
     print(", ".join(f"{count} {treated}" for treated, count in Counter(b.treated for b in listed).most_common()))
 
 
