@@ -25,8 +25,9 @@ from tiny import tiny_llama, tiny_tokenizer
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = blocks()
-# What architecture and API pages call public; the modules of `evaluation` are imported one by one.
+# What is public. The modules of `evaluation` are imported one by one; those of its commands' insides are not public.
 PUBLIC = ("training", "objectives", "dispersion", "scoring", "maths", "maths.links", "evaluation")
+INSIDE = {"__init__", "endpoint", "json_log", "judge_prompt", "judging", "local_model", "server_reply"}
 
 
 def of(treated):
@@ -206,9 +207,10 @@ def public_names():
     for package in PUBLIC:
         path = ROOT / "src/mallowspo" / package.replace(".", "/")
         files = [path / "__init__.py"] if path.is_dir() else [path.with_suffix(".py")]
-        files = sorted(path.glob("[a-z]*.py")) if package == "evaluation" else files
+        if package == "evaluation":
+            files = [file for file in sorted(path.glob("*.py")) if file.stem not in INSIDE]
         for file in files:
             module = package if package != "evaluation" else f"evaluation.{file.stem}"
             for node in ast.parse(file.read_text(encoding="utf-8")).body:
-                if isinstance(node, ast.Assign) and node.targets[0].id == "__all__":
+                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
                     yield from ((module, name) for name in ast.literal_eval(node.value))
