@@ -136,8 +136,8 @@ def start() -> str:
     rows.append(f"| in minutes | {total[0]:.1f} | {total[1]:.1f} |")
     cores = "one core" if record["threads"] == 1 else f"{record['threads']} cores"
     said = (
-        f"`python docs/start/run.py` followed this page on {record['date']} on {cores} of a server's processor with other "
-        "work beside it, with the model on the disk (read from a file of 4-bit weights); installing comes on top. The "
+        f"`python docs/start/run.py` followed this page on {record['date']} on {cores} of a server with other work "
+        "beside it, with the model on the disk (read from a file of 4-bit weights); installing comes on top. The "
         f"trained model's answer won on {rate['win_rate']:.0f}% [{rate['low']:.0f}, {rate['high']:.0f}] of the "
         f"{record['prompts']} prompts ([run.json](start/run.json))."
     )

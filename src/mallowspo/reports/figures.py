@@ -200,7 +200,7 @@ def heat_map_figure(
     table = np.column_stack([np.asarray(column, dtype=float) for column in values.values()])
     if table.shape != (len(rows), len(values)):
         raise InputError(f"heat_map_figure: got shape {table.shape}, expected {(len(rows), len(values))}")
-    figure, axes = new_figure(title=title, height=2.6 + 0.25 * len(rows))
+    figure, axes = new_figure(title=title, height=max(5.0, 2.6 + 0.25 * len(rows)))
     with house_style():
         shades = LinearSegmentedColormap.from_list("", [VERMILLION, PAPER, BLUE])
         image = axes.pcolormesh(table, cmap=shades, vmin=-1.0, vmax=1.0, edgecolors=PAPER, linewidth=1.0)
