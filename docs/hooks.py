@@ -16,7 +16,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("CONTRIBUTING.md", "CHANGELOG.md")
-LINK = re.compile(r"(\]\()([^)#:\s]+)((?:#[^)]*)?\))")
+LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#:\s]+)((?:#[^)]*)?)\)")
 
 
 class Examples(Extension):
@@ -50,8 +50,10 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             path = path / "report.html"
         if not path.exists() or not path.is_relative_to(ROOT):
             return match[0]
+        if path.is_dir():  # a folder has no page
+            return match[1]
         inside = path.relative_to(ROOT / "docs" if path.is_relative_to(ROOT / "docs") else ROOT).as_posix()
-        return match[1] + os.path.relpath(inside, os.path.dirname(page.file.src_uri) or ".") + match[3]
+        return f"[{match[1]}]({os.path.relpath(inside, os.path.dirname(page.file.src_uri) or '.')}{match[3]})"
 
     return LINK.sub(rewritten, markdown)
 

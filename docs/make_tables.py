@@ -179,7 +179,7 @@ PAGES = {
     "README.md": {"presets": presets, "quickstart": quickstart},
     "docs/paper-index.md": {"paper-index": paper_index},
     "docs/training.md": {"options": options},
-    "docs/index.md": {"start": start},
+    **({"docs/index.md": {"start": start}} if (ROOT / "docs/start/run.json").is_file() else {}),
     "docs/experiments/people.md": {"people": people},
     **{
         f"docs/experiments/{name}.md": {name: study_page(name)}

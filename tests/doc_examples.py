@@ -15,6 +15,7 @@ A marker on the line before changes that, and holds what a page has to say about
     <!-- test: yaml NAME -->     a file of that name for the commands that follow on the page
     <!-- not run: the reason --> nothing is done
     <!-- recipe: ... -->         `test_contributing.py` follows it
+    <!-- test: chain -->         parsed here, and run by `tests/recipes`
 
 `python tests/doc_examples.py` lists every block with what is done with it.
 """
@@ -32,7 +33,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 BY_LANGUAGE = {"python": "run", "diff": "run", "yaml": "parsed", "bash": "parsed", "text": "no example"}
 BLOCK = re.compile(r"(?:^ *<!-- ([^\n]*?) -->\n+)?^( *)```([^\n`]*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 # What a page may ask the reader's shell for beside programs of ours.
-SHELL = {"cd", "git", "head", "python3", "source"}
+SHELL = {"cd", "git", "head", "hf", "python3", "source"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def _block(path: Path, page: str, match: re.Match[str]) -> Block:
     treated, note = BY_LANGUAGE.get(language, "unknown"), ""
     if kind == "test":
         how, _, note = rest.partition(" ")
-        treated = {"run": "run", "python": "run", "yaml": "parsed"}.get(how, "unknown")
+        treated = {"run": "run", "python": "run", "yaml": "parsed", "chain": "parsed"}.get(how, "unknown")
     elif kind == "not run":
         treated, note = ("not run" if rest.strip() else "unknown"), rest
     elif kind == "recipe":
@@ -79,9 +80,14 @@ def _block(path: Path, page: str, match: re.Match[str]) -> Block:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words of every command of a bash block; variables set before one are taken off."""
-    found = []
-    for command in re.sub(r"\\\n\s*", " ", text).splitlines():
+    """The words of every command of a bash block, without variables set before it; of a loop the first turn."""
+    found, values = [], {}
+    for line in re.sub(r"\\\n\s*", " ", text).splitlines():
+        loop = re.fullmatch(r"\s*for (\w+) in (\S+) .*; do|\s*done", line)
+        if loop:
+            values |= {loop[1]: loop[2]} if loop[1] else {}
+            continue
+        command = re.sub(r"\$(\w+)", lambda name: values.get(name[1], name[0]), line)
         for part in re.split(r" && ", command):
             words = shlex.split(re.sub(r"(^|\s)#.*", "", part))
             while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):

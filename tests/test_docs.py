@@ -167,15 +167,6 @@ def test_every_preset_is_in_the_readme_and_in_the_paper_index():
         assert f"| `{name}` |" in README and f"| `{name}` |" in index
 
 
-@pytest.mark.parametrize("recipe", sorted(ROOT.glob("recipes/**/*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_is_accepted(recipe):
-    values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    arguments = ["--config", str(recipe)]
-    if not values.get("use_cpu"):
-        arguments += ["--use_cpu", "--bf16", "false"]
-    TrainParser().parse_args_and_config(arguments)
-
-
 def test_links_between_the_pages_lead_somewhere():
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]:
         for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):

@@ -258,7 +258,9 @@ def accelerate_launch_arguments(arguments: list[str]) -> list[str]:
     """Turn TRL's `--accelerate_config NAME` into `accelerate launch --config_file PATH`."""
     from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
-    return resolve_accelerate_config_argument(arguments)
+    name = "--accelerate_config"  # TRL looks for it apart from its value
+    apart = [part.split("=", 1) if part.startswith(f"{name}=") else [part] for part in arguments]
+    return resolve_accelerate_config_argument([one for parts in apart for one in parts])
 
 
 def option_names(parser: Any) -> set[str]:

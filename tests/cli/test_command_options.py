@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mallowspo.cli.main import COMMANDS, main
 from mallowspo.cli.options import arguments_of, read_options
 from mallowspo.cli.reference import ReferenceOptions
+from mallowspo.errors import InputError
 from tiny import tiny_tokenizer
 
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789_-./", min_size=1).filter(lambda text: text[0] not in "-.")
@@ -134,6 +135,10 @@ def test_what_yaml_has_read_as_something_else_is_the_text_that_was_written(tmp_p
     found = read_options(COMMANDS["experiment world"][0], ["--config", str(tmp_path / "o.yaml"), "--no_fast"], "x")
     assert (found.betas, found.learning_rates, found.methods, found.seeds) == ("0.5,1", "1e-4", None, 3)
     assert (found.output_dir, found.fast) == (Path("2026"), False)
+    (tmp_path / "o.yaml").write_text("betas: [0.50, 1_0]\nlearning_rates: 1.0e-4\nworkers: 0x2\noutput_dir: 007")
+    found = read_options(COMMANDS["experiment world"][0], ["--config", str(tmp_path / "o.yaml")], "x")
+    assert (found.betas, found.learning_rates, found.workers) == ("0.50,1_0", "1.0e-4", 2)
+    assert found.output_dir == Path("007")
     (tmp_path / "o.yaml").write_text("dispersion_clip: [0, 3]\nrankings: a.csv\nspread: null")
     found = read_options(COMMANDS["dispersion"][0], [f"--config={tmp_path}/o.yaml"], "x")
     assert (found.dispersion_clip, found.rankings, found.spread) == ((0.0, 3.0), ("a.csv",), None)
@@ -196,6 +201,22 @@ def test_a_file_for_reference_is_of_its_own_options_or_a_recipe_of_train(tmp_pat
     )
     recipe = read_options(ReferenceOptions, ["--config", str(path), "--max_line_mb", "1"], "x")
     assert recipe == ReferenceOptions(mixed_precision="bf16", max_length=0, batch_size=3, max_line_mb=1)
+    for text, precision in {
+        "bf16: 'false'": "no", "bf16: no": "no", "bf16: null": "auto", "fp16: false": "auto", "fp16: 'true'": "fp16",
+        "bf16: false\nfp16: 'yes'": "fp16", "bf16: 'on'": None, "fp16: 2": None,
+        "bf16: true\nmixed_precision: no": "no", "load_in_4bit: 'true'": None, "load_in_4bit: false": "auto",
+    }.items():  # fmt: skip
+        path.write_text(f"beta: 0.1\n{text}")
+        if precision is None:
+            with pytest.raises(InputError, match=text[:4]):
+                read_options(ReferenceOptions, ["--config", str(path)], "x")
+        else:
+            assert read_options(ReferenceOptions, ["--config", str(path)], "x").mixed_precision == precision, text
+    path.write_text("max_length: null")  # alone: what training takes for no limit
+    assert read_options(ReferenceOptions, ["--config", str(path)], "x").max_length == 0
+    assert (
+        read_options(COMMANDS["check"][0], ["a", "--model_name_or_path=m", "--config", str(path)], "x").max_length == 0
+    )
     path.write_text("beta: 0.1\nmodel_nam_or_path: x")
     with pytest.raises(SystemExit) as end:
         main(["reference", "--config", str(path)])

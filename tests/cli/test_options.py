@@ -1,6 +1,7 @@
 """What is wrong with options and YAML is said by name, without the usage, before a model is loaded."""
 
 import io
+import os
 import sys
 import time
 from pathlib import Path
@@ -98,6 +99,29 @@ def test_yaml_means_the_text_that_was_written(recipe):
     read, _ = parser.parse_known_args([])
     assert str(getattr(read.eval_strategy, "value", read.eval_strategy)) == "no"
     assert (read.resume_from_checkpoint, read.run_name, read.beta) == ("true", "2026", 0.1)
+
+
+def test_a_number_where_text_is_wanted_keeps_its_spelling(recipe, monkeypatch):
+    monkeypatch.setenv("MALLOWSPO_TEST", "")
+    left = TrainParser()
+    arguments = left.set_defaults_from_file(
+        str(
+            recipe(
+                "run_name: 007\nmodel_revision: 1.10\nmax_steps: 0x10\nbeta: 1_0.5\ndispersion_scale: .50\n"
+                "dispersion_clip: [0, 1.50]\nmodel_init_kwargs: {a: 010}\nenv: {MALLOWSPO_TEST: 007}\n"
+                "lora_target_modules: all-linear\nlora_modules_to_save: [a, 010]\n"
+                "main_process_port: 007\nmulti_gpu: true\nuse_fsdp: false\nmixed_precision: no\n"
+            )
+        )
+    )
+    read, _ = left.parse_known_args([])
+    assert (read.run_name, read.model_revision, read.dispersion_scale) == ("007", "1.10", ".50")
+    assert (read.lora_target_modules, read.lora_modules_to_save) == (["all-linear"], ["a", "010"])
+    # Elsewhere they are plain numbers of YAML.
+    numbers = [read.max_steps, read.beta, *read.dispersion_clip, read.model_init_kwargs["a"]]
+    assert numbers == [16, 10.5, 0, 1.5, 8] and {type(one) for one in numbers} == {int, float}
+    assert os.environ["MALLOWSPO_TEST"] == "007"
+    assert arguments == ["--main_process_port", "007", "--multi_gpu", "--mixed_precision", "no"]
 
 
 @pytest.mark.parametrize(

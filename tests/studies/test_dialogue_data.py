@@ -1,9 +1,6 @@
-"""The dialogues of the study: which rows are used, and who sees which; the preparation of HH for the full size."""
+"""The dialogues of the study: which rows are used, and who sees which."""
 
-import importlib.util
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -11,8 +8,6 @@ from dialogue_world import dialogue_rows, dialogue_world, write_lines
 from mallowspo.errors import InputError
 from mallowspo.studies.dialogue.data import first_turn, prompts_that_fit, read_dialogues, study_tokenizer
 from mallowspo.studies.dialogue.design import DialogueSettings, DialogueSetup, fast
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -116,20 +111,3 @@ def test_prompts_leave_room_for_an_answer_and_are_one_of_each_dialogue(setup):
     assert len({first_turn(text) for text, _ in roomy}) == len(roomy)
     with pytest.raises(InputError, match="max_new_tokens"):
         prompts_that_fit(replace(setup, max_new_tokens=255), 100)
-
-
-def test_single_turns_of_whole_dialogues(tmp_path):
-    spec = importlib.util.spec_from_file_location("hh_single_turn", ROOT / "docs/runs/hh_single_turn.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    rows = dialogue_rows(12, turns=2)
-    (tmp_path / "hh").mkdir()
-    for split in ("train", "test"):
-        whole = [{side: row["prompt"] + row[side] for side in ("chosen", "rejected")} for row in rows]
-        write_lines(tmp_path / f"hh/{split}.jsonl", whole)
-    module.main(str(tmp_path / "hh"), str(tmp_path / "out"))
-    single = [row for row in rows if row["prompt"].count("Human:") == 1]
-    read = [json.loads(line) for line in (tmp_path / "out/test.jsonl").read_text().splitlines()]
-    assert read == single and len(single) == 8
-    sft = [json.loads(line) for line in (tmp_path / "out/sft/train.jsonl").read_text().splitlines()]
-    assert sft == [{"prompt": row["prompt"], "completion": row["chosen"]} for row in single]

@@ -32,7 +32,9 @@ class CheckOptions(FileLimits):
     )
     split: str = option("The split of DATA; a single file has only train.", "train")
     trust_remote_code: bool = option("Run code that comes with the model.", False)
-    max_length: int = option("Tokens kept of prompt and response together; 0 keeps all.", 1024, group="What is found")
+    max_length: int = option(
+        "Tokens kept of prompt and response together; 0 keeps all.", 1024, group="What is found", null=0
+    )
     truncation_mode: str = option("keep_start or keep_end.", "keep_start")
     near_duplicate_threshold: float = option("Similarity in (0, 1] from which two responses are near-identical.", 0.9)
     fix: Path | None = option(

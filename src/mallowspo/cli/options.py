@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mallowspo.cli.yaml_file import read_yaml
+from mallowspo.cli.yaml_file import plain, read_yaml, text_of
 from mallowspo.errors import InputError
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "read_config",
     "read_options",
     "take_config",
+    "truth_of",
 ]
 
 # What loading a data set calls its arguments → the options of the commands that take one.
@@ -59,6 +60,7 @@ def option(
     commas: bool = False,  # the text holds several values with commas between them: a file may give a list
     positional: bool = False,  # given by its place
     as_json: bool = False,  # the text is a JSON object: a file may give a mapping
+    null: Any = MISSING,  # what null in a file stands for, where the option itself is never None
 ) -> Any:
     """Declare an option as a field of a command's dataclass, with one sentence for the help."""
     facts = {
@@ -69,6 +71,7 @@ def option(
         "commas": commas,
         "positional": positional,
         "json": as_json,
+        "null": null,
     }
     return field(default=default, metadata=facts)
 
@@ -274,14 +277,16 @@ def _from_yaml(value: Any, item: Field[Any], allowed: _Values) -> Any:
     of, places = allowed.of, allowed.places
     if value is None and allowed.optional:
         return None
+    if value is None and item.metadata["null"] is not MISSING:
+        return item.metadata["null"]
     if of is bool:
-        truth = value if isinstance(value, bool) else TRUTH.get(value.lower()) if isinstance(value, str) else None
+        truth = truth_of(value)
         if truth is None:
             raise argparse.ArgumentTypeError(f"got {value!r}, expected true or false")
         return truth
     read = _reader(of, item.metadata["low"])
     if item.metadata["json"] and isinstance(value, dict):
-        return json.dumps(value)
+        return json.dumps(plain(value))
     if places is None:
         if item.metadata["commas"] and isinstance(value, list):
             return ",".join(_scalar(one, of) for one in value)
@@ -292,6 +297,11 @@ def _from_yaml(value: Any, item: Field[Any], allowed: _Values) -> Any:
     return tuple(read(_scalar(one, of)) for one in listed)
 
 
+def truth_of(value: Any) -> bool | None:
+    """What a truth value of a file says, written as text or not; None where it is none."""
+    return value if isinstance(value, bool) else TRUTH.get(value.lower()) if isinstance(value, str) else None
+
+
 def _scalar(value: Any, of: type) -> str:
     """The text of one value. YAML reads `no` as false and 0.5 as a number, also where text is wanted."""
     if isinstance(value, bool):
@@ -299,7 +309,7 @@ def _scalar(value: Any, of: type) -> str:
         raise argparse.ArgumentTypeError(f"got {value!r}, expected {_WORDS[of]}{hint}")
     if not isinstance(value, str | int | float):
         raise argparse.ArgumentTypeError(f"got {value!r}, expected {_WORDS[of]}")
-    return str(value)
+    return text_of(value) if of in (str, Path) else str(value)
 
 
 def arguments_of(options: Any) -> list[str]:

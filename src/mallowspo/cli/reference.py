@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mallowspo.cli.options import FileLimits, arguments_of, did_you_mean, option, read_config
+from mallowspo.cli.options import FileLimits, arguments_of, did_you_mean, option, read_config, truth_of
 from mallowspo.cli.signals import is_first_process
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.loading import local_folder
@@ -42,7 +42,7 @@ class ReferenceOptions(FileLimits):
     objective: str | None = option(
         "What will be trained on it. One that reads ranked lists needs a store of whole lists.", None, shown="pairs"
     )
-    max_length: int = option("Tokens kept of prompt and response together; 0 keeps all.", 1024)
+    max_length: int = option("Tokens kept of prompt and response together; 0 keeps all.", 1024, null=0)
     truncation_mode: str = option("keep_start or keep_end.", "keep_start")
     invalid_rows: str = option("error, or drop: rows that cannot be used.", "error")
 
@@ -80,6 +80,8 @@ class ReferenceOptions(FileLimits):
     def from_file(cls, given: Mapping[str, Any], path: str) -> dict[str, Any]:
         """Take a file of options of this command, or a recipe of `mallowspo train`, which has others beside them."""
         own = {item.name for item in fields(cls)}
+        if given.get("mixed_precision") is False:  # YAML's reading of no
+            given = {**given, "mixed_precision": "no"}
         others = set(given) - own
         if not others:
             return read_config(cls, given, path)
@@ -92,13 +94,23 @@ class ReferenceOptions(FileLimits):
                 raise InputError(
                     f"config: {path}: {name}: an option neither of this command nor of `mallowspo train`{near}"
                 )
-        recipe = {name: value for name, value in given.items() if value is not None}
+        for name in ("load_in_4bit", "load_in_8bit"):
+            if truth_of(given.get(name)):
+                raise InputError(
+                    f"config: {path}: {name}: a store holds the scores of whole weights, and this recipe trains "
+                    "against quantised ones; train without reference_store"
+                )
+        recipe = {name: value for name, value in given.items() if value is not None or name == "max_length"}
         taken = {name: value for name, value in recipe.items() if name in own - {"output_dir"}}
-        if "max_length" in given and given["max_length"] is None:
-            taken["max_length"] = 0
         taken |= {name: recipe[theirs] for theirs, name in _FROM_RECIPE.items() if theirs in recipe}
-        if "mixed_precision" not in taken and ("bf16" in given or "fp16" in given):
-            taken["mixed_precision"] = "bf16" if given.get("bf16") else "fp16" if given.get("fp16") else "no"
+        # What training makes of the two: fp16 false alone leaves bfloat16 to the device.
+        half = {name: truth_of(recipe[name]) for name in ("bf16", "fp16") if name in recipe}
+        for name, value in half.items():
+            if value is None:
+                raise InputError(f"config: {path}: {name}: got {recipe[name]!r}, expected true or false")
+        chosen = next((name for name, value in half.items() if value), "no" if "bf16" in half else None)
+        if chosen is not None:
+            taken.setdefault("mixed_precision", chosen)
         return read_config(cls, taken, path)
 
     def check(self) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 from transformers import TrainingArguments
 from trl import DatasetMixtureConfig, DPOConfig, ModelConfig, ScriptArguments, TrlParser
 
-from mallowspo.cli.options import TRUTH, Page, did_you_mean
-from mallowspo.cli.yaml_file import read_yaml
+from mallowspo.cli.options import Page, did_you_mean, truth_of
+from mallowspo.cli.yaml_file import plain, read_yaml, text_of
 from mallowspo.errors import InputError
 from mallowspo.training import MallowsPOConfig
 from mallowspo.training.option_values import KIND_WORDS, kinds_of
@@ -48,13 +48,14 @@ class TrainParser(Page, TrlParser):
         variables = values.pop("env", {})
         if not isinstance(variables, dict):
             raise InputError(f"config: {path}: env: got {variables!r}, expected a mapping of variable to value")
-        os.environ.update({name: str(value) for name, value in variables.items()})
+        os.environ.update({name: text_of(value) for name, value in variables.items()})
         hints = {name: hint for group in _GROUPS for name, hint in typing.get_type_hints(group).items()}
         actions = {action.dest: action for action in self._actions}
         for name, value in values.items():
             if name in hints and name in actions:
                 values[name] = _fitting(value, hints[name], actions[name], f"config: {path}: {name}")
-        return list(self.set_defaults_with_config(**values))
+        left = self.set_defaults_with_config(**plain(values))
+        return [part for name in left[::2] for part in _for_the_launcher(name, values[name.removeprefix("--")])]
 
     def format_help(self) -> str:
         """Our options first, then TRL's, then those of transformers, each with its choices and default."""
@@ -91,6 +92,15 @@ def launcher_options() -> set[str]:
     }
 
 
+def _for_the_launcher(name: str, value: Any) -> list[str]:
+    """What a file gives to an option that is not ours, as on the launcher's command line, where truth is a flag."""
+    if not isinstance(value, bool) or name.removeprefix("--") not in launcher_options():
+        return [name, text_of(value)]
+    if not value and name in ("--mixed_precision", "--dynamo_backend"):
+        return [name, "no"]
+    return [name] if value else []
+
+
 def refuse_unknown(names: TrainParser, from_yaml: Sequence[str], from_line: Sequence[str], path: str | None) -> None:
     """Refuse what is an option neither here nor of the launcher, among what the parser left of file and line."""
     if from_line and not from_line[0].startswith("-"):
@@ -98,7 +108,7 @@ def refuse_unknown(names: TrainParser, from_yaml: Sequence[str], from_line: Sequ
         raise InputError(f"{from_line[0]}: it belongs to no option{hint}")
     launcher = launcher_options()
     known = names.names | launcher
-    for arguments, where in ((from_yaml[::2], f"config: {path}: "), (from_line, "")):
+    for arguments, where in ((from_yaml, f"config: {path}: "), (from_line, "")):
         for argument in arguments:
             name = argument.partition("=")[0]
             if not argument.startswith("--") or name[2:].replace("-", "_") in launcher:
@@ -129,6 +139,9 @@ def _fitting(value: Any, hint: Any, action: Any, where: str) -> Any:
     kinds = kinds_of(hint)
     if value is None or not kinds or any(_is_a(value, kind) for kind in kinds):
         return value
+    items = value if isinstance(value, list) else [value]
+    if list[str] in kinds and all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in items):
+        return [text_of(one) for one in items]  # as on the command line: one word is a list of one
     texts = str in kinds
     if isinstance(value, bool) and texts:
         choices = _choices(kinds, action)
@@ -138,7 +151,7 @@ def _fitting(value: Any, hint: Any, action: Any, where: str) -> Any:
         if action.dest == "resume_from_checkpoint":
             return str(value).lower()
     elif isinstance(value, int | float) and texts:
-        return str(value)
+        return text_of(value)
     expected = " or ".join(dict.fromkeys(KIND_WORDS.get(kind, "text") for kind in kinds))
     quotes = "; YAML reads yes, no, on and off as truth values: put text in quotes" if isinstance(value, bool) else ""
     raise InputError(f"{where}: got {value!r}, expected {expected}{quotes}")
@@ -149,7 +162,7 @@ def _is_a(value: Any, kind: Any) -> bool:
         inner = typing.get_args(kind)[0]
         return isinstance(value, list) and all(_is_a(item, inner) for item in value)
     if kind is bool:
-        return isinstance(value, bool) or (isinstance(value, str) and value.lower() in TRUTH)
+        return truth_of(value) is not None
     if isinstance(value, bool):
         return False
     if kind in (int, float):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mallowspo.errors import InputError
 
-__all__ = ["read_yaml"]
+__all__ = ["plain", "read_yaml", "text_of"]
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 50
@@ -15,8 +17,34 @@ MAX_NODES = 20_000
 _TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "map", "seq", "merge"))
 
 
+class _Whole(int):
+    """A whole number that remembers how it was written."""
+
+    written: str
+
+
+class _Real(float):
+    """A number that remembers how it was written."""
+
+    written: str
+
+
+def text_of(value: Any) -> str:
+    """The text of a value: a number as it was written, since YAML makes 7 of 007 and 1.1 of 1.10."""
+    return getattr(value, "written", None) or str(value)
+
+
+def plain(value: Any) -> Any:
+    """A value of a file without the memory of how its numbers were written."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return int(value) if isinstance(value, _Whole) else float(value) if isinstance(value, _Real) else value
+
+
 def read_yaml(path: str | Path, option: str = "config") -> dict[str, Any]:
-    r"""Read a file that holds a mapping of option to value."""
+    """Read a file that holds a mapping of option to value; `text_of` tells how a number of it was written."""
     import yaml
 
     where = f"{option}: {path}"
@@ -38,7 +66,11 @@ def read_yaml(path: str | Path, option: str = "config") -> dict[str, Any]:
         if not isinstance(node, yaml.MappingNode):
             raise InputError(f"{where} must hold a mapping of option to value")
         _check_node(node, where)
-        loader = yaml.SafeLoader("")
+        loader: Any = yaml.SafeLoader("")
+        loader.yaml_constructors = loader.yaml_constructors | {
+            _TAGS[2]: partial(_number, _Whole, yaml.SafeLoader.construct_yaml_int),
+            _TAGS[3]: partial(_number, _Real, yaml.SafeLoader.construct_yaml_float),
+        }
         values: dict[str, Any] = loader.construct_document(node)
     except InputError:
         raise
@@ -46,6 +78,12 @@ def read_yaml(path: str | Path, option: str = "config") -> dict[str, Any]:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{where} is not YAML: {reason}") from error
     return values
+
+
+def _number(kind: Any, construct: Callable[[Any, Any], Any], loader: Any, node: Any) -> Any:
+    number = kind(construct(loader, node))
+    number.written = node.value
+    return number
 
 
 def _check_events(text: str, where: str) -> None:
