@@ -27,6 +27,7 @@ import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -87,7 +88,7 @@ def commands(text: str) -> list[list[str]]:
         if loop:
             values |= {loop[1]: loop[2]} if loop[1] else {}
             continue
-        command = re.sub(r"\$(\w+)", lambda name: values.get(name[1], name[0]), line)
+        command = Template(line).safe_substitute(values)
         for part in re.split(r" && ", command):
             words = shlex.split(re.sub(r"(^|\s)#.*", "", part))
             while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
