@@ -1,7 +1,8 @@
 # Two commands do everything on a machine with Python >= 3.11 (which TRL 1.16 needs) and make:
 #   make quickstart   installs into .venv and runs the quick start
 #   make test         installs into .venv and runs every check and the default tests
-# And: make fuzz SECONDS=600 gives every reader odd input for so long.
+# And: make fuzz SECONDS=600 gives every reader odd input for so long; make docs serves the documentation on this
+# machine, make docs-build builds it into site/ (a test does the same).
 # Checks in environments of their own (tools/fresh.py; they install, so they take minutes):
 #   make package              builds wheel and sdist, installs each into a bare environment, runs the quick start there;
 #                             EXTRAS="judge all" installs these too
@@ -19,7 +20,7 @@ EXTRAS ?=
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: quickstart test fuzz lint package test-oldest test-newest try-trl install install-dev clean
+.PHONY: quickstart test fuzz lint docs docs-build package test-oldest test-newest try-trl install install-dev clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/mallowspo quickstart --output_dir $(OUTPUT)
@@ -29,6 +30,13 @@ test: $(VENV)/.installed-dev lint
 
 fuzz: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
+
+docs docs-build: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/.installed-dev
+	$(BIN)/mkdocs serve
+
+docs-build: $(VENV)/.installed-dev
+	$(BIN)/mkdocs build --strict
 
 package: | $(BIN)/python
 	$(BIN)/python tools/fresh.py package $(EXTRAS)
@@ -58,7 +66,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	touch $@ $(VENV)/.installed
 
 clean:

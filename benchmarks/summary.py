@@ -290,7 +290,7 @@ def draw() -> None:
 
     lines = read_lines(RESULTS / "step.csv")
     if lines:
-        save_figure(_bars(by_cell(lines)), FIGURES, "step")
+        save_figure(_ratios(by_cell(lines)), FIGURES, "step")
     lines = read_lines(RESULTS / "scaling.csv")
     if lines:
         save_figure(_growth(lines), FIGURES, "scaling")
@@ -298,48 +298,49 @@ def draw() -> None:
         path.unlink()  # the page shows the PNG
 
 
-COLOURS = {
-    "trl_live": "#b9bec6", "trl_stored": "#8a919c", "trl_compact_tuned": "#E69F00",
-    "trl_compact_tuned_accumulated": "#f2cf7f", "ours_live": "#7fb8d9", "ours_stored": "#0072B2",
-}  # fmt: skip
+COLOURS = {"trl_compact_tuned": "#E69F00", "ours_stored": "#0072B2"}
+# Against what each is drawn: the arm, its opponent, colour and marker.
+RATIOS = (
+    ("ours_stored", "trl_stored", "#0072B2", "o"),
+    ("ours_live", "trl_live", "#56B4E9", "s"),
+    ("ours_stored", "trl_compact_tuned", "#D55E00", "^"),
+)
 
 
-def _bars(cells: Mapping[str, Mapping[str, Sequence[Line]]]) -> object:
+def _ratios(cells: Mapping[str, Mapping[str, Sequence[Line]]]) -> object:
+    """How many times as fast as TRL, in how many times less memory: medians of paired ratios with their 20% to 80%."""
     from matplotlib.figure import Figure
 
     from mallowspo.reports.figure_style import house_style
 
     names = cells_in_order(cells)
     with house_style():
-        figure = Figure(figsize=(11, 7.2), layout="constrained")
-        upper, lower = figure.subplots(2, 1, sharex=True)
-        width = 0.13
-        present = [arm for arm in ARM_NAMES if any(cells[name].get(arm) for name in names)]
-        for i, arm in enumerate(present):
-            places = [n for n, name in enumerate(names) if cells[name].get(arm)]
-            found = [spread([seconds(line) for line in cells[names[n]][arm]]) for n in places]
-            at = [n + (i - (len(present) - 1) / 2) * width for n in places]
-            middle = [value[0] for value in found]
-            bars = [[m - low for m, low, _ in found], [high - m for m, _, high in found]]
-            upper.bar(
-                at, middle, width, color=COLOURS[arm], label=ARM_NAMES[arm], yerr=bars, error_kw={"elinewidth": 0.8}
-            )
-            for x, value, (_, _, high) in zip(at, middle, found, strict=True):
-                upper.annotate(f"{value:.1f}", (x, high), (0, 2), textcoords="offset points", ha="center", fontsize=7)
-            sizes = [statistics.median(map(memory, cells[names[n]][arm])) for n in places]
-            lower.bar(at, sizes, width, color=COLOURS[arm])
-            for x, value in zip(at, sizes, strict=True):
-                lower.annotate(f"{value:.1f}", (x, value), (0, 2), textcoords="offset points", ha="center", fontsize=7)
-        for n, name in enumerate(names):
-            least = statistics.median(map(floor, cells[name]["ours_stored"]))
-            upper.hlines(least, n - 0.42, n + 0.42, colors="#222222", linewidth=1.2, label="floor" if n == 0 else None)
-        upper.set_yscale("log")
-        upper.set_yticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
-        upper.minorticks_off()
-        upper.set_ylabel("seconds a step (log scale)")
-        lower.set_ylabel("peak GB above the bare process")
-        lower.set_xticks(range(len(names)), [_cell_label(name) for name in names])
-        figure.legend(loc="outside upper center", ncols=4, fontsize=8.5, frameon=False)
+        figure = Figure(figsize=(7.2, 5.4), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+        panels[0].set_xlabel("times as fast as TRL")
+        panels[1].set_xlabel("times less memory than TRL")
+        for panel, value in zip(panels, (seconds, memory), strict=True):
+            panel.axvline(1.0, color="#222222", linewidth=1.0, label="TRL itself")
+            for place, (arm, opponent, colour, marker) in enumerate(RATIOS):
+                at = [n for n, name in enumerate(names) if cells[name].get(arm) and cells[name].get(opponent)]
+                found = [spread(paired(cells[names[n]][opponent], cells[names[n]][arm], value)) for n in at]
+                middle = [mid for mid, _, _ in found]
+                panel.errorbar(
+                    middle,
+                    [n + (place - 1) * 0.24 for n in at],
+                    xerr=[[mid - low for mid, low, _ in found], [high - mid for mid, _, high in found]],
+                    color=colour, marker=marker, linestyle="none", elinewidth=1.4,
+                    label=f"{ARM_NAMES[arm]}, against {ARM_NAMES[opponent]}",
+                )  # fmt: skip
+            panel.set_xlim(left=0)
+            for n in range(1, len(names)):
+                panel.axhline(n - 0.5, color="#d9dde2", linewidth=1.2)
+            panel.grid(visible=False, axis="y")
+            panel.tick_params(axis="y", length=0)
+        panels[0].set_yticks(range(len(names)), [_cell_label(name) for name in names])
+        panels[0].set_ylim(len(names) - 0.5, -0.5)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=1, frameon=False)
     return figure
 
 
@@ -352,31 +353,41 @@ def _cell_label(name: str) -> str:
 
 
 def _growth(lines: Sequence[Line]) -> object:
+    """Seconds of a step as one thing grows: medians with their 20% to 80%."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 
     from mallowspo.reports.figure_style import house_style
 
     axes_names = list(dict.fromkeys(line["axis"] for line in lines))
     with house_style():
-        figure = Figure(figsize=(12, 3.4), layout="constrained")
-        for place, axis in zip(figure.subplots(1, len(axes_names)), axes_names, strict=True):
+        figure = Figure(figsize=(7.2, 5.0), layout="constrained")
+        places = figure.subplots(2, 3).ravel()
+        for place, axis in zip(places, axes_names, strict=False):
             for arm in dict.fromkeys(line["arm"] for line in lines if line["axis"] == axis):
                 found: dict[float, list[float]] = defaultdict(list)
                 for line in lines:
                     if (line["axis"], line["arm"]) == (axis, arm):
                         found[float(line["value"])].append(seconds(line))
                 values = sorted(found)
-                place.plot(
-                    values,
-                    [statistics.median(found[v]) for v in values],
-                    marker="o",
-                    color=COLOURS[arm],
-                    label=ARM_NAMES[arm],
-                )
+                middle, low, high = zip(*(spread(found[value]) for value in values), strict=True)
+                arms = [
+                    [m - a for m, a in zip(middle, low, strict=True)],
+                    [b - m for m, b in zip(middle, high, strict=True)],
+                ]
+                place.errorbar(
+                    values, middle, yerr=arms, elinewidth=1.2, color=COLOURS[arm], label=ARM_NAMES[arm],
+                    marker="^" if arm.startswith("trl") else "o",
+                )  # fmt: skip
             place.set_xlabel(axis)
             place.set_ylim(bottom=0)
-        figure.axes[0].set_ylabel("seconds a step")
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+            place.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+            place.xaxis.set_major_formatter(EngFormatter(sep=""))
+        for place in (places[0], places[3]):
+            place.set_ylabel("seconds a step")
+        for place in places[len(axes_names) :]:
+            place.set_axis_off()
+        figure.legend(*places[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 

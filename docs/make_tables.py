@@ -122,7 +122,26 @@ def people() -> str:
     from mallowspo.reports.markdown import render_markdown
     from mallowspo.studies.estimator.people import PEOPLE
 
-    return render_markdown(PEOPLE.page(_results("docs/dispersion")), figures="dispersion/figures", level=3)
+    return render_markdown(PEOPLE.page(_results("docs/dispersion")), figures="../dispersion/figures", level=3)
+
+
+def start() -> str:
+    """What the page *Start* takes, and what came out, from the record of `docs/start/run.py`."""
+    record = json.loads((ROOT / "docs/start/run.json").read_text(encoding="utf-8"))
+    rows = ["| command | seconds | of a processor |", "|---|---|---|"]
+    for step in record["commands"]:
+        rows.append(f"| `{step['command']}` | {step['seconds']:.0f} | {step['processor_seconds']:.0f} |")
+    total = [sum(step[name] for step in record["commands"]) / 60 for name in ("seconds", "processor_seconds")]
+    rate = record["win_rate"]
+    rows.append(f"| in minutes | {total[0]:.1f} | {total[1]:.1f} |")
+    cores = "one core" if record["threads"] == 1 else f"{record['threads']} cores"
+    said = (
+        f"`python docs/start/run.py` followed this page on {record['date']} on {cores} of a server with other work "
+        "beside it, with the model on the disk (read from a file of 4-bit weights); installing comes on top. The "
+        f"trained model's answer won on {rate['win_rate']:.0f}% [{rate['low']:.0f}, {rate['high']:.0f}] of the "
+        f"{record['prompts']} prompts ([run.json](start/run.json))."
+    )
+    return "\n".join([said, "", *rows])
 
 
 def _results(folder: str) -> dict[str, Any]:
@@ -160,7 +179,8 @@ PAGES = {
     "README.md": {"presets": presets, "quickstart": quickstart},
     "docs/paper-index.md": {"paper-index": paper_index},
     "docs/training.md": {"options": options},
-    "docs/dispersion.md": {"people": people},
+    **({"docs/index.md": {"start": start}} if (ROOT / "docs/start/run.json").is_file() else {}),
+    "docs/experiments/people.md": {"people": people},
     **{
         f"docs/experiments/{name}.md": {name: study_page(name)}
         for name in STUDIES

@@ -15,6 +15,7 @@ from mallowspo.reports.figure_style import METHOD_STYLES
 from mallowspo.reports.figures import (
     frontier_figure,
     grouped_interval_figure,
+    heat_map_figure,
     histogram_figure,
     index_scatter_figure,
     line_figure,
@@ -190,6 +191,41 @@ def test_lines_have_bands_and_markers():
     assert len(bands) == 2 and len(lines) == 3
     assert lines[1].get_marker() != lines[2].get_marker()
     assert lines[1].get_markevery() != lines[2].get_markevery()
+
+
+def test_few_points_of_several_curves_stand_side_by_side():
+    curves = {name: LineCurve([0.0, 10.0], around([1.0, 2.0], 0.5)) for name in ("dpo", "ipo")}
+    figure = line_figure(curves, x_label="Flips", y_label="Gain")
+    axes = figure.axes[0]
+    first, second = bars(axes)
+    ends = [whiskers(container, 1) for container in (first, second)]
+    np.testing.assert_allclose(ends[0], [[0.5, 1.5], [1.5, 2.5]])
+    np.testing.assert_allclose(ends[0], ends[1])
+    figure.draw_without_rendering()
+    places = [container.lines[0].get_transform().transform([0.0, 1.0]) for container in (first, second)]
+    assert places[0][0] < places[1][0] - 2 and places[0][1] == places[1][1]
+    assert axes.get_ylim()[0] < 0.5 and axes.get_ylim()[1] > 2.5
+
+
+def test_a_level_has_its_name_in_the_legend():
+    points = {"dpo": FrontierCurve(around([1.0, 2.0], 0.1), around([0.1, 0.2], 0.1))}
+    figure = frontier_figure(points, level=("The start", 0.15))
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"DPO", "The start"}
+    assert any(set(line.get_ydata()) == {0.15} for line in figure.axes[0].get_lines())
+
+
+def test_a_heat_map_has_every_number_and_marks_the_aim():
+    values = {"one": [0.95, -0.5, 0.0], "another index": [0.896, 0.9, 1.0]}
+    figure = heat_map_figure(values, ["a", "b", "c"], aim=0.9, title=LONG, colour_label="Correlation, " + LONG)
+    check_reads(figure)
+    drawn = {tuple(text.get_position()): text for text in figure.axes[0].texts}
+    said = {place: text.get_text() for place, text in drawn.items()}
+    assert said[0.5, 1.5] == "−0.50" and said[1.5, 0.5] == "0.90" and len(said) == 6
+    assert {place for place, text in drawn.items() if text.get_weight() == "bold"} == {
+        (0.5, 0.5), (1.5, 1.5), (1.5, 2.5)
+    }  # fmt: skip
+    with pytest.raises(InputError, match="heat_map_figure"):
+        heat_map_figure(values, ["a"], aim=0.9, colour_label="r")
 
 
 def test_one_curve_needs_no_legend():

@@ -28,6 +28,7 @@ __all__ = ["DEFAULT_SPREAD", "MAPS", "IndexMap", "check_map", "check_spread", "f
 Floats = NDArray[np.float64]
 
 MAPS = ("neglog", "mallows", "quantile", "isotonic")
+"""How an index becomes a raw weight; see `IndexMap`."""
 
 DEFAULT_SPREAD = (0.05, 2.0)
 """-log phi of the most contested and of the most agreed prompt under the map `quantile`: phi from .95 to .14."""

@@ -74,6 +74,7 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 DEFAULT_PARAMETERS: Mapping[str, Any] = MappingProxyType({"temperature": 0, "max_tokens": 1024})
+"""What a language model that judges is asked with, unless told otherwise."""
 REFUSED = "refused"
 # Preference for the answer shown first.
 FIRST_WINS = {"A": 1.0, "B": 0.0, "tie": 0.5}

@@ -39,8 +39,8 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-# AlpacaEval chooses C by cross-validation for each model; this one value of its grid serves all within 0.1 points.
 L1_STRENGTH = 21.544346900318832
+"""AlpacaEval chooses C by cross-validation for each model; this one value of its grid serves all within 0.1 points."""
 
 WITHOUT_GAMED = (
     "Fitted without answers of one model told to be concise and verbose, which exist for AlpacaEval's prompts only: "

@@ -22,9 +22,9 @@ __all__ = ["DISTANCES", "MAX_NEG_LOG_PHI", "MallowsModel", "consensus", "neg_log
 
 DISTANCES = {"kendall": kendall_tau, "spearman": spearman_rho}
 
-# The likelihood of identical rankings grows without end as φ → 0. Estimates stop at φ = e^-20 = 2.1e-9, the end of
-# the range over which the links are verified.
 MAX_NEG_LOG_PHI = 20.0
+"""The likelihood of identical rankings grows without end as φ → 0. Estimates stop at φ = e^-20 = 2.1e-9, the end of
+the range over which the links are verified."""
 
 
 @dataclass(frozen=True, eq=False, init=False)

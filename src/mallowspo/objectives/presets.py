@@ -12,9 +12,9 @@ from mallowspo.errors import InputError, not_one_of
 
 __all__ = ["FORMS", "LINKS", "OBJECTIVES", "Objective", "resolve_objective"]
 
-# Links and whether a margin means something there. The squared link is a regression onto the gap 1/(2 beta):
-# that target is its margin, and a second one would only be another name for beta.
 LINKS = MappingProxyType({"sigmoid": True, "kendall": True, "squared": False, "hinge": True})
+"""Links and whether a margin means something there. The squared link is a regression onto the gap 1/(2 beta):
+that target is its margin, and a second one would only be another name for beta."""
 
 # What an objective reads, and the axes that mean something there: a pair; or a list of K ranked responses, as all its
 # pairs, or as successive choices under Plackett-Luce or the Mallows model.
@@ -226,6 +226,7 @@ OBJECTIVES = MappingProxyType(
         ),
     }
 )
+"""Every named objective: a point on the axes."""
 
 _AXES = tuple(
     field.name

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 from numpy.typing import ArrayLike
 
 from mallowspo.errors import InputError
@@ -22,13 +24,14 @@ from mallowspo.reports.figure_style import (
     save_figure,
     styles_for,
 )
-from mallowspo.reports.palette import BLUE, GRID, INK, MUTED, PAPER, SKY
+from mallowspo.reports.palette import BLUE, GRID, INK, MUTED, PAPER, SKY, VERMILLION
 from mallowspo.reports.text import format_interval, format_number
 from mallowspo.stats.intervals import Interval
 
 __all__ = [
     "frontier_figure",
     "grouped_interval_figure",
+    "heat_map_figure",
     "histogram_figure",
     "index_scatter_figure",
     "line_figure",
@@ -36,6 +39,9 @@ __all__ = [
 ]
 
 _BAND = 0.16  # opacity of an interval band: two may lie over each other and the grid still shows
+_WHISKER = 0.55  # opacity of whiskers that stand close to each other: the lines stay in front
+_FEW = 12  # points of a curve up to which each has whiskers of its own rather than a band
+_APART = 4.0  # points of print between the whiskers of curves at one place
 
 
 def _look(style: MethodStyle) -> dict[str, Any]:
@@ -65,12 +71,16 @@ def frontier_figure(
     curves: Mapping[str, FrontierCurve],
     *,
     optimum: Curve | None = None,
+    level: tuple[str, float] | None = None,
     title: str = "",
     x_label: str = "KL from the reference model (nats per response)",
     y_label: str = "Agreement with people",
     styles: Mapping[str, MethodStyle] | None = None,
 ) -> Figure:
-    """Draw what each method gains against how far it moves from the reference."""
+    """Draw what each method gains against how far it moves from the reference.
+
+    `level` is a horizontal line and its name. Bands of several methods would hide each other: one alone has its band.
+    """
     figure, axes = new_figure(title=title, x_label=x_label, y_label=y_label, height=4.8)
     looks = styles_for([*curves, *(["optimum"] if optimum else [])], styles)
     with house_style():
@@ -79,8 +89,13 @@ def frontier_figure(
         for name, curve in curves.items():
             order = np.argsort(curve.x.mean, kind="stable")
             x, y, look = curve.x.take(order), curve.y.take(order), looks[name]
-            axes.fill_between(x.mean, y.low, y.high, color=look.color, alpha=_BAND, linewidth=0)
-            axes.errorbar(x.mean, y.mean, xerr=x.arms, yerr=y.arms, elinewidth=1.0, **_look(look))
+            if len(curves) == 1:
+                axes.fill_between(x.mean, y.low, y.high, color=look.color, alpha=_BAND, linewidth=0)
+            whiskers = to_rgba(look.color, _WHISKER)
+            axes.errorbar(x.mean, y.mean, xerr=x.arms, yerr=y.arms, elinewidth=1.0, ecolor=whiskers, **_look(look))
+        if level is not None:
+            looks[level[0]] = MethodStyle(level[0], MUTED, "", (0, (1, 2)))
+            axes.axhline(level[1], color=MUTED, linewidth=1.0, linestyle=(0, (1, 2)))
         axes.margins(0.06)
         _legend(figure, looks)
     return figure
@@ -173,6 +188,40 @@ def grouped_interval_figure(
     return figure
 
 
+def heat_map_figure(
+    values: Mapping[str, ArrayLike],
+    rows: Sequence[str],
+    *,
+    aim: float,
+    title: str = "",
+    colour_label: str,
+) -> Figure:
+    """Draw one number a row and column as colour and in digits, over [-1, 1]; bold from `aim` on."""
+    table = np.column_stack([np.asarray(column, dtype=float) for column in values.values()])
+    if table.shape != (len(rows), len(values)):
+        raise InputError(f"heat_map_figure: got shape {table.shape}, expected {(len(rows), len(values))}")
+    figure, axes = new_figure(title=title, height=max(5.0, 2.6 + 0.25 * len(rows)))
+    with house_style():
+        shades = LinearSegmentedColormap.from_list("", [VERMILLION, PAPER, BLUE])
+        image = axes.pcolormesh(table, cmap=shades, vmin=-1.0, vmax=1.0, edgecolors=PAPER, linewidth=1.0)
+        for (row, column), value in np.ndenumerate(table):
+            axes.text(
+                column + 0.5, row + 0.5, format_number(value, 2), ha="center", va="center", fontsize=9.0,
+                color=PAPER if abs(value) > 0.55 else INK, weight="bold" if value >= aim else "normal",
+            )  # fmt: skip
+        axes.set_xticks(np.arange(len(values)) + 0.5, list(values), rotation=90)
+        axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+        axes.tick_params(length=0)
+        axes.xaxis.tick_top()
+        axes.invert_yaxis()
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        bar = figure.colorbar(image, ax=axes, location="bottom", aspect=45, pad=0.015)
+        bar.set_label(textwrap.fill(colour_label, 52))
+        bar.outline.set_visible(False)
+    return figure
+
+
 _QUANTILES: Mapping[float, tuple[str, Any]] = {
     0.1: ("10% lie below", (0, (1.5, 1.8))),
     0.5: ("Median", "-"),
@@ -223,7 +272,7 @@ def line_figure(
     zero_line: bool = False,
     styles: Mapping[str, MethodStyle] | None = None,
 ) -> Figure:
-    """Draw quantities over steps, each with its band."""
+    """Draw quantities over steps, each with its band, or side by side with whiskers where the points are few."""
     figure, axes = new_figure(title=title, x_label=x_label, y_label=y_label)
     looks = styles_for(curves, styles)
     with house_style():
@@ -234,8 +283,18 @@ def line_figure(
             every = max(1, len(x) // 10)
             # Curves that run together would hide each other's markers: each starts at another point.
             start = (place * every) // max(1, len(curves))
+            if 1 < len(x) <= _FEW and len(curves) > 1 and np.any(curve.y.arms > 0):
+                # Bands would hide each other, and so would whiskers at one place.
+                aside = (place - (len(curves) - 1) / 2) * _APART / 72.0
+                moved = axes.transData + ScaledTranslation(aside, 0.0, figure.dpi_scale_trans)
+                whiskers = to_rgba(look.color, _WHISKER)
+                shown = {**_look(look), "elinewidth": 1.2, "ecolor": whiskers, "transform": moved}
+                axes.errorbar(x, curve.y.mean, yerr=curve.y.arms, **shown)
+                axes.update_datalim(np.column_stack([np.tile(x, 2), np.concatenate([curve.y.low, curve.y.high])]))
+                axes.margins(x=0.05)
+                continue
             axes.fill_between(x, curve.y.low, curve.y.high, color=look.color, alpha=_BAND, linewidth=0)
             axes.plot(x, curve.y.mean, **_look(look), markevery=(start, every))
-        axes.margins(x=0.02)
+            axes.margins(x=0.02)
         _legend(figure, looks)
     return figure

@@ -97,6 +97,17 @@ def test_sound_templates_raise_no_alarm(linted, template, special):
     assert linted(rows, with_tokenizer=chat_tokenizer(template, *special)).counts() == {}
 
 
+def test_a_turn_may_open_with_the_bos_behind_a_line_break(linted):
+    """As SmolLM2's do; a BOS that somebody typed is found all the same."""
+    tokenizer = chat_tokenizer(CHATML, "<|im_start|>", "<|im_end|>")
+    tokenizer.bos_token, tokenizer.eos_token = "<|im_start|>", "<|im_end|>"
+    tokenizer.backend_tokenizer.post_processor = None
+    rows = as_chat(clean_rows())
+    assert linted(rows, with_tokenizer=tokenizer).counts() == {}
+    rows[7]["chosen"][0]["content"] = "one <|im_start|> two"
+    assert linted(rows, with_tokenizer=tokenizer).counts()["bos_doubled"] == 1
+
+
 def test_gpt2_style_tokens_raise_no_alarm(linted):
     """BOS and EOS are one token there, and the tokenizer adds none by itself."""
     tokenizer = tiny_tokenizer()

@@ -33,7 +33,7 @@ class EstimatorOptions(StudyOptions):
         "Conditions in which policies are trained; 'none' for none.", None, shown="two of them", commas=True
     )
     model_name_or_path: str | None = option(
-        "A causal model whose indexes are held against people; needs --votes.", None, group="A model and people"
+        "A causal model whose indexes are compared with people; needs --votes.", None, group="A model and people"
     )
     votes: tuple[str, ...] = option("NAME=FILE of people's votes, for the model; may be repeated.", ())
     trust_remote_code: bool = option("Run code that comes with the model.", False)

@@ -90,7 +90,7 @@ KINDS: dict[str, Kind] = {
     # Tokens.
     "unknown_token_id": _error(
         "A token's id lies beyond the model's embedding, so the first step on this row fails.",
-        "Call model.resize_token_embeddings(len(tokenizer)) and save the model, or take the model's own tokenizer.",
+        "Call the model's resize_token_embeddings with the tokenizer's length and save it, or take its own tokenizer.",
     ),
     "bos_doubled": _error(
         "A begin-of-sequence token stands inside the text or twice at its start; the model never saw that.",

@@ -231,7 +231,7 @@ def make_pairs(bench: Bench, seed: int) -> SeedPairs:
     compared = len(prompts) * samples * (samples - 1) // 2
     if not pairs:
         raise InputError(
-            f"reward_model: {bench.reward.name} tells none of the {compared} pairs of responses apart, so there is "
+            f"reward_model: {bench.reward.name} is the same for both responses of all {compared} pairs, so there is "
             "nothing to learn; lengthen response_tokens, or take another reward or more prompts"
         )
     return SeedPairs(tuple(pairs), compared, compared - len(pairs), reward_pk)

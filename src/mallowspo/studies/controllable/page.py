@@ -68,14 +68,13 @@ def _frontier(results: Results) -> Any:
     figure = frontier_figure(
         curves,
         optimum=Curve(kl_t[shown], reward_t[shown]) if shown.any() else None,
+        level=("The reference's own reward", number(results["reference"]["reward"]["mean"])),
         title=f"Reward against distance from the reference: {_model(results)}",
         y_label="Expected reward",
         styles={"optimum": _OPTIMUM},
     )
     with house_style():
         axes = figure.axes[0]
-        level = number(results["reference"]["reward"]["mean"])
-        axes.axhline(level, color=_OPTIMUM.color, linewidth=1.0, linestyle=(0, (1, 2)))
         axes.set_xscale("log")
         # Plain numbers at 1, 2, 5 and their multiples; on a short axis at every digit.
         digits = (1.0, 2.0, 5.0) if furthest > 4 * lowest else tuple(range(1, 10))
@@ -200,9 +199,9 @@ def _equal_kl(results: Results) -> Section:
     )
     figure = picture(
         "frontier",
-        "Expected reward against KL for the four methods with bands, and the best possible trade-off above them.",
-        "Points are settings of β, mean over seeds; bars and bands are 95% intervals over seeds. The grey level is "
-        "the reference's own reward, the grey curve the tilted reference.",
+        "Expected reward against KL for the four methods, and the best possible trade-off above them.",
+        "Points are settings of β, mean over seeds; whiskers are 95% intervals over seeds. The tilted reference is "
+        "the best trade-off, where the reference's own responses tell it.",
     )
     lines = pages.compared(rows, lambda row: f"{_GAP(row)} of reward", against=pages.named("baseline"))
     caption = (
@@ -245,7 +244,8 @@ def _frontiers(results: Results) -> Section:
             picture(
                 "differences",
                 "Differences of expected reward from DPO at single KLs with 95% intervals.",
-                "At single KLs, where every method has a value. Right of zero is better than DPO.",
+                "At single KLs, where every method has a value. Right of zero is better than DPO. Whiskers are 95% "
+                "intervals over seeds.",
             )
         )
     settings: Columns = {

@@ -268,7 +268,7 @@ def _accuracy(results: Results) -> Section:
     figure = picture(
         "accuracy",
         "Reward accuracy of every method on every test set with intervals over rows.",
-        "Right of 50 is better than guessing.",
+        "Right of 50 is better than guessing. Whiskers are 95% intervals over rows.",
     )
     caption = "Every setting; means over seeds, intervals over rows where nothing else is said; KL over seeds."
     return Section("Reward accuracy and margins", [figure, table(rows, columns, caption)])
@@ -297,7 +297,7 @@ def _equal_kl(results: Results) -> Section:
     figure = picture(
         "frontier",
         "Reward accuracy in distribution against KL from the reference, by method and β.",
-        "The points of a line are the values of β; intervals over seeds.",
+        "The points of a line are the values of β; whiskers are 95% intervals over seeds.",
     )
     text = (
         "The same β moves different methods differently far. Here accuracy is read along each seed's own line over β, "
@@ -342,12 +342,12 @@ def _dispersion(results: Results) -> Section:
         picture(
             "calibration",
             "Confidence minus accuracy by method, test set and third of the dispersion index.",
-            "Intervals over rows.",
+            "Whiskers are 95% intervals over rows.",
         ),
         picture(
             "reliability",
             "Accuracy against confidence in five bins for every method, with the line of calibration.",
-            "Below the line: too sure of itself.",
+            "Below the line: too sure of itself. Shares of all seeds' rows, without intervals.",
         ),
         table(weighted, spread, "How far the training weights lie from DPO's."),
         table(rows, columns, "By third of the dispersion index, and what the weight does."),
@@ -400,8 +400,16 @@ def _wins(results: Results) -> Section:
             "people shrink as the table says. Undecided and refused verdicts are ties.",
         ),
         table([judge], worth, f"The judge on {judge['human_pairs']:,} human pairs of {_test_name(results, 'test')}."),
-        picture("wins_reference", "Win rate above 50% by method and temperature, against the reference."),
-        picture("wins_dpo", "Win rate above 50% by method and temperature, against DPO."),
+        picture(
+            "wins_reference",
+            "Win rate above 50% by method and temperature, against the reference.",
+            "Whiskers are 95% intervals over prompts.",
+        ),
+        picture(
+            "wins_dpo",
+            "Win rate above 50% by method and temperature, against DPO.",
+            "Whiskers are 95% intervals over prompts.",
+        ),
         table(results["win_rates"], wins, "Characters: mean of the method's / the baseline's."),
         details=[Section("Answers to read for oneself", [examples])],
     )

@@ -265,7 +265,11 @@ def people_sections(data: Results) -> list[Section]:
         counts = Table([name.replace("_", " ") for name in held], [[f"{facts[name]:,.0f}" for name in held]])
         columns: dict[str, Any] = {"index": lambda row: _name(row[0])}
         columns |= {title: interval(f"1.{key}") for key, title in _asked(facts).items()}
-        figure = picture(f"people_{name}", f"Rank correlation of every index with people, {name}.")
+        figure = picture(
+            f"people_{name}",
+            f"Rank correlation of every index with people, {name}.",
+            "Whiskers are 95% intervals, by drawing whole prompts anew.",
+        )
         sections.append(Section(literal(name), [counts, figure, table(facts["indexes"].items(), columns)]))
     return sections
 

@@ -69,7 +69,7 @@ class EstimatorSettings:
         default_factory=lambda: DownstreamSettings(world=WorldSettings(reference=_REFERENCE))
     )
     downstream_seeds: tuple[int, ...] | None = None  # under which seeds; all where None
-    model: str | None = None  # whose indexes are held against people; None to leave that out
+    model: str | None = None  # whose indexes are compared with people; None to leave that out
     data: Mapping[str, str] = field(default_factory=dict)  # name of a data set → file of votes, for `model`
     trust_remote_code: bool = False  # run code that comes with `model`
     workers: int = 0  # processes that train side by side; 0 trains in the calling process. It changes no result

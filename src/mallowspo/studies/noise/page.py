@@ -57,7 +57,11 @@ def page(results: Results) -> Report:
         "share of optimum, %": pages.share("share_of_optimum.difference", 1, signed=True),
         "KL (nats)": pages.kl_range("agreement"),
     }
-    figure = picture("noise", "Difference of agreement from DPO against the share of flipped labels, by method.")
+    figure = picture(
+        "noise",
+        "Difference of agreement from DPO against the share of flipped labels, by method.",
+        "Whiskers are 95% intervals over worlds; points at one share of flips stand side by side.",
+    )
     caption = "Method minus DPO at equal KL under the same flips; agreement in points, 95% intervals over worlds."
     return Report(
         title="Flipped labels: which method stands them better than DPO?",
