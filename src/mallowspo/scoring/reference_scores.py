@@ -5,9 +5,10 @@ Shapes: `N` rows (`B` in a batch), each with K responses to one prompt; T tokens
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,9 +18,31 @@ from torch import Tensor
 from mallowspo.data.records import TOKEN_COLUMNS
 from mallowspo.scoring.padded import ResponseScores
 
-__all__ = ["ReferenceScores", "landmark_entropies", "longest_first", "score_batches", "score_rows"]
+__all__ = ["ReferenceScores", "behind", "landmark_entropies", "longest_first", "score_batches", "score_rows"]
 
 Floats = NDArray[np.float64]
+Given, Made = TypeVar("Given"), TypeVar("Made")
+
+
+def behind(work: Callable[[Given], Made], items: Iterable[Given]) -> Iterator[Made]:
+    """`map(work, items)` with one item's work under way in a thread while the next item or its result is dealt with.
+
+    Example:
+        >>> list(behind(lambda number: number**2, range(4)))
+        [0, 1, 4, 9]
+    """
+    with ThreadPoolExecutor(1) as thread:
+        before: Future[Made] | None = None
+        for item in items:
+            # Waiting first keeps two items in memory, not three, and an error of the work ends the loop here.
+            if before is not None:
+                made = before.result()
+                before = thread.submit(work, item)
+                yield made
+            else:
+                before = thread.submit(work, item)
+        if before is not None:
+            yield before.result()
 
 
 @dataclass(frozen=True)
@@ -112,7 +135,8 @@ def score_rows(
     examples = list(rows)
     order_n = longest_first(*([row[name] for row in examples] for name in TOKEN_COLUMNS))
     spans = (order_n[start : start + batch_size] for start in range(0, len(examples), batch_size))
-    batches = (collate([examples[i] for i in span]) for span in spans)
+    # A batch is put together while the one before it is scored.
+    batches = behind(lambda span: collate([examples[i] for i in span]), spans)
     return score_batches(batches, order_n, forward=forward, per_token=per_token)
 
 

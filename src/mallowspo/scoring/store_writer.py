@@ -21,7 +21,7 @@ from mallowspo.files import write_json
 from mallowspo.locks import LOCK, folder_lock
 from mallowspo.scoring.processes import Processes
 from mallowspo.scoring.reference_key import ReferenceKey
-from mallowspo.scoring.reference_scores import ReferenceScores
+from mallowspo.scoring.reference_scores import ReferenceScores, behind
 from mallowspo.scoring.store_format import (
     MANIFEST,
     PROGRESS,
@@ -183,10 +183,15 @@ def write_store(
         if on_plan is not None and processes.is_first:
             missing = sum(piece.wanted.rows for piece in todo)
             on_plan(missing, len(dataset) - missing, damaged)
-        for piece in todo[processes.rank :: processes.world]:
-            wanted = piece.wanted
-            rows = dataset.select(range(wanted.first_row, wanted.first_row + wanted.rows))
-            _write_shard(folder, wanted, rows, score(rows))
+        own = [piece.wanted for piece in todo[processes.rank :: processes.world]]
+
+        def scored() -> Iterator[tuple[ShardRecord, datasets.Dataset, ReferenceScores]]:
+            for wanted in own:
+                rows = dataset.select(range(wanted.first_row, wanted.first_row + wanted.rows))
+                yield wanted, rows, score(rows)
+
+        # A shard is written while the next one is scored.
+        for wanted in behind(lambda found: _write_shard(folder, *found), scored()):
             if on_shard is not None:
                 on_shard(wanted.rows)
         processes.wait()
@@ -290,7 +295,7 @@ def _record_path(folder: Path, shard: ShardRecord) -> Path:
     return folder / PROGRESS / f"{Path(shard.file).stem}.json"
 
 
-def _write_shard(folder: Path, wanted: ShardRecord, rows: datasets.Dataset, scores: ReferenceScores) -> None:
+def _write_shard(folder: Path, wanted: ShardRecord, rows: datasets.Dataset, scores: ReferenceScores) -> ShardRecord:
     table = shard_table(
         scores, first_row=wanted.first_row, row_index=rows["row_index"][:], prompt_ids=rows["prompt_id"][:]
     )
@@ -298,6 +303,7 @@ def _write_shard(folder: Path, wanted: ShardRecord, rows: datasets.Dataset, scor
         checksum = write_shard(folder / wanted.file, table)
         record = replace(wanted, tokens=int(scores.length_nk.sum()), sha256=checksum)
         write_json(_record_path(folder, wanted), vars(record))
+    return record
 
 
 def _finish(folder: Path, begun: Manifest, pieces: list[_Piece], key: ReferenceKey) -> Manifest:
