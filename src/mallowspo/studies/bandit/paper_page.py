@@ -1,0 +1,6 @@
+def figures(results):
+    return {}
+
+
+def page(results):
+    raise NotImplementedError
