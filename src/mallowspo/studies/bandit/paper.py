@@ -142,17 +142,17 @@ class SlopeTable:
     def __init__(self, objective: Objective, weight: float, *, reach: float = 40.0) -> None:
         edge = objective.kendall_smoothing if objective.link == "kendall" else 1.0
         self.step = edge / math.ceil(edge * 4096)
-        count = math.ceil(reach / self.step)
-        nodes = self.step * np.arange(-count, count + 1)
+        self.middle = math.ceil(reach / self.step)
+        nodes = self.step * np.arange(-self.middle, self.middle + 1)
         slope = gap_derivatives(objective, nodes, np.full(nodes.shape, weight))[1]
         self.slope, self.rise = torch.from_numpy(slope), torch.from_numpy(np.append(np.diff(slope), 0.0))
-        self.middle = float(count)
 
-    def __call__(self, gap: Tensor) -> Tensor:
-        """The slope at each gap; beyond ±40 nats it is that at the end."""
-        place = (gap / self.step).add_(self.middle).clamp_(0, 2 * self.middle)
-        node = place.long()
-        return torch.addcmul(self.slope[node], self.rise[node], place.sub_(node))
+    def at(self, place: Tensor) -> Tensor:
+        """The slopes at places, which are gaps over `step` plus `middle`; what is given is overwritten."""
+        node = place.int()
+        part = place.sub_(node)
+        slope, rise = (table.index_select(0, node.view(-1)).view_as(part) for table in (self.slope, self.rise))
+        return slope.addcmul_(rise, part)
 
 
 def descend(
@@ -160,18 +160,21 @@ def descend(
     at_steps: Sequence[int],
 ) -> Floats:  # fmt: skip
     """Gradient descent on the mean loss of all pairs from the uniform policy; log-probabilities (T, S, R, K)."""
+    # The normaliser is the same for both answers of a pair, so that logits serve as log-probabilities; what moves here
+    # is β times the logits, of which a step is β² times that of the logits.
     arms = np.eye(ARMS)
     difference_snk = torch.from_numpy(arms[pairs_sn2[..., 0]] - arms[pairs_sn2[..., 1]])
-    across_skn = difference_snk.transpose(1, 2).contiguous()
+    to_places = (difference_snk.transpose(1, 2) / table.step).contiguous()
+    to_rewards = (-learning_rate / pairs_sn2.shape[1] * difference_snk).contiguous()
     beta_r1 = torch.tensor(betas, dtype=torch.float64)[:, None]
-    rate_r1 = beta_r1 * learning_rate / pairs_sn2.shape[1]
-    # The normaliser is the same for both answers of a pair: logits serve as log-probabilities.
-    logits_srk = torch.zeros(len(pairs_sn2), len(betas), ARMS, dtype=torch.float64)
+    square_r1, middle = beta_r1.square(), torch.full((1, 1, 1), float(table.middle), dtype=torch.float64)
+    reward_srk = torch.zeros(len(pairs_sn2), len(betas), ARMS, dtype=torch.float64)
     kept, measured = [], set(at_steps)
     for step in range(1, max(at_steps) + 1):
-        logits_srk -= rate_r1 * table(beta_r1 * (logits_srk @ across_skn)) @ difference_snk
+        slope_srn = table.at(torch.baddbmm(middle, reward_srk, to_places))
+        reward_srk += torch.bmm(slope_srn, to_rewards).mul_(square_r1)
         if step in measured:
-            kept.append(logits_srk.log_softmax(dim=-1).numpy())
+            kept.append((reward_srk / beta_r1).log_softmax(dim=-1).numpy())
     return np.stack(kept)
 
 
