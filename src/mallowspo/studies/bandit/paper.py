@@ -23,7 +23,7 @@ from mallowspo.errors import InputError
 from mallowspo.objectives import Objective, resolve_objective
 from mallowspo.stats.frontiers import SeedFrontier, interpolate_frontier
 from mallowspo.studies.bandit.minimiser import gap_derivatives, minimise, policy_log_probs
-from mallowspo.studies.bandit.population import Pairs, count_pairs, interval_of, paired
+from mallowspo.studies.bandit.population import Pairs, count_pairs, frontier_of, interval_of, paired
 from mallowspo.studies.policies import check_at_least, check_positive, equal_kl
 
 __all__ = [
@@ -50,6 +50,8 @@ PAPER_PAIRS = (
     (4, 5), (2, 4), (2, 1), (2, 5), (1, 3), (3, 5), (3, 4), (4, 2),
 )  # fmt: skip
 
+_OWN_SET = np.array(PAPER_PAIRS, dtype=np.int64)[None] - 1
+
 DOMINANT = 0.9
 """Probability of one arm from which a policy counts as collapsed here: the paper shows .97 as a collapse."""
 
@@ -74,6 +76,7 @@ class PaperDesign:
     sets: int = 500  # sets of 16 pairs that are drawn anew
     set_smoothings: tuple[float, ...] = (0.03, 0.1)  # ε of φ on these
     set_betas: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0, 4.0)
+    set_stride: int = 10  # steps on these are so many times as long and as few: the same path, followed coarsely
     first_seed: int = 0  # of the first set; the others follow it
 
     def __post_init__(self) -> None:
@@ -86,7 +89,7 @@ class PaperDesign:
         if not 0 < self.phi < 1:
             raise InputError(f"phi: got {self.phi}, expected a number in (0, 1)")
         check_positive(self, "learning_rate")
-        check_at_least(self, steps=1, sets=2, first_seed=0)
+        check_at_least(self, steps=1, sets=2, first_seed=0, set_stride=1)
 
     @property
     def paper_jobs(self) -> list[PaperLoss]:
@@ -97,15 +100,11 @@ class PaperDesign:
     def redrawn_jobs(self) -> list[RedrawnJob]:
         """The same on sets of pairs that are drawn anew, some sets a job."""
         losses = [PaperLoss("dpo"), *(PaperLoss("mallows_phi", one) for one in self.set_smoothings)]
-        starts = range(0, self.sets, _SETS_A_JOB)
-        return [
-            RedrawnJob(loss=loss, first=first, sets=min(_SETS_A_JOB, self.sets - first))
-            for first in starts
-            for loss in losses
-        ]
+        blocks = [(first, min(_SETS_A_JOB, self.sets - first)) for first in range(0, self.sets, _SETS_A_JOB)]
+        return [RedrawnJob(loss=loss, first=first, sets=sets) for first, sets in [(-1, 1), *blocks] for loss in losses]
 
 
-_SETS_A_JOB = 100
+_SETS_A_JOB = 250
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ class RedrawnJob:
     """One loss on some of the sets."""
 
     loss: PaperLoss
-    first: int
+    first: int  # -1 is the paper's own set, alone
     sets: int
 
 
@@ -143,8 +142,8 @@ class SlopeTable:
         edge = objective.kendall_smoothing if objective.link == "kendall" else 1.0
         self.step = edge / math.ceil(edge * 4096)
         self.middle = math.ceil(reach / self.step)
-        nodes = self.step * np.arange(-self.middle, self.middle + 1)
-        slope = gap_derivatives(objective, nodes, np.full(nodes.shape, weight))[1]
+        nodes = self.step * np.arange(-self.middle, self.middle + 1, dtype=np.float64)
+        slope = gap_derivatives(objective, nodes, np.full_like(nodes, weight))[1]
         self.slope, self.rise = torch.from_numpy(slope), torch.from_numpy(np.append(np.diff(slope), 0.0))
 
     def at(self, place: Tensor) -> Tensor:
@@ -213,12 +212,11 @@ def _table(design: PaperDesign, loss: PaperLoss) -> SlopeTable:
 def run_as_written(design: PaperDesign, loss: PaperLoss) -> dict[str, Any]:
     """One loss on the paper's pairs: after the last step, along training, and at the fixed point."""
     started = time.process_time()
-    pairs = np.array(PAPER_PAIRS, dtype=np.int64)[None] - 1
     at_steps = sorted({*np.geomspace(min(100, design.steps), design.steps, 61).astype(int).tolist(), design.steps})
-    line = descend(_table(design, loss), pairs, design.betas, learning_rate=design.learning_rate, at_steps=at_steps)[
-        :, 0
-    ]
-    counts_1kk = count_pairs(Pairs(pairs[:, None, :, 0], pairs[:, None, :, 1]), ARMS)[0]
+    line = descend(
+        _table(design, loss), _OWN_SET, design.betas, learning_rate=design.learning_rate, at_steps=at_steps
+    )[:, 0]
+    counts_1kk = count_pairs(Pairs(_OWN_SET[:, None, :, 0], _OWN_SET[:, None, :, 1]), ARMS)[0]
     weight = np.array([-2 * math.log(design.phi)])
     fixed = minimise(loss.resolved, counts_1kk, weight, rng=np.random.default_rng(0))
     fixed_rk = np.stack([policy_log_probs(fixed, beta)[0] for beta in design.betas])
@@ -259,17 +257,38 @@ def summarise_paper(
         for loss, found in zip(design.paper_jobs, as_written, strict=True)
     ]
     blocks: dict[str, list[Mapping[str, Any]]] = {}
+    alone: dict[str, Mapping[str, Any]] = {}
     for job, found in zip(design.redrawn_jobs, redrawn, strict=True):
-        blocks.setdefault(job.loss.name, []).append(found)
+        if job.first < 0:
+            alone[job.loss.name] = found
+        else:
+            blocks.setdefault(job.loss.name, []).append(found)
     measures = {
         name: {key: np.concatenate([np.array(one[key]) for one in found]) for key in ("kl", "reward", "top")}
         for name, found in blocks.items()
     }
+    lines = {
+        name: [[frontier_of(np.array(found["kl"][0]), np.array(found["reward"][0]))]] for name, found in alone.items()
+    }
     return {
         "paper": own,
-        "redrawn": [_redrawn(design, name, measures) for name in measures],
+        "redrawn": [_redrawn(design, name, measures, lines) for name in measures],
+        "stride_error": _stride_error(design, own, alone),
         "processor_seconds": sum(found["processor_seconds"] for found in (*as_written, *redrawn)),
     }
+
+
+def _stride_error(
+    design: PaperDesign, own: Sequence[Mapping[str, Any]], alone: Mapping[str, Mapping[str, Any]]
+) -> float:
+    """The largest difference of a mean reward that the longer steps make on the paper's own pairs."""
+    shared = [beta for beta in design.set_betas if beta in design.betas]
+    return max(
+        abs(row["last"]["reward"][design.betas.index(beta)] - found["reward"][0][design.set_betas.index(beta)])
+        for row in own
+        if (found := alone.get(row["name"]))
+        for beta in shared
+    )
 
 
 def _peak(line: Mapping[str, Any], betas: Sequence[float] | None = None) -> dict[str, float]:
@@ -278,33 +297,15 @@ def _peak(line: Mapping[str, Any], betas: Sequence[float] | None = None) -> dict
     return found | ({"beta": betas[best]} if betas is not None else {"step": line["step"][best]})
 
 
-def _redrawn(design: PaperDesign, name: str, measures: Mapping[str, Mapping[str, Floats]]) -> dict[str, Any]:
+def _redrawn(
+    design: PaperDesign, name: str, measures: Mapping[str, Mapping[str, Floats]],
+    own: Mapping[str, list[list[SeedFrontier]]],
+) -> dict[str, Any]:  # fmt: skip
     """One loss on all sets: its mean frontier, how far the draws are apart, and the differences from DPO."""
     mine, base = measures[name], measures["dpo"]
     place = design.set_betas.index(min(design.set_betas))
     collapsed, theirs = ((side["top"][:, place] > DOMINANT).astype(float) for side in (mine, base))
     best, base_best = (side["reward"].max(axis=1) for side in (mine, base))
-    at_kl = []
-    for kl in PAPER_KL:
-        here, there = (
-            np.array(
-                [
-                    float(interpolate_frontier(row, value, kl))
-                    for row, value in zip(side["kl"], side["reward"], strict=True)
-                ]
-            )
-            for side in (mine, base)
-        )
-        known = np.isfinite(here - there)
-        at_kl.append(
-            {
-                "kl": kl,
-                "sets": int(known.sum()),
-                "reward": interval_of(here[known]),
-                "sd_over_sets": float(here[known].std(ddof=1)) if known.sum() > 1 else None,
-                "minus_dpo": paired(here[known], there[known]),
-            }
-        )
     found: dict[str, Any] = {
         "name": name,
         "line": {key: [interval_of(column) for column in mine[key].T] for key in ("kl", "reward")},
@@ -313,14 +314,39 @@ def _redrawn(design: PaperDesign, name: str, measures: Mapping[str, Mapping[str,
         "best_minus_dpo": paired(best, base_best),
         "collapsed": interval_of(collapsed),
         "collapsed_minus_dpo": paired(collapsed, theirs),
-        "at_kl": at_kl,
+        "at_kl": [_read_at(kl, mine, base) for kl in PAPER_KL],
     }
-    if name != "dpo":
-        lines = [
-            [[SeedFrontier(kl, value, value)] for kl, value in zip(side["kl"], side["reward"], strict=True)]
-            for side in (mine, base)
-        ]
-        compared = equal_kl(*lines)
-        ahead = np.asarray(compared.pop("per_seed"))
-        found["equal_kl"] = compared | {"ahead": float((ahead[np.isfinite(ahead)] > 0).mean())}
+    if name == "dpo":
+        return found
+    lines = [
+        [[frontier_of(kl, value)] for kl, value in zip(side["kl"], side["reward"], strict=True)]
+        for side in (mine, base)
+    ]
+    compared = equal_kl(lines[0], lines[1])
+    difference = np.asarray(compared.pop("per_seed"))
+    difference = difference[np.isfinite(difference)]
+    found["equal_kl"] = compared | {
+        "sets": len(difference),
+        "sd_over_sets": float(difference.std(ddof=1)),
+        "ahead": float((difference > 0).mean()),
+    }
+    if name in own:
+        on_own = float(equal_kl(own[name], own["dpo"])["per_seed"][0])
+        found["equal_kl"] |= {"own": on_own, "sets_below_own": float((difference < on_own).mean())}
     return found
+
+
+def _read_at(kl: float, mine: Mapping[str, Floats], base: Mapping[str, Floats]) -> dict[str, Any]:
+    """The mean reward at one KL over the sets whose lines both reach it, and the difference from DPO."""
+    here, there = (
+        np.array([float(interpolate_frontier(*line, kl)) for line in zip(side["kl"], side["reward"], strict=True)])
+        for side in (mine, base)
+    )
+    known = np.isfinite(here - there)
+    return {
+        "kl": kl,
+        "sets": int(known.sum()),
+        "reward": interval_of(here[known]),
+        "sd_over_sets": float(here[known].std(ddof=1)) if known.sum() > 1 else None,
+        "minus_dpo": paired(here[known], there[known]),
+    }

@@ -27,8 +27,8 @@ from mallowspo.stats.intervals import mean_interval
 
 __all__ = [
     "COLLAPSED", "NEG_LOG_PHI_RANGE", "READ_AT", "THIRDS", "YARDSTICKS", "Measures", "Pairs", "Population",
-    "compare_at_equal_kl", "compare_at_kl", "count_pairs", "draw_pairs", "draw_votes", "index_from_pairs",
-    "interval_of", "measure", "paired",
+    "compare_at_equal_kl", "compare_at_kl", "count_pairs", "draw_pairs", "draw_votes", "frontier_of",
+    "index_from_pairs", "interval_of", "measure", "paired",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -225,7 +225,7 @@ def compare_at_equal_kl(
     result: dict[str, object] = {}
     for quantity in quantities:
         sides = [
-            [[_frontier(kl, value)] for kl, value in zip(side["kl"].T, side[quantity].T, strict=True)]
+            [[frontier_of(kl, value)] for kl, value in zip(side["kl"].T, side[quantity].T, strict=True)]
             for side in (method, baseline)
         ]
         found = equal_kl_differences(*sides, points=21)
@@ -256,7 +256,8 @@ def compare_at_kl(
     return found
 
 
-def _frontier(kl_l: Floats, value_l: Floats) -> SeedFrontier:
+def frontier_of(kl_l: Floats, value_l: Floats) -> SeedFrontier:
+    """A line of one data set, where it has moved from the reference."""
     keep = kl_l >= _LEAST_KL
     keep[kl_l.argmax()] = True  # a line that never gets so far keeps its end, and shares no range with another
     return SeedFrontier(kl_b=kl_l[keep], agreement_b=value_l[keep], value_b=value_l[keep])

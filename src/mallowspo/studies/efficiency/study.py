@@ -63,7 +63,7 @@ class EfficiencySetup:
     features: int = 20
     pairs: tuple[int, ...] = (250, 500, 1000, 2000, 4000, 8000, 16000)  # the fewer are the first of the more
     correlation: float = 0.6  # of the estimated index with the true λ, between normal scores
-    voted_prompts: int = 1000  # further prompts with votes, from which the shrink factor is fitted
+    voted_prompts: int = 300  # further prompts with votes, from which the shrink factor is fitted
     votes: int = 5  # on one pair of each
     first_seed: int = 0
 
@@ -87,7 +87,7 @@ class EfficiencySettings:
     setup: EfficiencySetup = field(default_factory=EfficiencySetup)
     variations: tuple[float, ...] = (0.5, 1.0)  # c of the true λ: standard deviation over mean
     logits: tuple[float, ...] = (0.5, 1.5, 3.0)  # standard deviation of 2λ × gap at the mean λ: small to large gaps
-    repetitions: int = 160  # data sets of each combination
+    repetitions: int = 80  # data sets of each combination
 
     def __post_init__(self) -> None:
         check_distinct(self, "variations", "logits")
@@ -148,13 +148,13 @@ class _People:
         return {1.0: self.neg_log_phi_n, 0.0: self.noise_n}.get(correlation, self.estimate_n)  # type: ignore[arg-type]
 
 
-def fit(objective: str, difference_nf: Floats, weight_n: Floats) -> Floats:
+def fit(objective: str, difference_nf: Floats, weight_n: Floats, start_f: Floats | None = None) -> Floats:
     """The parameters at the minimum of the library's mean loss; `difference` is chosen minus rejected."""
-    parameters = np.zeros(difference_nf.shape[1])
+    parameters = np.zeros(difference_nf.shape[1]) if start_f is None else start_f
     for _ in range(100):
         _, slope, bend = gap_derivatives(objective, difference_nf @ parameters, weight_n)
         gradient = slope @ difference_nf / len(slope)
-        if np.abs(gradient).max() < 1e-10:
+        if np.abs(gradient).max() < 1e-8:
             return parameters
         hessian = difference_nf.T @ (bend[:, None] * difference_nf) / len(slope)
         parameters = parameters - np.linalg.solve(hessian, gradient)
@@ -204,12 +204,13 @@ def _errors(
     setup: EfficiencySetup, objective: str, difference_nf: Floats, raw_n: Floats | None, shrink: float | None
 ) -> list[float]:
     """The error after each number of pairs; weights are calibrated on the pairs that are there."""
-    errors = []
+    errors, found = [], None
     for count in setup.pairs:
         weight = np.ones(count)
         if raw_n is not None:
             weight = calibrate(raw_n[:count], source="column", shrink=shrink).weight(raw_n[:count])
-        errors.append(_wrong(fit(objective, difference_nf[:count], weight)))
+        found = fit(objective, difference_nf[:count], weight, found)
+        errors.append(_wrong(found))
     return errors
 
 
