@@ -237,11 +237,11 @@ def run_as_written(design: PaperDesign, loss: PaperLoss) -> dict[str, Any]:
 def run_redrawn(design: PaperDesign, job: RedrawnJob) -> dict[str, Any]:
     """One loss on sets of pairs that are drawn anew, after the last step."""
     started = time.process_time()
-    pairs = draw_sets(design.first_seed + job.first, job.sets)
-    table = _table(design, job.loss)
+    pairs = _OWN_SET if job.first < 0 else draw_sets(design.first_seed + job.first, job.sets)
     log_prob_srk = descend(
-        table, pairs, design.set_betas, learning_rate=design.learning_rate, at_steps=[design.steps]
-    )[0]
+        _table(design, job.loss), pairs, design.set_betas, learning_rate=design.learning_rate * design.set_stride,
+        at_steps=[max(1, design.steps // design.set_stride)],
+    )[0]  # fmt: skip
     measures = _measured(log_prob_srk) | {"top": np.exp(log_prob_srk.max(axis=-1))}
     found: dict[str, Any] = {name: [_rounded(row) for row in values] for name, values in measures.items()}
     return found | {"processor_seconds": time.process_time() - started}
