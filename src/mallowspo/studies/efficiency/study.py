@@ -151,13 +151,22 @@ class _People:
 def fit(objective: str, difference_nf: Floats, weight_n: Floats, start_f: Floats | None = None) -> Floats:
     """The parameters at the minimum of the library's mean loss; `difference` is chosen minus rejected."""
     parameters = np.zeros(difference_nf.shape[1]) if start_f is None else start_f
+    value, slope, bend = gap_derivatives(objective, difference_nf @ parameters, weight_n)
     for _ in range(100):
-        _, slope, bend = gap_derivatives(objective, difference_nf @ parameters, weight_n)
         gradient = slope @ difference_nf / len(slope)
         if np.abs(gradient).max() < 1e-8:
             return parameters
         hessian = difference_nf.T @ (bend[:, None] * difference_nf) / len(slope)
-        parameters = parameters - np.linalg.solve(hessian, gradient)
+        step = np.linalg.solve(hessian, gradient)
+        # Far from the minimum a whole step may lead further away; a loss of the same size is one up to rounding.
+        before = value.mean() + 1e-14
+        while True:
+            trial = parameters - step
+            value, slope, bend = gap_derivatives(objective, difference_nf @ trial, weight_n)
+            if value.mean() <= before:
+                break
+            step = step / 2
+        parameters = trial
     raise RuntimeError(f"{objective}: no minimum in 100 steps of Newton's method, slope {np.abs(gradient).max():.1e}")
 
 
