@@ -16,7 +16,7 @@ class EfficiencyOptions(StudyOptions):
     """Hold what weights are worth in pairs against G, where prompts share their parameters and the truth is known."""
 
     output_dir: Path = option(OUTPUT_DIR, Path("output/efficiency"), group="The study")
-    repetitions: int | None = option("Data sets of each combination.", None, shown="80; with --fast 6", low=3)
+    repetitions: int | None = option("Data sets of each combination.", None, shown="40; with --fast 6", low=3)
 
 
 def efficiency(options: EfficiencyOptions) -> None:

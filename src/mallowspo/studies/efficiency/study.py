@@ -87,7 +87,7 @@ class EfficiencySettings:
     setup: EfficiencySetup = field(default_factory=EfficiencySetup)
     variations: tuple[float, ...] = (0.5, 1.0)  # c of the true λ: standard deviation over mean
     logits: tuple[float, ...] = (0.5, 1.5, 3.0)  # standard deviation of 2λ × gap at the mean λ: small to large gaps
-    repetitions: int = 80  # data sets of each combination
+    repetitions: int = 40  # data sets of each combination
 
     def __post_init__(self) -> None:
         check_distinct(self, "variations", "logits")
