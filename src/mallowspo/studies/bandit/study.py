@@ -1,4 +1,4 @@
-"""The bandit study: does MallowsPO mitigate reward collapse, at the exact minimiser and as people train?
+"""The bandit study: what does MallowsPO gain, and does it mitigate collapse, exactly minimised and as people train?
 
 Softmax policies over a few arms, a uniform reference, pairs judged by people whose rankings follow a Mallows model:
 all that a policy does can be computed exactly. DPO, IPO, MallowsPO-θ and MallowsPO-φ with the true and with an
@@ -99,7 +99,7 @@ BANDIT: Study[BanditSettings] = Study(
             "seeds",
             "votes",
             "betas",
-        ),
+        ),  # fmt: skip
         _stage(
             "training",
             "Training step by step",
@@ -111,7 +111,7 @@ BANDIT: Study[BanditSettings] = Study(
             "training_seeds",
             "batch_size",
             "steps",
-        ),
+        ),  # fmt: skip
         _stage(
             "paper",
             "The paper's pairs",
@@ -122,7 +122,7 @@ BANDIT: Study[BanditSettings] = Study(
             "steps",
             "betas",
             "training_betas",
-        ),
+        ),  # fmt: skip
         _stage(
             "redrawn",
             "Pairs drawn anew",
@@ -132,8 +132,9 @@ BANDIT: Study[BanditSettings] = Study(
             "learning_rate",
             "steps",
             "set_betas",
+            "set_stride",
             "first_seed",
-        ),
+        ),  # fmt: skip
     ),
     summarise=_summarise,
     figures=lambda results: paper_page.figures(results) if "paper" in results else figures(results),
