@@ -99,7 +99,7 @@ BANDIT: Study[BanditSettings] = Study(
             "seeds",
             "votes",
             "betas",
-        ),  # fmt: skip
+        ),
         _stage(
             "training",
             "Training step by step",
@@ -111,7 +111,7 @@ BANDIT: Study[BanditSettings] = Study(
             "training_seeds",
             "batch_size",
             "steps",
-        ),  # fmt: skip
+        ),
         _stage(
             "paper",
             "The paper's pairs",
@@ -122,7 +122,7 @@ BANDIT: Study[BanditSettings] = Study(
             "steps",
             "betas",
             "training_betas",
-        ),  # fmt: skip
+        ),
         _stage(
             "redrawn",
             "Pairs drawn anew",
@@ -134,7 +134,7 @@ BANDIT: Study[BanditSettings] = Study(
             "set_betas",
             "set_stride",
             "first_seed",
-        ),  # fmt: skip
+        ),
     ),
     summarise=_summarise,
     figures=lambda results: paper_page.figures(results) if "paper" in results else figures(results),
