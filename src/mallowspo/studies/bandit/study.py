@@ -52,7 +52,8 @@ _FAST_PAPER = PaperDesign(
     training_betas=(0.1, 1.0),
     sets=4,
     set_smoothings=(0.1,),
-    set_betas=(0.1, 0.5, 1.0),
+    set_betas=(0.1, 0.2, 0.5, 1.0),
+    set_stride=1,
 )
 
 

@@ -103,8 +103,8 @@ class EfficiencySettings:
             EfficiencyJob(
                 variation=variation, logit=logit, first=first, repetitions=min(_AT_ONCE, self.repetitions - first)
             )
-            for variation, logit in itertools.product(self.variations, self.logits)
             for first in range(0, self.repetitions, _AT_ONCE)
+            for variation, logit in itertools.product(self.variations, self.logits)
         ]
 
 
