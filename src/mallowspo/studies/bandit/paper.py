@@ -76,8 +76,8 @@ class PaperDesign:
     sets: int = 500  # sets of 16 pairs that are drawn anew
     set_smoothings: tuple[float, ...] = (0.03, 0.1)  # ε of φ on these
     set_betas: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0)
-    # Steps on these are so many times as long and as few: the same path, followed coarsely. Above β = 2 such steps leap
-    # out of φ's blend at ε = .03.
+    # Steps on these are so many times as long and as few: the same path, followed coarsely. Above β = 2 such steps
+    # leap out of φ's blend at ε = .03.
     set_stride: int = 10
     first_seed: int = 0  # of the first set; the others follow it
 

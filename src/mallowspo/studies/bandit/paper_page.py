@@ -128,7 +128,7 @@ def _as_written(results: Results) -> Section:
             "MallowsPO-φ: the paper's numbers beside ours, for each smoothing ε of the link around a gap of 0.",
         ),
         picture("last", "Mean reward against KL over β after the last step, DPO and φ at several ε.",
-                "One point a β; the thin branch back towards lower KL is where the steps are too few for a small β."),
+                "One marker a β. A line turns back to a lower KL where the steps are too few for a small β."),
         picture("course", "Mean reward against KL along training, DPO and φ at several ε.",
                 f"From the uniform policy, mean over β = {trained} at each step."),
     )  # fmt: skip
