@@ -186,6 +186,7 @@ PAGES = {
         for name in STUDIES
         if (ROOT / f"docs/experiments/{name}/results.json").is_file()
     },
+    "docs/experiments/bandit-paper.md": {"bandit paper": study_page("bandit", "paper")},
     "docs/experiments/controllable.md": {
         "controllable": study_page("controllable"),
         "controllable stories-3m": study_page("controllable", "stories-3m"),

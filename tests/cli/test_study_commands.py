@@ -63,6 +63,14 @@ def test_bandit(tmp_path):
     assert len(list(figures.glob("*.svg"))) == len(list(figures.glob("*.png"))) >= 5
 
 
+def test_the_papers_bandit(tmp_path):
+    results = written(tmp_path / "out", "experiment", "bandit", "--preset", "paper_fast", "--seeds", "3")
+    assert results["config"]["design"]["sets"] == 3 and [row["name"] for row in results["paper"]][0] == "dpo"
+    assert results["redrawn"][1]["equal_kl"]["own"] is not None
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert "15.87 at KL 0.3" in page and "Is it the method or the draw?" in page
+
+
 def test_dialogue(tmp_path):
     data = [part for name, path in dialogue_world(tmp_path).items() for part in (f"--{name}", path)]
     results = written(tmp_path / "out", "experiment", "dialogue", "--fast", "--use_cpu", *data)
@@ -83,7 +91,7 @@ def test_estimator(monkeypatch):
     assert settings.conditions == ("careless", "style_all+careless") and settings.downstream_conditions == ()
     assert (settings.model, settings.data) == ("M", {"a": "b.json", "c": "d=e.json"})
     assert settings.trust_remote_code and settings.workers == 2
-    for preset, options in (("fast", ["--fast"]), ("default", [])):
+    for preset, options in (("fast", ["--fast"]), ("fast", ["--preset", "fast"]), ("default", [])):
         assert call("experiment", "estimator", *options)[0] == 0
         assert ran[-1][1] == ESTIMATOR.presets[preset]("output/estimator")
 
@@ -132,6 +140,11 @@ def test_a_missing_package_is_answered_with_what_to_install(controllable, tmp_pa
         ("bandit", ["--arms", "9"], "arms: got 9, expected 3 to 6"),
         ("bandit", ["--phi", "1.5"], "phi: got 1.5"),
         ("bandit", ["--pairs", "64", "--pairs", "16"], "rising order"),
+        ("bandit", ["--preset", "papr"], "did you mean paper"),
+        ("bandit", ["--preset", "paper", "--fast"], "preset"),
+        ("bandit", ["--preset", "paper", "--arms", "4"], "arms"),
+        ("noise", ["--preset", "quickstart"], "preset"),
+        ("efficiency", ["--repetitions", "2"], "--repetitions"),
         ("world", ["--methods", "dpo,kto"], "methods: got 'kto'"),
         ("world", ["--betas", "one"], "betas: got 'one'"),
         ("world", ["--learning_rates", "1e-3,1e-3"], "none twice"),
@@ -154,7 +167,7 @@ def test_a_missing_package_is_answered_with_what_to_install(controllable, tmp_pa
 )
 def test_a_mistake_is_answered_before_the_work(command, options, said, tmp_path):
     given = [dialogue_world(tmp_path)["model_name_or_path"] if one == "TINY" else one for one in options]
-    fast = [] if command == "bandit" else ["--fast"]
+    fast = [] if command == "bandit" or "--preset" in options else ["--fast"]
     assert said in refused("experiment", command, *fast, "--output_dir", tmp_path / "out", *given)
     assert command == "dialogue" or not (tmp_path / "out").exists()
 

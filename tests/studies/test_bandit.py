@@ -5,12 +5,15 @@ import pytest
 import torch
 
 from mallowspo.maths import MallowsModel
-from mallowspo.studies.bandit.bench import METHODS, TRAINED, BanditDesign, Run, matched_betas, train
+from mallowspo.studies.bandit.bench import METHODS, TRAINED, BanditDesign, Run, infinite_pairs, matched_betas, train
 from mallowspo.studies.bandit.minimiser import minimise, policy_log_probs
 from mallowspo.studies.bandit.population import (
     NEG_LOG_PHI_RANGE,
+    READ_AT,
+    YARDSTICKS,
     Population,
     compare_at_equal_kl,
+    compare_at_kl,
     count_pairs,
     draw_pairs,
     draw_votes,
@@ -88,14 +91,33 @@ def test_measures_by_enumeration():
     assert found["agreement_contested"] == pytest.approx(agreement[2])
     assert found["collapsed"] == pytest.approx(1 / 3) and found["top"] == pytest.approx((0.7 + 0.25 + 1) / 3)
     assert found["kl"] == pytest.approx(np.log(4) - found["entropy"])
+    assert found["consensus"] == pytest.approx(np.mean([0.7 + 0.1 * (2 / 3 + 1 / 3), 0.5, 1.0]))
+    assert found["best"] == pytest.approx((0.7 + 0.25 + 1.0) / 3)
+    # Of 6 pairs of arms the first state orders 3 and ties 3, the second ties all, the third orders 3, 3 lose alike.
+    assert found["order"] == pytest.approx((4.5 + 3 + 4.5) / 18)
+    assert found["consensus_middle"] == pytest.approx(0.5) and found["order_agreed"] == pytest.approx(4.5 / 6)
+
+
+def test_on_infinitely_many_pairs_phi_is_the_optimum_of_consensus_and_ipo_that_of_agreement():
+    # As docs/theory.md has it; differences at equal KL are read between neighbouring β, hence not to the last digit.
+    found = infinite_pairs((0.1, 0.3, 0.6, 0.9), 5)
+    for method, optimum in (("mallows_phi_true", "optimum_consensus"), ("ipo", "optimum_agreement")):
+        for yardstick in YARDSTICKS:
+            mine, best = (found[name]["minus_dpo"][yardstick] for name in (method, optimum))
+            assert mine == pytest.approx(best, abs=1e-5), (method, yardstick)
+    gain = {name: np.array(one["minus_dpo"]["consensus"]) for name, one in found.items()}
+    assert np.all(gain["optimum_consensus"] > gain["mallows_theta_true"] - 1e-6)
+    assert np.all(gain["mallows_theta_true"] > gain["theta_true_50"]) and np.all(gain["theta_true_50"] > 0)
 
 
 def test_matched_scales_are_matched():
     betas = matched_betas(FEW, (0.1, 0.5))
-    for objective, both in betas.items():
-        optimum = minimise(
-            objective, FEW.preference_pkk * (1 - np.eye(4)), 2 * FEW.neg_log_phi_p, rng=np.random.default_rng(1)
-        )
+    assert set(betas) == set(METHODS)
+    for name, both in betas.items():
+        method = METHODS[name]
+        weight = (2 * FEW.neg_log_phi_p) ** method.settings.get("dispersion_power", 1)
+        every_pair = FEW.preference_pkk * (1 - np.eye(4))
+        optimum = minimise(method.objective, every_pair, weight, rng=np.random.default_rng(1))
         for beta, strength in zip(both, (0.1, 0.5), strict=True):
             assert measure(policy_log_probs(optimum, beta), FEW)["kl"] == pytest.approx(strength, abs=1e-9)
 
@@ -163,12 +185,24 @@ def test_equal_kl_compares_lines_where_both_have_moved():
     assert found["agreement"][0] == pytest.approx(0.1) and found["seeds"] == 1 and found["kl"] == [0.1, 0.4]
 
 
+def test_lines_are_compared_at_each_kl_that_both_reach():
+    kl = np.array([[0.05, 0.2, 0.5], [0.05, 0.2, 0.9]]).T  # two data sets
+    line = {"kl": kl, "consensus": 0.5 + kl}
+    base = {"kl": kl, "consensus": 0.4 + kl}
+    at = compare_at_kl(line, base, ("consensus",))["consensus"]
+    assert [one[0] for one in at] == pytest.approx([0.1] * len(READ_AT))
+    assert at[0][1:] == pytest.approx([0.1, 0.1]) and np.isnan(at[-1][1])  # one data set reaches the last KL: no ends
+
+
 def test_rounding_is_no_difference():
     assert paired(np.array([1e-12, -2e-12]), np.zeros(2)) == [0.0, 0.0, 0.0]
 
 
 def row(method, entropies, agreements):
-    return {"regime": "many_exact", "method": method, "entropies": entropies, "agreements": agreements}
+    return {
+        "regime": "many_exact", "method": method, "entropies": entropies, "agreements": agreements,
+        "consensuses": agreements,
+    }  # fmt: skip
 
 
 def test_verdicts_follow_from_the_intervals():
@@ -180,5 +214,5 @@ def test_verdicts_follow_from_the_intervals():
     ]
     theta, phi = count_verdicts(rows)
     assert theta["collapse"] == {"less collapsed": 2, "the same": 1, "not told apart": 1}
-    assert theta["agreement"] == {"behind": 1, "no common KL": 1}
+    assert theta["agreement"] == theta["consensus"] == {"behind": 1, "no common KL": 1}
     assert phi["collapse"] == {"more collapsed": 2} and phi["agreement"] == {"ahead": 1}

@@ -54,6 +54,29 @@ def test_with_the_true_phi_the_kendall_optimum_is_the_rank_whatever_phi_is(phi):
     assert entropy_of(dpo)[0] == pytest.approx({0.3: 0.96, 0.8: 1.58}[phi], abs=5e-3)
 
 
+@pytest.mark.parametrize(
+    ("objective", "power", "beta"), [("dpo", 0, 0.7), ("mallows_theta", 1, 0.7), ("mallows_theta", 0.5, 0.7)]
+)
+def test_where_people_prefer_by_rank_gap_the_policies_are_those_of_the_theory(objective, power, beta):
+    """P(i ≻ j) = σ(2λ (r_j − r_i)): DPO gives exp(−2λ r/β), the true weight exp(−r/β), w^ρ lies between."""
+    rank, neg_log_phi = np.arange(1, 6.0), np.array([0.05, 0.4, 2.0])
+    preference = 1 / (1 + np.exp(-2 * neg_log_phi[:, None, None] * (rank[None, :] - rank[:, None])))
+    found = minimise(objective, preference * (1 - np.eye(5)), (2 * neg_log_phi) ** power, rng=rng())
+    theory = -((2 * neg_log_phi[:, None]) ** (1 - power)) * rank / beta
+    theory -= np.logaddexp.reduce(theory, axis=1, keepdims=True)
+    assert np.allclose(policy_log_probs(found, beta), theory, atol=1e-8)
+
+
+def test_ipo_is_the_optimum_of_agreement_for_any_people():
+    generator, beta = rng(), 0.3
+    upper = np.triu(generator.random((4, 5, 5)), 1)
+    preference = upper + np.tril(1 - upper.transpose(0, 2, 1), -1) + 0.5 * np.eye(5)
+    found = minimise("ipo", preference * (1 - np.eye(5)), np.ones(4), rng=generator)
+    theory = preference.mean(axis=2) / beta  # A: a random person prefers the answer to the uniform reference's
+    theory -= np.logaddexp.reduce(theory, axis=1, keepdims=True)
+    assert np.allclose(policy_log_probs(found, beta), theory, atol=1e-8)
+
+
 @pytest.mark.parametrize(("phi", "dpo"), [(0.3, 0.96), (0.8, 1.58)])
 def test_so_it_is_with_1024_pairs(phi, dpo):
     counts = counts_of(phi, 1024, 100)

@@ -8,9 +8,11 @@ import pytest
 
 from mallowspo.errors import InputError
 from mallowspo.studies.bandit.bench import BanditDesign
+from mallowspo.studies.bandit.paper import PaperDesign
 from mallowspo.studies.controllable.design import ControllableDesign
 from mallowspo.studies.controllable.study import ControllableSettings
 from mallowspo.studies.dialogue.design import DialogueSettings, DialogueSetup
+from mallowspo.studies.efficiency.study import EfficiencySettings, EfficiencySetup
 from mallowspo.studies.estimator.study import EstimatorSettings
 from mallowspo.studies.noise.study import NoiseSettings
 from mallowspo.studies.world.bench import WorldSetup
@@ -22,6 +24,11 @@ REFUSED = {
         {"arms": 7}, {"single_phis": (0.3, 1.0)}, {"many_phis": (0.3, 0.5)}, {"pairs": (64, 16)},
         {"strengths": (2.0,)}, {"betas": (1.0, 1.0)}, {"seeds": 1}, {"training_single_phis": (0.4,)},
     ],
+    PaperDesign(): [
+        {"smoothings": ()}, {"phi": 1.0}, {"training_betas": (0.7, 7.0)}, {"sets": 1}, {"learning_rate": 0.0},
+    ],
+    EfficiencySetup(): [{"pairs": (1000,)}, {"pairs": (50, 100)}, {"correlation": 1.0}, {"voted_prompts": 3}],
+    EfficiencySettings(): [{"variations": (0.0,)}, {"logits": (1.0, 1.0)}, {"repetitions": 2}],
     WorldSettings(): [
         {"methods": ("dpo", "kto")}, {"methods": ("ipo", "mallows_phi")}, {"methods": ("dpo",)},
         {"methods": ("dpo", "ipo", "ipo")}, {"betas": (1.0,)}, {"betas": (1.0, 1.0)}, {"betas": (1.0, -1.0)},

@@ -129,6 +129,8 @@ METHOD_STYLES: Mapping[str, MethodStyle] = MappingProxyType(
         "theta_mean_entropy": MethodStyle("θ, mean entropy", BLUE, "d", _DASHED),
         "theta_panel": MethodStyle("θ, panel", PURPLE, "*", _DASH_DOT),
         "theta_true": MethodStyle("θ, true index", SKY, "d", _LONG, filled=False),
+        "theta_true_50": MethodStyle("θ, √w, true index", PURPLE, "d", _LONG, filled=False),
+        "mallows_theta_pairs_50": MethodStyle("θ, √w, index from pairs", PURPLE, "h", _DASHED),
         "cdpo": MethodStyle("cDPO (10% smoothed)", MUTED, "P", _DASHED, filled=False),
         "ipo": MethodStyle("IPO", GREEN, "D", _DOTTED),
         "mallows_ipo": MethodStyle("MallowsPO-IPO", GREEN, "D", _DASHED, filled=False),
@@ -139,6 +141,8 @@ METHOD_STYLES: Mapping[str, MethodStyle] = MappingProxyType(
         "reference": MethodStyle("Reference model", MUTED, "X", _DOTTED),
         "population": MethodStyle("People", MUTED, "P", _DASHED),
         "optimum": MethodStyle("Exact optimum", MUTED, "", "-"),
+        "optimum_consensus": MethodStyle("Exact optimum of consensus", MUTED, "", "-"),
+        "optimum_agreement": MethodStyle("Exact optimum of agreement", MUTED, "", _DOTTED),
     }
 )
 

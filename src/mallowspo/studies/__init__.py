@@ -20,6 +20,7 @@ STUDIES: Mapping[str, Callable[[], Any]] = MappingProxyType(
         "bandit": _loader("mallowspo.studies.bandit.study", "BANDIT"),
         "controllable": _loader("mallowspo.studies.controllable.study", "CONTROLLABLE"),
         "dialogue": _loader("mallowspo.studies.dialogue.study", "DIALOGUE"),
+        "efficiency": _loader("mallowspo.studies.efficiency.study", "EFFICIENCY"),
         "estimator": _loader("mallowspo.studies.estimator.study", "ESTIMATOR"),
         "noise": _loader("mallowspo.studies.noise.study", "NOISE"),
         "world": _loader("mallowspo.studies.world.study", "WORLD"),

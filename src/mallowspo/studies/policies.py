@@ -11,7 +11,7 @@ import json
 import logging as python_logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -45,6 +45,7 @@ class Method:
     # gives it, as a column of its rows.
     index: str = ""
     label_smoothing: float = 0.0  # share of the labels that the objective takes for flipped
+    settings: Mapping[str, Any] = field(default_factory=dict)  # further options of `MallowsPOConfig`, by name
 
     @property
     def options(self) -> dict[str, Any]:
@@ -54,7 +55,7 @@ class Method:
             given["dispersion"] = "entropy" if self.index == "entropy" else "column"
         if self.label_smoothing:
             given["label_smoothing"] = self.label_smoothing
-        return given
+        return given | dict(self.settings)
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -70,9 +71,11 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "mallows_phi_pairs": Method("mallows_phi", "pairs"),
         "mallows_theta_votes": Method("mallows_theta", "votes"),
         "mallows_phi_votes": Method("mallows_phi", "votes"),
+        "mallows_theta_pairs_50": Method("mallows_theta", "pairs", settings={"dispersion_power": 0.5}),
         "theta_mean_entropy": Method("mallows_theta", "mean_entropy"),
         "theta_panel": Method("mallows_theta", "panel"),
         "theta_true": Method("mallows_theta", "true"),
+        "theta_true_50": Method("mallows_theta", "true", settings={"dispersion_power": 0.5}),
     }
 )
 """Every method of every study; a study names those that it compares."""

@@ -8,6 +8,7 @@ from typing import Any
 from mallowspo.cli.experiment.bandit import BanditOptions, bandit
 from mallowspo.cli.experiment.controllable import ControllableOptions, controllable
 from mallowspo.cli.experiment.dialogue import DialogueOptions, dialogue
+from mallowspo.cli.experiment.efficiency import EfficiencyOptions, efficiency
 from mallowspo.cli.experiment.estimator import EstimatorOptions, estimator
 from mallowspo.cli.experiment.noise import NoiseOptions, noise
 from mallowspo.cli.experiment.world import WorldOptions, world
@@ -18,6 +19,7 @@ EXPERIMENTS: Mapping[str, tuple[type, Callable[[Any], None]]] = {
     "controllable": (ControllableOptions, controllable),
     "bandit": (BanditOptions, bandit),
     "dialogue": (DialogueOptions, dialogue),
+    "efficiency": (EfficiencyOptions, efficiency),
     "estimator": (EstimatorOptions, estimator),
     "noise": (NoiseOptions, noise),
     "world": (WorldOptions, world),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mallowspo.cli.experiment.shared import OUTPUT_DIR, StudyOptions, read_numbers, run_and_tell
+from mallowspo.cli.experiment.shared import OUTPUT_DIR, StudyOptions, chosen_preset, read_numbers, run_and_tell
 from mallowspo.cli.options import option
 
 __all__ = ["ControllableOptions", "controllable"]
@@ -69,6 +69,7 @@ def controllable(options: ControllableOptions) -> None:
     from mallowspo.cli.preflight import check_precision
     from mallowspo.studies.controllable import study
 
+    preset = chosen_preset(options, ("default", "fast"))
     check_precision(bf16=options.bf16, fp16=False, use_cpu=options.use_cpu)
     design = {item.name: getattr(options, item.name) for item in fields(study.ControllableDesign)}
     lists: dict[str, Any] = {
@@ -81,4 +82,4 @@ def controllable(options: ControllableOptions) -> None:
         workers=options.workers,
         **lists,
     )
-    run_and_tell("experiment controllable", study.CONTROLLABLE, study.fast(settings) if options.fast else settings)
+    run_and_tell("experiment controllable", study.CONTROLLABLE, study.fast(settings) if preset == "fast" else settings)

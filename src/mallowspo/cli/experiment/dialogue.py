@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from mallowspo.cli.experiment.shared import OUTPUT_DIR, StudyOptions, read_names, read_numbers, run_and_tell
+from mallowspo.cli.experiment.shared import (
+    OUTPUT_DIR,
+    StudyOptions,
+    chosen_preset,
+    read_names,
+    read_numbers,
+    run_and_tell,
+)
 from mallowspo.cli.options import option
 
 __all__ = ["DialogueOptions", "dialogue"]
@@ -71,6 +78,7 @@ def dialogue(options: DialogueOptions) -> None:
     from mallowspo.studies.dialogue.design import DialogueSettings, DialogueSetup, fast
     from mallowspo.studies.dialogue.study import DIALOGUE
 
+    preset = chosen_preset(options, DIALOGUE.presets)
     setup = DialogueSetup(**{item.name: getattr(options, item.name) for item in fields(DialogueSetup)})
     given = {item.name: getattr(options, item.name) for item in fields(DialogueSettings) if item.name != "setup"}
     given |= {
@@ -80,4 +88,4 @@ def dialogue(options: DialogueOptions) -> None:
     }
     given |= {name: read_numbers(name, getattr(options, name)) for name in ("betas", "temperatures")}
     settings = DialogueSettings(setup=setup, **given)
-    run_and_tell("experiment dialogue", DIALOGUE, fast(settings) if options.fast else settings)
+    run_and_tell("experiment dialogue", DIALOGUE, fast(settings) if preset == "fast" else settings)

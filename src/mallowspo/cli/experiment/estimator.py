@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mallowspo.cli.experiment.shared import StudyOptions, read_names, run_and_tell
+from mallowspo.cli.experiment.shared import StudyOptions, chosen_preset, preset_settings, read_names, run_and_tell
 from mallowspo.cli.options import option
 from mallowspo.errors import InputError
 
@@ -53,9 +53,9 @@ def estimator(options: EstimatorOptions) -> None:
         given["conditions"] = _names(options.conditions)
     if options.downstream is not None:
         given["downstream_conditions"] = () if options.downstream == "none" else _names(options.downstream)
-    if not options.fast:
+    if chosen_preset(options, ESTIMATOR.presets) != "fast":
         given["seeds"] = tuple(range(1, options.seeds + 1))
-    start = ESTIMATOR.presets["fast" if options.fast else "default"](str(options.output_dir))
+    start = preset_settings(options, ESTIMATOR)
     run_and_tell("experiment estimator", ESTIMATOR, replace(start, **given))
 
 

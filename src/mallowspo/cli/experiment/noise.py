@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mallowspo.cli.experiment.shared import OUTPUT_DIR, StudyOptions, run_and_tell
+from mallowspo.cli.experiment.shared import OUTPUT_DIR, StudyOptions, preset_settings, run_and_tell
 from mallowspo.cli.options import option
 
 __all__ = ["NoiseOptions", "noise"]
@@ -23,7 +23,7 @@ def noise(options: NoiseOptions) -> None:
     """Run the study."""
     from mallowspo.studies.noise.study import NOISE
 
-    base = NOISE.presets["fast" if options.fast else "default"](str(options.output_dir))
+    base = preset_settings(options, NOISE)
     settings = replace(base, workers=options.workers)
     if options.seeds is not None:
         settings = replace(settings, seeds=tuple(range(settings.seeds[0], settings.seeds[0] + options.seeds)))

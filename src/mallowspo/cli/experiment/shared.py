@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from mallowspo.cli.options import option
+from mallowspo.cli.options import did_you_mean, option
 from mallowspo.errors import InputError
 
-__all__ = ["FAST", "OUTPUT_DIR", "StudyOptions", "read_names", "read_numbers", "run_and_tell"]
+__all__ = [
+    "FAST", "OUTPUT_DIR", "StudyOptions", "chosen_preset", "preset_settings", "read_names", "read_numbers",
+    "run_and_tell",
+]  # fmt: skip
 
 OUTPUT_DIR = "Where everything goes; the same folder goes on."
 FAST = "A run of seconds that shows every part and resolves nothing."
@@ -21,7 +25,25 @@ class StudyOptions:
     workers: int = option(
         "Processes that work side by side; 0: this one. Changes no result.", 0, low=0, group="How it is run"
     )
-    fast: bool = option(FAST, False)
+    preset: str | None = option("Settings under a name: default, fast.", None, shown="default")
+    fast: bool = option(f"The preset fast. {FAST}", False)
+
+
+def chosen_preset(options: StudyOptions, known: Iterable[str]) -> str:
+    """The name of the preset that the options choose; raises `InputError` where the study has none of that name."""
+    name = options.preset if options.preset is not None else "fast" if options.fast else "default"
+    if options.fast and name != "fast":
+        raise InputError(f"preset: got {name!r} beside --fast, which is the preset 'fast'; give one of the two")
+    known = list(known)
+    if name not in known:
+        near = did_you_mean(name, known)
+        raise InputError(f"preset: got {name!r}, expected one of {', '.join(map(repr, known))}{near}")
+    return name
+
+
+def preset_settings(options: StudyOptions, study: Any) -> Any:
+    """The study's settings under the preset that the options choose, for their folder."""
+    return study.presets[chosen_preset(options, study.presets)](str(options.output_dir))  # type: ignore[attr-defined]
 
 
 def read_numbers(name: str, text: str) -> tuple[float, ...]:

@@ -6,7 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mallowspo.cli.experiment.shared import OUTPUT_DIR, StudyOptions, read_names, read_numbers, run_and_tell
+from mallowspo.cli.experiment.shared import (
+    OUTPUT_DIR,
+    StudyOptions,
+    preset_settings,
+    read_names,
+    read_numbers,
+    run_and_tell,
+)
 from mallowspo.cli.options import option
 
 __all__ = ["WorldOptions", "world"]
@@ -17,6 +24,11 @@ class WorldOptions(StudyOptions):
     """Compare DPO, IPO and MallowsPO with estimated and true index in many small worlds, against the exact optimum."""
 
     output_dir: Path = option(OUTPUT_DIR, Path("output/world"), group="The study")
+    preset: str | None = option(
+        "Settings under a name: default, fast; quickstart and quickstart_fast, as `mallowspo quickstart` runs.",
+        None,
+        shown="default",
+    )
     seeds: int | None = option(
         "Worlds, each with its own reference and pairs.", None, shown="12; with --fast 2", low=1
     )
@@ -31,7 +43,7 @@ def world(options: WorldOptions) -> None:
     """Run the study."""
     from mallowspo.studies.world.study import WORLD
 
-    base = WORLD.presets["fast" if options.fast else "default"](str(options.output_dir))
+    base = preset_settings(options, WORLD)
     given: dict[str, Any] = {"workers": options.workers}
     if options.seeds is not None:
         given["seeds"] = tuple(range(base.seeds[0], base.seeds[0] + options.seeds))

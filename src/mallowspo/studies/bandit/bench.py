@@ -27,13 +27,18 @@ from torch import Tensor
 
 from mallowspo.errors import InputError
 from mallowspo.objectives import OBJECTIVES
+from mallowspo.stats.frontiers import interpolate_frontier
 from mallowspo.studies import policies
 from mallowspo.studies.bandit.minimiser import Minimiser, gap_loss, minimise, policy_log_probs
 from mallowspo.studies.bandit.population import (
+    READ_AT,
+    THIRDS,
+    YARDSTICKS,
     Measures,
     Pairs,
     Population,
     compare_at_equal_kl,
+    compare_at_kl,
     count_pairs,
     draw_pairs,
     draw_votes,
@@ -46,14 +51,14 @@ from mallowspo.studies.policies import BASELINE, Method, check_at_least
 
 __all__ = [
     "METHODS", "TRAINED", "BanditDesign", "ExactJob", "Run", "TrainingJob", "matched_betas",
-    "run_exact_job", "run_training_job", "train",
+    "infinite_pairs", "run_exact_job", "run_training_job", "train",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
 
 STUDIED = (
     "dpo", "ipo", "mallows_theta_true", "mallows_theta_pairs", "mallows_theta_votes", "mallows_phi_true",
-    "mallows_phi_pairs", "mallows_phi_votes",
+    "mallows_phi_pairs", "mallows_phi_votes", "theta_true_50", "mallows_theta_pairs_50",
 )  # fmt: skip
 METHODS: Mapping[str, Method] = MappingProxyType({name: policies.METHODS[name] for name in STUDIED})
 
@@ -171,7 +176,9 @@ class Run:
 
     objective: str
     beta: float
-    weight_sp: Floats | None = None  # w = -2 log φ of each seed's states, shape (S, P); None for objectives without φ
+    weight_sp: Floats | None = (
+        None  # w = (-2 log φ)^ρ of each seed's states, shape (S, P); None for objectives without φ
+    )
 
 
 def train(
@@ -281,10 +288,10 @@ def _loss(group: _Group, gap_srb: Tensor, state_sb: Tensor) -> Tensor:
     return gap_loss(group.objective, scaled, beta=beta, weight=weight)
 
 
-SHOWN = ("collapsed", "top", "entropy", "agreement", "regret")
+SHOWN = ("collapsed", "top", "entropy", *YARDSTICKS, "regret")
 """What is shown of a policy; with a uniform reference its KL is log K less its entropy."""
 
-_DIFFERENCES = ("collapsed", "entropy", "agreement", "regret")
+_DIFFERENCES = ("collapsed", "entropy", *YARDSTICKS, "regret")
 
 # β along which the exact frontiers are read; between two of them they are interpolated.
 _DENSE_BETAS = np.geomspace(0.02, 50.0, 41)
@@ -311,24 +318,71 @@ class _Data:
             return draw_votes(self.population, self.votes, self.seeds)
         return np.zeros(shape)
 
-    def weight_sp(self, index: str) -> Floats:
-        """Weight of the objectives, -2 log φ; 1 for a method without φ."""
-        return 2 * self.neg_log_phi_sp(index) if index else np.ones((len(self.seeds), len(self.population.phi_p)))
+    def weight_sp(self, method: Method) -> Floats:
+        """Weight of the objectives, (-2 log φ)^ρ; 1 for a method without φ."""
+        if not method.index:
+            return np.ones((len(self.seeds), len(self.population.phi_p)))
+        return np.asarray((2 * self.neg_log_phi_sp(method.index)) ** _power(method))
+
+
+def _power(method: Method) -> float:
+    """ρ: the power that the weight is taken to."""
+    return float(method.settings.get("dispersion_power", 1.0))
+
+
+def _optimum(population: Population, method: Method) -> Minimiser:
+    """The minimiser on infinitely many pairs, with the true φ."""
+    every_pair = population.preference_pkk * (1.0 - np.eye(population.arms))
+    weight = (2 * population.neg_log_phi_p) ** _power(method)
+    return minimise(method.objective, every_pair, weight, rng=np.random.default_rng(0))
 
 
 def matched_betas(population: Population, strengths: Sequence[float]) -> dict[str, list[float]]:
-    """The β at which an objective's optimum on infinitely many pairs (true φ) has a given KL, mean over states."""
-    every_pair = population.preference_pkk * (1.0 - np.eye(population.arms))
-    found = {}
-    for objective in dict.fromkeys(method.objective for method in METHODS.values()):
-        optimum = minimise(objective, every_pair, 2 * population.neg_log_phi_p, rng=np.random.default_rng(0))
+    """The β at which a method's optimum on infinitely many pairs (true φ) has a given KL, mean over states."""
+    solved: dict[tuple[str, float], list[float]] = {}
+    for method in METHODS.values():
+        kind = method.objective, _power(method)
+        if kind in solved:
+            continue
+        optimum = _optimum(population, method)
 
         def excess(log_beta: float, strength: float, optimum: Minimiser = optimum) -> float:
             return float(measure(policy_log_probs(optimum, np.exp(log_beta)), population)["kl"]) - strength
 
         ends = np.log(1e-4), np.log(1e4)
-        found[objective] = [float(np.exp(brentq(excess, *ends, args=(one,), xtol=1e-12))) for one in strengths]
-    return found
+        solved[kind] = [float(np.exp(brentq(excess, *ends, args=(one,), xtol=1e-12))) for one in strengths]
+    return {name: solved[method.objective, _power(method)] for name, method in METHODS.items()}
+
+
+def infinite_pairs(phis: Sequence[float], arms: int) -> dict[str, Any]:
+    """Methods with the true φ on infinitely many pairs, and the exact optima of consensus and of agreement."""
+    population = Population(np.asarray(phis), arms)
+    scales = np.geomspace(0.005, 50.0, 400)  # dense: there is no noise here that would hide the interpolation
+
+    def solved(method: Method) -> Measures:
+        optimum = _optimum(population, method)
+        return measure(np.stack([policy_log_probs(optimum, beta) for beta in scales]), population)
+
+    def tilted(value: Floats) -> Measures:
+        # From a uniform reference the policy with the highest E[value] - τ KL is the softmax of value/τ.
+        scores = np.broadcast_to(value, population.value_pk.shape) / scales[:, None, None]
+        return measure(scores - np.logaddexp.reduce(scores, axis=-1, keepdims=True), population)
+
+    lines = {name: solved(method) for name, method in METHODS.items() if method.index in ("", "true")}
+    lines |= {"optimum_consensus": tilted(population.consensus_k), "optimum_agreement": tilted(population.value_pk)}
+    at_kl = {
+        name: {key: interpolate_frontier(one["kl"], one[key], READ_AT) for key in YARDSTICKS}
+        for name, one in lines.items()
+    }
+    return {
+        name: {
+            **{key: [float(f"{value:.6g}") for value in one[key][::8]] for key in ("kl", *YARDSTICKS)},
+            "minus_dpo": {
+                key: [float(f"{value:.5g}") for value in at_kl[name][key] - at_kl[BASELINE][key]] for key in YARDSTICKS
+            },
+        }
+        for name, one in lines.items()
+    }
 
 
 def run_exact_job(design: BanditDesign, job: ExactJob) -> dict[str, Any]:
@@ -340,7 +394,7 @@ def run_exact_job(design: BanditDesign, job: ExactJob) -> dict[str, Any]:
     for number, (name, method) in enumerate(METHODS.items()):
         rng = np.random.default_rng([job.pairs, number])
         counts_bkk = data.counts_spkk.reshape(-1, *shape[2:])
-        solved[name] = minimise(method.objective, counts_bkk, data.weight_sp(method.index).ravel(), rng=rng)
+        solved[name] = minimise(method.objective, counts_bkk, data.weight_sp(method).ravel(), rng=rng)
 
     def at(name: str, beta: float) -> Measures:
         return measure(policy_log_probs(solved[name], beta).reshape(shape[:3]), data.population)
@@ -348,18 +402,20 @@ def run_exact_job(design: BanditDesign, job: ExactJob) -> dict[str, Any]:
     dense = {name: [at(name, beta) for beta in _DENSE_BETAS] for name in METHODS}
     lines = {name: {key: np.stack([one[key] for one in found]) for key in found[0]} for name, found in dense.items()}
     betas = matched_betas(data.population, design.strengths)
-    matched = {name: [at(name, beta) for beta in betas[method.objective]] for name, method in METHODS.items()}
+    matched = {name: [at(name, beta) for beta in betas[name]] for name in METHODS}
     plain = {name: [at(name, beta) for beta in design.betas] for name in METHODS}
     found: dict[str, Any] = {}
-    for name, method in METHODS.items():
+    for name in METHODS:
         found[name] = {
             # At the same plain β as DPO, which is not the same scale.
             "at_beta": [
                 _against(mine, base, ("collapsed", "top", "entropy"), ("collapsed", "entropy"))
                 for mine, base in zip(plain[name], plain[BASELINE], strict=True)
             ],
-            # The frontier over β for a figure: mean KL, and agreement with its interval, at every fourth β.
-            "line": {key: [interval_of(row) for row in lines[name][key][::4]] for key in ("kl", "agreement")},
+            # The frontier over β for figures: KL and yardsticks with their intervals, at every fourth β.
+            "line": {
+                key: [interval_of(row) for row in lines[name][key][::4]] for key in ("kl", "consensus", "agreement")
+            },
             "matched": [
                 {
                     "beta": float(f"{beta:.5g}"),
@@ -368,12 +424,13 @@ def run_exact_job(design: BanditDesign, job: ExactJob) -> dict[str, Any]:
                     "entropy_lost": interval_of(np.log(design.arms) - strength - mine["entropy"]),
                 }
                 for mine, base, strength, beta in zip(
-                    matched[name], matched[BASELINE], design.strengths, betas[method.objective], strict=True
+                    matched[name], matched[BASELINE], design.strengths, betas[name], strict=True
                 )
             ],
         }
         if name != BASELINE:
             found[name]["equal_kl"] = compare_at_equal_kl(lines[name], lines[BASELINE], _at_equal_kl(job))
+            found[name]["at_kl"] = compare_at_kl(lines[name], lines[BASELINE], YARDSTICKS)
     return {"facts": _facts(solved, data), "methods": found, "processor_seconds": time.process_time() - started}
 
 
@@ -388,8 +445,9 @@ def _against(
 def _at_equal_kl(job: ExactJob | TrainingJob) -> tuple[str, ...]:
     """What is compared at equal KL; thirds of the states where there are three."""
     if len(job.phis) < 3:
-        return ("agreement", "regret", "top")
-    return ("agreement", "regret", "collapsed", "agreement_agreed", "agreement_contested", "entropy_contested")
+        return (*YARDSTICKS, "regret", "top")
+    by_third = [f"{name}_{third}" for name in YARDSTICKS for third in THIRDS]
+    return (*YARDSTICKS, "regret", "collapsed", *by_third, "entropy_contested")
 
 
 def _facts(solved: dict[str, Minimiser], data: _Data) -> dict[str, Any]:
@@ -423,8 +481,8 @@ def run_training_job(design: BanditDesign, job: TrainingJob) -> dict[str, Any]:
     betas = matched_betas(data.population, design.strengths)
     for name in TRAINED:
         method = METHODS[name]
-        weight = data.weight_sp(method.index) if method.index else None
-        for strength, beta in zip(design.strengths, betas[method.objective], strict=True):
+        weight = data.weight_sp(method) if method.index else None
+        for strength, beta in zip(design.strengths, betas[name], strict=True):
             runs.append(Run(method.objective, beta, weight))
             places.append((name, strength))
     log_prob = train(

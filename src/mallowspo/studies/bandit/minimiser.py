@@ -31,9 +31,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mallowspo.objectives import OBJECTIVES, pairwise_loss
+from mallowspo.objectives import OBJECTIVES, Objective, pairwise_loss, resolve_objective
 
-__all__ = ["Minimiser", "components", "gap_loss", "minimise", "policy_log_probs"]
+__all__ = ["Minimiser", "components", "gap_derivatives", "gap_loss", "minimise", "policy_log_probs"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -70,18 +70,21 @@ def components(counts_bkk: Floats, *, both_ways: bool) -> tuple[Bools, Bools]:
     return same, ~beaten
 
 
-def minimise(objective: str, counts_bkk: Floats, weight_b: Floats, *, rng: np.random.Generator) -> Minimiser:
+def minimise(
+    objective: str | Objective, counts_bkk: Floats, weight_b: Floats, *, rng: np.random.Generator
+) -> Minimiser:
     """Minimise the mean loss of the pairs for every problem."""
     # Sigmoid link: a convex function. Squared: one linear solve. Kendall: not convex around a gap of 0, where it is
     # smoothed; Newton on the absolute eigenvalues of the Hessian from four starts, of which the lowest end is kept.
-    link = OBJECTIVES[objective].link
+    objective = resolve_objective(objective)
+    link = objective.link
     same, kept = components(counts_bkk, both_ways=link == "squared")
     within = counts_bkk * same
     share = within / np.maximum(within.sum(axis=(1, 2), keepdims=True), 1.0)
     problem = _Problem(objective, share, same, weight_b)
     starts = [np.zeros(counts_bkk.shape[:2])]
     if link == "kendall":
-        theta = _Problem("mallows_theta", share, same, weight_b)
+        theta = _Problem(OBJECTIVES["mallows_theta"], share, same, weight_b)
         wins = share.sum(axis=2) - share.sum(axis=1)
         ranks = wins.argsort(axis=1).argsort(axis=1).astype(np.float64)
         starts += [_newton(theta, starts[0])[0], ranks, rng.normal(scale=3.0, size=ranks.shape)]
@@ -117,14 +120,14 @@ def policy_log_probs(minimiser: Minimiser, beta: float) -> Floats:
 class _Problem:
     """The loss of many problems, with its first and second derivatives along the gaps."""
 
-    def __init__(self, objective: str, share_bkk: Floats, same_bkk: Bools, weight_b: Floats) -> None:
+    def __init__(self, objective: Objective, share_bkk: Floats, same_bkk: Bools, weight_b: Floats) -> None:
         self.objective = objective
         self.winner, self.loser = np.nonzero(~np.eye(share_bkk.shape[-1], dtype=bool))
         self.share_be = share_bkk[:, self.winner, self.loser]
         # A constant on each group changes no gap: this term makes the Hessian regular there and moves nothing.
         self.anchor_bkk = same_bkk / same_bkk.sum(axis=2, keepdims=True)
         self.weight_b = weight_b
-        self.convex = OBJECTIVES[objective].link != "kendall"
+        self.convex = objective.link != "kendall"
 
     def select(self, keep: NDArray[np.intp]) -> _Problem:
         """The same for some of the problems."""
@@ -140,7 +143,7 @@ class _Problem:
         seen = self.share_be > 0
         share_e = self.share_be[seen]
         weight_e = np.broadcast_to(self.weight_b[:, None], gap_be.shape)[seen]
-        parts = _link_derivatives(self.objective, gap_be[seen], weight_e)
+        parts = gap_derivatives(self.objective, gap_be[seen], weight_e)
         value, slope, bend = np.zeros((3, *gap_be.shape))
         for whole, part in zip((value, slope, bend), parts, strict=True):
             whole[seen] = part * share_e
@@ -163,23 +166,23 @@ class _Problem:
         step -= np.einsum("bij,bj->bi", self.anchor_bkk, step)
         # Far out the links are flat and the quadratic model knows nothing: no step is longer than the link is wide.
         longest = np.abs(step).max(axis=1, keepdims=True)
-        limit = np.inf if self.objective == "ipo" else 10.0 / np.minimum(1.0, self.weight_b)[:, None]
+        limit = np.inf if self.objective.link == "squared" else 10.0 / np.minimum(1.0, self.weight_b)[:, None]
         return np.asarray(step * np.minimum(1.0, limit / np.maximum(longest, 1e-300)))
 
 
-def gap_loss(objective: str, gap: Tensor, *, beta: float = 1.0, weight: Tensor | None = None) -> Tensor:
+def gap_loss(objective: str | Objective, gap: Tensor, *, beta: float = 1.0, weight: Tensor | None = None) -> Tensor:
     """The library's loss of every gap between two log-probabilities; `weight` where the objective has one."""
-    zero = torch.zeros_like(gap)
+    zero, objective = torch.zeros_like(gap), resolve_objective(objective)
     # An answer of the bandit is one token long, so that a mean over tokens is the sum.
-    lengths = torch.ones_like(gap) if OBJECTIVES[objective].needs_lengths else None
-    weight = weight if OBJECTIVES[objective].dispersion != "none" else None
+    lengths = torch.ones_like(gap) if objective.needs_lengths else None
+    weight = weight if objective.dispersion != "none" else None
     return pairwise_loss(
         gap, zero, zero, zero, objective=objective, beta=beta, weight=weight, chosen_lengths=lengths,
         rejected_lengths=lengths,
     )  # fmt: skip
 
 
-def _link_derivatives(objective: str, gap_e: Floats, weight_e: Floats) -> tuple[Floats, Floats, Floats]:
+def gap_derivatives(objective: str | Objective, gap_e: Floats, weight_e: Floats) -> tuple[Floats, Floats, Floats]:
     """Loss of the library for each gap at β = 1, its first and its second derivative (automatic)."""
     gap = torch.tensor(gap_e, dtype=torch.float64, requires_grad=True)
     loss = gap_loss(objective, gap, weight=torch.tensor(weight_e))

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from mallowspo.evaluation.exact import optimal_frontier
 from mallowspo.reports.blocks import Definitions, Meta, Report, Section, Table
-from mallowspo.reports.curves import Curve, FrontierCurve, LineCurve
+from mallowspo.reports.curves import FrontierCurve, LineCurve
 from mallowspo.reports.figures import frontier_figure, line_figure
 from mallowspo.reports.sections import Columns, picture, table
-from mallowspo.reports.text import format_duration, format_number
+from mallowspo.reports.text import format_duration, format_number, format_signed
 from mallowspo.stats.intervals import Interval
 from mallowspo.studies import pages
 from mallowspo.studies.bandit.bench import METHODS, TRAINED
-from mallowspo.studies.bandit.population import Population
+from mallowspo.studies.bandit.population import READ_AT, THIRDS, YARDSTICKS
 from mallowspo.studies.bandit.summary import REGIMES, comparisons, design_of, regime_of
 from mallowspo.studies.pages import Results, Row
-from mallowspo.studies.policies import label
+from mallowspo.studies.policies import BASELINE, label
 
 __all__ = ["counted", "figures", "page", "population_name"]
 
@@ -64,14 +61,22 @@ def _collapse_name(phis: Sequence[float]) -> str:
     return f"collapse_{phis[0]:g}".replace(".", "") if len(phis) == 1 else "collapse_many"
 
 
-# Without φ from votes, whose lines lie near the others'.
-_DRAWN = [name for name, method in METHODS.items() if method.index != "votes"]
+# Without the indexes from votes, and φ and √w from pairs, whose lines lie near the others'.
+_DRAWN = ("dpo", "ipo", "mallows_theta_true", "theta_true_50", "mallows_theta_pairs", "mallows_phi_true")
+_OPTIMA = ("optimum_consensus", "optimum_agreement")
+
+_DRAWN_YARDSTICKS = {"consensus": "Consensus value", "agreement": "Agreement with a random person"}
 
 
 def figures(results: Results) -> dict[str, Any]:
-    """Draw every figure: `collapse_…` and `frontier_…` at the exact minimiser, `steps_…` in training."""
-    found = {_collapse_name(phis): _collapse(phis, jobs) for phis, jobs in _populations(results).items()}
-    found |= {f"frontier_{job['pairs']}": _frontier(results, job) for job in _frontier_jobs(results)}
+    """Draw every figure: `lead_…`, `frontier_…` and `collapse_…` at the exact minimiser, `steps_…` in training."""
+    found = {f"lead_{name}": _lead(results, name) for name in _DRAWN_YARDSTICKS}
+    found |= {_collapse_name(phis): _collapse(phis, jobs) for phis, jobs in _populations(results).items()}
+    found |= {
+        f"frontier_{name}_{job['pairs']}": _frontier(results, job, name)
+        for job in _frontier_jobs(results)
+        for name in _DRAWN_YARDSTICKS
+    }
     found |= {f"steps_{number}": _trajectory(results, job) for number, job in enumerate(_trajectory_jobs(results))}
     return found
 
@@ -102,19 +107,42 @@ def _collapse(phis: tuple[float, ...], jobs: Sequence[Row]) -> Any:
     return _log_steps(figure, pairs)
 
 
-def _frontier(results: Results, job: Row) -> Any:
+def _many_exact(results: Results) -> list[Row]:
+    """The jobs at the exact minimiser with many states, by their numbers of pairs."""
+    return [job for job in results["exact"] if regime_of(job) == "many_exact"]
+
+
+def _lead(results: Results, quantity: str) -> Any:
+    jobs = _many_exact(results)
+    pairs = [job["pairs"] for job in jobs]
+    leads = {
+        name: Interval.stack([job["methods"][name]["equal_kl"][quantity] for job in jobs], scale=100.0)
+        for name in _DRAWN
+        if name != BASELINE
+    }
+    figure = line_figure(
+        {name: LineCurve(pairs, lead) for name, lead in leads.items()},
+        x_label="Pairs of each state",
+        y_label="At equal KL, minus DPO's (points)",
+        title=f"{_DRAWN_YARDSTICKS[quantity]}, {population_name(jobs[0]['phis'])}: exact minimiser",
+        zero_line=True,
+    )
+    return _log_steps(figure, pairs)
+
+
+def _frontier(results: Results, job: Row, quantity: str) -> Any:
     curves = {}
     for name in _DRAWN:
         line = job["methods"][name]["line"]
-        curves[name] = FrontierCurve(x=Interval.stack(line["kl"]), y=Interval.stack(line["agreement"]))
-    population = Population(np.asarray(job["phis"]), results["config"]["design"]["arms"])
-    uniform = np.full(population.value_pk.shape, -np.log(population.arms))
-    best = optimal_frontier(uniform, population.preference_pkk, np.geomspace(1e-3, 1e2, 200))
+        curves[name] = FrontierCurve(x=Interval.stack(line["kl"]), y=Interval.stack(line[quantity]))
+    for name in _OPTIMA:
+        best = results["infinite"][name]
+        curves[name] = FrontierCurve(x=Interval.exact(best["kl"]), y=Interval.exact(best[quantity]))
     return frontier_figure(
         curves,
-        optimum=Curve(best.kl, best.agreement),
         title=f"{population_name(job['phis'])}: exact minimiser, {job['pairs']:,} pairs of each",
         x_label="KL from the uniform reference (nats, mean over states)",
+        y_label=_DRAWN_YARDSTICKS[quantity],
     )
 
 
@@ -140,16 +168,24 @@ def page(results: Results) -> Report:
         "regime": lambda row: REGIMES[row["regime"]],
         "method": pages.METHOD,
         "entropy against DPO's, matched scale": lambda row: counted(row["collapse"]),
+        "consensus against DPO's, equal KL": lambda row: counted(row["consensus"]),
         "agreement against DPO's, equal KL": lambda row: counted(row["agreement"]),
     }
     return Report(
-        title="Bandit: does MallowsPO mitigate reward collapse?",
+        title="Bandit: what does MallowsPO gain, and does it mitigate reward collapse?",
         summary=(
-            "The paper claims that MallowsPO mitigates the collapse of DPO's policies onto one answer; counted over "
-            "populations, numbers of pairs, learning rates and scales is what the 95% interval of the paired "
-            "difference from DPO says."
+            "MallowsPO serves the consensus, the order that all people share; a random person's agreement is another "
+            "yardstick. The paper also claims that it mitigates the collapse of DPO's policies onto one answer. "
+            "Counted over populations, numbers of pairs, learning rates and scales is what the 95% interval of the "
+            "paired difference from DPO says."
         ),
-        sections=[_question(results), _exact(results), _training(results), pages.limits(results, *_LIMITS)],
+        sections=[
+            _question(results),
+            _gains(results),
+            _exact(results),
+            _training(results),
+            pages.limits(results, *_LIMITS),
+        ],
         meta=Meta(extra={"Seeds": seeds, "Processor time": format_duration(results["processor_seconds"])}),
         verdicts=table(results["verdicts"], verdicts),
     )
@@ -188,6 +224,17 @@ def _question(results: Results) -> Section:
         ),
         ("Collapsed", "Largest probability above 0.99."),
         (
+            "Consensus value",
+            "The answer's place in the centre: 1 for its best arm, 0 for its worst, even steps between; what a true "
+            "reward or a judge that knows the centre stands for. The best policy at a KL is π ∝ exp(value/τ).",
+        ),
+        ("Top-1", "Probability of the centre's best arm."),
+        (
+            "Order",
+            "Share of the pairs of arms that the implicit reward β log(π/π_ref) puts in the centre's order; equal "
+            "ones, or both of probability 0, half. It does not depend on β at the exact minimiser.",
+        ),
+        (
             "Agreement",
             "Probability that a random person prefers the policy's answer to the reference's; equal ones half.",
         ),
@@ -199,6 +246,98 @@ def _question(results: Results) -> Section:
         ),
     ]
     return pages.text_section("What is asked, and how", text, Definitions(terms))
+
+
+def _gains(results: Results) -> Section:
+    text = (
+        "Both yardsticks at equal KL. On infinitely many pairs the theory is exact (`docs/theory.md`): MallowsPO-φ "
+        "with the true φ is the optimum of consensus, MallowsPO-θ nearly so, and IPO is that of agreement. √w is θ "
+        "with the weight to the power ½ (`dispersion_power`)."
+    )
+    limit = [
+        {"method": name, "read": read, **{key: found["minus_dpo"][key][place] for key in YARDSTICKS}}
+        for name, found in results["infinite"].items()
+        if name not in (BASELINE, *_OPTIMA)
+        for place, read in enumerate(READ_AT)
+    ]
+    points: Columns = {
+        "method": pages.METHOD,
+        "KL": pages.plain("read"),
+        "consensus": _points("consensus"),
+        "top-1": _points("best"),
+        "agreement": _points("agreement"),
+    }
+    rows = _of_regime(results, "many_exact")
+    at_kl: dict[str, Any] = {"setting": _setting, "method": pages.METHOD}
+    at_kl |= {
+        f"{name} at KL {read:g}": pages.point_interval(f"at_kl.{name}.{place}")
+        for name in _DRAWN_YARDSTICKS
+        for place, read in enumerate(READ_AT)
+    }
+    pictures = [
+        picture(
+            f"lead_{name}",
+            f"{said}: difference from DPO at equal KL against the number of pairs, by method.",
+            "Mean over data sets and over the KL that both reach, with 95% intervals.",
+        )
+        for name, said in _DRAWN_YARDSTICKS.items()
+    ]
+    frontiers = [
+        picture(
+            f"frontier_{name}_{job['pairs']}",
+            f"{said} against KL at the exact minimiser over β, by method, {job['pairs']} pairs a state.",
+            "Bands are 95% intervals; the plain line is the best that any policy can do for the consensus, the dotted "
+            "one the best for agreement.",
+        )
+        for job in _frontier_jobs(results)
+        for name, said in _DRAWN_YARDSTICKS.items()
+    ]
+    caption = "Method less DPO at single KL, points with 95% intervals; seeds whose lines both reach it."
+    details = [
+        Section("At single KL", [table(rows, at_kl, caption)]),
+        Section("By thirds of φ", [_thirds(rows)]),
+        Section("Frontiers", frontiers),
+    ]
+    return pages.text_section(
+        "Consensus and agreement",
+        text,
+        table(limit, points, "On infinitely many pairs, true φ: method less DPO, points; no noise, no interval."),
+        *pictures,
+        _yardsticks(rows),
+        details=details,
+    )
+
+
+def _points(name: str) -> Callable[[Any], str]:
+    return lambda row: format_signed(100 * row[name])
+
+
+def _yardsticks(rows: Sequence[Row]) -> Table:
+    """Differences from DPO at equal KL on every yardstick."""
+    columns: Columns = {
+        "setting": _setting,
+        "method": pages.METHOD,
+        "consensus": pages.point_interval("equal_kl.consensus"),
+        "top-1": pages.point_interval("equal_kl.best"),
+        "order": pages.point_interval("equal_kl.order"),
+        "agreement": pages.point_interval("equal_kl.agreement"),
+        "regret": pages.point_interval("equal_kl.regret"),
+        "seeds compared": pages.plain("equal_kl.seeds"),
+    }
+    return table(rows, columns, "At equal KL, method less DPO: mean of the paired differences, points, 95% intervals.")
+
+
+def _thirds(rows: Sequence[Row]) -> Table:
+    """The same by thirds of the states, of which both yardsticks make something else."""
+    columns: dict[str, Any] = {"setting": _setting, "method": pages.METHOD}
+    columns |= {
+        f"{name}, {third}": pages.point_interval(f"equal_kl.{name}_{third}")
+        for name in _DRAWN_YARDSTICKS
+        for third in THIRDS
+    }
+    return table(
+        rows, columns, "At equal KL, method less DPO, by thirds of the states from agreed to contested; points."
+    )
 
 
 def _exact(results: Results) -> Section:
@@ -225,17 +364,10 @@ def _exact(results: Results) -> Section:
             f"Entropy below own optimum against the number of pairs, by method. {population_name(phis)}.",
             "Zero: as diverse as with infinitely many pairs. Mean over data sets with 95% intervals.",
         )
-        frontiers = [
-            picture(
-                f"frontier_{job['pairs']}",
-                f"Agreement against KL at the exact minimiser over β, by method, {job['pairs']} pairs a state.",
-                "Bands are 95% intervals; the plain line is the best that any policy can do.",
-            )
-            for job in (_frontier_jobs(results) if len(phis) > 1 else ())
-        ]
         tables = [_exact_table(results, jobs), _beta_table(results, jobs[0])]
-        tables += [_differences(results, mine)] if len(phis) == 1 else []  # of many states they stand above
-        parts.append(Section(population_name(phis), [figure, *tables, _index_table(jobs), *frontiers]))
+        if len(phis) == 1:  # of many states they stand above
+            tables += [_yardsticks(mine), _differences(results, mine)]
+        parts.append(Section(population_name(phis), [figure, *tables, _index_table(jobs)]))
     said = table(results["exact"], facts, "What the pairs alone decide, and how exact it is.")
     many = _differences(results, _of_regime(results, "many_exact"))
     return pages.text_section("At the exact minimiser", text, said, many, details=parts)
@@ -257,6 +389,7 @@ def _exact_table(results: Results, jobs: Sequence[Row]) -> Table:
         "largest probability": pages.interval("top"),
         "entropy, nats": pages.interval("entropy"),
         "below own optimum, nats": pages.interval("entropy_lost"),
+        "consensus": pages.interval("consensus", 3),
         "agreement": pages.interval("agreement", 3),
         "regret": pages.interval("regret", 3),
     }
@@ -272,28 +405,20 @@ def _setting(row: Row) -> str:
 
 
 def _differences(results: Results, rows: Sequence[Row]) -> Table:
-    """Differences from DPO, setting by setting: entropy and collapse at matched scale, the rest at equal KL."""
+    """Collapse against DPO's, setting by setting."""
     early, last = design_of(results).shown_steps
     trained = any(row["early"] for row in rows)
     columns: dict[str, Any] = {"setting": _setting, "method": pages.METHOD}
     if trained:
         columns[f"entropy, step {early:,}"] = pages.interval("early", 3, signed=True)
     columns[f"entropy, step {last:,}" if trained else "entropy, nats"] = pages.interval("entropy", 3, signed=True)
-    columns |= {
-        "collapsed, points": pages.share("collapsed", 1, signed=True),
-        "agreement at equal KL, points": pages.point_interval("equal_kl.agreement"),
-        "regret at equal KL, points": pages.point_interval("equal_kl.regret"),
-    }
+    columns["collapsed, points"] = pages.share("collapsed", 1, signed=True)
     if any(len(row["phis"]) > 1 for row in rows):
-        columns |= {
-            "agreed third, points": pages.point_interval("equal_kl.agreement_agreed"),
-            "contested third, points": pages.point_interval("equal_kl.agreement_contested"),
-            "entropy of the contested third, nats": pages.interval("equal_kl.entropy_contested", 3, signed=True),
-        }
-    columns["seeds compared"] = pages.plain("equal_kl.seeds")
+        contested = pages.interval("equal_kl.entropy_contested", 3, signed=True)
+        columns["entropy of the contested third at equal KL, nats"] = contested
     caption = (
-        "Method less DPO, mean of the paired differences with 95% intervals; a point is 0.01. Entropy and collapse at "
-        "matched scale; more entropy is less collapse."
+        "Method less DPO at matched scale, mean of the paired differences with 95% intervals; a point is 0.01. More "
+        "entropy is less collapse."
     )
     return table(rows, columns, caption)
 
@@ -342,7 +467,9 @@ def _training(results: Results) -> Section:
     )
     parts = []
     for regime in ("single_steps", "many_shared", "many_separate"):
-        shown = [] if regime == "many_shared" else [_differences(results, _of_regime(results, regime))]
+        rows = _of_regime(results, regime)
+        shown = [] if regime == "many_shared" else [_yardsticks(rows), _differences(results, rows)]
+        shown += [] if regime == "single_steps" else [_thirds(rows)]
         pictures = [
             picture(
                 f"steps_{number}",
@@ -353,8 +480,10 @@ def _training(results: Results) -> Section:
             if regime_of(job) == regime
         ]
         parts.append(Section(REGIMES[regime], [*shown, *pictures, _training_table(results, regime)]))
-    many = _differences(results, _of_regime(results, "many_shared"))
-    return pages.text_section("After so many steps", text, many, details=parts)
+    shared = _of_regime(results, "many_shared")
+    return pages.text_section(
+        "After so many steps", text, _yardsticks(shared), _differences(results, shared), details=parts
+    )
 
 
 def _training_table(results: Results, regime: str) -> Table:
@@ -374,6 +503,7 @@ def _training_table(results: Results, regime: str) -> Table:
         "collapsed, %": pages.share("collapsed", 1),
         "largest probability": pages.interval("top"),
         "entropy, nats": pages.interval("entropy", 3),
+        "consensus": pages.interval("consensus", 3),
         "agreement": pages.interval("agreement", 3),
         "regret": pages.interval("regret", 3),
     }

@@ -22,12 +22,13 @@ from mallowspo.dispersion import votes_index
 from mallowspo.evaluation.exact import agreement, terciles
 from mallowspo.maths import MallowsModel
 from mallowspo.maths.links import kendall_log_prob
-from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences
+from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences, interpolate_frontier
 from mallowspo.stats.intervals import mean_interval
 
 __all__ = [
-    "COLLAPSED", "NEG_LOG_PHI_RANGE", "Measures", "Pairs", "Population", "compare_at_equal_kl", "count_pairs",
-    "draw_pairs", "draw_votes", "index_from_pairs", "interval_of", "measure", "paired",
+    "COLLAPSED", "NEG_LOG_PHI_RANGE", "READ_AT", "THIRDS", "YARDSTICKS", "Measures", "Pairs", "Population",
+    "compare_at_equal_kl", "compare_at_kl", "count_pairs", "draw_pairs", "draw_votes", "frontier_of",
+    "index_from_pairs", "interval_of", "measure", "paired",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -68,6 +69,11 @@ class Population:
         # Agreement is linear in the policy: these are its coefficients.
         of_state = (np.repeat(matrix[None], self.arms, axis=0) for matrix in self.preference_pkk)
         return np.stack([agreement(certain, uniform, matrices).counted_p for matrices in of_state])
+
+    @cached_property
+    def consensus_k(self) -> Floats:
+        """The arm's place in the centre, 1 for the best and 0 for the worst, shape (K,)."""
+        return np.linspace(1.0, 0.0, self.arms)
 
     @cached_property
     def regret_pk(self) -> Floats:
@@ -146,6 +152,16 @@ Measures = dict[str, Floats]
 COLLAPSED = 0.99
 """Largest probability above which a policy counts as collapsed."""
 
+YARDSTICKS = ("consensus", "best", "order", "agreement")
+"""What a policy is judged by: the consensus value of its answer, how often it gives the centre's best arm, the share
+of pairs of arms that its implicit reward puts in the centre's order, and agreement with a random person."""
+
+THIRDS = ("agreed", "middle", "contested")
+"""The states by thirds of φ."""
+
+READ_AT = (0.1, 0.3, 0.6)
+"""KL (nats, mean over states) at which two methods are compared point by point."""
+
 # Differences of this size are rounding, or the interpolation between two values of β: the two are the same function.
 _ROUNDING = 1e-9
 
@@ -156,25 +172,38 @@ _LEAST_KL = 0.02
 def measure(log_prob_pk: Floats, population: Population) -> Measures:
     """Policies (leading axes stay, -inf is allowed) against their people, exactly; means over the states."""
     probability = np.exp(log_prob_pk)
-    entropy = -(probability * np.where(probability > 0, log_prob_pk, 0.0)).sum(axis=-1)
     top = probability.max(axis=-1)
-    agreement = (probability * population.value_pk).sum(axis=-1)
-    regret = (probability * population.regret_pk).sum(axis=-1)
-    found = {
+    of_state = {
+        "entropy": -(probability * np.where(probability > 0, log_prob_pk, 0.0)).sum(axis=-1),
+        "agreement": (probability * population.value_pk).sum(axis=-1),
+        "consensus": probability @ population.consensus_k,
+        "best": probability[..., 0],
+        "order": _order(log_prob_pk),
+    }
+    found = {name: value.mean(axis=-1) for name, value in of_state.items()}
+    found |= {
         # From a uniform reference KL is what the entropy lacks.
-        "kl": np.maximum(np.log(population.arms) - entropy.mean(axis=-1), 1e-12),
-        "entropy": entropy.mean(axis=-1),
+        "kl": np.maximum(np.log(population.arms) - found["entropy"], 1e-12),
         "top": top.mean(axis=-1),
         "collapsed": (top > COLLAPSED).mean(axis=-1),
-        "agreement": agreement.mean(axis=-1),
-        "regret": regret.mean(axis=-1),
+        "regret": (probability * population.regret_pk).sum(axis=-1).mean(axis=-1),
     }
     if len(population.phi_p) >= 3:
         third = terciles(population.phi_p)
-        for name, number in (("agreed", 0), ("contested", 2)):
-            found[f"entropy_{name}"] = entropy[..., third == number].mean(axis=-1)
-            found[f"agreement_{name}"] = agreement[..., third == number].mean(axis=-1)
+        found |= {
+            f"{name}_{third_name}": value[..., third == number].mean(axis=-1)
+            for name, value in of_state.items()
+            for number, third_name in enumerate(THIRDS)
+        }
     return found
+
+
+def _order(log_prob_pk: Floats) -> Floats:
+    """Share of the pairs of arms in the centre's order under the implicit reward; equal ones, or both lost, half."""
+    first, second = np.triu_indices(log_prob_pk.shape[-1], k=1)
+    with np.errstate(invalid="ignore"):
+        gap = np.nan_to_num(log_prob_pk[..., first] - log_prob_pk[..., second], nan=0.0, posinf=1.0, neginf=-1.0)
+    return np.asarray((0.5 + 0.5 * np.sign(np.where(np.abs(gap) < _ROUNDING, 0.0, gap))).mean(axis=-1))
 
 
 def interval_of(values_s: Floats) -> list[float]:
@@ -196,7 +225,7 @@ def compare_at_equal_kl(
     result: dict[str, object] = {}
     for quantity in quantities:
         sides = [
-            [[_frontier(kl, value)] for kl, value in zip(side["kl"].T, side[quantity].T, strict=True)]
+            [[frontier_of(kl, value)] for kl, value in zip(side["kl"].T, side[quantity].T, strict=True)]
             for side in (method, baseline)
         ]
         found = equal_kl_differences(*sides, points=21)
@@ -208,7 +237,27 @@ def compare_at_equal_kl(
     return result
 
 
-def _frontier(kl_l: Floats, value_l: Floats) -> SeedFrontier:
+def compare_at_kl(
+    method: Mapping[str, Floats], baseline: Mapping[str, Floats], quantities: tuple[str, ...]
+) -> dict[str, list[list[float]]]:
+    """The same at each KL of `READ_AT` alone, over the seeds whose lines both reach it."""
+    found = {}
+    for quantity in quantities:
+        mine, base = (
+            np.stack(
+                [
+                    interpolate_frontier(kl, value, READ_AT)
+                    for kl, value in zip(side["kl"].T, side[quantity].T, strict=True)
+                ]
+            )
+            for side in (method, baseline)
+        )
+        found[quantity] = [paired(*both) for both in zip(mine.T, base.T, strict=True)]
+    return found
+
+
+def frontier_of(kl_l: Floats, value_l: Floats) -> SeedFrontier:
+    """A line of one data set, where it has moved from the reference."""
     keep = kl_l >= _LEAST_KL
     keep[kl_l.argmax()] = True  # a line that never gets so far keeps its end, and shares no range with another
     return SeedFrontier(kl_b=kl_l[keep], agreement_b=value_l[keep], value_b=value_l[keep])

@@ -9,7 +9,7 @@ from typing import Any
 
 from mallowspo.stats.intervals import Interval
 from mallowspo.stats.verdicts import verdict
-from mallowspo.studies.bandit.bench import METHODS, TRAINED, BanditDesign, ExactJob, TrainingJob
+from mallowspo.studies.bandit.bench import METHODS, TRAINED, BanditDesign, ExactJob, TrainingJob, infinite_pairs
 from mallowspo.studies.policies import BASELINE
 
 __all__ = ["REGIMES", "comparisons", "count_verdicts", "design_of", "regime_of", "summarise", "word_of"]
@@ -25,7 +25,10 @@ REGIMES = {
 }
 
 ENTROPY_WORDS = {"better": "less collapsed", "worse": "more collapsed", "open": "not told apart"}
-AGREEMENT_WORDS = {"better": "ahead", "worse": "behind", "open": "not told apart"}
+AHEAD_WORDS = {"better": "ahead", "worse": "behind", "open": "not told apart"}
+
+# What is counted at equal KL → where a comparison has it, one interval for each matched scale.
+_SCALES = {"consensus": "consensuses", "agreement": "agreements"}
 
 # Lines of one and the same function, measured at other values of β, differ this much when they are interpolated.
 INTERPOLATION = 2e-5
@@ -59,6 +62,7 @@ def comparisons(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             found = job["methods"][method]
             differences = [one["minus_dpo"] for one in ([found["matched"]] if exact else found["at_steps"])]
             yield {
+                "at_kl": found.get("at_kl"),
                 "regime": regime_of(job),
                 "phis": job["phis"],
                 "pairs": job["pairs"],
@@ -70,6 +74,7 @@ def comparisons(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 "equal_kl": found["equal_kl"],
                 "entropies": found["entropies"],
                 "agreements": found["agreements"],
+                "consensuses": found["consensuses"],
             }
 
 
@@ -92,10 +97,11 @@ def count_verdicts(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             here = [row for row in rows if row["regime"] == regime and row["method"] == method]
             if here:
                 collapse = Counter(word_of(one, ENTROPY_WORDS) for row in here for one in row["entropies"])
-                agreement = Counter(word_of(one, AGREEMENT_WORDS) for row in here for one in row["agreements"])
-                counted.append(
-                    {"regime": regime, "method": method, "collapse": dict(collapse), "agreement": dict(agreement)}
-                )
+                at_equal_kl = {
+                    name: dict(Counter(word_of(one, AHEAD_WORDS) for row in here for one in row[_SCALES[name]]))
+                    for name in _SCALES
+                }
+                counted.append({"regime": regime, "method": method, "collapse": dict(collapse), **at_equal_kl})
     return counted
 
 
@@ -105,6 +111,7 @@ def summarise(design: BanditDesign, exact: Sequence[Row], training: Sequence[Row
         "exact": [_exact(design, job, found) for job, found in zip(design.exact_jobs, exact, strict=True)],
         "training": [_training(design, job, found) for job, found in zip(design.training_jobs, training, strict=True)],
     }
+    results["infinite"] = infinite_pairs(design.many_phis, design.arms)
     results["verdicts"] = count_verdicts(list(comparisons(results)))
     results["processor_seconds"] = sum(found["processor_seconds"] for found in (*exact, *training))
     return results
@@ -122,8 +129,8 @@ def _exact(design: BanditDesign, job: ExactJob, found: Row) -> Row:
             row["line"] = mine["line"]
         if name != BASELINE:
             row["entropies"] = [one["minus_dpo"]["entropy"] for one in mine["matched"]]
-            row["equal_kl"] = mine["equal_kl"]
-            row["agreements"] = [mine["equal_kl"]["agreement"]]
+            row["equal_kl"], row["at_kl"] = mine["equal_kl"], mine["at_kl"]
+            row |= {places: [mine["equal_kl"][name]] for name, places in _SCALES.items()}
         methods[name] = row
     return {**asdict(job), "facts": found["facts"], "methods": methods}
 
@@ -138,6 +145,6 @@ def _training(design: BanditDesign, job: TrainingJob, found: Row) -> Row:
         if name != BASELINE:
             row["entropies"] = [one["at_steps"][-1]["minus_dpo"]["entropy"] for one in mine]
             row["equal_kl"] = mine[at]["equal_kl"]
-            row["agreements"] = [one["equal_kl"]["agreement"] for one in mine]
+            row |= {places: [one["equal_kl"][name] for one in mine] for name, places in _SCALES.items()}
         methods[name] = row
     return {**asdict(job), "methods": methods}

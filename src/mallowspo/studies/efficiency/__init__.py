@@ -1,0 +1,1 @@
+"""The study of what a weight is worth in pairs."""
