@@ -178,7 +178,7 @@ def grouped_interval_figure(
 def panel_figure(
     panels: Mapping[str, Mapping[str, Interval]],
     *,
-    x_labels: Sequence[str],
+    x_label: str,
     title: str = "",
     series: Sequence[str] = (),
     beside: Mapping[str, Mapping[str, Interval]] | None = None,
@@ -192,7 +192,7 @@ def panel_figure(
     figure, axes_list = new_panels(len(panels), title=title, height=1.0 + 0.62 * len(panels) + 0.38 * rows)
     looks = styles_for([name for values in panels.values() for name in values], styles)
     with house_style():
-        for axes, (panel, values), x_label in zip(axes_list, panels.items(), x_labels, strict=True):
+        for axes, (panel, values) in zip(axes_list, panels.items(), strict=True):
             others = (beside or {}).get(panel, {})
             axes.axvline(0.0, color=INK, linewidth=1.0, zorder=1.9)
             for place, (name, estimate) in enumerate(values.items()):
@@ -205,14 +205,14 @@ def panel_figure(
                 shown = estimate.drawn
                 look = _look(looks[name]) | {"linestyle": "None"}
                 axes.errorbar(shown.mean, place, xerr=shown.arms[:, None], elinewidth=1.8, **look)
-            axes.set_title(panel, loc="left", fontsize=10.5, fontweight="bold")
+            axes.set_title(textwrap.fill(panel, 58), loc="left", fontsize=10.0)
             axes.set_yticks(range(len(values)), [textwrap.fill(looks[name].label, 26) for name in values])
             axes.set_ylim(len(values) - 0.35, -0.6)
-            axes.set_xlabel(x_label)
             axes.grid(visible=False, axis="y")
             axes.tick_params(axis="y", length=0)
             axes.spines["left"].set_visible(False)
             axes.margins(x=0.08)
+        axes_list[-1].set_xlabel(x_label)
         if beside and len(series) == 2:
             ours = Line2D([], [], color=INK, marker="o", linestyle="-", linewidth=1.8)
             theirs = Line2D([], [], color=GRID, marker="|", markeredgecolor=MUTED, markersize=9.0, linewidth=4.0)

@@ -392,5 +392,5 @@ def weight_quantiles(trainer: Any) -> Any:
     """5%, 50% and 95% of the weights that a run trained with; None where it had none."""
     if trainer.calibration is None:
         return None
-    raw_n = np.asarray(trainer.train_dataset["dispersion_raw"], dtype=np.float64)
+    raw_n = np.asarray(trainer.train_dataset["dispersion_raw"][:], dtype=np.float64)
     return np.quantile(trainer.calibration.weight(raw_n), [0.05, 0.5, 0.95])

@@ -37,6 +37,7 @@ class WorldOptions(StudyOptions):
 
 def world(options: WorldOptions) -> None:
     """Run the study."""
+    from mallowspo.studies.world.page import headline
     from mallowspo.studies.world.study import WORLD
 
     base = WORLD.presets["fast" if options.fast else "default"](str(options.output_dir))
@@ -52,4 +53,4 @@ def world(options: WorldOptions) -> None:
         given["betas"] = read_numbers("betas", options.betas)
     if options.learning_rate is not None:
         given["learning_rate"] = options.learning_rate
-    run_and_tell("experiment world", WORLD, replace(base, **given))
+    run_and_tell("experiment world", WORLD, replace(base, **given), headline)

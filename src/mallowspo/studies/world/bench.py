@@ -366,8 +366,8 @@ def _index_of_run(trainer: Any, bench: Bench, pairs: list[PreferencePair]) -> di
     """What the trainer took for the index of each training prompt, from its own prepared rows, against the truth."""
     data, calibration = trainer.train_dataset, trainer.calibration
     prompts = bench.world.train
-    prompt_n = np.asarray([pairs[row].prompt for row in data["row_index"]])
-    weight_n = np.asarray(calibration.weight(np.asarray(data["dispersion_raw"], dtype=np.float64)))
+    prompt_n = np.asarray([pairs[row].prompt for row in data["row_index"][:]])
+    weight_n = np.asarray(calibration.weight(np.asarray(data["dispersion_raw"][:], dtype=np.float64)))
     truth_p = np.asarray([prompt.neg_log_phi for prompt in prompts])
     # w = −2 log φ, so that half of the weight stands beside −log φ.
     estimate_p = 0.5 * np.bincount(prompt_n, weight_n) / np.bincount(prompt_n, minlength=len(prompts))

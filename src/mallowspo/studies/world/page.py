@@ -46,7 +46,7 @@ _MEANING = {
     "consensus": "how near to the answer that the people as a whole hold best",
     "top1": "how often the answer is the one that they hold best",
     "order": "how many pairs of answers the trained model ranks as they do",
-    "agreement": "how often a random person prefers the answer to the reference's",
+    "agreement": "how often one prefers the answer to the reference's",
 }
 _THIRDS = {"agreed": "most agreed third", "middle": "middle third", "contested": "most contested third"}
 # Beyond these a verdict may turn with the rounding of another processor, points.
@@ -79,37 +79,43 @@ def _is_quick(results: Results) -> bool:
 # What was found, in a few sentences
 
 
-def _one(results: Results, method: str, quantity: str) -> str:
-    row = _compared(results, method)
-    assert row is not None
+def _said(row: Row, quantity: str, up: str, down: str) -> str:
+    """A verdict with its difference: `nearer by +0.31 [+0.11, +0.51]`."""
     found = row[quantity]
     if found["difference"]["mean"] is None:
         return "nothing to compare"
-    amount = f"{points(found['difference'])} points"
-    return f"no significant difference ({amount})" if found["verdict"] == "open" else amount
+    amount = f"{points(found['difference'])}"
+    return {"better": f"{up} by {amount}", "worse": f"{down} by {amount}"}.get(
+        found["verdict"], f"no significant difference, {amount}"
+    )
 
 
 def headline(results: Results) -> list[str]:
-    """What was found, in three lines: the consensus, both yardsticks at once, a random person."""
+    """What was found, in three lines: the consensus, a random person, how to read the numbers."""
     estimated = "mallows_theta" if _compared(results, "mallows_theta") else "theta_best"
     named = {
-        "mallows_theta_true": "MallowsPO-θ with the true index",
+        "mallows_theta_true": "with the true index",
         estimated: "with the estimated index",
         "theta_true_50": "with the square root of the true weight (√w)",
     }
-    there = {method: words for method, words in named.items() if _compared(results, method)}
+    rows = [(words, row) for method, words in named.items() for row in [_compared(results, method)] if row]
 
-    def line(quantity: str) -> str:
-        return "; ".join(f"{words} {_one(results, method, quantity)}" for method, words in there.items())
+    def line(quantity: str, up: str, down: str) -> str:
+        return "; ".join(f"{words} {_said(row, quantity, up, down)}" for words, row in rows)
 
-    seeds = pages.over_seeds(len(results["config"]["seeds"]))
     return [
-        f"Consensus, at the same distance from the reference as DPO: {line('consensus')}.",
-        f"Agreement with a random person, likewise: {line('agreement')}.",
-        "Given is the method minus DPO. A point is a hundredth: of the way from the answer that people hold worst to "
-        "the one that they hold best, or of the probability that a random person prefers the policy's answer to the "
-        f"reference's. Brackets are 95% intervals over {seeds}.",
+        "At the same distance from the reference MallowsPO-θ answers, in points nearer to the consensus than DPO: "
+        f"{line('consensus', 'nearer', 'further')}.",
+        f"Agreement with a random person, in points more than DPO: {line('agreement', 'ahead', 'behind')}.",
+        "A point is a hundredth: of the way from the answer that people hold worst to the one that they hold best, or "
+        "of the probability that a random person prefers the policy's answer to the reference's. Brackets are 95% "
+        f"intervals over {_over(results)}.",
     ]
+
+
+def _over(results: Results) -> str:
+    count, worlds = len(results["config"]["seeds"]), len(results["worlds"])
+    return f"{count} worlds" if count == worlds > 1 else pages.over_seeds(count)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -154,12 +160,13 @@ def _yardsticks(results: Results) -> Any:
     ours = {row["method"]: {name: row[name]["difference"] for name in YARDSTICK_NAMES} for row in rows}
     theirs = {method: by for method, by in committed["differences"].items() if method in ours} if committed else {}
     count = len(results["config"]["seeds"])
+    titles = {name: f"{title}: {_MEANING[name]}" for name, title in YARDSTICK_NAMES.items()}
     return panel_figure(
-        {title: gaps(ours, name) for name, title in YARDSTICK_NAMES.items()},
-        x_labels=[f"Points more than DPO: {_MEANING[name]}  →" for name in YARDSTICK_NAMES],
+        {panel: gaps(ours, name) for name, panel in titles.items()},
+        x_label="Points more than DPO; right of the line is better",
         title="Each method minus DPO, at the same distance from the reference",
         series=(f"this run, {count} worlds", f"committed run, {committed['worlds']} worlds") if committed else (),
-        beside={title: gaps(theirs, name) for name, title in YARDSTICK_NAMES.items()} if committed else None,
+        beside={panel: gaps(theirs, name) for name, panel in titles.items()} if committed else None,
     )
 
 
@@ -272,10 +279,10 @@ def page(results: Results) -> Report:
 def _verdicts(results: Results) -> Table:
     columns: dict[str, Any] = {"method": pages.METHOD}
     for name, title in YARDSTICK_NAMES.items():
-        columns[f"{title.lower()}, minus DPO's (points)"] = pages.point_interval(f"{name}.difference")
+        columns[title.split(" with")[0].lower()] = pages.point_interval(f"{name}.difference")
         if name in ("consensus", "agreement"):
             columns["verdict" if name == "consensus" else "verdict there"] = pages.verdict_cell(f"{name}.verdict")
-    return table(_usual(results), columns)
+    return table(_usual(results), columns, "Each method minus DPO at the same distance from the reference, in points.")
 
 
 def _equal_kl(results: Results) -> Section:
@@ -297,8 +304,9 @@ def _equal_kl(results: Results) -> Section:
     thirds = [format_interval(sum(t) / 2, *t) for t in results["worlds"][0]["phi_by_tercile"]]
     text = (
         f"Trained on {setup['pairs_per_prompt']} pairs a prompt. For each seed a method's measures are read along its "
-        "own line against KL, its distance from the reference, and compared with DPO's over the KL that both reach; a "
-        "difference counts only where its interval leaves out 0."
+        "own line against KL, its distance from the reference, and compared with DPO's over the KL that both reach, "
+        f"up to the peak of DPO's own consensus value (at {interval_text(results['rising_to'])} nats): beyond it DPO "
+        "is over-driven. A difference counts only where its interval leaves out 0."
     )
     figure = picture(
         "yardsticks",
@@ -314,6 +322,14 @@ def _equal_kl(results: Results) -> Section:
         table(rows, columns, "Method minus DPO at equal KL, in points, by how much the people of a prompt agree. The "
               f"thirds by true φ in the first world (middle and ends): {joined(thirds)}.")
     )  # fmt: skip
+    over_all: Columns = {
+        "method": pages.METHOD,
+        **{title.lower(): pages.point_interval(f"{name}.difference") for name, title in YARDSTICK_NAMES.items()},
+        "KL (nats)": pages.kl_range("consensus"),
+    }
+    whole = [row for row in pages.by_comparison({"comparisons": results["whole"]}, "pairs") if row["pairs"] ==
+             setup["pairs_per_prompt"]]  # fmt: skip
+    body.append(table(whole, over_all, "Over all KL that both reach, beyond DPO's peak as well; points."))
     body.append(table(rows, more, "The same for what else was measured; *outside* is an answer that is none of them."))
     return pages.text_section("Both yardsticks at the same distance", text, *body)
 
@@ -399,8 +415,13 @@ def _index(results: Results) -> Section:
     gains = {row["method"]: row for row in results["gains"]}
     rows = [{"method": method, **index, **gains[method]} for method, index in results["index"].items()]
 
-    def share(row: Row) -> str:
-        return "–" if row["share"] is None else interval_text(row["share"], 0, scale=100.0)
+    def share_of(best: str) -> pages.Cell:
+        """A share without ends says nothing: what it is a share of may be none."""
+        return lambda row: (
+            interval_text(row["share"][best], 0, scale=100.0)
+            if best in row["share"] and row["share"][best]["low"] is not None
+            else "–"
+        )
 
     def worth(row: Row) -> str:
         return "–" if row["worth"] is None else interval_text(row["worth"], 2)
@@ -413,14 +434,15 @@ def _index(results: Results) -> Section:
         ),
         "G, up to": pages.interval("predicted"),
         "worth in pairs": worth,
-        "share of the true index's gain, %": share,
+        "share of the gain of θ, true index, %": share_of("mallows_theta_true"),
+        "of √w, true index, %": share_of("theta_true_50"),
     }
     text = (
         "G is how many times more pairs equal weights would need to tell the truth as well; it supposes shared "
         "parameters, small gaps and weights that know nothing of the answers, so that it stands for *up to*. Beside "
         "it what was seen: at how many times more pairs DPO has the same consensus value at equal KL (at most what "
-        "the study has trained on), and what share of the gain of the true index an index has (no ends where that "
-        "gain does not differ significantly from 0)."
+        "the study has trained on), and what share of the gain of the true index an index has (none is given where "
+        "that gain does not differ significantly from 0)."
     )
     body: list[Block] = [table(rows, columns, "Over the training prompts, mean over seeds with 95% intervals.")]
     if any("prompts" in index for method, index in results["index"].items() if method == "mallows_theta"):

@@ -159,7 +159,7 @@ WORLD: Study[WorldSettings] = Study(
             seeds=(0, 1, 2, 3, 4),
             parts=("comparison",),
             methods=QUICKSTART_METHODS,
-            betas=(0.5, 1.0, 2.0),
+            betas=(1.0, 2.0, 4.0),
             workers=2,
         ),
         "quickstart_fast": lambda folder: WorldSettings(

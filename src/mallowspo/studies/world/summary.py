@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mallowspo.stats.bootstrap import bootstrap
 from mallowspo.stats.frontiers import equal_kl_differences, read_at_best_rate
-from mallowspo.stats.intervals import ratio_interval
+from mallowspo.stats.intervals import mean_of_known, ratio_interval
 from mallowspo.studies.policies import (
     BASELINE,
     METHODS,
@@ -71,12 +71,7 @@ def summarise(settings: WorldSettings, done: Mapping[str, list[Row]]) -> Row:
     usual = settings.setup.pairs_per_prompt
     here = select_runs(runs, pairs=usual)
     grid = _grid(settings, here)
-    comparisons = [
-        row | {"pairs": pairs}
-        for pairs in sorted({run["pairs"] for run in runs})
-        for some in [select_runs(runs, pairs=pairs)]
-        for row in compare_at_equal_kl(_grid(settings, some), some, QUANTITIES, chosen_by=CHOSEN_BY)
-    ]
+    comparisons = _compare(settings, _rising(runs), QUANTITIES)
     first = worlds[0]["reference"]
     return {
         "worlds": [{key: fact[key] for key in fact if key not in ("optima", "shown")} for fact in worlds],
@@ -93,13 +88,42 @@ def summarise(settings: WorldSettings, done: Mapping[str, list[Row]]) -> Row:
         "optima": {name: _mean_optimum([fact["optima"][name] for fact in worlds]) for name in YARDSTICKS},
         "settings": means_over_seeds(runs, ("pairs", "method", "beta"), _SCALARS),
         "comparisons": comparisons,
+        # The same over all KL that both reach, also where DPO itself loses again what it had gained.
+        "whole": _compare(settings, runs, {name: QUANTITIES[name] for name in MEASURES}),
         "levels": {name: read_levels(grid, here, QUANTITIES[name][0]) for name in _LINES},
+        "rising_to": mean_of([run["kl"] for run in _peaks(here).values()]),
         "gains": _gains(settings, runs, comparisons),
         "leads": _leads(settings, comparisons),
         "examples": _examples(settings, worlds[0], here) if settings.setup.examples else [],
         "cpu_seconds": float(sum(run["cpu_seconds"] for run in runs)),
         "runs": [{key: _rounded(run[key]) for key in _KEPT} for run in runs],
     }
+
+
+def _peaks(runs: Sequence[Run]) -> dict[tuple[int, int], Run]:
+    """For each seed and number of pairs DPO's run with the most consensus value."""
+    best: dict[tuple[int, int], Run] = {}
+    for run in select_runs(runs, method=BASELINE):
+        place = run["seed"], run["pairs"]
+        if place not in best or run["consensus"] > best[place]["consensus"]:
+            best[place] = run
+    return best
+
+
+def _rising(runs: Sequence[Run]) -> list[Run]:
+    """Leave out DPO's runs beyond the peak of its own line: who wins where DPO is over-driven has not won."""
+    peaks = _peaks(runs)
+    return [run for run in runs if run["method"] != BASELINE or run["kl"] <= peaks[run["seed"], run["pairs"]]["kl"]]
+
+
+def _compare(settings: WorldSettings, runs: Sequence[Run], quantities: Mapping[str, tuple[str, str]]) -> list[Row]:
+    """Each method against DPO at equal KL, for each number of pairs."""
+    return [
+        row | {"pairs": pairs}
+        for pairs in sorted({run["pairs"] for run in runs})
+        for some in [select_runs(runs, pairs=pairs)]
+        for row in compare_at_equal_kl(_grid(settings, some), some, quantities, chosen_by=CHOSEN_BY)
+    ]
 
 
 def _grid(settings: WorldSettings, runs: Sequence[Run]) -> Grid:
@@ -168,21 +192,21 @@ def _gains(settings: WorldSettings, runs: Sequence[Run], comparisons: Sequence[R
     rows = []
     for method in weighted:
         gap = np.asarray(_of(comparisons, pairs=usual, method=method, quantity="consensus")["per_seed"], dtype=float)
-        row: Row = {"method": method, "predicted": index[method]["gain"], "worth": None, "share": None}
+        row: Row = {"method": method, "predicted": index[method]["gain"], "worth": None, "share": {}}
         if axis is not None:
             row["worth"] = asdict(_worth(gap, *axis, usual))
-        if "mallows_theta_true" in weighted and method != "mallows_theta_true":
-            best = _of(comparisons, pairs=usual, method="mallows_theta_true", quantity="consensus")["per_seed"]
-            row["share"] = asdict(ratio_interval(gap, np.asarray(best, dtype=float)))
+        for best in {"mallows_theta_true", "theta_true_50"} & set(weighted) - {method}:
+            whole = _of(comparisons, pairs=usual, method=best, quantity="consensus")["per_seed"]
+            row["share"][best] = asdict(ratio_interval(gap, np.asarray(whole, dtype=float)))
         rows.append(row)
     return rows
 
 
 def _dpo_along_pairs(settings: WorldSettings, runs: Sequence[Run]) -> tuple[Floats, Floats]:
     """Numbers of pairs in rising order, (N,), and DPO's gain on itself at the usual number, at equal KL, (N, S)."""
-    usual = settings.setup.pairs_per_prompt
-    grid = _grid(settings, select_runs(runs, method=BASELINE))
-    counts = sorted({run["pairs"] for run in select_runs(runs, method=BASELINE)})
+    usual, runs = settings.setup.pairs_per_prompt, _rising(select_runs(runs, method=BASELINE))
+    grid = _grid(settings, runs)
+    counts = sorted({run["pairs"] for run in runs})
 
     def line(pairs: int) -> Any:
         return frontiers(grid, select_runs(runs, pairs=pairs), BASELINE, "consensus", chosen_by=CHOSEN_BY)
@@ -198,9 +222,12 @@ def _worth(gap_s: Floats, count_n: Floats, dpo_ns: Floats, usual: int) -> Any:
     """For how many times more pairs a gain stands; the ends of the axis where it lies beyond them."""
 
     def times(seeds: NDArray[np.intp]) -> float:
-        line_n = np.maximum.accumulate(np.nanmean(dpo_ns[:, seeds], axis=1))
-        log_n = np.interp(np.nanmean(gap_s[seeds]), line_n, np.log(count_n))
-        return float(np.exp(log_n) / usual)
+        line_n = np.asarray([mean_of_known(dpo_s[seeds]) for dpo_s in dpo_ns])
+        known_n = np.isfinite(line_n)
+        if known_n.sum() < 2:
+            return float("nan")
+        line_n = np.maximum.accumulate(line_n[known_n])
+        return float(np.exp(np.interp(mean_of_known(gap_s[seeds]), line_n, np.log(count_n[known_n]))) / usual)
 
     return bootstrap(times, range(len(gap_s)), rng=np.random.default_rng(0))
 
