@@ -87,14 +87,15 @@ def quickstart() -> str:
     from mallowspo.studies.world.study import WORLD
 
     results = _results("docs/quickstart")
-    config, seconds = results["config"], results["seconds"]["total"]
+    config = results["config"]
     page = WORLD.page(results)
     head = (
         f"`make quickstart`: {len(config['seeds'])} worlds, {config['setup']['pairs_per_prompt']} pairs a prompt, β "
-        f"{', '.join(f'{b:g}' for b in config['betas'])}, {len(results['runs'])} training runs, {seconds / 60:.1f} "
-        f"minutes, at most {results['peak_memory_gb']:.1f} GB.\n\n{page.summary}"
+        f"{', '.join(f'{b:g}' for b in config['betas'])}, {len(results['runs'])} training runs of together "
+        f"{results['cpu_seconds'] / 60:.1f} minutes on one core, at most {results['peak_memory_gb']:.1f} GB.\n\n"
+        f"{page.summary}"
     )
-    return render_markdown(replace(page, summary=head, sections=[]), figures="")
+    return render_markdown(replace(page, summary=head, sections=[]), figures="docs/quickstart/figures")
 
 
 def twelve_worlds() -> str:

@@ -142,7 +142,7 @@ def test_nothing_beats_the_optima_and_the_parts_add_up(run, quick):
             assert np.mean(row[f"{name}_by_tercile"]) == pytest.approx(row[name], abs=1e-5)
     for results in (run[2], quick[2]):
         for asked, other in (("consensus", "agreement"), ("agreement", "consensus")):
-            assert np.all(np.subtract(results["optima"][asked][asked], results["optima"][other][asked]) > -1e-9)
+            assert np.all(np.subtract(results["optima"][asked][asked], results["optima"][other][asked]) > -1e-4)
 
 
 def test_the_weight_of_a_run_is_the_calibrated_one(quick):
@@ -185,11 +185,11 @@ def test_the_first_lines_say_what_was_found():
         invented("consensus", 0.0004, "open", method="mallows_theta", pairs=12),
         invented("agreement", 0.0002, "open", method="mallows_theta", pairs=12),
     ]
-    config = {"seeds": [0, 1, 2], "setup": {"pairs_per_prompt": 12}}
+    config = {"seeds": [0, 1, 2], "setup": {"pairs_per_prompt": 12, "examples": False}}
     first, second, third = headline({"comparisons": rows, "config": config, "worlds": [{}, {}, {}]})
-    assert "true index nearer by +1.23 [+1.13, +1.33]" in first
-    assert "estimated index no significant difference, +0.04" in first
-    assert "true index behind by −0.40" in second and "hundredth" in third and "3 worlds" in third
+    assert "true index, nearer, +1.23 [+1.13, +1.33]" in first and "a point is a hundredth" in first
+    assert "estimated index, no significant difference, +0.04" in first
+    assert "true index, less often, −0.40" in second and "3 worlds" in third
 
 
 def test_where_a_seed_does_not_reach_there_is_no_mean():

@@ -84,33 +84,44 @@ def _said(row: Row, quantity: str, up: str, down: str) -> str:
     found = row[quantity]
     if found["difference"]["mean"] is None:
         return "nothing to compare"
-    amount = f"{points(found['difference'])}"
-    return {"better": f"{up} by {amount}", "worse": f"{down} by {amount}"}.get(
-        found["verdict"], f"no significant difference, {amount}"
-    )
+    word = {"better": up, "worse": down, "open": "no significant difference"}[found["verdict"]]
+    return f"{word}, {points(found['difference'])}"
 
 
 def headline(results: Results) -> list[str]:
-    """What was found, in three lines: the consensus, a random person, how to read the numbers."""
+    """What was found, in three lines: the consensus, a random person, over what and beside what."""
     estimated = "mallows_theta" if _compared(results, "mallows_theta") else "theta_best"
     named = {
-        "mallows_theta_true": "with the true index",
+        "mallows_theta_true": "MallowsPO-θ with the true index",
         estimated: "with the estimated index",
         "theta_true_50": "with the square root of the true weight (√w)",
     }
     rows = [(words, row) for method, words in named.items() for row in [_compared(results, method)] if row]
 
     def line(quantity: str, up: str, down: str) -> str:
-        return "; ".join(f"{words} {_said(row, quantity, up, down)}" for words, row in rows)
+        return "; ".join(f"{words}, {_said(row, quantity, up, down)}" for words, row in rows)
 
     return [
-        "At the same distance from the reference MallowsPO-θ answers, in points nearer to the consensus than DPO: "
-        f"{line('consensus', 'nearer', 'further')}.",
-        f"Agreement with a random person, in points more than DPO: {line('agreement', 'ahead', 'behind')}.",
-        "A point is a hundredth: of the way from the answer that people hold worst to the one that they hold best, or "
-        "of the probability that a random person prefers the policy's answer to the reference's. Brackets are 95% "
-        f"intervals over {_over(results)}.",
+        "At the same distance from the reference, how much nearer than DPO's answers to the consensus (a point is a "
+        "hundredth of the way from the answer that people hold worst to the one that they hold best): "
+        f"{line('consensus', 'nearer', 'further away')} points.",
+        "How much more often a random person prefers the answer to the reference's (a point is a hundredth of that "
+        f"probability): {line('agreement', 'more often', 'less often')} points.",
+        f"Brackets are 95% intervals over {_over(results)}.{_committed(results)}",
     ]
+
+
+def _committed(results: Results) -> str:
+    """Beside the quick start: what the committed run of the full study found of the same methods."""
+    committed = twelve_worlds() if _is_quick(results) else None
+    if not committed:
+        return ""
+    found = [
+        f"{label(method)} {points(by['consensus'])} in consensus, {points(by['agreement'])} in agreement"
+        for method, by in committed["differences"].items()
+        if _compared(results, method)
+    ]
+    return f" The committed run of {committed['worlds']} worlds has: {'; '.join(found)}."
 
 
 def _over(results: Results) -> str:
@@ -272,6 +283,12 @@ def page(results: Results) -> Report:
                 "Peak memory": f"{format_number(results['peak_memory_gb'], 1)} GB",
             },
         ),
+        figure=picture(
+            "yardsticks",
+            "For each of four yardsticks the difference of every method from DPO, with its 95% interval.",
+            "A point is a hundredth. The first yardstick is what a true reward or a strong judge stands for, the last "
+            "what a randomly drawn person would choose.",
+        ),
         verdicts=_verdicts(results),
     )
 
@@ -308,13 +325,7 @@ def _equal_kl(results: Results) -> Section:
         f"up to the peak of DPO's own consensus value (at {interval_text(results['rising_to'])} nats): beyond it DPO "
         "is over-driven. A difference counts only where its interval leaves out 0."
     )
-    figure = picture(
-        "yardsticks",
-        "For each of four yardsticks the difference of every method from DPO, with its 95% interval.",
-        "Right of the line is better than DPO. A point is a hundredth. The first of the four is what a true reward or "
-        "a strong judge stands for, the last what a randomly drawn person would choose.",
-    )
-    body: list[Block] = [figure]
+    body: list[Block] = []
     committed = twelve_worlds() if _is_quick(results) else None
     if committed:
         body.append(_beside(results, committed))
