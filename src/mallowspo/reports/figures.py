@@ -189,7 +189,7 @@ def panel_figure(
     `beside` has estimates of another origin, drawn in grey under the first; `series` names the two in the legend.
     """
     rows = sum(map(len, panels.values()))
-    figure, axes_list = new_panels(len(panels), title=title, height=1.0 + 0.62 * len(panels) + 0.38 * rows)
+    figure, axes_list = new_panels(len(panels), title=title, height=1.0 + 0.95 * len(panels) + 0.33 * rows)
     looks = styles_for([name for values in panels.values() for name in values], styles)
     with house_style():
         for axes, (panel, values) in zip(axes_list, panels.items(), strict=True):
