@@ -82,22 +82,34 @@ def options() -> str:
 
 
 def quickstart() -> str:
-    """What the committed run of the quick start found: its verdicts, and how its index does."""
+    """What the committed run of the quick start found: its first lines and its verdicts."""
     from mallowspo.reports.markdown import render_markdown
-    from mallowspo.reports.text import interval_text
     from mallowspo.studies.world.study import WORLD
 
     results = _results("docs/quickstart")
-    config, seconds = results["config"], results["seconds"]["total"]
+    config = results["config"]
     page = WORLD.page(results)
-    correlation = interval_text(results["index"]["estimated"]["rank_correlation"])
     head = (
-        f"`make quickstart`: β {', '.join(f'{b:g}' for b in config['betas'])}, learning rates "
-        f"{' and '.join(f'{r:g}' for r in config['learning_rates'])}, {len(results['runs'])} training runs, "
-        f"{seconds / 60:.1f} minutes, at most {results['peak_memory_gb']:.1f} GB. {page.summary} The index that "
-        f"MallowsPO reads off the reference has a rank correlation of {correlation} with the true −log φ."
+        f"`make quickstart`: {len(config['seeds'])} worlds, {config['setup']['pairs_per_prompt']} pairs a prompt, β "
+        f"{', '.join(f'{b:g}' for b in config['betas'])}, {len(results['runs'])} training runs of together "
+        f"{results['cpu_seconds'] / 60:.1f} minutes on one core, at most {results['peak_memory_gb']:.1f} GB.\n\n"
+        f"{page.summary}"
     )
-    return render_markdown(replace(page, summary=head, sections=[]), figures="")
+    return render_markdown(replace(page, summary=head, sections=[]), figures="docs/quickstart/figures")
+
+
+def twelve_worlds() -> str:
+    """What the committed run of the full study found, which the quick start shows beside its own result."""
+    from mallowspo.studies.world.page import YARDSTICK_NAMES
+
+    results = _results("docs/experiments/world")
+    pairs = results["config"]["setup"]["pairs_per_prompt"]
+    differences: dict[str, dict[str, Any]] = {}
+    for row in results["comparisons"]:
+        if row["pairs"] == pairs and row["quantity"] in YARDSTICK_NAMES and row["learning_rate"] is None:
+            differences.setdefault(row["method"], {})[row["quantity"]] = row["difference"]
+    facts = {"worlds": len(results["worlds"]), "date": results["provenance"]["date"], "pairs_per_prompt": pairs}
+    return json.dumps(facts | {"differences": differences}, indent=1) + "\n"
 
 
 def study_page(name: str, run: str = "") -> Callable[[], str]:
@@ -199,6 +211,10 @@ PAGES = {
 }
 
 
+# Files that are written as a whole.
+DATA = {"src/mallowspo/studies/world/twelve_worlds.json": twelve_worlds}
+
+
 def filled(page: str, tables: dict[str, object]) -> str:
     """The page with every table made anew between its markers."""
     text = (ROOT / page).read_text(encoding="utf-8")
@@ -213,14 +229,19 @@ def filled(page: str, tables: dict[str, object]) -> str:
 
 def main() -> int:
     """Rewrite the pages, or say which are out of date."""
-    stale = [page for page, tables in PAGES.items() if filled(page, tables) != (ROOT / page).read_text("utf-8")]
+    made = {path: make() for path, make in DATA.items()} | {page: filled(page, PAGES[page]) for page in PAGES}
+    stale = [path for path, text in made.items() if not _is(path, text)]
     if "--check" in sys.argv:
         if stale:
             sys.stderr.write(f"out of date: {', '.join(stale)}; run python docs/make_tables.py\n")
         return 1 if stale else 0
     for page in stale:
-        (ROOT / page).write_text(filled(page, PAGES[page]), encoding="utf-8")
+        (ROOT / page).write_text(made[page], encoding="utf-8")
     return 0
+
+
+def _is(path: str, text: str) -> bool:
+    return (ROOT / path).is_file() and (ROOT / path).read_text(encoding="utf-8") == text
 
 
 if __name__ == "__main__":

@@ -34,16 +34,22 @@ def smaller(monkeypatch, preset, out, **setup):
 
 def test_quickstart(tmp_path, monkeypatch):
     smaller(monkeypatch, "quickstart_fast", tmp_path / "out", train_prompts=48)
-    assert written(tmp_path / "out", "quickstart", "--fast")["index"]
+    code, said, err = call("quickstart", "--fast", "--output_dir", tmp_path / "out")
+    first, second, third, opened = said.splitlines()
+    assert code == 0 and "consensus" in first and "random person" in second and "intervals" in third
+    assert f"{tmp_path}/out/report.html" in opened and "Training the policies: 8 of 8" in err
+    assert json.loads((tmp_path / "out/results.json").read_text())["index"]
 
 
 def test_world(tmp_path, monkeypatch):
     out = tmp_path / "out"
     smaller(monkeypatch, "fast", out)
-    options = ["--methods", "dpo,mallows_phi", "--betas", "0.5,4", "--seeds", 1, "--learning_rates", "4e-4"]
+    options = ["--methods", "dpo,mallows_phi", "--betas", "0.5,4", "--seeds", 1, "--learning_rate", "4e-4",
+               "--parts", "comparison,phi,pairs", "--pairs", "1"]  # fmt: skip
     results = written(out, "experiment", "world", "--fast", *options)
-    ran = {(row["seed"], row["method"], row["beta"], row["learning_rate"]) for row in results["runs"]}
-    assert ran == {(1, method, beta, 4e-4) for method in ("dpo", "mallows_phi") for beta in (0.5, 4.0)}
+    ran = {(row["method"], row["pairs"], row["beta"], row["learning_rate"]) for row in results["runs"]}
+    trained = {("dpo", 2), ("mallows_phi", 2), ("dpo", 1)}
+    assert ran == {(*one, beta, 4e-4) for one in trained for beta in (0.5, 4.0)}
 
 
 def test_bandit(tmp_path):
@@ -147,7 +153,9 @@ def test_a_missing_package_is_answered_with_what_to_install(controllable, tmp_pa
         ("efficiency", ["--repetitions", "2"], "--repetitions"),
         ("world", ["--methods", "dpo,kto"], "methods: got 'kto'"),
         ("world", ["--betas", "one"], "betas: got 'one'"),
-        ("world", ["--learning_rates", "1e-3,1e-3"], "none twice"),
+        ("world", ["--learning_rate", "0"], "learning_rate: got 0"),
+        ("world", ["--parts", "rho"], "parts: got rho"),
+        ("world", ["--pairs", "2,2"], "pairs: got (2, 2)"),
         ("estimator", ["--conditions", "nowhere"], "nowhere"),
         ("estimator", ["--conditions", ""], "conditions"),
         ("estimator", ["--votes", "file.json"], "NAME=FILE"),

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
-from scipy.stats import entropy
+from scipy.stats import entropy, kendalltau
 
 from mallowspo.errors import InputError
 from mallowspo.evaluation.exact import (
     agreement,
     choice_entropy,
     optimal_frontier,
+    order_accuracy,
     outside_mass,
     share_of_optimum,
     terciles,
@@ -120,6 +121,17 @@ def test_the_frontier_bears_a_reference_without_outside_mass():
     assert frontier.agreement[0] == pytest.approx(0.5, abs=1e-4)
     assert np.all(np.diff(frontier.kl) >= 0)
     assert np.all(np.diff(frontier.agreement) >= 0)
+
+
+def test_the_order_of_the_implicit_reward_is_kendalls_tau():
+    """The share of pairs in order is (τ + 1)/2 of SciPy, where no two rewards are equal."""
+    policy, reference, _ = draw(11)
+    ranks = np.stack([np.random.default_rng(p).permutation(policy.shape[1]) + 1 for p in range(len(policy))])
+    found = order_accuracy(policy, reference, ranks)
+    reward = policy - reference
+    taus = [kendalltau(one, -rank).statistic for one, rank in zip(reward, ranks, strict=True)]
+    np.testing.assert_allclose(found, (np.asarray(taus) + 1) / 2, atol=1e-12)
+    np.testing.assert_array_equal(order_accuracy(reference, reference, ranks), 0.5)
 
 
 def test_share_of_optimum_is_one_on_the_frontier_and_undefined_at_the_start():

@@ -19,6 +19,7 @@ from mallowspo.reports.figures import (
     histogram_figure,
     index_scatter_figure,
     line_figure,
+    panel_figure,
 )
 from mallowspo.reports.text import format_number
 from mallowspo.stats.intervals import Interval
@@ -154,6 +155,26 @@ def test_grouped_intervals_stand_where_they_should():
     assert tops == sorted(tops), "methods do not keep their order from the top"
     without = grouped_interval_figure(values, GROUPS, x_label="Share", zero_line=False).axes[0]
     assert len(without.get_lines()) == len(axes.get_lines()) - 1
+
+
+def test_a_panel_has_one_yardstick_and_the_other_run_beside_each_method():
+    ours = {"dpo": Interval(1.0, 0.5, 2.0), "ipo": Interval(-1.0, -2.0, 0.5)}
+    figure = panel_figure(
+        {"Consensus": ours, "Agreement": {"ipo": Interval(0.1, float("nan"), float("nan"))}},
+        x_label="Points", title=LONG, series=("here", "there"),
+        beside={"Consensus": {"ipo": Interval(-0.5, -1.0, 0.0)}},
+    )  # fmt: skip
+    first, second = figure.axes
+    np.testing.assert_allclose([whiskers(one, 0)[0] for one in bars(first)], [[0.5, 2.0], [-1.0, 0.0], [-2.0, 0.5]])
+    assert [label.get_text() for label in first.get_yticklabels()] == ["DPO", "IPO"]
+    assert [one.lines[0].get_xdata().tolist() for one in bars(second)] == [[0.1]]  # a single seed is a point
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["here", "there"]
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()
+    for axes in figure.axes:
+        for text in (axes.title, axes._left_title, axes.xaxis.label, *axes.get_yticklabels()):
+            box = text.get_window_extent(renderer)
+            assert not text.get_text() or (box.x0 >= 0 and box.x1 <= figure.bbox.width), text
 
 
 def test_histogram_counts_all_and_marks_quantiles():

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from mallowspo.errors import InputError
-from mallowspo.stats.intervals import Interval, mean_interval, mean_of_known
+from mallowspo.stats.intervals import Interval, mean_interval, mean_of_known, ratio_interval
 from mallowspo.stats.verdicts import holm, verdict
 
 
@@ -74,6 +74,18 @@ def test_what_is_not_known_counts_for_nothing():
     assert mean_of_known([1.0, np.nan, 3.0]) == 2.0 and np.isnan(mean_of_known([np.nan]))
     one = Interval.of({"value": 1.0, "low": None, "high": None})
     assert one.mean == 1.0 and np.isnan(one.low) and not one.has_ends
+
+
+def test_the_interval_of_a_ratio_is_where_a_t_test_does_not_tell_the_difference_from_0():
+    """Fieller's ends r: above − r·below has a mean that SciPy's t-test puts at exactly p = .05."""
+    rng = np.random.default_rng(2)
+    below = rng.normal(2.0, 0.6, 12)
+    above = 0.4 * below + rng.normal(0.0, 0.3, 12)
+    found = ratio_interval(above, below)
+    assert found.mean == pytest.approx(above.mean() / below.mean())
+    for end in (found.low, found.high):
+        assert stats.ttest_1samp(above - end * below, 0.0).pvalue == pytest.approx(0.05, abs=1e-9)
+    assert not ratio_interval(above, below - below.mean() + 0.01).has_ends
 
 
 def test_p_values_are_adjusted_as_holm_wrote():

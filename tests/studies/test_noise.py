@@ -7,7 +7,7 @@ import pytest
 from mallowspo.studies.noise.study import NOISE, flip
 from mallowspo.studies.policies import Job
 from mallowspo.studies.study import run_study
-from mallowspo.studies.world.bench import open_world, run_job
+from mallowspo.studies.world.bench import open_world, pairs_of_seed, run_job
 from mallowspo.world.population import PreferencePair
 from mallowspo.world.reference import ReferenceTraining
 
@@ -33,7 +33,8 @@ def test_the_study_runs_and_without_flips_it_is_the_study_world(tmp_path):
         (method, share) for method in ("cdpo", "mallows_phi") for share in (0.0, 0.4)
     }
     job = Job(seed=1, method="dpo", beta=0.5, learning_rate=8e-4)
-    plain = run_job(open_world(small, 1, tmp_path), job)
+    bench = open_world(small, 1, tmp_path)
+    plain = run_job(bench, job, pairs_of_seed(bench, 1))
     ours = {
         run["flipped"]: run["agreement"]
         for run in results["runs"]

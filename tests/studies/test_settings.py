@@ -30,11 +30,12 @@ REFUSED = {
     EfficiencySetup(): [{"pairs": (1000,)}, {"pairs": (50, 100)}, {"correlation": 1.0}, {"voted_prompts": 3}],
     EfficiencySettings(): [{"variations": (0.0,)}, {"logits": (1.0, 1.0)}, {"repetitions": 2}],
     WorldSettings(): [
-        {"methods": ("dpo", "kto")}, {"methods": ("ipo", "mallows_phi")}, {"methods": ("dpo",)},
-        {"methods": ("dpo", "ipo", "ipo")}, {"betas": (1.0,)}, {"betas": (1.0, 1.0)}, {"betas": (1.0, -1.0)},
-        {"learning_rates": ()}, {"seeds": (1, 1)},
+        {"methods": ("dpo", "kto")}, {"methods": ("ipo_sum", "mallows_phi")}, {"methods": ("dpo",)},
+        {"methods": ("dpo", "ipo_sum", "ipo_sum")}, {"betas": (1.0,)}, {"betas": (1.0, 1.0)},
+        {"betas": (1.0, -1.0)}, {"learning_rate": 0.0}, {"seeds": (1, 1)}, {"parts": ("pairs",)},
+        {"parts": ("comparison", "sums")}, {"pairs": (2, 12)}, {"pairs": (64,)},
     ],
-    WorldSetup(): [{"selection_prompts": 3}, {"epochs": 0}, {"pairs_per_prompt": 0}, {"train_prompts": 456}],
+    WorldSetup(): [{"epochs": 0}, {"pairs_per_prompt": 0}, {"pairs_drawn": 11}, {"voters": 1}, {"train_prompts": 457}],
     NoiseSettings(): [{"flipped": (0.5,)}, {"flipped": ()}, {"methods": ("dpo", "kto")}],
     DESIGN: [
         {"opening": "("}, {"preferences": "coin"}, {"preference_scale": 0.0}, {"eval_prompts": 1},

@@ -15,6 +15,7 @@ from mallowspo.world.language import WorldPrompt, build_world
 from mallowspo.world.population import (
     collect_preferences,
     collect_votes,
+    consensus_values,
     preference_matrix,
     top_choice_probabilities,
     write_corpus,
@@ -55,6 +56,13 @@ def test_top_choices_and_preferences_equal_enumeration(center, phi):
         wanted = sum(p for r, p in zip(rankings, probabilities, strict=True) if r[i] < r[j])
         assert matrix[i, j] == pytest.approx(wanted, rel=1e-9)
     np.testing.assert_array_equal(np.diag(matrix), 0.5)
+
+
+def test_the_consensus_value_is_the_place_in_the_centre():
+    """By hand, and in the order in which people give their first choice."""
+    assert consensus_values(make_prompt((2, 1, 3, 5, 4), 0.4)).tolist() == [0.75, 1.0, 0.5, 0.0, 0.25]
+    prompt = make_prompt((4, 2, 1, 5, 3), 0.7)
+    np.testing.assert_array_equal(np.argsort(consensus_values(prompt)), np.argsort(top_choice_probabilities(prompt)))
 
 
 def test_corpus_follows_the_top_choices(rng):

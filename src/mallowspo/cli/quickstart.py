@@ -1,4 +1,4 @@
-"""`mallowspo quickstart`: the embedded world, four ways of training on it, one report."""
+"""`mallowspo quickstart`: small generated worlds, four ways of training on them, one report."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ __all__ = ["QuickstartOptions", "quickstart"]
 
 @dataclass(frozen=True, kw_only=True)
 class QuickstartOptions:
-    """Compare DPO, MallowsPO-theta and MallowsPO-phi on a generated language whose truth is known."""
+    """Compare DPO and MallowsPO-theta, its index estimated or true, in generated worlds whose truth is known."""
 
     output_dir: Path = option("Where report.html and results.json go.", Path("output/quickstart"))
     seeds: int | None = option(
-        "Sets of preference pairs drawn; more make the intervals narrower.", None, shown="5, with --fast 1", low=1
+        "Worlds, each with its own people and pairs; more make the intervals narrower.",
+        None,
+        shown="5, with --fast 1",
+        low=1,
     )
     workers: int | None = option(
         "Processes that train side by side; changes no result.", None, shown="2, with --fast 0", low=0
@@ -27,6 +30,7 @@ class QuickstartOptions:
 
 def quickstart(options: QuickstartOptions) -> None:
     """Run the study `world` in its preset for a first look."""
+    from mallowspo.studies.world.page import headline
     from mallowspo.studies.world.study import WORLD
 
     settings = WORLD.presets["quickstart_fast" if options.fast else "quickstart"](str(options.output_dir))
@@ -34,4 +38,4 @@ def quickstart(options: QuickstartOptions) -> None:
         settings = replace(settings, seeds=tuple(range(options.seeds)))
     if options.workers is not None:
         settings = replace(settings, workers=options.workers)
-    run_and_tell("quickstart", WORLD, settings)
+    run_and_tell("quickstart", WORLD, settings, headline)

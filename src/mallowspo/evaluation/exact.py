@@ -28,8 +28,12 @@ __all__ = [
     "Agreement",
     "Frontier",
     "agreement",
+    "agreement_of_answers",
     "choice_entropy",
+    "expected_value",
     "optimal_frontier",
+    "optimal_policies",
+    "order_accuracy",
     "outside_mass",
     "share_of_optimum",
     "terciles",
@@ -103,10 +107,51 @@ def outside_mass(logp_pk: ArrayLike) -> Floats:
     return np.asarray(np.maximum(0.0, 1.0 - np.exp(_logps(logp_pk)).sum(axis=1)), dtype=np.float64)
 
 
-def _value_of_answers(reference_logp_pk: Floats, preference_pkk: Floats) -> Floats:
+def agreement_of_answers(reference_logp_pk: ArrayLike, preference_pkk: ArrayLike) -> Floats:
     """A_i: probability that a random member prefers candidate i to the reference's answer, shape (P, K)."""
-    beats_candidates = np.einsum("pij,pj->pi", preference_pkk, np.exp(reference_logp_pk))
-    return np.asarray(beats_candidates + outside_mass(reference_logp_pk)[:, None])
+    reference = _logps(reference_logp_pk)
+    preferences = _preferences(preference_pkk, reference.shape)
+    beats_candidates = np.einsum("pij,pj->pi", preferences, np.exp(reference))
+    return np.asarray(beats_candidates + outside_mass(reference)[:, None])
+
+
+def expected_value(logp_pk: ArrayLike, value_pk: ArrayLike) -> Floats:
+    """Mean value of a model's answer, E_π[V], where any answer outside the candidates is worth 0.
+
+    Args:
+        logp_pk: Log-probabilities of the whole candidates, nats, shape (P, K).
+        value_pk: What each candidate is worth, shape (P, K).
+
+    Returns:
+        Mean per prompt, shape (P,).
+
+    Example:
+        >>> expected_value(np.log([[0.5, 0.25]]), [[1.0, 0.4]]).round(6).tolist()
+        [0.6]
+    """
+    return np.asarray((np.exp(_logps(logp_pk)) * np.asarray(value_pk, dtype=np.float64)).sum(axis=1))
+
+
+def order_accuracy(policy_logp_pk: ArrayLike, reference_logp_pk: ArrayLike, rank_pk: ArrayLike) -> Floats:
+    """Share of the pairs of candidates that the implicit reward log π/π_ref puts in the order of a ranking.
+
+    Args:
+        policy_logp_pk: Log-probabilities of the whole candidates under the policy, nats, shape (P, K).
+        reference_logp_pk: The same under the reference.
+        rank_pk: Ranks of the candidates, 1 is best, none twice, shape (P, K).
+
+    Returns:
+        Share per prompt, shape (P,); equal rewards count half, so that a policy equal to the reference has ½.
+
+    Example:
+        >>> order_accuracy(np.log([[0.6, 0.1, 0.3]]), np.log([[0.3, 0.3, 0.4]]), [[1, 2, 3]]).round(6).tolist()
+        [0.666667]
+    """
+    reward_pk = _logps(policy_logp_pk) - _logps(reference_logp_pk)
+    rank = np.asarray(rank_pk, dtype=np.float64)
+    first, second = np.triu_indices(rank.shape[1], k=1)
+    right = np.sign(reward_pk[:, first] - reward_pk[:, second]) * np.sign(rank[:, second] - rank[:, first])
+    return np.asarray((0.5 + 0.5 * right).mean(axis=1))
 
 
 def agreement(policy_logp_pk: ArrayLike, reference_logp_pk: ArrayLike, preference_pkk: ArrayLike) -> Agreement:
@@ -137,7 +182,7 @@ def agreement(policy_logp_pk: ArrayLike, reference_logp_pk: ArrayLike, preferenc
             f"agreement: got shapes {policy.shape} and {reference.shape}; score both models on the same candidates"
         )
     preferences = _preferences(preference_pkk, policy.shape)
-    counted_p = (np.exp(policy) * _value_of_answers(reference, preferences)).sum(axis=1)
+    counted_p = expected_value(policy, agreement_of_answers(reference, preferences))
     renormalised_p = np.einsum("pi,pij,pj->p", _conditional(policy), preferences, _conditional(reference))
     return Agreement(counted_p, renormalised_p)
 
@@ -193,25 +238,50 @@ def optimal_frontier(
         >>> frontier.agreement.round(3).tolist(), frontier.kl.round(4).tolist()
         ([0.5, 0.75], [0.0, 0.6931])
     """
-    reference = _logps(reference_logp_pk)
-    value_pk = _value_of_answers(reference, _preferences(preference_pkk, reference.shape))
+    value_pk = agreement_of_answers(reference_logp_pk, preference_pkk)
+    tau, kl, logp_tpk = optimal_policies(reference_logp_pk, value_pk, temperatures)
+    return Frontier(tau, kl, np.asarray([expected_value(logp_pk, value_pk).mean() for logp_pk in logp_tpk]))
+
+
+def optimal_policies(
+    reference_logp_pk: ArrayLike, value_pk: ArrayLike, temperatures: Sequence[float] | Floats
+) -> tuple[Floats, Floats, Floats]:
+    """The policies with the highest E_π[V] − τ KL(π ‖ π_ref): π* ∝ π_ref exp(V/τ), with V = 0 outside the candidates.
+
+    Args:
+        reference_logp_pk: Log-probabilities of the whole candidates under the reference, nats, shape (P, K).
+        value_pk: What each candidate is worth, shape (P, K).
+        temperatures: τ > 0, in units of the value; one τ holds for all prompts.
+
+    Returns:
+        τ in falling order, shape (T,); the mean KL over whole sequences, nats, shape (T,); the policies'
+        log-probabilities of the candidates, shape (T, P, K).
+
+    Raises:
+        InputError: Values are no probabilities, or a temperature is not positive.
+
+    Example:
+        >>> _, kl, logp = optimal_policies(np.log([[0.5, 0.5]]), [[1.0, 0.0]], [1.0])
+        >>> np.exp(logp[0, 0]).round(4).tolist(), kl.round(4).tolist()
+        ([0.7311, 0.2689], [0.1109])
+    """
+    reference, value = _logps(reference_logp_pk), np.asarray(value_pk, dtype=np.float64)
     tau = np.sort(np.asarray(temperatures, dtype=np.float64))[::-1]
     if tau.size == 0 or not np.all(tau > 0):
         raise InputError(f"temperatures: got {temperatures!r}, expected numbers > 0")
     # The outside is one more answer, of value 0, with all of the outside mass.
     with np.errstate(divide="ignore"):
         all_logp = np.concatenate([reference, np.log(outside_mass(reference))[:, None]], axis=1)
-    all_value = np.concatenate([value_pk, np.zeros((len(value_pk), 1))], axis=1)
-    kl, mean = [], []
+    all_value = np.concatenate([value, np.zeros((len(value), 1))], axis=1)
+    kl, logps = [], []
     for temperature in tau:
         tilt = all_logp + all_value / temperature
         top = tilt.max(axis=1, keepdims=True)
         log_normalizer = top + np.log(np.exp(tilt - top).sum(axis=1, keepdims=True))
-        optimum = np.exp(tilt - log_normalizer)
-        # log π*/π_ref = A/τ − log Z needs no logarithm of an outside mass that may be 0.
-        kl.append((optimum * (all_value / temperature - log_normalizer)).sum(axis=1).mean())
-        mean.append((optimum * all_value).sum(axis=1).mean())
-    return Frontier(tau, np.maximum(0.0, np.asarray(kl)), np.asarray(mean))
+        logps.append(tilt - log_normalizer)
+        # log π*/π_ref = V/τ − log Z needs no logarithm of an outside mass that may be 0.
+        kl.append((np.exp(logps[-1]) * (all_value / temperature - log_normalizer)).sum(axis=1).mean())
+    return tau, np.maximum(0.0, np.asarray(kl)), np.stack(logps)[:, :, :-1]
 
 
 def share_of_optimum(agreement_mean: float, kl_mean: float, frontier: Frontier) -> float:

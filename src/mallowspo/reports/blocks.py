@@ -208,4 +208,5 @@ class Report:
     summary: str  # the answer, before anything else; an empty line starts a new paragraph
     sections: Sequence[Section]
     meta: Meta = field(default_factory=Meta)
+    figure: Figure | None = None  # what the summary says, as a picture; stands right behind it
     verdicts: Table | None = None  # stands before everything else

@@ -46,6 +46,7 @@ __all__ = [
     "MethodStyle",
     "house_style",
     "new_figure",
+    "new_panels",
     "outside_legend",
     "save_figure",
     "styles_for",
@@ -129,8 +130,18 @@ METHOD_STYLES: Mapping[str, MethodStyle] = MappingProxyType(
         "theta_mean_entropy": MethodStyle("θ, mean entropy", BLUE, "d", _DASHED),
         "theta_panel": MethodStyle("θ, panel", PURPLE, "*", _DASH_DOT),
         "theta_true": MethodStyle("θ, true index", SKY, "d", _LONG, filled=False),
-        "theta_true_50": MethodStyle("θ, √w, true index", PURPLE, "d", _LONG, filled=False),
-        "mallows_theta_pairs_50": MethodStyle("θ, √w, index from pairs", PURPLE, "h", _DASHED),
+        "mallows_theta_pairs_50": MethodStyle("√w, index from pairs", PURPLE, "h", _DASHED),
+        "theta_true_25": MethodStyle("θ, true index, ρ = ¼", SKY, "v", _DOTTED, filled=False),
+        "theta_true_50": MethodStyle("√w, true index", ORANGE, "D", _DASH_DOT),
+        "theta_true_75": MethodStyle("θ, true index, ρ = ¾", SKY, "^", _DASHED, filled=False),
+        "theta_best": MethodStyle("θ, first divergent token", VERMILLION, "^", _DASH_DOT),
+        "theta_best_25": MethodStyle("θ, first divergent token, ρ = ¼", VERMILLION, "v", _DOTTED, filled=False),
+        "theta_best_50": MethodStyle("√w, first divergent token", VERMILLION, "D", _DASHED, filled=False),
+        "theta_best_75": MethodStyle("θ, first divergent token, ρ = ¾", VERMILLION, "<", _LONG, filled=False),
+        "theta_one_pass_panel": MethodStyle("θ, panel of one pass", PURPLE, "*", _DASH_DOT),
+        "theta_released_shrunk": MethodStyle("θ, released index spread by votes", BLUE, "p", _DOTTED, filled=False),
+        "theta_best_shrunk": MethodStyle("θ, divergent token spread by votes", PURPLE, "p", _DOTTED, filled=False),
+        "ipo_sum": MethodStyle("IPO (summed)", GREEN, "X", _DOTTED),
         "cdpo": MethodStyle("cDPO (10% smoothed)", MUTED, "P", _DASHED, filled=False),
         "ipo": MethodStyle("IPO", GREEN, "D", _DOTTED),
         "mallows_ipo": MethodStyle("MallowsPO-IPO", GREEN, "D", _DASHED, filled=False),
@@ -142,7 +153,7 @@ METHOD_STYLES: Mapping[str, MethodStyle] = MappingProxyType(
         "population": MethodStyle("People", MUTED, "P", _DASHED),
         "optimum": MethodStyle("Exact optimum", MUTED, "", "-"),
         "optimum_consensus": MethodStyle("Exact optimum of consensus", MUTED, "", "-"),
-        "optimum_agreement": MethodStyle("Exact optimum of agreement", MUTED, "", _DOTTED),
+        "optimum_agreement": MethodStyle("Exact optimum of agreement", MUTED, "", _DASHED),
     }
 )
 
@@ -202,11 +213,18 @@ def new_figure(
 ) -> tuple[Figure, Axes]:
     """Start a figure with one pair of axes in the house style; draw on it inside `house_style()`."""
     with house_style():
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
+        figure, (axes,) = new_panels(1, title=title, height=height)
         _fit(axes.set_xlabel(x_label), 0.8 * figure.bbox.width)
         _fit(axes.set_ylabel(y_label), 0.7 * figure.bbox.height)
+    return figure, axes
+
+
+def new_panels(count: int, *, title: str = "", height: float) -> tuple[Figure, list[Axes]]:
+    """Start a figure with panels one above the other; draw on it inside `house_style()`."""
+    with house_style():
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = [figure.add_subplot(count, 1, place) for place in range(1, count + 1)]
         if title:
             # From the edge of the figure, not of the axes: wide tick labels must not push it out.
             above = figure.suptitle(title, x=0.012, ha="left", fontsize=_TITLE_SIZE)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import ArrayLike
 
@@ -20,6 +20,7 @@ from mallowspo.reports.figure_style import (
     MethodStyle,
     house_style,
     new_figure,
+    new_panels,
     outside_legend,
     save_figure,
     styles_for,
@@ -35,6 +36,7 @@ __all__ = [
     "histogram_figure",
     "index_scatter_figure",
     "line_figure",
+    "panel_figure",
     "save_figure",
 ]
 
@@ -222,6 +224,51 @@ def heat_map_figure(
     return figure
 
 
+def panel_figure(
+    panels: Mapping[str, Mapping[str, Interval]],
+    *,
+    x_label: str,
+    title: str = "",
+    series: Sequence[str] = (),
+    beside: Mapping[str, Mapping[str, Interval]] | None = None,
+    styles: Mapping[str, MethodStyle] | None = None,
+) -> Figure:
+    """Draw one panel a quantity, each with a scale of its own: the methods by name with their intervals, 0 marked.
+
+    `beside` has estimates of another origin, drawn in grey under the first; `series` names the two in the legend.
+    """
+    rows = sum(map(len, panels.values()))
+    figure, axes_list = new_panels(len(panels), title=title, height=1.0 + 0.95 * len(panels) + 0.33 * rows)
+    looks = styles_for([name for values in panels.values() for name in values], styles)
+    with house_style():
+        for axes, (panel, values) in zip(axes_list, panels.items(), strict=True):
+            others = (beside or {}).get(panel, {})
+            axes.axvline(0.0, color=INK, linewidth=1.0, zorder=1.9)
+            for place, (name, estimate) in enumerate(values.items()):
+                if name in others:
+                    other = others[name]
+                    axes.errorbar(
+                        other.mean, place + 0.28, xerr=other.arms[:, None], elinewidth=4.0, ecolor=GRID, color=MUTED,
+                        marker="|", markersize=9.0, linestyle="None", zorder=1.8,
+                    )  # fmt: skip
+                shown = estimate.drawn
+                look = _look(looks[name]) | {"linestyle": "None"}
+                axes.errorbar(shown.mean, place, xerr=shown.arms[:, None], elinewidth=1.8, **look)
+            axes.set_title(textwrap.fill(panel, 58), loc="left", fontsize=10.0)
+            axes.set_yticks(range(len(values)), [textwrap.fill(looks[name].label, 26) for name in values])
+            axes.set_ylim(len(values) - 0.35, -0.6)
+            axes.grid(visible=False, axis="y")
+            axes.tick_params(axis="y", length=0)
+            axes.spines["left"].set_visible(False)
+            axes.margins(x=0.08)
+        axes_list[-1].set_xlabel(x_label)
+        if beside and len(series) == 2:
+            ours = Line2D([], [], color=INK, marker="o", linestyle="-", linewidth=1.8)
+            theirs = Line2D([], [], color=GRID, marker="|", markeredgecolor=MUTED, markersize=9.0, linewidth=4.0)
+            outside_legend(figure, [ours, theirs], list(series))
+    return figure
+
+
 _QUANTILES: Mapping[float, tuple[str, Any]] = {
     0.1: ("10% lie below", (0, (1.5, 1.8))),
     0.5: ("Median", "-"),
@@ -270,12 +317,19 @@ def line_figure(
     y_label: str,
     title: str = "",
     zero_line: bool = False,
+    doublings: bool = False,
     styles: Mapping[str, MethodStyle] | None = None,
 ) -> Figure:
-    """Draw quantities over steps, each with its band, or side by side with whiskers where the points are few."""
+    """Draw quantities over steps, each with its band, or side by side with whiskers where the points are few.
+
+    With `doublings` each doubling of a step is as wide.
+    """
     figure, axes = new_figure(title=title, x_label=x_label, y_label=y_label)
     looks = styles_for(curves, styles)
     with house_style():
+        if doublings:
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter(ScalarFormatter())
         if zero_line:
             axes.axhline(0.0, color=MUTED, linewidth=1.0, zorder=1.9)
         for place, (name, curve) in enumerate(curves.items()):

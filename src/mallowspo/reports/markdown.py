@@ -26,7 +26,8 @@ __all__ = ["render_markdown"]
 
 def render_markdown(report: Report, *, figures: str, level: int = 2, details: bool = True) -> str:
     """A page without its title and foot as Markdown; `figures` is where the PNG files lie, seen from the document."""
-    parts = [report.summary, *([_table(report.verdicts)] if report.verdicts else [])]
+    parts = [report.summary, *([_figure(report.figure, figures)] if report.figure else [])]
+    parts += [_table(report.verdicts)] if report.verdicts else []
     for section in report.sections:
         parts += _section(section, figures, level, details)
     return "\n\n".join(part for part in parts if part)

@@ -21,7 +21,8 @@ from mallowspo.scoring.padded import ResponseScores
 __all__ = ["ReferenceScores", "behind", "landmark_entropies", "longest_first", "score_batches", "score_rows"]
 
 Floats = NDArray[np.float64]
-Given, Made = TypeVar("Given"), TypeVar("Made")
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 def behind(work: Callable[[Given], Made], items: Iterable[Given]) -> Iterator[Made]:

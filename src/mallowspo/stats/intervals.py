@@ -12,7 +12,7 @@ from scipy import stats
 
 from mallowspo.errors import InputError
 
-__all__ = ["Interval", "mean_interval", "mean_of_known"]
+__all__ = ["Interval", "mean_interval", "mean_of_known", "ratio_interval"]
 
 ENDS = ("mean", "low", "high")
 
@@ -100,6 +100,31 @@ def mean_interval(values_s: ArrayLike) -> Interval:
     mean = float(values.mean())
     half = float(stats.t.ppf(0.975, values.size - 1) * values.std(ddof=1) / np.sqrt(values.size))
     return Interval(mean, mean - half, mean + half)
+
+
+def ratio_interval(above_s: ArrayLike, below_s: ArrayLike) -> Interval:
+    """Ratio of two means over the same seeds with its 95% interval (Fieller 1954, by Student's t distribution).
+
+    No ends where the mean below does not differ significantly from 0: no bounded interval holds the ratio then.
+
+    Example:
+        >>> ratio_interval([1.0, 2.0, 3.2], [2.0, 4.0, 6.0]).mean.__round__(4)
+        0.5167
+    """
+    pairs = np.stack([np.asarray(values, dtype=np.float64) for values in (above_s, below_s)])
+    pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
+    nan, count = float("nan"), pairs.shape[1]
+    if count < 2:
+        return Interval(float(pairs[0, 0] / pairs[1, 0]) if count else nan, nan, nan)
+    above, below = pairs.mean(axis=1)
+    (var_above, cov), (_, var_below) = np.cov(pairs) / count
+    square = float(stats.t.ppf(0.975, count - 1)) ** 2
+    # The ratios r at which mean(above − r below) does not differ significantly from 0 solve a quadratic inequality.
+    bend, middle, end = below**2 - square * var_below, above * below - square * cov, above**2 - square * var_above
+    if bend <= 0:
+        return Interval(float(above / below), nan, nan)
+    half = np.sqrt(max(0.0, middle**2 - bend * end))
+    return Interval(float(above / below), float((middle - half) / bend), float((middle + half) / bend))
 
 
 def mean_of_known(values: ArrayLike) -> float:

@@ -58,6 +58,14 @@ class Method:
         return given | dict(self.settings)
 
 
+# The best index of one pass (docs/experiments/estimator.md), with the map that restores its spread.
+_DIVERGENT = {
+    "dispersion_estimator": "divergent_token",
+    "dispersion_map": "mallows",
+    "dispersion_alternatives": "auto",
+}
+_BY_VOTES = {"dispersion_shrink": "votes"}
+
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "dpo": Method("dpo"),
@@ -75,7 +83,21 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "theta_mean_entropy": Method("mallows_theta", "mean_entropy"),
         "theta_panel": Method("mallows_theta", "panel"),
         "theta_true": Method("mallows_theta", "true"),
-        "theta_true_50": Method("mallows_theta", "true", settings={"dispersion_power": 0.5}),
+        "ipo_sum": Method("ipo", settings={"length_normalized": False}),
+        **{
+            f"theta_true_{percent}": Method("mallows_theta", "true", settings={"dispersion_power": percent / 100})
+            for percent in (25, 50, 75)
+        },
+        "theta_best": Method("mallows_theta", "entropy", settings=_DIVERGENT),
+        **{
+            f"theta_best_{percent}": Method(
+                "mallows_theta", "entropy", settings=_DIVERGENT | {"dispersion_power": percent / 100}
+            )
+            for percent in (25, 50, 75)
+        },
+        "theta_one_pass_panel": Method("mallows_theta", "entropy", settings={"dispersion_estimator": "panel"}),
+        "theta_released_shrunk": Method("mallows_theta", "entropy", settings=_BY_VOTES),
+        "theta_best_shrunk": Method("mallows_theta", "entropy", settings=_DIVERGENT | _BY_VOTES),
     }
 )
 """Every method of every study; a study names those that it compares."""
@@ -294,16 +316,23 @@ def quietly(*, one_thread: bool = True) -> Iterator[None]:
 
 def pair_rows(
     prompts: Iterable[Sequence[int]], chosen: Iterable[Sequence[int]], rejected: Iterable[Sequence[int]],
-    phi: Iterable[float] | None = None,
+    phi: Iterable[float] | None = None, prompt_ids: Iterable[str] | None = None,
 ) -> Any:  # fmt: skip
-    """Tokenised pairs as the trainer reads them; `phi` is the index of methods whose study gives it."""
+    """Tokenised pairs as the trainer reads them; `phi` is the index of methods whose study gives it.
+
+    `prompt_ids` are names of the prompts under which people's votes on them lie in a file.
+    """
     from datasets import Dataset
 
     columns: dict[str, Any] = {
         name: [list(ids) for ids in rows]
         for name, rows in (("prompt_ids", prompts), ("chosen_ids", chosen), ("rejected_ids", rejected))
     }
-    return Dataset.from_dict(columns if phi is None else columns | {"dispersion": [float(value) for value in phi]})
+    if phi is not None:
+        columns["dispersion"] = [float(value) for value in phi]
+    if prompt_ids is not None:
+        columns["prompt_id"] = list(prompt_ids)
+    return Dataset.from_dict(columns)
 
 
 def write_preferences(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -364,5 +393,5 @@ def weight_quantiles(trainer: Any) -> Any:
     """5%, 50% and 95% of the weights that a run trained with; None where it had none."""
     if trainer.calibration is None:
         return None
-    raw_n = np.asarray(trainer.train_dataset["dispersion_raw"], dtype=np.float64)
-    return np.quantile(trainer.calibration.scale * raw_n, [0.05, 0.5, 0.95])
+    raw_n = np.asarray(trainer.train_dataset["dispersion_raw"][:], dtype=np.float64)
+    return np.quantile(trainer.calibration.weight(raw_n), [0.05, 0.5, 0.95])

@@ -23,6 +23,7 @@ __all__ = [
     "PreferencePair",
     "collect_preferences",
     "collect_votes",
+    "consensus_values",
     "preference_matrix",
     "top_choice_probabilities",
     "write_corpus",
@@ -50,6 +51,16 @@ def top_choice_probabilities(prompt: WorldPrompt) -> NDArray[np.float64]:
     """
     weights = prompt.phi ** (np.asarray(prompt.center, dtype=np.float64) - 1.0)
     return np.asarray(weights / weights.sum(), dtype=np.float64)
+
+
+def consensus_values(prompt: WorldPrompt) -> NDArray[np.float64]:
+    """Consensus value of each candidate, its place in the centre: 1 − (rank − 1)/(K − 1), shape (K,).
+
+    1 is the answer that the people as a whole hold best, 0 the one that they hold worst: what a true reward, a strong
+    judge or a reward model stands for.
+    """
+    rank = np.asarray(prompt.center, dtype=np.float64)
+    return np.asarray(1.0 - (rank - 1.0) / (len(rank) - 1.0), dtype=np.float64)
 
 
 def preference_matrix(prompt: WorldPrompt) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,15 +59,19 @@ def read_names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
 
 
-def run_and_tell(command: str, study: Any, settings: Any) -> None:
-    """Run a study under a progress bar and say what to open."""
+def run_and_tell(
+    command: str, study: Any, settings: Any, found: Callable[[Any], Sequence[str]] = lambda results: ()
+) -> None:
+    """Run a study under a progress bar, say what it found, line by line, and what to open."""
     from rich.console import Console
 
     from mallowspo.progress import progress_bar
     from mallowspo.studies.study import run_study
 
     with progress_bar(f"mallowspo {command}") as progress:
-        run_study(study, settings, progress=progress)
+        results = run_study(study, settings, progress=progress)
+    for line in found(results):
+        Console().print(line, markup=False, highlight=False, soft_wrap=True)
     folder = settings.output_dir
     end = f"Open {folder}/report.html in a browser; the numbers are in {folder}/results.json."
     Console().print(end, markup=False, highlight=False, soft_wrap=True)

@@ -40,8 +40,10 @@ class NoiseSettings:
     """The settings of the study."""
 
     output_dir: str = "output/noise"  # folder for everything that is written
-    # What all runs share; nothing is chosen, so that there are no selection prompts
-    setup: WorldSetup = field(default_factory=lambda: WorldSetup(selection_prompts=0, pairs_per_prompt=4))
+    # What all runs share; nobody writes the corpus carelessly
+    setup: WorldSetup = field(
+        default_factory=lambda: WorldSetup(careless=0.0, pairs_per_prompt=4, pairs_drawn=4, batch_size=32)
+    )
     seeds: tuple[int, ...] = (21, 22, 23, 24, 25, 26)  # a world, pairs and flips each, the same for all methods
     methods: tuple[str, ...] = NOISE_METHODS  # names in `NOISE_METHODS`; DPO, the baseline, among them
     flipped: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4)  # shares of flipped labels, in [0, ½)
@@ -76,7 +78,7 @@ def _run(bench: Bench, job: NoiseJob) -> Results:
 
 def _summarise(settings: NoiseSettings, done: Done) -> Results:
     """Differences from DPO at equal KL for each share of flips, and what each method loses against no flips."""
-    kept = ("seed", "method", "beta", "flipped", "agreement", "kl", "share_of_optimum", CHOSEN_BY)
+    kept = ("seed", "method", "beta", "flipped", "agreement", "kl", "share_of_agreement")
     rows: list[dict[str, Any]] = []
     for share in settings.flipped:
         runs = select_runs(done["runs"], flipped=share)
@@ -90,7 +92,10 @@ def _summarise(settings: NoiseSettings, done: Done) -> Results:
     }
 
 
-_FAST = WorldSetup(train_prompts=96, selection_prompts=0, heldout_prompts=30, reference=ReferenceTraining(steps=60))
+_FAST = WorldSetup(
+    train_prompts=96, heldout_prompts=30, careless=0.0, pairs_per_prompt=2, pairs_drawn=2, batch_size=32,
+    reference=ReferenceTraining(steps=60),
+)  # fmt: skip
 
 NOISE: Study[NoiseSettings] = Study(
     name="noise",

@@ -1,8 +1,4 @@
-"""From worlds and runs to findings: every number that the page shows is made here.
-
-Whatever is chosen (a setting for a method, the better learning rate at a KL) is chosen on the selection prompts where
-there are any; whatever is shown was measured on the held-out ones.
-"""
+"""From worlds and runs to findings: every number that the page shows is made here."""
 
 from __future__ import annotations
 
@@ -11,12 +7,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mallowspo.stats.frontiers import read_at_best_rate
-from mallowspo.stats.intervals import mean_interval
-from mallowspo.stats.verdicts import verdict
+from mallowspo.stats.bootstrap import bootstrap
+from mallowspo.stats.frontiers import equal_kl_differences, read_at_best_rate
+from mallowspo.stats.intervals import mean_of_known, ratio_interval
 from mallowspo.studies.policies import (
     BASELINE,
+    METHODS,
     Grid,
     Run,
     compare_at_equal_kl,
@@ -24,63 +22,114 @@ from mallowspo.studies.policies import (
     mean_of,
     means_over_seeds,
     select_runs,
-    value,
 )
+from mallowspo.studies.world.bench import YARDSTICKS
 
 if TYPE_CHECKING:
     from mallowspo.studies.world.study import WorldSettings
 
-__all__ = ["QUANTITIES", "TERCILES", "chosen_runs", "read_levels", "summarise"]
+__all__ = ["CHOSEN_BY", "MEASURES", "QUANTITIES", "TERCILES", "read_levels", "summarise"]
 
 Row = dict[str, Any]
+Floats = NDArray[np.float64]
 
-CHOSEN_BY = "selection_agreement"
+CHOSEN_BY = "agreement"  # by which the better of several learning rates would be chosen; there is one
 TERCILES = ("agreed", "middle", "contested")
+MEASURES = ("consensus", "top1", "order", "agreement")
 QUANTITIES: Mapping[str, tuple[str, str]] = {
-    "agreement": ("agreement", "better"),
+    **{name: (name, "better") for name in MEASURES},
+    **{
+        f"{name}_{third}": (f"{name}_by_tercile.{at}", "better")
+        for name in MEASURES
+        for at, third in enumerate(TERCILES)
+    },
     "agreement_renormalised": ("agreement_renormalised", "better"),
     "outside": ("outside", "worse"),
-    **{f"agreement_{name}": (f"agreement_by_tercile.{at}", "better") for at, name in enumerate(TERCILES)},
     "entropy_contested": ("entropy_by_tercile.2", "more"),
-    "share_of_optimum": ("share_of_optimum", "better"),
+    "share_of_consensus": ("share_of_consensus", "better"),
+    "share_of_optimum": ("share_of_agreement", "better"),
 }
 """What is compared: name → where a run has it, and what more of it is."""
 
-_AT_CHOICE = {**QUANTITIES, "entropy_agreed": ("entropy_by_tercile.0", "more"), "kl": ("kl", "more")}
 _LEVELS = 25  # KLs at which the lines of the figures are read
-_LINES = ("agreement", "share_of_optimum", "entropy_contested", "outside")
+_LINES = ("consensus", "agreement", "share_of_consensus", "share_of_optimum", "entropy_contested")
 _SCALARS = (
-    "agreement", "agreement_renormalised", "outside", "kl", "kl_on_candidates", "kl_standard_error", "train_loss",
-    "share_of_optimum", "agreement_by_tercile", "agreement_renormalised_by_tercile", "outside_by_tercile",
-    "kl_by_tercile", "entropy_by_tercile",
+    *MEASURES, "agreement_renormalised", "outside", "kl", "kl_standard_error", "train_loss", "share_of_consensus",
+    "share_of_agreement", *(f"{name}_by_tercile" for name in (*MEASURES, "outside", "entropy", "kl")),
 )  # fmt: skip
-_FACTS = ("reference_excess_nats", "reference_outside", "reference_agreement")
 _KEPT = (
-    "seed", "method", "learning_rate", "beta", "agreement", "agreement_renormalised", "outside", "kl",
-    "kl_standard_error", "share_of_optimum", CHOSEN_BY, "agreement_by_tercile", "entropy_by_tercile",
+    "seed", "method", "pairs", "learning_rate", "beta", *MEASURES, "outside", "kl", "kl_standard_error",
+    "share_of_consensus", "share_of_agreement", *(f"{name}_by_tercile" for name in (*MEASURES, "entropy")),
 )  # fmt: skip
+_INDEX = ("rank_correlation", "within_families", "variation", "gain", "shrink", "weight_quantiles")
 
 
 def summarise(settings: WorldSettings, done: Mapping[str, list[Row]]) -> Row:
     """Turn worlds and runs into findings."""
-    worlds, runs, grid = done["worlds"], done["runs"], settings.grid
+    worlds = done["worlds"]
+    runs = [run for part in settings.parts for run in done[part]]
+    usual = settings.setup.pairs_per_prompt
+    here = select_runs(runs, pairs=usual)
+    grid = _grid(settings, here)
+    comparisons = _compare(settings, _rising(runs), QUANTITIES)
+    first = worlds[0]["reference"]
     return {
-        "worlds": [{key: fact[key] for key in fact if key not in ("optimum", "shown")} for fact in worlds],
-        "reference": {name: mean_of([fact[name] for fact in worlds]) for name in _FACTS},
-        "entropy_contested": {
-            who: mean_of([fact[f"{who}_entropy_by_tercile"][2] for fact in worlds])
-            for who in ("population", "reference")
+        "worlds": [{key: fact[key] for key in fact if key not in ("optima", "shown")} for fact in worlds],
+        "reference": {name: mean_of([fact["reference"][name] for fact in worlds]) for name in first}
+        | {"excess_nats": mean_of([fact["reference_excess_nats"] for fact in worlds])}
+        | {
+            f"{name}_by_tercile": mean_of([fact["reference_by_tercile"][name] for fact in worlds]) for name in MEASURES
         },
-        "index": _index(settings, runs),
-        "optimum": _mean_optimum([fact["optimum"] for fact in worlds]),
-        "settings": means_over_seeds(runs, ("learning_rate", "method", "beta"), _SCALARS),
-        "comparisons": compare_at_equal_kl(grid, runs, QUANTITIES, chosen_by=CHOSEN_BY),
-        "choice": _choice(grid, runs) if settings.setup.selection_prompts else [],
-        "levels": {name: read_levels(grid, runs, QUANTITIES[name][0]) for name in _LINES},
-        "examples": _examples(settings, worlds[0], runs) if settings.setup.examples else [],
+        "entropy_contested": {
+            "population": mean_of([fact["population_entropy_by_tercile"][2] for fact in worlds]),
+            "reference": mean_of([fact["reference_by_tercile"]["entropy"][2] for fact in worlds]),
+        },
+        "index": _index(settings, here),
+        "optima": {name: _mean_optimum([fact["optima"][name] for fact in worlds]) for name in YARDSTICKS},
+        "settings": means_over_seeds(runs, ("pairs", "method", "beta"), _SCALARS),
+        "comparisons": comparisons,
+        # The same over all KL that both reach, also where DPO itself loses again what it had gained.
+        "whole": _compare(settings, runs, {name: QUANTITIES[name] for name in MEASURES}),
+        "levels": {name: read_levels(grid, here, QUANTITIES[name][0]) for name in _LINES},
+        "rising_to": mean_of([run["kl"] for run in _peaks(here).values()]),
+        "gains": _gains(settings, runs, comparisons),
+        "leads": _leads(settings, comparisons),
+        "examples": _examples(settings, worlds[0], here) if settings.setup.examples else [],
         "cpu_seconds": float(sum(run["cpu_seconds"] for run in runs)),
         "runs": [{key: _rounded(run[key]) for key in _KEPT} for run in runs],
     }
+
+
+def _peaks(runs: Sequence[Run]) -> dict[tuple[int, int], Run]:
+    """For each seed and number of pairs DPO's run with the most consensus value."""
+    best: dict[tuple[int, int], Run] = {}
+    for run in select_runs(runs, method=BASELINE):
+        place = run["seed"], run["pairs"]
+        if place not in best or run["consensus"] > best[place]["consensus"]:
+            best[place] = run
+    return best
+
+
+def _rising(runs: Sequence[Run]) -> list[Run]:
+    """Leave out DPO's runs beyond the peak of its own line: who wins where DPO is over-driven has not won."""
+    peaks = _peaks(runs)
+    return [run for run in runs if run["method"] != BASELINE or run["kl"] <= peaks[run["seed"], run["pairs"]]["kl"]]
+
+
+def _compare(settings: WorldSettings, runs: Sequence[Run], quantities: Mapping[str, tuple[str, str]]) -> list[Row]:
+    """Each method against DPO at equal KL, for each number of pairs."""
+    return [
+        row | {"pairs": pairs}
+        for pairs in sorted({run["pairs"] for run in runs})
+        for some in [select_runs(runs, pairs=pairs)]
+        for row in compare_at_equal_kl(_grid(settings, some), some, quantities, chosen_by=CHOSEN_BY)
+    ]
+
+
+def _grid(settings: WorldSettings, runs: Sequence[Run]) -> Grid:
+    """What was trained at one number of pairs."""
+    methods = tuple(dict.fromkeys(run["method"] for run in runs))
+    return Grid(seeds=settings.seeds, methods=methods, betas=settings.betas, learning_rates=(settings.learning_rate,))
 
 
 def _rounded(value: Any) -> Any:
@@ -92,75 +141,28 @@ def _rounded(value: Any) -> Any:
 
 def _mean_optimum(optima: Sequence[Row]) -> Row:
     """The worlds' exact optima, averaged at equal KL."""
-    if len(optima) == 1:
-        return optima[0]
     kl = np.linspace(0.0, min(float(np.max(optimum["kl"])) for optimum in optima), 201)
-    return {"kl": kl, "agreement": np.mean([np.interp(kl, one["kl"], one["agreement"]) for one in optima], axis=0)}
+    return {"kl": kl} | {
+        name: np.mean([np.interp(kl, one["kl"], one[name]) for one in optima], axis=0) for name in YARDSTICKS
+    }
 
 
 def _index(settings: WorldSettings, runs: Sequence[Run]) -> Row:
-    """The trainer's own index against the truth; it depends on the pairs alone, so that one run a seed tells it."""
+    """Each method's index against the truth; it depends on the pairs alone, so that one run a seed tells it."""
     result: Row = {}
-    for name, methods in (
-        ("estimated", ("mallows_theta", "mallows_phi")),
-        ("true", ("mallows_theta_true", "mallows_phi_true")),
-    ):
-        first = {run["seed"]: run["index"] for run in reversed(runs) if run["method"] in methods}
-        found = [first[seed] for seed in settings.seeds if seed in first]
-        if found:
-            result[name] = {
-                key: mean_of([index[key] for index in found])
-                for key in ("rank_correlation", "within_families", "answer_entropy")
-            }
-            result[name]["weight_quantiles"] = np.mean([index["weight_quantiles"] for index in found], axis=0)
-            if settings.setup.examples and name == "estimated":
-                result["prompts"] = {
-                    "estimated_p": np.mean([index["estimated_p"] for index in found], axis=0),
-                    "true_p": found[0]["true_p"],
-                    "family_p": found[0]["family_p"],
-                }
+    for method in dict.fromkeys(run["method"] for run in runs if "index" in run):
+        first = {run["seed"]: run["index"] for run in reversed(select_runs(runs, method=method))}
+        found = [first[seed] for seed in settings.seeds]
+        result[method] = {
+            key: None if found[0][key] is None else mean_of([index[key] for index in found]) for key in _INDEX
+        }
+        if settings.setup.examples:
+            result[method]["prompts"] = {key: found[0][key] for key in ("estimated_p", "true_p", "family_p")}
     return result
 
 
-def chosen_runs(grid: Grid, runs: Sequence[Run], method: str) -> list[Run]:
-    """For each seed a method's run with the highest agreement on the selection prompts; of equal ones the first."""
-    return [
-        max(select_runs(runs, seed=seed, method=method), key=lambda run: float(run[CHOSEN_BY])) for seed in grid.seeds
-    ]
-
-
-def _choice(grid: Grid, runs: Sequence[Run]) -> list[Row]:
-    """Each method at the settings that the selection prompts chose, and its difference from DPO at DPO's choice."""
-    chosen = {method: chosen_runs(grid, runs, method) for method in grid.methods}
-    # With one or two values every choice lies at an end, and says nothing.
-    ends = {
-        name: {min(values), max(values)} if len(values) > 2 else set()
-        for name, values in (("betas", grid.betas), ("learning_rates", grid.learning_rates))
-    }
-    rows = []
-    for method, here in chosen.items():
-        row: Row = {
-            "method": method,
-            "chosen": [{"seed": r["seed"], "beta": r["beta"], "learning_rate": r["learning_rate"]} for r in here],
-            "at_an_end": {
-                "beta": float(np.mean([run["beta"] in ends["betas"] for run in here])),
-                "learning_rate": float(np.mean([run["learning_rate"] in ends["learning_rates"] for run in here])),
-            },
-            "values": {},
-            "differences": {},
-        }
-        for name, (path, more_is) in _AT_CHOICE.items():
-            values = np.asarray([value(run, path) for run in here])
-            row["values"][name] = mean_of(values)
-            if method != BASELINE:
-                gap = mean_interval(values - [value(run, path) for run in chosen[BASELINE]])
-                row["differences"][name] = asdict(gap) | {"verdict": verdict(gap, more_is=more_is)}
-        rows.append(row)
-    return rows
-
-
 def read_levels(grid: Grid, runs: Sequence[Run], path: str) -> Row:
-    """Each method's line of a quantity along KL, at the better learning rate there."""
+    """Each method's line of a quantity along KL."""
     every = [float(run["kl"]) for run in runs]
     kl = np.geomspace(min(every), max(every), _LEVELS)
     lines = {}
@@ -172,12 +174,88 @@ def read_levels(grid: Grid, runs: Sequence[Run], path: str) -> Row:
     return {"kl": kl, "methods": lines}
 
 
+def _of(comparisons: Sequence[Row], **wanted: object) -> Row:
+    """The one comparison with these values, at the better learning rate, of which there is one."""
+    return dict(next(iter(select_runs(comparisons, learning_rate=None, **wanted))))
+
+
+def _gains(settings: WorldSettings, runs: Sequence[Run], comparisons: Sequence[Row]) -> list[Row]:
+    """What each index's weight gains in consensus value: of what the true index gains, and in pairs, beside G.
+
+    The pairs that a method is worth are those at which DPO, read along the axis of pairs, gains as much at equal KL.
+    """
+    usual = settings.setup.pairs_per_prompt
+    here = select_runs(runs, pairs=usual)
+    weighted = [name for name in dict.fromkeys(run["method"] for run in here) if METHODS[name].index]
+    index = _index(settings, here)
+    axis = _dpo_along_pairs(settings, runs) if "pairs" in settings.parts else None
+    rows = []
+    for method in weighted:
+        gap = np.asarray(_of(comparisons, pairs=usual, method=method, quantity="consensus")["per_seed"], dtype=float)
+        row: Row = {"method": method, "predicted": index[method]["gain"], "worth": None, "share": {}}
+        if axis is not None:
+            row["worth"] = asdict(_worth(gap, *axis, usual))
+        for best in {"mallows_theta_true", "theta_true_50"} & set(weighted) - {method}:
+            whole = _of(comparisons, pairs=usual, method=best, quantity="consensus")["per_seed"]
+            row["share"][best] = asdict(ratio_interval(gap, np.asarray(whole, dtype=float)))
+        rows.append(row)
+    return rows
+
+
+def _dpo_along_pairs(settings: WorldSettings, runs: Sequence[Run]) -> tuple[Floats, Floats]:
+    """Numbers of pairs in rising order, (N,), and DPO's gain on itself at the usual number, at equal KL, (N, S)."""
+    usual, runs = settings.setup.pairs_per_prompt, _rising(select_runs(runs, method=BASELINE))
+    grid = _grid(settings, runs)
+    counts = sorted({run["pairs"] for run in runs})
+
+    def line(pairs: int) -> Any:
+        return frontiers(grid, select_runs(runs, pairs=pairs), BASELINE, "consensus", chosen_by=CHOSEN_BY)
+
+    gains = [
+        np.zeros(len(settings.seeds)) if n == usual else equal_kl_differences(line(n), line(usual)).difference_s
+        for n in counts
+    ]
+    return np.asarray(counts, dtype=float), np.stack(gains)
+
+
+def _worth(gap_s: Floats, count_n: Floats, dpo_ns: Floats, usual: int) -> Any:
+    """For how many times more pairs a gain stands; the ends of the axis where it lies beyond them."""
+
+    def times(seeds: NDArray[np.intp]) -> float:
+        line_n = np.asarray([mean_of_known(dpo_s[seeds]) for dpo_s in dpo_ns])
+        known_n = np.isfinite(line_n)
+        if known_n.sum() < 2:
+            return float("nan")
+        line_n = np.maximum.accumulate(line_n[known_n])
+        return float(np.exp(np.interp(mean_of_known(gap_s[seeds]), line_n, np.log(count_n[known_n]))) / usual)
+
+    return bootstrap(times, range(len(gap_s)), rng=np.random.default_rng(0))
+
+
+def _leads(settings: WorldSettings, comparisons: Sequence[Row]) -> list[Row]:
+    """From how many pairs on a method is ahead of DPO: the fewest at which, and at all larger numbers, it is."""
+    rows = []
+    for method in dict.fromkeys(row["method"] for row in comparisons):
+        for quantity in ("consensus", "agreement"):
+            line = [
+                row
+                for row in select_runs(comparisons, method=method, quantity=quantity, learning_rate=None)
+                if row["difference"]["mean"] is not None
+            ]
+            ahead = [row["verdict"] == "better" for row in line]
+            since = next((row["pairs"] for at, row in enumerate(line) if all(ahead[at:])), None)
+            rows.append(
+                {"method": method, "quantity": quantity, "from": since, "measured": [row["pairs"] for row in line]}
+            )
+    return rows
+
+
 def _examples(settings: WorldSettings, world: Row, runs: Sequence[Run]) -> list[Row]:
     """One held-out prompt of each family, from agreed to contested, and who answers what how often."""
-    beta = sorted(settings.betas)[(len(settings.betas) - 1) // 2]
-    rate = settings.learning_rates[0]
-    here = select_runs(runs, seed=settings.seeds[0], learning_rate=rate, beta=beta)
+    at = (len(settings.betas) - 1) // 2
+    chosen = {method: sorted(settings.betas_of(method))[at] for method in dict.fromkeys(run["method"] for run in runs)}
+    here = [run for run in select_runs(runs, seed=settings.seeds[0]) if run["beta"] == chosen[run["method"]]]
     return [
-        {**shown, "beta": beta, "learning_rate": rate, **{run["method"]: run["answers"][at] for run in here}}
-        for at, shown in enumerate(world["shown"])
+        {**shown, "beta": sorted(settings.betas)[at], **{run["method"]: run["answers"][place] for run in here}}
+        for place, shown in enumerate(world["shown"])
     ]
