@@ -24,7 +24,7 @@ test: $(VENV)/.installed-dev lint
 	$(BIN)/pytest -q -n 2 --dist worksteal
 
 # Without a folder of data the hub is asked, and only then.
-realrun: export HF_HUB_OFFLINE = $(if $(or $(DATA),$(wildcard ../shared/data/hh)),1,0)
+realrun: export HF_HUB_OFFLINE = $(if $(wildcard $(or $(DATA),../shared/data/hh)),1,0)
 realrun: $(VENV)/.installed-realrun
 	$(BIN)/python recipes/smollm2/realrun.py --output_dir $(REALRUN) $(if $(DATA),--data $(DATA)) $(if $(MODEL),--model $(MODEL))
 
