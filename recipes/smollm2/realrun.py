@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shlex
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -72,9 +72,9 @@ class RealrunSettings:
     own_model: bool = False
     data: str = HUB  # a folder, or the hub's name of HH
     train_pairs: int = 100  # of twice as many rows that are checked
-    heldout_pairs: int = 100  # on which the policies' reward accuracy is measured
-    prompts: int = 32  # of the held-out pairs: answered by both policies and the model that they started from
-    max_new_tokens: int = 96
+    heldout_pairs: int = 60  # on which the policies' reward accuracy is measured
+    prompts: int = 24  # of the held-out pairs: answered by both policies and the model that they started from
+    max_new_tokens: int = 64
     workers: int = 0
 
     def __post_init__(self) -> None:
@@ -344,12 +344,18 @@ COMMANDS: Mapping[str, Command] = {
 
 def run_step(bench: Bench, step: Step) -> Results:
     """Get the model, or run one command as a user would, and read what it left."""
-    started = time.perf_counter()
+    began = time.perf_counter(), time.process_time()
+
+    def done(line: str, found: Results) -> Results:
+        wall, processor = time.perf_counter() - began[0], time.process_time() - began[1]
+        return {"seconds": wall, "processor_seconds": processor, "line": line, "found": found}
+
     if step.name == "model":
-        if not bench.setup.own_model:
-            _say("model", "python recipes/smollm2/prepare.py " + _model(bench))
+        line = "" if bench.setup.own_model else "python recipes/smollm2/prepare.py " + _model(bench)
+        if line:
+            _say("model", line)
             prepare(ROOT / _model(bench))
-        return {"seconds": time.perf_counter() - started}
+        return done(line, {})
     command = COMMANDS[step.name]
     words = command.words(bench)
     line = shlex.join(["mallowspo", *words])
@@ -361,7 +367,7 @@ def run_step(bench: Bench, step: Step) -> Results:
             f"{step.name}: `{line}` ended with exit code {code}; mend what it says above and run this again: what is "
             "finished is kept"
         )
-    return {"seconds": time.perf_counter() - started, "line": line, "found": command.read(bench)}
+    return done(line, command.read(bench))
 
 
 def _command(words: list[str]) -> int:
@@ -396,7 +402,7 @@ def left(setup: Setup, step: Step, folder: Path) -> list[Path]:
 def summarise(settings: RealrunSettings, done: Done) -> Results:
     """Reward accuracy on held-out pairs, what the judge says, and the verdicts of their intervals."""
     steps = dict(zip(("model", *COMMANDS), done["steps"], strict=True))
-    found = {name: step.get("found", {}) for name, step in steps.items()}
+    found = {name: step["found"] for name, step in steps.items()}
     before = _gap(found["held-out pairs, before"])
     right = {m: _right(_gap(found[f"held-out pairs, {m}"]) - before) for m in METHODS}
     draws = Resamples.of(range(len(before)), rng=np.random.default_rng(0))
@@ -414,7 +420,9 @@ def summarise(settings: RealrunSettings, done: Done) -> Results:
             name: {"value": asdict(value), "verdict": verdict(difference)}
             for name, (value, difference) in verdicts.items()
         },
-        "steps": {name: {"seconds": step["seconds"], "line": step.get("line", "")} for name, step in steps.items()},
+        "steps": {
+            name: {key: step[key] for key in ("seconds", "processor_seconds", "line")} for name, step in steps.items()
+        },
         "rows": done["data"][0],
         "check": found["check"],
         "dispersion": found["dispersion"],
@@ -502,14 +510,17 @@ def _run(results: Results) -> Section:
         {
             "step": lambda item: item[0],
             "seconds": lambda item: format_number(item[1]["seconds"], 0),
+            "of a processor": lambda item: format_number(item[1]["processor_seconds"], 0),
             "what it left": opened,
         },
     )
     lines = [_wrapped(step["line"]) for step in results["steps"].values() if step["line"]]
-    total = sum(step["seconds"] for step in results["steps"].values())
+    wall, processor = (
+        sum(step[key] for step in results["steps"].values()) / 60 for key in ("seconds", "processor_seconds")
+    )
     text = (
-        f"The {len(results['steps'])} steps took {total / 60:.1f} minutes in all. Each is a command of its own, and "
-        "what it left lies beside this page."
+        f"The {len(results['steps'])} steps took {wall:.1f} minutes, {processor:.1f} minutes of a processor. Each is "
+        "a command of its own, and what it left lies beside this page."
     )
     return pages.text_section(
         "The run", text, shown, CodeBlock("\n".join(lines), "The commands, one after the other.")
@@ -517,8 +528,9 @@ def _run(results: Results) -> Section:
 
 
 def _wrapped(line: str) -> str:
-    """A command over several lines, an option a line."""
-    return re.sub(r" (--\S+)", r" \\\n    \1", line)
+    """A command over several lines."""
+    parts = textwrap.wrap(line, 100, break_long_words=False, break_on_hyphens=False)
+    return " \\\n    ".join(parts)
 
 
 def _data(results: Results) -> Section:
