@@ -71,10 +71,10 @@ class RealrunSettings:
     model: str = "output/smollm2"  # a folder; where it is missing and `own_model` is false, SmolLM2 is put there
     own_model: bool = False
     data: str = HUB  # a folder, or the hub's name of HH
-    train_pairs: int = 100  # of twice as many rows that are checked
-    heldout_pairs: int = 60  # on which the policies' reward accuracy is measured
-    prompts: int = 24  # of the held-out pairs: answered by both policies and the model that they started from
-    max_new_tokens: int = 64
+    train_pairs: int = 64  # of twice as many rows that are checked
+    heldout_pairs: int = 48  # on which the policies' reward accuracy is measured
+    prompts: int = 16  # of the held-out pairs: answered by both policies and the model that they started from
+    max_new_tokens: int = 48
     workers: int = 0
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ import json
 import logging as python_logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -45,6 +45,7 @@ class Method:
     # gives it, as a column of its rows.
     index: str = ""
     label_smoothing: float = 0.0  # share of the labels that the objective takes for flipped
+    settings: Mapping[str, Any] = field(default_factory=dict)  # further options of `MallowsPOConfig`, by name
 
     @property
     def options(self) -> dict[str, Any]:
@@ -54,7 +55,7 @@ class Method:
             given["dispersion"] = "entropy" if self.index == "entropy" else "column"
         if self.label_smoothing:
             given["label_smoothing"] = self.label_smoothing
-        return given
+        return given | dict(self.settings)
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -63,7 +64,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "cdpo": Method("dpo", label_smoothing=0.1),
         "ipo": Method("ipo"),
         "mallows_theta": Method("mallows_theta", "entropy"),
+        "mallows_theta_50": Method("mallows_theta", "entropy", settings={"dispersion_power": 0.5}),
         "mallows_phi": Method("mallows_phi", "entropy"),
+        "mallows_norm": Method("mallows_norm", "entropy"),
         "mallows_theta_true": Method("mallows_theta", "true"),
         "mallows_phi_true": Method("mallows_phi", "true"),
         "mallows_theta_pairs": Method("mallows_theta", "pairs"),
@@ -362,4 +365,4 @@ def weight_quantiles(trainer: Any) -> Any:
     if trainer.calibration is None:
         return None
     raw_n = np.asarray(trainer.train_dataset["dispersion_raw"], dtype=np.float64)
-    return np.quantile(trainer.calibration.scale * raw_n, [0.05, 0.5, 0.95])
+    return np.quantile(trainer.calibration.weight(raw_n), [0.05, 0.5, 0.95])
