@@ -125,6 +125,25 @@ def people() -> str:
     return render_markdown(PEOPLE.page(_results("docs/dispersion")), figures="dispersion/figures", level=3)
 
 
+def realrun() -> str:
+    """What the committed run of `make realrun` found."""
+    from mallowspo.reports.markdown import render_markdown
+
+    sys.path.insert(0, str(ROOT / "recipes/smollm2"))
+    import realrun as recipe
+
+    return render_markdown(recipe.REALRUN.page(_results("docs/realrun")), figures="realrun/figures", level=3)
+
+
+def people_smollm2() -> str:
+    """Every index of SmolLM2 against people's votes, from the committed run."""
+    from mallowspo.reports.markdown import render_markdown
+    from mallowspo.studies.estimator.people import PEOPLE
+
+    page = PEOPLE.page(_results("docs/experiments/estimator/smollm2"))
+    return render_markdown(page, figures="estimator/smollm2/figures", level=4)
+
+
 def _results(folder: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((ROOT / folder / "results.json").read_text(encoding="utf-8"))
     return found

@@ -379,7 +379,9 @@ def _without(values: Floats, *controls: Floats) -> Floats:
     """Ranks of values after a linear fit to the ranks of controls is taken away: a partial rank correlation."""
     y = rankdata(values) - (len(values) + 1) / 2
     x = np.stack([rankdata(control) - (len(values) + 1) / 2 for control in controls], axis=1)
-    return np.asarray(y - x @ np.linalg.lstsq(x, y, rcond=None)[0], np.float64)
+    left = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
+    # What the controls explain whole is tied, and not ordered by rounding.
+    return np.asarray(np.round(left, 8) + 0.0, np.float64)
 
 
 _QUESTIONS = {
