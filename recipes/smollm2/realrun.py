@@ -401,7 +401,7 @@ def _say(name: str, line: str) -> None:
 def left(setup: Setup, step: Step, folder: Path) -> list[Path]:
     """What a finished step has left."""
     if step.name == "model":
-        return [Path(setup.model) / "config.json"]
+        return [ROOT / setup.model / "config.json"]
     return [folder / name for name in COMMANDS[step.name].leaves]
 
 
@@ -468,28 +468,24 @@ def figures(results: Results) -> dict[str, Any]:
 
 
 _NAMES = {
-    "accuracy dpo": ("DPO's implicit reward sides with people on held-out pairs, %", "than a coin"),
-    "accuracy mallows_theta": ("MallowsPO-θ's does, %", "than a coin"),
-    "accuracy difference": ("θ minus DPO, points", "than DPO"),
-    "judged dpo": ("DPO's answer shares more words with people's than the model's before, %", "than before"),
-    "judged mallows_theta": ("MallowsPO-θ's does, %", "than before"),
-    "judged difference": ("θ minus DPO, points", "than DPO"),
+    "accuracy dpo": "DPO's implicit reward sides with people on held-out pairs, %",
+    "accuracy mallows_theta": "MallowsPO-θ's does, %",
+    "accuracy difference": "θ minus DPO, points",
+    "judged dpo": "DPO's answer shares more words with people's than the model's before, %",
+    "judged mallows_theta": "MallowsPO-θ's does, %",
+    "judged difference": "θ minus DPO, points",
 }
 
 
 def page(results: Results) -> Report:
     """What the page says."""
     config, steps = results["config"], results["steps"]
-
-    def said(item: tuple[str, Any]) -> str:
-        return verdict_word(item[1]["verdict"])
-
     verdicts = table(
         results["verdicts"].items(),
         {
-            "question": lambda item: _NAMES[item[0]][0],
+            "question": lambda item: _NAMES[item[0]],
             "found": lambda item: interval_text(item[1]["value"], 1, scale=100, signed=item[0].endswith("difference")),
-            "verdict": said,
+            "verdict": lambda item: verdict_word(item[1]["verdict"]),
         },
     )
     return Report(
@@ -697,8 +693,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=int, default=getattr(own, name), help=text)
     given = vars(parser.parse_args(arguments))
     model = given.pop("model")
-    if Path(given["data"]).is_dir():
+    # Commands are shown, and judges found, as from the root of the checkout.
+    if given["data"] != HUB:
         given["data"] = os.path.relpath(given["data"], ROOT)
+    if given["output_dir"] != own.output_dir:
+        given["output_dir"] = os.path.relpath(given["output_dir"], ROOT)
+    if model is not None:
+        model = os.path.relpath(model, ROOT)
+    os.chdir(ROOT)
     settings = RealrunSettings(**given, model=model or own.model, own_model=model is not None)
     check_inputs(settings)
     run_study(REALRUN, settings)
@@ -710,6 +712,5 @@ if __name__ == "__main__":
     from mallowspo.cli.exits import exit_code_of
     from mallowspo.progress import lines_for_a_log
 
-    os.chdir(ROOT)
     with lines_for_a_log():
         raise SystemExit(exit_code_of(main, sys.argv[1:]))

@@ -278,10 +278,12 @@ def _worth(
     name: str, statistics: ReferenceStatistics, rows: VoteRows, votes: PromptOpinion, settings: PeopleSettings
 ) -> Results | None:
     """What this index's weights, by the released map, are worth by people's votes; None where there are none."""
+    if not ESTIMATORS[name].bounded:
+        return None  # the released map takes no entropy summed over an answer
+    own = DispersionSettings(estimator=name, seed=settings.seed)
     try:
-        own = DispersionSettings(estimator=name, seed=settings.seed, resamples=settings.resamples)
         found = analyse_reference(statistics, rows.prompt_ids, settings=own, people=votes)
-    except InputError:  # the released map takes no entropy summed over an answer, nor an index that is 1 everywhere
+    except InputError:  # the same for every prompt, so that there is nothing to weigh
         return None
     told: Results = found.summary["worth"]
     return {"variation": told["variation"], "people": told["people"]}
@@ -303,18 +305,20 @@ def _against_people(
     def ask(name: str, index: Floats) -> Results:
         """All that is asked of one index; every index meets the same draws."""
         drawing: dict[str, Any] = {"rng": np.random.default_rng(settings.seed), "resamples": settings.resamples}
-        bare = _without(index, length, difference)
         found: Results = {
             "pairs": correlation(index, phi, groups=names, **drawing),
             "pairs_given_length": correlation(_without(index, length), _without(phi, length), groups=names, **drawing),
         }
         voted = [names[i] for i in np.flatnonzero(clear)]
-        for key, values in {"auroc": index, "auroc_given_length": bare}.items():
-            area = auroc(values[clear], contradicted[clear], groups=voted, **drawing)
-            found[key] = statistic(area, int(clear.sum()))
+
+        def told_apart(values: Floats) -> Results:
+            return statistic(auroc(values[clear], contradicted[clear], groups=voted, **drawing), int(clear.sum()))
+
+        found["auroc"] = told_apart(index)
         whole = prompt_index(name, index, names) if name in ESTIMATORS else index
         for opinion in opinions:
             found[f"prompts_{opinion.source}"] = side_by_side(whole, names, opinion, **drawing).summary["correlation"]
+        found["auroc_given_length"] = told_apart(_without(index, length, difference))
         return found
 
     return {
