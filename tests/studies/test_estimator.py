@@ -79,7 +79,7 @@ def test_the_fast_form_shows_every_part(run):
     }  # fmt: skip
     assert ("Judging the indexes", 2, 2) in calls and calls[-1] == ("Writing the report", 1, 1)
     # A model or a file that cannot be used is found out before anything is trained.
-    assert calls[0][0] == "Comparing with people"
+    assert calls[0][0] == "Reading people's pairs"
 
 
 def test_it_goes_on_from_what_is_done_and_workers_change_nothing(run, tmp_path):
