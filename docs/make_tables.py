@@ -156,6 +156,25 @@ def start() -> str:
     return "\n".join([said, "", *rows])
 
 
+def realrun() -> str:
+    """What the committed run of `make realrun` found."""
+    from mallowspo.reports.markdown import render_markdown
+
+    sys.path.insert(0, str(ROOT / "recipes/smollm2"))
+    import realrun as recipe
+
+    return render_markdown(recipe.REALRUN.page(_results("docs/realrun")), figures="realrun/figures", level=3)
+
+
+def people_smollm2() -> str:
+    """Every index of SmolLM2 against people's votes, from the committed run."""
+    from mallowspo.reports.markdown import render_markdown
+    from mallowspo.studies.estimator.people import PEOPLE
+
+    page = PEOPLE.page(_results("docs/experiments/estimator/smollm2"))
+    return render_markdown(page, figures="estimator/smollm2/figures", level=4)
+
+
 def _results(folder: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((ROOT / folder / "results.json").read_text(encoding="utf-8"))
     return found
@@ -213,6 +232,11 @@ PAGES = {
 
 # Files that are written as a whole.
 DATA = {"src/mallowspo/studies/world/twelve_worlds.json": twelve_worlds}
+# Runs on SmolLM2 are minutes and hours on a real model: a page has the marks before its run is committed.
+if (ROOT / "docs/realrun/results.json").is_file():
+    PAGES["docs/realrun.md"] = {"realrun": realrun}
+if (ROOT / "docs/experiments/estimator/smollm2/results.json").is_file():
+    PAGES["docs/experiments/estimator.md"]["estimator smollm2"] = people_smollm2
 
 
 def filled(page: str, tables: dict[str, object]) -> str:

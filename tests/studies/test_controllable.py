@@ -79,6 +79,20 @@ def test_every_method_had_the_same_budget_and_moved(run):
     assert results["facts"]["against_reward"] == 0.0
 
 
+def test_a_tempered_weight_is_the_root_of_the_weight_and_further_methods_are_shown(settings, run, tmp_path):
+    betas = (0.1, 1.0)
+    methods = ("dpo", "mallows_theta", "mallows_theta_50", "mallows_norm")
+    more = run_study(CONTROLLABLE, replace(settings, methods=methods, ipo_betas=betas, output_dir=str(tmp_path)))
+    quantiles = {row["method"]: np.array(row["weight_quantiles"]) for row in more["runs"] if row["method"] != "dpo"}
+    whole, root = quantiles["mallows_theta"], quantiles["mallows_theta_50"]
+    np.testing.assert_allclose((root / root[1]) ** 2, whole / whole[1], rtol=1e-4)
+    assert {row["method"] for row in more["comparisons"]} >= {*methods[1:]}
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "MallowsPO-θ, √w" in page and "IPO" not in page
+    shared = [row for row in lasting(run[0]["runs"]) if row["method"] in methods]
+    assert [row for row in lasting(more["runs"]) if row["method"] in ("dpo", "mallows_theta")] == shared
+
+
 def test_a_study_that_was_stopped_goes_on_where_it_was(settings, run, monkeypatch):
     """Pairs that were deleted are written again; nothing else is done twice."""
     results, _ = run

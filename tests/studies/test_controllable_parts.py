@@ -19,7 +19,6 @@ from mallowspo.studies.controllable.design import (
     load_reward,
     read_prompts,
     read_texts,
-    vader_reward,
 )
 from studies.controllable_inputs import write_classifier, write_policy, write_texts
 from tiny import tiny_tokenizer
@@ -88,13 +87,21 @@ def test_vader_gives_the_score_that_its_authors_print():
     pytest.importorskip("vaderSentiment")
     # From the examples of its own README.
     texts = ["VADER is smart, handsome, and funny.", "VADER is not smart, handsome, nor funny.", "The book was good."]
-    assert vader_reward().score(texts).tolist() == [0.8316, -0.7424, 0.4404]
+    assert load_reward(design()).score(texts).tolist() == [0.8316, -0.7424, 0.4404]
 
 
-def test_a_missing_package_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", None)
+def test_afinn_gives_the_score_that_its_author_prints():
+    """The example of its README, 3 for the whole text, over its four words."""
+    pytest.importorskip("afinn")
+    found = load_reward(design(reward_model="afinn")).score(["This is utterly excellent!", ""])
+    assert found.tolist() == [0.75, 0.0]
+
+
+@pytest.mark.parametrize(("lexicon", "module"), [("vader", "vaderSentiment.vaderSentiment"), ("afinn", "afinn")])
+def test_a_missing_package_says_what_to_install(lexicon, module, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=r"pip install 'mallowspo\[experiments\]'"):
-        load_reward(design())
+        load_reward(design(reward_model=lexicon))
 
 
 def test_a_classifier_gives_what_transformers_pipeline_gives(tmp_path):

@@ -13,12 +13,14 @@ import torch
 
 from dialogue_world import dialogue_world
 from evaluation.judge_server import JudgeServer
+from mallowspo.evaluation import judge
 from mallowspo.stats.bootstrap import Resamples
 from mallowspo.studies.dialogue.data import _read_parts, read_dialogues, study_tokenizer
 from mallowspo.studies.dialogue.design import METHODS, DialogueSettings, DialogueSetup, fast
 from mallowspo.studies.dialogue.study import DIALOGUE
 from mallowspo.studies.dialogue.summary import both_intervals
 from mallowspo.studies.study import run_study, work_on
+from tiny import tiny_tokenizer
 
 JUDGE = (
     "def longer(prompt, a, b):\n    return 'A' if len(a) > len(b) else 'B' if len(b) > len(a) else 'tie'\n"
@@ -322,3 +324,19 @@ def test_the_two_sources_of_chance_are_kept_apart():
     found = both_intervals(np.tile(np.arange(50.0), (3, 1)), draws)
     assert found["seeds"]["low"] == found["seeds"]["high"] == pytest.approx(24.5)
     assert found["rows"]["low"] < 22
+
+
+def test_a_chat_model_is_trained_answers_and_is_judged_in_its_template(tmp_path, monkeypatch):
+    """The whole study on a model with a chat template; its judge reads what `mallowspo evaluate` would show it."""
+    given = dialogue_world(tmp_path)
+    tokenizer = tiny_tokenizer(chat=True)
+    tokenizer.save_pretrained(given["model_name_or_path"])
+    shown = []
+    ids = judge.reward_ids
+    monkeypatch.setattr(judge, "reward_ids", lambda *text: shown.append(ids(*text)) or shown[-1])
+    settings = DialogueSettings(setup=DialogueSetup(prompt_format="chat", **given), output_dir=str(tmp_path / "out"))
+    settings = replace(fast(settings), methods=("dpo", "mallows_theta_50"), temperatures=(1.0,))
+    results = run_study(DIALOGUE, settings)
+    assert {row["method"] for row in results["win_rates"]} == {"dpo", "mallows_theta_50"}
+    texts = {tokenizer.decode(row) for row in shown}
+    assert texts and all(text.startswith("<|user|>") and "Human:" not in text for text in texts)

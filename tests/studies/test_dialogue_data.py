@@ -8,6 +8,7 @@ from dialogue_world import dialogue_rows, dialogue_world, write_lines
 from mallowspo.errors import InputError
 from mallowspo.studies.dialogue.data import first_turn, prompts_that_fit, read_dialogues, study_tokenizer
 from mallowspo.studies.dialogue.design import DialogueSettings, DialogueSetup, fast
+from tiny import tiny_llama, tiny_tokenizer
 
 
 @pytest.fixture
@@ -71,6 +72,40 @@ def test_hh_as_it_is_published(setup, tmp_path):
         (r["prompt"], r["chosen"], r["rejected"]) for part in (data.sft, data.policy, data.judge) for r in part.rows
     }
     assert used == given and data.policy.account["read"] == 61
+
+
+def test_turns_are_rendered_by_the_chat_template_of_the_model(setup, tmp_path):
+    """What the tokenizer makes of the conversation is what is trained on, scored and answered."""
+    tokenizer = tiny_tokenizer(chat=True)
+    tokenizer.save_pretrained(tmp_path / "model")
+    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
+    data = read(setup, model_name_or_path=str(tmp_path / "model"), prompt_format="chat")
+    turns = {"Human": "<|user|>", "Assistant": "<|assistant|>"}
+    seen = set()
+    for row in [*data.policy.rows, *data.tests[0].rows, *data.tests[2].rows]:
+        wanted = ""
+        for part in row["prompt"].split("\n\n")[1:]:
+            who, said = part.split(":", 1)
+            wanted += turns[who] + (said.strip() + "</s>" if said.strip() else "")
+        assert tokenizer.decode(row["prompt_ids"]) == wanted
+        assert tokenizer.decode(row["chosen_ids"]) == row["chosen"].strip() + "</s>"
+        seen.add(wanted.count("<|user|>"))
+    assert seen == {1, 2}
+
+
+@pytest.mark.parametrize(("model", "said"), [("plain", "no chat template"), ("chat", "reads turns")])
+def test_what_no_chat_template_can_render_is_refused(model, said, setup, tmp_path):
+    tokenizer = tiny_tokenizer(chat=model == "chat")
+    tokenizer.save_pretrained(tmp_path / "model")
+    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
+    rows = [{"prompt": f"Say {number}.", "chosen": " a", "rejected": " b"} for number in range(60)]
+    with pytest.raises(InputError, match=f"prompt_format: .*{said}"):
+        read(
+            setup,
+            model_name_or_path=str(tmp_path / "model"),
+            prompt_format="chat",
+            train_data=write_lines(tmp_path / "rows.jsonl", rows),
+        )
 
 
 def test_chat_messages_are_refused(setup, tmp_path):

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from itertools import permutations
 from math import factorial, log
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from mallowspo.dispersion import ESTIMATORS
 from mallowspo.dispersion.panel import choice_entropy
 from mallowspo.dispersion.votes_file import VoteRows
 from mallowspo.errors import InputError
-from mallowspo.studies.estimator.bench import WorldJob, score_pairs
+from mallowspo.studies.estimator import people as people_study
+from mallowspo.studies.estimator.bench import WorldJob, prompt_tokens, score_pairs
 from mallowspo.studies.estimator.indexes import (
     INDEXES,
     Index,
@@ -77,7 +79,7 @@ def test_the_fast_form_shows_every_part(run):
     }  # fmt: skip
     assert ("Judging the indexes", 2, 2) in calls and calls[-1] == ("Writing the report", 1, 1)
     # A model or a file that cannot be used is found out before anything is trained.
-    assert calls[0][0] == "Comparing with people"
+    assert calls[0][0] == "Reading people's pairs"
 
 
 def test_it_goes_on_from_what_is_done_and_workers_change_nothing(run, tmp_path):
@@ -282,6 +284,67 @@ def test_every_index_and_control_is_held_against_people(people, run, tmp_path):
     within = run[2]["people"]["data"]["toy"]["indexes"]
     for name, found in toy["indexes"].items():
         assert found["pairs"]["value"] == within[name]["pairs"]["value"]
+
+
+@pytest.fixture(scope="module")
+def chat_people(people, tmp_path_factory):
+    """The same votes and a chat model; the model also answers four of the five prompts."""
+    folder = tmp_path_factory.mktemp("chat")
+    tokenizer = tiny_tokenizer(chat=True)
+    tokenizer.save_pretrained(folder / "model")
+    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(folder / "model")
+    return PeopleSettings(
+        model=str(folder / "model"), data=people["data"], output_dir=str(folder / "out"), resamples=50,
+        prompts_per_job=2, sampled_prompts=4, samples=6, max_new_tokens=5, instructions={"toy": "Say: "},
+    )  # fmt: skip
+
+
+def test_a_stopped_comparison_scores_no_response_twice(chat_people, monkeypatch):
+    """Five prompts in jobs of two, four of them answered in two jobs; of six finished jobs three are lost."""
+    results = run_study(PEOPLE, chat_people)
+    log = Path(chat_people.output_dir) / "jobs.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert len(lines) == 3 + 2 + 1
+    log.write_text("".join([lines[0], lines[2], lines[4]]), encoding="utf-8")
+    done = {name: [] for name in ("score_pairs", "sampled_answers")}
+    for name, seen in done.items():
+        work = getattr(people_study, name)
+        monkeypatch.setattr(people_study, name, lambda *a, _w=work, _s=seen, **more: _s.append(1) or _w(*a, **more))
+    again = run_study(PEOPLE, chat_people)
+    assert again["data"] == results["data"] and len(done["score_pairs"]) == 1 and len(done["sampled_answers"]) == 2
+    toy = results["data"]["toy"]
+    assert set(toy["sampled"]["indexes"]) == {*INDEXES, *CONTROLS} and toy["sampled"]["pairs"] == 8
+    # What length explains whole is tied once it is held fixed.
+    assert toy["indexes"]["length"]["auroc_given_length"]["value"] == 0.5
+    # Two pairs a prompt on five prompts fit no shrink factor: no word on G.
+    assert toy["worth"]["mean_entropy"]["people"] is None and toy["worth"]["answer_entropy"] is None
+
+
+def test_a_chat_model_reads_the_prompt_as_the_users_turn():
+    """Against transformers' own rendering; of a longer prompt the end is kept, inside the template."""
+    tokenizer = tiny_tokenizer(chat=True)
+
+    def rendered(text):
+        messages = [{"role": "user", "content": text}]
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+
+    assert prompt_tokens(tokenizer, "hello, how are you", most=50, chat=True) == (
+        rendered("hello, how are you"),
+        False,
+    )
+    cut = tokenizer.decode(tokenizer("hello, how are you", add_special_tokens=False)["input_ids"][-3:])
+    assert prompt_tokens(tokenizer, "hello, how are you", most=4, chat=True) == (rendered(cut), True)
+
+
+def test_sampled_answers_carry_the_models_own_probabilities(chat_people):
+    opened = people_study.open_model(chat_people, None, None)
+    prompt, plain = [4, 40, 41, 5], tiny_llama(vocab_size=len(opened.tokenizer))
+    answers = people_study.sampled_answers(opened, prompt, seed=[0, 1])
+    assert sum(count for _, count, _, _ in answers) == 6 and len({tuple(ids) for ids, *_ in answers}) == len(answers)
+    for ids, _, logp, entropy in answers:
+        wanted, wanted_logp = entropies(plain, prompt, ids)
+        assert entropy == pytest.approx(wanted.tolist(), rel=1e-5) and logp == pytest.approx(wanted_logp, rel=1e-5)
+        assert opened.tokenizer.eos_token_id not in ids[:-1]
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ __all__ = [
     "check_verdict",
     "judge_kind",
     "open_judge",
+    "reward_ids",
 ]
 
 Floats = NDArray[np.float64]
@@ -602,7 +603,7 @@ class RewardJudge(Judge):
     def judge(self, pairs: Sequence[AnswerPair], folder: Path, progress: Progress | None = None) -> Judgement:
         """Score every answer that the log of rewards lacks; equal rewards are a tie."""
         tokenizer = load_tokenizer(self.name_or_path, option="judge", trust_remote_code=self.trust_remote_code)
-        ids = [[_reward_ids(tokenizer, pair.prompt, text) for text in (pair.answer, pair.baseline)] for pair in pairs]
+        ids = [[reward_ids(tokenizer, pair.prompt, text) for text in (pair.answer, pair.baseline)] for pair in pairs]
         stamp = self.stamp
         keys = [[key_of(ids=row, model=stamp, dtype=self.dtype) for row in both] for both in ids]
         rows = {key: row for both in zip(keys, ids, strict=True) for key, row in zip(*both, strict=True)}
@@ -683,7 +684,8 @@ def _reward_of(record: Mapping[str, Any], where: str) -> float:
     return float(reward)
 
 
-def _reward_ids(tokenizer: Any, prompt: EvaluationPrompt, answer: str) -> list[int]:
+def reward_ids(tokenizer: Any, prompt: EvaluationPrompt, answer: str) -> list[int]:
+    """The tokens of an answer as a reward model reads it: in its chat template, where it has one."""
     if getattr(tokenizer, "chat_template", None) is None:
         if prompt.messages is not None:
             raise InputError(

@@ -121,6 +121,8 @@ METHOD_STYLES: Mapping[str, MethodStyle] = MappingProxyType(
         "dpo": MethodStyle("DPO", INK, "o", "-"),
         "mallows_theta": MethodStyle("MallowsPO-θ", BLUE, "s", _DASHED),
         "mallows_theta_true": MethodStyle("MallowsPO-θ, true index", SKY, "s", _LONG, filled=False),
+        "mallows_theta_50": MethodStyle("MallowsPO-θ, √w", PURPLE, "D", _DASH_DOT, filled=False),
+        "mallows_norm": MethodStyle("MallowsPO, mean over tokens", ORANGE, "v", _DASHED),
         "mallows_phi": MethodStyle("MallowsPO-φ", VERMILLION, "^", _DASH_DOT),
         "mallows_phi_true": MethodStyle("MallowsPO-φ, true index", ORANGE, "^", _LONG, filled=False),
         "mallows_theta_pairs": MethodStyle("MallowsPO-θ, index from pairs", BLUE, "h", _DASHED),

@@ -72,7 +72,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "cdpo": Method("dpo", label_smoothing=0.1),
         "ipo": Method("ipo"),
         "mallows_theta": Method("mallows_theta", "entropy"),
+        "mallows_theta_50": Method("mallows_theta", "entropy", settings={"dispersion_power": 0.5}),
         "mallows_phi": Method("mallows_phi", "entropy"),
+        "mallows_norm": Method("mallows_norm", "entropy"),
         "mallows_theta_true": Method("mallows_theta", "true"),
         "mallows_phi_true": Method("mallows_phi", "true"),
         "mallows_theta_pairs": Method("mallows_theta", "pairs"),
@@ -393,5 +395,5 @@ def weight_quantiles(trainer: Any) -> Any:
     """5%, 50% and 95% of the weights that a run trained with; None where it had none."""
     if trainer.calibration is None:
         return None
-    raw_n = np.asarray(trainer.train_dataset["dispersion_raw"][:], dtype=np.float64)
+    raw_n = np.asarray(trainer.train_dataset["dispersion_raw"], dtype=np.float64)
     return np.quantile(trainer.calibration.weight(raw_n), [0.05, 0.5, 0.95])

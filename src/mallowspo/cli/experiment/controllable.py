@@ -6,7 +6,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mallowspo.cli.experiment.shared import OUTPUT_DIR, StudyOptions, chosen_preset, read_numbers, run_and_tell
+from mallowspo.cli.experiment.shared import (
+    OUTPUT_DIR,
+    StudyOptions,
+    chosen_preset,
+    read_names,
+    read_numbers,
+    run_and_tell,
+)
 from mallowspo.cli.options import option
 
 __all__ = ["ControllableOptions", "controllable"]
@@ -31,7 +38,8 @@ class ControllableOptions(StudyOptions):
     text_column: str = option("The column of a data set that holds the texts.", "text")
     opening: str = option("Use only texts that begin with this regular expression.", "")
     reward_model: str = option(
-        "vader (needs vaderSentiment), or a sequence classifier: a folder or a hub name.", "vader"
+        "vader (needs vaderSentiment), afinn (needs afinn), or a sequence classifier: a folder or a hub name.",
+        "vader",
     )
     reward_label: str | None = option(
         "The classifier's label whose probability is the reward.", None, shown="positive"
@@ -51,7 +59,14 @@ class ControllableOptions(StudyOptions):
 
     seeds: int = option("Sets of pairs; more make the intervals narrower.", 5, low=1, group="Training")
     betas: str = option("Values of beta, with commas between them.", "0.02,0.07,0.2,0.6,2,8", commas=True)
-    ipo_betas: str = option("Those of IPO, whose beta is another quantity.", "0.1,0.5,1.5,4,10,30", commas=True)
+    ipo_betas: str = option(
+        "Those of ipo and mallows_norm, whose scores are means over tokens.", "0.1,0.5,1.5,4,10,30", commas=True
+    )
+    methods: str = option(
+        "Comma-separated; dpo must be among them. mallows_theta_50 (the root of the weights) and mallows_norm too.",
+        "dpo,ipo,mallows_theta,mallows_phi",
+        commas=True,
+    )
     learning_rates: str = option(
         "With several, one is chosen on DPO alone, under a seed of its own.", "1e-4", commas=True
     )
@@ -79,6 +94,7 @@ def controllable(options: ControllableOptions) -> None:
         design=study.ControllableDesign(**design),
         output_dir=str(options.output_dir),
         seeds=tuple(range(options.seeds)),
+        methods=read_names(options.methods),
         workers=options.workers,
         **lists,
     )

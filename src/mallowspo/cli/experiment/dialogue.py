@@ -39,6 +39,9 @@ class DialogueOptions(StudyOptions):
         "../shared/data/votes/pandalm.json",
     )
     single_turn: bool = option("Keep dialogues with one human turn only.", False)
+    prompt_format: str = option(
+        "text: as HH writes it; chat: its turns as the model's chat template renders them.", "text"
+    )
     max_length: int = option("Only rows that fit whole are used.", 256)
     test_pairs: int = option("Rows of each test set at most.", 160)
 

@@ -36,6 +36,17 @@ class EstimatorOptions(StudyOptions):
         "A causal model whose indexes are compared with people; needs --votes.", None, group="A model and people"
     )
     votes: tuple[str, ...] = option("NAME=FILE of people's votes, for the model; may be repeated.", ())
+    people_only: bool = option("Hold the model against people, and leave out the other three parts.", False)
+    instruction: tuple[str, ...] = option(
+        "With --people_only: NAME=TEXT before each prompt of these votes, such as a task that the file does not "
+        "state; may be repeated.",
+        (),
+    )
+    sampled_prompts: int = option(
+        "With --people_only: prompts of each file that the model answers 16 times, for indexes of sampled answers.",
+        0,
+        low=0,
+    )
     trust_remote_code: bool = option("Run code that comes with the model.", False)
 
 
@@ -43,11 +54,17 @@ def estimator(options: EstimatorOptions) -> None:
     """Run the study."""
     from mallowspo.studies.estimator.study import ESTIMATOR
 
+    if options.people_only:
+        _people(options)
+        return
+    for name in ("instruction", "sampled_prompts"):
+        if getattr(options, name):
+            raise InputError(f"{name}: it is for --people_only; add that, or leave it out")
     given: dict[str, Any] = {
         "workers": options.workers,
         "trust_remote_code": options.trust_remote_code,
         "model": options.model_name_or_path,
-        "data": _files(options.votes),
+        "data": _named("votes", options.votes, "FILE, as in PandaLM=pandalm.json"),
     }
     if options.conditions is not None:
         given["conditions"] = _names(options.conditions)
@@ -63,12 +80,32 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name for name in read_names(text) if name)
 
 
-def _files(votes: tuple[str, ...]) -> dict[str, str]:
-    """Read NAME=FILE."""
+def _people(options: EstimatorOptions) -> None:
+    """Run the part on people alone; an option of the other parts says nothing to it."""
+    from mallowspo.studies.estimator.people import PEOPLE, PeopleSettings
+
+    for name in ("seeds", "conditions", "downstream", "fast"):
+        if getattr(options, name) != getattr(EstimatorOptions, name):
+            raise InputError(f"{name}: it says nothing to --people_only; leave out one of the two")
+    if options.model_name_or_path is None or not options.votes:
+        raise InputError("people_only: it needs --model_name_or_path and --votes NAME=FILE")
+    settings = PeopleSettings(
+        model=options.model_name_or_path,
+        data=_named("votes", options.votes, "FILE, as in PandaLM=pandalm.json"),
+        instructions=_named("instruction", options.instruction, "TEXT, as in WMT23='Translate into German: '"),
+        sampled_prompts=options.sampled_prompts,
+        output_dir=str(options.output_dir),
+        trust_remote_code=options.trust_remote_code,
+    )
+    run_and_tell("experiment estimator", PEOPLE, settings)
+
+
+def _named(option: str, texts: tuple[str, ...], wanted: str) -> dict[str, str]:
+    """Read NAME=VALUE."""
     found = {}
-    for text in votes:
-        name, sign, path = text.partition("=")
-        if not sign or not name or not path:
-            raise InputError(f"votes: got {text!r}, expected NAME=FILE, as in PandaLM=pandalm.json")
-        found[name] = path
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name or not value:
+            raise InputError(f"{option}: got {text!r}, expected NAME={wanted}")
+        found[name] = value
     return found

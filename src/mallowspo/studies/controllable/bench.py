@@ -34,7 +34,7 @@ from mallowspo.evaluation.local_model import (
 from mallowspo.loading import check_saved_model
 from mallowspo.scoring.reference_cache import CACHE_VARIABLE
 from mallowspo.studies.controllable.design import (
-    VADER,
+    LEXICONS,
     ControllableDesign,
     Reward,
     StudyPrompts,
@@ -166,7 +166,7 @@ def stamp_of(design: ControllableDesign) -> str:
     for path in sorted(data.rglob("*")) if data.is_dir() else [data]:
         if path.is_file():
             stamps.append(f"{path.name}:{path.stat().st_size}:{path.stat().st_mtime_ns}")
-    if design.reward_model != VADER:
+    if design.reward_model not in LEXICONS:
         stamps.append(model_stamp(design.reward_model))
     return ";".join(stamps)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from mallowspo.evaluation.local_model import context_length, inference_device, l
 from mallowspo.studies.policies import check_at_least, check_positive
 
 __all__ = [
-    "CONTROLLABLE_METHODS", "PREFERENCES", "VADER", "ControllableDesign", "Reward", "StudyPrompts", "first_words",
-    "load_reward", "read_prompts", "read_texts", "vader_reward",
+    "CONTROLLABLE_METHODS", "FURTHER_METHODS", "LEXICONS", "PREFERENCES", "ControllableDesign", "Reward",
+    "StudyPrompts", "first_words", "load_reward", "read_prompts", "read_texts",
 ]  # fmt: skip
 
 CONTROLLABLE_METHODS = ("dpo", "ipo", "mallows_theta", "mallows_phi")
-VADER = "vader"
+FURTHER_METHODS = ("mallows_theta_50", "mallows_norm")
+"""Those that are trained where they are asked for."""
 PREFERENCES = ("sign", "bradley_terry")
 DTYPES = ("float32", "bfloat16", "auto")
 
@@ -36,7 +37,7 @@ class ControllableDesign:
     dataset_split: str = "train"  # the split of a data set
     text_column: str = "text"  # the column that holds the texts
     opening: str = ""  # a regular expression; only texts that begin with it are used. Empty for all
-    reward_model: str = VADER  # `vader`, or a sequence classifier: a folder or a hub name
+    reward_model: str = "vader"  # of `LEXICONS`, or a sequence classifier: a folder or a hub name
     reward_label: str | None = None  # whose probability is the reward; None finds the one called positive
     min_prompt_tokens: int = 4
     prompt_tokens: int = 16  # longest prompt: the first whole words of a text that fit
@@ -70,10 +71,10 @@ class ControllableDesign:
             if getattr(self, name) not in allowed:
                 raise not_one_of(name, getattr(self, name), allowed)
         check_positive(self, "preference_scale")
-        if self.reward_model == VADER and self.reward_label is not None:
+        if self.reward_model in LEXICONS and self.reward_label is not None:
             raise InputError(
-                f"reward_label: got {self.reward_label!r}, but VADER's reward is its compound score; leave it out, or "
-                "name a classifier as reward_model"
+                f"reward_label: got {self.reward_label!r}, but {self.reward_model} is a lexicon without labels; leave "
+                "it out, or name a classifier as reward_model"
             )
         try:
             re.compile(self.opening)
@@ -174,24 +175,40 @@ class Reward:
 
 def load_reward(design: ControllableDesign) -> Reward:
     """Load the reward that a design names."""
-    return vader_reward() if design.reward_model == VADER else _classifier_reward(design)
-
-
-def vader_reward() -> Reward:
-    """VADER's compound score in [−1, 1]: valences of a text's words, with rules for negation and emphasis."""
+    if design.reward_model not in LEXICONS:
+        return _classifier_reward(design)
+    name, package, scorer = LEXICONS[design.reward_model]
     try:
-        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+        score_one = scorer()
     except ImportError as error:
         raise InputError(
-            "reward_model: 'vader' needs the package vaderSentiment, which is not installed; run "
-            "`pip install 'mallowspo[experiments]'` or `pip install vaderSentiment`, or name a classifier"
+            f"reward_model: {design.reward_model!r} needs the package {package}, which is not installed; run "
+            f"`pip install 'mallowspo[experiments]'` or `pip install {package}`, or name a classifier"
         ) from error
+    return Reward(name, lambda texts: np.asarray([score_one(text) for text in texts], dtype=np.float64))
+
+
+def _vader() -> Callable[[str], float]:
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
     analyzer = SentimentIntensityAnalyzer()
+    return lambda text: float(analyzer.polarity_scores(text)["compound"])
 
-    def score(texts: Sequence[str]) -> Floats:
-        return np.asarray([analyzer.polarity_scores(text)["compound"] for text in texts], dtype=np.float64)
 
-    return Reward("VADER's compound score", score)
+def _afinn() -> Callable[[str], float]:
+    from afinn import Afinn
+
+    lexicon = Afinn()
+    return lambda text: float(lexicon.score(text)) / max(1, len(text.split()))
+
+
+LEXICONS: Mapping[str, tuple[str, str, Callable[[], Callable[[str], float]]]] = {
+    # In [−1, 1]: valences of a text's words, with rules for negation and emphasis.
+    "vader": ("VADER's compound score", "vaderSentiment", _vader),
+    # Nielsen, ESWC 2011 workshops: integer valences from −5 to 5, without rules; a sum would grow with the length.
+    "afinn": ("AFINN's valence a word", "afinn", _afinn),
+}
+"""Lexicons of sentiment: what a reader calls the reward, the package, and its scorer of one text."""
 
 
 def _classifier_reward(design: ControllableDesign) -> Reward:

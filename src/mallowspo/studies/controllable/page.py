@@ -19,7 +19,6 @@ from mallowspo.reports.sections import Columns, picture, table
 from mallowspo.reports.text import format_duration, format_number, format_p, interval_text, number
 from mallowspo.stats.intervals import Interval
 from mallowspo.studies import pages
-from mallowspo.studies.controllable.design import CONTROLLABLE_METHODS
 from mallowspo.studies.pages import Cell, Results, Row
 from mallowspo.studies.policies import BASELINE, label, select_runs
 
@@ -40,7 +39,7 @@ def figures(results: Results) -> dict[str, Any]:
         found["differences"] = grouped_interval_figure(
             {
                 method: Interval.stack([row["differences"][method] for row in results["by_kl"]])
-                for method in CONTROLLABLE_METHODS
+                for method in _methods(results)
                 if method != BASELINE
             },
             [f"{row['kl']:g} nats" for row in results["by_kl"]],
@@ -51,9 +50,18 @@ def figures(results: Results) -> dict[str, Any]:
     return found
 
 
+def _methods(results: Results) -> list[str]:
+    return list(dict.fromkeys(row["method"] for row in results["settings"]))
+
+
+def _count(results: Results) -> str:
+    number_of = len(_methods(results))
+    return ("no", "one", "two", "three", "four", "five", "six")[number_of]
+
+
 def _frontier(results: Results) -> Any:
     curves = {}
-    for method in CONTROLLABLE_METHODS:
+    for method in _methods(results):
         rows = select_runs(results["settings"], method=method)
         kl = Interval.stack([row["kl"] for row in rows])
         # On a log axis an end stays above 0.
@@ -95,8 +103,9 @@ def page(results: Results) -> Report:
         title="Controllable generation: how much reward for how much KL?",
         summary=(
             f"`{literal(_model(results))}` ({facts['parameters']:,} parameters) is tuned towards "
-            f"{literal(facts['reward'])} by four methods on the same pairs; at equal KL from the reference their "
-            f"expected reward is compared with DPO's (brackets are 95% intervals over {pages.over_seeds(len(seeds))})."
+            f"{literal(facts['reward'])} by {_count(results)} methods on the same pairs; at equal KL from the "
+            "reference their expected reward is compared with DPO's (brackets are 95% intervals over "
+            f"{pages.over_seeds(len(seeds))})."
         ),
         sections=[
             _question(results),
@@ -129,8 +138,8 @@ def _question(results: Results) -> Section:
     facts = results["facts"]
     text = (
         "The policy's start writes responses to the first words of texts; the pairs of them that the reward tells "
-        "apart train four methods, which share pairs, order, steps and learning rate. A method is better than another "
-        "if it gains more reward at the same distance from where it began."
+        f"apart train {_count(results)} methods, which share pairs, order, steps and learning rate. A method is "
+        "better than another if it gains more reward at the same distance from where it began."
     )
     terms = [
         ("Reward", f"{literal(facts['reward'])}, of prompt and response together; the models never see it."),
@@ -215,7 +224,7 @@ def _frontiers(results: Results) -> Section:
     areas = results["areas"]
     kl_t, reward_t = (results["optimum"][name] for name in ("kl", "reward"))
     best = []
-    for method in CONTROLLABLE_METHODS:
+    for method in _methods(results):
         rows = select_runs(results["settings"], method=method)
         highest = max(rows, key=lambda row: number(row["reward"]["mean"]))
         # Not a number where the estimate of the tilted reference does not reach so far.

@@ -23,7 +23,7 @@ from mallowspo.studies.controllable.bench import (
     run_job,
     stamp_of,
 )
-from mallowspo.studies.controllable.design import CONTROLLABLE_METHODS, ControllableDesign
+from mallowspo.studies.controllable.design import CONTROLLABLE_METHODS, FURTHER_METHODS, ControllableDesign
 from mallowspo.studies.controllable.page import figures, page
 from mallowspo.studies.controllable.summary import choose_rate, summarise
 from mallowspo.studies.policies import BASELINE, Job, check_grid
@@ -40,7 +40,9 @@ class ControllableSettings:
     output_dir: str = "output/controllable"  # folder for everything that is written
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # one set of pairs, one order and one set of evaluation draws each
     betas: tuple[float, ...] = (0.02, 0.07, 0.2, 0.6, 2.0, 8.0)  # values of β of DPO, MallowsPO-θ and MallowsPO-φ
-    ipo_betas: tuple[float, ...] = (0.1, 0.5, 1.5, 4.0, 10.0, 30.0)  # another quantity: τ of its paper, per token
+    # Of IPO (τ of its paper) and `mallows_norm`: another quantity, for scores that are means over tokens
+    ipo_betas: tuple[float, ...] = (0.1, 0.5, 1.5, 4.0, 10.0, 30.0)
+    methods: tuple[str, ...] = CONTROLLABLE_METHODS  # of these and `FURTHER_METHODS`; DPO among them
     # Peak learning rates. Where there are several, one is chosen on DPO alone, with pairs and draws of `pilot_seed`,
     # which no comparison uses
     learning_rates: tuple[float, ...] = (1e-4,)
@@ -48,7 +50,8 @@ class ControllableSettings:
     workers: int = 0  # processes that train side by side; 0 trains in the calling process. It changes no result
 
     def __post_init__(self) -> None:
-        check_grid(self, CONTROLLABLE_METHODS, names=("seeds", "betas", "ipo_betas", "learning_rates"))
+        known = (*CONTROLLABLE_METHODS, *FURTHER_METHODS)
+        check_grid(self, known, names=("seeds", "betas", "ipo_betas", "learning_rates"))
         for name in ("betas", "ipo_betas"):
             if len(getattr(self, name)) < 2:
                 raise InputError(f"{name}: got {getattr(self, name)}, expected at least two: a frontier is a line")
@@ -57,14 +60,9 @@ class ControllableSettings:
         if self.pilot_seed in self.seeds:
             raise InputError(f"pilot_seed: got {self.pilot_seed}, which is one of the seeds; choose another")
 
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """All of them, always."""
-        return CONTROLLABLE_METHODS
-
     def betas_of(self, method: str) -> tuple[float, ...]:
         """The values of β of a method."""
-        return self.ipo_betas if method == "ipo" else self.betas
+        return self.ipo_betas if method in ("ipo", "mallows_norm") else self.betas
 
 
 def fast(settings: ControllableSettings) -> ControllableSettings:
@@ -111,7 +109,7 @@ def _runs(settings: ControllableSettings, done: Done) -> Sequence[Job]:
     return [
         Job(seed=seed, method=method, beta=beta, learning_rate=rate)
         for seed in settings.seeds
-        for method in CONTROLLABLE_METHODS
+        for method in settings.methods
         for beta in settings.betas_of(method)
     ]
 

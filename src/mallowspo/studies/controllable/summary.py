@@ -12,7 +12,6 @@ from scipy import stats
 from mallowspo.stats.frontiers import SeedFrontier, interpolate_frontier
 from mallowspo.stats.intervals import mean_of_known
 from mallowspo.stats.verdicts import holm
-from mallowspo.studies.controllable.design import CONTROLLABLE_METHODS
 from mallowspo.studies.policies import BASELINE, Run, equal_kl, mean_of, means_over_seeds, select_runs
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ def _weights(runs: Sequence[Run]) -> dict[str, list[float]]:
     """Quantiles of the weights, 5%, 50% and 95%, mean over runs."""
     return {
         method: np.mean([run["weight_quantiles"] for run in here], axis=0).tolist()
-        for method in CONTROLLABLE_METHODS
+        for method in dict.fromkeys(run["method"] for run in runs)
         if (here := [run for run in select_runs(runs, method=method) if "weight_quantiles" in run])
     }
 
@@ -131,7 +130,7 @@ def summarise(settings: ControllableSettings, done: Mapping[str, Sequence[Run]])
     runs, references, [pairs], [optimum] = (done[name] for name in ("runs", "references", "pairs", "optimum"))
     per_method = {
         method: [_frontier(select_runs(runs, method=method, seed=seed)) for seed in settings.seeds]
-        for method in CONTROLLABLE_METHODS
+        for method in settings.methods
     }
     return {
         "facts": pairs["facts"],

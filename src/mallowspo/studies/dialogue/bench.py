@@ -19,7 +19,7 @@ from mallowspo.errors import InputError, reason_of
 from mallowspo.evaluation.divergence import sequence_kl
 from mallowspo.evaluation.generation import LocalModel, generate_locally
 from mallowspo.evaluation.json_log import key_of
-from mallowspo.evaluation.judge import AnswerPair, Judge, open_judge
+from mallowspo.evaluation.judge import AnswerPair, Judge, open_judge, reward_ids
 from mallowspo.evaluation.local_model import (
     Sampling,
     end_token_ids,
@@ -27,11 +27,17 @@ from mallowspo.evaluation.local_model import (
     load_causal_model,
     load_tokenizer,
 )
-from mallowspo.evaluation.prompts import EvaluationPrompt
 from mallowspo.evaluation.win_rates import check_orders
 from mallowspo.files import plain, write_json
 from mallowspo.loading import check_saved_model
-from mallowspo.studies.dialogue.data import PairSet, prompts_that_fit, read_dialogues, read_parts, study_tokenizer
+from mallowspo.studies.dialogue.data import (
+    PairSet,
+    as_prompt,
+    prompts_that_fit,
+    read_dialogues,
+    read_parts,
+    study_tokenizer,
+)
 from mallowspo.studies.dialogue.design import HELDOUT_JUDGE, REFERENCE, DialogueSettings, DialogueSetup
 from mallowspo.studies.policies import BASELINE, Job, final_loss, quietly, train_policy
 from mallowspo.studies.study import Done, Results, say
@@ -43,6 +49,7 @@ __all__ = [
     "verdict_jobs",
 ]  # fmt: skip
 
+_SIDES = ("chosen", "rejected")
 _SCORED_AT_A_TIME = 8  # pairs in a batch of a test set; it changes no number but for rounding
 
 
@@ -154,9 +161,11 @@ def make_judge(place: Place, job: JudgeJob) -> Results:
     with quietly():
         tokenizer = load_tokenizer(job.base, option="judge_base", trust_remote_code=setup.trust_remote_code)
         model = _classifier(job.base, tokenizer, setup)
-        texts = [(row["prompt"], row["chosen"], row["rejected"]) for row in judge.rows]
-        # As `mallowspo.evaluation` will show it: the prompt with the stripped answer, without an end token.
-        ids = [[tokenizer(prompt + text.strip())["input_ids"] for text in both] for prompt, *both in texts]
+        # As `mallowspo.evaluation` will show it: the prompt with the stripped answer.
+        ids = [
+            [reward_ids(tokenizer, as_prompt(setup, 0, row["prompt"]), row[side].strip()) for side in _SIDES]
+            for row in judge.rows
+        ]
         _fit(
             "Training the judge", model, len(ids), lambda at: _preference_loss(model, [ids[int(n)] for n in at]),
             setup, job,
@@ -345,10 +354,10 @@ def answer(place: Place, job: AnswerJob) -> Results:
     # The option is part of each answer's seed: two models answer independently.
     local = LocalModel(
         str(policy_dir(place.folder, job.policy)), option=policy_name(job.policy), dtype="float32",
-        prompt_format="text", batch_size=setup.sampled_at_a_time, use_cpu=setup.use_cpu,
+        prompt_format=setup.prompt_format, batch_size=setup.sampled_at_a_time, use_cpu=setup.use_cpu,
         trust_remote_code=setup.trust_remote_code,
     )  # fmt: skip
-    prompts = [EvaluationPrompt(at, text) for at, (text, _) in enumerate(prompts_that_fit(setup, job.prompts))]
+    prompts = [as_prompt(setup, at, text) for at, (text, _) in enumerate(prompts_that_fit(setup, job.prompts))]
     sampling, log = Sampling(setup.max_new_tokens, job.temperature), place.folder / "generations.jsonl"
     with quietly():
         return {"texts": generate_locally(prompts, local, sampling, log, seed=setup.data_seed).texts}
@@ -394,9 +403,10 @@ def verdict_jobs(settings: DialogueSettings, done: Done) -> list[VerdictJob]:
 
 def judge(place: Place, job: VerdictJob) -> Results:
     """Ask the judge; what its log in the study's folder holds is not asked again."""
+    setup = place.basis.setup
     with quietly():
-        pairs = [AnswerPair(EvaluationPrompt(at, prompt), a, b) for at, (prompt, a, b) in enumerate(job.pairs)]
-        with contextlib.closing(_open_judge(job.judge, job.api_key_env, place.basis.setup, place.folder)) as opened:
+        pairs = [AnswerPair(as_prompt(setup, at, prompt), a, b) for at, (prompt, a, b) in enumerate(job.pairs)]
+        with contextlib.closing(_open_judge(job.judge, job.api_key_env, setup, place.folder)) as opened:
             found = opened.judge(pairs, place.folder, lambda count, total, usage: say("Verdicts", count, total))
     if not found.refused:  # what a server refuses is asked again by the next run: that costs nothing
         write_json(note_of(place.folder / "judged", place.basis, job), {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +19,13 @@ from mallowspo.dispersion.votes_file import load_votes
 from mallowspo.errors import InputError, told_as
 from mallowspo.evaluation.json_log import key_of
 from mallowspo.evaluation.local_model import load_tokenizer
+from mallowspo.evaluation.prompts import EvaluationPrompt
 from mallowspo.studies.dialogue.design import DialogueSetup
 from mallowspo.studies.policies import only, quietly
 
 __all__ = [
-    "PARTS", "DialogueData", "PairSet", "first_turn", "prompts_that_fit", "read_dialogues", "read_parts", "split_text",
-    "study_tokenizer",
+    "PARTS", "DialogueData", "PairSet", "as_messages", "as_prompt", "first_turn", "prompts_that_fit",
+    "read_dialogues", "read_parts", "split_text", "study_tokenizer",
 ]  # fmt: skip
 
 TURN = "\n\nHuman:"
@@ -77,6 +79,29 @@ def first_turn(prompt: str) -> str:
     return prompt.split(REPLY, 1)[0].strip()
 
 
+def as_messages(prompt: str) -> list[dict[str, str]]:
+    r"""Read a dialogue of HH, up to its last reply, as chat messages; `InputError` where it has no such turns.
+
+    Example:
+        >>> as_messages("\n\nHuman: Hi.\n\nAssistant: Yes?\n\nHuman: Bye.\n\nAssistant:")[1:]
+        [{'role': 'assistant', 'content': 'Yes?'}, {'role': 'user', 'content': 'Bye.'}]
+    """
+    before, *turns = re.split(f"({TURN}|{REPLY})", prompt)
+    if before.strip() or not turns or turns[-2:-1] != [REPLY] or turns[-1].strip():
+        raise InputError(
+            f"prompt_format: 'chat' reads turns marked {TURN.strip()!r} and {REPLY.strip()!r}, found {prompt[:80]!r}; "
+            "take text"
+        )
+    roles = {TURN: "user", REPLY: "assistant"}
+    found = zip(turns[:-2:2], turns[1:-2:2], strict=True)
+    return [{"role": roles[mark], "content": text.strip()} for mark, text in found]
+
+
+def as_prompt(setup: DialogueSetup, at: int, text: str) -> EvaluationPrompt:
+    """A prompt as answers are written to it, and as judges see it."""
+    return EvaluationPrompt(at, text, tuple(as_messages(text)) if setup.prompt_format == "chat" else None)
+
+
 def split_text(text: str) -> tuple[str, str]:
     """Split a whole dialogue of HH into what was there before the last reply, and that reply."""
     before, mark, reply = text.rpartition(REPLY)
@@ -88,13 +113,16 @@ def study_tokenizer(setup: DialogueSetup) -> Any:
     tokenizer = load_tokenizer(
         setup.model_name_or_path, option="model_name_or_path", trust_remote_code=setup.trust_remote_code
     )
+    if setup.prompt_format == "chat" and not tokenizer.chat_template:
+        raise InputError(f"prompt_format: got 'chat', but {setup.model_name_or_path} has no chat template; take text")
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 PARTS = (
-    "model_name_or_path", "trust_remote_code", "train_data", "train_split", "single_turn", "max_length", "data_seed",
+    "model_name_or_path", "trust_remote_code", "train_data", "train_split", "single_turn", "prompt_format",
+    "max_length", "data_seed",
 )  # fmt: skip
 """The fields of a setup that the split into parts depends on."""
 
@@ -207,6 +235,8 @@ def _pair_set(rows: Any, name: str, source: str, setup: DialogueSetup, tokenizer
     texts = {column: dataset[column][:] for column in ("prompt", "chosen", "rejected")}
     dataset = dataset.add_column("place", np.arange(len(dataset)))
     unanimous = dataset["unanimous"][:] if "unanimous" in dataset.column_names else None
+    if setup.prompt_format == "chat":
+        dataset = dataset.map(_as_chat, load_from_cache_file=False, keep_in_memory=True)
     tokens = tokenize_pairs(dataset, tokenizer, max_length=None, invalid_rows="drop", dataset_name=name)
     kept = tokens.dataset
     length_n2 = np.asarray(
@@ -233,6 +263,11 @@ def _pair_set(rows: Any, name: str, source: str, setup: DialogueSetup, tokenizer
         {reason: count for reason, count in account.items() if count or reason in ("read", "fit whole")},
         None if unanimous is None else np.asarray([unanimous[place] for place in places]),
     )
+
+
+def _as_chat(row: dict[str, Any]) -> dict[str, Any]:
+    replies = {side: [{"role": "assistant", "content": row[side].strip()}] for side in ("chosen", "rejected")}
+    return {"prompt": as_messages(row["prompt"]), **replies}
 
 
 def _kinds(problems: list[RowProblem]) -> dict[str, int]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, not_one_of
 from mallowspo.studies.policies import Grid, Job, check_at_least, check_distinct, check_grid, check_positive
 
 __all__ = ["HELDOUT_JUDGE", "METHODS", "REFERENCE", "DialogueSettings", "DialogueSetup", "fast"]
 
-METHODS = ("dpo", "mallows_theta", "mallows_phi")
+METHODS = ("dpo", "mallows_theta", "mallows_phi", "mallows_theta_50")
+PROMPT_FORMATS = ("text", "chat")
 
 HELDOUT_JUDGE = "heldout"
 """The judge that needs nothing from outside: a reward model trained on the part of the data that no policy saw."""
@@ -33,6 +34,7 @@ class DialogueSetup:
     ood_split: str = "train"
     votes_data: str = f"{_SHARED}/data/votes/pandalm.json"  # votes on two answers to an instruction; empty for none
     single_turn: bool = False  # keep only dialogues with one human turn
+    prompt_format: str = "text"  # as HH writes it; `chat`: its turns as the model's chat template renders them
     max_length: int = 256  # tokens of prompt and response; only rows that fit whole are used, in training and in tests
     data_seed: int = 0  # of the split into parts, of SFT and judge, and of what is sampled for evaluation
     test_pairs: int = 160  # rows of each test set at most
@@ -54,6 +56,8 @@ class DialogueSetup:
         check_positive(self, "sft_learning_rate", "learning_rate")
         if self.sft_steps < 0:
             raise InputError(f"sft_steps: got {self.sft_steps}, expected 0 for none, or a number of steps")
+        if self.prompt_format not in PROMPT_FORMATS:
+            raise not_one_of("prompt_format", self.prompt_format, PROMPT_FORMATS)
         if self.max_length < 3:
             raise InputError(f"max_length: got {self.max_length}, expected room for a prompt, a response and its end")
 
@@ -64,7 +68,7 @@ class DialogueSettings:
 
     output_dir: str = "output/dialogue"  # reference, judge and policies lie in it
     setup: DialogueSetup = field(default_factory=DialogueSetup)  # what every policy depends on
-    methods: tuple[str, ...] = METHODS  # of `METHODS`; DPO among them
+    methods: tuple[str, ...] = METHODS[:3]  # of `METHODS`; DPO among them
     betas: tuple[float, ...] = (0.1, 0.5)  # values of β. With two or more, methods are also compared at equal KL
     seeds: tuple[int, ...] = (0, 1, 2)  # each draws its own pairs and order, the same for all methods
     judge: str = HELDOUT_JUDGE  # or `http://host:port/v1#model`, `reward:MODEL`, `module:function`

@@ -26,6 +26,8 @@ from mallowspo.dispersion.votes_file import VoteRows
 from mallowspo.errors import InputError
 from mallowspo.evaluation.candidate_tree import score_candidates, sequence_kl
 from mallowspo.evaluation.exact import agreement, outside_mass
+from mallowspo.evaluation.local_model import prompt_ids
+from mallowspo.evaluation.prompts import EvaluationPrompt
 from mallowspo.studies.estimator.indexes import SINGLE_PASS
 from mallowspo.studies.policies import BASELINE, Job, check_at_least, pair_rows, quietly, train_policy
 from mallowspo.studies.world.bench import score_prompts
@@ -42,8 +44,8 @@ from mallowspo.world.reference import ReferenceTraining, TokenizedPrompts, token
 
 __all__ = [
     "DOWNSTREAM_METHODS", "DownstreamSettings", "Reading", "ScoredPairs", "ScoredResponse", "WorldJob",
-    "WorldSettings", "read_reference", "run_downstream_job", "run_world_job", "score_pairs", "scored_prompts",
-    "train_world", "written_world",
+    "WorldSettings", "prompt_tokens", "read_reference", "run_downstream_job", "run_world_job", "score_pairs",
+    "scored_prompts", "train_world", "written_world",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -77,8 +79,25 @@ def divergent_place(first: Sequence[int], second: Sequence[int]) -> int | None:
     return next((place for place in range(shorter) if first[place] != second[place]), shorter)
 
 
+def prompt_tokens(tokenizer: Any, text: str, *, most: int, chat: bool) -> tuple[list[int], bool]:
+    """The tokens of a prompt, the end of a longer one, and whether it was cut; `chat` makes it the user's turn."""
+    ids = tokenizer(text if chat else text + "\n", add_special_tokens=False, verbose=False)["input_ids"]
+    cut = len(ids) > most - 1
+    if not chat:
+        return [tokenizer.bos_token_id, *ids[-(most - 1) :]], cut
+    content = tokenizer.decode(ids[-(most - 1) :]) if cut else text
+    return prompt_ids(EvaluationPrompt(0, content), tokenizer, "chat"), cut
+
+
 def score_pairs(
-    model: Any, tokenizer: Any, rows: VoteRows, *, max_prompt_tokens: int, max_length: int, batch_size: int
+    model: Any,
+    tokenizer: Any,
+    rows: VoteRows,
+    *,
+    max_prompt_tokens: int,
+    max_length: int,
+    batch_size: int,
+    chat: bool = False,
 ) -> ScoredPairs:
     """Score each response once, after its own prompt, and pair the scores as people judged them."""
     # Of a longer prompt the end is kept; of what is then beyond `max_length`, the beginning.
@@ -87,14 +106,13 @@ def score_pairs(
     before: dict[str, list[int]] = {}
     cut_prompts = 0
     for name, text in prompt_of.items():
-        ids = tokenizer(text + "\n", add_special_tokens=False, verbose=False)["input_ids"]
-        cut_prompts += len(ids) > max_prompt_tokens - 1
-        before[name] = [tokenizer.bos_token_id, *ids[-(max_prompt_tokens - 1) :]]
-    sequences, cut = [], 0
+        before[name], cut = prompt_tokens(tokenizer, text, most=max_prompt_tokens, chat=chat)
+        cut_prompts += cut
+    sequences, cut_responses = [], 0
     for name, text in named:
         ids = [*tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], tokenizer.eos_token_id]
         room = max_length - len(before[name])
-        cut += len(ids) > room
+        cut_responses += len(ids) > room
         sequences.append((before[name], ids[:room]))
     scored = dict(zip(named, score_responses(model, sequences, batch_size), strict=True))
     pairs = [
@@ -102,7 +120,7 @@ def score_pairs(
         for name, (first, second) in zip(rows.prompt_ids, rows.responses, strict=True)
     ]
     statistics = pair_statistics(pairs, int(model.get_output_embeddings().weight.shape[0]))
-    return ScoredPairs(statistics, len(named), cut, cut_prompts, len(prompt_of))
+    return ScoredPairs(statistics, len(named), cut_responses, cut_prompts, len(prompt_of))
 
 
 def pair_statistics(pairs: Sequence[tuple[ScoredResponse, ScoredResponse]], vocab_size: int) -> ReferenceStatistics:

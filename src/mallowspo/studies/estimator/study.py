@@ -20,7 +20,7 @@ from mallowspo.studies.estimator.bench import (
     run_world_job,
 )
 from mallowspo.studies.estimator.page import figures, page
-from mallowspo.studies.estimator.people import PeopleSettings, people_stage
+from mallowspo.studies.estimator.people import PeopleSettings, people_stages
 from mallowspo.studies.estimator.summary import (
     JudgeJob,
     JudgeSetup,
@@ -146,7 +146,7 @@ ESTIMATOR: Study[EstimatorSettings] = Study(
     version=1,
     stages=(
         # People first: a model or a file that cannot be used is found out before an hour of training, not after it.
-        people_stage(
+        *people_stages(
             lambda settings, done: PeopleSettings(
                 model=settings.model or "", trust_remote_code=settings.trust_remote_code
             )
