@@ -175,6 +175,13 @@ def people_smollm2() -> str:
     return render_markdown(page, figures="estimator/smollm2/figures", level=4)
 
 
+def what_it_is_for() -> str:
+    """The first lines of the page of that name, for the README."""
+    page = (ROOT / "docs/what-it-is-for.md").read_text(encoding="utf-8")
+    head = page.split("<!-- begin summary -->\n")[1].split("\n<!-- end summary -->")[0]
+    return re.sub(r"\]\((?!http)", "](docs/", head)
+
+
 def _results(folder: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((ROOT / folder / "results.json").read_text(encoding="utf-8"))
     return found
@@ -207,7 +214,7 @@ def removed_options() -> str:
 
 
 PAGES = {
-    "README.md": {"presets": presets, "quickstart": quickstart},
+    "README.md": {"presets": presets, "quickstart": quickstart, "what-it-is-for": what_it_is_for},
     "docs/paper-index.md": {"paper-index": paper_index},
     "docs/training.md": {"options": options},
     **({"docs/index.md": {"start": start}} if (ROOT / "docs/start/run.json").is_file() else {}),
