@@ -24,6 +24,8 @@ __all__ = ["counted", "figures", "page", "population_name"]
 
 def counted(words: Mapping[str, int]) -> str:
     """Words and how often they were said."""
+    if not words:
+        return "–"
     parts = [
         f"{'no significant difference' if word == 'not told apart' else word} in {count}"
         for word, count in sorted(words.items(), key=lambda item: (-item[1], item[0]))
@@ -148,7 +150,11 @@ def _frontier(results: Results, job: Row, quantity: str) -> Any:
 
 def _trajectory(results: Results, job: Row) -> Any:
     steps = design_of(results).steps
-    curves = {name: LineCurve(steps, Interval.stack(job["methods"][name]["entropy_by_step"])) for name in TRAINED}
+    curves = {
+        name: LineCurve(steps, Interval.stack(job["methods"][name]["entropy_by_step"]))
+        for name in TRAINED
+        if name in job["methods"]
+    }
     figure = line_figure(
         curves,
         x_label="Optimiser steps",
@@ -493,6 +499,7 @@ def _training_table(results: Results, regime: str) -> Table:
         if regime_of(job) == regime
         for number, step in enumerate(design_of(results).shown_steps)
         for name in TRAINED
+        if name in job["methods"]
     ]
     columns: Columns = {
         "population": lambda row: population_name(row["phis"]),

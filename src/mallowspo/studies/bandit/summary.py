@@ -57,7 +57,8 @@ def comparisons(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for job in (*results["exact"], *results["training"]):
         exact = "learning_rate" not in job
         for method in METHODS if exact else TRAINED:
-            if method == BASELINE:
+            # A run of version 1 has no √w, and did not measure the consensus in training.
+            if method == BASELINE or method not in job["methods"]:
                 continue
             found = job["methods"][method]
             differences = [one["minus_dpo"] for one in ([found["matched"]] if exact else found["at_steps"])]
@@ -74,7 +75,7 @@ def comparisons(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 "equal_kl": found["equal_kl"],
                 "entropies": found["entropies"],
                 "agreements": found["agreements"],
-                "consensuses": found["consensuses"],
+                "consensuses": found.get("consensuses", []),
             }
 
 
