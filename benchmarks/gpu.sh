@@ -69,6 +69,11 @@ fi
 
 # The last arm ends before its time is up, or it is ended.
 left=$((limit - 20 - $(date +%s) + started))
+if [ "$left" -lt 60 ]; then
+    echo "benchmarks/gpu.sh: $left seconds are left of $limit, too few to measure anything; installing and testing took" \
+        "the others" >&2
+    exit 1
+fi
 timeout $((left + 10)) "$python" benchmarks/gpu.py --seconds "$left" ${smoke:+--smoke}
 measured=$?
 echo "$(($(date +%s) - started)) seconds in all; tests: exit code $tests"

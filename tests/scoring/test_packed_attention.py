@@ -1,6 +1,7 @@
 """Which path a model takes and why, and what the attention function does outside of a packed row."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -89,7 +90,8 @@ def test_keys_joined_with_a_prompts_are_not_kept_for_the_backward_pass(monkeypat
     monkeypatch.setattr(file, "_WORTH_JOINING_AGAIN", 0)
     kept, unpack = [], file._unpack
     monkeypatch.setattr(file, "_unpack", lambda value: kept.append(value) or unpack(value))
-    output = file._attend_joined(query, tuple(parts[:2]), tuple(parts[2:]), None, 0.0, None)
+    attend = partial(file._attend, window=None, dropout=0.0, scaling=None)
+    output = file._attend_joined(query, tuple(parts[:2]), tuple(parts[2:]), attend)
     grads = torch.autograd.grad(output.square().sum(), states)
     assert [tuple(part.size(2) for part in value) for value in kept if isinstance(value, tuple)] == [(5, 3), (5, 3)]
     whole = [value for value in kept if isinstance(value, torch.Tensor) and value.shape[-1] == 4]
