@@ -95,7 +95,7 @@ def quickstart() -> str:
         f"{results['cpu_seconds'] / 60:.1f} minutes on one core, at most {results['peak_memory_gb']:.1f} GB.\n\n"
         f"{page.summary}"
     )
-    return render_markdown(replace(page, summary=head, sections=[]), figures="docs/quickstart/figures")
+    return render_markdown(replace(page, summary=head, sections=[]), figures="quickstart/figures")
 
 
 def twelve_worlds() -> str:
@@ -214,7 +214,8 @@ def removed_options() -> str:
 
 
 PAGES = {
-    "README.md": {"presets": presets, "quickstart": quickstart, "what-it-is-for": what_it_is_for},
+    "README.md": {"presets": presets, "what-it-is-for": what_it_is_for},
+    "docs/quickstart.md": {"quickstart": quickstart},
     "docs/paper-index.md": {"paper-index": paper_index},
     "docs/training.md": {"options": options},
     **({"docs/index.md": {"start": start}} if (ROOT / "docs/start/run.json").is_file() else {}),
