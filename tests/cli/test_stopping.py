@@ -132,3 +132,28 @@ def test_sigterm_ends_a_study_and_its_pool_of_processes_at_once(tmp_path):
     text = (tmp_path / "log").read_text()
     assert text.count("mallowspo: interrupted") == 1 and "Traceback" not in text
     assert not psutil.wait_procs(workers, timeout=5)[1]
+
+
+POOL = """
+import multiprocessing, time
+from concurrent.futures import ProcessPoolExecutor
+from mallowspo.cli.signals import end_children
+
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
+    for _ in range(2):
+        pool.submit(time.sleep, 600)
+    while len(multiprocessing.active_children()) < 2:
+        time.sleep(0.1)
+    end_children()
+    print("ended")
+"""
+
+
+def test_a_program_whose_pool_was_ended_ends_too(tmp_path):
+    """The pool's manager waits for ever for processes of which another has taken the exit code."""
+    (tmp_path / "pool.py").write_text(POOL)
+    done = subprocess.run(
+        [sys.executable, "pool.py"], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=90
+    )
+    assert (done.returncode, done.stdout) == (0, "ended\n") and "resource_tracker" not in done.stderr

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -17,12 +19,11 @@ class Terminated(KeyboardInterrupt):
 
 def ends_at_sigterm() -> None:
     """Let SIGTERM raise `Terminated` from now on, so that locks and files are let go of in order."""
-    import psutil
 
     def terminate(number: int, frame: FrameType | None) -> None:
         # Schedulers and make send it more than once; the second must not cut off what the first one began.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _terminate(psutil.Process().children(recursive=True))  # else a pool would wait for what they are at
+        _terminate(_children())  # else a pool would wait for what they are at
         raise Terminated
 
     if threading.current_thread() is threading.main_thread():
@@ -38,13 +39,35 @@ def end_children(patience: float = 30.0) -> None:
     """End the processes that this one started, and wait until they are gone."""
     import psutil
 
-    children = psutil.Process().children(recursive=True)
+    until = time.monotonic() + patience
+    children = _children()
     _terminate(children)
-    for child in psutil.wait_procs(children, timeout=patience)[1]:
+    # multiprocessing must be the one that sees its own end: a pool would wait forever for those that another has seen.
+    for own in multiprocessing.active_children():
+        own.join(max(0.0, until - time.monotonic()))
+        if own.is_alive():
+            own.kill()
+            own.join()
+    for child in psutil.wait_procs(children, timeout=max(0.0, until - time.monotonic()))[1]:
         try:
             child.kill()
         except psutil.NoSuchProcess:
             continue
+
+
+def _children() -> list[Any]:
+    """The processes that this one has started, but for multiprocessing's own, which ends last and by itself."""
+    import psutil
+
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            tracker = "multiprocessing.resource_tracker" in " ".join(child.cmdline())
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            tracker = False
+        if not tracker:
+            found.append(child)
+    return found
 
 
 def _terminate(children: list[Any]) -> None:
