@@ -130,10 +130,10 @@ def test_a_value_of_the_wrong_type_is_named_with_what_is_allowed(text, named, tm
 
 def test_what_yaml_has_read_as_something_else_is_the_text_that_was_written(tmp_path):
     (tmp_path / "o.yaml").write_text(
-        "betas: [0.5, 1]\nlearning_rates: 1e-4\nworkers: 2\nmethods: null\nseeds: '3'\noutput_dir: 2026\nfast: 'yes'"
+        "betas: [0.5, 1]\npairs: 4\nworkers: 2\nmethods: null\nseeds: '3'\noutput_dir: 2026\nfast: 'yes'"
     )
     found = read_options(COMMANDS["experiment world"][0], ["--config", str(tmp_path / "o.yaml"), "--no_fast"], "x")
-    assert (found.betas, found.learning_rates, found.methods, found.seeds) == ("0.5,1", "1e-4", None, 3)
+    assert (found.betas, found.pairs, found.methods, found.seeds) == ("0.5,1", "4", None, 3)
     assert (found.output_dir, found.fast) == (Path("2026"), False)
     (tmp_path / "o.yaml").write_text("betas: [0.50, 1_0]\nlearning_rates: 1.0e-4\nworkers: 0x2\noutput_dir: 007")
     found = read_options(COMMANDS["experiment world"][0], ["--config", str(tmp_path / "o.yaml")], "x")

@@ -15,7 +15,7 @@ from pathlib import Path
 from mallowspo.studies.policies import BASELINE
 from mallowspo.studies.world.bench import PolicyJob, WorldJob, WorldSetup, make_world, run_policy
 
-WORLD, RATES, BETAS = 100, (1e-4, 2e-4, 3e-4, 4e-4, 8e-4), (0.25, 0.5, 1.0, 2.0, 4.0)
+WORLD, RATES, BETAS = 100, (1e-4, 2e-4, 3e-4, 4e-4), (0.25, 0.5, 1.0, 2.0, 4.0)
 IPO_BETAS = (0.0625, 0.125, 0.25, 0.5, 1.0)
 
 

@@ -12,7 +12,7 @@ from mallowspo.reports.blocks import Block, CodeBlock, Definitions, Meta, Paragr
 from mallowspo.reports.curves import FrontierCurve, LineCurve
 from mallowspo.reports.figure_style import MethodStyle
 from mallowspo.reports.figures import frontier_figure, index_scatter_figure, line_figure, panel_figure
-from mallowspo.reports.palette import BLUE, VERMILLION
+from mallowspo.reports.palette import BLUE, MUTED, VERMILLION
 from mallowspo.reports.sections import Columns, picture, table
 from mallowspo.reports.text import (
     format_duration,
@@ -52,6 +52,10 @@ _THIRDS = {"agreed": "most agreed third", "middle": "middle third", "contested":
 # Beyond these a verdict may turn with the rounding of another processor, points.
 _NEAR = 0.05
 _WEIGHTED_BY = {"true": "mallows_theta_true", "best": "theta_best"}
+_OPTIMA = {
+    "optimum_consensus": MethodStyle("Exact optimum of consensus", MUTED, ""),
+    "optimum_agreement": MethodStyle("Exact optimum of agreement", MUTED, "", (0.0, (5.0, 2.0))),
+}
 _RHO = {"true": "true index", "best": "first divergent token"}
 
 
@@ -203,7 +207,10 @@ def _frontier(results: Results, yardstick: str) -> Any:
         curves[f"optimum_{asked}"] = FrontierCurve(x=Interval.exact(kl[near]), y=Interval.exact(best[near]))
     names = {"consensus": "Consensus value (%)", "agreement": "Agreement with a random person (%)"}
     return frontier_figure(
-        curves, title=f"{YARDSTICK_NAMES[yardstick]} against distance from the reference", y_label=names[yardstick]
+        curves,
+        title=f"{YARDSTICK_NAMES[yardstick]} against distance from the reference",
+        y_label=names[yardstick],
+        styles=_OPTIMA,
     )
 
 
