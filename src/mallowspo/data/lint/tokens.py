@@ -179,7 +179,11 @@ class TokenChecks:
         if ids.count(self._bos) <= 1 and ids[:1] == [self._bos]:
             return None
         for at in range(1, len(ids)):
-            if ids[at] == self._bos and ids[at - 1] not in self._ends:
+            if ids[at] != self._bos:
+                continue
+            # ChatML breaks the line between turns, and SmolLM2's BOS is the mark that opens one.
+            stop = self._without_blank(ids, at)
+            if not stop or ids[stop - 1] not in self._ends:
                 return at
         return None
 
