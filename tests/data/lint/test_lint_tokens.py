@@ -97,14 +97,16 @@ def test_sound_templates_raise_no_alarm(linted, template, special):
     assert linted(rows, with_tokenizer=chat_tokenizer(template, *special)).counts() == {}
 
 
-def test_a_turn_may_open_with_the_bos_behind_a_line_break(linted):
-    """As SmolLM2's do; a BOS that somebody typed is found all the same."""
+def test_a_bos_that_opens_every_turn_raises_no_alarm(linted):
+    """As SmolLM2 has it: ChatML, whose `<|im_start|>` is the BOS and `<|im_end|>` the EOS."""
     tokenizer = chat_tokenizer(CHATML, "<|im_start|>", "<|im_end|>")
     tokenizer.bos_token, tokenizer.eos_token = "<|im_start|>", "<|im_end|>"
     tokenizer.backend_tokenizer.post_processor = None
-    rows = as_chat(clean_rows())
+    rows = as_chat(clean_rows(200))
+    for row in rows:
+        row["prompt"] = [{"role": "system", "content": "Be kind."}, *row["prompt"]]
     assert linted(rows, with_tokenizer=tokenizer).counts() == {}
-    rows[7]["chosen"][0]["content"] = "one <|im_start|> two"
+    rows[4]["rejected"][0]["content"] = "one <|im_start|> two"
     assert linted(rows, with_tokenizer=tokenizer).counts()["bos_doubled"] == 1
 
 

@@ -51,7 +51,11 @@ class DialogueOptions(StudyOptions):
     epochs: int = option("Passes over them.", 1)
     batch_size: int = option("Pairs in a step.", 16)
     learning_rate: float = option("Of the preference training.", 1e-4)
-    methods: str = option("Comma-separated; dpo must be among them.", "dpo,mallows_theta,mallows_phi", commas=True)
+    methods: str = option(
+        "Comma-separated; dpo must be among them. mallows_theta_50 (the root of the weights) too.",
+        "dpo,mallows_theta,mallows_phi",
+        commas=True,
+    )
     betas: str = option("Comma-separated; two or more to compare at equal KL.", "0.1,0.5", commas=True)
     seeds: int = option("Draws of pairs; more make the intervals narrower.", 3, low=1)
     data_seed: int = option("Of the split, SFT, judge and answers.", 0, low=0)

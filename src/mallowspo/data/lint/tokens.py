@@ -179,11 +179,12 @@ class TokenChecks:
         if ids.count(self._bos) <= 1 and ids[:1] == [self._bos]:
             return None
         for at in range(1, len(ids)):
-            if ids[at] == self._bos:
-                # ChatML's turns end in a line break, and SmolLM2's BOS is the token that opens the next one.
-                before = self._without_blank(ids, at)
-                if not before or ids[before - 1] not in self._ends:
-                    return at
+            if ids[at] != self._bos:
+                continue
+            # ChatML breaks the line between turns, and SmolLM2's BOS is the mark that opens one.
+            stop = self._without_blank(ids, at)
+            if not stop or ids[stop - 1] not in self._ends:
+                return at
         return None
 
     # Boundary.

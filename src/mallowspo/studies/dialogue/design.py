@@ -9,7 +9,10 @@ from mallowspo.studies.policies import Grid, Job, check_at_least, check_distinct
 
 __all__ = ["HELDOUT_JUDGE", "METHODS", "REFERENCE", "DialogueSettings", "DialogueSetup", "fast"]
 
-METHODS = ("dpo", "mallows_theta", "mallows_phi", "mallows_theta_50")
+METHODS = ("dpo", "mallows_theta", "mallows_phi")
+FURTHER_METHODS = ("mallows_theta_50",)
+"""Those that are trained where they are asked for."""
+
 PROMPT_FORMATS = ("text", "chat")
 
 HELDOUT_JUDGE = "heldout"
@@ -68,7 +71,7 @@ class DialogueSettings:
 
     output_dir: str = "output/dialogue"  # reference, judge and policies lie in it
     setup: DialogueSetup = field(default_factory=DialogueSetup)  # what every policy depends on
-    methods: tuple[str, ...] = METHODS[:3]  # of `METHODS`; DPO among them
+    methods: tuple[str, ...] = METHODS  # of these and `FURTHER_METHODS`; DPO among them
     betas: tuple[float, ...] = (0.1, 0.5)  # values of β. With two or more, methods are also compared at equal KL
     seeds: tuple[int, ...] = (0, 1, 2)  # each draws its own pairs and order, the same for all methods
     judge: str = HELDOUT_JUDGE  # or `http://host:port/v1#model`, `reward:MODEL`, `module:function`
@@ -82,7 +85,7 @@ class DialogueSettings:
     workers: int = 0  # processes that train side by side; 0 trains in the calling process. It changes no result
 
     def __post_init__(self) -> None:
-        check_grid(self, METHODS)
+        check_grid(self, (*METHODS, *FURTHER_METHODS))
         check_distinct(self, "temperatures")
         if not all(0 <= value < float("inf") for value in self.temperatures):
             raise InputError(f"temperatures: got {self.temperatures}, expected numbers of 0 or above")
