@@ -17,7 +17,8 @@ from cli.commands import PAIRS, call
 from doc_examples import ROOT, SHELL, blocks, commands
 from forks import run_script
 from mallowspo.cli.main import COMMANDS
-from mallowspo.cli.options import read_options, take_config
+from mallowspo.cli.options import read_known, read_options, take_config
+from mallowspo.cli.plan import PlanOptions
 from mallowspo.cli.preflight import check_options
 from mallowspo.cli.train_options import TrainParser, refuse_unknown
 from mallowspo.errors import InputError
@@ -117,6 +118,8 @@ def accept(words):
     program, *rest = words
     if program == "mallowspo" and rest[0] == "train":
         parse_train(rest[1:])
+    elif program == "mallowspo" and rest[0] == "plan":
+        parse_train(read_known(PlanOptions, rest[1:], "mallowspo plan", {})[1])
     elif program == "mallowspo":
         count = 2 if rest[0] == "experiment" else 1
         name, arguments = " ".join(rest[:count]), rest[count:]

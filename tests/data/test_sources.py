@@ -290,7 +290,7 @@ def test_hub_name_without_a_hub_fails_at_once_with_a_hint():
         load_preferences("https://example.org/data.jsonl")
 
 
-@pytest.mark.parametrize("option", [{"streaming": True}, {"name": "other"}, {"invalid_rows": "skip"}])
+@pytest.mark.parametrize("option", [{"name": "other"}, {"invalid_rows": "skip"}])
 def test_options_that_cannot_be_kept_are_refused(tmp_path, option):
     with pytest.raises(InputError, match="^(dataset configuration|" + next(iter(option)) + ")"):
         load_preferences(write(tmp_path / "a.jsonl", ROWS), **option)

@@ -62,9 +62,10 @@ def made_and_read(command):
     if command[:2] == ["trl", "sft"]:
         from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, TrlParser
 
-        here = ["--use_cpu", *command[2:], "false"] if command[-1] == "--bf16" else command[2:]
         kinds = (ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig)
-        data, training, model, _ = TrlParser(kinds).parse_args_into_dataclasses(here)
+        data, training, model, _ = TrlParser(kinds).parse_args_into_dataclasses(
+            [*command[2:], "--use_cpu", "--bf16", "false"]
+        )
         return [training.output_dir], [data.dataset_name, model.model_name_or_path]
     if command[:2] == ["python", "recipes/prepare.py"]:
         given = script("prepare").options().parse_args(command[2:])

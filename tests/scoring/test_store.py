@@ -326,8 +326,9 @@ def test_full_disk_leaves_what_was_finished(reference, rows, tmp_path):
     )
     assert not [p.name for p in (tmp_path / "r").glob(".shard*")]
     reference.rows_scored = 0
-    assert write(tmp_path / "r", reference, rows).reused == 3
-    assert reference.rows_scored == 60 - 24
+    # The third shard is written while the fourth is scored: the disk may be full for it, too.
+    reused = write(tmp_path / "r", reference, rows).reused
+    assert reused in (2, 3) and reference.rows_scored == 60 - 8 * reused
     assert contents(tmp_path / "r") == contents(tmp_path / "whole")
 
 
