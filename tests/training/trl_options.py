@@ -145,6 +145,7 @@ OPTIONS: dict[str, Treatment] = {
         "in an error",
         read=True,
     ),
+    "parallelism_config": _passed("a `cp_size` or `sp_size` above 1 is refused, before the model is loaded", read=True),
     "fsdp": _passed("refused in a single process and with version 1 of FSDP, before the model is loaded", read=True),
     "fsdp_config": _passed("a file that cannot be read is refused", read=True),
     # Optimiser
@@ -192,7 +193,7 @@ _UNTOUCHED_AND_NEUTRAL = """
     activation_checkpointing_kwargs torch_compile_backend torch_compile_mode liger_kernel_config
     torch_empty_cache_steps include_num_input_tokens_seen report_to run_name project include_for_metrics
     batch_eval_metrics enable_jit_checkpoint greater_is_better restore_callback_states_from_checkpoint full_determinism
-    use_cpu parallelism_config dataloader_persistent_workers dataloader_prefetch_factor
+    use_cpu dataloader_persistent_workers dataloader_prefetch_factor
     dataloader_multiprocessing_context dataloader_in_order label_names ddp_find_unused_parameters ddp_bucket_cap_mb
     ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout debug skip_memory_metrics do_train do_eval
     do_predict local_rank

@@ -29,6 +29,7 @@ from mallowspo.evaluation.length_control import Floats, checked_preferences, rat
 __all__ = ["FEATURES", "StyleControl", "StyleCounts", "style_controlled_win_rate"]
 
 FEATURES = ("length", "headers", "lists", "bold")
+"""What is counted of each answer, the covariates of the control."""
 
 NO_HEADLINE = (
     "Style is told from this comparison alone: where one side's answers nearly always have the same style, what the "
