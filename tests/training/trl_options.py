@@ -145,7 +145,9 @@ OPTIONS: dict[str, Treatment] = {
         "in an error",
         read=True,
     ),
-    "parallelism_config": _passed("a `cp_size` or `sp_size` above 1 is refused, before the model is loaded", read=True),
+    "parallelism_config": _passed(
+        "a `cp_size` or `sp_size` above 1 is refused, before the model is loaded", read=True
+    ),
     "fsdp": _passed("refused in a single process and with version 1 of FSDP, before the model is loaded", read=True),
     "fsdp_config": _passed("a file that cannot be read is refused", read=True),
     # Optimiser
