@@ -115,8 +115,8 @@ OPTIONS: dict[str, Treatment] = {
     "max_steps": _equal({"max_steps": 3}),
     "dataloader_drop_last": _equal(
         {"dataloader_drop_last": True, "per_device_train_batch_size": 5, "max_steps": -1, "num_train_epochs": 1},
-        words="without it, several processes train a few rows twice where the last batch is uneven, as in TRL; the "
-        "log says how many",
+        words="without it, the rows that fill up an uneven last batch of several processes weigh nothing; TRL trains on "
+        "them twice",
     ),
     "dataloader_num_workers": _equal({"dataloader_num_workers": 1}),
     "dataloader_pin_memory": _equal({"dataloader_pin_memory": False}),
@@ -226,7 +226,8 @@ NEUTRAL = set(_UNTOUCHED_AND_NEUTRAL) | set(
     activation_offloading allow_other_data dataloader_num_workers dataloader_pin_memory dataset_num_proc deepspeed
     disable_tqdm displacement_alarm fsdp fsdp_config gradient_checkpointing gradient_checkpointing_kwargs
     length_column_name load_best_model_at_end max_columns max_line_mb max_nesting metric_for_best_model output_dir
-    pad_to_multiple_of pad_token per_device_eval_batch_size precompute_ref_batch_size precompute_ref_log_probs
+    pad_to_multiple_of pad_token parallelism_config per_device_eval_batch_size precompute_ref_batch_size
+    precompute_ref_log_probs
     prediction_loss_only remove_unused_columns resume_from_checkpoint share_prompts torch_compile trust_remote_code
     use_cache use_liger_kernel
     """.split()

@@ -57,14 +57,14 @@ def run_remarks(
         repeated = rows_filled_up(rows, batch_size=size, processes=args.world_size)
     if repeated:
         lines.append(
-            f"{repeated} rows are trained on twice in every epoch: with {args.world_size} processes the last batch is "
-            "filled up from the first rows, as in TRL; set dataloader_drop_last: true to leave that batch out"
+            f"{repeated} rows fill up the last batch of every epoch, with {args.world_size} processes; they weigh nothing "
+            "there, where TRL trains on them twice"
         )
     return lines
 
 
 def rows_filled_up(rows: int, *, batch_size: int, processes: int) -> int:
-    """Rows that an epoch sees twice: accelerate fills up, so that every process has as many full batches."""
+    """Rows that an epoch draws twice: accelerate fills up, so that every process has as many full batches."""
     # One process alone may have a short last batch.
     return -rows % (batch_size * processes) if processes > 1 else 0
 
