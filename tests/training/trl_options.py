@@ -115,8 +115,8 @@ OPTIONS: dict[str, Treatment] = {
     "max_steps": _equal({"max_steps": 3}),
     "dataloader_drop_last": _equal(
         {"dataloader_drop_last": True, "per_device_train_batch_size": 5, "max_steps": -1, "num_train_epochs": 1},
-        words="without it, the rows that fill up an uneven last batch of several processes weigh nothing; TRL trains on "
-        "them twice",
+        words="without it, the rows that fill up an uneven last batch of several processes weigh nothing; TRL trains "
+        "on them twice",
     ),
     "dataloader_num_workers": _equal({"dataloader_num_workers": 1}),
     "dataloader_pin_memory": _equal({"dataloader_pin_memory": False}),

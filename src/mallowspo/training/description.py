@@ -57,8 +57,8 @@ def run_remarks(
         repeated = rows_filled_up(rows, batch_size=size, processes=args.world_size)
     if repeated:
         lines.append(
-            f"{repeated} rows fill up the last batch of every epoch, with {args.world_size} processes; they weigh nothing "
-            "there, where TRL trains on them twice"
+            f"{repeated} rows fill up the last batch of every epoch, with {args.world_size} processes; they weigh "
+            "nothing there, where TRL trains on them twice"
         )
     return lines
 
