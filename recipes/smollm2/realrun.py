@@ -503,7 +503,7 @@ def page(results: Results) -> Report:
     )  # fmt: skip
 
 
-_MODEL = "SmolLM2-135M-Instruct, read from a file of 4-bit weights and made full again,"
+_MODEL = "SmolLM2-135M-Instruct, read from a file of 4-bit weights and made full again"
 
 
 def _run(results: Results) -> Section:
@@ -534,7 +534,7 @@ def _run(results: Results) -> Section:
 
 def _wrapped(line: str) -> str:
     """A command over several lines."""
-    parts = textwrap.wrap(line, 100, break_long_words=False, break_on_hyphens=False)
+    parts = textwrap.wrap(line, 84, break_long_words=False, break_on_hyphens=False)
     return " \\\n    ".join(parts)
 
 
