@@ -38,6 +38,8 @@ def in_child(arguments, log):
             os.dup2(handle, 1)
             os.dup2(handle, 2)
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            # A shell starts what runs in its background deaf to Ctrl-C, and the tests may be that.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             from mallowspo.cli.main import main
 
             try:
