@@ -36,7 +36,8 @@ def on_files(files: Files, config: Any) -> Files:
         for _, target, _ in LINK.findall(page.content_string):
             path = _target(page.src_uri, target)
             name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else ""
-            if path.is_file() and not path.is_relative_to(ROOT / "docs") and not files.get_file_from_path(name):
+            beside = name and path.is_file() and not path.is_relative_to(ROOT / "docs")
+            if beside and not files.get_file_from_path(name):
                 files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
 

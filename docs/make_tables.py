@@ -100,16 +100,12 @@ def quickstart() -> str:
 
 def twelve_worlds() -> str:
     """What the committed run of the full study found, which the quick start shows beside its own result."""
-    from mallowspo.studies.world.page import YARDSTICK_NAMES
+    from mallowspo.studies.world.page import differences
 
     results = _results("docs/experiments/world")
     pairs = results["config"]["setup"]["pairs_per_prompt"]
-    differences: dict[str, dict[str, Any]] = {}
-    for row in results["comparisons"]:
-        if row["pairs"] == pairs and row["quantity"] in YARDSTICK_NAMES and row["learning_rate"] is None:
-            differences.setdefault(row["method"], {})[row["quantity"]] = row["difference"]
     facts = {"worlds": len(results["worlds"]), "date": results["provenance"]["date"], "pairs_per_prompt": pairs}
-    return json.dumps(facts | {"differences": differences}, indent=1) + "\n"
+    return json.dumps(facts | {"differences": differences(results)}, indent=1) + "\n"
 
 
 def study_page(name: str, run: str = "") -> Callable[[], str]:

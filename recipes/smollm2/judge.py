@@ -37,5 +37,5 @@ def shared_words(prompt: str, answer_a: str, answer_b: str) -> float:
 
 @functools.cache
 def _chosen(path: str) -> dict[str, str]:
-    rows = map(json.loads, Path(path).read_text(encoding="utf-8").splitlines())
-    return {row["prompt"]: row["chosen"] for row in rows}
+    with Path(path).open(encoding="utf-8") as lines:
+        return {row["prompt"]: row["chosen"] for row in map(json.loads, lines)}

@@ -207,7 +207,8 @@ def _write_lines(path: Path, rows: Any) -> None:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as lines:  # not `splitlines`, which cuts at more than ends of lines
+        return [json.loads(line) for line in lines]
 
 
 # The commands

@@ -38,6 +38,8 @@ __all__ = [
     "prompt_uniforms",
     "render_chat",
     "sample_batch",
+    "up_to_end",
+    "without_own_settings",
 ]
 
 PROMPT_FORMATS = ("auto", "chat", "text")
@@ -232,7 +234,7 @@ def _processors(sampling: Sampling, uniform_bt: NDArray[np.float64], prompt_leng
 
 
 @contextmanager
-def _without_own_settings(model: Any, config: Any) -> Iterator[None]:
+def without_own_settings(model: Any, config: Any) -> Iterator[None]:
     """Keep `generate` from filling in what the model's own generation config asks for, such as a penalty."""
     own = model.generation_config
     model.generation_config = config
@@ -264,14 +266,15 @@ def sample_batch(
         pad_token_id=0,
     )
     processors = _processors(sampling, uniform_bt, width, model.device)
-    with torch.no_grad(), _without_own_settings(model, config):
+    with torch.no_grad(), without_own_settings(model, config):
         whole = model.generate(
             input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=processors
         )
-    return [_up_to_end(row, end_ids) for row in whole[:, width:].tolist()]
+    return [up_to_end(row, end_ids) for row in whole[:, width:].tolist()]
 
 
-def _up_to_end(row: list[int], end_ids: Sequence[int]) -> list[int]:
+def up_to_end(row: list[int], end_ids: Sequence[int]) -> list[int]:
+    """An answer's tokens up to the first that ends it."""
     for place, token in enumerate(row):
         if token in end_ids:
             return row[: place + 1]

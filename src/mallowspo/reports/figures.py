@@ -231,7 +231,6 @@ def panel_figure(
     title: str = "",
     series: Sequence[str] = (),
     beside: Mapping[str, Mapping[str, Interval]] | None = None,
-    styles: Mapping[str, MethodStyle] | None = None,
 ) -> Figure:
     """Draw one panel a quantity, each with a scale of its own: the methods by name with their intervals, 0 marked.
 
@@ -239,7 +238,7 @@ def panel_figure(
     """
     rows = sum(map(len, panels.values()))
     figure, axes_list = new_panels(len(panels), title=title, height=1.0 + 0.95 * len(panels) + 0.33 * rows)
-    looks = styles_for([name for values in panels.values() for name in values], styles)
+    looks = styles_for([name for values in panels.values() for name in values])
     with house_style():
         for axes, (panel, values) in zip(axes_list, panels.items(), strict=True):
             others = (beside or {}).get(panel, {})

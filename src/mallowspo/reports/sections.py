@@ -1,14 +1,14 @@
-"""Parts that every study's page has: a table from columns, and a comparison of methods."""
+"""Parts that every study's page has: a table from columns, a saved figure, a verdict in words."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from mallowspo.reports.blocks import Block, BulletList, Figure, Paragraph, Section, Table
+from mallowspo.reports.blocks import Figure, Table
 from mallowspo.reports.text import number, verdict_word
 
-__all__ = ["Columns", "comparison", "picture", "table", "verdict_line"]
+__all__ = ["Columns", "picture", "table", "verdict_line"]
 
 Row = Any
 Columns = Mapping[str, Callable[[Row], str]]
@@ -36,19 +36,3 @@ def verdict_line(label: str, row: Mapping[str, Any], amount: str, *, against: st
     said = f"{word} from {against}" if row["verdict"] == "open" else said
     said = f"{word} than {against}" if row["verdict"] in ("more", "less") else said
     return f"*{label}*: {said}, {amount}."
-
-
-def comparison(
-    heading: str,
-    text: str,
-    figure: Figure | None,
-    rows: Sequence[Row],
-    columns: Columns,
-    lines: Sequence[str],
-    caption: str = "",
-) -> Section:
-    """Methods against a baseline: what was done, a figure, one verdict a method, and the table."""
-    body: list[Block] = [Paragraph(text)]
-    if figure is not None:
-        body.append(figure)
-    return Section(heading, [*body, BulletList(list(lines)), table(rows, columns, caption)])

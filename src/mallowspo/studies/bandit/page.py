@@ -292,8 +292,8 @@ def _gains(results: Results) -> Section:
         picture(
             f"frontier_{name}_{job['pairs']}",
             f"{said} against KL at the exact minimiser over β, by method, {job['pairs']} pairs a state.",
-            "Bands are 95% intervals; the plain line is the best that any policy can do for the consensus, the dotted "
-            "one the best for agreement.",
+            "Whiskers are 95% intervals; the plain line is the best that any policy can do for the consensus, the "
+            "dashed one the best for agreement.",
         )
         for job in _frontier_jobs(results)
         for name, said in _DRAWN_YARDSTICKS.items()
@@ -480,7 +480,8 @@ def _training(results: Results) -> Section:
             picture(
                 f"steps_{number}",
                 f"Entropy of the policies against steps, by method; {_kind_name(job)}.",
-                f"Mean over data sets with 95% intervals; {len(TRAINED)} of {len(METHODS)} methods are trained.",
+                f"Mean over data sets with 95% intervals; {len(job['methods'])} of {len(METHODS)} methods are "
+                "trained.",
             )
             for number, job in enumerate(_trajectory_jobs(results))
             if regime_of(job) == regime

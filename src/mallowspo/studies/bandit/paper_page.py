@@ -169,12 +169,8 @@ _DRAWS: Columns = {
     "loss": _name,
     "mean reward at equal KL": lambda row: interval_text(row["equal_kl"]["difference"], 3, signed=True),
     "ahead of DPO, % of sets": pages.figure_of("equal_kl.ahead", 0, scale=100),
-    "on the paper's own pairs": lambda row: (
-        format_number(row["equal_kl"]["own"], 3) if "own" in row["equal_kl"] else "–"
-    ),
-    "sets with a smaller difference, %": lambda row: (
-        format_number(100 * row["equal_kl"]["sets_below_own"], 0) if "own" in row["equal_kl"] else "–"
-    ),
+    "on the paper's own pairs": pages.figure_of("equal_kl.own", 3),
+    "sets with a smaller difference, %": pages.figure_of("equal_kl.sets_below_own", 0, scale=100),
     "best over β": pages.interval("best_minus_dpo", 3, signed=True),
     "one arm above 0.9, points": pages.share("collapsed_minus_dpo", 1, signed=True),
 }

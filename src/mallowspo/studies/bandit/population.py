@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from mallowspo.dispersion import votes_index
-from mallowspo.evaluation.exact import agreement, terciles
+from mallowspo.evaluation.exact import agreement_of_answers, terciles
 from mallowspo.maths import MallowsModel
 from mallowspo.maths.links import kendall_log_prob
 from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences, interpolate_frontier
@@ -63,12 +63,8 @@ class Population:
     @cached_property
     def value_pk(self) -> Floats:
         """P(a random person prefers the arm to the uniform reference's answer), shape (P, K)."""
-        with np.errstate(divide="ignore"):
-            certain = np.log(np.eye(self.arms))
-        uniform = np.full((self.arms, self.arms), -np.log(self.arms))
-        # Agreement is linear in the policy: these are its coefficients.
-        of_state = (np.repeat(matrix[None], self.arms, axis=0) for matrix in self.preference_pkk)
-        return np.stack([agreement(certain, uniform, matrices).counted_p for matrices in of_state])
+        uniform = np.full((len(self.phi_p), self.arms), -np.log(self.arms))
+        return agreement_of_answers(uniform, self.preference_pkk)
 
     @cached_property
     def consensus_k(self) -> Floats:

@@ -208,7 +208,7 @@ def _equal_kl(results: Results) -> Section:
     )
     figure = picture(
         "frontier",
-        "Expected reward against KL for the four methods, and the best possible trade-off above them.",
+        f"Expected reward against KL for the {_count(results)} methods, and the best possible trade-off above them.",
         "Points are settings of β, mean over seeds; whiskers are 95% intervals over seeds. The tilted reference is "
         "the best trade-off, where the reference's own responses tell it.",
     )

@@ -26,10 +26,9 @@ from mallowspo.dispersion import effective_pairs, fit_shrink
 from mallowspo.dispersion.calibration import calibrate, raw_from_phi
 from mallowspo.errors import InputError
 from mallowspo.stats.bootstrap import bootstrap
-from mallowspo.stats.intervals import mean_interval
 from mallowspo.studies.bandit.minimiser import gap_derivatives
 from mallowspo.studies.efficiency.page import figures, page
-from mallowspo.studies.policies import check_at_least, check_distinct
+from mallowspo.studies.policies import BASELINE, check_at_least, check_distinct, mean_of
 from mallowspo.studies.study import Done, Results, Stage, Study
 
 __all__ = ["EFFICIENCY", "INDEXES", "EfficiencyJob", "EfficiencySettings", "EfficiencySetup", "fit", "worth_of"]
@@ -37,23 +36,13 @@ __all__ = ["EFFICIENCY", "INDEXES", "EfficiencyJob", "EfficiencySettings", "Effi
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Index:
-    """What a method knows of a prompt's λ."""
-
-    correlation: float | None  # with the true λ, between normal scores; None is that of the setup
-    shrunken: bool = False  # by the factor that votes on some prompts support
-
-
-INDEXES: Mapping[str, Index] = MappingProxyType(
-    {
-        "true": Index(1.0),
-        "estimated": Index(None),
-        "shrunken": Index(None, shrunken=True),
-        "noise": Index(0.0),
-    }
+INDEXES: Mapping[str, str] = MappingProxyType(
+    {"true": "neg_log_phi_n", "estimated": "estimate_n", "shrunken": "estimate_n", "noise": "noise_n"}
 )
-"""The indices of MallowsPO-θ; each has the spread of the true λ before it is shrunken."""
+"""The indices of MallowsPO-θ: name → what of `_People` it reads.
+
+Each has the spread of the true λ; `shrunken` is then drawn together by the factor that votes on some prompts support.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,11 +131,6 @@ class _People:
         )
         return cls(feature, true, estimated, nothing, expit(job.logit * true * feature[:, 0]))
 
-    def index(self, name: str) -> Floats:
-        """-log φ as a method knows it."""
-        correlation = INDEXES[name].correlation
-        return {1.0: self.neg_log_phi_n, 0.0: self.noise_n}.get(correlation, self.estimate_n)  # type: ignore[arg-type]
-
 
 def fit(objective: str, difference_nf: Floats, weight_n: Floats, start_f: Floats | None = None) -> Floats:
     """The parameters at the minimum of the library's mean loss; `difference` is chosen minus rejected."""
@@ -178,7 +162,7 @@ def _wrong(parameters: Floats) -> float:
 def run_job(setup: EfficiencySetup, job: EfficiencyJob) -> Results:
     """Errors of every method at every number of pairs, and what G says of its weights."""
     started = time.process_time()
-    found: dict[str, list[Any]] = {"dpo": [], **{name: [] for name in INDEXES}}
+    found: dict[str, list[Any]] = {BASELINE: [], **{name: [] for name in INDEXES}}
     facts: dict[str, list[float]] = {"shrink": [], "right_shrink": [], **{f"g_{name}": [] for name in INDEXES}}
     for repetition in range(job.first, job.first + job.repetitions):
         rng = np.random.default_rng([setup.first_seed + repetition, 11])
@@ -195,10 +179,10 @@ def run_job(setup: EfficiencySetup, job: EfficiencyJob) -> Results:
         # The slope of the true λ on the estimate, both of mean 1.
         slope = np.cov(people.estimate_n, people.neg_log_phi_n)[0, 1] / people.estimate_n.var()
         facts["right_shrink"].append(float(slope))
-        found["dpo"].append(_errors(setup, "dpo", difference_nf, None, None))
-        for name, index in INDEXES.items():
-            raw = raw_from_phi(np.exp(-people.index(name)))
-            shrink = fitted.shrink.mean if index.shrunken else None
+        found[BASELINE].append(_errors(setup, "dpo", difference_nf, None, None))
+        for name, read in INDEXES.items():
+            raw = raw_from_phi(np.exp(-getattr(people, read)))
+            shrink = fitted.shrink.mean if name == "shrunken" else None
             found[name].append(_errors(setup, "mallows_theta", difference_nf, raw, shrink))
             weight = calibrate(raw, source="column", shrink=shrink).weight(raw)
             facts[f"g_{name}"].append(effective_pairs(weight, people.neg_log_phi_n))
@@ -241,15 +225,15 @@ def _summarise(settings: EfficiencySettings, done: Done) -> Results:
 
 
 def _combination(setup: EfficiencySetup, variation: float, logit: float, blocks: list[Results]) -> Results:
-    error_rz = {name: np.concatenate([block["errors"][name] for block in blocks]) for name in ("dpo", *INDEXES)}
+    error_rz = {name: np.concatenate([block["errors"][name] for block in blocks]) for name in (BASELINE, *INDEXES)}
     facts = {name: np.concatenate([block["facts"][name] for block in blocks]) for name in blocks[0]["facts"]}
     methods: dict[str, Any] = {}
     for name, mine_rz in error_rz.items():
-        methods[name] = {"error": [asdict(mean_interval(column)) for column in mine_rz.T]}
-        if name != "dpo":
-            methods[name] |= _distance(setup.pairs, mine_rz, error_rz["dpo"])
-            methods[name]["predicted"] = asdict(mean_interval(facts[f"g_{name}"]))
-    found = {name: asdict(mean_interval(facts[name])) for name in ("shrink", "right_shrink")}
+        methods[name] = {"error": [mean_of(column) for column in mine_rz.T]}
+        if name != BASELINE:
+            methods[name] |= _distance(setup.pairs, mine_rz, error_rz[BASELINE])
+            methods[name]["predicted"] = mean_of(facts[f"g_{name}"])
+    found = {name: mean_of(facts[name]) for name in ("shrink", "right_shrink")}
     return {"variation": variation, "logit": logit, "methods": methods, **found}
 
 

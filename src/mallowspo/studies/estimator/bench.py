@@ -112,6 +112,11 @@ def score_pairs(
     for name, text in named:
         ids = [*tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], tokenizer.eos_token_id]
         room = max_length - len(before[name])
+        if room < 1:
+            raise InputError(
+                f"max_length: got {max_length}, but a prompt takes {len(before[name])} tokens; raise it, or lower "
+                "max_prompt_tokens"
+            )
         cut_responses += len(ids) > room
         sequences.append((before[name], ids[:room]))
     scored = dict(zip(named, score_responses(model, sequences, batch_size), strict=True))

@@ -11,6 +11,7 @@ kept, and compared with people without it. A study of its own, `PEOPLE`, and a p
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -201,17 +202,22 @@ def _asking(rows: VoteRows, job: ReadingJob) -> VoteRows:
 def sampled_answers(bench: _Bench, prompt: Sequence[int], *, seed: Sequence[int]) -> list[list[Any]]:
     """Answers of the model's own: the tokens of each, how often it came, its log-probability, its entropies."""
     import torch
+    from transformers import GenerationConfig
 
-    settings, model, tokenizer = bench.settings, bench.model, bench.tokenizer
+    from mallowspo.evaluation.local_model import end_token_ids, up_to_end, without_own_settings
+
+    settings, model = bench.settings, bench.model
+    ends = end_token_ids(model, bench.tokenizer)
     ids = torch.tensor([list(prompt)])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-        made = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
-            num_return_sequences=settings.samples, max_new_tokens=settings.max_new_tokens,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id, output_logits=True,
+        config = GenerationConfig(
+            do_sample=True, temperature=1.0, top_k=0, top_p=1.0, num_return_sequences=settings.samples,
+            max_new_tokens=settings.max_new_tokens, eos_token_id=list(ends), pad_token_id=ends[0], output_logits=True,
             return_dict_in_generate=True,
         )  # fmt: skip
+        with without_own_settings(model, config):
+            made = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
     tokens = made.sequences[:, ids.shape[1] :]
     found: dict[tuple[int, ...], list[Any]] = {}
     logp_bt, entropy_bt = [], []
@@ -220,10 +226,10 @@ def sampled_answers(bench: _Bench, prompt: Sequence[int], *, seed: Sequence[int]
         logp_bt.append(logp_bv.gather(-1, tokens[:, step : step + 1])[:, 0])
         entropy_bt.append(-(logp_bv.exp() * logp_bv).sum(-1))
     for row, answer in enumerate(tokens.tolist()):
-        ended = answer.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in answer else len(answer)
-        logp = float(sum(values[row] for values in logp_bt[:ended]))
-        entropies = [float(values[row]) for values in entropy_bt[:ended]]
-        found.setdefault(tuple(answer[:ended]), [answer[:ended], 0, logp, entropies])[1] += 1
+        kept = up_to_end(answer, ends)
+        logp = float(sum(values[row] for values in logp_bt[: len(kept)]))
+        entropies = [float(values[row]) for values in entropy_bt[: len(kept)]]
+        found.setdefault(tuple(kept), [kept, 0, logp, entropies])[1] += 1
     return list(found.values())
 
 
@@ -331,6 +337,7 @@ def _against_people(
     }
 
 
+@functools.lru_cache(maxsize=8)
 def _usable(name: str, path: str, count: int | None) -> VoteRows:
     """Read votes but for pairs of no words and pairs of equal words, which say nothing that a model could read."""
     from mallowspo.dispersion.votes_file import load_votes

@@ -29,10 +29,7 @@ from mallowspo.studies.pages import Results, Row
 from mallowspo.studies.policies import BASELINE, label, select_runs
 from mallowspo.studies.world.bench import PARTS
 
-__all__ = ["TWELVE", "YARDSTICK_NAMES", "figures", "headline", "page", "twelve_worlds"]
-
-TWELVE = "twelve_worlds.json"
-"""What the committed run of the full study found, beside this file; docs/make_tables.py writes it."""
+__all__ = ["YARDSTICK_NAMES", "differences", "figures", "headline", "page"]
 
 YARDSTICK_NAMES = {
     "consensus": "Consensus value",
@@ -69,14 +66,16 @@ def _compared(results: Results, method: str) -> Row | None:
     return next((row for row in _usual(results) if row["method"] == method), None)
 
 
-def twelve_worlds() -> Results | None:
-    """What the committed run of twelve worlds found, by method and yardstick; None where there is none."""
-    file = resources.files("mallowspo.studies.world") / TWELVE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+def differences(results: Results) -> dict[str, Row]:
+    """Method → yardstick → difference from DPO, at the usual number of pairs."""
+    return {row["method"]: {name: row[name]["difference"] for name in YARDSTICK_NAMES} for row in _usual(results)}
 
 
-def _is_quick(results: Results) -> bool:
-    return bool(results["config"]["setup"]["examples"])
+def _committed_run(results: Results) -> Row | None:
+    """Beside the quick start: what the committed run of the full study found; `docs/make_tables.py` writes it."""
+    file = resources.files("mallowspo.studies.world") / "twelve_worlds.json"
+    quick = results["config"]["setup"]["examples"]
+    return json.loads(file.read_text(encoding="utf-8")) if quick else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -117,7 +116,7 @@ def headline(results: Results) -> list[str]:
 
 def _committed(results: Results) -> str:
     """Beside the quick start: what the committed run of the full study found of the same methods."""
-    committed = twelve_worlds() if _is_quick(results) else None
+    committed = _committed_run(results)
     if not committed:
         return ""
     found = [
@@ -147,23 +146,20 @@ def figures(results: Results) -> dict[str, Any]:
         found |= {f"pairs_{name}": _along_pairs(results, name) for name in ("consensus", "agreement")}
     if "rho" in results["config"]["parts"]:
         found["rho"] = _along_rho(results)
-    for method, index in results["index"].items():
-        if method == "mallows_theta" and "prompts" in index:
-            prompts = index["prompts"]
-            found["index"] = index_scatter_figure(
-                prompts["estimated_p"],
-                prompts["true_p"],
-                correlation=Interval.of(index["rank_correlation"]).drawn,
-                groups=prompts["family_p"],
-                title="The estimated index against the truth (first world)",
-                y_label="Half of the weight",
-            )
+    if prompts := pages.value(results, "index.mallows_theta.prompts"):
+        found["index"] = index_scatter_figure(
+            prompts["estimated_p"],
+            prompts["true_p"],
+            correlation=Interval.of(results["index"]["mallows_theta"]["rank_correlation"]).drawn,
+            groups=prompts["family_p"],
+            title="The estimated index against the truth (first world)",
+            y_label="Half of the weight",
+        )
     return found
 
 
 def _yardsticks(results: Results) -> Any:
-    rows = [row for row in _usual(results) if row["method"] not in _later()]
-    committed = twelve_worlds() if _is_quick(results) else None
+    committed = _committed_run(results)
 
     def gaps(found: Any, quantity: str) -> dict[str, Interval]:
         return {
@@ -172,7 +168,7 @@ def _yardsticks(results: Results) -> Any:
             if by[quantity]["mean"] is not None
         }
 
-    ours = {row["method"]: {name: row[name]["difference"] for name in YARDSTICK_NAMES} for row in rows}
+    ours = {method: by for method, by in differences(results).items() if method not in _later()}
     theirs = {method: by for method, by in committed["differences"].items() if method in ours} if committed else {}
     count = len(results["config"]["seeds"])
     titles = {name: f"{title}: {_MEANING[name]}" for name, title in YARDSTICK_NAMES.items()}
@@ -333,7 +329,7 @@ def _equal_kl(results: Results) -> Section:
         "is over-driven. A difference counts only where its interval leaves out 0."
     )
     body: list[Block] = []
-    committed = twelve_worlds() if _is_quick(results) else None
+    committed = _committed_run(results)
     if committed:
         body.append(_beside(results, committed))
     body.append(
@@ -360,9 +356,7 @@ def _beside(results: Results, committed: Results) -> Table:
     columns: dict[str, Any] = {"method": pages.METHOD}
     for name in ("consensus", "agreement"):
         columns[f"{name}, here"] = pages.point_interval(f"here.{name}.difference")
-        columns[f"{name}, {committed['worlds']} worlds"] = lambda row, name=name: (
-            "–" if row["there"] is None else points(row["there"][name])
-        )
+        columns[f"{name}, {committed['worlds']} worlds"] = pages.point_interval(f"there.{name}")
     return table(
         rows,
         columns,
@@ -441,9 +435,6 @@ def _index(results: Results) -> Section:
             else "–"
         )
 
-    def worth(row: Row) -> str:
-        return "–" if row["worth"] is None else interval_text(row["worth"], 2)
-
     columns: Columns = {
         "method": pages.METHOD,
         "rank correlation with −log φ": pages.interval("rank_correlation"),
@@ -451,7 +442,7 @@ def _index(results: Results) -> Section:
             format_number(quantile["mean"]) for quantile in row["weight_quantiles"]
         ),
         "G, up to": pages.interval("predicted"),
-        "worth in pairs": worth,
+        "worth in pairs": pages.interval("worth", 2),
         "share of the gain of θ, true index, %": share_of("mallows_theta_true"),
         "of √w, true index, %": share_of("theta_true_50"),
     }
@@ -463,8 +454,7 @@ def _index(results: Results) -> Section:
         "that gain does not differ significantly from 0)."
     )
     body: list[Block] = [table(rows, columns, "Over the training prompts, mean over seeds with 95% intervals.")]
-    if any("prompts" in index for method, index in results["index"].items() if method == "mallows_theta"):
-        prompts = results["index"]["mallows_theta"]["prompts"]
+    if prompts := pages.value(results, "index.mallows_theta.prompts"):
         estimated, true = prompts["estimated_p"], prompts["true_p"]
         body.append(
             picture(

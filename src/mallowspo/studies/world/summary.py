@@ -14,7 +14,6 @@ from mallowspo.stats.frontiers import equal_kl_differences, read_at_best_rate
 from mallowspo.stats.intervals import mean_of_known, ratio_interval
 from mallowspo.studies.policies import (
     BASELINE,
-    METHODS,
     Grid,
     Run,
     compare_at_equal_kl,
@@ -71,7 +70,7 @@ def summarise(settings: WorldSettings, done: Mapping[str, list[Row]]) -> Row:
     usual = settings.setup.pairs_per_prompt
     here = select_runs(runs, pairs=usual)
     grid = _grid(settings, here)
-    comparisons = _compare(settings, _rising(runs), QUANTITIES)
+    comparisons, index = _compare(settings, _rising(runs), QUANTITIES), _index(settings, here)
     first = worlds[0]["reference"]
     return {
         "worlds": [{key: fact[key] for key in fact if key not in ("optima", "shown")} for fact in worlds],
@@ -84,7 +83,7 @@ def summarise(settings: WorldSettings, done: Mapping[str, list[Row]]) -> Row:
             "population": mean_of([fact["population_entropy_by_tercile"][2] for fact in worlds]),
             "reference": mean_of([fact["reference_by_tercile"]["entropy"][2] for fact in worlds]),
         },
-        "index": _index(settings, here),
+        "index": index,
         "optima": {name: _mean_optimum([fact["optima"][name] for fact in worlds]) for name in YARDSTICKS},
         "settings": means_over_seeds(runs, ("pairs", "method", "beta"), _SCALARS),
         "comparisons": comparisons,
@@ -92,7 +91,7 @@ def summarise(settings: WorldSettings, done: Mapping[str, list[Row]]) -> Row:
         "whole": _compare(settings, runs, {name: QUANTITIES[name] for name in MEASURES}),
         "levels": {name: read_levels(grid, here, QUANTITIES[name][0]) for name in _LINES},
         "rising_to": mean_of([run["kl"] for run in _peaks(here).values()]),
-        "gains": _gains(settings, runs, comparisons),
+        "gains": _gains(settings, runs, comparisons, index),
         "leads": _leads(settings, comparisons),
         "examples": _examples(settings, worlds[0], here) if settings.setup.examples else [],
         "cpu_seconds": float(sum(run["cpu_seconds"] for run in runs)),
@@ -179,23 +178,20 @@ def _of(comparisons: Sequence[Row], **wanted: object) -> Row:
     return dict(next(iter(select_runs(comparisons, learning_rate=None, **wanted))))
 
 
-def _gains(settings: WorldSettings, runs: Sequence[Run], comparisons: Sequence[Row]) -> list[Row]:
+def _gains(settings: WorldSettings, runs: Sequence[Run], comparisons: Sequence[Row], index: Row) -> list[Row]:
     """What each index's weight gains in consensus value: of what the true index gains, and in pairs, beside G.
 
     The pairs that a method is worth are those at which DPO, read along the axis of pairs, gains as much at equal KL.
     """
     usual = settings.setup.pairs_per_prompt
-    here = select_runs(runs, pairs=usual)
-    weighted = [name for name in dict.fromkeys(run["method"] for run in here) if METHODS[name].index]
-    index = _index(settings, here)
     axis = _dpo_along_pairs(settings, runs) if "pairs" in settings.parts else None
     rows = []
-    for method in weighted:
+    for method in index:
         gap = np.asarray(_of(comparisons, pairs=usual, method=method, quantity="consensus")["per_seed"], dtype=float)
         row: Row = {"method": method, "predicted": index[method]["gain"], "worth": None, "share": {}}
         if axis is not None:
             row["worth"] = asdict(_worth(gap, *axis, usual))
-        for best in {"mallows_theta_true", "theta_true_50"} & set(weighted) - {method}:
+        for best in {"mallows_theta_true", "theta_true_50"} & set(index) - {method}:
             whole = _of(comparisons, pairs=usual, method=best, quantity="consensus")["per_seed"]
             row["share"][best] = asdict(ratio_interval(gap, np.asarray(whole, dtype=float)))
         rows.append(row)
