@@ -2,8 +2,8 @@
 # pip takes holds CUDA; give pip PyTorch's own index of CPU wheels (PIP_EXTRA_INDEX_URL) for an image of a tenth of the size.
 #
 #   docker build -t mallowspo .
-#   docker run --rm -v "$PWD/output:/work/output" mallowspo quickstart --fast --output_dir output/quickstart
-#   docker run --rm --entrypoint make mallowspo test
+#   docker run --rm -v "$PWD/output:/data/output" mallowspo quickstart --fast --output_dir output/quickstart
+#   docker run --rm --entrypoint make mallowspo -C /src test
 FROM python:3.11-slim
 
 RUN apt-get update \
@@ -14,7 +14,7 @@ WORKDIR /src
 COPY . .
 RUN PIP_NO_CACHE_DIR=1 make install-dev
 
-WORKDIR /work
+WORKDIR /data
 ENV PATH=/src/.venv/bin:$PATH HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 ENTRYPOINT ["mallowspo"]
 CMD ["--help"]

@@ -1,7 +1,7 @@
 # Two commands do everything on a machine with Python >= 3.11 (which TRL 1.16 needs) and make:
 #   make quickstart   installs into .venv and runs the quick start
 #   make test         installs into .venv and runs every check and the default tests
-# A third takes a real chat model and people's dialogues through every command, about twenty minutes on two cores:
+# A third takes a real chat model and people's dialogues through every command:
 #   make realrun      [DATA=folder with HH's dialogues] [MODEL=folder of a chat model]; needs PyPI once
 # And: make fuzz SECONDS=600 gives every reader odd input for so long; make docs serves the documentation on this
 # machine, make docs-build builds it into site/ (a test does the same).

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from measure import append_lines, origin
-from workload import PAIRS, dataset, lengths, prepare
+from workload import PAIRS, ROOT, dataset, lengths, prepare
 
-RESULTS = Path("benchmarks/results/gpu.csv")
+RESULTS = ROOT / "benchmarks/results/gpu.csv"
 
 # Llamas of the sizes of Qwen2.5-0.5B and 1.5B.
 MODELS: dict[str, dict[str, Any]] = {

@@ -39,7 +39,7 @@ def rows_of(count: int, folder: Path) -> Any:
     return Dataset.from_json(str(path), cache_dir=str(folder / "cache"))
 
 
-def child(task: dict[str, Any]) -> list[dict[str, Any]]:
+def child(task: dict[str, Any]) -> dict[str, Any]:
     """Prepare the rows once."""
     from trl import DPOConfig, DPOTrainer
 
@@ -60,12 +60,8 @@ def child(task: dict[str, Any]) -> list[dict[str, Any]]:
         prepared = trainer(str(folder / "model"), args=args, train_dataset=rows).train_dataset
         seconds = time.perf_counter() - begun
         assert len(prepared) == task["rows"]
-        return [
-            {
-                "seconds": round(seconds, 2), "processor_seconds": round(_used() - used, 2),
-                "gb": round(resident("VmHWM") - before, 3),
-            }
-        ]  # fmt: skip
+        gb = round(resident("VmHWM") - before, 3)
+        return {"seconds": round(seconds, 2), "processor_seconds": round(_used() - used, 2), "gb": gb}
 
 
 def _used() -> float:
@@ -91,7 +87,7 @@ def main() -> None:
         for processes in given.processes
         for arm in ("trl", "ours")
     ]
-    lines = measure_missing(given.output, tasks, lambda task: _as_list(run_child(__file__, task)))
+    lines = measure_missing(given.output, tasks, lambda task: [run_child(__file__, task)])
     print(
         "| rows | processes | who | seconds | processor seconds | rows a processor second | GB |\n" + "|---" * 7 + "|"
     )
@@ -101,10 +97,6 @@ def main() -> None:
             f"| {int(line['rows']):,} | {line['processes']} | {line['arm']} | {line['seconds']} | "
             f"{line['processor_seconds']} | {rate:,.0f} | {line['gb']} |"
         )
-
-
-def _as_list(answer: Any) -> list[dict[str, Any]]:
-    return answer if isinstance(answer, list) else [answer]
 
 
 if __name__ == "__main__":

@@ -221,7 +221,7 @@ def _llama() -> Iterable[Recipe]:
                 pairs=59_900,
                 pairs_from="the data set's page",
                 tokens=1_400,
-                tokens_from="assumed; the prompt counts twice in padded rows",
+                tokens_from="assumed, with the prompt twice, as in padded rows (packed ones have it once)",
                 epochs=3,
                 parameters=8.03e9,
                 flop=8,

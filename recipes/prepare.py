@@ -23,24 +23,22 @@ from __future__ import annotations
 
 import argparse
 import html
-import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mallowspo.cli.exits import exit_code_of
 from mallowspo.data.sources import load_preferences
 from mallowspo.errors import InputError
-from mallowspo.files import write_text
-from mallowspo.studies.dialogue.data import REPLY, TURN, split_text
+from mallowspo.files import write_lines
+from mallowspo.studies.dialogue.data import REPLY, TURN, pair_of
 
 
-def write_lines(path: Path, rows: Iterable[dict[str, Any]], left_out: str) -> None:
+def write_rows(path: Path, rows: Iterable[dict[str, Any]], left_out: str) -> None:
     """Write rows as JSON lines, and say how many."""
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-    write_text(path, "".join(f"{line}\n" for line in lines))
-    sys.stdout.write(f"{path}: {len(lines)} rows; {left_out}\n")
+    sys.stdout.write(f"{path}: {write_lines(path, rows)} rows; {left_out}\n")
 
 
 def hh(arguments: argparse.Namespace) -> None:
@@ -50,14 +48,14 @@ def hh(arguments: argparse.Namespace) -> None:
         rows, read = [], 0
         for row in load_preferences(arguments.source, split=split).dataset:
             read += 1
-            (prompt, chosen), (other, rejected) = split_text(row["chosen"]), split_text(row["rejected"])
-            if prompt == other and prompt.count(TURN) == 1:
-                rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+            pair = pair_of(row)
+            if pair is not None and pair[0].count(TURN) == 1:
+                rows.append(dict(zip(("prompt", "chosen", "rejected"), pair, strict=True)))
         left_out = f"{read - len(rows)} others left out"
-        write_lines(folder / f"{split}.jsonl", rows, left_out)
+        write_rows(folder / f"{split}.jsonl", rows, left_out)
         if split == "train":
             completions = ({"prompt": row["prompt"], "completion": row["chosen"]} for row in rows)
-            write_lines(folder / "sft/train.jsonl", completions, left_out)
+            write_rows(folder / "sft/train.jsonl", completions, left_out)
 
 
 def imdb(arguments: argparse.Namespace) -> None:
@@ -83,7 +81,7 @@ def imdb(arguments: argparse.Namespace) -> None:
         for pair in made.pairs
     )
     left_out = f"{made.equal} of {made.compared} pairs of answers left out, which are alike or equally positive"
-    write_lines(Path(arguments.output) / "train.jsonl", rows, left_out)
+    write_rows(Path(arguments.output) / "train.jsonl", rows, left_out)
 
 
 def shp(arguments: argparse.Namespace) -> None:
@@ -109,7 +107,7 @@ def _questions(arguments: argparse.Namespace, column: str, split: str) -> None:
             break
     if not prompts:
         raise InputError(f"{arguments.source}: no question of at most {arguments.characters} characters")
-    write_lines(Path(arguments.output), ({"prompt": text} for text in prompts), f"{too_long} longer ones left out")
+    write_rows(Path(arguments.output), ({"prompt": text} for text in prompts), f"{too_long} longer ones left out")
 
 
 def _rows(source: str, split: str, seed: int) -> Iterator[dict[str, Any]]:
@@ -156,12 +154,7 @@ def options() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Make one data set."""
     given = options().parse_args(arguments)
-    try:
-        given.make(given)
-    except InputError as error:
-        sys.stderr.write(f"prepare.py: {error}\n")
-        return 2
-    return 0
+    return exit_code_of(lambda: given.make(given) or 0, arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`make realrun`: a real chat model and real people's choices through every command, in about twenty minutes.
+"""`make realrun`: a real chat model and real people's choices through every command.
 
 python recipes/smollm2/realrun.py [--data FOLDER_OR_HUB_NAME] [--model FOLDER] [--output_dir output/realrun]
 
@@ -33,7 +33,7 @@ from prepare import DISK, prepare  # noqa: E402
 
 from mallowspo.errors import InputError  # noqa: E402
 from mallowspo.evaluation.json_log import key_of  # noqa: E402
-from mallowspo.files import write_text  # noqa: E402
+from mallowspo.files import write_lines  # noqa: E402
 from mallowspo.outputs import writable_folder  # noqa: E402
 from mallowspo.reports.blocks import (  # noqa: E402
     Callout,
@@ -53,7 +53,7 @@ from mallowspo.stats.bootstrap import Resamples  # noqa: E402
 from mallowspo.stats.intervals import Interval  # noqa: E402
 from mallowspo.stats.verdicts import verdict  # noqa: E402
 from mallowspo.studies import pages, policies  # noqa: E402
-from mallowspo.studies.dialogue.data import REPLY, TURN, split_text  # noqa: E402
+from mallowspo.studies.dialogue.data import REPLY, TURN, pair_of  # noqa: E402
 from mallowspo.studies.study import Done, Results, Stage, Study, run_study  # noqa: E402
 
 HUB, HUB_FOLDER = "Anthropic/hh-rlhf", "helpful-base"
@@ -132,9 +132,10 @@ def single_turn(row: Mapping[str, Any]) -> dict[str, str] | None:
     if "prompt" in row:
         prompt, chosen, rejected = row["prompt"], row["chosen"], row["rejected"]
     else:
-        (prompt, chosen), (other, rejected) = split_text(row["chosen"]), split_text(row["rejected"])
-        if prompt != other:
+        pair = pair_of(row)
+        if pair is None:
             return None
+        prompt, chosen, rejected = pair
     if prompt.count(TURN) != 1 or not prompt.endswith(REPLY):
         return None
     question = prompt.removesuffix(REPLY).split(TURN, 1)[1].strip()
@@ -196,14 +197,10 @@ def write_rows(bench: Bench, step: Step) -> Results:
     ):  # fmt: skip
         if len(rows) < wanted:
             raise InputError(f"{name}: {setup.data} has {len(rows)} dialogues with one human turn, expected {wanted}")
-    _write_lines(bench.folder / "rows.jsonl", map(as_chat, checked))
-    _write_lines(bench.folder / "heldout.jsonl", map(as_chat, heldout))
-    _write_lines(bench.folder / "prompts.jsonl", heldout[: setup.prompts])
+    write_lines(bench.folder / "rows.jsonl", map(as_chat, checked))
+    write_lines(bench.folder / "heldout.jsonl", map(as_chat, heldout))
+    write_lines(bench.folder / "prompts.jsonl", heldout[: setup.prompts])
     return {"single_turn": [len(train), len(fresh)], "digest": key_of(checked=checked, heldout=heldout)}
-
-
-def _write_lines(path: Path, rows: Any) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -227,7 +224,7 @@ def _checked(bench: Bench) -> Results:
     rows = _lines(bench.folder / "checked.jsonl")
     if len(rows) < bench.setup.train_pairs:
         raise InputError(f"train_pairs: {len(rows)} rows can be used, expected {bench.setup.train_pairs}")
-    _write_lines(bench.folder / "pairs.jsonl", rows[: bench.setup.train_pairs])
+    write_lines(bench.folder / "pairs.jsonl", rows[: bench.setup.train_pairs])
     found = _json(bench, "check/check.json")
     findings = [{name: one[name] for name in ("kind", "severity", "count")} for one in found["findings"]]
     return {"rows": found["rows"], "usable": len(rows), "findings": findings}

@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ __all__ = [
     "staging_folder",
     "to_the_end",
     "write_json",
+    "write_lines",
     "write_text",
 ]
 
@@ -108,6 +109,16 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` in UTF-8 under `path`, whole or not at all, without any secret that this process knows."""
     with atomic_path(path) as beside:
         beside.write_text(without_known_secrets(text), encoding="utf-8")
+
+
+def write_lines(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write rows as JSON lines, as `write_text` does, and say how many they are."""
+    count = 0
+    with atomic_path(path) as beside, beside.open("w", encoding="utf-8") as stream:
+        for row in rows:
+            stream.write(without_known_secrets(json.dumps(row, ensure_ascii=False)) + "\n")
+            count += 1
+    return count
 
 
 def plain(value: Any) -> Any:

@@ -104,6 +104,19 @@ def test_rows_that_are_not_the_stores_are_refused(random_setting, tmp_path, stor
         run(random_setting, tmp_path, ROWS.to_iterable_dataset(), reference_store=stored, max_length=64)
 
 
+def test_a_column_that_begins_later_is_refused_where_it_counts_and_passed_over_where_not(random_setting, tmp_path):
+    rows = [dict(row) for row in ROWS]
+    rows[3]["prompt"] = ""  # a window that loses a row, so that its columns are shorter than they came
+    rows[9]["note"], rows[2]["mixed"], rows[3]["mixed"] = "seen late", 1, "one"
+    changes = {"objective": "dpo", "stream_window": 4, "invalid_rows": "drop"}
+    stream = IterableDataset.from_generator(lambda: iter(rows))
+    assert len(run(random_setting, tmp_path, stream, steps=4, **changes)[0]) == 4
+    rows[9]["loss_weight"] = 2.0
+    stream = IterableDataset.from_generator(lambda: iter(rows))
+    with pytest.raises(InputError, match="^column 'loss_weight': rows 9 to 12"):
+        run(random_setting, tmp_path / "late", stream, **changes)
+
+
 def test_image_text_pairs_are_refused_in_one_sentence(random_setting, tmp_path):
     rows = IterableDataset.from_generator(lambda: iter([{**ROWS[0], "image": "a.png"}]))
     with pytest.raises(InputError, match="^train data: the column 'image'") as error:

@@ -261,8 +261,9 @@ ARGUMENTS: dict[str, Treatment] = {
     "data_collator": _equal(words="TRL's own is refused where the dispersion is read, whose column it drops"),
     "train_dataset": Treatment(
         DIFFERS,
-        "every layout of TRL, and ranked lists. A stream is refused: the reference must see every row before the "
-        "first step. Rows that cannot be trained on stop the run (`invalid_rows: drop` leaves them out)",
+        "every layout of TRL, and ranked lists. A stream is read in windows, with a column, a store or a live "
+        "reference ([how](training.md#a-training-set-that-is-streamed)). Rows that cannot be trained on stop the run "
+        "(`invalid_rows: drop` leaves them out)",
     ),
     "eval_dataset": _equal(words="one or several by name; the metrics of a named one get its name"),
     "processing_class": Treatment(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import time
 from collections import Counter
 from dataclasses import asdict, replace
@@ -19,7 +19,7 @@ from mallowspo.dispersion.reference_analysis import RowTexts, analyse_reference
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.side_by_side import SideBySide, side_by_side
 from mallowspo.errors import InputError, told_as
-from mallowspo.files import atomic_path, write_json
+from mallowspo.files import atomic_path, write_json, write_lines
 from mallowspo.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -123,16 +123,13 @@ def _write_preferences(judged: Judged, path: Path, source: str) -> int:
     """Write the votes as preference data and say how many rows these are."""
     from mallowspo.dispersion.judged_rows import preference_rows
 
-    written = 0
-    with atomic_path(path) as beside, beside.open("w", encoding="utf-8") as stream:
-        for row in preference_rows(judged):
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-            written += 1
-        if written == 0:
-            raise InputError(
-                f"write_preferences: {source} has no two responses with their words of which a majority prefers one"
-            )
-    return written
+    rows = preference_rows(judged)
+    first = next(rows, None)
+    if first is None:
+        raise InputError(
+            f"write_preferences: {source} has no two responses with their words of which a majority prefers one"
+        )
+    return write_lines(path, itertools.chain([first], rows))
 
 
 def _rankings(
@@ -207,13 +204,14 @@ def _reference(
 def _data_of(options: DispersionOptions, rows: StoredRows, lists: bool) -> datasets.Dataset:
     """The rows of the store, which may be those of whole lists, as they stand in the data, in the store's order."""
     from mallowspo.data.records import prompt_id_of_text
+    from mallowspo.scoring.store_reader import numbered_pairs
 
     pairs = read_pairs(options, lists=lists)[1].dataset
     numbers, stored = pairs["row_index"][:], rows.row_index.tolist()
-    places = {key: place for place, key in enumerate(_numbered(numbers))}
+    places = {key: place for place, key in enumerate(numbered_pairs(numbers))}
     in_data, in_store = Counter(numbers), Counter(stored)
     chosen: list[int] = []
-    for number, nth in _numbered(stored):
+    for number, nth in numbered_pairs(stored):
         place = places.get((number, nth), -1)
         # A store keeps the order of its data; a number of a user's own may name other rows here.
         if place <= (chosen[-1] if chosen else -1):
@@ -239,16 +237,6 @@ def _other_data(options: DispersionOptions, number: int) -> InputError:
         f"dataset_name: row {number + 1:,} of {options.dataset_name} is not the one that the store "
         f"{options.reference} was made from; give the data and the split of `mallowspo reference`"
     )
-
-
-def _numbered(row_index: list[int]) -> list[tuple[int, int]]:
-    """Tell apart the pairs that come from one row of more than two responses: (row, which of its pairs)."""
-    seen: dict[int, int] = {}
-    found = []
-    for number in row_index:
-        found.append((number, seen.get(number, 0)))
-        seen[number] = seen.get(number, 0) + 1
-    return found
 
 
 def _texts(pairs: datasets.Dataset) -> RowTexts:

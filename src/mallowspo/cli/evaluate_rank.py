@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -23,7 +22,7 @@ from mallowspo.cli.evaluate_run import (
 )
 from mallowspo.data.blank import is_blank
 from mallowspo.errors import InputError
-from mallowspo.files import atomic_path, write_json
+from mallowspo.files import write_json, write_lines
 from mallowspo.redaction import without_secrets
 from mallowspo.versions import library_versions
 
@@ -144,18 +143,19 @@ def _write_lists(
     from mallowspo.dispersion.rankings_file import JUDGE_COLUMN
     from mallowspo.evaluation.ranking import consensus
 
-    with atomic_path(options.output_dir / "lists.jsonl") as beside, beside.open("w", encoding="utf-8") as stream:
-        for prompt, texts, rankings in zip(asked, lists, ranked.rankings, strict=True):
-            chat = prompt.messages is not None
-            row: dict[str, Any] = {
-                "prompt": list(prompt.messages) if prompt.messages is not None else prompt.text,
-                "responses": [[{"role": "assistant", "content": text}] if chat else text for text in texts],
-                "ranks": consensus(rankings),
-                JUDGE_COLUMN: judge,
-            }
-            if len(rankings) > 1:
-                row["rankings"] = rankings
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+    rows = []
+    for prompt, texts, rankings in zip(asked, lists, ranked.rankings, strict=True):
+        chat = prompt.messages is not None
+        row: dict[str, Any] = {
+            "prompt": list(prompt.messages) if prompt.messages is not None else prompt.text,
+            "responses": [[{"role": "assistant", "content": text}] if chat else text for text in texts],
+            "ranks": consensus(rankings),
+            JUDGE_COLUMN: judge,
+        }
+        if len(rankings) > 1:
+            row["rankings"] = rankings
+        rows.append(row)
+    write_lines(options.output_dir / "lists.jsonl", rows)
 
 
 def _agreement(rankings: list[list[list[int]]]) -> float | None:

@@ -7,6 +7,7 @@ one message what is wrong.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import shutil
@@ -40,6 +41,7 @@ __all__ = [
     "read_known",
     "read_options",
     "read_pairs",
+    "show_help",
     "take_config",
     "truth_of",
 ]
@@ -239,13 +241,17 @@ def _reader(of: type, low: int | None) -> Callable[[str], Any]:
     return read
 
 
+def show_help(kind: type, arguments: Sequence[str], prog: str) -> None:
+    """Show a command's page and end where it is asked for, also beside what is wrong."""
+    if {"-h", "--help"} & set(itertools.takewhile(lambda one: one != "--", arguments)):
+        _OptionsParser(kind, prog).print_help()
+        raise SystemExit(0)
+
+
 def read_options(kind: type, arguments: Sequence[str], prog: str) -> Any:
     """Read a command's options; a dataclass with a class method `from_file` takes a file's keys in its own way."""
+    show_help(kind, arguments, prog)
     parser = _OptionsParser(kind, prog)
-    before = list(arguments[: list(arguments).index("--")]) if "--" in arguments else list(arguments)
-    if {"-h", "--help"} & set(before):  # also beside what is wrong
-        parser.print_help()
-        raise SystemExit(0)
     path, rest = take_config(arguments)
     named, left = parser.parse_known_args(rest[:-1] if rest[-1:] == ["--"] else rest)
     places = [item.name for item in fields(kind) if item.metadata["positional"]]
@@ -266,11 +272,7 @@ def read_options(kind: type, arguments: Sequence[str], prog: str) -> Any:
 
 def read_known(kind: type, arguments: Sequence[str], prog: str, given: Mapping[str, Any]) -> tuple[Any, list[str]]:
     """Read a command's own options, all of which have defaults, and leave the others; `given` is what a file said."""
-    parser = _OptionsParser(kind, prog)
-    if {"-h", "--help"} & set(arguments):
-        parser.print_help()
-        raise SystemExit(0)
-    named, left = parser.parse_known_args(arguments)
+    named, left = _OptionsParser(kind, prog).parse_known_args(arguments)
     return kind(**{**given, **vars(named)}), left
 
 

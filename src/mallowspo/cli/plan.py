@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mallowspo.cli.options import option, read_config, read_known, take_config
-from mallowspo.cli.train_options import TrainParser, refuse_unknown
+from mallowspo.cli.options import option, read_config, read_known, show_help, take_config
+from mallowspo.cli.train_options import TrainParser, option_of, refuse_unknown
 from mallowspo.cli.yaml_file import read_yaml
 from mallowspo.errors import InputError, reason_of
 from mallowspo.files import parse_json
@@ -70,6 +70,7 @@ def plan_command(arguments: Sequence[str]) -> int:
 
 def plan_of(arguments: Sequence[str]) -> tuple[PlanOptions, dict[str, Any]]:
     """Read a command line and plan the run: its options, and what was found as plain values."""
+    show_help(PlanOptions, arguments, "mallowspo plan")
     path, rest = take_config(arguments)
     values = {} if path is None else read_yaml(path)
     own = {item.name for item in fields(PlanOptions)}
@@ -78,7 +79,7 @@ def plan_of(arguments: Sequence[str]) -> tuple[PlanOptions, dict[str, Any]]:
     for name in ("memory", "teraflops", "utilisation", "price"):
         value = getattr(options, name)
         if not (math.isfinite(value) and (value > 0 or (name == "price" and value == 0))):
-            raise InputError(f"{name}: got {value}, expected a finite number > 0")
+            raise InputError(f"{name}: got {value}, expected a finite number {'>= 0' if name == 'price' else '> 0'}")
     for name, high in (("reserve", math.nextafter(1, 0)), ("utilisation", 1.0)):
         if not 0 <= getattr(options, name) <= high:
             raise InputError(f"{name}: got {getattr(options, name)}, expected a share from 0 to 1")
@@ -86,7 +87,7 @@ def plan_of(arguments: Sequence[str]) -> tuple[PlanOptions, dict[str, Any]]:
     for_train = {name: value for name, value in values.items() if name not in own}
     from_yaml = [] if path is None else parser.set_defaults_from(for_train, path)
     namespace, from_line = parser.parse_known_args(rest)
-    refuse_unknown(parser, from_yaml, from_line, path, command="mallowspo plan")
+    refuse_unknown(parser, from_yaml, from_line, path, command="mallowspo plan", also=own)
     return options, _plan(options, namespace, _engine([*from_yaml, *from_line], namespace))
 
 
@@ -228,8 +229,6 @@ def _settings(namespace: Any, kind: type) -> Any:
     except InputError:
         raise
     except (ValueError, TypeError, ImportError) as error:
-        from mallowspo.cli.train_options import option_of
-
         raise InputError(f"{option_of(error, TrainParser().names)}: {error}") from error
 
 

@@ -249,13 +249,9 @@ def _rows(options: ReferenceOptions, tokenizer: Any) -> datasets.Dataset:
 
 def _known_fields(options: ReferenceOptions, tokenizer: Any) -> dict[str, Any]:
     """Fields of the key that need no model."""
-    from mallowspo.scoring import tokenizer_fields
+    from mallowspo.training.reference import data_fields
 
-    known = {
-        "max_length": options.max_length or "unlimited",
-        "truncation_mode": options.truncation_mode,
-        **tokenizer_fields(tokenizer),
-    }
+    known = data_fields(None, tokenizer, options)
     if options.dtype != "auto":
         known["dtype"] = options.dtype
     return known

@@ -109,13 +109,17 @@ def refuse_unknown(
     from_line: Sequence[str],
     path: str | None,
     command: str = "mallowspo train",
+    also: Iterable[str] = (),
 ) -> None:
-    """Refuse what is an option neither here nor of the launcher, among what the parser left of file and line."""
+    """Refuse what is an option neither here nor of the launcher, among what the parser left of file and line.
+
+    `also` are further options that a misspelt one may stand for.
+    """
     if from_line and not from_line[0].startswith("-"):
         hint = "; did you mean --config before it?" if from_line[0].endswith((".yaml", ".yml")) else ""
         raise InputError(f"{from_line[0]}: it belongs to no option{hint}")
     launcher = launcher_options()
-    known = names.names | launcher
+    known = names.names | launcher | set(also)
     for arguments, where in ((from_yaml, f"config: {path}: "), (from_line, "")):
         for argument in arguments:
             name = argument.partition("=")[0]

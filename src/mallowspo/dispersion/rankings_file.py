@@ -38,7 +38,7 @@ RANKING_FORMS = (
 )
 
 # Who ranked, one text a row: written by `mallowspo evaluate --rank`.
-JUDGE_COLUMN = "judge"
+JUDGE_COLUMN = "ranked_by"
 
 # Columns of the table form that say how many people gave the row's ranking.
 _COUNTS = ("count", "counts", "n", "votes", "weight", "weights", "num_voters", "frequency")
@@ -103,7 +103,11 @@ def load_rankings(
     if any(np.isnan(ranks).any() for ranks in found.ranks):
         notes.append(f"Items that are {NOT_SHOWN!r} to a person count for nothing there: an order among the shown.")
     named = dataset[JUDGE_COLUMN][:] if JUDGE_COLUMN in dataset.column_names else []
-    return replace(found, notes=tuple(notes), judges=tuple(sorted({name for name in named if isinstance(name, str)})))
+    judges = sorted({name for name in named if isinstance(name, str)})
+    if judges:
+        told = f"These are repeated votes of a judge ({', '.join(judges)}), not of people: they show where it wavers."
+        notes.insert(0, told)
+    return replace(found, notes=tuple(notes), judges=tuple(judges))
 
 
 def load_truth(source: str | os.PathLike[str], *, items: int) -> NDArray[np.int64]:
@@ -138,9 +142,7 @@ def _lists(dataset: datasets.Dataset, column: str, source: str) -> RankingRows:
         names = [text if isinstance(text, str) else str(text) for text in responses]
         count = ranks[-1].shape[1]
         items.append(names if len(names) == count else [f"response {i + 1}" for i in range(count)])
-    judges = sorted(set(map(str, dataset[JUDGE_COLUMN][:]))) if JUDGE_COLUMN in dataset.column_names else []
-    told = f"These are repeated votes of a judge ({', '.join(judges)}), not of people: they show where it wavers."
-    return RankingRows(ranks, ids, prompts, items, RANKING_FORMS[0], notes=(told,) if judges else ())
+    return RankingRows(ranks, ids, prompts, items, RANKING_FORMS[0])
 
 
 def _table(dataset: datasets.Dataset, source: str, name: str) -> RankingRows:

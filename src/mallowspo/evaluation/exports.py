@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import re
 import shutil
@@ -27,7 +26,8 @@ from mallowspo.evaluation.json_log import key_of
 from mallowspo.evaluation.judge import AnswerPair, Judgement
 from mallowspo.evaluation.style_control import StyleCounts
 from mallowspo.evaluation.win_rates import both_orders
-from mallowspo.files import atomic_path, passing_folder, staging_folder, write_json, write_text
+from mallowspo.files import atomic_path, passing_folder, staging_folder, write_json, write_lines, write_text
+from mallowspo.redaction import without_known_secrets
 
 __all__ = ["EXPORTS", "Comparison", "export_comparison"]
 
@@ -120,7 +120,7 @@ def _arena_hard(found: Comparison, folder: Path) -> None:
     uids = found.uids or [key_of(prompt=pair.prompt.text, repeat=pair.prompt.repeat) for pair in found.pairs]
     categories = found.categories or [ARENA_CATEGORY] * len(found.pairs)
     model, baseline = _file_names(found)
-    _lines(
+    write_lines(
         folder / "question.jsonl",
         (
             {"uid": uid, "category": category, "cluster": "", "prompt": pair.prompt.text}
@@ -132,7 +132,7 @@ def _arena_hard(found: Comparison, folder: Path) -> None:
             _arena_answer(uid, name, pair.prompt.text, getattr(pair, side))
             for uid, pair in zip(uids, found.pairs, strict=True)
         )
-        _lines(folder / "model_answer" / f"{name}.jsonl", rows)
+        write_lines(folder / "model_answer" / f"{name}.jsonl", rows)
     judge = _file_name(found.judge)
     # Their first game shows the baseline's answer as A, the second the model's.
     games: list[list[dict[str, Any]]] = [
@@ -153,7 +153,7 @@ def _arena_hard(found: Comparison, folder: Path) -> None:
         }
         for place, (uid, category) in enumerate(zip(uids, categories, strict=True))
     )
-    _lines(folder / "model_judgment" / judge / f"{model}.jsonl", judgments)
+    write_lines(folder / "model_judgment" / judge / f"{model}.jsonl", judgments)
 
 
 def _arena_answer(uid: str, model: str, prompt: str, answer: str) -> dict[str, Any]:
@@ -199,7 +199,8 @@ def _judgearena(found: Comparison, folder: Path) -> None:
 
     index = [pair.prompt.index for pair in found.pairs]
     for name, side in (("model", "answer"), ("baseline", "baseline")):
-        table = pa.table({"instruction_index": index, "output": [getattr(pair, side) for pair in found.pairs]})
+        texts = [without_known_secrets(getattr(pair, side)) for pair in found.pairs]
+        table = pa.table({"instruction_index": index, "output": texts})
         with atomic_path(folder / f"{name}.parquet") as beside:
             pq.write_table(table, str(beside))
     rows: list[Sequence[Any]] = []
@@ -246,10 +247,6 @@ def _scored(a_wins: float | None, reply: str) -> str:
 
 # --------------------------------------------------------------------------------------------------------------------
 # Files
-
-
-def _lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _file_name(name: str) -> str:

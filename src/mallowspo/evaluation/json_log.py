@@ -80,15 +80,16 @@ class JsonLog:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Hold the right to write beside a shared log; other processes wait. Not to be nested."""
-        if self._claims < 0:
-            yield
-            return
-        _lock_byte(self._claims, 0, wait=True)
-        try:
-            yield
-        finally:
-            _unlock_byte(self._claims, 0)
+        """Hold the right to write, to a shared log or beside it; others wait. Not to be nested."""
+        with self._lock:  # the system's lock keeps out other processes alone
+            if self._claims < 0:
+                yield
+                return
+            _lock_byte(self._claims, 0, wait=True)
+            try:
+                yield
+            finally:
+                _unlock_byte(self._claims, 0)
 
     def claim(self, key: str) -> bool:
         """Claim a piece of work of a shared log by its key, until `release` or the end; False where another has it."""
@@ -130,7 +131,7 @@ class JsonLog:
             without_known_secrets(json.dumps(record, ensure_ascii=False)).encode("utf-8", "replace") + b"\n"
             for record in records
         )
-        with self._lock, self.turn():
+        with self.turn():
             if self.shared:
                 self._read()
             before = os.fstat(self._file).st_size

@@ -18,6 +18,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -236,7 +237,7 @@ class Verdict:
     undecided: int = 0  # replies so far that could not be read
     last_reply: str = ""
     answered_by: str = ""  # the model that gave the verdict, where a server says it
-    refused: bool = False  # in this run; the next one asks again, since that costs nothing
+    refused: bool = False  # in this run
 
     def take(self, record: Mapping[str, Any]) -> None:
         """Learn from a line of the log; of two verdicts the first stands."""
@@ -322,6 +323,11 @@ class _PairwiseJudge(Judge):
     attempts: int  # replies that are asked for while a verdict cannot be read
     prices: Prices | None
 
+    @cached_property
+    def _refused(self) -> set[str]:
+        """Keys of what the server refused to judge; the next run asks again, since that costs nothing."""
+        return set()
+
     @abstractmethod
     def _depends_on(self) -> dict[str, Any]:
         """What a verdict depends on beside the pair and the order."""
@@ -365,6 +371,8 @@ class _PairwiseJudge(Judge):
                     tally.add_reply(record)
                     verdict.take(record)
                     verdict.refused = record["verdict"] == REFUSED
+                if verdict.refused:
+                    self._refused.add(verdict.key)
                 tally.add_done()
                 return not verdict.refused
 
@@ -398,6 +406,7 @@ class _PairwiseJudge(Judge):
                 again = {"vote": pair.vote} if pair.vote else {}
                 key = key_of(prompt=pair.prompt.text, first=first, second=second, **again, **depends_on)
                 verdict = verdicts.setdefault(key, Verdict(key, first, second, pair.prompt, order))
+                verdict.refused = key in self._refused
                 verdict.prompt, verdict.order = pair.prompt, order  # of equal questions the last one names them
                 both.append(verdict)
             by_pair.append(both)

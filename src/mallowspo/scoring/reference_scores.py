@@ -33,17 +33,13 @@ def behind(work: Callable[[Given], Made], items: Iterable[Given]) -> Iterator[Ma
         [0, 1, 4, 9]
     """
     with ThreadPoolExecutor(1) as thread:
-        before: Future[Made] | None = None
+        under_way: list[Future[Made]] = []  # one, but at the beginning
         for item in items:
             # Waiting first keeps two items in memory, not three, and an error of the work ends the loop here.
-            if before is not None:
-                made = before.result()
-                before = thread.submit(work, item)
-                yield made
-            else:
-                before = thread.submit(work, item)
-        if before is not None:
-            yield before.result()
+            made = [future.result() for future in under_way]
+            under_way = [thread.submit(work, item)]
+            yield from made
+        yield from (future.result() for future in under_way)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,7 @@ __all__ = ["is_spread", "whole"]
 
 def is_spread(value: torch.Tensor) -> bool:
     """Whether this process holds only a part of a weight: FSDP2 or tensor parallelism, or DeepSpeed ZeRO-3."""
-    from torch.distributed.tensor import DTensor
-
-    return isinstance(value, DTensor) or hasattr(value, "ds_id")
+    return hasattr(value, "full_tensor") or hasattr(value, "ds_id")
 
 
 @contextmanager

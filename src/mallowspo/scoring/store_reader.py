@@ -15,7 +15,7 @@ from mallowspo.locks import LOCK, folder_lock
 from mallowspo.scoring.reference_scores import ReferenceScores
 from mallowspo.scoring.store_format import MANIFEST, PROGRESS, Manifest, file_checksum, read_manifest
 
-__all__ = ["ReferenceStore", "StoredRows", "find_stores", "remove_store"]
+__all__ = ["ReferenceStore", "StoredRows", "find_stores", "numbered_pairs", "remove_store"]
 
 _SCORES = ("logp", "length", "entropy_sum", "first_entropy", "divergent_entropy")
 
@@ -193,3 +193,13 @@ def remove_store(folder: Path) -> int:
     if not any(folder.iterdir()):
         folder.rmdir()
     return freed
+
+
+def numbered_pairs(row_index: list[int]) -> list[tuple[int, int]]:
+    """Tell apart the pairs that come from one row of more than two responses: (row, which of its pairs)."""
+    seen: dict[int, int] = {}
+    found = []
+    for number in row_index:
+        found.append((number, seen.get(number, 0)))
+        seen[number] = seen.get(number, 0) + 1
+    return found

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -506,8 +506,8 @@ def _refuse_other_engines(args: MallowsPOConfig, model: Any) -> None:
             )
     init: Any = args.model_init_kwargs or {}
     loading = init.get("distributed_config") if isinstance(model, str) else None
-    loading = loading or getattr(getattr(model, "config", None), "distributed_config", None)
-    sizes = loading if isinstance(loading, dict) else vars(loading or SimpleNamespace())
+    loading = loading or getattr(getattr(model, "config", None), "distributed_config", None) or {}
+    sizes = loading if isinstance(loading, dict) else vars(loading)
     if max(int(sizes.get(name) or 1) for name in ("fsdp_size", "dp_replicate_size", "pp_size")) > 1:
         raise InputError(
             f"model_init_kwargs: distributed_config shards the model while it is loaded, and TRL's trainer cannot "

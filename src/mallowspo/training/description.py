@@ -12,6 +12,7 @@ from torch import Tensor
 from mallowspo.data.annotations import LOSS_COLUMNS
 from mallowspo.dispersion import Calibration
 from mallowspo.dispersion.analysis import weights_hardly_differ, worth_words
+from mallowspo.errors import listed
 from mallowspo.training.scoring_path import ScoringPath
 
 if TYPE_CHECKING:
@@ -155,8 +156,7 @@ def not_finite(
     bad = torch.nonzero(~torch.isfinite(loss_b)).flatten().tolist()
     rows = f"{len(bad)} rows of unknown position"
     if row_index_b is not None:
-        rows = ", ".join(f"row {int(row_index_b[i]) + 1:,} (loss {loss_b[i].item()})" for i in bad[:10])
-        rows += f" and {len(bad) - 10} more" if len(bad) > 10 else ""
+        rows = listed([f"row {int(row_index_b[i]) + 1:,} (loss {loss_b[i].item()})" for i in bad], 10)
     if broken:
         reason = (
             f"The model's weights are already not finite (first: {broken[0]}), so the step before this one broke them "

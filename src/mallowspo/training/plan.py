@@ -36,6 +36,7 @@ __all__ = [
     "Row",
     "Sizes",
     "build",
+    "half",
     "plan_memory",
     "plan_row",
 ]
@@ -46,7 +47,7 @@ ENGINES = ("ddp", "fsdp2", "zero2", "zero3")
 OPTIMISERS = {
     "adamw": 2, "adam": 2, "nadam": 2, "lion": 1, "rmsprop": 1, "adagrad": 1, "sgd": 0, "adafactor": 0,
 }  # fmt: skip
-"""Numbers that an optimiser keeps of each trained weight, by the beginning of its name."""
+"""Numbers that an optimiser keeps of each trained weight, by a part of its name."""
 
 _ATTENTION = "mallowspo_plan"
 _ZERO_BUCKET = 500_000_000  # numbers in DeepSpeed's bucket of gradients, and ...
@@ -472,9 +473,12 @@ def plan_memory(
     weights = _weight_bytes(sizes, precision, size)
     trained, split = sizes.trained, 1 if engine == "ddp" else gpus
     master = 4 if zero and size == 2 else 0
+    matrix = precision.products.itemsize * sizes.largest_linear if precision.base_bits is not None else 0
     extra: float
-    if engine == "ddp":
-        extra = trained * size if gpus > 1 else 0  # the buckets in which gradients travel
+    if gpus == 1:
+        extra = 0
+    elif engine == "ddp":
+        extra = trained * size  # the buckets in which gradients travel
     elif engine == "fsdp2":
         gathered = sizes.root + _GATHERED_LAYERS * sizes.layer
         part = trained / sizes.total
@@ -483,16 +487,12 @@ def plan_memory(
         extra = size * min(trained, _ZERO_BUCKET)
         if engine == "zero3":
             extra += size * min(sizes.total, _ZERO_LIVE) * _bits_share(sizes, precision)
-    if precision.base_bits is not None:
-        extra += precision.products.itemsize * sizes.largest_linear  # one matrix at a time in full
-    if gpus == 1:
-        extra = precision.products.itemsize * sizes.largest_linear if precision.base_bits is not None else 0
     return Memory(
         weights=weights / share,
-        reference=(sizes.total * size / (1 if engine == "zero2" else share)) if reference else 0,
+        reference=sizes.total * size / share if reference else 0,
         gradients=trained * size / split,
         optimiser=trained * (state + master) / split,
-        engine=extra,
+        engine=extra + matrix,  # of a quantised base one matrix at a time is made full
         activations=row.activations,
         head=row.head,
     )

@@ -28,7 +28,6 @@ from mallowspo.scoring import (
     ReferenceKey,
     ReferenceScores,
     ReferenceStore,
-    StoredRows,
     StoreSettings,
     model_fields,
     rows_key,
@@ -42,9 +41,10 @@ from mallowspo.scoring.self_check import sum_tolerance
 from mallowspo.scoring.store_format import MANIFEST
 from mallowspo.training.config import MallowsPOConfig
 from mallowspo.training.scoring_path import ScoringPath
-from mallowspo.training.streaming import store_places
+from mallowspo.training.streaming import StorePlaces
+from mallowspo.versions import library_versions
 
-__all__ = ["ReferenceSource", "live_tolerance", "refuse_other_store", "score_columns"]
+__all__ = ["ReferenceSource", "data_fields", "live_tolerance", "refuse_other_store", "score_columns"]
 
 logger = get_logger(__name__)
 
@@ -78,8 +78,8 @@ def refuse_other_store(dataset: Any, tokenizer: Any, args: Any) -> None:
     if args.reference_store is None:
         return
     store = _open(args.reference_store)
-    key = ReferenceKey(**_data_fields(dataset, tokenizer, args))
-    _refuse(store, key if isinstance(dataset, Dataset) else key.without_rows, dataset, args)
+    key = ReferenceKey(**data_fields(dataset, tokenizer, args))
+    _refuse(store, key, dataset, args)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +107,7 @@ class ReferenceSource:
             raise found
         if found is not None:
             folder, scores, named = found
-            # One answer for all: at the edge of the tolerance, two processes might differ.
-            complaint = processes.share(self._compare_live(dataset, scores, key, batch_size))
+            complaint = self._compare_live(dataset, scores, key, batch_size)
             if complaint is None:
                 logger.info(f"{name}: reference scores reused from {folder}, key {key.digest[:12]}")
                 return scores, f"reused from {folder}, key {key.digest[:12]}"
@@ -121,17 +120,17 @@ class ReferenceSource:
         processes.wait()
         return scores, "a pass of the reference before training"
 
-    def streamed_scores(self, first: Any, key: ReferenceKey, batch_size: int) -> tuple[StoredRows, str]:
-        """The rows of the store that a training set is read against as it comes, of which `first` is a part."""
+    def streamed_scores(self, first: Any, key: ReferenceKey, batch_size: int) -> tuple[StorePlaces, str]:
+        """The store that a training set is read against as it comes, of which `first` is a part."""
         assert self.args.reference_store is not None  # `refuse_streamed` has seen to it
         store = _open(self.args.reference_store)
-        _refuse(store, key.without_rows, first, self.args)
-        rows = store.read()
-        places = store_places(first[:], rows, Truncation(self.args.max_length, self.args.truncation_mode))
-        complaint = self._compare_live(first, rows.scores.take(places), key, batch_size)
+        _refuse(store, key, first, self.args)
+        places_of = StorePlaces(store.read(), Truncation(self.args.max_length, self.args.truncation_mode))
+        scores = places_of.stored.scores.take(places_of(first[:]))
+        complaint = self._compare_live(first, scores, key, batch_size)
         if complaint is not None:
             raise _other_scores(store.folder, complaint)
-        return rows, f"read from {store.folder}, key {key.without_rows.digest[:12]}, row by row"
+        return places_of, f"read from {store.folder}, key {key.digest[:12]}, row by row"
 
     def key(self, dataset: Any) -> ReferenceKey:
         """The key of this run's reference; every process asks for it, as an engine may have spread the weights."""
@@ -145,7 +144,7 @@ class ReferenceSource:
             adapter = ("ref" if "ref" in model.peft_config else None) if own else model.active_adapters
         fields = model_fields(model, adapter=adapter, processes=processes)
         fields["mixed_precision"] = str(self.accelerator.mixed_precision)
-        return ReferenceKey(**(fields | _data_fields(dataset, self.tokenizer, self.args)))
+        return ReferenceKey(**(fields | data_fields(dataset, self.tokenizer, self.args)))
 
     def _lookup(self, dataset: Any, name: str, key: ReferenceKey) -> Any:
         """In the first process: folder, scores and whether the folder was named; None, or what is wrong with it."""
@@ -211,6 +210,7 @@ class ReferenceSource:
     def _compare_live(self, dataset: Any, scores: ReferenceScores, key: ReferenceKey, batch_size: int) -> str | None:
         """Score some rows now and say what differs; in every process, since a sharded model answers only to all."""
         self._prepare()
+        complaint = None
         draw = np.random.default_rng(self.args.seed)
         places = np.sort(draw.choice(len(dataset), size=min(VERIFIED_ROWS, len(dataset)), replace=False))
         for start in range(0, len(places), batch_size):
@@ -226,23 +226,20 @@ class ReferenceSource:
             for kind, values in found.items():
                 stored = getattr(scores, _KINDS[kind])[some]
                 wrong = ~(np.abs(stored - values.cpu().double().numpy()) <= allowed)
-                if wrong.any():
+                if wrong.any() and complaint is None:
                     row, side = np.argwhere(wrong)[0]
-                    return (
+                    complaint = (
                         f"{kind} of row {dataset['row_index'][int(some[row])] + 1:,} ({_SIDES[side]}) is "
                         f"{stored[row, side]:.6g} in it and {values[row, side].item():.6g} live"
                     )
-        return None
+        # One answer for all: at the edge of the tolerance, two processes might differ.
+        return None if (shared := Processes.of_accelerate(self.accelerator).share(complaint)) is None else str(shared)
 
     def _save(self, dataset: Any, name: str, key: ReferenceKey, scores: ReferenceScores, batch_size: int) -> None:
         """Keep the scores of a pass under their key; a run does not fail because they cannot be kept."""
         folder = self._cache_of(key)
         if folder is None:
             return
-        import transformers
-
-        from mallowspo import __version__
-
         try:
             write_store(
                 folder,
@@ -253,9 +250,8 @@ class ReferenceSource:
                 made_with={
                     "model": str(getattr(self.policy.config, "_name_or_path", "")),
                     "split": name,
-                    "mallowspo": __version__,
-                    "torch": torch.__version__,
-                    "transformers": transformers.__version__,
+                    **({"objective": self.args.objective} if RANKS_COLUMN in dataset.column_names else {}),
+                    **library_versions(),
                 },
             )
             logger.info(f"{name}: reference scores kept in {folder}")
@@ -282,7 +278,8 @@ def _other_scores(folder: Any, complaint: str) -> InputError:
     )
 
 
-def _data_fields(dataset: Any, tokenizer: Any, args: Any) -> dict[str, Any]:
+def data_fields(dataset: Any, tokenizer: Any, args: Any) -> dict[str, Any]:
+    """Fields of the key that need no model; those of the rows where they are all there."""
     return {
         "max_length": args.max_length or "unlimited",
         "truncation_mode": args.truncation_mode,

@@ -6,10 +6,10 @@ index and its calibration are those of all rows, which the store holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import datasets
@@ -21,13 +21,15 @@ from mallowspo.data.annotations import LOSS_COLUMNS
 from mallowspo.data.problems import NothingLeft
 from mallowspo.data.records import LIST_COLUMN, TOKEN_COLUMNS
 from mallowspo.data.rendering import Truncation
+from mallowspo.data.tables import TableBuilder
 from mallowspo.errors import InputError
 from mallowspo.scoring import StoredRows
+from mallowspo.scoring.store_reader import numbered_pairs
 from mallowspo.training.config import MallowsPOConfig
 from mallowspo.training.row_weights import RAW_COLUMN
 from mallowspo.training.splits import PreparedSplit, prepare_split
 
-__all__ = ["StreamedSplit", "is_streaming", "prepare_stream", "refuse_streamed", "store_places", "with_columns"]
+__all__ = ["StreamedSplit", "is_streaming", "prepare_stream", "refuse_streamed", "StorePlaces", "with_columns"]
 
 _PAIR = "pair_of_row"  # number of a pair among those that its row of the data gives
 
@@ -56,7 +58,7 @@ def is_streaming(dataset: Any) -> bool:
 def refuse_streamed(args: MallowsPOConfig) -> None:
     """Refuse what needs all rows before the first step, where the training set is read as it comes."""
     whole = "or load the training set whole (dataset_streaming: false)"
-    by_pair = args.resolved_dispersion in ("votes", "rankings") and args.dispersion_per != "pair"
+    by_prompt = args.resolved_dispersion in ("votes", "rankings") and args.dispersion_per != "pair"
     stored = args.reference_store is not None
     unstored = args.precompute_ref_log_probs and args.reads_reference and not stored
     fitted = args.resolved_shrink == "votes" and not (stored and args.reads_entropy)
@@ -74,7 +76,7 @@ def refuse_streamed(args: MallowsPOConfig) -> None:
             "precompute_ref_log_probs",
             "every row would be scored before the first step; give reference_store",
         ),
-        (by_pair, "dispersion_per", "a prompt's rows are not all known at once; set it to pair"),
+        (by_prompt, "dispersion_per", "a prompt's rows are not all known at once; set it to pair"),
         (fitted, "dispersion_shrink", "votes is fitted on all rows; give a number"),
         (
             list(args.dispersion_filter) != [0.0, 1.0],
@@ -94,25 +96,32 @@ def prepare_stream(dataset: IterableDataset, tokenizer: Any, args: MallowsPOConf
     rows = list(dataset.take(size))
     if not rows:
         raise InputError("train data: there are no rows")
-    with _without_bars():
-        first = prepare_split(_numbered(Dataset.from_list(rows), range(len(rows))), tokenizer, args, "train")
+    known = sorted({name for row in rows for name in row})
+    first = _window(rows, range(len(rows)), tokenizer, args)
     window = _narrow(first)
-    prepare = partial(_prepared, tokenizer=tokenizer, args=args, names=tuple(window.column_names))
+    prepare = partial(
+        _prepared, tokenizer=tokenizer, args=args, known=frozenset(known), names=tuple(window.column_names)
+    )
     streamed = dataset.map(
         prepare,
         with_indices=True,
         batched=True,
         batch_size=size,
-        remove_columns=sorted({name for row in rows for name in row}),
+        remove_columns=known,
         features=window.features,
     )
-    values = {item.name: getattr(first, item.name) for item in fields(PreparedSplit)}
-    return StreamedSplit(**(values | {"dataset": streamed}), window=window)
+    return StreamedSplit(**(vars(first) | {"dataset": streamed}), window=window)
 
 
-def _numbered(rows: Dataset, places: Any) -> Dataset:
-    """Rows with their number in the whole set, unless they bring it."""
-    return rows if "row_index" in rows.column_names else rows.add_column("row_index", np.asarray(places, np.int64))
+def _window(rows: list[dict[str, Any]], places: Sequence[int], tokenizer: Any, args: Any) -> PreparedSplit:
+    """Prepare some rows as a whole set would be, with their numbers in it unless they bring them."""
+    builder = TableBuilder()
+    builder.append_rows(rows)
+    found = builder.finish()
+    if "row_index" not in found.column_names:
+        found = found.add_column("row_index", np.asarray(places, np.int64))
+    with _without_bars():
+        return prepare_split(found, tokenizer, args, "train")
 
 
 def _narrow(split: PreparedSplit) -> Dataset:
@@ -122,29 +131,35 @@ def _narrow(split: PreparedSplit) -> Dataset:
         rows = rows.add_column(RAW_COLUMN, split.raw_n)
     wanted = (*TOKEN_COLUMNS, "prompt_id", "row_index", LIST_COLUMN, *LOSS_COLUMNS, RAW_COLUMN)
     rows = rows.select_columns([name for name in wanted if name in rows.column_names])
-    row_n = np.asarray(rows["row_index"][:], np.int64)
-    begins = np.flatnonzero(np.r_[True, row_n[1:] != row_n[:-1]])
-    pair_n = np.arange(len(row_n)) - np.repeat(begins, np.diff(np.r_[begins, len(row_n)]))
-    return rows.add_column(_PAIR, pair_n)
+    return rows.add_column(_PAIR, [nth for _, nth in numbered_pairs(rows["row_index"][:])])
 
 
 def _prepared(
-    columns: Mapping[str, list[Any]], places: list[int], *, tokenizer: Any, args: Any, names: tuple[str, ...]
+    columns: Mapping[str, list[Any]],
+    places: list[int],
+    *,
+    tokenizer: Any,
+    args: Any,
+    known: frozenset[str],
+    names: tuple[str, ...],
 ) -> dict[str, list[Any]]:
     """One window, as columns."""
-    with _without_bars():
-        try:
-            rows = _numbered(Dataset.from_dict(dict(columns)), places)
-            found = _narrow(prepare_split(rows, tokenizer, args, "train"))[:]
-        except NothingLeft:
-            return {name: [] for name in names}
-    lacking = sorted(set(names) - set(found))
-    if lacking:
-        raise InputError(
-            f"column {lacking[0]!r}: rows {places[0] + 1:,} to {places[-1] + 1:,} of the train data have none, the "
-            "first ones have"
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    try:
+        found = _narrow(_window(rows, places, tokenizer, args))[:]
+    except NothingLeft:
+        found = {name: [] for name in names}
+    for name in sorted(set(names) ^ set(found)):
+        others = (
+            "these have one and the first ones none" if name in found else "these have none and the first ones one"
         )
-    return {name: found[name] for name in names}
+        raise InputError(
+            f"column {name!r}: rows {places[0] + 1:,} to {places[-1] + 1:,} of the train data {others}; a training "
+            "set that is streamed has the same columns throughout"
+        )
+    # A column that begins later is not taken away with the others, and must be as long as they are.
+    late = {name: [None] * len(found["row_index"]) for name in columns if name not in known}
+    return late | found
 
 
 @contextmanager
@@ -159,13 +174,25 @@ def _without_bars() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def store_places(rows: Any, stored: StoredRows, truncation: Truncation) -> NDArray[np.intp]:
-    """Where rows of a window, as columns, stand in a store; refuses one that is another row there."""
-    first = dict(zip(*np.unique(stored.row_index, return_index=True), strict=True))
-    places = np.empty(len(rows["row_index"]), np.intp)
-    cells = zip(*(rows[name] for name in ("row_index", _PAIR, "prompt_id", *TOKEN_COLUMNS)), strict=True)
-    for i, (row, pair, prompt_id, prompt, *responses) in enumerate(cells):
-        place = first.get(row, len(stored.prompt_ids)) + pair
+@dataclass(frozen=True)
+class StorePlaces:
+    """Where rows stand in a store; it refuses one that is another row there."""
+
+    stored: StoredRows
+    truncation: Truncation
+
+    @cached_property
+    def _first(self) -> dict[int, int]:
+        return dict(zip(*np.unique(self.stored.row_index, return_index=True), strict=True))
+
+    def __call__(self, rows: Any) -> NDArray[np.intp]:
+        """The places of a window's rows, given as columns."""
+        cells = zip(*(rows[name] for name in ("row_index", _PAIR, "prompt_id", *TOKEN_COLUMNS)), strict=True)
+        return np.array([self._place(*cell) for cell in cells], np.intp)
+
+    def _place(self, row: int, pair: int, prompt_id: str, prompt: list[int], *responses: list[int]) -> int:
+        stored, truncation = self.stored, self.truncation
+        place = self._first.get(row, len(stored.prompt_ids)) + pair
         kept = [len(truncation.kept([*prompt, *ids])) for ids in responses]
         lengths = [
             min(len(ids), size - len(prompt) if truncation.keeps_start else size)
@@ -183,21 +210,19 @@ def store_places(rows: Any, stored: StoredRows, truncation: Truncation) -> NDArr
                 "training set that is streamed must give the store's rows, shuffled only with a column row_index of "
                 "their numbers"
             )
-        places[i] = place
-    return places
+        return int(place)
 
 
 def with_columns(
     dataset: IterableDataset,
     columns: Mapping[str, NDArray[np.float64]],
-    stored: StoredRows,
+    places_of: StorePlaces,
     args: MallowsPOConfig,
 ) -> IterableDataset:
     """Give each row of a prepared stream its place's values of some columns over the rows of a store."""
-    truncation = Truncation(args.max_length, args.truncation_mode)
 
     def look_up(rows: Mapping[str, list[Any]]) -> dict[str, Any]:
-        places = store_places(rows, stored, truncation)
+        places = places_of(rows)
         return {name: values[places] for name, values in columns.items()}
 
     features = datasets.Features(dataset.features | {name: datasets.Value("float64") for name in columns})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 from contextlib import ExitStack, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -380,20 +381,20 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             scoring=self.scoring,
             live=self.reference,
         )
-        streamed = is_streaming(dataset)
         key = source.key(dataset)
         self.reference_weights = key.weights
-        if streamed:
-            first = self.splits[name].known
-            stored, self.reference_sources[name] = source.streamed_scores(first, key, batch_size)
-            columns, prompt_ids = score_columns(stored.scores), stored.prompt_ids
-            raw = self._raw(stored.scores, plain, prompt_ids, np.arange(len(prompt_ids)))
-            return with_columns(dataset, columns | raw, stored, self.settings)
-        scores, self.reference_sources[name] = source.scores(dataset, name, key, batch_size)
-        for column, values in score_columns(scores).items():
-            dataset = dataset.add_column(column, values)
-        raw = self._raw(scores, plain, dataset["prompt_id"][:], self._examples_of(dataset))
-        for column, values in raw.items():
+        if is_streaming(dataset):
+            places_of, said = source.streamed_scores(self.splits[name].known, key, batch_size)
+            scores, prompt_ids = places_of.stored.scores, places_of.stored.prompt_ids
+            examples = np.arange(len(prompt_ids))
+        else:
+            scores, said = source.scores(dataset, name, key, batch_size)
+            prompt_ids, examples = dataset["prompt_id"][:], self._examples_of(dataset)
+        self.reference_sources[name] = said
+        columns = score_columns(scores) | self._raw(scores, plain, prompt_ids, examples)
+        if is_streaming(dataset):
+            return with_columns(dataset, columns, places_of, self.settings)
+        for column, values in columns.items():
             dataset = dataset.add_column(column, values)
         return dataset
 
@@ -446,13 +447,12 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         self._try_in_engine(model, training=self._in_training_step)
         inputs = dict(inputs)
         own, processes = inputs.pop(_OWN_EXAMPLES, None), self.accelerator.num_processes
-        lists = self.objective.reads_lists
-        examples = len(inputs["list_b"].unique()) if lists else len(inputs["input_ids"]) // 2
+        lists = ListBatch.of(inputs) if self.objective.reads_lists else None
+        examples = len(inputs["input_ids"]) // 2 if lists is None else len(lists.first_b)
         if own is not None:
             # What was filled up comes after the others, in the order of the processes; it is computed and weighs 0.
-            place_b = _list_places(inputs["list_b"]) if lists else torch.arange(examples)
-            first = self.accelerator.process_index * examples
-            inputs[_COUNTS] = (first + place_b < own).to(inputs["input_ids"].device)
+            place_b = torch.arange(examples, device=inputs["input_ids"].device) if lists is None else lists.list_p
+            inputs[_COUNTS] = self.accelerator.process_index * examples + place_b < own
             examples = own / processes  # the engine takes the mean over processes
         pieces = self.scoring.pieces(inputs)
         if self.objective.sft_weight:
@@ -497,7 +497,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     def _mean_chosen_length(self, inputs: Any) -> float:
         """Tokens of a chosen response on average over the batches of all processes; nothing predicts a first token."""
         mask = inputs["completion_mask"]
-        lengths_b = mask[: len(mask) // 2, 1:].sum(1).double()
+        lengths_b = mask[: len(mask) // 2, 1:].sum(1).float()  # MPS has no float64
         counts_b = inputs.get(_COUNTS, torch.ones_like(lengths_b))
         sums = torch.stack([(lengths_b * counts_b).sum(), counts_b.sum().to(lengths_b)])
         total, rows = self.accelerator.reduce(sums, "sum").tolist()
@@ -517,15 +517,17 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         finally:
             self._in_training_step = False
 
-    @property
+    @cached_property
     def _whole_model(self) -> bool:
         return whole_model(self.accelerator, self.model, tensor_parallel=self.tensor_parallel_size > 1)
 
     def _try_in_engine(self, model: Any, *, training: bool = False) -> None:
         """What is held against the model's own logits at once where each process has all of it, as soon as it runs."""
         # Inside of an engine a model can be called by all processes together only, and not before it is wrapped.
+        if self._whole_model:
+            return
         form = (id(self.accelerator.unwrap_model(model)), type(model))
-        if self._whole_model or form in self._tried:
+        if form in self._tried:
             return
         self._tried.add(form)
         self._scoring = tried(self.scoring, self.settings, self.accelerator, model)
@@ -802,7 +804,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             begun = processes.share(self._begin(held, resume_from_checkpoint) if processes.is_first else None)
             if isinstance(begun, InputError):
                 raise begun
-            folder, self._run, self.reference_weights, remarks = begun
+            folder, self._run, remarks = begun
             for line in remarks:
                 logger.warning(line)
             if folder is not None:
@@ -852,7 +854,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
 
     def _begin(
         self, held: ExitStack, resume: str | bool | None
-    ) -> tuple[Path | None, str | None, str | None, list[str]] | InputError:
+    ) -> tuple[Path | None, str | None, list[str]] | InputError:
         """In the first process: take the folder, choose the checkpoint, and name the run and what it begins from."""
         output_dir = Path(str(self.args.output_dir))
         model = self.accelerator.unwrap_model(self.model)
@@ -865,12 +867,15 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             state = None if folder is None else read_state(folder)
             if folder is not None:
                 refuse_other_adapters(folder, adapter_configs(model), loaded=True, held=unwrapped_adapters(model))
-            if folder is not None and self.settings.sync_ref_model and not (folder / _REFERENCE).is_dir():
-                engine = "" if self._whole_model else f" (under {self.accelerator.distributed_type.value} none does)"
-                raise InputError(
-                    f"sync_ref_model: {folder} does not hold the reference as this option had moved it{engine}, and a "
-                    "resumed run would begin from the first one; begin anew without resume_from_checkpoint"
-                )
+            if folder is not None and self.settings.sync_ref_model:
+                why = "" if (folder / _REFERENCE).is_dir() else f"{folder} does not hold it"
+                if not self._whole_model:
+                    why = f"it cannot be gone on with under {self.accelerator.distributed_type.value}"
+                if why:
+                    raise InputError(
+                        f"sync_ref_model: this option had moved the reference, and {why}, so that a resumed run would "
+                        "begin from the first one; begin anew without resume_from_checkpoint"
+                    )
             if folder is not None and state is not None:
                 now, allowed = self._state(), self.settings.allow_other_data
                 epoch = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).epoch
@@ -883,7 +888,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
                     f"output_dir: {output_dir} holds checkpoints of an earlier run ({', '.join(others)}); they stay, "
                     "and resume_from_checkpoint: true will go on from those of this run alone"
                 )
-            return folder, run, self.reference_weights, remarks
+            return folder, run, remarks
         except InputError as error:
             return error
 
@@ -898,8 +903,3 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             return
         self.calibration = resumed_calibration(state.calibration, self.calibration, folder)
         self.total_train_tokens = state.num_tokens
-
-
-def _list_places(list_b: Tensor) -> Tensor:
-    """The place in its batch of each row's list."""
-    return torch.unique_consecutive(list_b, return_inverse=True)[1].cpu()

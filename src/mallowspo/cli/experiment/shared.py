@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mallowspo.cli.options import did_you_mean, option
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, not_one_of
 
 __all__ = [
     "FAST", "OUTPUT_DIR", "StudyOptions", "chosen_preset", "preset_settings", "read_names", "read_numbers",
@@ -36,8 +36,7 @@ def chosen_preset(options: StudyOptions, known: Iterable[str]) -> str:
         raise InputError(f"preset: got {name!r} beside --fast, which is the preset 'fast'; give one of the two")
     known = list(known)
     if name not in known:
-        near = did_you_mean(name, known)
-        raise InputError(f"preset: got {name!r}, expected one of {', '.join(map(repr, known))}{near}")
+        raise InputError(f"{not_one_of('preset', name, known)}{did_you_mean(name, known)}")
     return name
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +25,8 @@ from mallowspo.studies.dialogue.design import DialogueSetup
 from mallowspo.studies.policies import only, quietly
 
 __all__ = [
-    "PARTS", "DialogueData", "PairSet", "as_messages", "as_prompt", "first_turn", "prompts_that_fit",
-    "read_dialogues", "read_parts", "split_text", "study_tokenizer",
+    "PARTS", "REPLY", "TURN", "DialogueData", "PairSet", "as_messages", "as_prompt", "first_turn", "pair_of",
+    "prompts_that_fit", "read_dialogues", "read_parts", "split_text", "study_tokenizer",
 ]  # fmt: skip
 
 TURN = "\n\nHuman:"
@@ -180,15 +181,20 @@ def _preferences(setup: DialogueSetup, name: str, tokenizer: Any) -> PairSet:
     return _pair_set(rows, name, str(source), setup, tokenizer, read=read)
 
 
+def pair_of(row: Mapping[str, str]) -> tuple[str, str, str] | None:
+    """Prompt, chosen and rejected of two whole dialogues; None where they differ before the last reply."""
+    (prompt, chosen), (other, rejected) = split_text(row["chosen"]), split_text(row["rejected"])
+    return (prompt, chosen, rejected) if prompt and prompt == other else None
+
+
 def _with_prompts(rows: Any, source: str) -> Any:
     """HH as it is published has two whole dialogues a row: the prompt is all before the last reply."""
     if not isinstance(rows[0]["chosen"], str):
         raise InputError(f"{source}: the dialogue study reads raw text, found chat messages; render them first")
     columns: dict[str, list[str]] = {"prompt": [], "chosen": [], "rejected": []}
     for row in rows:
-        (prompt, chosen), (other, rejected) = split_text(row["chosen"]), split_text(row["rejected"])
-        if prompt and prompt == other:
-            for column, value in zip(columns, (prompt, chosen, rejected), strict=True):
+        if pair := pair_of(row):
+            for column, value in zip(columns, pair, strict=True):
                 columns[column].append(value)
     if not columns["prompt"]:
         raise InputError(f"{source}: no row has two dialogues that differ in their last reply alone")
