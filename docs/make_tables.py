@@ -139,14 +139,18 @@ def start() -> str:
     rows = ["| command | seconds | of a processor |", "|---|---|---|"]
     for step in record["commands"]:
         rows.append(f"| `{step['command']}` | {step['seconds']:.0f} | {step['processor_seconds']:.0f} |")
-    total = [sum(step[name] for step in record["commands"]) / 60 for name in ("seconds", "processor_seconds")]
+    for row, last in (("minutes to the trained model", "mallowspo train"), ("minutes in all", "mallowspo evaluate")):
+        until = [step["command"] for step in record["commands"]].index(last) + 1
+        took = [
+            sum(step[name] for step in record["commands"][:until]) / 60 for name in ("seconds", "processor_seconds")
+        ]
+        rows.append(f"| {row} | {took[0]:.1f} | {took[1]:.1f} |")
     rate = record["win_rate"]
-    rows.append(f"| in minutes | {total[0]:.1f} | {total[1]:.1f} |")
     cores = "one core" if record["threads"] == 1 else f"{record['threads']} cores"
     said = (
-        f"`python docs/start/run.py` followed this page on {record['date']} on {cores} of a server with other work "
-        "beside it, with the model on the disk (read from a file of 4-bit weights); installing comes on top. The "
-        f"trained model's answer won on {rate['win_rate']:.0f}% [{rate['low']:.0f}, {rate['high']:.0f}] of the "
+        f"`python docs/start/run.py` followed this page on {record['date']} on {cores} of a server, into a "
+        "new environment, with the model on the disk (read from a file of 4-bit weights). The "
+        f"trained model's answer won on {rate['win_rate']:.0f}% [{rate['low']:.0f}, {rate['high']:.0f}] (95%) of the "
         f"{record['prompts']} prompts ([run.json](start/run.json))."
     )
     return "\n".join([said, "", *rows])

@@ -1,4 +1,4 @@
-"""Write the data of the page *Start*: pairs of a short and a wordy answer, and prompts to be asked afterwards.
+"""Write the data of the page *Start*: pairs of an answer and the same one that goes on, and prompts for later.
 
 python docs/start/make_pairs.py      # writes output/start/pairs.jsonl (128 pairs) and prompts.jsonl (32 prompts)
 """
@@ -26,37 +26,39 @@ OPPOSITES = (
     "love hate, buy sell, ask answer"
 )
 NUMBERS = [(a, b) for a in range(2, 12) for b in range(3, 11)]
+GOES_ON = (
+    "This is a common question, and the answer is easily looked up in an encyclopedia, or asked of a friend.",
+    "There is a lot more to be said about it, and people have written whole books about questions of this kind.",
+    "If you would like to know more, I can tell you about the history of it, and give you some examples as well.",
+    "It is also worth knowing that many people find this hard to remember, so that it helps to repeat it.",
+)
 
 
-def questions() -> Iterator[tuple[str, str, str]]:
-    """Question, answer, and what the answer is called."""
+def questions() -> Iterator[tuple[str, str]]:
+    """A question and its answer."""
     for pair in CAPITALS.split(", "):
         land, city = pair.split()
-        yield f"What is the capital of {land}?", city, f"the capital of {land}"
+        yield f"What is the capital of {land}?", f"The capital of {land} is {city}."
     for pair in OPPOSITES.split(", "):
         word, other = pair.split()
-        yield f"What is the opposite of {word}?", other.capitalize(), f"the opposite of {word}"
+        yield f"What is the opposite of {word}?", f"The opposite of {word} is {other}."
     for a, b in NUMBERS:
-        yield f"What is {a} plus {b}?", str(a + b), f"the sum of {a} and {b}"
+        yield f"What is {a} plus {b}?", f"The sum of {a} and {b} is {a + b}."
 
 
 def main() -> None:
     """Write both files; every fifth question is kept for the evaluation."""
     rows, prompts = [], []
-    for number, (question, answer, what) in enumerate(questions()):
+    for number, (question, answer) in enumerate(questions()):
         asked = {"role": "user", "content": question}
         if number % 5 == 4:
             prompts.append({"prompt": [asked]})
             continue
-        wordy = (
-            f"That is a good question! There is a lot to be said about it, but in short I would say that {what}, "
-            f"as many people know and as you can easily look up, is {answer}. I hope that this helps you."
-        )
         rows.append(
             {
                 "prompt": [asked],
-                "chosen": [{"role": "assistant", "content": f"{answer}."}],
-                "rejected": [{"role": "assistant", "content": wordy}],
+                "chosen": [{"role": "assistant", "content": answer}],
+                "rejected": [{"role": "assistant", "content": f"{answer} {GOES_ON[number % len(GOES_ON)]}"}],
             }
         )
     OUTPUT.mkdir(parents=True, exist_ok=True)
