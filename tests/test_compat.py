@@ -8,7 +8,12 @@ from transformers import Trainer
 from trl import DPOTrainer
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
-from mallowspo.compat import TRLPreferenceTrainer, accelerate_launch_arguments, add_score_head
+from mallowspo.compat import (
+    TRLPreferenceTrainer,
+    accelerate_launch_arguments,
+    add_score_head,
+    saved_tensors_are_looked_after,
+)
 from tiny import tiny_llama
 
 
@@ -140,3 +145,18 @@ def test_no_other_file_uses_a_private_name_of_trl():
 
 def test_seam_is_a_dpo_trainer():
     assert issubclass(TRLPreferenceTrainer, DPOTrainer)
+
+
+def test_hooks_for_saved_tensors_are_seen_where_they_are_on():
+    seen = []
+
+    def layer(x):
+        seen.append(saved_tensors_are_looked_after())
+        return x.exp()
+
+    x = torch.ones(2, requires_grad=True)
+    layer(x)
+    torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False).sum().backward()
+    with torch.autograd.graph.save_on_cpu():
+        layer(x)
+    assert seen == [False, True, True, True]  # the second and third: forwards, and once more for the backward pass

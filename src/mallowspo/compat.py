@@ -35,6 +35,7 @@ __all__ = [
     "gathered_parameters",
     "head_tile",
     "main_process_first",
+    "saved_tensors_are_looked_after",
     "triton_response_head",
 ]
 
@@ -57,6 +58,11 @@ def add_score_head(model: Any, outputs: tuple[str, ...] = REFERENCE_OUTPUTS) -> 
 def gathered_parameters(*parameters: Any) -> Any:
     """Bring parameters that DeepSpeed ZeRO-3 has sharded together, for the time of a block; else do nothing."""
     return maybe_gather_lm_head_ctx(*parameters)
+
+
+def saved_tensors_are_looked_after() -> bool:
+    """Whether hooks for what the backward pass needs are on, as within `torch.utils.checkpoint`."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
 
 def head_tile() -> tuple[int, int]:

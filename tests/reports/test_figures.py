@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from matplotlib.collections import FillBetweenPolyCollection, LineCollection, PathCollection
+from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.container import ErrorbarContainer
 from matplotlib.text import Text
 from synthetic_study import GROUPS, MAKERS, METHODS, around
@@ -110,7 +110,7 @@ def test_frontier_draws_points_intervals_and_optimum():
     np.testing.assert_array_equal(container.lines[0].get_xydata(), [[1.0, 0.5], [2.0, 0.6]])
     np.testing.assert_allclose(whiskers(container, 0), [[0.9, 1.2], [1.5, 2.7]])
     np.testing.assert_allclose(whiskers(container, 1), [[0.4, 0.52], [0.55, 0.7]])
-    (band,) = [c for c in axes.collections if isinstance(c, FillBetweenPolyCollection)]
+    (band,) = [c for c in axes.collections if isinstance(c, PolyCollection)]
     corners = band.get_paths()[0].vertices
     for corner in ([1.0, 0.4], [1.0, 0.52], [2.0, 0.55], [2.0, 0.7]):
         assert np.isclose(corners, corner).all(axis=1).any()
@@ -203,7 +203,7 @@ def test_lines_have_bands_and_markers():
     steps = np.arange(100.0)
     curves = {name: LineCurve(steps, around(steps + place, 0.5)) for place, name in enumerate(["dpo", "ipo"])}
     axes = line_figure(curves, x_label="Step", y_label="Loss (nats)", zero_line=True).axes[0]
-    bands = [c for c in axes.collections if isinstance(c, FillBetweenPolyCollection)]
+    bands = [c for c in axes.collections if isinstance(c, PolyCollection)]
     for place, band in enumerate(bands):
         corners = band.get_paths()[0].vertices
         assert np.isclose(corners, [50.0, 50.5 + place]).all(axis=1).any()

@@ -1,16 +1,17 @@
 """Which path a model takes and why, and what the attention function does outside of a packed row."""
 
 import copy
+import weakref
 from functools import partial
 
 import pytest
 import torch
-from packing import VOCABULARY, tiny_model
+from packing import SHAPES, VOCABULARY, collate, rows, tiny_model
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mallowspo.scoring import packed_attention as file
-from mallowspo.scoring.packed import add_packed_head
+from mallowspo.scoring.packed import add_packed_head, score_packed
 from mallowspo.scoring.packed_attention import PACKED_ATTENTION, packed_support
 from mallowspo.scoring.reference_key import model_fields
 from tiny import tiny_llama
@@ -102,3 +103,22 @@ def test_keys_joined_with_a_prompts_are_not_kept_for_the_backward_pass(monkeypat
     torch.testing.assert_close(output, plain, rtol=1e-12, atol=1e-12)
     expected = torch.autograd.grad(plain.square().sum(), states)
     torch.testing.assert_close(grads, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_checkpointed_layers_keep_nothing_of_attention(monkeypatch):
+    model = tiny_llama().train()
+    add_packed_head(model)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    monkeypatch.setattr(file, "_WORTH_JOINING_AGAIN", 0)
+    queries, attend = [], file._attend
+
+    def watched(query, *arguments, **options):
+        queries.append(weakref.ref(query))
+        return attend(query, *arguments, **options)
+
+    monkeypatch.setattr(file, "_attend", watched)
+    logps = score_packed(model, collate(rows(SHAPES))).logp_bk
+    called = len(queries)
+    assert called and [query() for query in queries] == [None] * called  # before the backward pass
+    logps.sum().backward()
+    assert len(queries) > called and [query() for query in queries] == [None] * len(queries)  # and after it

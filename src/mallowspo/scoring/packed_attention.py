@@ -189,7 +189,7 @@ def _attend_joined(
     Kept, the joined ones are a prompt's keys and values once more for each of its responses, in every layer.
     """
     key, value = torch.cat(keys, dim=2), torch.cat(values, dim=2)
-    if not torch.is_grad_enabled() or keys[0].numel() < _WORTH_JOINING_AGAIN:
+    if not torch.is_grad_enabled() or keys[0].numel() < _WORTH_JOINING_AGAIN or _kept_by_another():
         return attend(query, key, value)
     parts_of = {key.data_ptr(): keys, value.data_ptr(): values}
 
@@ -201,6 +201,16 @@ def _attend_joined(
 
     with torch.autograd.graph.saved_tensors_hooks(pack, _unpack):
         return attend(query, key, value)
+
+
+def _kept_by_another() -> bool:
+    """Whether something else, as checkpointing of activations, looks after what the backward pass needs.
+
+    Of two that do, the inner one alone is asked: checkpointing would keep all of attention, and never let go of it.
+    """
+    from mallowspo.compat import saved_tensors_are_looked_after
+
+    return saved_tensors_are_looked_after()
 
 
 def _unpack(kept: Tensor | tuple[Tensor, ...]) -> Tensor:
