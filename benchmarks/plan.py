@@ -180,7 +180,7 @@ def example(title: str, options: str) -> str:
     )  # fmt: skip
     if done.returncode not in (0, 1):
         raise RuntimeError(done.stderr[-2000:])
-    return f"**{title}.** `{command}`:\n\n```\n{done.stdout.strip()}\n```"
+    return f"**{title}.** `{command}`:\n\n```text\n{done.stdout.strip()}\n```"
 
 
 def write_docs(page: Path) -> None:

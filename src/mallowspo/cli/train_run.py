@@ -123,7 +123,7 @@ def _finish(trainer: Any) -> None:
     trainer.model_wrapped = trainer.model
     trainer.accelerator.free_memory()
     gc.collect()
-    trainer.end()
+    trainer.accelerator.end_training()
 
 
 def _load_splits(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -292,6 +293,10 @@ def histogram_figure(
     if finite.size < array.size:
         title = f"{title} ({array.size - finite.size:,} values not finite, not shown)".strip()
     figure, axes = new_figure(title=title, x_label=x_label, y_label=y_label, height=3.8)
+    middle = np.subtract(*np.quantile(finite, (0.75, 0.25)))
+    if bins == "auto" and middle > 0 and np.ptp(finite) * np.cbrt(finite.size) > 2 * 60 * middle:
+        # Outliers may ask for more bins than memory holds: numpy from 2.3 on stops there, and older ones do not.
+        bins = math.ceil(2 * math.sqrt(finite.size))
     edges = np.histogram_bin_edges(finite, bins=bins)
     if len(edges) > 61:
         edges = np.histogram_bin_edges(finite, bins=60)
