@@ -26,17 +26,22 @@ REGIME = (64, 32)
 BLOCK = 10_000  # rows that are drawn; they are repeated with a number of their own in the prompt
 
 
-def rows_of(count: int, folder: Path) -> Any:
-    """Rows on disk, as a user's are, each with a prompt of its own."""
-    from datasets import Dataset
-
-    drawn = dataset(REGIME, min(count, BLOCK)).to_list()
-    path = folder / "rows.jsonl"
+def write_rows(path: Path, regime: tuple[int, int], count: int) -> None:
+    """Rows on disk, as a user's are, each with a prompt and a dispersion of its own."""
+    drawn = dataset(regime, min(count, BLOCK)).to_list()
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):
-            row = drawn[number % len(drawn)]
-            file.write(json.dumps({**row, "prompt": f"w{2 + number // len(drawn)}{row['prompt']}"}) + "\n")
-    return Dataset.from_json(str(path), cache_dir=str(folder / "cache"))
+            row, phi = drawn[number % len(drawn)], (number + 0.5) / count
+            prompt = f"w{2 + number // len(drawn)}{row['prompt']}"
+            file.write(json.dumps({**row, "prompt": prompt, "dispersion": phi}) + "\n")
+
+
+def rows_of(count: int, folder: Path) -> Any:
+    """The rows, opened."""
+    from datasets import Dataset
+
+    write_rows(folder / "rows.jsonl", REGIME, count)
+    return Dataset.from_json(str(folder / "rows.jsonl"), cache_dir=str(folder / "cache"))
 
 
 def child(task: dict[str, Any]) -> dict[str, Any]:
@@ -70,6 +75,19 @@ def _used() -> float:
     return processor_seconds() + workers.ru_utime + workers.ru_stime
 
 
+def table(lines: list[dict[str, str]]) -> list[str]:
+    """Time and memory of each preparation."""
+    names = ("rows", "processes", "who", "seconds", "processor seconds", "rows a processor second", "GB")
+    found = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for line in lines:
+        rate = int(line["rows"]) / float(line["processor_seconds"])
+        found.append(
+            f"| {int(line['rows']):,} | {line['processes']} | {line['arm']} | {line['seconds']} "
+            f"| {line['processor_seconds']} | {rate:,.0f} | {line['gb']} |"
+        )
+    return found
+
+
 def main() -> None:
     """Measure what is missing and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -87,16 +105,7 @@ def main() -> None:
         for processes in given.processes
         for arm in ("trl", "ours")
     ]
-    lines = measure_missing(given.output, tasks, lambda task: [run_child(__file__, task)])
-    print(
-        "| rows | processes | who | seconds | processor seconds | rows a processor second | GB |\n" + "|---" * 7 + "|"
-    )
-    for line in lines:
-        rate = int(line["rows"]) / float(line["processor_seconds"])
-        print(
-            f"| {int(line['rows']):,} | {line['processes']} | {line['arm']} | {line['seconds']} | "
-            f"{line['processor_seconds']} | {rate:,.0f} | {line['gb']} |"
-        )
+    print("\n".join(table(measure_missing(given.output, tasks, lambda task: [run_child(__file__, task)]))))
 
 
 if __name__ == "__main__":

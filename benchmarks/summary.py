@@ -15,6 +15,8 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from measure import read_lines
@@ -265,7 +267,22 @@ def readme_block() -> list[str]:
     return "\n".join(words).format(*figures, min(over), max(over)).splitlines()
 
 
-BLOCKS = {"step": step_block, "profile": profile_block, "scaling": scaling_block, "reference": reference_block}
+def own_block(name: str) -> list[str]:
+    """A benchmark whose own script makes the table."""
+    lines = read_lines(RESULTS / f"{name}.csv")
+    # Some of them import this module.
+    return [*import_module(name).table(lines), "", origin_line(lines)] if lines else ["Not measured yet."]
+
+
+BLOCKS: dict[str, Callable[[], list[str]]] = {
+    "step": step_block,
+    "profile": profile_block,
+    "scaling": scaling_block,
+    "reference": reference_block,
+    "whole": partial(own_block, "whole"),
+    "preparation": partial(own_block, "preparation"),
+    "long": partial(own_block, "long"),
+}
 
 
 def with_blocks(page: Path, blocks: Mapping[str, Callable[[], list[str]]]) -> str:

@@ -61,15 +61,16 @@ def run(task: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"seconds": round(seconds, 1), "processor_seconds": round(used, 1)}]
 
 
-def print_table(lines: list[dict[str, str]]) -> None:
+def table(lines: list[dict[str, str]]) -> list[str]:
     """Medians over the rounds, and paired ratios to `trl dpo`."""
     found: dict[str, dict[str, float]] = defaultdict(dict)
     for line in lines:
         found[line["arm"]][line["round"]] = float(line["processor_seconds"])
-    print("| command | processor seconds, median | times faster than `trl dpo` |\n|---|---|---|")
+    rows = ["| command | processor seconds, median | times faster than `trl dpo` |", "|---|---|---|"]
     for arm, rounds in found.items():
         ratios = [found["trl dpo"][name] / value for name, value in rounds.items() if name in found["trl dpo"]]
-        print(f"| `{arm}` | {statistics.median(rounds.values()):.0f} | {statistics.median(ratios):.2f} |")
+        rows.append(f"| `{arm}` | {statistics.median(rounds.values()):.0f} | {statistics.median(ratios):.2f} |")
+    return rows
 
 
 def main() -> None:
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     tasks = [{"arm": arm, "rows": given.rows, "round": number} for number in range(given.rounds) for arm in ARMS]
-    print_table(measure_missing(given.output, tasks, run))
+    print("\n".join(table(measure_missing(given.output, tasks, run))))
 
 
 if __name__ == "__main__":
