@@ -27,7 +27,11 @@ if str(TESTS) not in sys.path:
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
+# A busy machine is no fault of what is tested.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 # Tiny models gain nothing from threads, and several test runs may share one machine.
 torch.set_num_threads(1)
 

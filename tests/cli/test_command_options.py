@@ -61,7 +61,6 @@ def write_yaml(folder, options):
 @pytest.mark.parametrize("words", COMMANDS)
 @settings(
     max_examples=10,
-    deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # three dozen options take minutes to shrink
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )

@@ -49,13 +49,13 @@ def name(dataset):
 
 
 @given(st.lists(ROW, min_size=1, max_size=5), st.lists(ROW, min_size=1, max_size=5))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_names_are_equal_where_rows_are(left, right):
     assert (name(made(left)) == name(made(right))) == (said(left) == said(right))
 
 
 @given(st.lists(ROW, min_size=2, max_size=6), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_chunks_slices_and_selections_make_no_difference(rows, data):
     whole = name(made(rows))
     cut = data.draw(st.integers(1, len(rows) - 1))
@@ -68,7 +68,7 @@ def test_chunks_slices_and_selections_make_no_difference(rows, data):
 
 
 @given(st.lists(ROW, min_size=2, max_size=5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_order_counts(rows):
     assume(said(rows) != said(rows[::-1]))
     assert name(made(rows)) != name(made(rows[::-1]))

@@ -13,7 +13,7 @@ from mallowspo.data.records import PLACES_COLUMN, RANKS_COLUMN, PreferenceRow, r
 from mallowspo.errors import InputError
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=9).filter(lambda ranks: len(set(ranks)) > 1))
 def test_every_response_stands_equally_often_and_keeps_its_rank(ranks):
     row = PreferenceRow("p", tuple(f"r{i}" for i in range(len(ranks))), tuple(ranks), 0)

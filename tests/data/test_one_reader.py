@@ -66,7 +66,7 @@ NAMES = st.sampled_from(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.dictionaries(NAMES, EXTRAS, max_size=4), min_size=4, max_size=4),
     st.sampled_from(["jsonl", "jsonl.gz", "json", "csv", "parquet", "saved"]),
@@ -119,7 +119,10 @@ def test_what_check_passes_train_reads(extras, form, is_chat):
 def test_parquet_columns_of_every_type_stop_nothing(tmp_path, column, caplog):
     path = tmp_path / "rows.parquet"
     table = pa.table({**TEXTS, "extra": column})
-    pq.write_table(table.set_column(1, "chosen", pa.array(TEXTS["chosen"][:3] + [""])), path)
+    try:
+        pq.write_table(table.set_column(1, "chosen", pa.array(TEXTS["chosen"][:3] + [""])), path)
+    except pa.ArrowNotImplementedError as error:
+        pytest.skip(f"pyarrow {pa.__version__} writes no such column: {error}")
     caplog.set_level(logging.WARNING)
     assert [row[0] for row in trained(path, invalid_rows="drop")] == [0, 1, 2]
     assert check_preferences(path, tiny_tokenizer()).counts()["empty_response"] == 1

@@ -37,7 +37,7 @@ def draw(seed, prompts=4, candidates=3, *, outside=True):
     return np.log(policy), np.log(reference), preferences
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000))
 def test_agreement_equals_a_table_of_all_outcomes(seed):
     policy, reference, preferences = draw(seed, prompts=1)
@@ -58,7 +58,7 @@ def test_agreement_equals_a_table_of_all_outcomes(seed):
     assert result.renormalised_p[0] == pytest.approx(renormalised, abs=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000))
 def test_a_policy_against_itself_ties(seed):
     policy, _, preferences = draw(seed)
@@ -84,7 +84,7 @@ def test_choice_entropy_equals_scipy():
     assert choice_entropy([[0.0, -np.inf]]).tolist() == [0.0]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), strength=st.floats(0.0, 4.0))
 def test_no_policy_lies_above_the_frontier(seed, strength):
     _, reference, preferences = draw(seed)

@@ -45,7 +45,7 @@ def prompts(count):
     return [EvaluationPrompt(n, f"question {n}") for n in range(count)]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.lists(st.integers(0, 99), min_size=2, max_size=9, unique=True), min_size=1, max_size=4), st.data())
 def test_a_judge_that_knows_gives_the_order_in_few_comparisons(numbers, data):
     order = data.draw(st.sampled_from(["merge", "all"]))

@@ -58,7 +58,7 @@ def agreeing_orders(ranks):
 
 
 @pytest.mark.parametrize("objective", ["plackett_luce", "mallows_list_phi"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_list_with_ties_is_the_sum_over_all_orders_that_agree(objective, data):
     k = data.draw(st.integers(2, 6))
@@ -108,7 +108,7 @@ def test_the_chance_to_be_chosen_first_is_phi_to_the_rank():
         assert float(chance) == pytest.approx(phi ** (i - 1) * (1 - phi) / (1 - phi**m), abs=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(-3, 3), st.floats(0, 4), st.floats(0.01, 2))
 def test_lists_of_two_are_the_pairwise_objectives(gap, weight, beta):
     logps, reference = double([[gap, 0.3]]), double([[0.1, -0.2]])

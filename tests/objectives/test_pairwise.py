@@ -196,7 +196,7 @@ class TestEveryPreset:
                 self.loss(name, weight=None)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     gap=st.floats(-50, 50),
     weight=st.floats(0, 5),

@@ -33,7 +33,7 @@ def seen_by(mask, tokens):
     return mask.mask_mod(torch.tensor(0), torch.tensor(0), place[:, None], place[None, :])
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     st.integers(2, 4).flatmap(
         lambda k: st.lists(st.tuples(st.integers(1, 150), *[st.integers(1, 90)] * k), min_size=1, max_size=3)

@@ -66,7 +66,7 @@ def test_lengths_of_real_work(shape, attention):
     check(packing_model("llama", attention), collate(rows([shape, shape])), path="packed", plain=plain_model("llama"))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     st.integers(2, 8).flatmap(
         lambda k: st.lists(st.tuples(st.integers(1, 5), *[st.integers(1, 5)] * k), min_size=1, max_size=3)

@@ -21,7 +21,7 @@ def test_a_prompt_stands_once_and_predicts_the_first_token_of_each_response():
     assert row.response_n.tolist() == [0, 0, 0, 1]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(2, 8).flatmap(lambda k: st.lists(st.tuples(*[st.integers(1, 6)] * (k + 1)), min_size=1, max_size=4)),
     st.sampled_from([None, (6, "keep_start"), (6, "keep_end"), (3, "keep_end")]),

@@ -43,7 +43,7 @@ def enumerate_rankings(prompt):
 centers = st.integers(2, 5).flatmap(lambda size: st.permutations(range(1, size + 1)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(center=centers, phi=st.floats(0.02, 0.99))
 def test_top_choices_and_preferences_equal_enumeration(center, phi):
     prompt = make_prompt(center, phi)

@@ -453,7 +453,7 @@ def _is_utf8(column: pa.Array) -> bool:
 def _is_readable(column: pa.Array) -> bool:
     try:
         decoded(pa.record_batch([column], names=["column"]))
-    except (pa.ArrowException, OverflowError, ValueError):
+    except (pa.ArrowException, OverflowError, ValueError, LookupError):  # the last: a time zone, with pyarrow < 22
         return False
     return True
 

@@ -53,7 +53,7 @@ def test_the_cleaned_set_has_the_sound_rows_and_the_log_the_others(tmp_path, tok
     assert len(validate_rows(load_preferences(tmp_path / "out/clean.jsonl").dataset).dataset) == 29
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(sorted(FAULTS)), max_size=25), st.integers(1, 30), st.randoms(use_true_random=False))
 def test_a_second_run_finds_no_error_and_drops_nothing(tmp_path, tokenizer, faults, sound, shuffle):
     rows = [*CLEAN[:sound], *(FAULTS[fault] for fault in faults)]

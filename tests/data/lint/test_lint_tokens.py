@@ -57,7 +57,7 @@ def tokenised(rows, tokenizer, max_length=None):
 words = st.text(alphabet="ab Hx.\n é</s>", min_size=1, max_size=12).filter(lambda text: text.strip())
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(words, words, words).filter(lambda t: t[1] != t[2]), min_size=1, max_size=8))
 def test_text_tokens_are_those_of_trl(tokenizer, texts):
     rows = [pair(*text) for text in texts]
