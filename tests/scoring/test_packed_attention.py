@@ -22,7 +22,7 @@ from tiny import tiny_llama
     [
         ("llama", {}, "packed", "llama with sdpa attention"),
         ("llama", {"attn_implementation": "eager"}, "dense_mask", "llama with eager attention"),
-        ("gemma2", {}, "dense_mask", "gemma2 with softcapped attention"),
+        ("gemma2", {"attn_implementation": "eager"}, "dense_mask", "gemma2 with softcapped attention"),
         ("gemma3_text", {}, "packed", "gemma3_text with sdpa attention"),
         (
             "llama",
