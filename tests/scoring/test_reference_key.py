@@ -62,7 +62,7 @@ def test_adapter_key_survives_saving(tmp_path):
     from peft import PeftModel
 
     model = with_lora(scale=0.1)
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, save_embedding_layers=False)  # peft < 0.21 warns of a model without a name
     loaded = PeftModel.from_pretrained(tiny_llama(), tmp_path)
     assert model_fields(loaded, adapter="default") == model_fields(model, adapter="default")
 
