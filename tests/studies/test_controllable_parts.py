@@ -183,6 +183,7 @@ def test_a_reward_that_tells_nothing_apart_is_refused(tmp_path):
 # The optimum
 
 
+@pytest.mark.filterwarnings("ignore:Values in x were outside bounds:RuntimeWarning")  # an older SciPy's search
 def test_the_tilted_reference_is_the_constrained_optimum():
     reward_ps = np.asarray([[0.0, 0.2, 0.9, 0.4, 0.4], [0.1, -0.5, 0.3, 0.8, 0.0]])
     samples = reward_ps.shape[1]
