@@ -139,7 +139,10 @@ def _judged(value: float, least: float, aim: float, *, smaller: bool = False) ->
 
 def goal_table(cells: Mapping[str, Mapping[str, Sequence[Line]]]) -> list[str]:
     """What was to be reached, and what was."""
-    rows = ["| goal | cell | median of paired ratios [20%, 80%] | at least | aim | |", "|---|---|---|---|---|---|"]
+    rows = [
+        "| goal | cell | median of paired ratios [20%, 80%] | at least | aim | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
     for what, left, right, names, least, aim in GOALS:
         value = seconds if what == "speed" else memory
         sense = "times faster than" if what == "speed" else "times less memory than"
@@ -210,7 +213,7 @@ def reference_block() -> list[str]:
     if not lines:
         return ["Not measured yet."]
     rows = [
-        "| model, regime | with entropies, s | without, s | ratio [20%, 80%] | at least | aim | |",
+        "| model, regime | with entropies, s | without, s | ratio [20%, 80%] | at least | aim | verdict |",
         "|---|---|---|---|---|---|---|",
     ]
     cells: dict[str, dict[str, list[Line]]] = by_cell(lines)

@@ -136,7 +136,7 @@ def people() -> str:
 def start() -> str:
     """What the page *Start* takes, and what came out, from the record of `docs/start/run.py`."""
     record = json.loads((ROOT / "docs/start/run.json").read_text(encoding="utf-8"))
-    rows = ["| command | seconds | of a processor |", "|---|---|---|"]
+    rows = ["| command | seconds | processor seconds |", "|---|---|---|"]
     for step in record["commands"]:
         rows.append(f"| `{step['command']}` | {step['seconds']:.0f} | {step['processor_seconds']:.0f} |")
     for row, last in (("minutes to the trained model", "mallowspo train"), ("minutes in all", "mallowspo evaluate")):
@@ -148,7 +148,7 @@ def start() -> str:
     rate = record["win_rate"]
     cores = "one core" if record["threads"] == 1 else f"{record['threads']} cores"
     said = (
-        f"`python docs/start/run.py` followed this page on {record['date']} on {cores} of a server, into a "
+        f"It did so on {record['date']} on {cores} of a server, into a "
         "new environment, with the model on the disk (read from a file of 4-bit weights). The "
         f"trained model's answer won on {rate['win_rate']:.0f}% [{rate['low']:.0f}, {rate['high']:.0f}] (95%) of the "
         f"{record['prompts']} prompts ([run.json](start/run.json))."

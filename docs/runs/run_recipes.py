@@ -63,7 +63,7 @@ def generate(output: Path) -> str:
 def page() -> str:
     """The table of all runs so far."""
     lines = [
-        "# Real data, real models",
+        "# Real data, small models",
         "",
         "HH helpful dialogues (5,185 rows, `max_length` 512) on two small pretrained models. A third of the prompts",
         "alone fill 512 tokens of a 512-piece vocabulary; they are counted, named and dropped (`invalid_rows: drop`).",
@@ -71,12 +71,11 @@ def page() -> str:
         "makes a better assistant.",
         "",
         "Made by `python docs/runs/run_recipes.py`. What each run printed is in `docs/runs/*.txt`, its record in",
-        "`docs/runs/*.json`. First and last are means over the first and the last 40 steps; rewards are",
-        "β (log π − log π_ref).",
+        "`docs/runs/*.json`. An arrow leads from the mean over the first 40 steps to that over the last 40;",
+        "rewards are β (log π − log π_ref).",
         "",
-        "| recipe | rows used | steps | minutes | loss, first | last | margin, first | last | accuracy, first "
-        "| last |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| recipe | rows used | steps | minutes | loss | margin | accuracy |",
+        "|---|---|---|---|---|---|---|",
     ]
     samples = []
     for recipe in RECIPES:
@@ -89,7 +88,7 @@ def page() -> str:
 
         def ends(key: str, logged: list[dict[str, float]] = logged) -> str:
             first, last = logged[:2], logged[-2:]
-            return " | ".join(f"{sum(e[key] for e in part) / len(part):.3f}" for part in (first, last))
+            return " → ".join(f"{sum(e[key] for e in part) / len(part):.3f}" for part in (first, last))
 
         rows = record["data"]["splits"]["train"]["rows_used"]
         lines.append(

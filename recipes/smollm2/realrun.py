@@ -513,7 +513,7 @@ def _run(results: Results) -> Section:
         {
             "step": lambda item: item[0],
             "seconds": lambda item: format_number(item[1]["seconds"], 0),
-            "of a processor": lambda item: format_number(item[1]["processor_seconds"], 0),
+            "processor seconds": lambda item: format_number(item[1]["processor_seconds"], 0),
             "what it left": opened,
         },
     )

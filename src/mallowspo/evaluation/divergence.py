@@ -1,10 +1,9 @@
-r"""How far a policy has moved: its KL from the reference over whole responses, by sampling.
+"""How far a policy has moved: its KL from the reference over whole responses, by sampling.
 
-With responses $y$ drawn from the policy,
+With responses y drawn from the policy π, E the mean over them,
 
-$$\mathrm{KL} = \mathbb{E}_{y \sim \pi} \sum_t
-\mathrm{KL}\bigl(\pi(\cdot \mid x, y_{<t}) \,\|\, \pi_{\mathrm{ref}}(\cdot \mid x, y_{<t})\bigr)
-= \mathbb{E}_{y \sim \pi} \log \frac{\pi(y \mid x)}{\pi_{\mathrm{ref}}(y \mid x)}.$$
+    KL = E Σ_t KL(π(· | x, y_<t) || π_ref(· | x, y_<t))
+       = E log(π(y | x) / π_ref(y | x))
 
 Both means are estimated from the same responses. The first, which sums over the vocabulary at each token, is never
 negative for any response and varies less; the second is the check that nothing is wrong with it.

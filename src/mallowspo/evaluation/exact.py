@@ -293,8 +293,8 @@ def share_of_optimum(agreement_mean: float, kl_mean: float, frontier: Frontier) 
         frontier: The exact optimum; its first point should lie near KL = 0.
 
     Returns:
-        (agreement − the reference's) / (the optimum's at the same KL − the reference's): 1 on the frontier, negative
-        where the policy is worse than the reference. NaN at KL = 0, where nothing can be gained.
+        The policy's gain in agreement over the reference, divided by the optimum's at the same KL; 1 on the frontier,
+        negative where the policy is worse than the reference. NaN at KL = 0, where nothing can be gained.
 
     Example:
         >>> line = Frontier(np.array([9.0, 1.0]), np.array([0.0, 0.2]), np.array([0.5, 0.6]))

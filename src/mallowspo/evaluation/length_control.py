@@ -1,12 +1,12 @@
-r"""Win rate with the effect of length taken out: the regression of AlpacaEval 2.
+"""Win rate with the effect of length taken out: the regression of AlpacaEval 2.
 
 Source: Dubois, Galambosi, Liang, Hashimoto, "Length-Controlled AlpacaEval" (arXiv 2404.04475). For prompt i with
-preference $y_i \in [0, 1]$ for the model,
+preference y_i in [0, 1] for the model,
 
-$$P(y_i = 1) = \sigma\bigl(w_1 \tanh(\Delta_i / \mathrm{std}\,\Delta) + w_2\, d_i + w_3\bigr), \qquad
-\Delta_i = \text{length of the baseline's answer} - \text{length of the model's},$$
+    P(y_i = 1) = σ(w_1 tanh(Δ_i / std(Δ)) + w_2 d_i + w_3)
+    Δ_i = length of the baseline's answer - length of the model's
 
-with the difficulty $d_i$ of the instruction where it is known, is fitted under an L1 penalty $|w|/C$; the win rate is
+with the difficulty d_i of the instruction where it is known, is fitted under an L1 penalty |w|/C; the win rate is
 then predicted with the first term set to zero. On AlpacaEval's own prompts the fit also holds, with a small weight,
 answers of the baseline that was told to be concise or verbose: what length alone does to this judge.
 Without those rows the length term can soak up quality (a poor model whose answers are all short); the result says so.

@@ -1,14 +1,14 @@
-r"""Win rate with the effect of style taken out: length, headers, lists and bold print, as in Arena's style control.
+"""Win rate with the effect of style taken out: length, headers, lists and bold print, as in Arena's style control.
 
 Source: Li, Angelopoulos, Chiang, "Does style matter? Disentangling style and substance in Chatbot Arena" (2024), and
-Arena-Hard-Auto's `show_result.py`, whose features these are. With $\ell$ the length of an answer and $c_k$ its
-headers, list items and bold runs outside code, the model's against the baseline's,
+Arena-Hard-Auto's `show_result.py`, whose features these are. With l the length of an answer and c_k its headers, list
+items and bold runs outside code, of the model's, and l' and c'_k of the baseline's,
 
-$$z_0 = \frac{\ell - \ell'}{\ell + \ell'}, \qquad
-z_k = \frac{c_k/\ell - c'_k/\ell'}{c_k/\ell + c'_k/\ell' + 1}, \qquad
-P(y_i = 1) = \sigma\Bigl(w + \sum_k w_k z_{ik} / \mathrm{std}\,z_k\Bigr),$$
+    z_0 = (l - l') / (l + l')
+    z_k = (c_k/l - c'_k/l') / (c_k/l + c'_k/l' + 1)
+    P(y_i = 1) = σ(w + Σ_k w_k z_ik / std(z_k))
 
-and the win rate is predicted at $z = 0$, where both answers have the same style. Arena takes the mean of each feature
+and the win rate is predicted at z = 0, where both answers have the same style. Arena takes the mean of each feature
 away first: its two sides are drawn by lot, so that the mean is 0 but for chance. Here one side is always the model,
 and the mean is what its style does; taking it away would take nothing out. The fit is that of the length-controlled
 win rate (`length_control.py`).

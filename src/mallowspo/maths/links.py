@@ -32,7 +32,7 @@ _MAX_BLEND = 5.0
 
 
 def sigmoid_log_prob(gap: Tensor, weight: Tensor | float) -> Tensor:
-    r"""Log-probability under the logistic link, $\log\sigma(w\,\Delta)$.
+    """Log-probability under the logistic link, log σ(w Δ).
 
     With weight w(x) = -2 log φ(x) it is the choice probability of Spearman's-rho Mallows between neighbours in rank
     (MallowsPO-θ); with weight 1 it is Bradley-Terry, and so DPO.
@@ -57,7 +57,7 @@ def sigmoid_log_prob(gap: Tensor, weight: Tensor | float) -> Tensor:
 
 
 def squared_loss(gap: Tensor, target: Tensor | float) -> Tensor:
-    r"""Squared link as a loss, $(\Delta - \text{target})^2$.
+    """Squared link as a loss, (Δ - target)².
 
     IPO has target 1/(2τ) and the log-ratio gap without β; MallowsPO-IPO multiplies that gap by w(x) first. The
     authors' second form is the gap βwδ with target 1/2.
@@ -80,7 +80,7 @@ def squared_loss(gap: Tensor, target: Tensor | float) -> Tensor:
 
 
 def hinge_loss(gap: Tensor) -> Tensor:
-    r"""Hinge link as a loss, $\max(0, 1 - \Delta)$.
+    """Hinge link as a loss, max(0, 1 - Δ).
 
     Args:
         gap: Weighted gap (βwδ), any shape.
@@ -99,7 +99,7 @@ def hinge_loss(gap: Tensor) -> Tensor:
 
 
 def kendall_log_prob(gap: Tensor, neg_log_phi: Tensor | float, smoothing: float = 0.5) -> Tensor:
-    r"""Log-probability under the Kendall's-tau link, $\log g_\varphi(\Delta)$ (MallowsPO-φ).
+    """Log-probability under the Kendall's-tau link, log g(Δ) (MallowsPO-φ).
 
     g(s) = [B((s+1)λ) - B(sλ)]/λ for s > 0 with λ = -log φ and B(z) = z/(1 - e^{-z}), and g(-s) = 1 - g(s). It jumps
     at 0, so for |s| < smoothing it is replaced by the odd cubic ½ + a₁s + a₃s³ that meets its value and slope at

@@ -134,7 +134,7 @@ def objective_loss(
         policy_rejected_logps: Shape (B,), nats.
         reference_chosen_logps: Shape (B,), nats, or None with `reference_weight` 0.
         reference_rejected_logps: Shape (B,), nats, or None with `reference_weight` 0.
-        beta: > 0, a number or shape (B,).
+        beta: Above 0, a number or shape (B,).
         weight: Shape (B,), >= 0; None stands for ones.
         margin: Shape (B,), instead of the objective's own margin.
         chosen_lengths: Shape (B,), tokens.

@@ -42,6 +42,7 @@ from mallowspo.reports.palette import (
 
 __all__ = [
     "METHOD_STYLES",
+    "OPTIMUM_STYLES",
     "FigurePaths",
     "MethodStyle",
     "house_style",
@@ -134,7 +135,7 @@ METHOD_STYLES: Mapping[str, MethodStyle] = MappingProxyType(
         "theta_true": MethodStyle("θ, true index", SKY, "d", _LONG, filled=False),
         "mallows_theta_pairs_50": MethodStyle("√w, index from pairs", PURPLE, "3", _DASHED),
         "theta_true_25": MethodStyle("θ, true index, ρ = ¼", SKY, "o", _DOTTED, filled=False),
-        "theta_true_50": MethodStyle("√w, true index", ORANGE, "H", _DASH_DOT),
+        "theta_true_50": MethodStyle("√w, true index", PURPLE, "H", _DASH_DOT),
         "theta_true_75": MethodStyle("θ, true index, ρ = ¾", SKY, "H", _DASHED, filled=False),
         "theta_best": MethodStyle("θ, first divergent token", VERMILLION, "8", _DASH_DOT),
         "theta_best_25": MethodStyle("θ, first divergent token, ρ = ¼", VERMILLION, "8", _DOTTED, filled=False),
@@ -154,6 +155,14 @@ METHOD_STYLES: Mapping[str, MethodStyle] = MappingProxyType(
         "reference": MethodStyle("Reference model", MUTED, "X", _DOTTED),
         "population": MethodStyle("People", MUTED, "P", _DASHED),
         "optimum": MethodStyle("Exact optimum", MUTED, "", "-"),
+    }
+)
+
+# The best policies of the two yardsticks, where both are drawn.
+OPTIMUM_STYLES: Mapping[str, MethodStyle] = MappingProxyType(
+    {
+        "optimum_consensus": MethodStyle("Exact optimum of consensus", MUTED, "", "-"),
+        "optimum_agreement": MethodStyle("Exact optimum of agreement", MUTED, "", _DASHED),
     }
 )
 

@@ -62,7 +62,9 @@ def _figure(block: Figure, figures: str) -> str:
 def _examples(block: Examples) -> str:
     lines = [block.caption] if block.caption else []
     for example in block.items:
-        lines.append("\n".join([f"> {example.prompt}", "", *(f"- {who}: {what}" for who, what in example.answers)]))
+        # A text with blank lines would end its item, and a quotation would join one that stands above it.
+        said = [f"- *{who}*: {' '.join(what.split())}" for who, what in example.answers]
+        lines.append("\n".join([f"**Prompt.** {' '.join(example.prompt.split())}", "", *said]))
     return "\n\n".join(lines)
 
 

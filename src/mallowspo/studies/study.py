@@ -164,12 +164,16 @@ def write_page(study: Study[Any], folder: Path, results: Results) -> None:
     """Draw the figures and write `report.html` from what `results.json` holds."""
     from mallowspo.reports.figures import save_figure
     from mallowspo.reports.html import write_report
+    from mallowspo.reports.text import format_duration
 
     for name, figure in study.figures(results).items():
         save_figure(figure, folder / "figures", name)
     page, made = study.page(results), results["provenance"]
     # Of the run, not of this process, which may write the page again long after.
-    run = {"date": made["date"], "versions": made["versions"], "run_time": results["seconds"]["total"]}
+    # A run that was stopped and went on took longer than its last start, which alone was timed.
+    total = results["seconds"]["total"]
+    timed = {} if total is None else {"Time of the last start": format_duration(total)}
+    run = {"date": made["date"], "versions": made["versions"], "extra": {**timed, **page.meta.extra}}
     meta = replace(page.meta, command=made.get("command", ""), **run)
     write_report(folder / "report.html", replace(page, meta=meta))
 

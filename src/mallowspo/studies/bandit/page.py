@@ -8,6 +8,7 @@ from typing import Any
 
 from mallowspo.reports.blocks import Definitions, Meta, Report, Section, Table
 from mallowspo.reports.curves import FrontierCurve, LineCurve
+from mallowspo.reports.figure_style import OPTIMUM_STYLES
 from mallowspo.reports.figures import frontier_figure, line_figure
 from mallowspo.reports.sections import Columns, picture, table
 from mallowspo.reports.text import format_duration, format_number, format_signed
@@ -65,7 +66,6 @@ def _collapse_name(phis: Sequence[float]) -> str:
 
 # Without the indexes from votes, and φ and √w from pairs, whose lines lie near the others'.
 _DRAWN = ("dpo", "ipo", "mallows_theta_true", "theta_true_50", "mallows_theta_pairs", "mallows_phi_true")
-_OPTIMA = ("optimum_consensus", "optimum_agreement")
 
 _DRAWN_YARDSTICKS = {"consensus": "Consensus value", "agreement": "Agreement with a random person"}
 
@@ -137,7 +137,7 @@ def _frontier(results: Results, job: Row, quantity: str) -> Any:
     for name in _DRAWN:
         line = job["methods"][name]["line"]
         curves[name] = FrontierCurve(x=Interval.stack(line["kl"]), y=Interval.stack(line[quantity]))
-    for name in _OPTIMA:
+    for name in OPTIMUM_STYLES:
         best = results["infinite"][name]
         curves[name] = FrontierCurve(x=Interval.exact(best["kl"]), y=Interval.exact(best[quantity]))
     return frontier_figure(
@@ -145,6 +145,7 @@ def _frontier(results: Results, job: Row, quantity: str) -> Any:
         title=f"{population_name(job['phis'])}: exact minimiser, {job['pairs']:,} pairs of each",
         x_label="KL from the uniform reference (nats, mean over states)",
         y_label=_DRAWN_YARDSTICKS[quantity],
+        styles=OPTIMUM_STYLES,
     )
 
 
@@ -263,7 +264,7 @@ def _gains(results: Results) -> Section:
     limit = [
         {"method": name, "read": read, **{key: found["minus_dpo"][key][place] for key in YARDSTICKS}}
         for name, found in results["infinite"].items()
-        if name not in (BASELINE, *_OPTIMA)
+        if name not in (BASELINE, *OPTIMUM_STYLES)
         for place, read in enumerate(READ_AT)
     ]
     points: Columns = {
@@ -284,7 +285,8 @@ def _gains(results: Results) -> Section:
         picture(
             f"lead_{name}",
             f"{said}: difference from DPO at equal KL against the number of pairs, by method.",
-            "Mean over data sets and over the KL that both reach, with 95% intervals.",
+            "Mean over data sets and over the KL that both reach; whiskers are 95% intervals, and points at one "
+            "number of pairs stand side by side.",
         )
         for name, said in _DRAWN_YARDSTICKS.items()
     ]
@@ -368,7 +370,8 @@ def _exact(results: Results) -> Section:
         figure = picture(
             _collapse_name(phis),
             f"Entropy below own optimum against the number of pairs, by method. {population_name(phis)}.",
-            "Zero: as diverse as with infinitely many pairs. Mean over data sets with 95% intervals.",
+            "Zero: as diverse as with infinitely many pairs. Mean over data sets; whiskers are 95% intervals, and "
+            "points at one number of pairs stand side by side.",
         )
         tables = [_exact_table(results, jobs), _beta_table(results, jobs[0])]
         if len(phis) == 1:  # of many states they stand above
@@ -480,8 +483,8 @@ def _training(results: Results) -> Section:
             picture(
                 f"steps_{number}",
                 f"Entropy of the policies against steps, by method; {_kind_name(job)}.",
-                f"Mean over data sets with 95% intervals; {len(job['methods'])} of {len(METHODS)} methods are "
-                "trained.",
+                f"Mean over data sets; whiskers are 95% intervals, most of them within their marker, and points at "
+                f"one step stand side by side. {len(job['methods'])} of {len(METHODS)} methods are trained.",
             )
             for number, job in enumerate(_trajectory_jobs(results))
             if regime_of(job) == regime

@@ -205,7 +205,7 @@ def _redrawn(results: Results) -> Section:
         table(rows, columns, "Each loss over the sets, 95% intervals."),
         table(at_kl, reads, "At equal KL, over the sets whose lines both reach it; less DPO on the same sets."),
         picture("redrawn", "Mean reward against KL over β, mean over redrawn sets, DPO and φ.",
-                "One point a β, mean over sets with 95% intervals."),
+                "One point a β, mean over sets; whiskers are 95% intervals."),
     )  # fmt: skip
 
 

@@ -67,7 +67,9 @@ def figures(results: Results) -> dict[str, Any]:
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(pairs, [f"{count:,}" for count in pairs])
+        limits = axes.get_ylim()  # ticks beyond the curves would widen them
         axes.set_yticks(ticks := [1, 2, 5, 10, 20], [str(tick) for tick in ticks])
+        axes.set_ylim(limits)
         axes.minorticks_off()
         found[_figure_name(row)] = figure
     for place, logit in enumerate(_logits(results)):
@@ -167,7 +169,8 @@ def _curves(results: Results) -> Section:
         figure = picture(
             _figure_name(row),
             f"Error of the learnt centre against the number of pairs, by method; {_setting(row)}.",
-            "Mean over repetitions with 95% intervals, both axes logarithmic.",
+            "Mean over repetitions; whiskers are 95% intervals, most of them within their marker. Both axes are "
+            "logarithmic, and points at one number of pairs stand side by side.",
         )
         parts.append(Section(_setting(row), [figure, _at_each(results, row)]))
     first = parts[-1].body[0]

@@ -213,8 +213,8 @@ def _ranks(results: Results) -> Section:
     figure = picture(
         "ranks",
         "Rank correlation with the true −log φ under every condition, mean over seeds.",
-        f"Blue follows people, white does not, red is the wrong way round; bold is at least the aim, {AIM:g}. The 95% "
-        "intervals stand in the tables.",
+        f"Blue follows people, white does not, orange is the wrong way round; bold is at least the aim, {AIM:g}. The "
+        "95% intervals stand in the tables.",
     )
     body = [ranks(list(SINGLE_PASS), "Indexes of one pass."), ranks([*PANELS, VOTED], "Several indexes together.")]
     sampled = Section("Indexes of sampled answers", [ranks(list(SAMPLED), "")])

@@ -10,9 +10,9 @@ import numpy as np
 
 from mallowspo.reports.blocks import Block, CodeBlock, Definitions, Meta, Paragraph, Report, Section, Table
 from mallowspo.reports.curves import FrontierCurve, LineCurve
-from mallowspo.reports.figure_style import MethodStyle
+from mallowspo.reports.figure_style import OPTIMUM_STYLES, MethodStyle
 from mallowspo.reports.figures import frontier_figure, index_scatter_figure, line_figure, panel_figure
-from mallowspo.reports.palette import BLUE, MUTED, VERMILLION
+from mallowspo.reports.palette import BLUE, VERMILLION
 from mallowspo.reports.sections import Columns, picture, table
 from mallowspo.reports.text import (
     format_duration,
@@ -49,10 +49,7 @@ _THIRDS = {"agreed": "most agreed third", "middle": "middle third", "contested":
 # Beyond these a verdict may turn with the rounding of another processor, points.
 _NEAR = 0.05
 _WEIGHTED_BY = {"true": "mallows_theta_true", "best": "theta_best"}
-_OPTIMA = {
-    "optimum_consensus": MethodStyle("Exact optimum of consensus", MUTED, ""),
-    "optimum_agreement": MethodStyle("Exact optimum of agreement", MUTED, "", (0.0, (5.0, 2.0))),
-}
+_INTERVALS = "Whiskers are 95% intervals over worlds; points at one value stand side by side."
 _RHO = {"true": "true index", "best": "first divergent token"}
 
 
@@ -206,7 +203,7 @@ def _frontier(results: Results, yardstick: str) -> Any:
         curves,
         title=f"{YARDSTICK_NAMES[yardstick]} against distance from the reference",
         y_label=names[yardstick],
-        styles=_OPTIMA,
+        styles=OPTIMUM_STYLES,
     )
 
 
@@ -289,8 +286,8 @@ def page(results: Results) -> Report:
         figure=picture(
             "yardsticks",
             "For each of four yardsticks the difference of every method from DPO, with its 95% interval.",
-            "A point is a hundredth. The first yardstick is what a true reward or a strong judge stands for, the last "
-            "what a randomly drawn person would choose.",
+            "Whiskers are 95% intervals over worlds. A point is a hundredth. The first yardstick is what a true "
+            "reward or a strong judge stands for, the last what a randomly drawn person would choose.",
         ),
         verdicts=_verdicts(results),
     )
@@ -396,8 +393,16 @@ def _pairs(results: Results) -> Section:
     return pages.text_section(
         "From how many pairs on",
         text,
-        picture("pairs_consensus", "Difference of consensus value from DPO against the number of pairs, by method."),
-        picture("pairs_agreement", "Difference of agreement from DPO against the number of pairs, by method."),
+        picture(
+            "pairs_consensus",
+            "Difference of consensus value from DPO against the number of pairs, by method.",
+            _INTERVALS,
+        ),
+        picture(
+            "pairs_agreement",
+            "Difference of agreement from DPO against the number of pairs, by method.",
+            _INTERVALS,
+        ),
         table(rows, leads, "The fewest pairs a prompt from which on the interval lies above 0 at every number."),
         table(along, columns, "Method minus DPO, in points."),
     )
@@ -419,7 +424,9 @@ def _rho(results: Results) -> Section:
         "The weight is taken to the power ρ: at 0 every prompt counts alike in the loss, which is DPO; at 1 the "
         "weight is that of MallowsPO-θ, with which every prompt counts alike in the gain of consensus."
     )
-    figure = picture("rho", "Difference from DPO in consensus value and in agreement against ρ, for two indexes.")
+    figure = picture(
+        "rho", "Difference from DPO in consensus value and in agreement against ρ, for two indexes.", _INTERVALS
+    )
     return pages.text_section("How far to spread the weight", text, figure, table(rows, columns, "Minus DPO, points."))
 
 
@@ -475,8 +482,16 @@ def _frontiers() -> Section:
         "exactly: the one with the most consensus value at each KL, and the one with the most agreement. No policy "
         "lies above the first in the one figure, nor above the second in the other. A line that falls loses answers "
         "to the outside faster than it gains.",
-        picture("consensus", "Consensus value against KL for every method, with both exact optima."),
-        picture("agreement", "Agreement against KL for every method, with both exact optima."),
+        picture(
+            "consensus",
+            "Consensus value against KL for every method, with both exact optima.",
+            "Whiskers are 95% intervals over worlds; an optimum has none.",
+        ),
+        picture(
+            "agreement",
+            "Agreement against KL for every method, with both exact optima.",
+            "Whiskers are 95% intervals over worlds; an optimum has none.",
+        ),
     )
 
 
