@@ -73,7 +73,7 @@ def test(which: str, arguments: Sequence[str]) -> None:
         held = folder / "constraints.txt"
         held.write_text("\n".join([*constraints, ""]))
         newest = ["--upgrade", *FREED] if which == "newest" else []
-        call(python, "-m", "pip", "install", "--quiet", "-c", held, *newest, "-e", ".[dev]")
+        call(python, "-m", "pip", "install", "--quiet", "-c", held, *newest, "-e", ".[dev,docs]")
         mark.write_text(stamp)
     call(python, "-m", "pip", "list")
     call(python, "-m", "pytest", "-q", *arguments)
