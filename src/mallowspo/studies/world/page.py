@@ -457,7 +457,8 @@ def _index(results: Results) -> Section:
         "G is how many times more pairs equal weights would need to tell the truth as well; it supposes shared "
         "parameters, small gaps and weights that know nothing of the answers, so that it stands for *up to*. Beside "
         "it what was seen: at how many times more pairs DPO has the same consensus value at equal KL (at most what "
-        "the study has trained on), and what share of the gain of the true index an index has (none is given where "
+        "the study has trained on; – where it has trained on no more than here), and what share of the gain of the "
+        "true index an index has (none is given where "
         "that gain does not differ significantly from 0)."
     )
     body: list[Block] = [table(rows, columns, "Over the training prompts, mean over seeds with 95% intervals.")]

@@ -189,7 +189,7 @@ def _gains(settings: WorldSettings, runs: Sequence[Run], comparisons: Sequence[R
     for method in index:
         gap = np.asarray(_of(comparisons, pairs=usual, method=method, quantity="consensus")["per_seed"], dtype=float)
         row: Row = {"method": method, "predicted": index[method]["gain"], "worth": None, "share": {}}
-        if axis is not None:
+        if axis is not None and axis[0].max() > usual:  # else no number of pairs can be more
             row["worth"] = asdict(_worth(gap, *axis, usual))
         for best in {"mallows_theta_true", "theta_true_50"} & set(index) - {method}:
             whole = _of(comparisons, pairs=usual, method=best, quantity="consensus")["per_seed"]
