@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import ArrayLike
 
@@ -326,14 +326,16 @@ def line_figure(
 ) -> Figure:
     """Draw quantities over steps, each with its band, or side by side with whiskers where the points are few.
 
-    With `doublings` each doubling of a step is as wide.
+    With `doublings` each doubling of a step is as wide, and the ticks are the steps.
     """
     figure, axes = new_figure(title=title, x_label=x_label, y_label=y_label)
     looks = styles_for(curves, styles)
     with house_style():
         if doublings:
             axes.set_xscale("log", base=2)
-            axes.xaxis.set_major_formatter(ScalarFormatter())
+            ticks = sorted({float(x) for curve in curves.values() for x in np.asarray(curve.x)})
+            axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
+            axes.minorticks_off()
         if zero_line:
             axes.axhline(0.0, color=MUTED, linewidth=1.0, zorder=1.9)
         for place, (name, curve) in enumerate(curves.items()):
