@@ -68,6 +68,19 @@ def test_yaml_and_flags_together_train_and_leave_a_record(model, tmp_path):
     AutoModelForCausalLM.from_pretrained(tmp_path / "out")
 
 
+def test_a_streamed_run_leaves_its_model_and_record(model, tmp_path):
+    """Of its rows the record knows those of the first window."""
+    data = write_rows(tmp_path / "rows.jsonl", [row | {"dispersion": 0.05 * i + 0.1} for i, row in enumerate(ROWS)])
+    done = mallowspo("train", "--model_name_or_path", model, "--dataset_name", data, *COMMON, "--output_dir", "out",
+                     "--dataset_streaming", "true", "--dispersion", "column", "--stream_window", 5, "--max_steps", 2,
+                     "--per_device_train_batch_size", 2, cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert record["data"]["splits"]["train"]["streamed"] and record["steps"] == 2
+    assert record["data"]["splits"]["train"]["first_window"]["rows_used"] == 5
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
 def test_two_processes_train_as_one(model, tmp_path):
     """Batch 2 on each of 2 ranks against batch 4 on one; evaluation of 5 rows, which 2 ranks cannot share evenly."""
     data = tmp_path / "data"

@@ -197,3 +197,18 @@ def test_auto_reads_the_number_of_alternatives_off_the_reference(random_setting,
     nats = np.array(run.train_dataset["dispersion_index"]) * run.calibration.index_map["unit"]
     taken = run.calibration.index_map["alternatives"]
     assert np.log(taken - 1) < np.quantile(nats, 0.95) <= np.log(taken)
+
+
+def test_votes_that_fit_nothing_are_refused_by_the_option_that_named_them(random_setting, tmp_path):
+    """People who are split on every prompt, and too few of them."""
+    tied, few = tmp_path / "tied", tmp_path / "few"
+    tied.mkdir()
+    few.mkdir()
+    with pytest.raises(InputError, match="^dispersion_shrink: "):
+        build(random_setting, tmp_path, dispersion_shrink="votes", dispersion_map="isotonic",
+              dispersion_votes=str(voted(random_setting.rows, tied, agreed=lambda row, place: False)))  # fmt: skip
+    with pytest.raises(InputError, match="^dispersion_votes: "):
+        build(random_setting, tmp_path, dispersion_shrink="votes",
+              dispersion_votes=str(voted(list(random_setting.rows)[:5], few)))  # fmt: skip
+    with pytest.raises(InputError, match="^dispersion_votes: (?!dataset)"):
+        build(random_setting, tmp_path, dispersion_shrink="votes", dispersion_votes=str(tmp_path / "none.jsonl"))

@@ -22,7 +22,7 @@ from mallowspo.dispersion.shrinkage import (
     fit_shrink,
     shrunken_weights,
 )
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, told_as
 from mallowspo.stats.bootstrap import bootstrap
 
 __all__ = [
@@ -173,8 +173,15 @@ def shrink_by_people(
             f"{len(weight):,} of the index; both must come from the same prompts, word for word"
         )
     names, first, second = zip(*known, strict=True)
+    those = [weight[name] for name in names]
+    if not any(those):
+        raise InputError(
+            f"dispersion_shrink: every prompt with {people.source} has weight 0, so no factor can be fitted; give a "
+            "number, or another dispersion_map"
+        )
     mean = float(weights.mean()) if mean is None else mean
-    return fit_shrink([weight[name] for name in names], first, second, prompt_n=names, mean=mean, level=level)
+    with told_as({"votes": people.source}):
+        return fit_shrink(those, first, second, prompt_n=names, mean=mean, level=level)
 
 
 def worth(weight_n: ArrayLike, raw_n: ArrayLike, fit: ShrinkFit | None) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.shrinkage import ShrinkFit
 from mallowspo.dispersion.votes_analysis import opinion_of_votes
 from mallowspo.dispersion.votes_file import load_votes
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, told_as
 from mallowspo.training.config import MallowsPOConfig
 
 __all__ = [
@@ -86,7 +86,7 @@ def people_said(args: MallowsPOConfig) -> PromptOpinion | None:
     try:
         return opinion_of_votes(load_votes(args.dispersion_votes), settings=DispersionSettings())
     except InputError as error:
-        raise InputError(f"dispersion_votes: {error}") from error
+        raise InputError(f"dispersion_votes: {str(error).removeprefix('dataset: ')}") from error
 
 
 def fitted_shrink(
@@ -102,7 +102,8 @@ def fitted_shrink(
     if args.resolved_shrink != "votes":
         return None
     assert people is not None
-    return shrink_by_people(raw_n[examples], [prompt_ids[place] for place in examples], people, mean=mean)
+    with told_as({"votes": "dispersion_votes"}):
+        return shrink_by_people(raw_n[examples], [prompt_ids[place] for place in examples], people, mean=mean)
 
 
 def raw_from_reference(

@@ -65,7 +65,7 @@ class PreparedSplit:
         """Plain values for `run.json`; of each reason the first thousand rows are named."""
         return {
             "rows_read": self.rows_read,
-            "rows_used": len(self.dataset),
+            "rows_used": len(self.known),
             "dropped": self.dropped,
             "dropped_rows": {kind: self.dropped_rows(kind)[:1000] for kind in self.dropped},
             "truncated": self.truncated,

@@ -47,7 +47,7 @@ class StreamedSplit(PreparedSplit):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for `run.json`."""
-        return {"streamed": True, "first_window": super().to_dict() | {"rows_used": len(self.window)}}
+        return {"streamed": True, "first_window": super().to_dict()}
 
 
 def is_streaming(dataset: Any) -> bool:
@@ -150,9 +150,7 @@ def _prepared(
     except NothingLeft:
         found = {name: [] for name in names}
     for name in sorted(set(names) ^ set(found)):
-        others = (
-            "these have one and the first ones none" if name in found else "these have none and the first ones one"
-        )
+        others = "have it and the first rows lack it" if name in found else "lack it and the first rows have it"
         raise InputError(
             f"column {name!r}: rows {places[0] + 1:,} to {places[-1] + 1:,} of the train data {others}; a training "
             "set that is streamed has the same columns throughout"
