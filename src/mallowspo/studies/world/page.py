@@ -482,7 +482,8 @@ def _frontiers() -> Section:
         "Each line is a mean over seeds, read at equal KL and shown where every seed reaches. Two policies are known "
         "exactly: the one with the most consensus value at each KL, and the one with the most agreement. No policy "
         "lies above the first in the one figure, nor above the second in the other. A line that falls loses answers "
-        "to the outside faster than it gains.",
+        "to the outside faster than it gains. The methods lie nearly on one another: the first figure of the page "
+        "shows how far they are apart.",
         picture(
             "consensus",
             "Consensus value against KL for every method, with both exact optima.",
