@@ -23,8 +23,8 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from datasets import Dataset
 from huggingface_hub.utils import filter_repo_objects
+from pairs import add_by_transformers, history, lora, options, saved_llama, small_pairs
 from pairs import build as build_trainer
-from pairs import history, lora, options, saved_llama, small_pairs
 from peft import (
     IA3Config,
     LoHaConfig,
@@ -589,7 +589,7 @@ def test_an_adapter_is_not_put_on_a_checkpoint_of_a_whole_model(random_setting, 
 
 def held_by_transformers(setting):
     model = AutoModelForCausalLM.from_pretrained(setting.path)
-    model.add_adapter(lora())
+    add_by_transformers(model, lora())
     return SimpleNamespace(path=model, rows=setting.rows)
 
 

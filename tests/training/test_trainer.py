@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
-from pairs import build, history, llama, lora, small_pairs, trained
+from pairs import add_by_transformers, build, history, llama, lora, small_pairs, trained
 from peft import get_peft_model
 from torch.utils.data import BatchSampler
 from transformers import AutoModelForCausalLM
@@ -231,7 +231,7 @@ def test_lora_reference_is_the_adapter_switched_off(setting, tmp_path):
 
 def held():
     model = llama()
-    model.add_adapter(lora())
+    add_by_transformers(model, lora())
     return model
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import trl_options
 from datasets import Dataset, IterableDataset
-from pairs import history, lora, options, saved_llama, small_pairs
+from pairs import add_by_transformers, history, lora, options, saved_llama, small_pairs
 from pairs import llama as model
 from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, TrainerCallback
 from trl import DPOConfig, DPOTrainer
@@ -212,7 +212,7 @@ def test_label_smoothing_is_ours_and_trls_sigmoid_ignores_it(tmp_path):
 def held_by_transformers():
     torch.manual_seed(2)
     made = model()
-    made.add_adapter(lora(init_lora_weights=False))
+    add_by_transformers(made, lora(init_lora_weights=False))
     return made
 
 
@@ -320,7 +320,7 @@ def test_a_policy_that_does_not_start_at_its_reference_is_told_or_refused(tmp_pa
 
 def head_adapter():
     made = model()
-    made.add_adapter(lora(target_modules=["lm_head"]))
+    add_by_transformers(made, lora(target_modules=["lm_head"]))
     return made
 
 
