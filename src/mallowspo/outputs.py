@@ -15,6 +15,8 @@ _PROBE_BYTES = 65536  # more than a full disk has left in the blocks of a folder
 
 def writable_folder(path: str | os.PathLike[str], option: str) -> Path:
     """Prove that files can be written into a folder; nothing is left behind, nor the folder if it was not there."""
+    if not os.fspath(path):
+        raise InputError(f"{option}: got '', expected a path")
     folder, reason = Path(path), ""
     for _ in range(5):
         try:

@@ -94,8 +94,9 @@ def test_a_proof_leaves_nothing_behind(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["kept"]
     with pytest.raises(InputError, match="export_trl"):
         writable_file(tmp_path / "kept", "export_trl")
-    with pytest.raises(InputError, match="output_dir"):
-        writable_folder("/proc/nowhere/new", "output_dir")
+    for nowhere in ("/proc/nowhere/new", ""):
+        with pytest.raises(InputError, match="^output_dir: "):
+            writable_folder(nowhere, "output_dir")
     with pytest.raises(InputError, match="output_dir"):
         writable_folder(tmp_path / ("long" * 100), "output_dir")
 

@@ -27,6 +27,11 @@ PEFT = ("--use_peft",)
         ("lora_target_modules", "nope", PEFT),
         ("lora_target_modules", "lm_head", PEFT),
         ("lora_task_type", "nope", PEFT),
+        ("num_processes", "two", ()),
+        ("num_processes", "0", ()),
+        ("mixed_precision", "fp7", ()),
+        ("streaming", "true", ()),
+        ("test_split_size", "0.5", ()),
         ("model_init_kwargs", '{"a": 1}', ()),
         ("model_init_kwargs", '{"dtype": "nope"}', ()),
         ("model_init_kwargs", '{"quantization_config": 3}', ()),
@@ -39,3 +44,12 @@ def test_the_option_is_named_and_no_other(model, pairs, tmp_path, name, value, m
         f"--{name}", value,
     )  # fmt: skip
     assert message.startswith(f"mallowspo: {name}: ") and "model_name_or_path" not in message
+
+
+@pytest.mark.parametrize(("name", "value"), [("dataset_streaming", "true"), ("dataset_config", "de")])
+def test_an_option_of_one_file_is_refused_beside_a_mixture(model, pairs, tmp_path, name, value):
+    (tmp_path / "r.yaml").write_text(
+        f"model_name_or_path: {model}\nuse_cpu: true\nobjective: dpo\nmax_steps: 1\nreport_to: none\n"
+        f"output_dir: {tmp_path}/out\n{name}: {value}\ndatasets: [{{path: json, data_files: {pairs}, split: train}}]\n"
+    )
+    assert refused("train", "--config", tmp_path / "r.yaml").startswith(f"mallowspo: {name}: ")

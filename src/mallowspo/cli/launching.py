@@ -5,14 +5,35 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from mallowspo.cli.faults import FAULTS, tell_fault
 from mallowspo.cli.signals import end_children
+from mallowspo.errors import InputError
 
-__all__ = ["SEVERAL_ON_THIS_MACHINE", "launched", "several_without_accelerators"]
+__all__ = ["SEVERAL_ON_THIS_MACHINE", "launched", "read_launch", "several_without_accelerators"]
 
 SEVERAL_ON_THIS_MACHINE = ("--multi_gpu", "--main_process_port", "0")
 """Start as many processes as asked for, with or without accelerators, at a port that is free."""
+
+
+def read_launch(arguments: list[str]) -> Any:
+    """Read options of `accelerate launch` and what it starts; a wrong value is refused without its page of usage."""
+    from accelerate.commands.launch import launch_command_parser
+
+    parser: Any = launch_command_parser()
+    parser.error = _refuse
+    known = parser.parse_args(arguments)
+    for name in ("num_processes", "num_machines"):
+        count = getattr(known, name)
+        if count is not None and count < 1:
+            raise InputError(f"{name}: got {count}, expected a whole number >= 1")
+    return known
+
+
+def _refuse(message: str) -> None:
+    names, colon, rest = message.removeprefix("argument ").partition(": ")
+    raise InputError(f"{names.partition('/')[0].lstrip('-')}: {rest}" if colon else message)
 
 
 def several_without_accelerators(arguments: list[str]) -> list[str]:
@@ -21,9 +42,8 @@ def several_without_accelerators(arguments: list[str]) -> list[str]:
     There, accelerate starts one process whatever it is asked, unless it is told to take torch's launcher.
     """
     import torch
-    from accelerate.commands.launch import launch_command_parser
 
-    known, _ = launch_command_parser().parse_known_args([*arguments, "--module", "x"])
+    known = read_launch([*arguments, "--module", "x"])
     several = (known.num_processes or 1) > 1 and (known.num_machines or 1) == 1
     other = known.config_file or known.multi_gpu or known.tpu or known.use_deepspeed or known.use_fsdp
     if not several or other or torch.accelerator.is_available():
@@ -48,12 +68,12 @@ def _launched(arguments: list[str], failed: dict[int, int]) -> int:
     """Run the launcher; gives the highest exit code, and in `failed` those of the processes that failed."""
     import subprocess
 
-    from accelerate.commands.launch import launch_command, launch_command_parser
+    from accelerate.commands.launch import launch_command
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     try:
-        launch_command(launch_command_parser().parse_args(arguments))
+        launch_command(read_launch(arguments))
     except subprocess.CalledProcessError as error:
         return error.returncode if error.returncode >= 0 else 128 - error.returncode
     except ChildFailedError as error:

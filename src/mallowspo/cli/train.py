@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from accelerate.commands.launch import launch_command_parser
-
-from mallowspo.cli.launching import launched, several_without_accelerators
+from mallowspo.cli.launching import launched, read_launch, several_without_accelerators
 from mallowspo.cli.options import take_config
 from mallowspo.cli.preflight import check_before_loading, check_options
 from mallowspo.cli.signals import is_first_process
@@ -88,7 +86,7 @@ def _launch(launch: list[str], arguments: list[str]) -> int:
     except ValueError as error:
         raise InputError(str(error)) from error
     again = [*several_without_accelerators(launch), "--module", _MODULE, "train", *arguments]
-    command = launch_command_parser().parse_args(again)
+    command = read_launch(again)
     if command.training_script != _MODULE:
         hint = "; did you mean --config before it?" if command.training_script.endswith((".yaml", ".yml")) else ""
         raise InputError(f"{command.training_script}: it belongs to no option{hint}")

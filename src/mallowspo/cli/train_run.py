@@ -131,6 +131,7 @@ def _load_splits(
 ) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
     """The training split, the evaluation split where evaluation is on, and the lines that could not be read."""
     evaluating = training_args.eval_strategy != "no"
+    _refuse_other_way(script_args, mixture_args)
     if mixture_args.datasets:
         return _load_mixture(script_args, mixture_args, evaluating), {}
     if not script_args.dataset_name:
@@ -150,6 +151,21 @@ def _load_splits(
                 invalid_rows=training_args.invalid_rows,
             )
     return {name: one.dataset for name, one in loaded.items()}, {name: one.dropped for name, one in loaded.items()}
+
+
+def _refuse_other_way(script_args: Any, mixture_args: Any) -> None:
+    """Refuse what only a mixture reads beside `dataset_name`, and the other way round."""
+    if mixture_args.datasets:
+        given = {"dataset_streaming": script_args.dataset_streaming, "dataset_config": script_args.dataset_config}
+        advice = {"dataset_streaming": "streaming", "dataset_config": "name under datasets"}
+        way = "a mixture (datasets)"
+    else:
+        given = {"streaming": mixture_args.streaming, "test_split_size": mixture_args.test_split_size}
+        advice = {"streaming": "dataset_streaming", "test_split_size": "a folder with train.jsonl and test.jsonl"}
+        way = "dataset_name"
+    for name, value in given.items():
+        if value:
+            raise InputError(f"{name}: got {value!r}, which nothing reads with {way}; give {advice[name]} instead")
 
 
 def _load_mixture(script_args: Any, mixture_args: Any, evaluating: bool) -> dict[str, Any]:
