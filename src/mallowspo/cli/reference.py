@@ -40,7 +40,9 @@ class ReferenceOptions(FileLimits):
     dataset_config: str | None = option("Configuration of a hub data set.", None)
     dataset_train_split: str = option("The split that is scored.", "train")
     objective: str | None = option(
-        "What will be trained on it. One that reads ranked lists needs a store of whole lists.", None, shown="one of pairs"
+        "What will be trained on it. One that reads ranked lists needs a store of whole lists.",
+        None,
+        shown="one of pairs",
     )
     max_length: int = option("Tokens kept of prompt and response together; 0 keeps all.", 1024, null=0)
     truncation_mode: str = option("keep_start or keep_end.", "keep_start")
