@@ -50,7 +50,8 @@ def reason_of(error: BaseException) -> str:
     text = str(error).strip()
     if "trust_remote_code" in text:
         return "it comes with code of its own, which runs only with --trust_remote_code; read that code first"
-    return (text or type(error).__name__).splitlines()[0]
+    first, *more = (text or type(error).__name__).splitlines()
+    return f"{first} {more[0].strip()}" if more and first.endswith(":") else first  # the reason stands below it
 
 
 @contextmanager

@@ -198,3 +198,8 @@ def test_a_log_that_cannot_be_written_ends_no_work(monkeypatch):
     with progress_bar("mallowspo test") as show:
         show("Working", 0, 1)
         show("Working", 1, 1)
+
+
+def test_a_number_where_a_list_is_wanted_is_told_so(recipe):
+    with pytest.raises(InputError, match="dispersion_clip: got 3, expected a list of numbers"):
+        TrainParser().set_defaults_from_file(recipe("dispersion_clip: 3"))

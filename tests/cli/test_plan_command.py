@@ -144,6 +144,29 @@ def test_a_recipe_of_train_is_planned_as_it_is(tmp_path):
     assert code == 1 and "no" in out
 
 
+def test_as_many_devices_as_the_launcher_starts_processes_are_planned():
+    """The launcher's option, or its file (TRL's zero3.yaml has 8); `gpus` goes before the file."""
+    for arguments, devices in (
+        (["--num_processes", "4"], 4),
+        (["--num_processes", "4", "--gpus", "4"], 4),
+        (["--accelerate_config", "zero3"], 8),
+        (["--accelerate_config", "zero3", "--gpus", "2"], 2),
+        ([], 1),
+    ):
+        found = planned("--per_device_train_batch_size", "1", *arguments)
+        assert found["pairs_a_step"] == devices == found["options"]["gpus"], arguments
+
+
+def test_the_language_model_of_a_multimodal_configuration_is_planned():
+    """Its numbers lie in a part of the configuration; the head is that of a text model of that shape."""
+    text = {**SHAPE, "model_type": "gemma3_text", "head_dim": 16}
+    shape = {"model_type": "gemma3", "text_config": text}
+    found = planned("--model_shape", json.dumps(shape))
+    alone = planned("--model_shape", json.dumps(text))
+    assert found["model"]["parameters"] > alone["model"]["parameters"]
+    assert parts(found["engines"]["ddp"])["head"] == parts(alone["engines"]["ddp"])["head"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "option"),
     [
@@ -156,6 +179,14 @@ def test_a_recipe_of_train_is_planned_as_it_is(tmp_path):
         (["--model_shape", "[1]"], "model_shape"),
         (["--model_shape", '{"model_type": "no_such_model"}'], "model_shape"),
         (["--model_shape", '{"hidden_size": 7, "num_attention_heads": 2}'], "model_shape"),
+        (["--model_shape", '{"hiden_size": 64}'], "model_shape"),
+        (["--num_processes", "0"], "num_processes"),
+        (["--num_processes", "4", "--gpus", "2"], "gpus"),
+        (["--num_train_epochs", "0"], "num_train_epochs"),
+        (["--dataset_streaming", "true"], "max_steps"),
+        (["--load_in_4bit", "--load_in_8bit", "--use_peft"], "load_in_4bit"),
+        (["--attn_implementation", "nope"], "attn_implementation"),
+        (["--lora_r", "0", "--use_peft"], "lora_r"),
         (["--optim", "lomo"], "optim"),
         (["--load_in_4bit"], "load_in_4bit"),
         (["--max_length", "50"], "max_length"),

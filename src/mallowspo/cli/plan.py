@@ -7,11 +7,12 @@ import math
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mallowspo.cli.options import option, read_config, read_known, show_help, take_config
+from mallowspo.cli.options import did_you_mean, option, read_config, read_known, show_help, take_config
+from mallowspo.cli.preflight import check_attention_name, need_one_precision
 from mallowspo.cli.train_options import TrainParser, option_of, refuse_unknown
 from mallowspo.cli.yaml_file import read_yaml
 from mallowspo.errors import InputError, reason_of
@@ -40,7 +41,9 @@ class PlanOptions:
     Exit code 1 where the run fits under no engine.
     """
 
-    gpus: int = option("Devices that train together.", 1, group="The machine", low=1)
+    gpus: int | None = option(
+        "Devices that train together.", None, group="The machine", low=1, shown="the launcher's num_processes, or 1"
+    )
     memory: float = option("GB of each; a GB is 10^9 bytes.", 80.0)
     reserve: float = option("Share of it left to the driver, the communication and the allocator's gaps.", 0.1)
     teraflops: float = option("10^12 products and sums a second of one at best; an H100 SXM in bfloat16.", 989.0)
@@ -88,20 +91,33 @@ def plan_of(arguments: Sequence[str]) -> tuple[PlanOptions, dict[str, Any]]:
     from_yaml = [] if path is None else parser.set_defaults_from(for_train, path)
     namespace, from_line = parser.parse_known_args(rest)
     refuse_unknown(parser, from_yaml, from_line, path, command="mallowspo plan", also=own)
-    return options, _plan(options, namespace, _engine([*from_yaml, *from_line], namespace))
+    known, facts = _launch([*from_yaml, *from_line])
+    if options.gpus is not None and known.num_processes not in (None, options.gpus):
+        raise InputError(
+            f"gpus: got {options.gpus}, and num_processes {known.num_processes}; a run has one process for each "
+            "device: give one of them"
+        )
+    in_file = facts.get("num_processes", 1)
+    if not isinstance(in_file, int) or in_file < 1:
+        raise InputError(f"accelerate_config: num_processes: got {in_file!r}, expected a whole number >= 1")
+    options = replace(options, gpus=options.gpus or known.num_processes or in_file)
+    return options, _plan(options, namespace, _engine(facts, namespace))
 
 
-def _engine(launch: Sequence[str], namespace: Any) -> str | None:
-    """The engine that the run is launched under, as far as its options say; None where they do not."""
+def _launch(arguments: Sequence[str]) -> tuple[Any, Mapping[str, Any]]:
+    """What the launcher is told: its options, and its file."""
+    from mallowspo.cli.launching import read_launch
     from mallowspo.compat import accelerate_launch_arguments
 
     try:
-        known = accelerate_launch_arguments(list(launch))
+        known = read_launch([*accelerate_launch_arguments(list(arguments)), "--module", "x"])
     except ValueError as error:
         raise InputError(str(error)) from error
-    places = {name.lstrip("-").replace("-", "_"): value for name, value in zip(known, known[1:], strict=False)}
-    path = places.get("config_file")
-    facts: Mapping[str, Any] = {} if path is None else read_yaml(path, "accelerate_config")
+    return known, {} if known.config_file is None else read_yaml(known.config_file, "accelerate_config")
+
+
+def _engine(facts: Mapping[str, Any], namespace: Any) -> str | None:
+    """The engine that the run is launched under, as far as its options say; None where they do not."""
     if namespace.deepspeed is not None or facts.get("distributed_type") == "DEEPSPEED":
         stage = (facts.get("deepspeed_config") or {}).get("zero_stage")
         return f"zero{stage}" if stage in (2, 3) else None
@@ -115,11 +131,21 @@ def _plan(options: PlanOptions, namespace: Any, engine: str | None) -> dict[str,
     from trl import ModelConfig, get_peft_config
 
     from mallowspo.training import MallowsPOConfig
+    from mallowspo.training.option_values import check_numbers
     from mallowspo.training.plan import ENGINES, Lengths, Precision, Sizes, build, half, plan_memory, plan_row
+    from mallowspo.training.streaming import refuse_streamed
 
-    settings, model_args = _settings(namespace, MallowsPOConfig), _grouped(namespace, ModelConfig)
+    gpus = options.gpus or 1
+    check_attention_name(namespace.attn_implementation)
+    need_one_precision(namespace)
+    settings, model_args = _settings(namespace, MallowsPOConfig), _made(ModelConfig, _grouped(namespace, ModelConfig))
+    check_numbers(model_args)
+    if namespace.dataset_streaming or namespace.streaming:
+        refuse_streamed(settings)
+    if namespace.max_steps <= 0 and namespace.num_train_epochs == 0:
+        raise InputError("num_train_epochs: got 0, and a run without steps needs no plan; give more, or max_steps")
     config = _model_config(options, namespace)
-    peft = get_peft_config(ModelConfig(**model_args))
+    peft = get_peft_config(model_args)
     on_cpu = bool(namespace.use_cpu)
     mixed = bool(namespace.bf16 if namespace.bf16 is not None else not namespace.fp16 and not on_cpu)
     products = torch.bfloat16 if mixed else torch.float16 if namespace.fp16 else torch.float32
@@ -144,7 +170,7 @@ def _plan(options: PlanOptions, namespace: Any, engine: str | None) -> dict[str,
     live = settings.reads_reference and not settings.precompute_ref_log_probs
     engines: dict[str, Any] = {}
     rows: dict[Any, Any] = {}
-    for name in ENGINES if options.gpus > 1 and not on_cpu else ("ddp",):
+    for name in ENGINES if gpus > 1 and not on_cpu else ("ddp",):
         kind = precision if name == "ddp" else half(precision)
         if kind not in rows:
             model = build(config, kind, attention=namespace.attn_implementation, adapter=peft)
@@ -164,7 +190,7 @@ def _plan(options: PlanOptions, namespace: Any, engine: str | None) -> dict[str,
                 ),
             )
         sizes, row = rows[kind]
-        memory = plan_memory(name, options.gpus, sizes, precision, row, state=state, reference=live and peft is None)
+        memory = plan_memory(name, gpus, sizes, precision, row, state=state, reference=live and peft is None)
         room = options.memory * GB * (1 - options.reserve)
         free = room - memory.total + row.per_pair * row.pairs
         longest = max(0, int(free / row.per_pair * row.tokens / row.pairs))
@@ -174,7 +200,7 @@ def _plan(options: PlanOptions, namespace: Any, engine: str | None) -> dict[str,
             "fits": memory.total <= room,
             "longest_row_tokens": longest,
         }
-    pairs_a_step = options.gpus * namespace.per_device_train_batch_size * namespace.gradient_accumulation_steps
+    pairs_a_step = gpus * namespace.per_device_train_batch_size * namespace.gradient_accumulation_steps
     a_pair = row.tokens / row.pairs
     steps = (
         namespace.max_steps
@@ -192,7 +218,7 @@ def _plan(options: PlanOptions, namespace: Any, engine: str | None) -> dict[str,
         shared=row.path != "padded",
     )
     operations = a_pair_operations * steps * pairs_a_step
-    seconds = operations / (options.gpus * options.teraflops * 1e12 * options.utilisation)
+    seconds = operations / (gpus * options.teraflops * 1e12 * options.utilisation)
     return {
         "model": {"parameters": sizes.total, "trained": sizes.trained},
         "engine": engine,
@@ -203,8 +229,8 @@ def _plan(options: PlanOptions, namespace: Any, engine: str | None) -> dict[str,
         "steps": steps,
         "operations": operations,
         "hours": seconds / 3600,
-        "device_hours": options.gpus * seconds / 3600,
-        "cost": options.gpus * seconds / 3600 * options.price,
+        "device_hours": gpus * seconds / 3600,
+        "cost": gpus * seconds / 3600 * options.price,
         "options": asdict(options),
     }
 
@@ -222,10 +248,15 @@ def _settings(namespace: Any, kind: type) -> Any:
         "optim": "adamw_torch", "optim_args": None, "activation_offloading": False, "use_liger_kernel": False,
     }  # fmt: skip
     given = _grouped(namespace, kind)
+    return _made(kind, given | {name: value for name, value in elsewhere.items() if name in given})
+
+
+def _made(kind: type, given: Mapping[str, Any]) -> Any:
+    """One of the parser's groups; what its library refuses names the option."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of names of options; `train` tells them
-            return kind(**(given | {name: value for name, value in elsewhere.items() if name in given}))
+            return kind(**given)
     except InputError:
         raise
     except (ValueError, TypeError, ImportError) as error:
@@ -255,10 +286,17 @@ def _model_config(options: PlanOptions, namespace: Any) -> Any:
         raise InputError(f"model_shape: {given!r} cannot be read ({reason_of(error)})") from error
     if not isinstance(values, dict):
         raise InputError(f"model_shape: got {given!r}, expected a JSON object such as config.json holds")
+    kind = values.pop("model_type", "llama")
     try:
-        return AutoConfig.for_model(values.pop("model_type", "llama"), **values)
+        config = AutoConfig.for_model(kind, **values)
+        usual = AutoConfig.for_model(kind)
     except Exception as error:  # as above
         raise InputError(f"model_shape: no configuration can be made of it ({reason_of(error)})") from error
+    names = {*usual.to_dict(), *usual.attribute_map}
+    unknown = sorted(set(values) - names)
+    if unknown and text is given:  # a file of a model holds more than its numbers
+        raise InputError(f"model_shape: {kind} has no {unknown[0]!r}{did_you_mean(unknown[0], names)}")
+    return config
 
 
 def _state_bytes(optim: str) -> float:

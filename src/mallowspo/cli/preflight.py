@@ -15,10 +15,12 @@ from mallowspo.outputs import writable_folder
 
 __all__ = [
     "check_attention",
+    "check_attention_name",
     "check_before_loading",
     "check_mixed_precision",
     "check_options",
     "check_precision",
+    "need_one_precision",
     "need_package",
     "refuse_resume",
 ]
@@ -79,6 +81,7 @@ def check_before_loading(training_args: Any, model_args: Any) -> None:
 
 def check_options(options: Any) -> None:
     """Refuse what this machine has not, before the configuration is made: transformers would end in a traceback."""
+    need_one_precision(options)
     need_package(options.load_in_4bit, "load_in_4bit", "bitsandbytes")
     need_package(options.load_in_8bit, "load_in_8bit", "bitsandbytes")
     need_package(options.use_liger_kernel, "use_liger_kernel", "liger_kernel")
@@ -87,6 +90,12 @@ def check_options(options: Any) -> None:
     _check_optimizer(options.optim)
     check_attention(options.attn_implementation, use_cpu=options.use_cpu)
     check_precision(bf16=options.bf16, fp16=options.fp16, tf32=options.tf32, use_cpu=options.use_cpu)
+
+
+def need_one_precision(options: Any) -> None:
+    """Refuse a base that would be quantised twice."""
+    if options.load_in_4bit and options.load_in_8bit:
+        raise InputError("load_in_4bit and load_in_8bit: give one of them")
 
 
 def need_package(wanted: object, option: str, package: str) -> None:
@@ -134,26 +143,32 @@ def _check_optimizer(given: Any) -> None:
 
 def check_attention(name: str | None, *, use_cpu: bool = False) -> None:
     """Refuse an `attn_implementation` that transformers has not, or whose package or device is missing."""
+    check_attention_name(name)
     if name is None:
         return
     if "/" in name:
         need_package(True, f"attn_implementation: {name}", "kernels")
         return
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    bare = name.removeprefix("paged|")
-    allowed = sorted({"eager", *(one for one in ALL_ATTENTION_FUNCTIONS.valid_keys() if "|" not in one)})
-    if bare not in allowed:
-        raise InputError(
-            f"attn_implementation: got {name!r}{did_you_mean(name, allowed)}; it is one of {', '.join(allowed)}, or a "
-            "kernel of the hub such as kernels-community/flash-attn"
-        )
-    package = _ATTENTIONS.get(bare)
+    package = _ATTENTIONS.get(name.removeprefix("paged|"))
     if package is not None:
         # With the package kernels, transformers takes the same attention from the hub.
         need_package(not _installed("kernels"), f"attn_implementation: {name}", package)
         if use_cpu or not _has_cuda():
             raise InputError(f"attn_implementation: {name} needs a CUDA device; leave it out, or give sdpa")
+
+
+def check_attention_name(name: str | None) -> None:
+    """Refuse an `attn_implementation` that transformers has not."""
+    if name is None or "/" in name:
+        return
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    allowed = sorted({"eager", *(one for one in ALL_ATTENTION_FUNCTIONS.valid_keys() if "|" not in one)})
+    if name.removeprefix("paged|") not in allowed:
+        raise InputError(
+            f"attn_implementation: got {name!r}{did_you_mean(name, allowed)}; it is one of {', '.join(allowed)}, or a "
+            "kernel of the hub such as kernels-community/flash-attn"
+        )
 
 
 def check_precision(*, bf16: Any, fp16: Any, tf32: Any = None, use_cpu: bool = False) -> None:

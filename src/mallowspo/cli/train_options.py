@@ -17,7 +17,7 @@ from mallowspo.cli.options import Page, did_you_mean, truth_of
 from mallowspo.cli.yaml_file import plain, read_yaml, text_of
 from mallowspo.errors import InputError
 from mallowspo.training import MallowsPOConfig
-from mallowspo.training.option_values import KIND_WORDS, kinds_of
+from mallowspo.training.option_values import KIND_WORDS, kind_words, kinds_of
 from mallowspo.training.removed_options import REMOVED_OPTIONS
 
 __all__ = ["TrainParser", "launcher_options", "option_of", "refuse_unknown"]
@@ -165,7 +165,7 @@ def _fitting(value: Any, hint: Any, action: Any, where: str) -> Any:
             return str(value).lower()
     elif isinstance(value, int | float) and texts:
         return text_of(value)
-    expected = " or ".join(dict.fromkeys(KIND_WORDS.get(kind, "text") for kind in kinds))
+    expected = " or ".join(dict.fromkeys(kind_words(kind) for kind in kinds))
     quotes = "; YAML reads yes, no, on and off as truth values: put text in quotes" if isinstance(value, bool) else ""
     raise InputError(f"{where}: got {value!r}, expected {expected}{quotes}")
 

@@ -27,7 +27,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 
 from mallowspo.errors import InputError, not_one_of, reason_of
 
-__all__ = ["KIND_WORDS", "check_numbers", "check_optimizer", "check_values", "kinds_of"]
+__all__ = ["KIND_WORDS", "check_numbers", "check_optimizer", "check_values", "kind_words", "kinds_of"]
 
 KIND_WORDS: Mapping[Any, str] = {
     bool: "true or false",
@@ -97,7 +97,7 @@ def check_values(config: Any) -> None:
         if not kinds or (value is None and optional):
             continue
         if not any(_is_a(value, kind) for kind in (*kinds, *_ALSO.get(item.name, ()))):
-            expected = " or ".join(dict.fromkeys(_words(kind) for kind in kinds))
+            expected = " or ".join(dict.fromkeys(kind_words(kind) for kind in kinds))
             raise InputError(f"{item.name}: got {value!r}, expected {expected}")
         choices = item.metadata.get("choices") or [
             member.value for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum) for member in kind
@@ -169,7 +169,8 @@ def kinds_of(hint: Any) -> list[Any]:
     return [hint] if isinstance(hint, type) else []
 
 
-def _words(kind: Any) -> str:
+def kind_words(kind: Any) -> str:
+    """What a value of one of the classes of `kinds_of` is called in a message."""
     inner = typing.get_args(kind)
     if inner:
         return f"a list of {'text' if inner[0] is str else 'numbers'}"

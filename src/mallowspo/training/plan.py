@@ -108,8 +108,9 @@ class Sizes:
             for module in plain.modules()
             if isinstance(module, torch.nn.Linear) and module.weight is not head and id(module.weight) not in added
         ]
-        config = plain.config
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        config = plain.config.get_text_config(decoder=True)
+        heads = getattr(config, "num_attention_heads", 1)  # a model without attention has none
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
         parameters = list(model.parameters())
         in_layers = [sum(value.numel() for value in layer.parameters()) for layer in layers]
         return cls(
@@ -127,7 +128,7 @@ class Sizes:
             ),
             head=head.numel(),
             layers=len(layers),
-            width=config.num_attention_heads * size,
+            width=heads * size,
         )
 
     def operations(
@@ -321,7 +322,9 @@ def build(config: Any, precision: Precision, *, attention: str | None = None, ad
             model = AutoModelForCausalLM.from_config(
                 config, dtype=precision.weights, attn_implementation="eager" if eager else "sdpa"
             )
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+    except (
+        ValueError, KeyError, TypeError, AttributeError, RuntimeError, ZeroDivisionError, ImportError,
+    ) as error:  # fmt: skip
         raise InputError(f"model_shape: no model can be made of it ({reason_of(error)})") from error
     if adapter is not None:
         from peft import get_peft_model
@@ -376,7 +379,7 @@ def plan_row(
 
     def held(count: int) -> tuple[float, float]:
         peak = _peak(model, plain, precision, lengths, count, path=support.path, on_cpu=on_cpu, live=live_reference)
-        hidden = plain.config.hidden_size
+        hidden = plain.config.get_text_config(decoder=True).hidden_size
         vocabulary = len(plain.get_output_embeddings().weight)
         n = 2 * lengths.response * count
         return peak, _head_bytes(n, hidden, vocabulary, precision.products, on_cpu=on_cpu, trained=trained)
