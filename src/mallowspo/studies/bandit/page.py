@@ -99,14 +99,14 @@ def _log_steps(figure: Any, ticks: Sequence[float]) -> Any:
 def _collapse(phis: tuple[float, ...], jobs: Sequence[Row]) -> Any:
     pairs = [job["pairs"] for job in jobs]
     lost = {name: [job["methods"][name]["matched"]["entropy_lost"] for job in jobs] for name in _DRAWN}
-    figure = line_figure(
+    return line_figure(
         {name: LineCurve(pairs, Interval.stack(values)) for name, values in lost.items()},
         x_label="Pairs of each state",
         y_label="Entropy below own optimum (nats)",
         title=f"{population_name(phis)}: exact minimiser",
         zero_line=True,
+        doublings=True,
     )
-    return _log_steps(figure, pairs)
 
 
 def _many_exact(results: Results) -> list[Row]:
@@ -122,14 +122,14 @@ def _lead(results: Results, quantity: str) -> Any:
         for name in _DRAWN
         if name != BASELINE
     }
-    figure = line_figure(
+    return line_figure(
         {name: LineCurve(pairs, lead) for name, lead in leads.items()},
         x_label="Pairs of each state",
         y_label="At equal KL, minus DPO's (points)",
         title=f"{_DRAWN_YARDSTICKS[quantity]}, {population_name(jobs[0]['phis'])}: exact minimiser",
         zero_line=True,
+        doublings=True,
     )
-    return _log_steps(figure, pairs)
 
 
 def _frontier(results: Results, job: Row, quantity: str) -> Any:

@@ -62,11 +62,10 @@ def figures(results: Results) -> dict[str, Any]:
             y_label="New pairs in the wrong order (%)",
             title=f"Error of the learnt centre: c of λ {row['variation']:g}, logits of spread {row['logit']:g}",
             styles=_STYLES,
+            doublings=True,
         )
         axes = figure.axes[0]
-        axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        axes.set_xticks(pairs, [f"{count:,}" for count in pairs])
         limits = axes.get_ylim()  # ticks beyond the curves would widen them
         axes.set_yticks(ticks := [1, 2, 5, 10, 20], [str(tick) for tick in ticks])
         axes.set_ylim(limits)
