@@ -10,6 +10,7 @@ from transformers import AutoConfig
 from cli.commands import call, refused
 from mallowspo.cli.plan import plan_of
 from mallowspo.scoring import add_packed_head, score_packed
+from mallowspo.training import plan
 from mallowspo.training.plan import Lengths, Precision, Sizes, build, plan_row
 
 HIDDEN, INNER, LAYERS, HEADS, SHARED, WORDS = 64, 160, 3, 4, 2, 500
@@ -116,6 +117,45 @@ def test_the_longest_row_fits_and_a_longer_one_does_not():
     assert not planned(*batch, str(int(pairs * 1.03) + 1))["engines"]["ddp"]["fits"]
 
 
+def row_of(shape, lengths):
+    precision = Precision(torch.float32, torch.float32)
+    model = build(AutoConfig.for_model(**shape), precision)
+    return plan_row(model, precision, lengths, batch=8, on_cpu=False, checkpointing=False, live_reference=False)
+
+
+def test_the_longest_row_is_found_where_short_rows_do_not_set_the_peak():
+    """A tied vocabulary so large that its gradient is the peak of a few short pairs: no line through those tells."""
+    row = row_of({**SHAPE, "vocab_size": 200_000, "tie_word_embeddings": True}, Lengths(10, 5))
+    assert row.peak(16) == pytest.approx(row.peak(8), rel=1e-3)
+    for pairs in (500, 4_000, 1_000_000):
+        assert row.longest(row.peak(pairs)) == pytest.approx(20 * pairs, rel=0.02), pairs
+    assert row.longest(0) == row.longest(-1e12) == 0
+
+
+def test_groups_that_pass_as_one_hold_what_they_hold_alone(monkeypatch):
+    for lengths in (Lengths(12, 9), Lengths(700, 30)):  # prompts whose keys are kept joined, and joined again
+        monkeypatch.setattr(plan, "_GROUPS", 60)
+        alone = row_of(SHAPE, lengths).peak(60)
+        monkeypatch.setattr(plan, "_GROUPS", 8)
+        assert row_of(SHAPE, lengths).peak(60) == pytest.approx(alone, rel=0.01), lengths
+
+
+@pytest.mark.parametrize("kind", ["bloom", "mamba", "rwkv"])
+def test_a_model_without_fused_attention_is_planned_padded(kind):
+    small = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": WORDS}
+    shape = json.dumps({"model_type": kind, **small})
+    found = plan_of(["--model_shape", shape, *GIVEN[2:], "--bf16", "false"])[1]
+    assert found["row"]["path"] == "padded" and found["engines"]["ddp"]["fits"]
+
+
+def test_a_mixture_is_planned_in_half_precision_and_says_so_elsewhere():
+    small = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2,
+             "num_hidden_layers": 2, "num_local_experts": 4, "vocab_size": WORDS}  # fmt: skip
+    shape = ["--model_shape", json.dumps({"model_type": "mixtral", **small}), *GIVEN[2:]]
+    assert plan_of([*shape, "--dtype", "bfloat16"])[1]["engines"]["ddp"]["fits"]
+    assert "dtype: bfloat16" in refused("plan", *shape)
+
+
 def test_work_is_that_of_the_products():
     """By hand: six operations a weight and token of the layers, six of the head a response token, attention."""
     found = planned("--rows", "64", "--num_train_epochs", "1", "--gradient_checkpointing", "false", "--gpus", "2",
@@ -180,6 +220,9 @@ def test_the_language_model_of_a_multimodal_configuration_is_planned():
         (["--model_shape", '{"model_type": "no_such_model"}'], "model_shape"),
         (["--model_shape", '{"hidden_size": 7, "num_attention_heads": 2}'], "model_shape"),
         (["--model_shape", '{"hiden_size": 64}'], "model_shape"),
+        (["--model_shape", '{"num_hidden_layers": 0}'], "model_shape"),
+        (["--model_shape", '{"vocab_size": 0}'], "model_shape"),
+        (["--model_shape", '{"model_type": "ctrl"}'], "gradient_checkpointing"),
         (["--num_processes", "0"], "num_processes"),
         (["--num_processes", "4", "--gpus", "2"], "gpus"),
         (["--num_train_epochs", "0"], "num_train_epochs"),
@@ -196,6 +239,13 @@ def test_the_language_model_of_a_multimodal_configuration_is_planned():
 )
 def test_a_mistake_is_named(arguments, option):
     assert refused("plan", *GIVEN, *arguments).startswith(f"mallowspo: {option}")
+
+
+def test_a_folder_that_holds_no_decoder_is_named_by_its_own_option(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    assert refused("plan", "--model_name_or_path", tmp_path).startswith("mallowspo: model_name_or_path")
+    (tmp_path / "config.json").write_text(json.dumps({**SHAPE, "num_hidden_layers": 0}))
+    assert refused("plan", "--model_name_or_path", tmp_path).startswith("mallowspo: model_name_or_path")
 
 
 def test_a_model_is_needed():

@@ -144,7 +144,12 @@ def _plan(options: PlanOptions, namespace: Any, engine: str | None) -> dict[str,
         refuse_streamed(settings)
     if namespace.max_steps <= 0 and namespace.num_train_epochs == 0:
         raise InputError("num_train_epochs: got 0, and a run without steps needs no plan; give more, or max_steps")
+    source = "model_name_or_path" if options.model_shape is None else "model_shape"
     config = _model_config(options, namespace)
+    for name in ("num_hidden_layers", "vocab_size"):
+        count = getattr(config.get_text_config(decoder=True), name, 1)
+        if count < 1:
+            raise InputError(f"{source}: got {name} {count}, expected at least 1")
     peft = get_peft_config(model_args)
     on_cpu = bool(namespace.use_cpu)
     mixed = bool(namespace.bf16 if namespace.bf16 is not None else not namespace.fp16 and not on_cpu)
@@ -173,7 +178,7 @@ def _plan(options: PlanOptions, namespace: Any, engine: str | None) -> dict[str,
     for name in ENGINES if gpus > 1 and not on_cpu else ("ddp",):
         kind = precision if name == "ddp" else half(precision)
         if kind not in rows:
-            model = build(config, kind, attention=namespace.attn_implementation, adapter=peft)
+            model = build(config, kind, attention=namespace.attn_implementation, adapter=peft, option=source)
             if bits is not None and peft is not None:  # as TRL
                 for value in model.parameters():
                     value.data = value.data.to(torch.bfloat16) if value.requires_grad else value.data
@@ -187,18 +192,18 @@ def _plan(options: PlanOptions, namespace: Any, engine: str | None) -> dict[str,
                     on_cpu=on_cpu,
                     checkpointing=bool(settings.gradient_checkpointing),
                     live_reference=live,
+                    option=source,
                 ),
             )
         sizes, row = rows[kind]
         memory = plan_memory(name, gpus, sizes, precision, row, state=state, reference=live and peft is None)
         room = options.memory * GB * (1 - options.reserve)
-        free = room - memory.total + row.per_pair * row.pairs
-        longest = max(0, int(free / row.per_pair * row.tokens / row.pairs))
+        beside = memory.total - memory.activations - memory.head
         engines[name] = {
             "parts_gb": {part: value / GB for part, value in asdict(memory).items()},
             "total_gb": memory.total / GB,
             "fits": memory.total <= room,
-            "longest_row_tokens": longest,
+            "longest_row_tokens": row.longest(room - beside),
         }
     pairs_a_step = gpus * namespace.per_device_train_batch_size * namespace.gradient_accumulation_steps
     a_pair = row.tokens / row.pairs

@@ -162,9 +162,17 @@ def _attention(
 
 
 def attend_groups(
-    query: Tensor, key: Tensor, value: Tensor, prompt_groups: Sequence[PromptGroup], attend: Callable[..., Tensor]
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prompt_groups: Sequence[PromptGroup],
+    attend: Callable[..., Tensor],
+    merged: float = 1,
 ) -> Tensor:
-    """Attention over a row, group by group; `attend` gives that of the last queries over some keys and values."""
+    """Attention over a row, group by group; `attend` gives that of the last queries over some keys and values.
+
+    A group that stands for several (`merged`, in a plan) keeps what each of them would.
+    """
     spans = [span for group in prompt_groups for span in (group.prompt, *group.responses)]
     sizes = [stop - start for start, stop in spans]
     # Split, not sliced: the gradient of a slice is a whole row of zeros for each segment.
@@ -177,19 +185,23 @@ def attend_groups(
             queries, own_keys, own_values = next(pieces)
             if queries.size(2):
                 keys, values = (prompt_keys, own_keys), (prompt_values, own_values)
-                parts.append(_attend_joined(queries, keys, values, attend))
+                parts.append(_attend_joined(queries, keys, values, attend, merged))
     return torch.cat([part.transpose(1, 2) for part in parts], dim=1)
 
 
 def _attend_joined(
-    query: Tensor, keys: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor], attend: Callable[..., Tensor]
+    query: Tensor,
+    keys: tuple[Tensor, Tensor],
+    values: tuple[Tensor, Tensor],
+    attend: Callable[..., Tensor],
+    merged: float = 1,
 ) -> Tensor:
     """Attention over a prompt's keys and the response's own, which the backward pass joins again.
 
     Kept, the joined ones are a prompt's keys and values once more for each of its responses, in every layer.
     """
     key, value = torch.cat(keys, dim=2), torch.cat(values, dim=2)
-    if not torch.is_grad_enabled() or keys[0].numel() < _WORTH_JOINING_AGAIN or _kept_by_another():
+    if not torch.is_grad_enabled() or keys[0].numel() < _WORTH_JOINING_AGAIN * merged or _kept_by_another():
         return attend(query, key, value)
     parts_of = {key.data_ptr(): keys, value.data_ptr(): values}
 

@@ -8,9 +8,9 @@ engines shard them, is arithmetic. `docs/plan.md` writes both out.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -52,6 +52,8 @@ OPTIMISERS = {
 _ATTENTION = "mallowspo_plan"
 _ZERO_BUCKET = 500_000_000  # numbers in DeepSpeed's bucket of gradients, and ...
 _ZERO_LIVE = 1_000_000_000  # ... weights that ZeRO-3 leaves gathered at once: its defaults
+_GROUPS = 8  # that a planned row is cut into at most
+_TRIES = 30  # for the longest row; three to five do
 _GATHERED_LAYERS = 2  # of FSDP2: the one that is computed and the one that is fetched
 
 
@@ -156,7 +158,28 @@ class Row:
     tokens: int
     activations: float  # bytes, without the head's
     head: float  # bytes
-    per_pair: float  # bytes that one pair more would take
+    peak: Callable[[int], float]  # bytes of both for so many pairs
+
+    def longest(self, free: float) -> int:
+        """Tokens of the longest row whose pass holds at most so many bytes."""
+        return max(0, int(_largest(self.peak, self.pairs, free) * self.tokens / self.pairs))
+
+
+def _largest(peak: Callable[[int], float], start: int, free: float) -> float:
+    """The largest number of pairs whose peak is at most `free`, a part of a pair by a straight line.
+
+    One straight line does not give it: with few pairs the peak lies where a row has no part in it, as at the gradient
+    of a large embedding. What the line gives is tried, and the next one drawn through it.
+    """
+    last, count = start, 2 * start
+    for _ in range(_TRIES):
+        slope = (peak(count) - peak(last)) / (count - last)
+        found = count + (free - peak(count)) / slope if slope > 0 else 2.0 * count
+        following = max(1, round(found))
+        if following in (last, count) or abs(peak(following) - free) <= free / 100:
+            return found
+        last, count = count, following
+    return float(count)
 
 
 @dataclass(frozen=True)
@@ -254,7 +277,7 @@ def _attention(
     query, key, value = query.to(plan_dtype), key.to(plan_dtype), value.to(plan_dtype)
     attend: Any = _FusedAttention.apply
     if "prompt_groups" in kwargs:
-        return attend_groups(query, key, value, kwargs["prompt_groups"], attend), None
+        return attend_groups(query, key, value, kwargs["prompt_groups"], attend, kwargs["plan_merged"]), None
     return attend(query, key, value).transpose(1, 2).contiguous(), None
 
 
@@ -312,20 +335,29 @@ def _head_bytes(n: int, hidden: int, vocabulary: int, dtype: torch.dtype, *, on_
     return dtype.itemsize * min(n, tokens) * width + wide * n * hidden
 
 
-def build(config: Any, precision: Precision, *, attention: str | None = None, adapter: Any = None) -> Any:
-    """The model on the meta device, in PEFT's wrapper where an adapter's configuration is given."""
+def build(
+    config: Any,
+    precision: Precision,
+    *,
+    attention: str | None = None,
+    adapter: Any = None,
+    option: str = "model_shape",
+) -> Any:
+    """The model on the meta device, in PEFT's wrapper where an adapter's configuration is given.
+
+    `option` is what the user gave the model by.
+    """
     from transformers import AutoModelForCausalLM
 
-    eager = attention == "eager"
     try:
-        with torch.device("meta"):
+        with torch.device("meta"):  # without a name: sdpa, or eager where the model has no sdpa
             model = AutoModelForCausalLM.from_config(
-                config, dtype=precision.weights, attn_implementation="eager" if eager else "sdpa"
+                config, dtype=precision.weights, attn_implementation="eager" if attention == "eager" else None
             )
     except (
         ValueError, KeyError, TypeError, AttributeError, RuntimeError, ZeroDivisionError, ImportError,
     ) as error:  # fmt: skip
-        raise InputError(f"model_shape: no model can be made of it ({reason_of(error)})") from error
+        raise InputError(f"{option}: no model can be made of it ({reason_of(error)})") from error
     if adapter is not None:
         from peft import get_peft_model
 
@@ -346,6 +378,7 @@ def plan_row(
     on_cpu: bool,
     checkpointing: bool,
     live_reference: bool,
+    option: str = "model_shape",
 ) -> Row:
     """Send a row of pairs through a model on the meta device.
 
@@ -357,13 +390,14 @@ def plan_row(
         on_cpu: It trains on a processor.
         checkpointing: Each layer is computed again in the backward pass.
         live_reference: The reference is scored at each step.
+        option: What the user gave the model by.
 
     Returns:
         The row that is cut from such a batch.
     """
     support = packed_support(model)
     plain = base_model(model)
-    if support.path != "dense_mask":
+    if plain.config._attn_implementation != "eager":
         from transformers import AttentionInterface
 
         AttentionInterface.register(_ATTENTION, _attention)
@@ -372,22 +406,35 @@ def plan_row(
     pairs = batch if budget is None else min(batch, max(1, budget // lengths.pair))
     if checkpointing:
         name = "activation_checkpointing_enable"  # its name since transformers 5.23
-        getattr(plain, name, plain.gradient_checkpointing_enable)({"use_reentrant": False})
+        try:
+            getattr(plain, name, plain.gradient_checkpointing_enable)({"use_reentrant": False})
+        except ValueError as error:
+            raise InputError(f"gradient_checkpointing: {reason_of(error)}; give false") from error
         if hasattr(plain, "enable_input_require_grads"):
             plain.enable_input_require_grads()
-    trained = plain.get_output_embeddings().weight.requires_grad
+    weight = plain.get_output_embeddings().weight
 
-    def held(count: int) -> tuple[float, float]:
-        peak = _peak(model, plain, precision, lengths, count, path=support.path, on_cpu=on_cpu, live=live_reference)
-        hidden = plain.config.get_text_config(decoder=True).hidden_size
-        vocabulary = len(plain.get_output_embeddings().weight)
-        n = 2 * lengths.response * count
-        return peak, _head_bytes(n, hidden, vocabulary, precision.products, on_cpu=on_cpu, trained=trained)
+    @cache
+    def peak(count: int) -> float:
+        try:
+            return _peak(
+                model, plain, precision, lengths, count, path=support.path, on_cpu=on_cpu, live=live_reference
+            )
+        except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError) as error:
+            whole = precision.weights == precision.products
+            raise InputError(
+                f"{option}: a row of {plain.config.model_type} cannot be followed without its weights "
+                f"({reason_of(error)}); plan with {'' if whole else 'dtype: bfloat16, or with '}the shape of a plain "
+                "decoder of the same size"
+            ) from error
 
-    peak, head = held(pairs)
-    further, _ = held(2 * pairs)
+    hidden = plain.config.get_text_config(decoder=True).hidden_size
+    head = _head_bytes(
+        2 * lengths.response * pairs, hidden, len(weight), precision.products,
+        on_cpu=on_cpu, trained=weight.requires_grad,
+    )  # fmt: skip
     tokens = pairs * (lengths.pair if support.path != "padded" else 2 * (lengths.prompt + lengths.response))
-    return Row(support.path, support.reason, pairs, tokens, max(0.0, peak - head), head, (further - peak) / pairs)
+    return Row(support.path, support.reason, pairs, tokens, max(0.0, peak(pairs) - head), head, peak)
 
 
 def _peak(
@@ -404,13 +451,16 @@ def _peak(
         shape = (2 * pairs, prompt + response)
     scored = torch.empty(2 * response * pairs, dtype=torch.long, device="meta")
     ids = torch.empty(shape, dtype=torch.long, device="meta")
-    mask = torch.empty((1, 1, *((shape[1],) * 2 if path == "dense_mask" else (1, 1))), device="meta")
+    if path == "padded" and plain.config._attn_implementation != _ATTENTION:
+        mask = torch.empty(shape, dtype=torch.long, device="meta")  # a model that has an attention of its own
+    else:
+        mask = torch.empty((1, 1, *((shape[1],) * 2 if path == "dense_mask" else (1, 1))), device="meta")
     kinds = set(getattr(plain.config, "layer_types", None) or ())
     masks: Any = dict.fromkeys(kinds, mask) if path == "dense_mask" and len(kinds) > 1 else mask
     inputs = {"input_ids": ids, "position_ids": ids, "use_cache": False, "plan_dtype": precision.products}
     inputs["attention_mask"] = masks
     if path == "packed":
-        inputs["prompt_groups"] = _groups(lengths, pairs)
+        inputs |= {"prompt_groups": _groups(lengths, pairs), "plan_merged": pairs / min(pairs, _GROUPS)}
     autocast = _Autocast(model, precision.products) if precision.products != precision.weights else None
     ledger = _Ledger([*model.parameters(), *model.buffers(), *gradients, scored, ids, mask])
 
@@ -424,32 +474,30 @@ def _peak(
             autocast.end()
         return score
 
-    try:
-        with ledger:
-            score = forward()
-            if live:
-                with torch.no_grad():
-                    forward()
-            score.sum().backward()
-    except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError) as error:
-        raise InputError(
-            f"model_shape: a row of {plain.config.model_type} cannot be followed without its weights "
-            f"({reason_of(error)}); plan with the shape of a plain decoder of the same size"
-        ) from error
+    with ledger:
+        score = forward()
+        if live:
+            with torch.no_grad():
+                forward()
+        score.sum().backward()
     return float(ledger.peak)
 
 
 def _groups(lengths: Lengths, pairs: int) -> tuple[PromptGroup, ...]:
-    """Where prompts and responses lie in a row; a response's last token is no input."""
-    prompt, response = lengths.prompt, lengths.response - 1
-    whole = prompt + 2 * response
-    return tuple(
-        PromptGroup(
-            (start, start + prompt),
-            ((start + prompt, start + prompt + response), (start + prompt + response, start + whole)),
-        )
-        for start in range(0, pairs * whole, whole)
-    )
+    """Where prompts and responses lie in a row; a response's last token is no input.
+
+    A fused kernel holds so much for each token, whatever the group is: of many pairs several pass as one of their
+    tokens together, so that a long row takes no longer to follow than a short one.
+    """
+    count = min(pairs, _GROUPS)
+    groups, start = [], 0
+    for index in range(count):
+        size = pairs * (index + 1) // count - pairs * index // count
+        prompt, response = size * lengths.prompt, size * (lengths.response - 1)
+        first, second = start + prompt, start + prompt + response
+        groups.append(PromptGroup((start, first), ((first, second), (second, second + response))))
+        start = second + response
+    return tuple(groups)
 
 
 def plan_memory(
