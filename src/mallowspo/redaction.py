@@ -50,11 +50,11 @@ _KEY = re.compile(
     re.IGNORECASE,
 )
 _USER = re.compile(r"(?<=://)[^\s/'\"<>]+@")
-_QUERY = re.compile(r"([?&]([\w.%-]+)=)[^&#\s'\"<>]+")
+_QUERY = re.compile(r"([?&]([\w.%-]+)=)[^&#\s'\"<>]+?(?=[\])]*[.,;:]?(?:[&#\s'\"<>]|$))")
 # In JSON, YAML, Python and shell: "api_key": "…", api_key='…', --hub_token …
 _FIELD = re.compile(
     r"""((?:["']([\w-]+)["']\s*[:=]|\b([\w-]+)=|\b(\w+[_-]\w+|passw\w+|authorization):)\s*["']?(?:basic |bearer )?)"""
-    r"""(?!\[hidden\])[^\s"',}&]+""",
+    r"""(?!\[hidden\])[^\s"',}&]+?(?=[\])]*[.;:]?(?:[\s"',}&]|$))""",
     re.IGNORECASE,
 )
 _OPTION = re.compile(r"(?<!\S)(--([\w-]+)(?:\s+|=))(?!-)(?:'[^']*'|\"[^\"]*\"|\S+)")

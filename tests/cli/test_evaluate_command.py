@@ -163,7 +163,7 @@ FINE = {
         ({"--temperature": "-1"}, "temperature: got -1.0"),
         ({"--concurrency": "0"}, "concurrency: got 0, expected at least 1"),
         ({"--dtype": "float8"}, "dtype: got 'float8'"),
-        ({"--dispersion": "none.parquet"}, "dispersion: dataset: there is no file or folder none.parquet"),
+        ({"--dispersion": "none.parquet"}, "dispersion: there is no file or folder none.parquet"),
         ({"--dispersion_column": "chosen"}, "'chosen' of p.jsonl is not all numbers"),
         ({"--alpaca_tables": "."}, "instructions.csv cannot be read"),
         ({"--max_prompts": "0"}, "max_prompts: got 0"),
@@ -381,6 +381,11 @@ def test_lists_of_a_column_are_ranked_by_a_reward_model_and_a_function(here, mod
         *given[:-1], "2", "--judge", "judges_here:longer", "--output_dir", "out3", "--rank_votes", "1"
     )
     assert code == 0 and results("out3")["longer"] == {"lists": 5, "answers": 5} and "--rank 2" in said
+    code, said, _ = call(
+        *given[:-1], "5", "--judge", "judges_here:longer", "--output_dir", "out5", "--rank_votes", "1"
+    )
+    assert code == 0 and results("out5")["shorter"] == 5 and "--rank 5: 5 lists" in said
+    assert results()["shorter"] == 0
     assert [row["responses"] for row in lists("out3")] == [row["responses"][:2] for row in rows]
     assert run(*given, "--judge", "reward:rm", "--output_dir", "out2", "--use_cpu") == 0
     rewards = {line["reward"] for line in map(json.loads, Path("out2/rewards.jsonl").read_text().splitlines())}

@@ -156,6 +156,21 @@ def test_a_wrong_option_of_train(arguments, named):
     assert named in refused("train", *arguments)
 
 
+@pytest.mark.parametrize("given", [["--use_cpu", "true"], ["--use_cpu=True"], ["--use_cpu"]])
+def test_a_truth_value_is_taken_as_train_takes_it(given):
+    """And what stands behind it is not taken for one."""
+    from mallowspo.cli.options import arguments_of, read_options
+    from mallowspo.cli.reference import ReferenceOptions
+
+    named = ["--model_name_or_path", "m", "--dataset_name", "d"]
+    options = read_options(ReferenceOptions, [*named, *given], "mallowspo reference")
+    assert options.use_cpu and "--use_cpu" in arguments_of(options)
+    off = read_options(ReferenceOptions, [*named, *given, "--use_cpu", "false"], "mallowspo reference")
+    assert not off.use_cpu
+    with pytest.raises(InputError, match="^maybe: "):
+        read_options(ReferenceOptions, [*named, *given[:1], "maybe"], "mallowspo reference")
+
+
 def test_our_options_come_first_in_the_help():
     lines = TrainParser().format_help().splitlines()
     assert max(map(len, lines)) <= 100

@@ -65,6 +65,7 @@ def test_yaml_and_flags_together_train_and_leave_a_record(model, tmp_path):
     assert len(record["data"]["fingerprint"]) == 64
     assert record["versions"]["trl"] and record["final_metrics"]["eval_loss"] > 0
     assert "dispersion" in done.stderr and "weight mean" in done.stderr
+    assert "FutureWarning" not in done.stderr
     AutoModelForCausalLM.from_pretrained(tmp_path / "out")
 
 
@@ -157,7 +158,7 @@ MISTAKES = {
     "missing folder": ("no/such/folder/x.jsonl", [], "no/such/folder"),
     "wrong column": (other_columns, [], "question"),
     "malformed line": (malformed, [], "7,000"),
-    "empty": (empty, [], "the file is empty"),
+    "empty": (empty, [], "is empty"),
     "identical": (identical, [], "row 13"),
     "long prompt": (long_prompt, ["--max_length", "64"], "row 13"),
     "non-finite weight": (infinite_weight, ["--dispersion", "column"], "weight"),

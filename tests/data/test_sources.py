@@ -126,7 +126,7 @@ LATIN = "prompt,chosen,rejected{}\na,{},c\n"
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("a.jsonl", b"", "the file is empty"),
+        ("a.jsonl", b"", "^dataset: .* is empty"),
         ("a.jsonl", b"\n\n", "there are no rows"),
         ("a.jsonl", b"\n{\n", "none of the 1 rows|1 of 1 rows"),
         ("a.json", b"[]", "there are no rows"),

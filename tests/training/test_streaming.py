@@ -50,7 +50,7 @@ def test_a_stream_trains_as_its_rows_in_memory(way, random_setting, tmp_path, st
         rows, options = ROWS, {"reference_store": stored, "max_length": 256, "stream_window": 5}
     elif way == "live":
         rows, options = ROWS, {"objective": "dpo", "stream_window": 5}
-    whole = run(random_setting, tmp_path, rows, **options)
+    whole = run(random_setting, tmp_path, rows, **{k: v for k, v in options.items() if k != "stream_window"})
     streamed = run(random_setting, tmp_path, rows.to_iterable_dataset(num_shards=2), **options)
     assert streamed[0] == whole[0]
     if way in ("column", "store"):  # where the first window, or the store, holds all rows
@@ -93,6 +93,12 @@ def test_what_needs_all_rows_is_refused_by_name(changes, option, tmp_path):
     args = MallowsPOConfig(**options(tmp_path, max_steps=2) | changes)
     with pytest.raises(InputError, match=f"^{option}: "):
         MallowsPOTrainer("there is no such model", args=args, train_dataset=ROWS.to_iterable_dataset())
+
+
+def test_a_window_without_a_stream_is_refused(tmp_path):
+    args = MallowsPOConfig(**options(tmp_path, objective="dpo", stream_window=5))
+    with pytest.raises(InputError, match="^stream_window: "):
+        MallowsPOTrainer("there is no such model", args=args, train_dataset=ROWS)
 
 
 def test_rows_that_are_not_the_stores_are_refused(random_setting, tmp_path, stored):

@@ -343,6 +343,11 @@ def _ranking_lines(results: dict[str, Any], folder: Path) -> list[str]:
             f"left out: {longer['answers']:,} answers of {longer['lists']:,} lists that hold more than --rank "
             f"{results['settings']['rank']}; the first of each list are ranked"
         )
+    if shorter := results["shorter"]:
+        lines.append(
+            f"fewer than --rank {results['settings']['rank']}: {shorter:,} lists hold fewer different answers; all of "
+            "them are ranked"
+        )
     lines += _usage_lines(results["judge"])
     lines.append(f"Train: mallowspo train --dataset_name {folder}/lists.jsonl --objective mallows_list_theta ...")
     if results["votes"] > 1:

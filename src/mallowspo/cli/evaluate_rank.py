@@ -52,7 +52,7 @@ def run_ranking(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
         endpoints["model"] = endpoint_of(options.model, options, "model")
     check_reachable(endpoints, options.output_dir)
     try:
-        answers, longer = _answers(options, prompts, endpoints.get("model"), progress)
+        answers, uneven = _answers(options, prompts, endpoints.get("model"), progress)
         kept = [n for n, texts in enumerate(answers) if len(texts) > 1]
         left_out = [prompts.prompts[n].index for n, texts in enumerate(answers) if len(texts) < 2]
         if not kept:
@@ -80,7 +80,7 @@ def run_ranking(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
         "format": 1,
         "lists": len(kept),
         "left_out": left_out,
-        "longer": longer,
+        **uneven,
         "answers": sum(map(len, lists)),
         "votes": votes,
         "order": order,
@@ -100,8 +100,8 @@ def run_ranking(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
 
 def _answers(
     options: EvaluateOptions, prompts: PromptSet, endpoint: Endpoint | None, progress: Progress
-) -> tuple[list[list[str]], dict[str, int] | None]:
-    """The answers to each prompt that say something, each text once; and what a column has beyond --rank of them."""
+) -> tuple[list[list[str]], dict[str, Any]]:
+    """The answers to each prompt that say something, each text once; and where a column has not --rank of them."""
     source = source_of(options.model, "model")
     if source.kind == "column":
         from mallowspo.evaluation.prompts import answer_text, texts_of
@@ -110,15 +110,16 @@ def _answers(
         for prompt, value in zip(prompts.prompts, prompts.column(source.name, "model"), strict=True):
             if not isinstance(value, list) or not value or isinstance(value[0], dict):
                 raise InputError(
-                    f"model: row {prompt.index} of the column {source.name!r} holds no list of answers, such as the "
+                    f"model: row {prompt.row} of the column {source.name!r} holds no list of answers, such as the "
                     "column `responses` of ranked lists"
                 )
-            where = f"model: the column {source.name!r}, list {prompt.index + 1}, answer"
+            where = f"model: the column {source.name!r}, list {prompt.row}, answer"
             texts = texts_of(value, answer_text, where, [prompt] * len(value))
             found.append(list(dict.fromkeys(text for text in texts if not is_blank(text))))
         beyond = [len(texts) - options.rank for texts in found if len(texts) > options.rank]
         longer = {"lists": len(beyond), "answers": sum(beyond)} if beyond else None
-        return [texts[: options.rank] for texts in found], longer
+        shorter = sum(len(texts) < options.rank for texts in found)
+        return [texts[: options.rank] for texts in found], {"longer": longer, "shorter": shorter}
     asked = [
         replace(prompt, repeat=prompt.repeat * options.rank + copy)
         for prompt in prompts.prompts
@@ -129,7 +130,7 @@ def _answers(
     for place, text in enumerate(drawn.texts):
         if place not in drawn.refused and not is_blank(text) and text not in drawn_texts[place // options.rank]:
             drawn_texts[place // options.rank].append(text)
-    return drawn_texts, None
+    return drawn_texts, {"longer": None, "shorter": sum(len(texts) < options.rank for texts in drawn_texts)}
 
 
 def _write_lists(

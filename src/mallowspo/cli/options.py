@@ -253,7 +253,7 @@ def read_options(kind: type, arguments: Sequence[str], prog: str) -> Any:
     show_help(kind, arguments, prog)
     parser = _OptionsParser(kind, prog)
     path, rest = take_config(arguments)
-    named, left = parser.parse_known_args(rest[:-1] if rest[-1:] == ["--"] else rest)
+    named, left = parser.parse_known_args(_plain_flags(kind, rest[:-1] if rest[-1:] == ["--"] else rest))
     places = [item.name for item in fields(kind) if item.metadata["positional"]]
     names = [*(item.name for item in fields(kind) if not item.metadata["positional"]), "config", "help"]
     if left:
@@ -270,9 +270,25 @@ def read_options(kind: type, arguments: Sequence[str], prog: str) -> Any:
     return kind(**values)
 
 
+def _plain_flags(kind: type, arguments: Sequence[str]) -> list[str]:
+    """Write truth values, which `train` takes, as flags: `--use_cpu true` is `--use_cpu`, false `--no_use_cpu`."""
+    flags = {f"--{item.name}" for item, values in _declared(kind).items() if values.of is bool}
+    found: list[str] = []
+    for argument in arguments:
+        name, given, value = argument.partition("=")
+        before = found[-1] if found else ""
+        if given and name in flags and truth_of(value) is not None:
+            found.append(name if truth_of(value) else f"--no_{name[2:]}")
+        elif before in flags and truth_of(argument) is not None:
+            found[-1] = before if truth_of(argument) else f"--no_{before[2:]}"
+        else:
+            found.append(argument)
+    return found
+
+
 def read_known(kind: type, arguments: Sequence[str], prog: str, given: Mapping[str, Any]) -> tuple[Any, list[str]]:
     """Read a command's own options, all of which have defaults, and leave the others; `given` is what a file said."""
-    named, left = _OptionsParser(kind, prog).parse_known_args(arguments)
+    named, left = _OptionsParser(kind, prog).parse_known_args(_plain_flags(kind, arguments))
     return kind(**{**given, **vars(named)}), left
 
 

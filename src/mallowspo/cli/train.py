@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -27,6 +28,8 @@ _MODULE = "mallowspo.cli.main"
 
 def train_command(arguments: Sequence[str]) -> int:
     """Run `mallowspo train` and give its exit code; flags of `accelerate launch` start it under a launcher."""
+    # TRL says these names as they were before transformers 5.23; nobody who reads the log can change that.
+    warnings.filterwarnings("ignore", r"`\w*gradient_checkpointing\w*` is deprecated", FutureWarning)
     path, options = take_config(arguments)
     parser = TrainParser()
     from_yaml = parser.set_defaults_from_file(path) if path is not None else []

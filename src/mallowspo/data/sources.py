@@ -173,7 +173,7 @@ def _files(path: Path, split: str) -> list[Path]:
         if _suffix(file) not in READERS:
             raise InputError(f"dataset: {file} ends in {_suffix(file)!r}, expected one of {', '.join(READERS)}")
         if file.stat().st_size == 0:
-            raise InputError(f"{file}: the file is empty")
+            raise InputError(f"dataset: {file} is empty")
     return found
 
 

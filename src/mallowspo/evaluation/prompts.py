@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, told_as
 
 __all__ = ["EvaluationPrompt", "PromptSet", "answer_text", "as_text", "load_prompts", "read_dispersion", "texts_of"]
 
@@ -23,6 +23,11 @@ class EvaluationPrompt:
     text: str  # as a judge sees it
     messages: tuple[dict[str, str], ...] | None = None  # the conversation, where the data holds one
     repeat: int = 0  # how many equal prompts stand before it
+
+    @property
+    def row(self) -> int:
+        """Its number in messages, from 1 as everywhere else."""
+        return self.index + 1
 
     def conversation(self) -> list[dict[str, str]]:
         """The prompt as messages; a plain one is the user's turn."""
@@ -41,15 +46,18 @@ class PromptSet:
     def column(self, name: str, option: str) -> list[Any]:
         """One value per prompt."""
         if name not in self.rows.column_names:
-            raise InputError(
-                f"{option}: {self.source} has no column {name!r}; it has {', '.join(self.rows.column_names)}"
-            )
+            raise InputError(f"{option}: {self.source} has no column {name!r}; it has {_columns(self.rows)}")
         return list(self.rows[name])
 
     def numbers(self, name: str, option: str) -> NDArray[np.float64]:
         """One finite number per prompt, shape (N,); otherwise as `column`."""
         what = f"{option}: the column {name!r} of {self.source}"
         return _finite(_numbers(self.column(name, option), what), what)
+
+
+def _columns(rows: Any) -> str:
+    """The columns of the user's own: `row_index` is what reading adds."""
+    return ", ".join(name for name in rows.column_names if name != "row_index")
 
 
 def as_text(value: Any) -> str:
@@ -99,13 +107,12 @@ def load_prompts(source: str, *, column: str = "prompt", split: str = "train", l
 
     if limit is not None and limit < 1:
         raise InputError(f"max_prompts: got {limit}, expected at least 1")
-    rows = load_preferences(source, split=split).dataset
+    with told_as({"dataset": "prompts"}):
+        rows = load_preferences(source, split=split).dataset
     if column not in rows.column_names:
         other = next((name for name in ("prompt", "instruction", "question") if name in rows.column_names), None)
         advice = f"; give --prompt_column {other}" if other else ""
-        raise InputError(
-            f"prompt_column: {source} has no column {column!r}; it has {', '.join(rows.column_names)}{advice}"
-        )
+        raise InputError(f"prompt_column: {source} has no column {column!r}; it has {_columns(rows)}{advice}")
     rows = rows.select(range(min(limit, len(rows)))) if limit is not None else rows
     seen: dict[str, int] = {}
     prompts = []
@@ -113,7 +120,7 @@ def load_prompts(source: str, *, column: str = "prompt", split: str = "train", l
         conversation = _is_conversation(value)
         if not conversation and not (isinstance(value, str) and not is_blank(value)):
             raise InputError(
-                f"prompt_column: row {index} of {source} holds {str(value)[:60]!r} as {column!r}, expected a text "
+                f"prompt_column: row {index + 1} of {source} holds {str(value)[:60]!r} as {column!r}, expected a text "
                 "or a list of messages with role and content"
             )
         messages = tuple({"role": t["role"], "content": t["content"]} for t in value) if conversation else None
@@ -133,10 +140,8 @@ def read_dispersion(path: Path, prompts: PromptSet, *, column: str = "dispersion
     from mallowspo.data.records import prompt_id_of_text
     from mallowspo.data.sources import load_preferences
 
-    try:
+    with told_as({"dataset": "dispersion"}):
         table = load_preferences(path).dataset
-    except InputError as error:
-        raise InputError(f"dispersion: {error}") from error
     if column not in table.column_names:
         raise InputError(f"dispersion_column: {path} has no column {column!r}; it has {', '.join(table.column_names)}")
     what = f"dispersion: the column {column!r} of {path}"
@@ -162,7 +167,7 @@ def texts_of(values: Iterable[Any], read: Callable[..., str], where: str, *other
         try:
             texts.append(read(*arguments))
         except InputError as error:
-            raise InputError(f"{where}, row {row}: {error}") from error
+            raise InputError(f"{where}, row {row + 1}: {error}") from error
     return texts
 
 
@@ -175,7 +180,7 @@ def _joined(
     missing = [row for row, name in enumerate(wanted) if name not in by_name]
     if missing:
         raise InputError(
-            f"dispersion: {path} has no row for {len(missing)} of the prompts; the first: row {missing[0]}"
+            f"dispersion: {path} has no row for {len(missing)} of the prompts; the first: row {missing[0] + 1}"
         )
     return np.asarray([np.mean(by_name[name]) for name in wanted])
 
@@ -190,6 +195,6 @@ def _numbers(values: Sequence[Any], what: str) -> NDArray[np.float64]:
 def _finite(values: NDArray[np.float64], what: str) -> NDArray[np.float64]:
     if not np.all(np.isfinite(values)):
         raise InputError(
-            f"{what} has a value that is not a finite number, in row {int(np.argmin(np.isfinite(values)))}"
+            f"{what} has a value that is not a finite number, in row {int(np.argmin(np.isfinite(values))) + 1}"
         )
     return values

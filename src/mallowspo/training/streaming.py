@@ -29,7 +29,15 @@ from mallowspo.training.config import MallowsPOConfig
 from mallowspo.training.row_weights import RAW_COLUMN
 from mallowspo.training.splits import PreparedSplit, prepare_split
 
-__all__ = ["StreamedSplit", "is_streaming", "prepare_stream", "refuse_streamed", "StorePlaces", "with_columns"]
+__all__ = [
+    "StreamedSplit",
+    "is_streaming",
+    "prepare_stream",
+    "refuse_streamed",
+    "refuse_unstreamed",
+    "StorePlaces",
+    "with_columns",
+]
 
 _PAIR = "pair_of_row"  # number of a pair among those that its row of the data gives
 
@@ -88,6 +96,15 @@ def refuse_streamed(args: MallowsPOConfig) -> None:
     for refused, option, why in checks:
         if refused:
             raise InputError(f"{option}: {why}, {whole}")
+
+
+def refuse_unstreamed(args: MallowsPOConfig) -> None:
+    """Refuse what only a training set that is read as it comes would read."""
+    if args.stream_window != MallowsPOConfig.stream_window:
+        raise InputError(
+            f"stream_window: got {args.stream_window}, and the training set is not streamed; leave it out, or add "
+            "dataset_streaming: true"
+        )
 
 
 def prepare_stream(dataset: IterableDataset, tokenizer: Any, args: MallowsPOConfig) -> StreamedSplit:

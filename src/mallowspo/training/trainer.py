@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
+from collections.abc import Sized
 from contextlib import ExitStack, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -89,7 +90,7 @@ from mallowspo.training.state_file import (
     run_settings,
     write_state,
 )
-from mallowspo.training.streaming import is_streaming, prepare_stream, refuse_streamed, with_columns
+from mallowspo.training.streaming import is_streaming, prepare_stream, refuse_streamed, refuse_unstreamed, with_columns
 
 __all__ = ["MallowsPOTrainer"]
 
@@ -190,6 +191,8 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         self.settings = args = checked_settings(args, model, ref_model, train_dataset, peft_config)
         if is_streaming(train_dataset):
             refuse_streamed(args)
+        else:
+            refuse_unstreamed(args)
         refuse_lost_reference(model, ref_model, peft_config)
         self.reference_is_ours = ref_model is None
         self.objective = args.resolved_objective
@@ -416,12 +419,33 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
 
     # Loss
 
+    def get_train_dataloader(self) -> Any:
+        """The training batches, in an order that a run which goes on within an epoch finds again.
+
+        accelerate wraps the batches of several processes once more to skip those that were seen, and transformers
+        does not reach through to the sampler: it would shuffle as in the first epoch.
+        """
+        loader = super().get_train_dataloader()
+        batches = getattr(loader, "batch_sampler", None)
+        sampler = getattr(getattr(batches, "batch_sampler", batches), "sampler", None)
+        set_epoch = getattr(sampler, "set_epoch", None)
+        if set_epoch is not None and not hasattr(batches, "set_epoch"):
+            setattr(batches, "set_epoch", set_epoch)  # noqa: B010  # which no class of theirs declares
+        return loader
+
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """The batches of a step; the one that ends an epoch is told how many of its examples are its own."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         state = self.accelerator.gradient_state
-        if batches and state.end_of_dataloader and state.remainder > 0 and self._filled_up:
-            batches[-1][_OWN_EXAMPLES] = state.remainder
+        if batches and state.end_of_dataloader and self._filled_up:
+            own = state.remainder
+            if own < 0 and isinstance(self.train_dataset, Sized) and not self.args.dataloader_drop_last:
+                # Behind batches that a run going on has skipped, accelerate does not know.
+                split = self.accelerator.split_batches
+                size = self.args.train_batch_size * (1 if split else self.accelerator.num_processes)
+                own = len(self.train_dataset) % size
+            if own > 0:
+                batches[-1][_OWN_EXAMPLES] = own
         return batches, items
 
     @property

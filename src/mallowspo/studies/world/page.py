@@ -99,14 +99,16 @@ def headline(results: Results) -> list[str]:
     rows = [(words, row) for method, words in named.items() for row in [_compared(results, method)] if row]
 
     def line(quantity: str, up: str, down: str) -> str:
-        return "; ".join(f"{words}, {_said(row, quantity, up, down)}" for words, row in rows)
+        compared = any(row[quantity]["difference"]["mean"] is not None for _, row in rows)
+        said = "; ".join(f"{words}, {_said(row, quantity, up, down)}" for words, row in rows)
+        return f"{said} points." if compared else f"{said}."
 
     return [
         "At the same distance from the reference, how much nearer than DPO's answers to the consensus (a point is a "
         "hundredth of the way from the answer that people hold worst to the one that they hold best): "
-        f"{line('consensus', 'nearer', 'further away')} points.",
+        f"{line('consensus', 'nearer', 'further away')}",
         "How much more often a random person prefers the answer to the reference's (a point is a hundredth of that "
-        f"probability): {line('agreement', 'more often', 'less often')} points.",
+        f"probability): {line('agreement', 'more often', 'less often')}",
         f"Brackets are 95% intervals over {_over(results)}.{_committed(results)}",
     ]
 
