@@ -143,7 +143,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         NonFiniteLossError: During training: a loss is NaN or infinite. Names the rows.
 
     Example:
-        Train from Python as with TRL::
+        Train from Python as with TRL:
 
             trainer = MallowsPOTrainer(
                 model="Qwen/Qwen2.5-0.5B-Instruct",
