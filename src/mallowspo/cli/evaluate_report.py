@@ -32,7 +32,7 @@ from mallowspo.stats.intervals import Interval
 if TYPE_CHECKING:
     from mallowspo.evaluation.judge import AnswerPair
 
-__all__ = ["tercile_names", "write_evaluation_report"]
+__all__ = ["write_evaluation_report"]
 
 _STYLES = {
     "raw": MethodStyle("Raw", BLUE, "o"),
@@ -98,7 +98,7 @@ def _summary(results: dict[str, Any]) -> str:
     return text
 
 
-def tercile_names(column: str) -> tuple[str, str, str]:
+def _tercile_names(column: str) -> tuple[str, str, str]:
     """What the thirds are called; φ is large where people disagree."""
     if column in ("dispersion", "phi"):
         return ("Most agreed third", "Middle third", "Most contested third")
@@ -108,7 +108,7 @@ def tercile_names(column: str) -> tuple[str, str, str]:
 def _rates(results: dict[str, Any]) -> Table:
     groups = [("All prompts", results["win_rate"])]
     if results["terciles"] is not None:
-        groups += list(zip(tercile_names(results["terciles_by"]), results["terciles"], strict=True))
+        groups += list(zip(_tercile_names(results["terciles_by"]), results["terciles"], strict=True))
     rows = [
         [name, _interval(g), format_number(g["standard_error"], 2), g["wins"], g["ties"], g["losses"], g["prompts"]]
         for name, g in groups
@@ -132,7 +132,7 @@ def _figure(folder: Path, results: dict[str, Any]) -> Figure:
     names = ["All prompts"]
     rates = [results["win_rate"]]
     if results["terciles"] is not None:
-        names += tercile_names(results["terciles_by"])
+        names += _tercile_names(results["terciles_by"])
         rates += results["terciles"]
     values = {"raw": Interval.stack([[rate[end] - 50 for end in ("win_rate", "low", "high")] for rate in rates])}
     for name in _CONTROLS:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATASET_OPTIONS",
-    "TRUTH",
     "FileLimits",
     "Page",
     "arguments_of",
@@ -53,7 +52,7 @@ DATASET_OPTIONS = {
     "split": "dataset_train_split",
 }
 # What TRL's parser takes for a truth value where it is written as text.
-TRUTH = dict.fromkeys(("yes", "true", "t", "y", "1"), True) | dict.fromkeys(("no", "false", "f", "n", "0"), False)
+_TRUTH = dict.fromkeys(("yes", "true", "t", "y", "1"), True) | dict.fromkeys(("no", "false", "f", "n", "0"), False)
 _WORDS: Mapping[type, str] = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
 _TAKEN: Mapping[type, str] = {int: "WHOLE NUMBER", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
@@ -333,7 +332,7 @@ def _from_yaml(value: Any, item: Field[Any], allowed: _Values) -> Any:
 
 def truth_of(value: Any) -> bool | None:
     """What a truth value of a file says, written as text or not; None where it is none."""
-    return value if isinstance(value, bool) else TRUTH.get(value.lower()) if isinstance(value, str) else None
+    return value if isinstance(value, bool) else _TRUTH.get(value.lower()) if isinstance(value, str) else None
 
 
 def _scalar(value: Any, of: type) -> str:

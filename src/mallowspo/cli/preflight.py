@@ -21,7 +21,6 @@ __all__ = [
     "check_options",
     "check_precision",
     "need_one_precision",
-    "need_package",
     "refuse_resume",
 ]
 
@@ -82,10 +81,10 @@ def check_before_loading(training_args: Any, model_args: Any) -> None:
 def check_options(options: Any) -> None:
     """Refuse what this machine has not, before the configuration is made: transformers would end in a traceback."""
     need_one_precision(options)
-    need_package(options.load_in_4bit, "load_in_4bit", "bitsandbytes")
-    need_package(options.load_in_8bit, "load_in_8bit", "bitsandbytes")
-    need_package(options.use_liger_kernel, "use_liger_kernel", "liger_kernel")
-    need_package(options.deepspeed, "deepspeed", "deepspeed")
+    _need_package(options.load_in_4bit, "load_in_4bit", "bitsandbytes")
+    _need_package(options.load_in_8bit, "load_in_8bit", "bitsandbytes")
+    _need_package(options.use_liger_kernel, "use_liger_kernel", "liger_kernel")
+    _need_package(options.deepspeed, "deepspeed", "deepspeed")
     _check_trackers(options.report_to)
     _check_optimizer(options.optim)
     check_attention(options.attn_implementation, use_cpu=options.use_cpu)
@@ -98,7 +97,7 @@ def need_one_precision(options: Any) -> None:
         raise InputError("load_in_4bit and load_in_8bit: give one of them")
 
 
-def need_package(wanted: object, option: str, package: str) -> None:
+def _need_package(wanted: object, option: str, package: str) -> None:
     """Raise `InputError` where an option is given whose package is not installed."""
     if wanted and not _installed(package):
         extra = _EXTRAS.get(package, package)
@@ -137,7 +136,7 @@ def _check_optimizer(given: Any) -> None:
         raise InputError(f"optim: got {name!r}{did_you_mean(name, allowed)}; it is one of {', '.join(allowed)}")
     for part, package in _OPTIMIZERS:
         if part.fullmatch(name):
-            need_package(True, f"optim: {name}", package)
+            _need_package(True, f"optim: {name}", package)
             return
 
 
@@ -147,12 +146,12 @@ def check_attention(name: str | None, *, use_cpu: bool = False) -> None:
     if name is None:
         return
     if "/" in name:
-        need_package(True, f"attn_implementation: {name}", "kernels")
+        _need_package(True, f"attn_implementation: {name}", "kernels")
         return
     package = _ATTENTIONS.get(name.removeprefix("paged|"))
     if package is not None:
         # With the package kernels, transformers takes the same attention from the hub.
-        need_package(not _installed("kernels"), f"attn_implementation: {name}", package)
+        _need_package(not _installed("kernels"), f"attn_implementation: {name}", package)
         if use_cpu or not _has_cuda():
             raise InputError(f"attn_implementation: {name} needs a CUDA device; leave it out, or give sdpa")
 

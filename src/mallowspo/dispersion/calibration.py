@@ -53,7 +53,8 @@ def raw_from_index(index_n: ArrayLike, *, floor: float = ENTROPY_FLOOR) -> tuple
     Raises:
         InputError: A value that is not in [0, 1].
 
-    Source: Chen et al. 2025 (arXiv 2405.14953): w = -phi* log H.
+    Source:
+        Chen et al. 2025 (arXiv 2405.14953): w = -phi* log H.
 
     Example:
         >>> raw, floored = raw_from_index([0.5, 0.0])
@@ -83,7 +84,8 @@ def raw_from_phi(phi_n: ArrayLike) -> Floats:
     Raises:
         InputError: A value that is not in (0, 1].
 
-    Source: Chen et al. 2025 (arXiv 2405.14953), MallowsPO-theta.
+    Source:
+        Chen et al. 2025 (arXiv 2405.14953), MallowsPO-theta.
 
     Example:
         >>> raw_from_phi([1.0, 0.5]).round(4).tolist()
@@ -266,7 +268,8 @@ def calibrate(
         InputError: No rows, raw weights that are negative or not finite, a scale or clip out of range, or an index
             that cannot reach a mean weight of 1 (all raw weights 0, or the clip excludes 1).
 
-    Source: Chen et al. 2025 (arXiv 2405.14953): phi* is 0.29 for Llama-3-8B-Instruct on UltraFeedback.
+    Source:
+        Chen et al. 2025 (arXiv 2405.14953): phi* is 0.29 for Llama-3-8B-Instruct on UltraFeedback.
 
     Example:
         >>> c = calibrate([0.5, 1.0, 1.5], source="column")

@@ -114,7 +114,8 @@ def entropy_index(
     Raises:
         InputError: Shapes that differ, or a row none of whose responses has a token.
 
-    Source: Chen et al. 2025 (arXiv 2405.14953): H(x) = (H(y_w) + H(y_l)) / 2, of the mean token entropies.
+    Source:
+        Chen et al. 2025 (arXiv 2405.14953): H(x) = (H(y_w) + H(y_l)) / 2, of the mean token entropies.
 
     Example:
         >>> entropy_index([[np.log(4), 0.0]], [[1, 3]], vocab_size=16).tolist()

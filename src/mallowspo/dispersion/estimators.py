@@ -100,7 +100,8 @@ def sampled_entropy(
     Raises:
         InputError: A prompt has fewer than two answers.
 
-    Source: Farquhar et al., Nature 2024 (semantic entropy), in its discrete form.
+    Source:
+        Farquhar et al., Nature 2024 (semantic entropy), in its discrete form.
 
     Example:
         >>> sampled_entropy([["4", "4 ", "4", "4"], ["a", "b", "c", "d"], ["a", "a", "b", "b"]]).tolist()

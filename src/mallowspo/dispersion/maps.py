@@ -170,7 +170,8 @@ def fit_map(
     Raises:
         InputError: An unknown map, one without meaning for the estimator, or what it needs is missing.
 
-    Source: `mallows` and `isotonic`: our choice; isotonic regression as in Barlow et al. 1972.
+    Source:
+        `mallows` and `isotonic`: our choice; isotonic regression as in Barlow et al. 1972.
 
     Example:
         >>> fitted = fit_map("quantile", [0.2, 0.4, 0.6], spread=(0.0, 1.5))  # at the middles of three thirds
@@ -210,7 +211,8 @@ def alternatives_of_entropy(entropy_n: ArrayLike) -> int:
     Returns:
         From 2 to 10,000.
 
-    Source: ours.
+    Source:
+        ours.
 
     Example:
         >>> alternatives_of_entropy(np.log([2.0, 3.0, 5.0]))

@@ -61,7 +61,8 @@ def effective_pairs(weight_n: ArrayLike, neg_log_phi_n: ArrayLike) -> float:
     Raises:
         InputError: Shapes differ, or nothing has a weight or a lam above 0.
 
-    Source: `docs/theory.md`; signal and noise of the score of weighted pairs at small gaps.
+    Source:
+        `docs/theory.md`; signal and noise of the score of weighted pairs at small gaps.
 
     Example:
         >>> effective_pairs([0.5, 1.5], [0.5, 1.5])  # the true index: 1 + c_lam^2
@@ -174,8 +175,9 @@ def fit_shrink(
     Raises:
         InputError: Shapes differ, a count is negative, or fewer than 20 pairs have two votes or more.
 
-    Source: ours. A correlation with majorities smoothed towards one half will not do: with three votes a pair it comes
-        out several times too small.
+    Source:
+        ours. A correlation with majorities smoothed towards one half will not do: with three votes a pair it comes out
+        several times too small.
 
     Example:
         >>> rng = np.random.default_rng(0)

@@ -244,7 +244,8 @@ def length_controlled_win_rate(
     Raises:
         InputError: Shapes differ, or a preference lies outside [0, 1].
 
-    Source: Dubois et al. 2024 (arXiv 2404.04475), section 3.
+    Source:
+        Dubois et al. 2024 (arXiv 2404.04475), section 3.
 
     Example:
         >>> wins = [1, 1, 1, 1, 1, 0, 0, 0]  # 62.5%, but with longer answers

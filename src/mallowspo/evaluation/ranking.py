@@ -86,7 +86,8 @@ def rank_answers(
     Raises:
         InputError: An order that is none, or the judge cannot be asked.
 
-    Source: Ailon, Charikar and Newman, JACM 2008, for rankings from comparisons that contradict each other.
+    Source:
+        Ailon, Charikar and Newman, JACM 2008, for rankings from comparisons that contradict each other.
     """
     if order not in ORDERS:
         raise not_one_of("rank_order", order, ORDERS)

@@ -69,7 +69,8 @@ def pairwise_loss(
         InputError: An unknown preset, a value outside its range, a tensor that is missing or that the
             objective cannot use, or shapes that differ.
 
-    Source: Chen et al. 2025 (arXiv 2405.14953), generalised as in RainbowPO (arXiv 2410.04203).
+    Source:
+        Chen et al. 2025 (arXiv 2405.14953), generalised as in RainbowPO (arXiv 2410.04203).
 
     Example:
         >>> one = torch.tensor([-10.0])
