@@ -106,11 +106,13 @@ def test_scores_that_one_process_kept_are_found_by_sharded_weights(random_settin
 
 
 @pytest.mark.parametrize("engine", ["ddp", pytest.param("fsdp2", marks=SLOW), *DEEPSPEED])
-@pytest.mark.parametrize("adapter", [False, pytest.param(True, marks=SLOW)], ids=["whole", "adapter"])
-def test_a_resumed_run_is_one_that_was_not_stopped(random_setting, tmp_path, engine, adapter):
+@pytest.mark.parametrize("case", ["whole", *(pytest.param(one, marks=SLOW) for one in ("adapter", "lists"))])
+def test_a_resumed_run_is_one_that_was_not_stopped(random_setting, tmp_path, engine, case):
     """Stopped within the second epoch, whose order is not that of the first."""
-    changes = {"rows": small_pairs(13), "max_steps": 6, "peft_config": lora() if adapter else None}
-    changes["lr_scheduler_type"] = "constant"
+    changes = CASES["lists"]() if case == "lists" else {"rows": small_pairs(13)}
+    changes |= {"max_steps": 6, "lr_scheduler_type": "constant"}
+    if case == "adapter":
+        changes["peft_config"] = lora()
     whole = run_under(engine, random_setting, tmp_path / "whole", **changes)
     resumed = run_under(engine, random_setting, tmp_path / "resumed", stop_after=3, **changes)
     for name in ("loss", "grad_norm", "num_tokens"):

@@ -194,6 +194,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         else:
             refuse_unstreamed(args)
         refuse_lost_reference(model, ref_model, peft_config)
+        self._examples: int | None = None
         self.reference_is_ours = ref_model is None
         self.objective = args.resolved_objective
         if compute_metrics is not None and self.objective.reads_lists:
@@ -431,6 +432,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         set_epoch = getattr(sampler, "set_epoch", None)
         if set_epoch is not None and not hasattr(batches, "set_epoch"):
             setattr(batches, "set_epoch", set_epoch)  # noqa: B010  # which no class of theirs declares
+        self._examples = len(loader.dataset) if isinstance(loader.dataset, Sized) else None  # pairs, or whole lists
         return loader
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
@@ -439,11 +441,11 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         state = self.accelerator.gradient_state
         if batches and state.end_of_dataloader and self._filled_up:
             own = state.remainder
-            if own < 0 and isinstance(self.train_dataset, Sized) and not self.args.dataloader_drop_last:
+            if own < 0 and self._examples is not None and not self.args.dataloader_drop_last:
                 # Behind batches that a run going on has skipped, accelerate does not know.
                 split = self.accelerator.split_batches
                 size = self.args.train_batch_size * (1 if split else self.accelerator.num_processes)
-                own = len(self.train_dataset) % size
+                own = self._examples % size
             if own > 0:
                 batches[-1][_OWN_EXAMPLES] = own
         return batches, items
