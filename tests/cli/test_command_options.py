@@ -263,7 +263,7 @@ def test_a_missing_file_carries_the_name_of_its_option(arguments, named, tmp_pat
     [
         (["check", "--data", "d.jsonl", "--model_name_or_path", "m"], "given by its place"),
         (["evaluate", "--split", "-x"], "--split=VALUE"),
-        (["evaluate", "--use_cpu=true"], "takes no value"),
+        (["evaluate", "--use_cpu=maybe"], "'maybe', expected true or false"),
         (["evaluate", "--output_dir="], "output_dir"),
         (["evaluate", "--seed", "-1"], "seed"),
         (["dispersion", "--seed", "-1"], "seed"),

@@ -175,9 +175,9 @@ def test_our_trainer_overrides_nothing_that_reads_what_is_passed_through():
         "_get_dataloader", "_get_output_dir",
         "_get_train_sampler", "_precompute_ref_logps", "_prepare_dataset", "_save_checkpoint",
         "_set_signature_columns_if_needed",
-        # Both call what they replace: one tells the last batch of an epoch how many rows are its own, the other keeps
-        # accelerate from rounding log-probabilities.
-        "get_batch_samples", "create_accelerator_and_postprocess",
+        # All call what they replace: one tells the last batch of an epoch how many rows are its own, one lets the
+        # batches' order be told the epoch, one keeps accelerate from rounding log-probabilities.
+        "get_batch_samples", "get_train_dataloader", "create_accelerator_and_postprocess",
         "compute_loss", "evaluate", "evaluation_loop", "log", "predict",
         "prediction_step", "save_model", "train", "training_step",
     }  # fmt: skip

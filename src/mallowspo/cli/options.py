@@ -102,7 +102,8 @@ class Page(argparse.ArgumentParser):
         if said.endswith("expected one argument"):
             said += f" (a value that begins with a dash is given as {name}=VALUE)"
         if "ignored explicit argument" in said:
-            said = f"{name.partition('/')[0]}: it takes no value; give it, or its --no_ form, alone"
+            given = said.rpartition("ignored explicit argument ")[2]
+            said = f"{name.partition('/')[0]}: got {given}, expected true or false, or nothing behind it"
         raise InputError(f"{said}; see `{self.prog} --help`")
 
     def print_help(self, file: Any = None) -> None:
