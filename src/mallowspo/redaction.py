@@ -50,11 +50,11 @@ _KEY = re.compile(
     re.IGNORECASE,
 )
 _USER = re.compile(r"(?<=://)[^\s/'\"<>]+@")
-_QUERY = re.compile(r"([?&]([\w.%-]+)=)[^&#\s'\"<>]+?(?=[\])]*[.,;:]?(?:[&#\s'\"<>]|$))")
+_QUERY = re.compile(r"([?&]([\w.%-]+)=)[^&#\s'\"<>]+")
 # In JSON, YAML, Python and shell: "api_key": "…", api_key='…', --hub_token …
 _FIELD = re.compile(
     r"""((?:["']([\w-]+)["']\s*[:=]|\b([\w-]+)=|\b(\w+[_-]\w+|passw\w+|authorization):)\s*["']?(?:basic |bearer )?)"""
-    r"""(?!\[hidden\])[^\s"',}&]+?(?=[\])]*[.;:]?(?:[\s"',}&]|$))""",
+    r"""(?!\[hidden\])[^\s"',}&]+""",
     re.IGNORECASE,
 )
 _OPTION = re.compile(r"(?<!\S)(--([\w-]+)(?:\s+|=))(?!-)(?:'[^']*'|\"[^\"]*\"|\S+)")
@@ -120,7 +120,11 @@ def without_keys(text: str) -> str:
 
     def by_name(match: re.Match[str]) -> str:
         name = next(part for part in match.groups()[1:] if part is not None)
-        return match[1] + HIDDEN if is_secret_name(name) else match[0]
+        if not is_secret_name(name):
+            return match[0]
+        # What closes the sentence around it is no part of it, unless it stands in quotes.
+        closing = "" if match[1].endswith(("'", '"')) else match[0][len(match[0].rstrip("])},.;:")) :]
+        return match[1] + HIDDEN + closing
 
     text = _USER.sub(HIDDEN + "@", without_known_secrets(text))
     for form in (_QUERY, _OPTION, _FIELD):

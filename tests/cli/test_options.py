@@ -158,7 +158,7 @@ def test_a_wrong_option_of_train(arguments, named):
 
 @pytest.mark.parametrize("given", [["--use_cpu", "true"], ["--use_cpu=True"], ["--use_cpu"]])
 def test_a_truth_value_is_taken_as_train_takes_it(given):
-    """And what stands behind it is not taken for one."""
+    """And what stands behind it is not taken for one, nor one behind `--` or in the place of a file."""
     from mallowspo.cli.options import arguments_of, read_options
     from mallowspo.cli.reference import ReferenceOptions
 
@@ -169,6 +169,19 @@ def test_a_truth_value_is_taken_as_train_takes_it(given):
     assert not off.use_cpu
     with pytest.raises(InputError, match="^maybe: "):
         read_options(ReferenceOptions, [*named, *given[:1], "maybe"], "mallowspo reference")
+    with pytest.raises(InputError, match="^false: "):  # the second of two
+        read_options(ReferenceOptions, [*named, "--use_cpu", "true", "false"], "mallowspo reference")
+
+
+def test_a_folder_with_a_short_name_is_no_truth_value():
+    from mallowspo.cli.check import CheckOptions
+    from mallowspo.cli.options import read_options
+
+    for name in ("t", "1", "no"):
+        options = read_options(CheckOptions, ["--model_name_or_path", "m", "--html", name], "mallowspo check")
+        assert options.html and str(options.data) == name
+    options = read_options(CheckOptions, ["--model_name_or_path", "m", "--html=true", "false"], "mallowspo check")
+    assert options.html and str(options.data) == "false"
 
 
 def test_our_options_come_first_in_the_help():

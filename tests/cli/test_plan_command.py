@@ -1,6 +1,7 @@
 """`mallowspo plan`: its parts against closed forms and torch's own account of memory; refusals by name."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -9,9 +10,10 @@ from transformers import AutoConfig
 
 from cli.commands import call, refused
 from mallowspo.cli.plan import plan_of
+from mallowspo.errors import InputError
 from mallowspo.scoring import add_packed_head, score_packed
 from mallowspo.training import plan
-from mallowspo.training.plan import Lengths, Precision, Sizes, build, plan_row
+from mallowspo.training.plan import Lengths, Precision, Row, Sizes, build, plan_row
 
 HIDDEN, INNER, LAYERS, HEADS, SHARED, WORDS = 64, 160, 3, 4, 2, 500
 SHAPE = {
@@ -128,8 +130,27 @@ def test_the_longest_row_is_found_where_short_rows_do_not_set_the_peak():
     row = row_of({**SHAPE, "vocab_size": 200_000, "tie_word_embeddings": True}, Lengths(10, 5))
     assert row.peak(16) == pytest.approx(row.peak(8), rel=1e-3)
     for pairs in (500, 4_000, 1_000_000):
-        assert row.longest(row.peak(pairs)) == pytest.approx(20 * pairs, rel=0.02), pairs
-    assert row.longest(0) == row.longest(-1e12) == 0
+        assert 0.98 * 20 * pairs < row.longest(row.peak(pairs)) <= 20 * pairs, pairs
+    assert row.longest(0) == row.longest(-1e12) == row.longest(row.peak(1) - 1) == 0
+
+
+def test_the_longest_row_is_the_largest_that_fits_whatever_the_peaks_curve():
+    """Plateaus, steps, curves, and sizes that cannot be had, against the inverse of each."""
+
+    def longest(peak, free):
+        return Row("packed", "", 8, 8, 0.0, 0.0, peak).longest(free)
+
+    def too_large(count):
+        if count > 10**6:
+            raise InputError("no such size")
+        return count**2
+
+    for free in (1.0001e9, 1.004e9, 1.2e9, 7e9):
+        assert 0.98 * free / 1e5 <= longest(lambda count: max(1e9, 1e5 * count), free) <= free / 1e5
+    assert longest(lambda count: max(1e9, 1e5 * count), 0.995e9) == 0
+    assert 310 <= longest(lambda count: 1e9 * math.ceil(count / 64) + 1e3 * count, 5.5e9) <= 320
+    assert 0.98 * 7021 <= longest(lambda count: count**2, 7021**2) <= 7021
+    assert 0.98e6 <= longest(too_large, 1e30) <= 10**6
 
 
 def test_groups_that_pass_as_one_hold_what_they_hold_alone(monkeypatch):
@@ -140,11 +161,11 @@ def test_groups_that_pass_as_one_hold_what_they_hold_alone(monkeypatch):
         assert row_of(SHAPE, lengths).peak(60) == pytest.approx(alone, rel=0.01), lengths
 
 
-@pytest.mark.parametrize("kind", ["bloom", "mamba", "rwkv"])
-def test_a_model_without_fused_attention_is_planned_padded(kind):
+@pytest.mark.parametrize(("kind", "precision"), [("bloom", "false"), ("mamba", "true"), ("rwkv", "true")])
+def test_a_model_without_fused_attention_is_planned_padded(kind, precision):
     small = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": WORDS}
     shape = json.dumps({"model_type": kind, **small})
-    found = plan_of(["--model_shape", shape, *GIVEN[2:], "--bf16", "false"])[1]
+    found = plan_of(["--model_shape", shape, *GIVEN[2:], "--bf16", precision])[1]
     assert found["row"]["path"] == "padded" and found["engines"]["ddp"]["fits"]
 
 
@@ -222,6 +243,7 @@ def test_the_language_model_of_a_multimodal_configuration_is_planned():
         (["--model_shape", '{"hiden_size": 64}'], "model_shape"),
         (["--model_shape", '{"num_hidden_layers": 0}'], "model_shape"),
         (["--model_shape", '{"vocab_size": 0}'], "model_shape"),
+        (["--model_shape", '{"model_type": "phi3", "vocab_size": 500}'], "model_shape"),
         (["--model_shape", '{"model_type": "ctrl"}'], "gradient_checkpointing"),
         (["--num_processes", "0"], "num_processes"),
         (["--num_processes", "4", "--gpus", "2"], "gpus"),

@@ -133,7 +133,7 @@ def test_chat_templates():
 
 def test_a_prompt_that_does_not_fit_is_named_before_the_model_is_loaded(folder, tmp_path):
     prompts = [*PROMPTS, EvaluationPrompt(5, "word " * 600)]
-    with pytest.raises(InputError, match=r"row 5 .* do not fit into the 512 positions"):
+    with pytest.raises(InputError, match=r"row 6 .* do not fit into the 512 positions"):
         generate(folder, tmp_path / "a.jsonl", prompts=prompts)
 
 

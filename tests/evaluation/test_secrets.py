@@ -178,6 +178,7 @@ def test_settings_and_messages_lose_what_is_secret_and_nothing_else(monkeypatch)
     }
     plain = "prompts: row 3 has 5 tokens, expected key: value; task-12345678 of https://h/v1#@cf/m"
     assert without_keys(plain) == plain
+    assert without_keys('{"password": "p]]])."}') == '{"password": "[hidden]"}'
     # What closes around a secret stays.
     assert without_keys("(of http://h?api_key=a1.b2). [password=x)y]") == (
         "(of http://h?api_key=[hidden]). [password=[hidden]]"

@@ -106,10 +106,13 @@ def test_scores_that_one_process_kept_are_found_by_sharded_weights(random_settin
 
 
 @pytest.mark.parametrize("engine", ["ddp", pytest.param("fsdp2", marks=SLOW), *DEEPSPEED])
-@pytest.mark.parametrize("case", ["whole", *(pytest.param(one, marks=SLOW) for one in ("adapter", "lists"))])
+@pytest.mark.parametrize(
+    "case", ["whole", "pairs of lists", *(pytest.param(c, marks=SLOW) for c in ("adapter", "lists"))]
+)
 def test_a_resumed_run_is_one_that_was_not_stopped(random_setting, tmp_path, engine, case):
     """Stopped within the second epoch, whose order is not that of the first."""
-    changes = CASES["lists"]() if case == "lists" else {"rows": small_pairs(13)}
+    changes = {"rows": ranked_lists(4), "objective": "dpo"} if case == "pairs of lists" else {"rows": small_pairs(13)}
+    changes = CASES["lists"]() if case == "lists" else changes
     changes |= {"max_steps": 6, "lr_scheduler_type": "constant"}
     if case == "adapter":
         changes["peft_config"] = lora()

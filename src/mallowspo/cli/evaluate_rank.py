@@ -54,7 +54,7 @@ def run_ranking(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
     try:
         answers, uneven = _answers(options, prompts, endpoints.get("model"), progress)
         kept = [n for n, texts in enumerate(answers) if len(texts) > 1]
-        left_out = [prompts.prompts[n].index for n, texts in enumerate(answers) if len(texts) < 2]
+        left_out = [prompts.prompts[n].row for n, texts in enumerate(answers) if len(texts) < 2]
         if not kept:
             raise InputError("rank: no prompt has two different answers that say something; raise rank or temperature")
         asked = [prompts.prompts[n] for n in kept]
@@ -118,7 +118,7 @@ def _answers(
             found.append(list(dict.fromkeys(text for text in texts if not is_blank(text))))
         beyond = [len(texts) - options.rank for texts in found if len(texts) > options.rank]
         longer = {"lists": len(beyond), "answers": sum(beyond)} if beyond else None
-        shorter = sum(len(texts) < options.rank for texts in found)
+        shorter = sum(1 < len(texts) < options.rank for texts in found)
         return [texts[: options.rank] for texts in found], {"longer": longer, "shorter": shorter}
     asked = [
         replace(prompt, repeat=prompt.repeat * options.rank + copy)
@@ -130,7 +130,7 @@ def _answers(
     for place, text in enumerate(drawn.texts):
         if place not in drawn.refused and not is_blank(text) and text not in drawn_texts[place // options.rank]:
             drawn_texts[place // options.rank].append(text)
-    return drawn_texts, {"longer": None, "shorter": sum(len(texts) < options.rank for texts in drawn_texts)}
+    return drawn_texts, {"longer": None, "shorter": sum(1 < len(texts) < options.rank for texts in drawn_texts)}
 
 
 def _write_lists(

@@ -274,15 +274,19 @@ def _plain_flags(kind: type, arguments: Sequence[str]) -> list[str]:
     """Write truth values, which `train` takes, as flags: `--use_cpu true` is `--use_cpu`, false `--no_use_cpu`."""
     flags = {f"--{item.name}" for item, values in _declared(kind).items() if values.of is bool}
     found: list[str] = []
-    for argument in arguments:
+    flag: str | None = None  # what the last argument was, where it was a flag alone
+    waiting = iter(arguments)
+    for argument in waiting:
         name, given, value = argument.partition("=")
-        before = found[-1] if found else ""
+        if argument == "--":
+            return [*found, argument, *waiting]
         if given and name in flags and truth_of(value) is not None:
             found.append(name if truth_of(value) else f"--no_{name[2:]}")
-        elif before in flags and truth_of(argument) is not None:
-            found[-1] = before if truth_of(argument) else f"--no_{before[2:]}"
+        elif flag is not None and argument.lower() in ("true", "false"):  # a folder may be called `t` or `1`
+            found[-1] = flag if truth_of(argument) else f"--no_{flag[2:]}"
         else:
             found.append(argument)
+        flag = argument if argument in flags else None
     return found
 
 

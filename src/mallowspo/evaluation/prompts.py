@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ class EvaluationPrompt:
     messages: tuple[dict[str, str], ...] | None = None  # the conversation, where the data holds one
     repeat: int = 0  # how many equal prompts stand before it
 
+    line: int | None = None  # where it stands in its file, from 0, blank lines counted
+
     @property
     def row(self) -> int:
         """Its number in messages, from 1 as everywhere else."""
-        return self.index + 1
+        return 1 + (self.index if self.line is None else self.line)
 
     def conversation(self) -> list[dict[str, str]]:
         """The prompt as messages; a plain one is the user's turn."""
@@ -53,6 +56,18 @@ class PromptSet:
         """One finite number per prompt, shape (N,); otherwise as `column`."""
         what = f"{option}: the column {name!r} of {self.source}"
         return _finite(_numbers(self.column(name, option), what), what)
+
+
+@contextmanager
+def _read_as(option: str, source: object) -> Iterator[None]:
+    """Let what is wrong with a file carry the name of the option that gave it."""
+    try:
+        with told_as({"dataset": option}):
+            yield
+    except InputError as error:
+        if not str(error.args[0]).startswith(str(source)):
+            raise
+        raise InputError(f"{option}: {error.args[0]}") from error
 
 
 def _columns(rows: Any) -> str:
@@ -107,7 +122,7 @@ def load_prompts(source: str, *, column: str = "prompt", split: str = "train", l
 
     if limit is not None and limit < 1:
         raise InputError(f"max_prompts: got {limit}, expected at least 1")
-    with told_as({"dataset": "prompts"}):
+    with _read_as("prompts", source):
         rows = load_preferences(source, split=split).dataset
     if column not in rows.column_names:
         other = next((name for name in ("prompt", "instruction", "question") if name in rows.column_names), None)
@@ -116,16 +131,19 @@ def load_prompts(source: str, *, column: str = "prompt", split: str = "train", l
     rows = rows.select(range(min(limit, len(rows)))) if limit is not None else rows
     seen: dict[str, int] = {}
     prompts = []
-    for index, value in enumerate(rows[column]):
+    lines = list(rows["row_index"]) if "row_index" in rows.column_names else []
+    if not all(isinstance(line, int) for line in lines) or not lines:  # a column of the user's own has that name
+        lines = list(range(len(rows)))
+    for index, (line, value) in enumerate(zip(lines, rows[column], strict=True)):
         conversation = _is_conversation(value)
         if not conversation and not (isinstance(value, str) and not is_blank(value)):
             raise InputError(
-                f"prompt_column: row {index + 1} of {source} holds {str(value)[:60]!r} as {column!r}, expected a text "
+                f"prompt_column: row {line + 1} of {source} holds {str(value)[:60]!r} as {column!r}, expected a text "
                 "or a list of messages with role and content"
             )
         messages = tuple({"role": t["role"], "content": t["content"]} for t in value) if conversation else None
         text = as_text(value)
-        prompts.append(EvaluationPrompt(index, text, messages or None, seen.get(text, 0)))
+        prompts.append(EvaluationPrompt(index, text, messages or None, seen.get(text, 0), line))
         seen[text] = seen.get(text, 0) + 1
     if not prompts:
         raise InputError(f"prompts: {source} holds no rows")
@@ -140,7 +158,7 @@ def read_dispersion(path: Path, prompts: PromptSet, *, column: str = "dispersion
     from mallowspo.data.records import prompt_id_of_text
     from mallowspo.data.sources import load_preferences
 
-    with told_as({"dataset": "dispersion"}):
+    with _read_as("dispersion", path):
         table = load_preferences(path).dataset
     if column not in table.column_names:
         raise InputError(f"dispersion_column: {path} has no column {column!r}; it has {', '.join(table.column_names)}")

@@ -7,6 +7,7 @@ engines shard them, is arithmetic. `docs/plan.md` writes both out.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
@@ -53,7 +54,6 @@ _ATTENTION = "mallowspo_plan"
 _ZERO_BUCKET = 500_000_000  # numbers in DeepSpeed's bucket of gradients, and ...
 _ZERO_LIVE = 1_000_000_000  # ... weights that ZeRO-3 leaves gathered at once: its defaults
 _GROUPS = 8  # that a planned row is cut into at most
-_TRIES = 30  # for the longest row; three to five do
 _GATHERED_LAYERS = 2  # of FSDP2: the one that is computed and the one that is fetched
 
 
@@ -161,25 +161,38 @@ class Row:
     peak: Callable[[int], float]  # bytes of both for so many pairs
 
     def longest(self, free: float) -> int:
-        """Tokens of the longest row whose pass holds at most so many bytes."""
-        return max(0, int(_largest(self.peak, self.pairs, free) * self.tokens / self.pairs))
+        """Tokens of the longest row of whole pairs whose pass holds at most so many bytes."""
+        return _largest(self.peak, self.pairs, free) * self.tokens // self.pairs
 
 
-def _largest(peak: Callable[[int], float], start: int, free: float) -> float:
-    """The largest number of pairs whose peak is at most `free`, a part of a pair by a straight line.
+def _largest(peak: Callable[[int], float], start: int, free: float) -> int:
+    """The largest number of pairs whose peak is at most `free`, to one in a hundred, and never more.
 
     One straight line does not give it: with few pairs the peak lies where a row has no part in it, as at the gradient
-    of a large embedding. What the line gives is tried, and the next one drawn through it.
+    of a large embedding. It is bracketed by doubling, then a line between the ends is tried, and the middle.
     """
-    last, count = start, 2 * start
-    for _ in range(_TRIES):
-        slope = (peak(count) - peak(last)) / (count - last)
-        found = count + (free - peak(count)) / slope if slope > 0 else 2.0 * count
-        following = max(1, round(found))
-        if following in (last, count) or abs(peak(following) - free) <= free / 100:
-            return found
-        last, count = count, following
-    return float(count)
+
+    def held(count: int) -> float:
+        try:
+            return peak(count)
+        except InputError:  # tensors too large to have a size
+            if count <= start:
+                raise
+            return math.inf
+
+    low, high = (start, 2 * start) if held(start) <= free else (0, start)
+    while held(high) <= free:
+        low, high = high, 2 * high
+    by_line = True
+    while high - low > max(1, low // 100):
+        middle = (low + high) // 2
+        if by_line and low > 0 and held(high) < math.inf:
+            middle = low + int((free - held(low)) / (held(high) - held(low)) * (high - low))
+        by_line = not by_line
+        for tried in (middle, middle + max(1, middle // 100), middle - max(1, middle // 100)):
+            if low < tried < high:
+                low, high = (tried, high) if held(tried) <= free else (low, tried)
+    return low
 
 
 @dataclass(frozen=True)
@@ -355,7 +368,7 @@ def build(
                 config, dtype=precision.weights, attn_implementation="eager" if attention == "eager" else None
             )
     except (
-        ValueError, KeyError, TypeError, AttributeError, RuntimeError, ZeroDivisionError, ImportError,
+        ValueError, KeyError, TypeError, AttributeError, RuntimeError, ZeroDivisionError, ImportError, AssertionError,
     ) as error:  # fmt: skip
         raise InputError(f"{option}: no model can be made of it ({reason_of(error)})") from error
     if adapter is not None:

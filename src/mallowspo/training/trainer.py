@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Sized
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -194,7 +193,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         else:
             refuse_unstreamed(args)
         refuse_lost_reference(model, ref_model, peft_config)
-        self._examples: int | None = None
+        self._uneven = 0  # examples of the epoch's last batch, where accelerate does not know: behind skipped ones
         self.reference_is_ours = ref_model is None
         self.objective = args.resolved_objective
         if compute_metrics is not None and self.objective.reads_lists:
@@ -423,16 +422,19 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
     def get_train_dataloader(self) -> Any:
         """The training batches, in an order that a run which goes on within an epoch finds again.
 
-        accelerate wraps the batches of several processes once more to skip those that were seen, and transformers
-        does not reach through to the sampler: it would shuffle as in the first epoch.
+        accelerate wraps the batches of several processes once more to skip those that were seen. A sampler of our own,
+        which keeps the pairs of a list together, is then not told the epoch, and would shuffle as in the first one.
         """
-        loader = super().get_train_dataloader()
+        loader: Any = super().get_train_dataloader()
         batches = getattr(loader, "batch_sampler", None)
         sampler = getattr(getattr(batches, "batch_sampler", batches), "sampler", None)
         set_epoch = getattr(sampler, "set_epoch", None)
         if set_epoch is not None and not hasattr(batches, "set_epoch"):
             setattr(batches, "set_epoch", set_epoch)  # noqa: B010  # which no class of theirs declares
-        self._examples = len(loader.dataset) if isinstance(loader.dataset, Sized) else None  # pairs, or whole lists
+        self._uneven = 0
+        if not self.args.dataloader_drop_last:
+            with suppress(TypeError, AttributeError):  # a stream has no length
+                self._uneven = len(loader.dataset) % loader.total_batch_size
         return loader
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
@@ -440,12 +442,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         state = self.accelerator.gradient_state
         if batches and state.end_of_dataloader and self._filled_up:
-            own = state.remainder
-            if own < 0 and self._examples is not None and not self.args.dataloader_drop_last:
-                # Behind batches that a run going on has skipped, accelerate does not know.
-                split = self.accelerator.split_batches
-                size = self.args.train_batch_size * (1 if split else self.accelerator.num_processes)
-                own = self._examples % size
+            own = state.remainder if state.remainder >= 0 else self._uneven
             if own > 0:
                 batches[-1][_OWN_EXAMPLES] = own
         return batches, items
