@@ -172,8 +172,8 @@ def origin_line(lines: Sequence[Line]) -> str:
     commits = list(dict.fromkeys(line["commit"] for line in lines))
     commit = f"commit {commits[0]}" if len(commits) == 1 else f"{len(commits)} commits, the last {commits[-1]}"
     return (
-        f"{shown['machine']}, {shown['threads']} threads; torch {shown['torch']}, "
-        f"transformers {shown['transformers']}, TRL {shown['trl']}; {commit}, {shown['date']}."
+        f"{shown['machine']}, {shown['threads']} {'thread' if shown['threads'] == '1' else 'threads'}; torch "
+        f"{shown['torch']}, transformers {shown['transformers']}, TRL {shown['trl']}; {commit}, {shown['date']}."
     )
 
 
@@ -264,10 +264,16 @@ def readme_block() -> list[str]:
         "allocator tuned, it is {} times as fast, in {} times less. It takes {:.1f} to {:.1f} times the products that",
         "no layout avoids. Medians over two random Llamas, one of them with most of its work in the head, and three",
         "shapes of data: [docs/performance.md](docs/performance.md). Nothing has run on a GPU yet:",
-        "[docs/gpu.md](docs/gpu.md).",
+        "[docs/gpu.md](docs/gpu.md).{}",
     )
+    whole: dict[str, dict[str, float]] = defaultdict(dict)
+    for line in read_lines(RESULTS / "whole.csv"):
+        whole[line["arm"]][line["round"]] = float(line["processor_seconds"])
+    times = [value / whole["mallowspo train, mallows_theta"][name] for name, value in whole["trl dpo"].items()]
+    start = " A whole run of 2,000 rows, command to saved model, is "
+    start += f"{statistics.median(times):.1f} times as fast as `trl dpo`."
     figures = [ratios(left, value) for left in (stored, compact) for value in (seconds, memory)]
-    return "\n".join(words).format(*figures, min(over), max(over)).splitlines()
+    return "\n".join(words).format(*figures, min(over), max(over), start).splitlines()
 
 
 def own_block(name: str) -> list[str]:
