@@ -400,7 +400,7 @@ def test_answers_that_say_nothing_are_not_ranked_and_a_comparisons_folder_is_ano
     Path("l.jsonl").write_text("\n".join(map(json.dumps, rows)))
     given = ("evaluate", "--model", "column:responses", "--prompts", "l.jsonl", "--judge", "judges_here:longer")
     assert run(*given, "--rank", "4", "--output_dir", "out") == 0
-    assert [row["responses"] for row in lists()] == [["a", "bbb"]] and results()["left_out"] == [2]
+    assert [row["responses"] for row in lists()] == [["a", "bbb"]] and results()["left_out"] == [1]
     compare = ("evaluate", "--model", "column:b", "--baseline", "column:b", "--prompts", "l.jsonl")
     assert "output_dir" in refused(*compare, "--judge", "judges_here:longer", "--output_dir", "out")
     Path("m.jsonl").write_text("\n".join(map(json.dumps, [{"prompt": "q", "responses": ["a", None]}])))

@@ -22,7 +22,7 @@ PROMPT = EvaluationPrompt(0, "Hi")
 def test_an_answer_that_is_no_text_is_refused_with_its_row(tmp_path, value):
     rows = [{"instruction": "x", "output": "fine"}, {"instruction": "Hi", "output": value}]
     (tmp_path / "o.json").write_text(json.dumps(rows))
-    with pytest.raises(InputError, match=r"baseline: .*row 2 has .* as 'output'"):
+    with pytest.raises(InputError, match=r"baseline: .*row 1 has .* as 'output'"):
         answers_from_file(tmp_path / "o.json", [PROMPT], option="baseline")
     with pytest.raises(InputError, match="expected a text or a list of messages"):
         as_text(value)

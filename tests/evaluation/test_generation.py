@@ -133,7 +133,7 @@ def test_chat_templates():
 
 def test_a_prompt_that_does_not_fit_is_named_before_the_model_is_loaded(folder, tmp_path):
     prompts = [*PROMPTS, EvaluationPrompt(5, "word " * 600)]
-    with pytest.raises(InputError, match=r"row 6 .* do not fit into the 512 positions"):
+    with pytest.raises(InputError, match=r"row 5 .* do not fit into the 512 positions"):
         generate(folder, tmp_path / "a.jsonl", prompts=prompts)
 
 
@@ -172,7 +172,7 @@ def test_answers_from_a_file(tmp_path):
     for name in ("o.json", "o.jsonl"):
         assert answers_from_file(tmp_path / name, PROMPTS, option="baseline").texts == expected
     (tmp_path / "o.json").write_text(json.dumps(rows[:3]))
-    with pytest.raises(InputError, match="no answer to 2 of 5 prompts; the first: row 2"):
+    with pytest.raises(InputError, match="no answer to 2 of 5 prompts; the first: row 1"):
         answers_from_file(tmp_path / "o.json", PROMPTS, option="baseline")
     (tmp_path / "o.json").write_text('[{"instruction": "x"}]')
     with pytest.raises(InputError, match="'instruction' and 'output'"):
@@ -204,7 +204,7 @@ def test_prompts_and_what_belongs_to_them(tmp_path):
     pq.write_table(pa.table({"prompt_id": ids, "dispersion": [0.2, 0.5, 0.4]}), tmp_path / "e.parquet")
     assert read_dispersion(tmp_path / "e.parquet", load_prompts(str(path))) == pytest.approx([0.5, 0.3])
     path.write_text('{"prompt": "a"}\n{"prompt": "c"}')
-    with pytest.raises(InputError, match="no row for 1 of the prompts; the first: row 2"):
+    with pytest.raises(InputError, match="no row for 1 of the prompts; the first: row 1"):
         read_dispersion(tmp_path / "d.parquet", load_prompts(str(path)), column="index")
 
 
@@ -212,9 +212,9 @@ def test_prompts_and_what_belongs_to_them(tmp_path):
     ("rows", "said"),
     [
         ('{"instruction": "a"}', "--prompt_column instruction"),
-        ('{"prompt": ""}', "row 1"),
-        ('{"prompt": [{"role": "user"}]}', "row 1"),
-        ('{"prompt": 5}', "row 1"),
+        ('{"prompt": ""}', "row 0"),
+        ('{"prompt": [{"role": "user"}]}', "row 0"),
+        ('{"prompt": 5}', "row 0"),
     ],
 )
 def test_what_is_no_prompt_is_refused(tmp_path, rows, said):

@@ -80,7 +80,7 @@ def test_a_blocked_prompt_is_named_and_left_out_where_that_is_wanted(tmp_path):
     with JudgeServer(lambda question, n: "400" if "knife" in question else None) as server:
         endpoint = Endpoint(EndpointAddress(server.url, "m"), RequestLimits(max_retries=0), option="model")
         for _ in range(2):
-            with pytest.raises(InputError, match=r"refuses 1 of 3 prompts.*row 1.*says 400.*--skip_refused") as error:
+            with pytest.raises(InputError, match=r"refuses 1 of 3 prompts.*row 0.*says 400.*--skip_refused") as error:
                 generate_at_endpoint(PROMPTS, endpoint, Sampling(), tmp_path / "g.jsonl")
             assert "same command" not in str(error.value)
         found = generate_at_endpoint(PROMPTS, endpoint, Sampling(), tmp_path / "g.jsonl", skip_refused=True)

@@ -113,7 +113,7 @@ def _answers(
                     f"model: row {prompt.row} of the column {source.name!r} holds no list of answers, such as the "
                     "column `responses` of ranked lists"
                 )
-            where = f"model: the column {source.name!r}, list {prompt.row}, answer"
+            where = f"model: the column {source.name!r}, list {prompt.row + 1}, answer"
             texts = texts_of(value, answer_text, where, [prompt] * len(value))
             found.append(list(dict.fromkeys(text for text in texts if not is_blank(text))))
         beyond = [len(texts) - options.rank for texts in found if len(texts) > options.rank]

@@ -197,7 +197,7 @@ def _check_lengths(ids: Sequence[Sequence[int]], local: LocalModel, sampling: Sa
 
     empty = [n for n, row in enumerate(ids) if not row]
     if empty:
-        raise InputError(f"prompts: row {empty[0] + 1} has no tokens for {local.name_or_path}")
+        raise InputError(f"prompts: row {empty[0]} has no tokens for {local.name_or_path}")
     try:
         config = AutoConfig.from_pretrained(local.name_or_path, trust_remote_code=local.trust_remote_code)
     except (OSError, ValueError):
@@ -206,7 +206,7 @@ def _check_lengths(ids: Sequence[Sequence[int]], local: LocalModel, sampling: Sa
     longest = max(range(len(ids)), key=lambda n: len(ids[n]))
     if room is not None and len(ids[longest]) + sampling.max_new_tokens > room:
         raise InputError(
-            f"{local.option}: row {longest + 1} of the prompts has {len(ids[longest])} tokens, which with "
+            f"{local.option}: row {longest} of the prompts has {len(ids[longest])} tokens, which with "
             f"{sampling.max_new_tokens} new ones do not fit into the {room} positions of {local.name_or_path}; "
             "lower max_new_tokens, or take the row out"
         )
@@ -317,15 +317,14 @@ def answers_from_file(path: Path, prompts: Sequence[EvaluationPrompt], *, option
             value = row.get(name) if isinstance(row, dict) else None
             if not isinstance(value, str):
                 raise InputError(
-                    f"{option}: {path}, row {number + 1} has {str(value)[:60]!r} as {name!r}; every row needs texts "
+                    f"{option}: {path}, row {number} has {str(value)[:60]!r} as {name!r}; every row needs texts "
                     "as 'instruction' and 'output'"
                 )
         by_prompt.setdefault(whole_text(row["instruction"]), []).append(whole_text(row["output"]))
     missing = [p.index for p in prompts if len(by_prompt.get(p.text, [])) <= p.repeat]
     if missing:
         raise InputError(
-            f"{option}: {path} has no answer to {len(missing)} of {len(prompts)} prompts; the first: row "
-            f"{missing[0] + 1}"
+            f"{option}: {path} has no answer to {len(missing)} of {len(prompts)} prompts; the first: row {missing[0]}"
         )
     return known_answers([by_prompt[prompt.text][prompt.repeat] for prompt in prompts])
 

@@ -292,7 +292,7 @@ def match_alpaca_rows(
         strange = np.flatnonzero(~np.isin(lengths, expected))
         row = int(strange[0]) if len(strange) else 0
         what = (
-            f"the baseline's answer in row {row + 1} has {int(lengths[row])} characters, as none in the tables"
+            f"the baseline's answer in row {row} has {int(lengths[row])} characters, as none in the tables"
             if len(strange)
             else "some lengths of the baseline's answers stand more often than in the tables"
         )

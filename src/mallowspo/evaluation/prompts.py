@@ -29,8 +29,8 @@ class EvaluationPrompt:
 
     @property
     def row(self) -> int:
-        """Its number in messages, from 1 as everywhere else."""
-        return 1 + (self.index if self.line is None else self.line)
+        """Its number in messages, from 0 as `prompt_index` in the logs."""
+        return self.index if self.line is None else self.line
 
     def conversation(self) -> list[dict[str, str]]:
         """The prompt as messages; a plain one is the user's turn."""
@@ -138,7 +138,7 @@ def load_prompts(source: str, *, column: str = "prompt", split: str = "train", l
         conversation = _is_conversation(value)
         if not conversation and not (isinstance(value, str) and not is_blank(value)):
             raise InputError(
-                f"prompt_column: row {line + 1} of {source} holds {str(value)[:60]!r} as {column!r}, expected a text "
+                f"prompt_column: row {line} of {source} holds {str(value)[:60]!r} as {column!r}, expected a text "
                 "or a list of messages with role and content"
             )
         messages = tuple({"role": t["role"], "content": t["content"]} for t in value) if conversation else None
@@ -185,7 +185,7 @@ def texts_of(values: Iterable[Any], read: Callable[..., str], where: str, *other
         try:
             texts.append(read(*arguments))
         except InputError as error:
-            raise InputError(f"{where}, row {row + 1}: {error}") from error
+            raise InputError(f"{where}, row {row}: {error}") from error
     return texts
 
 
@@ -198,7 +198,7 @@ def _joined(
     missing = [row for row, name in enumerate(wanted) if name not in by_name]
     if missing:
         raise InputError(
-            f"dispersion: {path} has no row for {len(missing)} of the prompts; the first: row {missing[0] + 1}"
+            f"dispersion: {path} has no row for {len(missing)} of the prompts; the first: row {missing[0]}"
         )
     return np.asarray([np.mean(by_name[name]) for name in wanted])
 
@@ -213,6 +213,6 @@ def _numbers(values: Sequence[Any], what: str) -> NDArray[np.float64]:
 def _finite(values: NDArray[np.float64], what: str) -> NDArray[np.float64]:
     if not np.all(np.isfinite(values)):
         raise InputError(
-            f"{what} has a value that is not a finite number, in row {int(np.argmin(np.isfinite(values))) + 1}"
+            f"{what} has a value that is not a finite number, in row {int(np.argmin(np.isfinite(values)))}"
         )
     return values
