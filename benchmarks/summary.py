@@ -266,12 +266,10 @@ def readme_block() -> list[str]:
         "shapes of data: [docs/performance.md](docs/performance.md). Nothing has run on a GPU yet:",
         "[docs/gpu.md](docs/gpu.md).{}",
     )
-    whole: dict[str, dict[str, float]] = defaultdict(dict)
-    for line in read_lines(RESULTS / "whole.csv"):
-        whole[line["arm"]][line["round"]] = float(line["processor_seconds"])
-    times = [value / whole["mallowspo train, mallows_theta"][name] for name, value in whole["trl dpo"].items()]
-    start = " A whole run of 2,000 rows, command to saved model, is "
-    start += f"{statistics.median(times):.1f} times as fast as `trl dpo`."
+    whole, start = import_module("whole"), ""
+    if measured := whole.by_arm(read_lines(RESULTS / "whole.csv")):
+        times = whole.times_faster(measured, "mallowspo train, mallows_theta")
+        start = f" A whole run of 2,000 rows, command to saved model, is {times:.1f} times as fast as `trl dpo`."
     figures = [ratios(left, value) for left in (stored, compact) for value in (seconds, memory)]
     return "\n".join(words).format(*figures, min(over), max(over), start).splitlines()
 

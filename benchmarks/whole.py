@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +62,27 @@ def run(task: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"seconds": round(seconds, 1), "processor_seconds": round(used, 1)}]
 
 
-def table(lines: list[dict[str, str]]) -> list[str]:
-    """Medians over the rounds, and paired ratios to `trl dpo`."""
+def by_arm(lines: Iterable[Mapping[str, str]]) -> dict[str, dict[str, float]]:
+    """Processor seconds of each round."""
     found: dict[str, dict[str, float]] = defaultdict(dict)
     for line in lines:
         found[line["arm"]][line["round"]] = float(line["processor_seconds"])
+    return found
+
+
+def times_faster(found: Mapping[str, Mapping[str, float]], arm: str) -> float:
+    """How many times faster than `trl dpo`: the median over the rounds."""
+    return statistics.median(
+        found["trl dpo"][name] / value for name, value in found[arm].items() if name in found["trl dpo"]
+    )
+
+
+def table(lines: list[dict[str, str]]) -> list[str]:
+    """Medians over the rounds, and paired ratios to `trl dpo`."""
+    found = by_arm(lines)
     rows = ["| command | processor seconds, median | times faster than `trl dpo` |", "|---|---|---|"]
     for arm, rounds in found.items():
-        ratios = [found["trl dpo"][name] / value for name, value in rounds.items() if name in found["trl dpo"]]
-        rows.append(f"| `{arm}` | {statistics.median(rounds.values()):.0f} | {statistics.median(ratios):.2f} |")
+        rows.append(f"| `{arm}` | {statistics.median(rounds.values()):.0f} | {times_faster(found, arm):.2f} |")
     return rows
 
 

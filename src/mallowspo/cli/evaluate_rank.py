@@ -54,7 +54,7 @@ def run_ranking(options: EvaluateOptions, progress: Progress) -> dict[str, Any]:
     try:
         answers, uneven = _answers(options, prompts, endpoints.get("model"), progress)
         kept = [n for n, texts in enumerate(answers) if len(texts) > 1]
-        left_out = [prompts.prompts[n].row for n, texts in enumerate(answers) if len(texts) < 2]
+        left_out = [prompts.prompts[n].index for n, texts in enumerate(answers) if len(texts) < 2]
         if not kept:
             raise InputError("rank: no prompt has two different answers that say something; raise rank or temperature")
         asked = [prompts.prompts[n] for n in kept]
@@ -110,10 +110,10 @@ def _answers(
         for prompt, value in zip(prompts.prompts, prompts.column(source.name, "model"), strict=True):
             if not isinstance(value, list) or not value or isinstance(value[0], dict):
                 raise InputError(
-                    f"model: row {prompt.row} of the column {source.name!r} holds no list of answers, such as the "
+                    f"model: row {prompt.index} of the column {source.name!r} holds no list of answers, such as the "
                     "column `responses` of ranked lists"
                 )
-            where = f"model: the column {source.name!r}, list {prompt.row + 1}, answer"
+            where = f"model: the column {source.name!r}, list {prompt.index + 1}, answer"
             texts = texts_of(value, answer_text, where, [prompt] * len(value))
             found.append(list(dict.fromkeys(text for text in texts if not is_blank(text))))
         beyond = [len(texts) - options.rank for texts in found if len(texts) > options.rank]

@@ -297,7 +297,7 @@ def _without_refused(
     if len(kept) < (3 if inputs.dispersion is not None else 1):
         raise InputError(f"prompts: the servers refuse {len(refused)} of {len(prompts.prompts)}; too few are left")
     left_out = [
-        {"row": prompts.prompts[n].row, "side": side, "said": answers[side].refused[n]}
+        {"row": prompts.prompts[n].index, "side": side, "said": answers[side].refused[n]}
         for n, side in sorted(refused.items())
     ]
     chosen = replace(prompts, prompts=tuple(prompts.prompts[n] for n in kept), rows=prompts.rows.select(kept))

@@ -255,7 +255,7 @@ def generate_at_endpoint(
                 log.append(_record(prompt, keys[n], str(endpoint.address), refused=str(error)))
                 return False
             except EndpointUnavailable as error:
-                raise EndpointUnavailable(f"{error}; it was asked about row {prompt.row}") from error
+                raise EndpointUnavailable(f"{error}; it was asked about row {prompt.index}") from error
             finished = {"stop": True, "length": False}.get(reply.finish_reason)
             fields = {"answer": reply.text.strip(), "tokens": reply.completion_tokens, "finished": finished}
             log.append(_record(prompt, keys[n], str(endpoint.address), **fields))
@@ -270,7 +270,7 @@ def generate_at_endpoint(
         except RequestRefused as error:
             last = max(refused)
             raise InputError(
-                f"{endpoint.option}: {error}; the last, row {prompts[last].row}: {refused[last]}; check "
+                f"{endpoint.option}: {error}; the last, row {prompts[last].index}: {refused[last]}; check "
                 "generation_parameters, max_new_tokens and the prompts"
             ) from error
         except EndpointUnavailable as error:
@@ -281,10 +281,12 @@ def generate_at_endpoint(
             ) from error
         if refused and not skip_refused:
             first = min(refused)
-            rows = ", ".join(str(prompts[n].row) for n in sorted(refused)[:10]) + (", …" if len(refused) > 10 else "")
+            rows = ", ".join(str(prompts[n].index) for n in sorted(refused)[:10]) + (
+                ", …" if len(refused) > 10 else ""
+            )
             raise InputError(
                 f"{endpoint.option}: the server refuses {len(refused)} of {len(prompts)} prompts, and would again: "
-                f"row {rows}; it said of row {prompts[first].row}: {refused[first]}. The other answers are saved in "
+                f"row {rows}; it said of row {prompts[first].index}: {refused[first]}. The other answers are saved in "
                 f"{log_path}; give --skip_refused to compare without these prompts (the report counts them), or take "
                 "the rows out"
             )

@@ -493,7 +493,7 @@ class EndpointJudge(_PairwiseJudge):
         except RequestRefused as error:
             return known | {"verdict": REFUSED, "reply": str(error)}
         except EndpointUnavailable as error:
-            raise EndpointUnavailable(f"{error}; it was asked about row {verdict.prompt.row}") from error
+            raise EndpointUnavailable(f"{error}; it was asked about row {verdict.prompt.index}") from error
         return known | {
             "verdict": parse_verdict(reply.text),
             "reply": reply.text,
@@ -559,7 +559,7 @@ class CallableJudge(_PairwiseJudge):
             said = self.function(verdict.prompt.text, verdict.first, verdict.second)
         except (Exception, SystemExit) as error:  # the user's function may raise anything, and may call sys.exit
             raise InputError(
-                f"judge: {self.name} failed on row {verdict.prompt.row} ({type(error).__name__}: {error})"
+                f"judge: {self.name} failed on row {verdict.prompt.index} ({type(error).__name__}: {error})"
             ) from error
         try:
             fine = said in FIRST_WINS if isinstance(said, str) else 0.0 <= float(said) <= 1.0
@@ -698,9 +698,9 @@ def reward_ids(tokenizer: Any, prompt: EvaluationPrompt, answer: str) -> list[in
     if getattr(tokenizer, "chat_template", None) is None:
         if prompt.messages is not None:
             raise InputError(
-                f"judge: the prompt of row {prompt.row} is a conversation, and the reward model has no chat template"
+                f"judge: the prompt of row {prompt.index} is a conversation, and the reward model has no chat template"
             )
         return list(tokenizer(prompt.text + answer)["input_ids"])
     messages = [*prompt.conversation(), {"role": "assistant", "content": answer}]
-    text = render_chat(tokenizer, messages, f"judge: the answer to row {prompt.row}")
+    text = render_chat(tokenizer, messages, f"judge: the answer to row {prompt.index}")
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])

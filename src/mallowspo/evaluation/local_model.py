@@ -162,14 +162,14 @@ def prompt_ids(prompt: EvaluationPrompt, tokenizer: Any, prompt_format: str = "a
     has_template = getattr(tokenizer, "chat_template", None) is not None
     if not uses_chat(prompt, prompt_format, has_template=has_template):
         if prompt.messages is not None:
-            raise InputError(f"prompt_format: got 'text', but the prompt of row {prompt.row} is a conversation")
+            raise InputError(f"prompt_format: got 'text', but the prompt of row {prompt.index} is a conversation")
         return list(tokenizer(prompt.text)["input_ids"])
     if not has_template:
         raise InputError(
-            f"prompt_format: the prompt of row {prompt.row} needs a chat template, and the tokenizer has none; "
+            f"prompt_format: the prompt of row {prompt.index} needs a chat template, and the tokenizer has none; "
             "use text prompts with prompt_format text, or give the tokenizer a template"
         )
-    text = render_chat(tokenizer, prompt.conversation(), f"prompts: row {prompt.row}", add_generation_prompt=True)
+    text = render_chat(tokenizer, prompt.conversation(), f"prompts: row {prompt.index}", add_generation_prompt=True)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

@@ -25,13 +25,6 @@ class EvaluationPrompt:
     messages: tuple[dict[str, str], ...] | None = None  # the conversation, where the data holds one
     repeat: int = 0  # how many equal prompts stand before it
 
-    line: int | None = None  # where it stands in its file, from 0, blank lines counted
-
-    @property
-    def row(self) -> int:
-        """Its number in messages, from 0 as `prompt_index` in the logs."""
-        return self.index if self.line is None else self.line
-
     def conversation(self) -> list[dict[str, str]]:
         """The prompt as messages; a plain one is the user's turn."""
         return list(self.messages) if self.messages is not None else [{"role": "user", "content": self.text}]
@@ -131,19 +124,16 @@ def load_prompts(source: str, *, column: str = "prompt", split: str = "train", l
     rows = rows.select(range(min(limit, len(rows)))) if limit is not None else rows
     seen: dict[str, int] = {}
     prompts = []
-    lines = list(rows["row_index"]) if "row_index" in rows.column_names else []
-    if not all(isinstance(line, int) for line in lines) or not lines:  # a column of the user's own has that name
-        lines = list(range(len(rows)))
-    for index, (line, value) in enumerate(zip(lines, rows[column], strict=True)):
+    for index, value in enumerate(rows[column]):
         conversation = _is_conversation(value)
         if not conversation and not (isinstance(value, str) and not is_blank(value)):
             raise InputError(
-                f"prompt_column: row {line} of {source} holds {str(value)[:60]!r} as {column!r}, expected a text "
+                f"prompt_column: row {index} of {source} holds {str(value)[:60]!r} as {column!r}, expected a text "
                 "or a list of messages with role and content"
             )
         messages = tuple({"role": t["role"], "content": t["content"]} for t in value) if conversation else None
         text = as_text(value)
-        prompts.append(EvaluationPrompt(index, text, messages or None, seen.get(text, 0), line))
+        prompts.append(EvaluationPrompt(index, text, messages or None, seen.get(text, 0)))
         seen[text] = seen.get(text, 0) + 1
     if not prompts:
         raise InputError(f"prompts: {source} holds no rows")
