@@ -6,12 +6,14 @@ import math
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from cli.commands import call, refused
 from mallowspo.cli.plan import plan_of
+from mallowspo.compat import add_score_head
 from mallowspo.errors import InputError
 from mallowspo.scoring import add_packed_head, score_packed
+from mallowspo.scoring.padded import score_padded
 from mallowspo.training import plan
 from mallowspo.training.plan import Lengths, Precision, Row, Sizes, build, plan_row
 
@@ -66,28 +68,38 @@ def test_an_adapter_trains_its_own_weights_alone():
     assert quantised["optimiser"] == 8 * trained
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt_neox", "qwen2"])
-def test_a_row_holds_what_torch_says_that_it_holds(kind, tmp_path):
+@pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [("llama", "packed"), ("gpt_neox", "packed"), ("qwen2", "packed"), ("gemma2", "dense_mask"), ("mixtral", "padded"),
+     ("falcon", "padded")],
+)  # fmt: skip
+def test_a_row_holds_what_torch_says_that_it_holds(kind, path, products, tmp_path):
     """The real pass of a real model, by the profiler's account of every allocation."""
-    shape = {**SHAPE, "model_type": kind}
-    values = {name: value for name, value in shape.items() if name != "model_type"}
-    config = AutoConfig.for_model(kind, **values)
-    lengths, precision = Lengths(512, 40), Precision(torch.float32, torch.float32)
-    row = plan_row(
-        build(config, precision), precision, lengths, batch=2, on_cpu=True, checkpointing=False, live_reference=False
-    )
-    assert (row.pairs, row.tokens, row.path) == (2, 2 * 592, "packed")
-    from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa").train()
-    add_packed_head(model)
-    ids = torch.randint(2, WORDS, (4, 552))
-    ids[2:, :512] = ids[:2, :512]
-    completion = (torch.arange(552) >= 512).long().expand(4, -1)
+    def config():
+        values = {name: value for name, value in SHAPE.items() if name != "model_type"}
+        return AutoConfig.for_model(kind, **values, **({"num_local_experts": 4} if kind == "mixtral" else {}))
+
+    lengths, precision = Lengths(256, 40), Precision(torch.float32, products)
+    row = plan_row(
+        build(config(), precision), precision, lengths, batch=2, on_cpu=True, checkpointing=False, live_reference=False
+    )
+    assert (row.pairs, row.path) == (2, path)
+    assert row.tokens == 2 * (296 + (296 if path == "padded" else 40))
+
+    model = AutoModelForCausalLM.from_config(config(), dtype=torch.float32).train()
+    score = score_packed if add_packed_head(model).path != "padded" else score_padded
+    if score is score_padded:
+        add_score_head(model)
+    ids = torch.randint(2, WORDS, (4, 296))
+    ids[2:, :256] = ids[:2, :256]
+    completion = (torch.arange(296) >= 256).long().expand(4, -1)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "completion_mask": completion}
     for _ in range(2):  # the first pass makes the gradients
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as told:
-            scores = score_packed(model, batch)
+            with torch.autocast("cpu", products, enabled=products != torch.float32):
+                scores = score(model, batch)
             scores.logp_bk.sum().backward()
             del scores
     told.export_chrome_trace(str(tmp_path / "trace.json"))
@@ -169,12 +181,14 @@ def test_a_model_without_fused_attention_is_planned_padded(kind, precision):
     assert found["row"]["path"] == "padded" and found["engines"]["ddp"]["fits"]
 
 
-def test_a_mixture_is_planned_in_half_precision_and_says_so_elsewhere():
+@pytest.mark.parametrize("precision", [["--dtype", "bfloat16"], ["--bf16", "true"], ["--bf16", "false"]])
+def test_a_mixture_is_planned_in_every_precision(precision):
     small = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2,
              "num_hidden_layers": 2, "num_local_experts": 4, "vocab_size": WORDS}  # fmt: skip
     shape = ["--model_shape", json.dumps({"model_type": "mixtral", **small}), *GIVEN[2:]]
-    assert plan_of([*shape, "--dtype", "bfloat16"])[1]["engines"]["ddp"]["fits"]
-    assert "dtype: bfloat16" in refused("plan", *shape)
+    for checkpointing in ("true", "false"):
+        found = plan_of([*shape, *precision, "--gradient_checkpointing", checkpointing])[1]
+        assert found["engines"]["ddp"]["fits"]
 
 
 def test_work_is_that_of_the_products():

@@ -76,6 +76,17 @@ def test_the_first_window_calibrates_and_rows_that_cannot_be_used_are_left_out(r
     assert "identical" in str(error.value)
 
 
+def test_rows_left_out_are_named_once_however_often_they_come(random_setting, tmp_path, caplog):
+    same = {"prompt": "a", "chosen": " b", "rejected": " b"}
+    rows = [*ROWS.select(range(4)), same, *ROWS.select(range(5)), *[same] * 5, *ROWS.select(range(3))]
+    stream = Dataset.from_list(rows).to_iterable_dataset()
+    changes = {"objective": "dpo", "invalid_rows": "drop", "stream_window": 5}
+    run(random_setting, tmp_path, stream, steps=9, **changes)  # three epochs of 12 rows
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line.rpartition(" ")[2] for line in said if "left out" in line] == ["5"]
+    assert sum("none of the 5 rows" in line and "11" in line for line in said) == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "option"),
     [

@@ -23,7 +23,15 @@ from mallowspo.data.records import LIST_COLUMN, PLACES_COLUMN, RANKS_COLUMN
 from mallowspo.errors import InputError
 from mallowspo.objectives.listwise import MAX_TIED, too_many_tied
 
-__all__ = ["ListBatch", "ListRows", "check_lists", "example_places", "ndcg", "ordered_rows"]
+__all__ = [
+    "ListBatch",
+    "ListRows",
+    "example_places",
+    "ndcg",
+    "ordered_rows",
+    "refuse_prepared_lists",
+    "refuse_tied_lists",
+]
 
 
 def ordered_rows(dataset: Any) -> Any:
@@ -39,16 +47,20 @@ def ordered_rows(dataset: Any) -> Any:
     return dataset if len(good) == len(dataset) else dataset.select(good)
 
 
-def check_lists(dataset: Any, source: str, *, sums_ties: bool) -> None:
-    """Refuse rows that do not hold whole lists, and lists whose ties a likelihood cannot sum over, by their row."""
-    if RANKS_COLUMN not in dataset.column_names:
-        if LIST_COLUMN in dataset.column_names and len(set(dataset[LIST_COLUMN][:])) < len(dataset):
-            raise InputError(
-                f"{source}: these rows are pairs of ranked lists that were prepared before; give the lists themselves "
-                "(prompt, responses, ranks), or an objective for pairs"
-            )
+def refuse_prepared_lists(dataset: Any, source: str) -> None:
+    """Refuse rows that were made of ranked lists and hold them no longer."""
+    names = dataset.column_names
+    if RANKS_COLUMN in names or LIST_COLUMN not in names or len(set(dataset[LIST_COLUMN][:])) == len(dataset):
         return
-    if not sums_ties:
+    raise InputError(
+        f"{source}: these rows are pairs of ranked lists that were prepared before; give the lists themselves "
+        "(prompt, responses, ranks), or an objective for pairs"
+    )
+
+
+def refuse_tied_lists(dataset: Any, source: str) -> None:
+    """Refuse lists whose ties a likelihood cannot sum over, by their row."""
+    if RANKS_COLUMN not in dataset.column_names:
         return
     ranks: dict[int, dict[int, int]] = {}
     row_of: dict[int, int] = {}

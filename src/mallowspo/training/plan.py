@@ -10,15 +10,18 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from transformers.pytorch_utils import Conv1D
+from torch.utils._pytree import tree_leaves, tree_map
+from transformers import AttentionInterface
 
 from mallowspo.compat import head_tile
 from mallowspo.errors import InputError, reason_of
@@ -54,6 +57,7 @@ _ATTENTION = "mallowspo_plan"
 _ZERO_BUCKET = 500_000_000  # numbers in DeepSpeed's bucket of gradients, and ...
 _ZERO_LIVE = 1_000_000_000  # ... weights that ZeRO-3 leaves gathered at once: its defaults
 _GROUPS = 8  # that a planned row is cut into at most
+_BESIDE_A_TILE = 7.25  # tiles of float32 that TRL's head holds beside its own without its kernel, measured
 _GATHERED_LAYERS = 2  # of FSDP2: the one that is computed and the one that is fetched
 
 
@@ -240,17 +244,29 @@ class _Ledger(TorchDispatchMode):
         self.held -= self._bytes.pop(key)
 
 
-class _Autocast:
-    """Casts what goes into a product, as autocast does; torch has none for the meta device."""
+# What torch.autocast computes in the lower precision, of the products that a decoder has.
+_PRODUCTS = frozenset({
+    functional.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, torch.bmm, Tensor.bmm, torch.addmm,
+    torch.baddbmm, Tensor.baddbmm, torch.einsum, torch.conv1d, functional.scaled_dot_product_attention,
+})  # fmt: skip
 
-    def __init__(self, model: Any, dtype: torch.dtype) -> None:
-        self._dtype = dtype
+
+class _Products(TorchFunctionMode):
+    """Casts what goes into a product, as autocast does, which torch has not for the meta device."""
+
+    def __init__(self, precision: Precision) -> None:
+        super().__init__()
+        self._dtype = None if precision.weights == precision.products else precision.products
         self._trained: dict[int, Tensor] | None = None
-        for module in model.modules():
-            if isinstance(module, torch.nn.Linear):
-                setattr(module, "forward", partial(self._linear, module))  # noqa: B010  # which mypy knows as a method
-            elif isinstance(module, Conv1D):
-                setattr(module, "forward", partial(self._linear, module, turned=True))  # noqa: B010
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self._dtype is not None and function in _PRODUCTS:
+            args, kwargs = tree_map(self._cast, (args, kwargs))
+        elif function is torch._grouped_mm:  # a mixture's, which autocast leaves as it is
+            followed: Any = _GroupedProduct.apply
+            return followed(*args)
+        return function(*args, **kwargs)
 
     def begin(self) -> None:
         """A forward pass begins: it casts each trained weight once."""
@@ -260,14 +276,25 @@ class _Autocast:
         """It is over: what is computed again casts for itself."""
         self._trained = None
 
-    def _cast(self, value: Tensor) -> Tensor:
-        if self._trained is None or not value.requires_grad or value.dtype == self._dtype:
+    def _cast(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == self._dtype:
+            return value
+        if self._trained is None or not (value.is_leaf and value.requires_grad):
             return value.to(self._dtype)
         return self._trained.setdefault(id(value), value.to(self._dtype))
 
-    def _linear(self, module: Any, value: Tensor, *, turned: bool = False) -> Tensor:
-        weight, bias = self._cast(module.weight), None if module.bias is None else self._cast(module.bias)
-        return torch.nn.functional.linear(value.to(self._dtype), weight.T if turned else weight, bias)
+
+class _GroupedProduct(torch.autograd.Function):
+    """What the products of a mixture's experts keep; torch follows them on the meta device in bfloat16 alone."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(value, weight)
+        return value.new_empty((len(value), weight.shape[2]))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(one) for one in ctx.saved_tensors)
 
 
 class _FusedAttention(torch.autograd.Function):
@@ -285,9 +312,9 @@ class _FusedAttention(torch.autograd.Function):
 
 
 def _attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, plan_dtype: torch.dtype, **kwargs: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, dtype: torch.dtype, **kwargs: Any
 ) -> Any:
-    query, key, value = query.to(plan_dtype), key.to(plan_dtype), value.to(plan_dtype)
+    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     attend: Any = _FusedAttention.apply
     if "prompt_groups" in kwargs:
         return attend_groups(query, key, value, kwargs["prompt_groups"], attend, kwargs["plan_merged"]), None
@@ -295,14 +322,16 @@ def _attention(
 
 
 class _Head(torch.autograd.Function):
-    """What `response_head` keeps and passes through on a processor, and TRL's kernel on a card."""
+    """What a head keeps and passes through."""
 
+    # `ours` is `response_head` on a processor, `kernel` TRL's on a card, and `whole` TRL's on a processor, where it
+    # takes every position.
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, dtype: torch.dtype, on_cpu: bool) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, dtype: torch.dtype, head: str) -> Tensor:
         ctx.save_for_backward(hidden, weight)
-        ctx.dtype, ctx.on_cpu, ctx.kept = dtype, on_cpu, ()
+        ctx.dtype, ctx.head, ctx.kept = dtype, head, ()
         n, vocabulary = len(hidden), len(weight)
-        if on_cpu:
+        if head == "ours":
             step, keep = logits_at_once(n, vocabulary, weight_grad=weight.requires_grad)
             room = hidden.new_empty((min(n, step), vocabulary), dtype=torch.float32)
             pull = hidden.new_empty(hidden.shape, dtype=torch.float32)
@@ -310,7 +339,7 @@ class _Head(torch.autograd.Function):
             ctx.kept = (pull, room) if keep else (pull,)
             del wide
         else:
-            _tile(hidden, dtype)
+            hidden.new_empty(_tile_bytes(n, vocabulary, dtype, head), dtype=torch.uint8)
         return hidden.new_empty(n, dtype=torch.float32)
 
     @staticmethod
@@ -318,13 +347,14 @@ class _Head(torch.autograd.Function):
         hidden, weight = ctx.saved_tensors
         n, vocabulary = len(hidden), len(weight)
         room: Any = None
-        if not ctx.on_cpu:
-            room, pull = _tile(hidden, ctx.dtype), hidden.new_empty(hidden.shape, dtype=torch.float32)
+        if ctx.head != "ours":
+            room = hidden.new_empty(_tile_bytes(n, vocabulary, ctx.dtype, ctx.head), dtype=torch.uint8)
+            pull = hidden.new_empty(hidden.shape, dtype=torch.float32)
         else:
             step, keep = logits_at_once(n, vocabulary, weight_grad=weight.requires_grad)
             pull = ctx.kept[0]
             room = None if keep else hidden.new_empty((min(n, step), vocabulary), dtype=torch.float32)
-        found = torch.empty_like(hidden) if ctx.on_cpu else pull.to(hidden.dtype)
+        found = torch.empty_like(hidden) if ctx.head == "ours" else pull.to(hidden.dtype)
         gradient = None
         if weight.requires_grad:
             gradient = weight.new_empty(weight.shape, dtype=torch.float32).to(weight.dtype)
@@ -333,19 +363,22 @@ class _Head(torch.autograd.Function):
         return found, gradient, None, None
 
 
-def _tile(hidden: Tensor, dtype: torch.dtype) -> Tensor:
+def _tile_bytes(n: int, vocabulary: int, dtype: torch.dtype, head: str) -> int:
+    """Bytes of the logits that TRL's head holds at once: a whole tile, however few words there are."""
     tokens, width = head_tile()
-    return hidden.new_empty((min(len(hidden), tokens), width), dtype=dtype)
+    tile = dtype.itemsize * min(n, tokens) * width
+    if head == "kernel":
+        return tile
+    return tile + int(_BESIDE_A_TILE * torch.float32.itemsize * min(n, tokens) * min(vocabulary, width))
 
 
-def _head_bytes(n: int, hidden: int, vocabulary: int, dtype: torch.dtype, *, on_cpu: bool, trained: bool) -> float:
+def _head_bytes(n: int, hidden: int, vocabulary: int, dtype: torch.dtype, head: str, *, trained: bool) -> float:
     """Bytes of the head's own buffers; the gradient of its weight is among the gradients."""
     wide = torch.float32.itemsize
-    if on_cpu:
-        step, _ = logits_at_once(n, vocabulary, weight_grad=trained)
-        return wide * (min(n, step) * vocabulary + n * hidden)
-    tokens, width = head_tile()
-    return dtype.itemsize * min(n, tokens) * width + wide * n * hidden
+    if head != "ours":
+        return _tile_bytes(n, vocabulary, dtype, head) + wide * n * hidden
+    step, _ = logits_at_once(n, vocabulary, weight_grad=trained)
+    return wide * (min(n, step) * vocabulary + n * hidden)
 
 
 def build(
@@ -411,16 +444,17 @@ def plan_row(
     support = packed_support(model)
     plain = base_model(model)
     if plain.config._attn_implementation != "eager":
-        from transformers import AttentionInterface
-
         AttentionInterface.register(_ATTENTION, _attention)
         plain.set_attn_implementation(_ATTENTION)
+    kind = "kernel" if not on_cpu else "whole" if support.path == "padded" else "ours"
     budget = row_budget(plain.config, support.path, on_cpu=on_cpu)
     pairs = batch if budget is None else min(batch, max(1, budget // lengths.pair))
     if checkpointing:
         name = "activation_checkpointing_enable"  # its name since transformers 5.23
         try:
-            getattr(plain, name, plain.gradient_checkpointing_enable)({"use_reentrant": False})
+            getattr(plain, name, plain.gradient_checkpointing_enable)(
+                {"use_reentrant": False, "context_fn": lambda: (nullcontext(), _Products(precision))}
+            )
         except ValueError as error:
             raise InputError(f"gradient_checkpointing: {reason_of(error)}; give false") from error
         if hasattr(plain, "enable_input_require_grads"):
@@ -430,28 +464,24 @@ def plan_row(
     @cache
     def peak(count: int) -> float:
         try:
-            return _peak(
-                model, plain, precision, lengths, count, path=support.path, on_cpu=on_cpu, live=live_reference
-            )
+            return _peak(model, plain, precision, lengths, count, path=support.path, head=kind, live=live_reference)
         except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError) as error:
-            whole = precision.weights == precision.products
             raise InputError(
                 f"{option}: a row of {plain.config.model_type} cannot be followed without its weights "
-                f"({reason_of(error)}); plan with {'' if whole else 'dtype: bfloat16, or with '}the shape of a plain "
-                "decoder of the same size"
+                f"({reason_of(error)}); plan with the shape of a plain decoder of the same size"
             ) from error
 
     hidden = plain.config.get_text_config(decoder=True).hidden_size
     head = _head_bytes(
-        2 * lengths.response * pairs, hidden, len(weight), precision.products,
-        on_cpu=on_cpu, trained=weight.requires_grad,
+        _head_tokens(lengths, pairs, kind), hidden, len(weight), precision.products, kind,
+        trained=weight.requires_grad,
     )  # fmt: skip
     tokens = pairs * (lengths.pair if support.path != "padded" else 2 * (lengths.prompt + lengths.response))
     return Row(support.path, support.reason, pairs, tokens, max(0.0, peak(pairs) - head), head, peak)
 
 
 def _peak(
-    model: Any, plain: Any, precision: Precision, lengths: Lengths, pairs: int, *, path: str, on_cpu: bool, live: bool
+    model: Any, plain: Any, precision: Precision, lengths: Lengths, pairs: int, *, path: str, head: str, live: bool
 ) -> float:
     """Most bytes that a pass holds beside the weights and gradients that are there before it."""
     for value in model.parameters():
@@ -462,7 +492,7 @@ def _peak(
     shape = (1, pairs * (prompt + 2 * (response - 1)))
     if path == "padded":
         shape = (2 * pairs, prompt + response)
-    scored = torch.empty(2 * response * pairs, dtype=torch.long, device="meta")
+    scored = torch.empty(_head_tokens(lengths, pairs, head), dtype=torch.long, device="meta")
     ids = torch.empty(shape, dtype=torch.long, device="meta")
     if path == "padded" and plain.config._attn_implementation != _ATTENTION:
         mask = torch.empty(shape, dtype=torch.long, device="meta")  # a model that has an attention of its own
@@ -470,30 +500,34 @@ def _peak(
         mask = torch.empty((1, 1, *((shape[1],) * 2 if path == "dense_mask" else (1, 1))), device="meta")
     kinds = set(getattr(plain.config, "layer_types", None) or ())
     masks: Any = dict.fromkeys(kinds, mask) if path == "dense_mask" and len(kinds) > 1 else mask
-    inputs = {"input_ids": ids, "position_ids": ids, "use_cache": False, "plan_dtype": precision.products}
+    AttentionInterface.register(_ATTENTION, partial(_attention, dtype=precision.products))
+    inputs = {"input_ids": ids, "position_ids": ids, "use_cache": False}
     inputs["attention_mask"] = masks
     if path == "packed":
         inputs |= {"prompt_groups": _groups(lengths, pairs), "plan_merged": pairs / min(pairs, _GROUPS)}
-    autocast = _Autocast(model, precision.products) if precision.products != precision.weights else None
+    products = _Products(precision)
     ledger = _Ledger([*model.parameters(), *model.buffers(), *gradients, scored, ids, mask])
 
     def forward() -> Tensor:
-        if autocast is not None:
-            autocast.begin()
+        products.begin()
         hidden = plain.base_model(**inputs).last_hidden_state
         function: Any = _Head
-        score: Tensor = function.apply(hidden.flatten(0, 1)[scored], weight, precision.products, on_cpu)
-        if autocast is not None:
-            autocast.end()
+        score: Tensor = function.apply(hidden.flatten(0, 1)[scored], weight, precision.products, head)
+        products.end()
         return score
 
-    with ledger:
+    with ledger, products:
         score = forward()
         if live:
             with torch.no_grad():
                 forward()
         score.sum().backward()
     return float(ledger.peak)
+
+
+def _head_tokens(lengths: Lengths, pairs: int, head: str) -> int:
+    """Tokens that a head is asked for."""
+    return 2 * pairs * (lengths.response + (lengths.prompt if head == "whole" else 0))
 
 
 def _groups(lengths: Lengths, pairs: int) -> tuple[PromptGroup, ...]:

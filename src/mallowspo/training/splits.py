@@ -20,7 +20,7 @@ from mallowspo.data.validation import require_dataset, validate_rows
 from mallowspo.data.vocabulary import padding_id
 from mallowspo.errors import InputError, reason_of
 from mallowspo.training.config import MallowsPOConfig
-from mallowspo.training.lists import check_lists, ordered_rows
+from mallowspo.training.lists import ordered_rows, refuse_prepared_lists, refuse_tied_lists
 from mallowspo.training.row_weights import columns_read, raw_from_columns, unread_columns
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "pair_collator",
     "prepare_split",
     "preparing_tokenizer",
+    "tell",
     "warn_of_other_layout",
 ]
 
@@ -143,7 +144,7 @@ def prepare_split(dataset: Any, tokenizer: Any, args: MallowsPOConfig, name: str
     dataset = require_dataset(dataset, f"{name} data")
     rows_read, objective = len(dataset), args.resolved_objective
     if objective.reads_lists:
-        check_lists(dataset, f"{name} data", sums_ties=False)
+        refuse_prepared_lists(dataset, f"{name} data")
     reads = columns_read(args)
     # A column that this run does not read must neither stop it nor cost it a row.
     validated = validate_rows(
@@ -165,7 +166,9 @@ def prepare_split(dataset: Any, tokenizer: Any, args: MallowsPOConfig, name: str
         dataset_name=name,
     )
     if objective.reads_lists:
-        check_lists(tokenized.dataset, f"{name} data", sums_ties=objective.form != "pairs")
+        refuse_prepared_lists(tokenized.dataset, f"{name} data")
+        if objective.form != "pairs":
+            refuse_tied_lists(tokenized.dataset, f"{name} data")
     elif RANKS_COLUMN in tokenized.dataset.column_names:
         raise InputError(
             f"{name} data: these rows were prepared for an objective that reads ranked lists; give the lists "
@@ -184,7 +187,6 @@ def prepare_split(dataset: Any, tokenizer: Any, args: MallowsPOConfig, name: str
         truncated={"chosen": tokenized.truncated_chosen, "rejected": tokenized.truncated_rejected},
         unread=tuple(unread_columns(dataset, args)),
     )
-    _tell(split, args, name)
     return split
 
 
@@ -202,7 +204,7 @@ def _check_margin(args: MallowsPOConfig, name: str) -> None:
         )
 
 
-def _tell(split: PreparedSplit, args: MallowsPOConfig, name: str) -> None:
+def tell(split: PreparedSplit, args: MallowsPOConfig, name: str) -> None:
     """Name in the log what is left out and what is not read."""
     for kind, count in split.dropped.items():
         rows = ", ".join(f"{row:,}" for row in split.dropped_rows(kind)[:5]) + (", …" if count > 5 else "")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
 import datasets
 import numpy as np
+from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset
 from numpy.typing import NDArray
 
@@ -27,7 +28,7 @@ from mallowspo.scoring import StoredRows
 from mallowspo.scoring.store_reader import numbered_pairs
 from mallowspo.training.config import MallowsPOConfig
 from mallowspo.training.row_weights import RAW_COLUMN
-from mallowspo.training.splits import PreparedSplit, prepare_split
+from mallowspo.training.splits import PreparedSplit, prepare_split, tell
 
 __all__ = [
     "StreamedSplit",
@@ -38,6 +39,8 @@ __all__ = [
     "StorePlaces",
     "with_columns",
 ]
+
+logger = get_logger(__name__)
 
 _PAIR = "pair_of_row"  # number of a pair among those that its row of the data gives
 
@@ -117,7 +120,12 @@ def prepare_stream(dataset: IterableDataset, tokenizer: Any, args: MallowsPOConf
     first = _window(rows, range(len(rows)), tokenizer, args)
     window = _narrow(first)
     prepare = partial(
-        _prepared, tokenizer=tokenizer, args=args, known=frozenset(known), names=tuple(window.column_names)
+        _prepared,
+        tokenizer=tokenizer,
+        args=args,
+        known=frozenset(known),
+        names=tuple(window.column_names),
+        told={problem.row_index for problem in first.problems},
     )
     streamed = dataset.map(
         prepare,
@@ -159,13 +167,21 @@ def _prepared(
     args: Any,
     known: frozenset[str],
     names: tuple[str, ...],
+    told: set[int],
 ) -> dict[str, list[Any]]:
-    """One window, as columns."""
+    """One window, as columns; `told` are the rows that the log has named, which come again with each epoch."""
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     try:
-        found = _narrow(_window(rows, places, tokenizer, args))[:]
-    except NothingLeft:
+        split = _window(rows, places, tokenizer, args)
+        new = tuple(problem for problem in split.problems if problem.row_index not in told)
+        tell(replace(split, problems=new, unread=()), args, "train")
+        told.update(problem.row_index for problem in new)
+        found = _narrow(split)[:]
+    except NothingLeft as error:
         found = {name: [] for name in names}
+        if not told.issuperset(numbers := columns.get("row_index", places)):
+            logger.warning(str(error))
+            told.update(numbers)
     for name in sorted(set(names) ^ set(found)):
         others = "have it and the first rows lack it" if name in found else "lack it and the first rows have it"
         raise InputError(

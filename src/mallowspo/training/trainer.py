@@ -78,6 +78,7 @@ from mallowspo.training.splits import (
     pair_collator,
     prepare_split,
     preparing_tokenizer,
+    tell,
     warn_of_other_layout,
 )
 from mallowspo.training.state_file import (
@@ -290,6 +291,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             else prepare_split(dataset, tokenizer, self.settings, name)
         )
         self.splits[name] = split
+        tell(split, self.settings, name)
         for option, size in self._vocabularies.items():
             refuse_unknown_ids(split.known, tokenizer, size, f"{option}: {name} data")
         if name != "train" and "train" in self.splits:

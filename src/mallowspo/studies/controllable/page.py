@@ -42,9 +42,9 @@ def figures(results: Results) -> dict[str, Any]:
                 for method in _methods(results)
                 if method != BASELINE
             },
-            [f"{row['kl']:g} nats" for row in results["by_kl"]],
+            [f"{row['kl']:g}" for row in results["by_kl"]],
             x_label="Expected reward, difference from DPO",
-            title="Against DPO at equal KL",
+            title="Against DPO at equal KL (in nats)",
             better="right",
         )
     return found
