@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -60,24 +61,25 @@ def run(task: dict[str, Any]) -> list[dict[str, Any]]:
         write_rows(folder / "rows.jsonl", REGIME, rows)
         if stage == "dispersion":
             _call(command("reference", folder, 0), [])
-        memory: list[tuple[float, float]] = []
+        memory: list[tuple[float, float, float]] = []
         begun, before = time.perf_counter(), os.times()
         _call(command(stage, folder, steps), memory)
         seconds, after = time.perf_counter() - begun, os.times()
     used = after.children_user + after.children_system - before.children_user - before.children_system
-    quarter = max((gb for at, gb in memory if at <= seconds / 4), default=0.0)
+    quarter = max((gb for at, gb, _ in memory if at <= seconds / 4), default=0.0)
     return [
         {
             "seconds": round(seconds, 1),
             "processor_seconds": round(used, 1),
             "gb_first_quarter": round(quarter, 3),
-            "gb_peak": round(max(gb for _, gb in memory), 3),
+            "gb_peak": round(max(gb for _, gb, _ in memory), 3),
+            "gb_private_peak": round(max(private for *_, private in memory), 3),
         }
     ]
 
 
-def _call(words: str, memory: list[tuple[float, float]]) -> None:
-    """Run a command; note its resident memory as it goes."""
+def _call(words: str, memory: list[tuple[float, float, float]]) -> None:
+    """Run a command; note its resident memory as it goes, and what of it is no page of a mapped file."""
     environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", **os.environ}
     begun = time.perf_counter()
     with tempfile.TemporaryFile() as said:
@@ -93,9 +95,9 @@ def _call(words: str, memory: list[tuple[float, float]]) -> None:
                     text = Path(f"/proc/{process.pid}/status").read_text()
                 except OSError:
                     return
-                line = next((line for line in text.splitlines() if line.startswith("VmRSS")), None)
-                if line is not None:
-                    memory.append((time.perf_counter() - begun, int(line.split()[1]) * 1024 / 1e9))
+                found = {name: int(kb) * 1024 / 1e9 for name, kb in re.findall(r"(VmRSS|RssAnon):\s*(\d+)", text)}
+                if found:
+                    memory.append((time.perf_counter() - begun, found["VmRSS"], found["RssAnon"]))
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -109,12 +111,16 @@ def _call(words: str, memory: list[tuple[float, float]]) -> None:
 
 def table(lines: list[dict[str, str]]) -> list[str]:
     """Every stage with its time and its memory."""
-    names = ("command", "rows", "steps", "seconds", "processor seconds", "GB, first quarter of the time", "GB, peak")
+    names = ("command", "rows", "steps", "seconds", "processor seconds", "GB, first quarter of the time", "GB, peak",
+             "of it private")  # fmt: skip
     rows = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for line in lines:
         counts = (f"{int(line[name]):,}" for name in ("rows", "steps"))
         times = (f"{float(line[name]):.0f}" for name in ("seconds", "processor_seconds"))
-        sizes = (f"{float(line[name]):.2f}" for name in ("gb_first_quarter", "gb_peak"))
+        sizes = (
+            f"{float(line[name]):.2f}" if line[name] else "–"
+            for name in ("gb_first_quarter", "gb_peak", "gb_private_peak")
+        )
         rows.append("| " + " | ".join((f"`mallowspo {line['stage']}`", *counts, *times, *sizes)) + " |")
     return rows
 
