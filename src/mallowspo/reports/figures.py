@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,6 @@ from matplotlib.transforms import ScaledTranslation
 from numpy.typing import ArrayLike
 
 from mallowspo.errors import InputError
-from mallowspo.reports.curves import Curve, FrontierCurve, LineCurve
 from mallowspo.reports.figure_style import (
     MethodStyle,
     house_style,
@@ -31,6 +31,7 @@ from mallowspo.reports.text import format_interval, format_number
 from mallowspo.stats.intervals import Interval
 
 __all__ = [
+    "Curve",
     "frontier_figure",
     "grouped_interval_figure",
     "heat_map_figure",
@@ -45,6 +46,22 @@ _BAND = 0.16  # opacity of an interval band: two may lie over each other and the
 _WHISKER = 0.55  # opacity of whiskers that stand close to each other: the lines stay in front
 _FEW = 12  # points of a curve up to which each has whiskers of its own rather than a band
 _APART = 4.0  # points of print between the whiskers of curves at one place
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a figure, one entry a point; a side that is given as numbers has no uncertainty."""
+
+    x: Any  # an `Interval` of arrays, or numbers, which become one
+    y: Any
+
+    def __post_init__(self) -> None:
+        for name in ("x", "y"):
+            side = getattr(self, name)
+            object.__setattr__(self, name, side if isinstance(side, Interval) else Interval.exact(side))
+        x, y = np.shape(self.x.mean), np.shape(self.y.mean)
+        if x != y or len(x) != 1:
+            raise InputError(f"Curve: got shapes {x} and {y}, expected one length")
 
 
 def _look(style: MethodStyle) -> dict[str, Any]:
@@ -71,7 +88,7 @@ def _legend(figure: Figure, looks: Mapping[str, MethodStyle], *, line: bool = Tr
 
 
 def frontier_figure(
-    curves: Mapping[str, FrontierCurve],
+    curves: Mapping[str, Curve],
     *,
     optimum: Curve | None = None,
     level: tuple[str, float] | None = None,
@@ -88,7 +105,7 @@ def frontier_figure(
     looks = styles_for([*curves, *(["optimum"] if optimum else [])], styles)
     with house_style():
         if optimum is not None:
-            axes.plot(np.asarray(optimum.x), np.asarray(optimum.y), **_look(looks["optimum"]), zorder=1.8)
+            axes.plot(optimum.x.mean, optimum.y.mean, **_look(looks["optimum"]), zorder=1.8)
         for name, curve in curves.items():
             order = np.argsort(curve.x.mean, kind="stable")
             x, y, look = curve.x.take(order), curve.y.take(order), looks[name]
@@ -315,7 +332,7 @@ def histogram_figure(
 
 
 def line_figure(
-    curves: Mapping[str, LineCurve],
+    curves: Mapping[str, Curve],
     *,
     x_label: str,
     y_label: str,
@@ -333,13 +350,13 @@ def line_figure(
     with house_style():
         if doublings:
             axes.set_xscale("log", base=2)
-            ticks = sorted({float(x) for curve in curves.values() for x in np.asarray(curve.x)})
+            ticks = sorted({float(x) for curve in curves.values() for x in curve.x.mean})
             axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
             axes.minorticks_off()
         if zero_line:
             axes.axhline(0.0, color=MUTED, linewidth=1.0, zorder=1.9)
         for place, (name, curve) in enumerate(curves.items()):
-            x, look = np.asarray(curve.x, dtype=float), looks[name]
+            x, look = curve.x.mean, looks[name]
             every = max(1, len(x) // 10)
             # Curves that run together would hide each other's markers: each starts at another point.
             start = (place * every) // max(1, len(curves))

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mallowspo.reports.blocks import Definitions, Meta, Report, Section, Table
-from mallowspo.reports.curves import FrontierCurve, LineCurve
 from mallowspo.reports.figure_style import OPTIMUM_STYLES
-from mallowspo.reports.figures import frontier_figure, line_figure
+from mallowspo.reports.figures import Curve, frontier_figure, line_figure
 from mallowspo.reports.sections import Columns, picture, table
 from mallowspo.reports.text import format_duration, format_number, format_signed
 from mallowspo.stats.intervals import Interval
@@ -100,7 +99,7 @@ def _collapse(phis: tuple[float, ...], jobs: Sequence[Row]) -> Any:
     pairs = [job["pairs"] for job in jobs]
     lost = {name: [job["methods"][name]["matched"]["entropy_lost"] for job in jobs] for name in _DRAWN}
     return line_figure(
-        {name: LineCurve(pairs, Interval.stack(values)) for name, values in lost.items()},
+        {name: Curve(pairs, Interval.stack(values)) for name, values in lost.items()},
         x_label="Pairs of each state",
         y_label="Entropy below own optimum (nats)",
         title=f"{population_name(phis)}: exact minimiser",
@@ -123,7 +122,7 @@ def _lead(results: Results, quantity: str) -> Any:
         if name != BASELINE
     }
     return line_figure(
-        {name: LineCurve(pairs, lead) for name, lead in leads.items()},
+        {name: Curve(pairs, lead) for name, lead in leads.items()},
         x_label="Pairs of each state",
         y_label="At equal KL, minus DPO's (points)",
         title=f"{_DRAWN_YARDSTICKS[quantity]}, {population_name(jobs[0]['phis'])}: exact minimiser",
@@ -136,10 +135,10 @@ def _frontier(results: Results, job: Row, quantity: str) -> Any:
     curves = {}
     for name in _DRAWN:
         line = job["methods"][name]["line"]
-        curves[name] = FrontierCurve(x=Interval.stack(line["kl"]), y=Interval.stack(line[quantity]))
+        curves[name] = Curve(Interval.stack(line["kl"]), Interval.stack(line[quantity]))
     for name in OPTIMUM_STYLES:
         best = results["infinite"][name]
-        curves[name] = FrontierCurve(x=Interval.exact(best["kl"]), y=Interval.exact(best[quantity]))
+        curves[name] = Curve(best["kl"], best[quantity])
     return frontier_figure(
         curves,
         title=f"{population_name(job['phis'])}: exact minimiser, {job['pairs']:,} pairs of each",
@@ -152,7 +151,7 @@ def _frontier(results: Results, job: Row, quantity: str) -> Any:
 def _trajectory(results: Results, job: Row) -> Any:
     steps = design_of(results).steps
     curves = {
-        name: LineCurve(steps, Interval.stack(job["methods"][name]["entropy_by_step"]))
+        name: Curve(steps, Interval.stack(job["methods"][name]["entropy_by_step"]))
         for name in TRAINED
         if name in job["methods"]
     }

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from mallowspo.reports.blocks import Callout, Definitions, Example, Examples, Meta, Report, Section, Table
-from mallowspo.reports.curves import Curve, FrontierCurve
-from mallowspo.reports.figures import MethodStyle, frontier_figure, grouped_interval_figure
+from mallowspo.reports.figures import Curve, MethodStyle, frontier_figure, grouped_interval_figure
 from mallowspo.reports.palette import MUTED
 from mallowspo.reports.sections import Columns, picture, table
 from mallowspo.reports.text import format_duration, format_number
@@ -102,7 +101,7 @@ def _reliability_figure(results: Results, test: str) -> Any:
     for method in results["config"]["methods"]:
         bins = _shown(results, "settings", test, method)["reliability"]
         x, y = (100 * np.asarray([part[name] for part in bins]) for name in ("confidence", "accuracy"))
-        curves[method] = FrontierCurve(x=Interval.exact(x), y=Interval.exact(y))
+        curves[method] = Curve(x, y)
         ends.append(float(x.max()))
     line = np.asarray([50.0, max(ends)])
     return frontier_figure(
@@ -119,9 +118,9 @@ def _frontier_figure(results: Results, test: str) -> Any:
     curves = {}
     for method in results["config"]["methods"]:
         rows = select_runs(results["tests"][test]["settings"], method=method)
-        curves[method] = FrontierCurve(
-            x=Interval.stack([_kl(results, row) for row in rows]),
-            y=Interval.stack([row["accuracy"]["all"]["seeds"] for row in rows], scale=100.0),
+        curves[method] = Curve(
+            Interval.stack([_kl(results, row) for row in rows]),
+            Interval.stack([row["accuracy"]["all"]["seeds"] for row in rows], scale=100.0),
         )
     return frontier_figure(
         curves,

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 
 from mallowspo.reports.blocks import Definitions, Meta, Report, Section, Table, literal
-from mallowspo.reports.curves import LineCurve
 from mallowspo.reports.figure_style import MethodStyle
-from mallowspo.reports.figures import heat_map_figure, line_figure
+from mallowspo.reports.figures import Curve, heat_map_figure, line_figure
 from mallowspo.reports.palette import BLUE, INK, MUTED, ORANGE, SKY
 from mallowspo.reports.sections import Columns, picture, table
 from mallowspo.reports.text import format_duration, format_number
-from mallowspo.stats.intervals import Interval
 from mallowspo.studies import pages, policies
 from mallowspo.studies.estimator.indexes import INDEXES, PANELS, SAMPLED, SINGLE_PASS
 from mallowspo.studies.estimator.people import contradiction_table, people_figures, people_sections
@@ -57,9 +55,7 @@ def _paper_figure(results: Results, distance: str) -> Any:
     rows = [row for row in results["paper"] if row["distance"] == distance]
     shown = [rows[i] for i in sorted({0, len(rows) // 3, 2 * len(rows) // 3, len(rows) - 1})]
     curves = {
-        str(row["items"]): LineCurve(
-            row["neg_log_phi"], Interval.exact(np.array(row["estimate"]) / np.mean(row["estimate"]))
-        )
+        str(row["items"]): Curve(row["neg_log_phi"], np.array(row["estimate"]) / np.mean(row["estimate"]))
         for row in shown
     }
     return line_figure(

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from mallowspo.reports.blocks import Block, CodeBlock, Definitions, Meta, Paragraph, Report, Section, Table
-from mallowspo.reports.curves import FrontierCurve, LineCurve
 from mallowspo.reports.figure_style import OPTIMUM_STYLES, MethodStyle
-from mallowspo.reports.figures import frontier_figure, index_scatter_figure, line_figure, panel_figure
+from mallowspo.reports.figures import Curve, frontier_figure, index_scatter_figure, line_figure, panel_figure
 from mallowspo.reports.palette import BLUE, VERMILLION
 from mallowspo.reports.sections import Columns, picture, table
 from mallowspo.reports.text import (
@@ -194,12 +193,12 @@ def _frontier(results: Results, yardstick: str) -> Any:
         here = [(kl, one) for kl, one in zip(levels["kl"], intervals, strict=True) if one["mean"] is not None]
         if here:
             along, values = zip(*here, strict=True)
-            curves[method] = FrontierCurve(x=Interval.exact(along), y=Interval.stack(values, scale=100.0))
+            curves[method] = Curve(along, Interval.stack(values, scale=100.0))
     furthest = max((float(np.max(curve.x.mean)) for curve in curves.values()), default=np.inf)
     for asked, optimum in results["optima"].items():
         kl, best = np.asarray(optimum["kl"]), 100 * np.asarray(optimum[yardstick])
         near = kl <= furthest
-        curves[f"optimum_{asked}"] = FrontierCurve(x=Interval.exact(kl[near]), y=Interval.exact(best[near]))
+        curves[f"optimum_{asked}"] = Curve(kl[near], best[near])
     names = {"consensus": "Consensus value (%)", "agreement": "Agreement with a random person (%)"}
     return frontier_figure(
         curves,
@@ -216,7 +215,7 @@ def _along_pairs(results: Results, quantity: str) -> Any:
         rows = [row for row in rows if row[quantity]["difference"]["mean"] is not None]
         if len(rows) > 1:
             gaps = Interval.stack([row[quantity]["difference"] for row in rows], scale=100.0)
-            curves[method] = LineCurve([row["pairs"] for row in rows], gaps)
+            curves[method] = Curve([row["pairs"] for row in rows], gaps)
     return line_figure(
         curves,
         x_label="Pairs for each prompt, one judge a pair",
@@ -246,7 +245,7 @@ def _along_rho(results: Results) -> Any:
         for quantity, dash in (("consensus", "-"), ("agreement", (0.0, (5.0, 2.0)))):
             name = f"{_RHO[index]}: {quantity}"
             gaps = Interval.stack([(0.0, 0.0, 0.0), *(row[quantity]["difference"] for row in rows)], scale=100.0)
-            curves[name] = LineCurve([0.0, *(row["rho"] for row in rows)], gaps)
+            curves[name] = Curve([0.0, *(row["rho"] for row in rows)], gaps)
             styles[name] = MethodStyle(name[0].upper() + name[1:], color, marker, dash, filled=quantity == "consensus")
     return line_figure(
         curves, x_label="ρ, the power of the weight (0 is DPO, 1 is MallowsPO-θ)",
