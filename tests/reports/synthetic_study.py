@@ -127,7 +127,7 @@ def build_report(folder: Path) -> Report:
     header = ["method", "win rate", "agreement [95 %]", "remark"]
     agreement = [
         pictures["frontier"],
-        Table(header, rows, caption="At β = 0.1.", highlight=[1, (2, 2)]),
+        Table(header, rows, caption="At β = 0.1."),
         Callout("result", "MallowsPO-θ is ahead of DPO."),
         Callout("warning", "The interval does not include the choice of β."),
     ]

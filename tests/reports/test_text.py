@@ -112,7 +112,7 @@ def test_numbers_and_lists_in_words(said, text):
     ],
 )
 def test_one_line_says_a_methods_verdict(verdict, said):
-    row = {"verdict": verdict, "difference": {"mean": 0.1}}
+    row = {"verdict": verdict, "difference": {"mean": 0.1, "low": 0.0, "high": 0.2}}
     assert verdict_line("IPO", row, "+0.10 points") == f"*IPO*: {said}, +0.10 points."
     assert "nothing to compare" in verdict_line("IPO", {"verdict": "open", "difference": [None, None, None]}, "")
 

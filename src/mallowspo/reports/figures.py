@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -75,15 +76,10 @@ def _look(style: MethodStyle) -> dict[str, Any]:
     }
 
 
-def _handle(style: MethodStyle, *, line: bool = True) -> Line2D:
-    look = _look(style) | ({} if line else {"linestyle": "None"})
-    return Line2D([], [], **look)
-
-
 def _legend(figure: Figure, looks: Mapping[str, MethodStyle], *, line: bool = True) -> None:
     shown = list(looks.values())
     if len(shown) > 1:
-        handles = [_handle(style, line=line) for style in shown]
+        handles = [Line2D([], [], **_look(style) | ({} if line else {"linestyle": "None"})) for style in shown]
         outside_legend(figure, handles, [style.label for style in shown], handle_length=3.0 if line else 1.0)
 
 
@@ -198,14 +194,19 @@ def grouped_interval_figure(
             y = np.arange(len(groups)) + (place - (len(values) - 1) / 2) * step
             look = _look(looks[name]) | {"linestyle": "None"}
             axes.errorbar(estimate.mean, y, xerr=estimate.arms, elinewidth=1.6, **look)
-        axes.set_yticks(np.arange(len(groups)), [textwrap.fill(group, 24) for group in groups])
-        axes.set_ylim(len(groups) - 0.5, -0.5)
-        axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        axes.margins(x=0.06)
+        _name_rows(axes, [textwrap.fill(group, 24) for group in groups], (-0.5, 0.5), margin=0.06)
         _legend(figure, looks, line=False)
     return figure
+
+
+def _name_rows(axes: Axes, names: Sequence[str], room: tuple[float, float], *, margin: float) -> None:
+    """Name the rows from the top down, without a line each; `room` is left above the first and below the last."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 1 + room[1], room[0])
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.margins(x=margin)
 
 
 def heat_map_figure(
@@ -272,12 +273,7 @@ def panel_figure(
                 look = _look(looks[name]) | {"linestyle": "None"}
                 axes.errorbar(shown.mean, place, xerr=shown.arms[:, None], elinewidth=1.8, **look)
             axes.set_title(textwrap.fill(panel, 58), loc="left", fontsize=10.0)
-            axes.set_yticks(range(len(values)), [textwrap.fill(looks[name].label, 26) for name in values])
-            axes.set_ylim(len(values) - 0.35, -0.6)
-            axes.grid(visible=False, axis="y")
-            axes.tick_params(axis="y", length=0)
-            axes.spines["left"].set_visible(False)
-            axes.margins(x=0.08)
+            _name_rows(axes, [textwrap.fill(looks[name].label, 26) for name in values], (-0.6, 0.65), margin=0.08)
         axes_list[-1].set_xlabel(x_label)
         if beside and len(series) == 2:
             ours = Line2D([], [], color=INK, marker="o", linestyle="-", linewidth=1.8)
