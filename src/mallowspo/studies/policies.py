@@ -27,7 +27,7 @@ from mallowspo.stats.verdicts import verdict
 
 __all__ = [
     "BASELINE", "METHODS", "Grid", "Job", "Method", "Run", "check_at_least", "check_distinct", "check_grid",
-    "check_positive", "compare_at_equal_kl", "equal_kl", "final_loss", "frontiers", "label", "mean_of",
+    "check_known", "check_positive", "compare_at_equal_kl", "equal_kl", "final_loss", "frontiers", "label", "mean_of",
     "means_over_seeds", "only", "pair_rows", "quietly", "select_runs", "train_policy", "value", "weight_quantiles",
     "write_preferences",
 ]  # fmt: skip
@@ -149,6 +149,16 @@ def check_distinct(settings: Any, *names: str) -> None:
             raise InputError(f"{name}: got {values}, expected at least one value and none twice")
 
 
+def check_known(settings: Any, name: str, known: Iterable[str]) -> None:
+    """Refuse a name that is not among the known ones; of several also none at all, and one twice."""
+    given = getattr(settings, name)
+    if not isinstance(given, str):
+        check_distinct(settings, name)
+    for value in [given] if isinstance(given, str) else given:
+        if value not in known:
+            raise not_one_of(name, value, known)
+
+
 def check_at_least(settings: Any, **least: float) -> None:
     """Refuse a field below the least value that it can have; None is none."""
     for name, low in least.items():
@@ -157,11 +167,15 @@ def check_at_least(settings: Any, **least: float) -> None:
             raise InputError(f"{name}: got {value}, expected at least {low}")
 
 
-def check_positive(settings: Any, *names: str) -> None:
-    """Refuse a field that is no finite number above 0."""
+def check_positive(settings: Any, *names: str, below: float = float("inf")) -> None:
+    """Refuse a number that is not above 0 and below the bound; of several also none at all, and one twice."""
     for name in names:
-        if not 0 < getattr(settings, name) < float("inf"):
-            raise InputError(f"{name}: got {getattr(settings, name)}, expected a finite number > 0")
+        given = getattr(settings, name)
+        if not isinstance(given, int | float):
+            check_distinct(settings, name)
+        if not all(0 < value < below for value in np.ravel(given)):
+            expected = f"above 0 and below {below:.4g}" if np.isfinite(below) else "finite and > 0"
+            raise InputError(f"{name}: got {given}, expected what is {expected}")
 
 
 def only(setup: Any, *names: str) -> Any:
@@ -172,22 +186,16 @@ def only(setup: Any, *names: str) -> Any:
     return replace(type(setup)(), **{name: getattr(setup, name) for name in names})
 
 
-def check_grid(settings: Any, methods: Sequence[str], *, names: Sequence[str] = ("seeds", "betas")) -> None:
-    """Refuse methods that the study lacks or has no baseline for, and values of `names`; all but seeds are > 0."""
-    for name in settings.methods:
-        if name not in methods:
-            raise not_one_of("methods", name, methods)
+def check_grid(settings: Any, methods: Sequence[str], *numbers: str) -> None:
+    """Refuse methods that the study lacks or has no baseline for, seeds, betas and further `numbers`, all > 0."""
+    check_known(settings, "methods", methods)
     if BASELINE not in settings.methods or len(settings.methods) < 2:
         raise InputError(
             f"methods: got {', '.join(settings.methods) or 'none'}; every method is compared with {BASELINE}, so give "
             f"{BASELINE} and at least one other"
         )
-    if len(set(settings.methods)) != len(settings.methods):
-        raise InputError(f"methods: got {', '.join(settings.methods)}, expected none twice")
-    for name in names:
-        check_distinct(settings, name)
-        if name != "seeds" and not all(0 < value < float("inf") for value in getattr(settings, name)):
-            raise InputError(f"{name}: got {getattr(settings, name)}, expected finite numbers > 0")
+    check_distinct(settings, "seeds")
+    check_positive(settings, "betas", *numbers)
 
 
 def select_runs(runs: Iterable[Run], **wanted: object) -> list[Run]:

@@ -82,15 +82,10 @@ class PaperDesign:
     first_seed: int = 0  # of the first set; the others follow it
 
     def __post_init__(self) -> None:
-        for name in ("smoothings", "betas", "training_betas", "set_smoothings", "set_betas"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values) or not all(0 < value < math.inf for value in values):
-                raise InputError(f"{name}: got {values}, expected finite numbers > 0, at least one and none twice")
+        check_positive(self, "smoothings", "betas", "training_betas", "set_smoothings", "set_betas", "learning_rate")
+        check_positive(self, "phi", below=1.0)
         if not set(self.training_betas) <= set(self.betas):
             raise InputError(f"training_betas: got {self.training_betas}, expected some of betas, {self.betas}")
-        if not 0 < self.phi < 1:
-            raise InputError(f"phi: got {self.phi}, expected a number in (0, 1)")
-        check_positive(self, "learning_rate")
         check_at_least(self, steps=1, sets=2, first_seed=0, set_stride=1)
 
     @property

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mallowspo.errors import InputError, not_one_of, told_as
+from mallowspo.errors import InputError, told_as
 from mallowspo.evaluation.local_model import context_length, inference_device, load_classifier, load_tokenizer
-from mallowspo.studies.policies import check_at_least, check_positive
+from mallowspo.studies.policies import check_at_least, check_known, check_positive
 
 __all__ = [
     "CONTROLLABLE_METHODS", "FURTHER_METHODS", "LEXICONS", "PREFERENCES", "ControllableDesign", "Reward",
@@ -67,9 +67,8 @@ class ControllableDesign:
                 f"min_prompt_tokens: got {self.min_prompt_tokens}, expected at most prompt_tokens, "
                 f"{self.prompt_tokens}"
             )
-        for name, allowed in (("preferences", PREFERENCES), ("dtype", DTYPES)):
-            if getattr(self, name) not in allowed:
-                raise not_one_of(name, getattr(self, name), allowed)
+        check_known(self, "preferences", PREFERENCES)
+        check_known(self, "dtype", DTYPES)
         check_positive(self, "preference_scale")
         if self.reward_model in LEXICONS and self.reward_label is not None:
             raise InputError(

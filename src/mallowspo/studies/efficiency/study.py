@@ -28,7 +28,7 @@ from mallowspo.errors import InputError
 from mallowspo.stats.bootstrap import bootstrap
 from mallowspo.studies.bandit.minimiser import gap_derivatives
 from mallowspo.studies.efficiency.page import figures, page
-from mallowspo.studies.policies import BASELINE, check_at_least, check_distinct, mean_of
+from mallowspo.studies.policies import BASELINE, check_at_least, check_positive, mean_of
 from mallowspo.studies.study import Done, Results, Stage, Study
 
 __all__ = ["EFFICIENCY", "INDEXES", "EfficiencyJob", "EfficiencySettings", "EfficiencySetup", "fit", "worth_of"]
@@ -63,8 +63,7 @@ class EfficiencySetup:
                 f"pairs: got {self.pairs}, expected two or more in rising order, the least at least 5 times the "
                 f"features, {5 * self.features}"
             )
-        if not 0 < self.correlation < 1:
-            raise InputError(f"correlation: got {self.correlation}, expected a number in (0, 1)")
+        check_positive(self, "correlation", below=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +78,8 @@ class EfficiencySettings:
     repetitions: int = 40  # data sets of each combination
 
     def __post_init__(self) -> None:
-        check_distinct(self, "variations", "logits")
+        check_positive(self, "variations", "logits")
         check_at_least(self, repetitions=3)
-        for name in ("variations", "logits"):
-            if not all(0 < value < math.inf for value in getattr(self, name)):
-                raise InputError(f"{name}: got {getattr(self, name)}, expected finite numbers > 0")
 
     @property
     def jobs(self) -> list[EfficiencyJob]:

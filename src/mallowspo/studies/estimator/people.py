@@ -30,7 +30,7 @@ from mallowspo.dispersion.reference_analysis import analyse_reference
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.side_by_side import side_by_side
 from mallowspo.dispersion.votes_file import VoteRows
-from mallowspo.errors import InputError, not_one_of
+from mallowspo.errors import InputError
 from mallowspo.reports.blocks import Block, Meta, Report, Section, Table, literal
 from mallowspo.reports.figures import grouped_interval_figure
 from mallowspo.reports.sections import picture, table
@@ -41,7 +41,7 @@ from mallowspo.stats.verdicts import verdict
 from mallowspo.studies.estimator.bench import prompt_tokens, score_pairs
 from mallowspo.studies.estimator.indexes import PANELS, SAMPLED, read_indexes
 from mallowspo.studies.pages import interval
-from mallowspo.studies.policies import check_at_least
+from mallowspo.studies.policies import check_at_least, check_known
 from mallowspo.studies.study import Done, Results, Stage, Study
 
 __all__ = [
@@ -84,11 +84,9 @@ class PeopleSettings:
         from mallowspo.evaluation.local_model import PROMPT_FORMATS
 
         check_at_least(self, prompts_per_job=1, samples=2, max_new_tokens=1, sampled_prompts=0)
-        if self.prompt_format not in PROMPT_FORMATS:
-            raise not_one_of("prompt_format", self.prompt_format, PROMPT_FORMATS)
-        for name in self.instructions:
-            if name not in self.data and self.data:
-                raise not_one_of("instructions", name, self.data)
+        check_known(self, "prompt_format", PROMPT_FORMATS)
+        if self.data and self.instructions:
+            check_known(self, "instructions", self.data)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mallowspo.errors import InputError, not_one_of
-from mallowspo.studies.policies import BASELINE, check_distinct, check_grid, check_positive, write_preferences
+from mallowspo.errors import InputError
+from mallowspo.studies.policies import BASELINE, check_grid, check_known, check_positive, write_preferences
 from mallowspo.studies.study import Done, Results, Stage, Study
 from mallowspo.studies.world.bench import (
     PARTS,
@@ -60,18 +60,15 @@ class WorldSettings:
     def __post_init__(self) -> None:
         check_grid(self, WORLD_METHODS)
         check_positive(self, "learning_rate")
-        check_distinct(self, "parts")
         if len(self.betas) < 2:
             raise InputError(f"betas: got {self.betas}; a comparison at equal KL needs at least 2 values")
-        for part in self.parts:
-            if part not in PARTS:
-                raise not_one_of("parts", part, PARTS)
+        check_known(self, "parts", PARTS)
         if "comparison" not in self.parts:
             raise InputError(
                 f"parts: got {', '.join(self.parts)}; every part is read beside comparison, so give it too"
             )
         if "pairs" in self.parts:
-            check_distinct(self, "pairs")
+            check_positive(self, "pairs")
             for pairs in self.pairs:
                 if not 1 <= pairs <= self.setup.pairs_drawn or pairs == self.setup.pairs_per_prompt:
                     raise InputError(
