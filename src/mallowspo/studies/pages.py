@@ -7,7 +7,7 @@ from typing import Any
 
 from mallowspo.reports.blocks import Block, BulletList, Paragraph, Section
 from mallowspo.reports.sections import table, verdict_line
-from mallowspo.reports.text import format_number, interval_text, number, points, verdict_word
+from mallowspo.reports.text import format_number, format_signed, interval_text, number, points, verdict_word
 from mallowspo.studies import policies
 from mallowspo.studies.policies import value
 
@@ -37,9 +37,9 @@ def point_interval(path: str) -> Cell:
     return lambda row: "–" if value(row, path) is None else points(value(row, path))
 
 
-def figure_of(path: str, digits: int = 2, *, scale: float = 1.0) -> Cell:
+def figure_of(path: str, digits: int = 2, *, scale: float = 1.0, signed: bool = False) -> Cell:
     """A cell with a number."""
-    return lambda row: format_number(scale * number(value(row, path)), digits)
+    return lambda row: (format_signed if signed else format_number)(scale * number(value(row, path)), digits)
 
 
 def plain(path: str) -> Cell:

@@ -10,7 +10,7 @@ import copy
 import json
 import logging as python_logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -27,9 +27,9 @@ from mallowspo.stats.verdicts import verdict
 
 __all__ = [
     "BASELINE", "METHODS", "Grid", "Job", "Method", "Run", "check_at_least", "check_distinct", "check_grid",
-    "check_known", "check_positive", "compare_at_equal_kl", "equal_kl", "final_loss", "frontiers", "label", "mean_of",
-    "means_over_seeds", "only", "pair_rows", "quietly", "select_runs", "train_policy", "value", "weight_quantiles",
-    "write_preferences",
+    "check_known", "check_positive", "compare_at_equal_kl", "equal_kl", "final_loss", "frontiers", "grouped", "label",
+    "mean_of", "means_over_seeds", "only", "pair_rows", "quietly", "select_runs", "train_policy", "value",
+    "weight_quantiles", "write_preferences",
 ]  # fmt: skip
 
 BASELINE = "dpo"
@@ -198,6 +198,14 @@ def check_grid(settings: Any, methods: Sequence[str], *numbers: str) -> None:
     check_positive(settings, "betas", *numbers)
 
 
+def grouped(rows: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
+    """The rows by what a key says of them, in their order."""
+    found: dict[Any, list[Any]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
+
+
 def select_runs(runs: Iterable[Run], **wanted: object) -> list[Run]:
     """The runs whose fields have these values, in their order."""
     return [run for run in runs if all(run[key] == value for key, value in wanted.items())]
@@ -221,11 +229,8 @@ def mean_of(values: Any) -> Any:
 
 def means_over_seeds(runs: Sequence[Run], keys: Sequence[str], names: Sequence[str]) -> list[dict[str, Any]]:
     """Means with their intervals, one row a setting in the order of the runs; of a list one for each of its places."""
-    groups: dict[tuple[Any, ...], list[Run]] = {}
-    for run in runs:
-        groups.setdefault(tuple(run[key] for key in keys), []).append(run)
     rows = []
-    for place, here in groups.items():
+    for place, here in grouped(runs, lambda run: tuple(run[key] for key in keys)).items():
         row: dict[str, Any] = dict(zip(keys, place, strict=True)) | {"seeds": len(here)}
         rows.append(row | {name: mean_of([run[name] for run in here]) for name in names})
     return rows

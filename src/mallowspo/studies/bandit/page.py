@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mallowspo.reports.blocks import Definitions, Meta, Report, Section, Table
 from mallowspo.reports.figure_style import OPTIMUM_STYLES
 from mallowspo.reports.figures import Curve, frontier_figure, line_figure
 from mallowspo.reports.sections import Columns, picture, table
-from mallowspo.reports.text import format_duration, format_number, format_signed
+from mallowspo.reports.text import format_duration, format_number
 from mallowspo.stats.intervals import Interval
 from mallowspo.studies import pages
 from mallowspo.studies.bandit.bench import METHODS, TRAINED
 from mallowspo.studies.bandit.population import READ_AT, THIRDS, YARDSTICKS
 from mallowspo.studies.bandit.summary import REGIMES, comparisons, design_of, regime_of
 from mallowspo.studies.pages import Results, Row
-from mallowspo.studies.policies import BASELINE, label
+from mallowspo.studies.policies import BASELINE, grouped, label
 
 __all__ = ["counted", "figures", "page", "population_name"]
 
@@ -53,10 +53,7 @@ def _trajectory_jobs(results: Results) -> list[Row]:
 
 def _populations(results: Results) -> dict[tuple[float, ...], list[Row]]:
     """The exact jobs of each population."""
-    found: dict[tuple[float, ...], list[Row]] = {}
-    for job in results["exact"]:
-        found.setdefault(tuple(job["phis"]), []).append(job)
-    return found
+    return grouped(results["exact"], lambda job: tuple(job["phis"]))
 
 
 def _collapse_name(phis: Sequence[float]) -> str:
@@ -87,14 +84,6 @@ def _kind_name(job: Row) -> str:
     return f"{'shared' if job['shared'] else 'separate'} parameters, learning rate {job['learning_rate']:g}"
 
 
-def _log_steps(figure: Any, ticks: Sequence[float]) -> Any:
-    axes = figure.axes[0]
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(list(ticks), [f"{tick:,g}" for tick in ticks])
-    axes.minorticks_off()
-    return figure
-
-
 def _collapse(phis: tuple[float, ...], jobs: Sequence[Row]) -> Any:
     pairs = [job["pairs"] for job in jobs]
     lost = {name: [job["methods"][name]["matched"]["entropy_lost"] for job in jobs] for name in _DRAWN}
@@ -108,21 +97,12 @@ def _collapse(phis: tuple[float, ...], jobs: Sequence[Row]) -> Any:
     )
 
 
-def _many_exact(results: Results) -> list[Row]:
-    """The jobs at the exact minimiser with many states, by their numbers of pairs."""
-    return [job for job in results["exact"] if regime_of(job) == "many_exact"]
-
-
 def _lead(results: Results, quantity: str) -> Any:
-    jobs = _many_exact(results)
+    jobs = [job for job in results["exact"] if regime_of(job) == "many_exact"]
     pairs = [job["pairs"] for job in jobs]
-    leads = {
-        name: Interval.stack([job["methods"][name]["equal_kl"][quantity] for job in jobs], scale=100.0)
-        for name in _DRAWN
-        if name != BASELINE
-    }
+    leads = {name: [job["methods"][name]["equal_kl"][quantity] for job in jobs] for name in _DRAWN if name != BASELINE}
     return line_figure(
-        {name: Curve(pairs, lead) for name, lead in leads.items()},
+        {name: Curve(pairs, Interval.stack(lead, scale=100.0)) for name, lead in leads.items()},
         x_label="Pairs of each state",
         y_label="At equal KL, minus DPO's (points)",
         title=f"{_DRAWN_YARDSTICKS[quantity]}, {population_name(jobs[0]['phis'])}: exact minimiser",
@@ -155,13 +135,13 @@ def _trajectory(results: Results, job: Row) -> Any:
         for name in TRAINED
         if name in job["methods"]
     }
-    figure = line_figure(
+    return line_figure(
         curves,
         x_label="Optimiser steps",
         y_label="Entropy of the policy (nats)",
         title=f"{job['pairs']:,} pairs of each state, {_kind_name(job)}",
+        doublings=True,
     )
-    return _log_steps(figure, [step for step in steps if step.bit_count() == 1])
 
 
 def page(results: Results) -> Report:
@@ -269,9 +249,10 @@ def _gains(results: Results) -> Section:
     points: Columns = {
         "method": pages.METHOD,
         "KL": pages.plain("read"),
-        "consensus": _points("consensus"),
-        "top-1": _points("best"),
-        "agreement": _points("agreement"),
+        **{
+            title: pages.figure_of(name, scale=100, signed=True)
+            for title, name in (("consensus", "consensus"), ("top-1", "best"), ("agreement", "agreement"))
+        },
     }
     rows = _of_regime(results, "many_exact")
     at_kl: dict[str, Any] = {"setting": _setting, "method": pages.METHOD}
@@ -315,20 +296,15 @@ def _gains(results: Results) -> Section:
     )
 
 
-def _points(name: str) -> Callable[[Any], str]:
-    return lambda row: format_signed(100 * row[name])
-
-
 def _yardsticks(rows: Sequence[Row]) -> Table:
     """Differences from DPO at equal KL on every yardstick."""
     columns: Columns = {
         "setting": _setting,
         "method": pages.METHOD,
-        "consensus": pages.point_interval("equal_kl.consensus"),
-        "top-1": pages.point_interval("equal_kl.best"),
-        "order": pages.point_interval("equal_kl.order"),
-        "agreement": pages.point_interval("equal_kl.agreement"),
-        "regret": pages.point_interval("equal_kl.regret"),
+        **{
+            "top-1" if name == "best" else name: pages.point_interval(f"equal_kl.{name}")
+            for name in (*YARDSTICKS, "regret")
+        },
         "seeds compared": pages.plain("equal_kl.seeds"),
     }
     return table(rows, columns, "At equal KL, method less DPO: mean of the paired differences, points, 95% intervals.")

@@ -17,11 +17,12 @@ from mallowspo.studies import pages
 from mallowspo.studies.dialogue.design import HELDOUT_JUDGE
 from mallowspo.studies.dialogue.summary import THIRDS
 from mallowspo.studies.pages import Cell, Results, Row
-from mallowspo.studies.policies import BASELINE, label, select_runs
+from mallowspo.studies.policies import grouped, label, select_runs
 
 __all__ = ["figures", "page"]
 
 _TESTS = {"test": "in distribution", "ood": "out of distribution", "votes": "people's majority votes"}
+_AGAINST = {"reference": "the reference", "dpo": "DPO"}
 _DIAGONAL = {"optimum": MethodStyle("Calibrated", MUTED, "", "-")}
 
 
@@ -77,8 +78,7 @@ def figures(results: Results) -> dict[str, Any]:
             title=f"Calibration by third of the dispersion index, {beta}",
         ),
         "reliability": _reliability_figure(results, tests[0]),
-        "wins_reference": _wins_figure(results, "reference"),
-        "wins_dpo": _wins_figure(results, BASELINE),
+        **{f"wins_{baseline}": _wins_figure(results, baseline) for baseline in _AGAINST},
     }
     if len(results["config"]["betas"]) > 1:
         found["frontier"] = _frontier_figure(results, tests[0])
@@ -130,16 +130,16 @@ def _frontier_figure(results: Results, test: str) -> Any:
 
 
 def _wins_figure(results: Results, baseline: str) -> Any:
-    rows = select_runs(results["win_rates"], baseline=baseline)
+    methods = grouped(select_runs(results["win_rates"], baseline=baseline), lambda row: row["method"])
     values = {
-        method: Interval.stack([row["above_even"]["rows"] for row in select_runs(rows, method=method)], scale=100.0)
-        for method in dict.fromkeys(row["method"] for row in rows)
+        method: Interval.stack([row["above_even"]["rows"] for row in rows], scale=100.0)
+        for method, rows in methods.items()
     }
     return grouped_interval_figure(
         values,
         [f"Temperature {temperature:g}" for temperature in results["config"]["temperatures"]],
         x_label="Win rate above 50% (points); intervals over prompts",
-        title=f"Against {'the reference' if baseline == 'reference' else 'DPO'}, β {_beta(results):g}",
+        title=f"Against {_AGAINST[baseline]}, β {_beta(results):g}",
         better="right",
     )
 
@@ -399,15 +399,13 @@ def _wins(results: Results) -> Section:
             "people shrink as the table says. Undecided and refused verdicts are ties.",
         ),
         table([judge], worth, f"The judge on {judge['human_pairs']:,} human pairs of {_test_name(results, 'test')}."),
-        picture(
-            "wins_reference",
-            "Win rate above 50% by method and temperature, against the reference.",
-            "Whiskers are 95% intervals over prompts.",
-        ),
-        picture(
-            "wins_dpo",
-            "Win rate above 50% by method and temperature, against DPO.",
-            "Whiskers are 95% intervals over prompts.",
+        *(
+            picture(
+                f"wins_{name}",
+                f"Win rate above 50% by method and temperature, against {said}.",
+                "Whiskers are 95% intervals over prompts.",
+            )
+            for name, said in _AGAINST.items()
         ),
         table(results["win_rates"], wins, "Characters: mean of the method's / the baseline's."),
         details=[Section("Answers to read for oneself", [examples])],

@@ -28,7 +28,7 @@ from mallowspo.errors import InputError
 from mallowspo.stats.bootstrap import bootstrap
 from mallowspo.studies.bandit.minimiser import gap_derivatives
 from mallowspo.studies.efficiency.page import figures, page
-from mallowspo.studies.policies import BASELINE, check_at_least, check_positive, mean_of
+from mallowspo.studies.policies import BASELINE, check_at_least, check_positive, grouped, mean_of
 from mallowspo.studies.study import Done, Results, Stage, Study
 
 __all__ = ["EFFICIENCY", "INDEXES", "EfficiencyJob", "EfficiencySettings", "EfficiencySetup", "fit", "worth_of"]
@@ -213,10 +213,11 @@ def worth_of(pairs: tuple[int, ...], mine_z: Floats, base_z: Floats) -> Floats:
 
 def _summarise(settings: EfficiencySettings, done: Done) -> Results:
     """Curves, and the horizontal distance of each from DPO's, with intervals over repetitions."""
-    blocks: dict[tuple[float, float], list[Results]] = {}
-    for job, found in zip(settings.jobs, done["fits"], strict=True):
-        blocks.setdefault((job.variation, job.logit), []).append(found)
-    rows = [_combination(settings.setup, variation, logit, found) for (variation, logit), found in blocks.items()]
+    fits = grouped(zip(settings.jobs, done["fits"], strict=True), lambda fit: (fit[0].variation, fit[0].logit))
+    rows = [
+        _combination(settings.setup, variation, logit, [found for _, found in here])
+        for (variation, logit), here in fits.items()
+    ]
     return {"combinations": rows, "cpu_seconds": sum(found["processor_seconds"] for found in done["fits"])}
 
 

@@ -29,7 +29,7 @@ from mallowspo.evaluation.exact import agreement, outside_mass
 from mallowspo.evaluation.local_model import prompt_ids
 from mallowspo.evaluation.prompts import EvaluationPrompt
 from mallowspo.studies.estimator.indexes import SINGLE_PASS
-from mallowspo.studies.policies import BASELINE, Job, check_at_least, pair_rows, quietly, train_policy
+from mallowspo.studies.policies import BASELINE, Job, check_at_least, grouped, pair_rows, quietly, train_policy
 from mallowspo.studies.world.bench import score_prompts
 from mallowspo.world.conditions import (
     EXTRA_WORDS,
@@ -426,9 +426,7 @@ class _Yardstick:
     def __init__(self, written: WrittenWorld, tokenizer: Any, reference: Any) -> None:
         self._reference, self._end = reference, int(tokenizer.eos_token_id)
         forms = tokenize_forms(tokenizer, written.heldout_forms)
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for p, candidates in enumerate(forms):
-            groups.setdefault(tuple(len(texts) for texts in candidates), []).append(p)
+        groups = grouped(range(len(forms)), lambda p: tuple(map(len, forms[p])))
         self._parts = []
         for counts, rows in groups.items():
             owner = np.repeat(np.arange(len(counts)), counts)

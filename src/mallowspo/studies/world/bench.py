@@ -46,6 +46,7 @@ from mallowspo.studies.policies import (
     Job,
     check_at_least,
     final_loss,
+    grouped,
     pair_rows,
     quietly,
     train_policy,
@@ -186,9 +187,7 @@ class Split:
     @property
     def shown(self) -> list[int]:
         """One prompt of each family, at its median dispersion, so that nobody has picked it; from agreed on."""
-        families: dict[str, list[int]] = {}
-        for index, prompt in enumerate(self.prompts):
-            families.setdefault(prompt.family, []).append(index)
+        families = grouped(range(len(self.prompts)), lambda p: self.prompts[p].family)
         middle = [sorted(each, key=lambda p: self.prompts[p].phi)[len(each) // 2] for each in families.values()]
         return sorted(middle, key=lambda p: self.prompts[p].phi)
 
@@ -280,9 +279,7 @@ def describe_world(bench: Bench, job: WorldJob) -> dict[str, Any]:
     """What is to be known of one world and its reference, and its exact optimum."""
     world, split = bench.world, bench.heldout
     prompts = (*world.train, *world.heldout)
-    families: dict[str, list[float]] = {}
-    for prompt in prompts:
-        families.setdefault(prompt.family, []).append(prompt.phi)
+    families = grouped(prompts, lambda prompt: prompt.family)
     logp_pk = split.reference_scores.logp_pk
     truth_pk = np.stack([top_choice_probabilities(prompt) for prompt in split.prompts])
     phi_p = np.asarray([prompt.phi for prompt in split.prompts])
@@ -293,7 +290,9 @@ def describe_world(bench: Bench, job: WorldJob) -> dict[str, Any]:
         "groups": len({prompt.group for prompt in prompts}),
         "questions": len({(prompt.family, prompt.context) for prompt in prompts}),
         "vocabulary": len(world.vocabulary),
-        "families": {name: [min(phi), max(phi)] for name, phi in families.items()},
+        "families": {
+            name: [end(prompt.phi for prompt in here) for end in (min, max)] for name, here in families.items()
+        },
         "phi_by_tercile": [
             [float(phi_p[split.tercile_p == t].min()), float(phi_p[split.tercile_p == t].max())] for t in range(3)
         ],

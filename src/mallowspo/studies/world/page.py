@@ -25,7 +25,7 @@ from mallowspo.reports.text import (
 from mallowspo.stats.intervals import Interval
 from mallowspo.studies import pages
 from mallowspo.studies.pages import Results, Row
-from mallowspo.studies.policies import BASELINE, label, select_runs
+from mallowspo.studies.policies import BASELINE, grouped, label, select_runs
 from mallowspo.studies.world.bench import PARTS
 
 __all__ = ["YARDSTICK_NAMES", "differences", "figures", "headline", "page"]
@@ -44,18 +44,19 @@ _MEANING = {
     "order": "how many pairs of answers the trained model ranks as they do",
     "agreement": "how often one prefers the answer to the reference's",
 }
+_LINES = {"consensus": "consensus value", "agreement": "agreement"}  # the two that are drawn against KL and pairs
 _THIRDS = {"agreed": "most agreed third", "middle": "middle third", "contested": "most contested third"}
 # Beyond these a verdict may turn with the rounding of another processor, points.
 _NEAR = 0.05
 _WEIGHTED_BY = {"true": "mallows_theta_true", "best": "theta_best"}
+_YARDSTICKS = {title.lower(): pages.point_interval(f"{name}.difference") for name, title in YARDSTICK_NAMES.items()}
 _INTERVALS = "Whiskers are 95% intervals over worlds; points at one value stand side by side."
 _RHO = {"true": "true index", "best": "first divergent token"}
 
 
-def _usual(results: Results) -> list[dict[str, Any]]:
+def _usual(results: Results) -> list[Row]:
     """The comparisons at the usual number of pairs: one row a method with all quantities under their names."""
-    pairs = results["config"]["setup"]["pairs_per_prompt"]
-    return [row for row in pages.by_comparison(results, "pairs") if row["pairs"] == pairs]
+    return select_runs(pages.by_comparison(results, "pairs"), pairs=results["config"]["setup"]["pairs_per_prompt"])
 
 
 def _compared(results: Results, method: str) -> Row | None:
@@ -138,10 +139,10 @@ def figures(results: Results) -> dict[str, Any]:
     """Draw every figure, by name."""
     found = {
         "yardsticks": _yardsticks(results),
-        **{name: _frontier(results, name) for name in ("consensus", "agreement")},
+        **{name: _frontier(results, name) for name in _LINES},
     }
     if "pairs" in results["config"]["parts"]:
-        found |= {f"pairs_{name}": _along_pairs(results, name) for name in ("consensus", "agreement")}
+        found |= {f"pairs_{name}": _along_pairs(results, name) for name in _LINES}
     if "rho" in results["config"]["parts"]:
         found["rho"] = _along_rho(results)
     if prompts := pages.value(results, "index.mallows_theta.prompts"):
@@ -210,9 +211,8 @@ def _frontier(results: Results, yardstick: str) -> Any:
 
 def _along_pairs(results: Results, quantity: str) -> Any:
     curves = {}
-    for method in dict.fromkeys(row["method"] for row in pages.by_comparison(results, "pairs")):
-        rows = [row for row in pages.by_comparison(results, "pairs") if row["method"] == method]
-        rows = [row for row in rows if row[quantity]["difference"]["mean"] is not None]
+    for method, found in grouped(pages.by_comparison(results, "pairs"), lambda row: row["method"]).items():
+        rows = [row for row in found if row[quantity]["difference"]["mean"] is not None]
         if len(rows) > 1:
             gaps = Interval.stack([row[quantity]["difference"] for row in rows], scale=100.0)
             curves[method] = Curve([row["pairs"] for row in rows], gaps)
@@ -228,20 +228,19 @@ def _along_pairs(results: Results, quantity: str) -> Any:
 
 def _rho_of(results: Results) -> list[dict[str, Any]]:
     """The comparisons along ρ, one row for each index and power; DPO is the power 0 of both."""
-    rows = []
-    for index, whole in _WEIGHTED_BY.items():
-        for percent in (25, 50, 75, 100):
-            row = _compared(results, whole if percent == 100 else f"theta_{index}_{percent}")
-            if row is not None:
-                rows.append({"index": index, "rho": percent / 100, **row})
-    return rows
+    return [
+        {"index": index, "rho": percent / 100, **row}
+        for index, whole in _WEIGHTED_BY.items()
+        for percent in (25, 50, 75, 100)
+        if (row := _compared(results, whole if percent == 100 else f"theta_{index}_{percent}")) is not None
+    ]
 
 
 def _along_rho(results: Results) -> Any:
     curves, styles = {}, {}
     looks = {"true": (BLUE, "o"), "best": (VERMILLION, "^")}
     for index, (color, marker) in looks.items():
-        rows = [row for row in _rho_of(results) if row["index"] == index]
+        rows = select_runs(_rho_of(results), index=index)
         for quantity, dash in (("consensus", "-"), ("agreement", (0.0, (5.0, 2.0)))):
             name = f"{_RHO[index]}: {quantity}"
             gaps = Interval.stack([(0.0, 0.0, 0.0), *(row[quantity]["difference"] for row in rows)], scale=100.0)
@@ -306,7 +305,7 @@ def _verdicts(results: Results) -> Table:
 def _equal_kl(results: Results) -> Section:
     rows, setup = _usual(results), results["config"]["setup"]
     columns: dict[str, Any] = {"method": pages.METHOD}
-    for name in ("consensus", "agreement"):
+    for name in _LINES:
         columns |= {
             f"{name}, {words}": pages.point_interval(f"{name}_{third}.difference") for third, words in _THIRDS.items()
         }
@@ -336,11 +335,10 @@ def _equal_kl(results: Results) -> Section:
     )  # fmt: skip
     over_all: Columns = {
         "method": pages.METHOD,
-        **{title.lower(): pages.point_interval(f"{name}.difference") for name, title in YARDSTICK_NAMES.items()},
+        **_YARDSTICKS,
         "KL (nats)": pages.kl_range("consensus"),
     }
-    whole = [row for row in pages.by_comparison({"comparisons": results["whole"]}, "pairs") if row["pairs"] ==
-             setup["pairs_per_prompt"]]  # fmt: skip
+    whole = _usual({**results, "comparisons": results["whole"]})
     body.append(table(whole, over_all, "Over all KL that both reach, beyond DPO's peak as well; points."))
     body.append(table(rows, more, "The same for what else was measured; *outside* is an answer that is none of them."))
     return pages.text_section("Both yardsticks at the same distance", text, *body)
@@ -352,7 +350,7 @@ def _beside(results: Results, committed: Results) -> Table:
         for row in _usual(results)
     ]
     columns: dict[str, Any] = {"method": pages.METHOD}
-    for name in ("consensus", "agreement"):
+    for name in _LINES:
         columns[f"{name}, here"] = pages.point_interval(f"here.{name}.difference")
         columns[f"{name}, {committed['worlds']} worlds"] = pages.point_interval(f"there.{name}")
     return table(
@@ -379,7 +377,7 @@ def _pairs(results: Results) -> Section:
     columns: Columns = {
         "pairs a prompt": pages.plain("pairs"),
         "method": pages.METHOD,
-        **{title.lower(): pages.point_interval(f"{name}.difference") for name, title in YARDSTICK_NAMES.items()},
+        **_YARDSTICKS,
         "KL (nats)": pages.kl_range("consensus"),
     }
     leads: Columns = {
@@ -394,15 +392,11 @@ def _pairs(results: Results) -> Section:
     return pages.text_section(
         "From how many pairs on",
         text,
-        picture(
-            "pairs_consensus",
-            "Difference of consensus value from DPO against the number of pairs, by method.",
-            _INTERVALS,
-        ),
-        picture(
-            "pairs_agreement",
-            "Difference of agreement from DPO against the number of pairs, by method.",
-            _INTERVALS,
+        *(
+            picture(
+                f"pairs_{name}", f"Difference of {said} from DPO against the number of pairs, by method.", _INTERVALS
+            )
+            for name, said in _LINES.items()
         ),
         table(rows, leads, "The fewest pairs a prompt from which on the interval lies above 0 at every number."),
         table(along, columns, "Method minus DPO, in points."),
@@ -418,7 +412,7 @@ def _rho(results: Results) -> Section:
     columns: Columns = {
         "index": lambda row: _RHO[row["index"]],
         "ρ": pages.plain("rho"),
-        **{title.lower(): pages.point_interval(f"{name}.difference") for name, title in YARDSTICK_NAMES.items()},
+        **_YARDSTICKS,
         "ahead in both": both,
     }
     text = (
@@ -485,15 +479,13 @@ def _frontiers() -> Section:
         "lies above the first in the one figure, nor above the second in the other. A line that falls loses answers "
         "to the outside faster than it gains. The methods lie nearly on one another: the first figure of the page "
         "shows how far they are apart.",
-        picture(
-            "consensus",
-            "Consensus value against KL for every method, with both exact optima.",
-            "Whiskers are 95% intervals over worlds; an optimum has none.",
-        ),
-        picture(
-            "agreement",
-            "Agreement against KL for every method, with both exact optima.",
-            "Whiskers are 95% intervals over worlds; an optimum has none.",
+        *(
+            picture(
+                name,
+                f"{said.capitalize()} against KL for every method, with both exact optima.",
+                "Whiskers are 95% intervals over worlds; an optimum has none.",
+            )
+            for name, said in _LINES.items()
         ),
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mallowspo.errors import InputError
 from mallowspo.studies.policies import BASELINE, check_grid, check_known, check_positive, write_preferences
-from mallowspo.studies.study import Done, Results, Stage, Study
+from mallowspo.studies.study import Results, Stage, Study
 from mallowspo.studies.world.bench import (
     PARTS,
     WORLDS,
@@ -95,10 +95,7 @@ class WorldSettings:
 
 
 def _stage(part: str, title: str) -> Stage[WorldSettings]:
-    def jobs(settings: WorldSettings, done: Done) -> list[PolicyJob]:
-        return settings.jobs_of(part)
-
-    return runs_stage(jobs, run_policy, part, title)
+    return runs_stage(lambda settings, done: settings.jobs_of(part), run_policy, part, title)
 
 
 def _finish(settings: WorldSettings, folder: Path, results: Results) -> None:

@@ -18,6 +18,7 @@ from mallowspo.studies.policies import (
     Run,
     compare_at_equal_kl,
     frontiers,
+    grouped,
     mean_of,
     means_over_seeds,
     select_runs,
@@ -92,7 +93,7 @@ def summarise(settings: WorldSettings, done: Mapping[str, list[Row]]) -> Row:
         "levels": {name: read_levels(grid, here, QUANTITIES[name][0]) for name in _LINES},
         "rising_to": mean_of([run["kl"] for run in _peaks(here).values()]),
         "gains": _gains(settings, runs, comparisons, index),
-        "leads": _leads(settings, comparisons),
+        "leads": _leads(comparisons),
         "examples": _examples(settings, worlds[0], here) if settings.setup.examples else [],
         "cpu_seconds": float(sum(run["cpu_seconds"] for run in runs)),
         "runs": [{key: _rounded(run[key]) for key in _KEPT} for run in runs],
@@ -228,16 +229,12 @@ def _worth(gap_s: Floats, count_n: Floats, dpo_ns: Floats, usual: int) -> Any:
     return bootstrap(times, range(len(gap_s)), rng=np.random.default_rng(0))
 
 
-def _leads(settings: WorldSettings, comparisons: Sequence[Row]) -> list[Row]:
+def _leads(comparisons: Sequence[Row]) -> list[Row]:
     """From how many pairs on a method is ahead of DPO: the fewest at which, and at all larger numbers, it is."""
     rows = []
-    for method in dict.fromkeys(row["method"] for row in comparisons):
-        for quantity in ("consensus", "agreement"):
-            line = [
-                row
-                for row in select_runs(comparisons, method=method, quantity=quantity, learning_rate=None)
-                if row["difference"]["mean"] is not None
-            ]
+    for method, found in grouped(select_runs(comparisons, learning_rate=None), lambda row: row["method"]).items():
+        for quantity in YARDSTICKS:
+            line = [row for row in select_runs(found, quantity=quantity) if row["difference"]["mean"] is not None]
             ahead = [row["verdict"] == "better" for row in line]
             since = next((row["pairs"] for at, row in enumerate(line) if all(ahead[at:])), None)
             rows.append(
