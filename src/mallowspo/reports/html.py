@@ -81,11 +81,9 @@ def _unmarked(text: str) -> str:
 
 def _whole_intervals(cell: object) -> object:
     """Keep the two ends of an interval on one line where a cell of a wide table is broken."""
-    return (
-        re.sub(r"\[[^\[\]]{1,24}\]", lambda found: found[0].replace(" ", "\u00a0"), cell)
-        if type(cell) is str
-        else cell
-    )
+    if type(cell) is not str:
+        return cell
+    return re.sub(r"\[[^\[\]]{1,24}\]", lambda found: found[0].replace(" ", "\u00a0"), cell)
 
 
 def _paragraphs(text: str) -> list[str]:

@@ -28,7 +28,7 @@ from mallowspo.stats.verdicts import verdict
 __all__ = [
     "BASELINE", "METHODS", "Grid", "Job", "Method", "Run", "check_at_least", "check_distinct", "check_grid",
     "check_known", "check_positive", "compare_at_equal_kl", "equal_kl", "final_loss", "frontiers", "grouped", "label",
-    "mean_of", "means_over_seeds", "only", "pair_rows", "quietly", "select_runs", "train_policy", "value",
+    "mean_of", "means_over_seeds", "only", "padded", "pair_rows", "quietly", "select_runs", "train_policy", "value",
     "weight_quantiles", "write_preferences",
 ]  # fmt: skip
 
@@ -191,7 +191,7 @@ def check_grid(settings: Any, methods: Sequence[str], *numbers: str) -> None:
     check_known(settings, "methods", methods)
     if BASELINE not in settings.methods or len(settings.methods) < 2:
         raise InputError(
-            f"methods: got {', '.join(settings.methods) or 'none'}; every method is compared with {BASELINE}, so give "
+            f"methods: got {', '.join(settings.methods)}; every method is compared with {BASELINE}, so give "
             f"{BASELINE} and at least one other"
         )
     check_distinct(settings, "seeds")
@@ -255,16 +255,20 @@ def frontiers(
 
 
 def equal_kl(
-    mine: Sequence[Sequence[SeedFrontier]], base: Sequence[Sequence[SeedFrontier]], more_is: str = "better"
+    mine: Sequence[Sequence[SeedFrontier]],
+    base: Sequence[Sequence[SeedFrontier]],
+    more_is: str = "better",
+    *,
+    middle: Callable[[Any], float] = mean_of_known,
 ) -> dict[str, Any]:
-    """Two methods at equal KL, seed by seed: difference with interval, per seed, mean ends of the KL, verdict."""
+    """Two methods at equal KL, seed by seed: difference with interval, per seed, middle ends of the KL, verdict."""
     found = equal_kl_differences(mine, base)
     difference = mean_interval(found.difference_s)
     return {
         "difference": asdict(difference),
         "per_seed": found.difference_s,
-        "kl_low": mean_of_known(found.low_s),
-        "kl_high": mean_of_known(found.high_s),
+        "kl_low": middle(found.low_s),
+        "kl_high": middle(found.high_s),
         "verdict": verdict(difference, more_is=more_is),
     }
 
@@ -348,6 +352,16 @@ def pair_rows(
     if prompt_ids is not None:
         columns["prompt_id"] = list(prompt_ids)
     return Dataset.from_dict(columns)
+
+
+def padded(rows: Sequence[Sequence[int]], device: Any = None, pad_id: int = 0) -> tuple[Any, Any]:
+    """Rows as ids and mask, padded on the right: what stands after a token cannot change it."""
+    import torch
+
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+    return ids, mask
 
 
 def write_preferences(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -166,9 +166,8 @@ class Run:
 
     objective: str
     beta: float
-    weight_sp: Floats | None = (
-        None  # w = (-2 log φ)^ρ of each seed's states, shape (S, P); None for objectives without φ
-    )
+    # w = (-2 log φ)^ρ of each seed's states, shape (S, P); None for objectives without φ
+    weight_sp: Floats | None = None
 
 
 def train(

@@ -23,7 +23,7 @@ from mallowspo.errors import InputError
 from mallowspo.objectives import Objective, resolve_objective
 from mallowspo.stats.frontiers import SeedFrontier, interpolate_frontier
 from mallowspo.studies.bandit.minimiser import gap_derivatives, minimise, policy_log_probs
-from mallowspo.studies.bandit.population import Pairs, count_pairs, frontier_of, interval_of, paired
+from mallowspo.studies.bandit.population import Pairs, count_pairs, frontiers_of, interval_of, paired
 from mallowspo.studies.policies import check_at_least, check_positive, equal_kl
 
 __all__ = [
@@ -264,9 +264,7 @@ def summarise_paper(
         name: {key: np.concatenate([np.array(one[key]) for one in found]) for key in ("kl", "reward", "top")}
         for name, found in blocks.items()
     }
-    lines = {
-        name: [[frontier_of(np.array(found["kl"][0]), np.array(found["reward"][0]))]] for name, found in alone.items()
-    }
+    lines = {name: frontiers_of(*(np.array(found[key]) for key in ("kl", "reward"))) for name, found in alone.items()}
     return {
         "paper": own,
         "redrawn": [_redrawn(design, name, measures, lines) for name in measures],
@@ -315,11 +313,8 @@ def _redrawn(
     }
     if name == "dpo":
         return found
-    lines = [
-        [[frontier_of(kl, value)] for kl, value in zip(side["kl"], side["reward"], strict=True)]
-        for side in (mine, base)
-    ]
-    compared = equal_kl(lines[0], lines[1])
+    my_lines, base_lines = (frontiers_of(side["kl"], side["reward"]) for side in (mine, base))
+    compared = equal_kl(my_lines, base_lines)
     difference = np.asarray(compared.pop("per_seed"))
     difference = difference[np.isfinite(difference)]
     found["equal_kl"] = compared | {

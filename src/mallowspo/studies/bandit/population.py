@@ -27,7 +27,7 @@ from mallowspo.stats.intervals import mean_interval
 
 __all__ = [
     "COLLAPSED", "NEG_LOG_PHI_RANGE", "READ_AT", "THIRDS", "YARDSTICKS", "Measures", "Pairs", "Population",
-    "compare_at_equal_kl", "compare_at_kl", "count_pairs", "draw_pairs", "draw_votes", "frontier_of",
+    "compare_at_equal_kl", "compare_at_kl", "count_pairs", "draw_pairs", "draw_votes", "frontiers_of",
     "index_from_pairs", "interval_of", "measure", "paired",
 ]  # fmt: skip
 
@@ -220,10 +220,7 @@ def compare_at_equal_kl(
     """Compare a method with a baseline at equal KL: each seed's two lines, over the KL that both reach."""
     result: dict[str, object] = {}
     for quantity in quantities:
-        sides = [
-            [[frontier_of(kl, value)] for kl, value in zip(side["kl"].T, side[quantity].T, strict=True)]
-            for side in (method, baseline)
-        ]
+        sides = [frontiers_of(side["kl"].T, side[quantity].T) for side in (method, baseline)]
         found = equal_kl_differences(*sides, points=21)
         result[quantity] = paired(found.difference_s, np.zeros_like(found.difference_s))
         shared = np.isfinite(found.difference_s)
@@ -252,8 +249,11 @@ def compare_at_kl(
     return found
 
 
-def frontier_of(kl_l: Floats, value_l: Floats) -> SeedFrontier:
-    """A line of one data set, where it has moved from the reference."""
-    keep = kl_l >= _LEAST_KL
-    keep[kl_l.argmax()] = True  # a line that never gets so far keeps its end, and shares no range with another
-    return SeedFrontier(kl_b=kl_l[keep], agreement_b=value_l[keep], value_b=value_l[keep])
+def frontiers_of(kl_sl: Floats, value_sl: Floats) -> list[list[SeedFrontier]]:
+    """The line of each data set, where it has moved from the reference."""
+    lines = []
+    for kl_l, value_l in zip(kl_sl, value_sl, strict=True):
+        keep = kl_l >= _LEAST_KL
+        keep[kl_l.argmax()] = True  # a line that never gets so far keeps its end, and shares no range with another
+        lines.append([SeedFrontier(kl_b=kl_l[keep], agreement_b=value_l[keep], value_b=value_l[keep])])
+    return lines

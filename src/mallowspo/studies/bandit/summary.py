@@ -113,7 +113,7 @@ def summarise(design: BanditDesign, exact: Sequence[Row], training: Sequence[Row
         "training": [_training(design, job, found) for job, found in zip(design.training_jobs, training, strict=True)],
     }
     results["infinite"] = infinite_pairs(design.many_phis, design.arms)
-    results["verdicts"] = count_verdicts(list(comparisons(results)))
+    results["verdicts"] = count_verdicts(comparisons(results))
     results["processor_seconds"] = sum(found["processor_seconds"] for found in (*exact, *training))
     return results
 

@@ -147,11 +147,7 @@ def read_prompts(design: ControllableDesign, tokenizer: Any) -> StudyPrompts:
     texts = read_texts(design)
     order = np.random.default_rng(design.prompt_seed).permutation(len(texts))
     wanted = None if design.train_prompts is None else design.eval_prompts + design.train_prompts
-    found: list[tuple[int, ...]] = []
-    for ids in _prompts((texts[i] for i in order), tokenizer, design):
-        found.append(ids)
-        if len(found) == wanted:
-            break
+    found = list(itertools.islice(_prompts((texts[i] for i in order), tokenizer, design), wanted))
     if len(found) < (wanted or design.eval_prompts + 2):
         raise InputError(
             f"dataset_name: the {len(texts):,} texts of {design.dataset_name} give {len(found):,} different prompts "

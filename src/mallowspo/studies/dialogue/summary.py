@@ -307,10 +307,9 @@ def _win_rates(settings: DialogueSettings, done: Done, preference: Floats, promp
     for (method, baseline, temperature), preference_sp in zip(compared, preference_csp, strict=True):
         draws = Resamples.of(range(prompts), rng=np.random.default_rng(0))
         found = both_intervals(preference_sp - 0.5, draws)
-        others = [REFERENCE.seed] * len(settings.seeds) if baseline == REFERENCE.method else settings.seeds
         length, other = (
-            np.asarray([[len(text) for text in texts[who, seed, temperature]] for seed in seeds], np.float64).ravel()
-            for who, seeds in ((method, settings.seeds), (baseline, others))
+            np.asarray([len(text) for seed in settings.seeds for text in texts[who, seed, temperature]], np.float64)
+            for who in (method, baseline)
         )
         controlled = length_controlled_win_rate(preference_sp.ravel(), length, other, seed=0)
         rows.append(
@@ -333,12 +332,9 @@ def _win_rates(settings: DialogueSettings, done: Done, preference: Floats, promp
 
 def _examples(settings: DialogueSettings, done: Done, prompts: Sequence[str]) -> list[Results]:
     """The first prompts with the first seed's answers, so that nobody has picked them."""
-    texts, temperature = texts_of(settings, done), settings.temperatures[0]
-    who = {REFERENCE.method: REFERENCE.seed} | dict.fromkeys(settings.methods, settings.seeds[0])
+    texts, at = texts_of(settings, done), (settings.seeds[0], settings.temperatures[0])
+    who = (REFERENCE.method, *settings.methods)
     return [
-        {
-            "prompt": prompt.strip(),
-            "answers": {name: texts[name, seed, temperature][place] for name, seed in who.items()},
-        }
+        {"prompt": prompt.strip(), "answers": {name: texts[name, *at][place] for name in who}}
         for place, prompt in enumerate(prompts[:3])
     ]

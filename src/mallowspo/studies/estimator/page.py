@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
@@ -47,10 +47,6 @@ def figures(results: Results) -> dict[str, Any]:
     return found | (people_figures(results["people"]["data"]) if results["people"] else {})
 
 
-def _styles(labels: Mapping[str, str]) -> dict[str, MethodStyle]:
-    return {name: MethodStyle(text, *look) for (name, text), look in zip(labels.items(), _LOOKS, strict=False)}
-
-
 def _paper_figure(results: Results, distance: str) -> Any:
     rows = [row for row in results["paper"] if row["distance"] == distance]
     shown = [rows[i] for i in sorted({0, len(rows) // 3, 2 * len(rows) // 3, len(rows) - 1})]
@@ -63,7 +59,7 @@ def _paper_figure(results: Results, distance: str) -> Any:
         x_label="True −log φ (nats)",
         y_label="−log(H/log n!), relative to its mean",
         title=f"The paper's estimate, {_DISTANCES[distance]}",
-        styles=_styles({items: f"n = {items}" for items in curves}),
+        styles={items: MethodStyle(f"n = {items}", *look) for items, look in zip(curves, _LOOKS, strict=False)},
     )
 
 

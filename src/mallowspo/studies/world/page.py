@@ -103,13 +103,15 @@ def headline(results: Results) -> list[str]:
         said = "; ".join(f"{words}, {_said(row, quantity, up, down)}" for words, row in rows)
         return f"{said} points." if compared else f"{said}."
 
+    count, worlds = len(results["config"]["seeds"]), len(results["worlds"])
+    over = f"{count} worlds" if count == worlds > 1 else pages.over_seeds(count)
     return [
         "At the same distance from the reference, how much nearer than DPO's answers to the consensus (a point is a "
         "hundredth of the way from the answer that people hold worst to the one that they hold best): "
         f"{line('consensus', 'nearer', 'further away')}",
         "How much more often a random person prefers the answer to the reference's (a point is a hundredth of that "
         f"probability): {line('agreement', 'more often', 'less often')}",
-        f"Brackets are 95% intervals over {_over(results)}.{_committed(results)}",
+        f"Brackets are 95% intervals over {over}.{_committed(results)}",
     ]
 
 
@@ -124,11 +126,6 @@ def _committed(results: Results) -> str:
         if _compared(results, method)
     ]
     return f" The committed run of {committed['worlds']} worlds has: {'; '.join(found)}."
-
-
-def _over(results: Results) -> str:
-    count, worlds = len(results["config"]["seeds"]), len(results["worlds"])
-    return f"{count} worlds" if count == worlds > 1 else pages.over_seeds(count)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -200,11 +197,10 @@ def _frontier(results: Results, yardstick: str) -> Any:
         kl, best = np.asarray(optimum["kl"]), 100 * np.asarray(optimum[yardstick])
         near = kl <= furthest
         curves[f"optimum_{asked}"] = Curve(kl[near], best[near])
-    names = {"consensus": "Consensus value (%)", "agreement": "Agreement with a random person (%)"}
     return frontier_figure(
         curves,
         title=f"{YARDSTICK_NAMES[yardstick]} against distance from the reference",
-        y_label=names[yardstick],
+        y_label=f"{YARDSTICK_NAMES[yardstick]} (%)",
         styles=OPTIMUM_STYLES,
     )
 
@@ -362,15 +358,10 @@ def _beside(results: Results, committed: Results) -> Table:
 
 
 def _pairs(results: Results) -> Section:
-    def cell(quantity: str) -> Any:
-        def read(row: Row) -> str:
-            found = select_runs(results["leads"], method=row["method"], quantity=quantity)
-            if len(found[0]["measured"]) < 2:
-                return "–"
-            since = found[0]["from"]
-            return "at none" if since is None else f"from {since}"
-
-        return read
+    def since(row: Row, quantity: str) -> str:
+        [lead] = select_runs(results["leads"], method=row["method"], quantity=quantity)
+        said = "at none" if lead["from"] is None else f"from {lead['from']}"
+        return said if len(lead["measured"]) > 1 else "–"
 
     rows = [row for row in _usual(results) if row["method"] not in _later()]
     along = [row for row in pages.by_comparison(results, "pairs") if row["method"] not in _later()]
@@ -382,8 +373,8 @@ def _pairs(results: Results) -> Section:
     }
     leads: Columns = {
         "method": pages.METHOD,
-        "ahead of DPO in consensus": cell("consensus"),
-        "ahead in agreement": cell("agreement"),
+        "ahead of DPO in consensus": lambda row: since(row, "consensus"),
+        "ahead in agreement": lambda row: since(row, "agreement"),
     }
     text = (
         "Each method minus DPO trained on equally many pairs, at equal KL. All runs take equally many steps: with "
@@ -431,11 +422,8 @@ def _index(results: Results) -> Section:
 
     def share_of(best: str) -> pages.Cell:
         """A share without ends says nothing: what it is a share of may be none."""
-        return lambda row: (
-            interval_text(row["share"][best], 0, scale=100.0)
-            if best in row["share"] and row["share"][best]["low"] is not None
-            else "–"
-        )
+        cell = pages.share(f"share.{best}", 0)
+        return lambda row: "–" if pages.value(row, f"share.{best}.low") is None else cell(row)
 
     columns: Columns = {
         "method": pages.METHOD,
