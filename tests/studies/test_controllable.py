@@ -165,17 +165,15 @@ def test_one_seed_decides_nothing(run):
 # Statistics
 
 
-def line(kl_b, reward_b):
-    return SeedFrontier(kl_b=kl_b, agreement_b=reward_b, value_b=reward_b)
-
-
 def test_methods_are_compared_seed_by_seed_at_equal_kl(rng):
     base = rng.normal(size=4)
     extra = np.asarray([0.1, 0.2, 0.3, 0.4])
     # The method needs half of the KL for the same reward on a line with slope 1 in log KL: it is ahead by log 2.
     per_method = {
-        "dpo": [line([1.0, 8.0], [b, b + np.log(8)]) for b in base],
-        "mallows_theta": [line([0.5, 4.0], [b + x, b + x + np.log(8)]) for b, x in zip(base, extra, strict=True)],
+        "dpo": [SeedFrontier([1.0, 8.0], [b, b + np.log(8)]) for b in base],
+        "mallows_theta": [
+            SeedFrontier([0.5, 4.0], [b + x, b + x + np.log(8)]) for b, x in zip(base, extra, strict=True)
+        ],
     }
     [row] = compare_methods(per_method)
     wanted = np.log(2) + extra
@@ -188,9 +186,11 @@ def test_methods_are_compared_seed_by_seed_at_equal_kl(rng):
 
 
 def test_methods_that_share_no_kl_are_not_compared():
-    [row] = compare_methods({"dpo": [line([1.0, 2.0], [0, 1])] * 3, "ipo": [line([3.0, 4.0], [0, 1])] * 3})
+    [row] = compare_methods(
+        {"dpo": [SeedFrontier([1.0, 2.0], [0, 1])] * 3, "ipo": [SeedFrontier([3.0, 4.0], [0, 1])] * 3}
+    )
     assert np.isnan(row["difference"]["mean"]) and row["verdict"] == "open"
-    assert np.isnan(area(line([1.0, 2.0], [0, 1]), 3.0, 2.0))
+    assert np.isnan(area(SeedFrontier([1.0, 2.0], [0, 1]), 3.0, 2.0))
 
 
 def test_the_learning_rate_is_the_one_with_the_larger_area():

@@ -174,7 +174,7 @@ def test_one_seed_decides_nothing(quick):
 
 def invented(quantity, difference, verdict, **more):
     gap = {"mean": difference, "low": difference - 0.001, "high": difference + 0.001}
-    return {"quantity": quantity, "difference": gap, "verdict": verdict, "learning_rate": None, **more}
+    return {"quantity": quantity, "difference": gap, "verdict": verdict, **more}
 
 
 def test_the_first_lines_say_what_was_found():
@@ -196,7 +196,7 @@ def test_where_a_seed_does_not_reach_there_is_no_mean():
         {"seed": seed, "method": "dpo", "learning_rate": 1e-3, "beta": beta, "kl": kl / (1 + seed), "agreement": 0.6}
         for seed in (0, 1) for beta, kl in ((1.0, 0.1), (0.5, 0.4))
     ]  # fmt: skip
-    grid = Grid(seeds=(0, 1), methods=("dpo",), betas=(0.5, 1.0), learning_rates=(1e-3,))
+    grid = Grid(seeds=(0, 1), methods=("dpo",), betas=(0.5, 1.0), learning_rate=1e-3)
     levels = read_levels(grid, runs, "agreement")
     reached = np.isfinite([point["mean"] for point in levels["methods"]["dpo"]])
     kl = np.asarray(levels["kl"])

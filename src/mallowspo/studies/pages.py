@@ -77,12 +77,11 @@ def challengers(results: Results) -> list[str]:
 
 
 def by_comparison(results: Results, *keys: str) -> list[dict[str, Any]]:
-    """The comparisons at each method's better learning rate, one row each with all quantities under their names."""
+    """The comparisons, one row each with all quantities under their names."""
     found: dict[Any, dict[str, Any]] = {}
     for row in results["comparisons"]:
-        if row["learning_rate"] is None:
-            place = {key: row[key] for key in ("method", *keys)}
-            found.setdefault(tuple(place.values()), place)[row["quantity"]] = row
+        place = {key: row[key] for key in ("method", *keys)}
+        found.setdefault(tuple(place.values()), place)[row["quantity"]] = row
     return list(found.values())
 
 
@@ -92,11 +91,10 @@ def over_seeds(count: int) -> str:
 
 
 def compared(
-    rows: Iterable[Row], amount: Cell, *, at: str = "", who: Cell = METHOD, against: Cell = lambda row: "DPO"
+    rows: Iterable[Row], amount: Cell, *, who: Cell = METHOD, against: Cell = lambda row: "DPO"
 ) -> BulletList:
-    """One verdict a row: who, the verdict of the comparison at a path, and the difference as text."""
-    lines = [verdict_line(who(row), value(row, at) if at else row, amount(row), against=against(row)) for row in rows]
-    return BulletList(lines)
+    """One verdict a row: who, the verdict, and the difference as text."""
+    return BulletList([verdict_line(who(row), row, amount(row), against=against(row)) for row in rows])
 
 
 def text_section(heading: str, text: str, *body: Block, details: Sequence[Section] = ()) -> Section:

@@ -7,32 +7,30 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import logging as python_logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from mallowspo.errors import InputError, not_one_of
-from mallowspo.files import write_text
 from mallowspo.reports.figure_style import METHOD_STYLES
 from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences
 from mallowspo.stats.intervals import mean_interval, mean_of_known
 from mallowspo.stats.verdicts import verdict
 
 __all__ = [
-    "BASELINE", "METHODS", "Grid", "Job", "Method", "Run", "check_at_least", "check_distinct", "check_grid",
+    "BASELINE", "METHODS", "THIRDS", "Grid", "Job", "Method", "Run", "check_at_least", "check_distinct", "check_grid",
     "check_known", "check_positive", "compare_at_equal_kl", "equal_kl", "final_loss", "frontiers", "grouped", "label",
     "mean_of", "means_over_seeds", "only", "padded", "pair_rows", "quietly", "select_runs", "train_policy", "value",
-    "weight_quantiles", "write_preferences",
+    "weight_quantiles",
 ]  # fmt: skip
 
 BASELINE = "dpo"
+THIRDS = ("agreed", "middle", "contested")  # of prompts or states, by how much people agree
 Run = Mapping[str, Any]
 
 
@@ -127,15 +125,14 @@ class Grid:
     seeds: tuple[int, ...]
     methods: tuple[str, ...]
     betas: tuple[float, ...]
-    learning_rates: tuple[float, ...]
+    learning_rate: float
 
     @property
     def jobs(self) -> list[Job]:
         """Every run, seed by seed."""
         return [
-            Job(seed=seed, method=method, beta=beta, learning_rate=rate)
+            Job(seed=seed, method=method, beta=beta, learning_rate=self.learning_rate)
             for seed in self.seeds
-            for rate in self.learning_rates
             for method in self.methods
             for beta in self.betas
         ]
@@ -236,27 +233,18 @@ def means_over_seeds(runs: Sequence[Run], keys: Sequence[str], names: Sequence[s
     return rows
 
 
-def frontiers(
-    grid: Grid, runs: Sequence[Run], method: str, path: str, *, rates: Sequence[float] = (), chosen_by: str
-) -> list[list[SeedFrontier]]:
-    """A method's lines of a quantity against KL: for each seed one line per learning rate, all where `rates` is empty.
-
-    Where there are several, the better one at a KL has the higher `chosen_by`.
-    """
-    per_seed = []
+def frontiers(grid: Grid, runs: Sequence[Run], method: str, path: str) -> list[SeedFrontier]:
+    """A method's line of a quantity against KL for each seed."""
+    lines = []
     for seed in grid.seeds:
-        lines = []
-        for rate in rates or grid.learning_rates:
-            here = select_runs(runs, seed=seed, method=method, learning_rate=rate)
-            values = [value(run, path) for run in here]
-            lines.append(SeedFrontier([run["kl"] for run in here], [run[chosen_by] for run in here], values))
-        per_seed.append(lines)
-    return per_seed
+        here = select_runs(runs, seed=seed, method=method)
+        lines.append(SeedFrontier([run["kl"] for run in here], [value(run, path) for run in here]))
+    return lines
 
 
 def equal_kl(
-    mine: Sequence[Sequence[SeedFrontier]],
-    base: Sequence[Sequence[SeedFrontier]],
+    mine: Sequence[SeedFrontier],
+    base: Sequence[SeedFrontier],
     more_is: str = "better",
     *,
     middle: Callable[[Any], float] = mean_of_known,
@@ -274,26 +262,18 @@ def equal_kl(
 
 
 def compare_at_equal_kl(
-    grid: Grid, runs: Sequence[Run], quantities: Mapping[str, tuple[str, str]], *, chosen_by: str
+    grid: Grid, runs: Sequence[Run], quantities: Mapping[str, tuple[str, str]]
 ) -> list[dict[str, Any]]:
-    """Each method against the baseline: at its better learning rate (`learning_rate` None), and at each rate alone.
+    """Each method against the baseline; `learning_rate` is None, since there is one for all.
 
     `quantities`: name → where a run has it, and what more of it is (`better`, `worse`, `more`).
     """
-    scopes: list[tuple[float | None, tuple[float, ...]]] = [(None, grid.learning_rates)]
-    if len(grid.learning_rates) > 1:
-        scopes += [(rate, (rate,)) for rate in grid.learning_rates]
     rows = []
-    for scope, rates in scopes:
-        for method in grid.methods:
-            if method == BASELINE:
-                continue
-            for quantity, (path, more_is) in quantities.items():
-                mine, base = (
-                    frontiers(grid, runs, name, path, rates=rates, chosen_by=chosen_by) for name in (method, BASELINE)
-                )
-                row = {"method": method, "baseline": BASELINE, "learning_rate": scope, "quantity": quantity}
-                rows.append(row | equal_kl(mine, base, more_is))
+    for method in grid.methods:
+        for quantity, (path, more_is) in quantities.items() if method != BASELINE else ():
+            mine, base = (frontiers(grid, runs, name, path) for name in (method, BASELINE))
+            row = {"method": method, "baseline": BASELINE, "learning_rate": None, "quantity": quantity}
+            rows.append(row | equal_kl(mine, base, more_is))
     return rows
 
 
@@ -307,30 +287,24 @@ def quietly(*, one_thread: bool = True) -> Iterator[None]:
     import torch
     from transformers.utils import logging
 
-    datasets_bars, bars = datasets.are_progress_bars_disabled(), logging.is_progress_bar_enabled()
-    verbosity, threads = logging.get_verbosity(), torch.get_num_threads()
     ours = python_logging.getLogger("mallowspo")
-    level = ours.level
-    ours.setLevel(python_logging.ERROR)  # what a run tells its user, a study that trains hundreds has settled
-    datasets.disable_progress_bars()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    if one_thread:
-        torch.set_num_threads(1)
-    try:
-        with warnings.catch_warnings():
-            # The libraries warn of each other's names that are to change; nobody who runs the study can mend that.
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
+    with contextlib.ExitStack() as after, warnings.catch_warnings():
+        after.callback(ours.setLevel, ours.level)
+        after.callback(logging.set_verbosity, logging.get_verbosity())
+        if logging.is_progress_bar_enabled():
+            after.callback(logging.enable_progress_bar)
+        if not datasets.are_progress_bars_disabled():
+            after.callback(datasets.enable_progress_bars)
         if one_thread:
-            torch.set_num_threads(threads)
-        logging.set_verbosity(verbosity)
-        ours.setLevel(level)
-        if bars:
-            logging.enable_progress_bar()
-        if not datasets_bars:
-            datasets.enable_progress_bars()
+            after.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(1)
+        ours.setLevel(python_logging.ERROR)  # what a run tells its user, a study that trains hundreds has settled
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        datasets.disable_progress_bars()
+        # The libraries warn of each other's names that are to change; nobody who runs the study can mend that.
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def pair_rows(
@@ -362,12 +336,6 @@ def padded(rows: Sequence[Sequence[int]], device: Any = None, pad_id: int = 0) -
     ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows], device=device)
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
     return ids, mask
-
-
-def write_preferences(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Leave pairs as text in the study's folder, the layout that `mallowspo train` and `trl dpo` read."""
-    lines = [json.dumps(dict(row), ensure_ascii=False) for row in rows]
-    write_text(folder / "preferences.jsonl", "\n".join(lines) + "\n")
 
 
 def train_policy(

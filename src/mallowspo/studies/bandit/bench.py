@@ -32,7 +32,6 @@ from mallowspo.studies import policies
 from mallowspo.studies.bandit.minimiser import Minimiser, gap_loss, minimise, policy_log_probs
 from mallowspo.studies.bandit.population import (
     READ_AT,
-    THIRDS,
     YARDSTICKS,
     Measures,
     Pairs,
@@ -47,7 +46,7 @@ from mallowspo.studies.bandit.population import (
     measure,
     paired,
 )
-from mallowspo.studies.policies import BASELINE, Method, check_at_least, check_positive
+from mallowspo.studies.policies import BASELINE, THIRDS, Method, check_at_least, check_positive
 
 __all__ = [
     "METHODS", "TRAINED", "BanditDesign", "ExactJob", "Run", "TrainingJob", "matched_betas",

@@ -14,10 +14,10 @@ from mallowspo.reports.text import format_duration, format_number
 from mallowspo.stats.intervals import Interval
 from mallowspo.studies import pages
 from mallowspo.studies.bandit.bench import METHODS, TRAINED
-from mallowspo.studies.bandit.population import READ_AT, THIRDS, YARDSTICKS
+from mallowspo.studies.bandit.population import READ_AT, YARDSTICKS
 from mallowspo.studies.bandit.summary import REGIMES, comparisons, design_of, regime_of
 from mallowspo.studies.pages import Results, Row
-from mallowspo.studies.policies import BASELINE, grouped, label
+from mallowspo.studies.policies import BASELINE, THIRDS, grouped, label
 
 __all__ = ["counted", "figures", "page", "population_name"]
 

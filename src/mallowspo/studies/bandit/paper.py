@@ -294,7 +294,7 @@ def _peak(line: Mapping[str, Any], betas: Sequence[float] | None = None) -> dict
 
 def _redrawn(
     design: PaperDesign, name: str, measures: Mapping[str, Mapping[str, Floats]],
-    own: Mapping[str, list[list[SeedFrontier]]],
+    own: Mapping[str, list[SeedFrontier]],
 ) -> dict[str, Any]:  # fmt: skip
     """One loss on all sets: its mean frontier, how far the draws are apart, and the differences from DPO."""
     mine, base = measures[name], measures["dpo"]

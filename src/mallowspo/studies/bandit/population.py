@@ -24,9 +24,10 @@ from mallowspo.maths import MallowsModel
 from mallowspo.maths.links import kendall_log_prob
 from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences, interpolate_frontier
 from mallowspo.stats.intervals import mean_interval
+from mallowspo.studies.policies import THIRDS
 
 __all__ = [
-    "COLLAPSED", "NEG_LOG_PHI_RANGE", "READ_AT", "THIRDS", "YARDSTICKS", "Measures", "Pairs", "Population",
+    "COLLAPSED", "NEG_LOG_PHI_RANGE", "READ_AT", "YARDSTICKS", "Measures", "Pairs", "Population",
     "compare_at_equal_kl", "compare_at_kl", "count_pairs", "draw_pairs", "draw_votes", "frontiers_of",
     "index_from_pairs", "interval_of", "measure", "paired",
 ]  # fmt: skip
@@ -152,9 +153,6 @@ YARDSTICKS = ("consensus", "best", "order", "agreement")
 """What a policy is judged by: the consensus value of its answer, how often it gives the centre's best arm, the share
 of pairs of arms that its implicit reward puts in the centre's order, and agreement with a random person."""
 
-THIRDS = ("agreed", "middle", "contested")
-"""The states by thirds of φ."""
-
 READ_AT = (0.1, 0.3, 0.6)
 """KL (nats, mean over states) at which two methods are compared point by point."""
 
@@ -249,11 +247,11 @@ def compare_at_kl(
     return found
 
 
-def frontiers_of(kl_sl: Floats, value_sl: Floats) -> list[list[SeedFrontier]]:
+def frontiers_of(kl_sl: Floats, value_sl: Floats) -> list[SeedFrontier]:
     """The line of each data set, where it has moved from the reference."""
     lines = []
     for kl_l, value_l in zip(kl_sl, value_sl, strict=True):
         keep = kl_l >= _LEAST_KL
         keep[kl_l.argmax()] = True  # a line that never gets so far keeps its end, and shares no range with another
-        lines.append([SeedFrontier(kl_b=kl_l[keep], agreement_b=value_l[keep], value_b=value_l[keep])])
+        lines.append(SeedFrontier(kl_l[keep], value_l[keep]))
     return lines

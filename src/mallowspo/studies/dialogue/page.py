@@ -15,9 +15,8 @@ from mallowspo.reports.text import format_duration, format_number
 from mallowspo.stats.intervals import Interval
 from mallowspo.studies import pages
 from mallowspo.studies.dialogue.design import HELDOUT_JUDGE
-from mallowspo.studies.dialogue.summary import THIRDS
 from mallowspo.studies.pages import Cell, Results, Row
-from mallowspo.studies.policies import grouped, label, select_runs
+from mallowspo.studies.policies import THIRDS, grouped, label, select_runs
 
 __all__ = ["figures", "page"]
 

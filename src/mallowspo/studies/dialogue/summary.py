@@ -22,14 +22,13 @@ from mallowspo.stats.verdicts import verdict
 from mallowspo.studies.dialogue.bench import sides, texts_of
 from mallowspo.studies.dialogue.data import PairSet, prompts_that_fit, read_dialogues
 from mallowspo.studies.dialogue.design import REFERENCE, DialogueSettings
-from mallowspo.studies.policies import BASELINE, METHODS, Run, compare_at_equal_kl, mean_of, select_runs
+from mallowspo.studies.policies import BASELINE, METHODS, THIRDS, Run, compare_at_equal_kl, mean_of, select_runs
 from mallowspo.studies.study import Done, Results
 
-__all__ = ["QUANTITIES", "THIRDS", "both_intervals", "summarise"]
+__all__ = ["QUANTITIES", "both_intervals", "summarise"]
 
 Floats = NDArray[np.float64]
 
-THIRDS = ("agreed", "middle", "contested")
 QUANTITIES = {"accuracy": "better", "margin": "more", "log_loss": "worse", "overconfidence": "worse"}
 """What is measured on every row -> what more of it is; see `mallowspo.stats.verdicts.verdict`."""
 
@@ -271,7 +270,7 @@ def _equal_kl(
             "kl_high": row["kl_high"],
             "verdict": row["verdict"],
         }
-        for row in compare_at_equal_kl(settings.grid, measured, quantities, chosen_by="accuracy")
+        for row in compare_at_equal_kl(settings.grid, measured, quantities)
     ]
 
 

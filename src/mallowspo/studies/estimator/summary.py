@@ -235,7 +235,7 @@ def downstream_summary(jobs: Sequence[WorldJob], results: Sequence[Mapping[str, 
             for method in DOWNSTREAM_METHODS:
                 if method in (baseline, BASELINE):
                     continue
-                mine, base = ([[_frontier(run, name)] for run in runs] for name in (method, baseline))
+                mine, base = ([_frontier(run, name) for run in runs] for name in (method, baseline))
                 row = {"condition": condition, "method": method, "baseline": baseline, "seeds": len(runs)}
                 compared = equal_kl(mine, base, middle=_median)
                 del compared["per_seed"]
@@ -251,5 +251,4 @@ def _median(values_s: Floats) -> float:
 
 def _frontier(runs: Sequence[Mapping[str, Any]], method: str) -> SeedFrontier:
     rows = [run for run in runs if run["method"] == method]
-    agreement = [row["agreement"] for row in rows]
-    return SeedFrontier([row["kl"] for row in rows], agreement, agreement)
+    return SeedFrontier([row["kl"] for row in rows], [row["agreement"] for row in rows])

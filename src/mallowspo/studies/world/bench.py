@@ -5,7 +5,6 @@ A job's result depends on the setup and the job alone, never on which process ra
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +37,7 @@ from mallowspo.evaluation.exact import (
     share_of_optimum,
     terciles,
 )
-from mallowspo.files import parse_json, plain, write_json, write_text
+from mallowspo.files import parse_json, plain, write_json, write_lines
 from mallowspo.stats.bootstrap import spearman
 from mallowspo.studies.policies import (
     BASELINE,
@@ -357,7 +356,7 @@ def _votes_file(bench: Bench, seed: int) -> Path:
             texts = {side: prompt.candidates[getattr(pair, side)] for side in ("chosen", "rejected")}
             rows.append({"prompt": prompt.text, **texts, "votes": [votes, setup.voters - votes]})
     path = world_folder(bench.folder, bench.world_seed) / f"votes_{seed}.jsonl"
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(path, rows)
     return path
 
 

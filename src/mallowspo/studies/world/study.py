@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mallowspo.errors import InputError
-from mallowspo.studies.policies import BASELINE, check_grid, check_known, check_positive, write_preferences
+from mallowspo.files import write_lines
+from mallowspo.studies.policies import BASELINE, check_grid, check_known, check_positive
 from mallowspo.studies.study import Results, Stage, Study
 from mallowspo.studies.world.bench import (
     PARTS,
@@ -108,7 +109,7 @@ def _finish(settings: WorldSettings, folder: Path, results: Results) -> None:
         for pair in pairs_of_seed(bench, seed)
         for prompt in [bench.world.train[pair.prompt]]
     ]
-    write_preferences(folder, rows)
+    write_lines(folder / "preferences.jsonl", rows)
     for world in map(settings.setup.world_of, settings.seeds):
         with contextlib.suppress(OSError):
             # The trainer makes it and, as nothing is saved, leaves it empty.
