@@ -63,6 +63,7 @@ def _collapse_name(phis: Sequence[float]) -> str:
 # Without the indexes from votes, and φ and √w from pairs, whose lines lie near the others'.
 _DRAWN = ("dpo", "ipo", "mallows_theta_true", "theta_true_50", "mallows_theta_pairs", "mallows_phi_true")
 
+_MEASURED: Columns = {name: pages.interval(name, 3) for name in ("consensus", "agreement", "regret")}
 _DRAWN_YARDSTICKS = {"consensus": "Consensus value", "agreement": "Agreement with a random person"}
 
 
@@ -130,11 +131,7 @@ def _frontier(results: Results, job: Row, quantity: str) -> Any:
 
 def _trajectory(results: Results, job: Row) -> Any:
     steps = design_of(results).steps
-    curves = {
-        name: Curve(steps, Interval.stack(job["methods"][name]["entropy_by_step"]))
-        for name in TRAINED
-        if name in job["methods"]
-    }
+    curves = {name: Curve(steps, Interval.stack(job["methods"][name]["entropy_by_step"])) for name in TRAINED}
     return line_figure(
         curves,
         x_label="Optimiser steps",
@@ -373,9 +370,7 @@ def _exact_table(results: Results, jobs: Sequence[Row]) -> Table:
         "largest probability": pages.interval("top"),
         "entropy, nats": pages.interval("entropy"),
         "below own optimum, nats": pages.interval("entropy_lost"),
-        "consensus": pages.interval("consensus", 3),
-        "agreement": pages.interval("agreement", 3),
-        "regret": pages.interval("regret", 3),
+        **_MEASURED,
     }
     return table(rows, columns, f"Matched scale, KL of the own optimum {design_of(results).shown_strength:g} nats.")
 
@@ -478,7 +473,6 @@ def _training_table(results: Results, regime: str) -> Table:
         if regime_of(job) == regime
         for number, step in enumerate(design_of(results).shown_steps)
         for name in TRAINED
-        if name in job["methods"]
     ]
     columns: Columns = {
         "population": lambda row: population_name(row["phis"]),
@@ -489,9 +483,7 @@ def _training_table(results: Results, regime: str) -> Table:
         "collapsed, %": pages.share("collapsed", 1),
         "largest probability": pages.interval("top"),
         "entropy, nats": pages.interval("entropy", 3),
-        "consensus": pages.interval("consensus", 3),
-        "agreement": pages.interval("agreement", 3),
-        "regret": pages.interval("regret", 3),
+        **_MEASURED,
     }
     return table(rows, columns, "Mean over data sets with 95% intervals, matched scale.")
 

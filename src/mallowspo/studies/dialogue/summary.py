@@ -263,12 +263,9 @@ def _equal_kl(
     quantities = {"accuracy": ("accuracy", "better")}
     return [
         {
-            "method": row["method"],
             "accuracy": row["difference"],
             "seeds": int(np.isfinite(row["per_seed"]).sum()),
-            "kl_low": row["kl_low"],
-            "kl_high": row["kl_high"],
-            "verdict": row["verdict"],
+            **{key: row[key] for key in ("method", "kl_low", "kl_high", "verdict")},
         }
         for row in compare_at_equal_kl(settings.grid, measured, quantities)
     ]
@@ -289,10 +286,7 @@ def _judge(settings: DialogueSettings, judged: Run, preference: Floats, human: P
         "prefers_longer": asdict(draws.mean(longer_n, difference_n != 0)),
         "longer_is_chosen": asdict(draws.mean(0.5 + 0.5 * np.sign(difference_n))),
         "pairs": len(preference),
-        "identical": judged["identical"],
-        "undecided": judged["undecided"],
-        "refused": judged["refused"],
-        "orders": judged["orders"],
+        **{key: judged[key] for key in ("identical", "undecided", "refused", "orders")},
         "prompts": prompts,
     }
 
