@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tiny import tiny_llama, tiny_tokenizer
+from tiny import save_tiny
 
 WORDS = "one two three four five six seven eight nine ten".split()
 
@@ -56,12 +56,9 @@ def dialogue_world(folder: Path) -> dict[str, str]:
     Returns:
         Field of `DialogueSetup` -> path.
     """
-    tokenizer = tiny_tokenizer()
-    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
     (folder / "votes.json").write_text(json.dumps(votes(20)), encoding="utf-8")
     return {
-        "model_name_or_path": str(folder / "model"),
+        "model_name_or_path": str(save_tiny(folder / "model")),
         "train_data": write_lines(folder / "train.jsonl", dialogue_rows(90, seed=1, turns=2)),
         "test_data": write_lines(folder / "test.jsonl", dialogue_rows(20, seed=2)),
         "ood_data": write_lines(folder / "ood.jsonl", dialogue_rows(20, seed=3)),

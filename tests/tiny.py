@@ -90,3 +90,11 @@ def tiny_llama(vocab_size: int = 400, seed: int = 0, **config: Any) -> Any:
         torch.manual_seed(seed)
         model = LlamaForCausalLM(LlamaConfig(**(fields | config)))
     return model.eval()
+
+
+def save_tiny(folder: Any, *, chat: bool = False) -> Any:
+    """Save the tiny tokenizer, with a chat template or without, and the model to it; gives the folder."""
+    tokenizer = tiny_tokenizer(chat)
+    tokenizer.save_pretrained(folder)
+    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(folder)
+    return folder

@@ -45,12 +45,10 @@ from mallowspo.reports.blocks import (  # noqa: E402
     Report,
     Section,
 )
-from mallowspo.reports.curves import LineCurve  # noqa: E402
-from mallowspo.reports.figures import line_figure  # noqa: E402
+from mallowspo.reports.figures import Curve, line_figure  # noqa: E402
 from mallowspo.reports.sections import picture, table  # noqa: E402
 from mallowspo.reports.text import format_number, interval_text, verdict_word  # noqa: E402
 from mallowspo.stats.bootstrap import Resamples  # noqa: E402
-from mallowspo.stats.intervals import Interval  # noqa: E402
 from mallowspo.stats.verdicts import verdict  # noqa: E402
 from mallowspo.studies import pages, policies  # noqa: E402
 from mallowspo.studies.dialogue.data import REPLY, TURN, pair_of  # noqa: E402
@@ -458,7 +456,7 @@ def figures(results: Results) -> dict[str, Any]:
     for method in METHODS:
         log = results["training"][method]["log"]
         margin = [row["rewards/margins"] for row in log]
-        curves[method] = LineCurve([row["step"] for row in log], Interval.exact(margin))
+        curves[method] = Curve([row["step"] for row in log], margin)
     figure = line_figure(
         curves, x_label="Step", y_label="Margin of the implicit rewards, nats", title="Training, batch by batch"
     )

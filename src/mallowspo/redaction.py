@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -21,6 +23,7 @@ __all__ = [
     "hide_in_tracebacks",
     "is_secret_name",
     "looks_like_a_key",
+    "own_command",
     "remember_secret",
     "without_keys",
     "without_known_secrets",
@@ -130,6 +133,11 @@ def without_keys(text: str) -> str:
     for form in (_QUERY, _OPTION, _FIELD):
         text = form.sub(by_name, text)
     return _KEY.sub(HIDDEN, text)
+
+
+def own_command() -> str:
+    """The command of this process, without keys, for the record of what it writes."""
+    return without_keys(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
 
 
 def without_secrets(value: Any, name: str = "") -> Any:

@@ -117,12 +117,9 @@ def columns(path: Path) -> dict[str, list[Any]]:
 
 
 def tiny_model(folder: str) -> str:
-    from tiny import tiny_llama, tiny_tokenizer
+    from tiny import save_tiny
 
-    tokenizer = tiny_tokenizer()
-    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return str(save_tiny(folder))
 
 
 def write_rows(path: str, rows: list[dict[str, Any]]) -> str:
@@ -151,9 +148,9 @@ def experiment_world() -> Any:
 
 def experiment_controllable() -> Any:
     """With preferences that are drawn and a classifier as the reward: the form without any package of others."""
-    from studies.controllable_inputs import write_classifier, write_policy, write_texts
+    from studies.controllable_inputs import write_classifier, write_texts
 
-    policy, texts = write_policy(Path("policy")), write_texts(Path("texts.txt"))
+    policy, texts = tiny_model("policy"), write_texts(Path("texts.txt"))
     write_classifier(Path("classifier"), ("joy", "anger"))
     reward = ("--reward_model", "classifier", "--reward_label", "joy", "--preferences", "bradley_terry")
     alone("experiment", "controllable", "--fast", "--use_cpu", "--model_name_or_path", policy, "--dataset_name", texts,

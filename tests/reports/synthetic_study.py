@@ -21,9 +21,9 @@ from mallowspo.reports.blocks import (
     Section,
     Table,
 )
-from mallowspo.reports.curves import Curve, FrontierCurve, LineCurve
 from mallowspo.reports.figure_style import save_figure
 from mallowspo.reports.figures import (
+    Curve,
     frontier_figure,
     grouped_interval_figure,
     histogram_figure,
@@ -45,13 +45,13 @@ def around(mean, half):
 def synthetic_frontier() -> MatplotlibFigure:
     kl = np.array([0.4, 1.3, 2.6, 5.2, 8.8])
     curves = {
-        name: FrontierCurve(
+        name: Curve(
             around(kl * (1 + 0.08 * place), 0.06 * kl),
             around(0.45 + 0.25 * (1 - np.exp(-kl / 2)) - 0.012 * place - 0.004 * kl, 0.012),
         )
         for place, name in enumerate(METHODS)
     }
-    curves["reference"] = FrontierCurve(around([0.0], 0.0), around([0.44], 0.01))
+    curves["reference"] = Curve(around([0.0], 0.0), around([0.44], 0.01))
     x = np.linspace(0, 10, 80)
     optimum = Curve(x, 0.45 + 0.28 * (1 - np.exp(-x / 2)))
     return frontier_figure(curves, optimum=optimum, title="Agreement with people against distance from the reference")
@@ -91,7 +91,7 @@ def synthetic_histogram() -> MatplotlibFigure:
 def synthetic_lines() -> MatplotlibFigure:
     steps = np.arange(0, 400, 10)
     curves = {
-        name: LineCurve(steps, around(np.log(2) * np.exp(-steps / (150 + 40 * place)), 0.02))
+        name: Curve(steps, around(np.log(2) * np.exp(-steps / (150 + 40 * place)), 0.02))
         for place, name in enumerate([*METHODS[:4], "my own run"])
     }
     return line_figure(curves, x_label="Optimiser step", y_label="Loss (nats per pair)", title="Training loss")
@@ -127,7 +127,7 @@ def build_report(folder: Path) -> Report:
     header = ["method", "win rate", "agreement [95 %]", "remark"]
     agreement = [
         pictures["frontier"],
-        Table(header, rows, caption="At β = 0.1.", highlight=[1, (2, 2)]),
+        Table(header, rows, caption="At β = 0.1."),
         Callout("result", "MallowsPO-θ is ahead of DPO."),
         Callout("warning", "The interval does not include the choice of β."),
     ]

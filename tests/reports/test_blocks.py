@@ -17,12 +17,6 @@ def test_columns_of_numbers_are_set_right_and_words_left():
     assert Table(["a"], []).alignment == "l"
 
 
-def test_highlight_takes_rows_and_cells():
-    table = Table(["a", "b"], [["x", 1], ["y", 2]], highlight=[1, (0, 1)])
-    marked = [[table.is_highlighted(row, column) for column in range(2)] for row in range(2)]
-    assert marked == [[False, True], [True, True]]
-
-
 @pytest.mark.parametrize(
     ("build", "says"),
     [
@@ -31,8 +25,6 @@ def test_highlight_takes_rows_and_cells():
         (lambda: Table(["a", "b"], ["xy"]), "row 0 is 'xy'"),
         (lambda: Table(["a", "b"], [], align="l"), "align is 'l', expected 2 letters"),
         (lambda: Table(["a"], [], align="x"), "align is 'x'"),
-        (lambda: Table(["a"], [["x"]], highlight=[1]), "highlight 1 is outside 1 rows"),
-        (lambda: Table(["a"], [["x"]], highlight=[(0, 1)]), r"highlight \(0, 1\) is outside"),
         (lambda: Callout("hint", "x"), "kind: got 'hint', expected one of 'note'"),
         (lambda: Figure("a.png", alt=" "), "alt is empty"),
         (lambda: Section(" "), "heading is empty"),

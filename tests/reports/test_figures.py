@@ -10,9 +10,9 @@ from matplotlib.text import Text
 from synthetic_study import GROUPS, MAKERS, METHODS, around
 
 from mallowspo.errors import InputError
-from mallowspo.reports.curves import Curve, FrontierCurve, LineCurve
 from mallowspo.reports.figure_style import METHOD_STYLES
 from mallowspo.reports.figures import (
+    Curve,
     frontier_figure,
     grouped_interval_figure,
     heat_map_figure,
@@ -90,9 +90,9 @@ def test_figures_read_with_long_words_and_many_names():
     grouped = {name: around(np.linspace(-1, 1, 3), 0.5) for name in names}
     groups = ["Prompts on which people agree", "In between", "Contested prompts"]
     check_reads(grouped_interval_figure(grouped, groups, x_label="Difference", title=LONG, better="right"))
-    lines = {name: LineCurve([0, 1], around([0.0, place], 0.1)) for place, name in enumerate(names)}
+    lines = {name: Curve([0, 1], around([0.0, place], 0.1)) for place, name in enumerate(names)}
     check_reads(line_figure(lines, x_label="Step", y_label="Loss (nats)", title=LONG))
-    points = {name: FrontierCurve(around([1.0, 2.0], 0.1), around([0.1, 0.2], 0.1)) for name in names}
+    points = {name: Curve(around([1.0, 2.0], 0.1), around([0.1, 0.2], 0.1)) for name in names}
     check_reads(frontier_figure(points, title=LONG))
     values = np.random.default_rng(0).normal(size=50)
     check_reads(histogram_figure(values, x_label="w", title=LONG))
@@ -104,7 +104,7 @@ def test_figures_read_with_long_words_and_many_names():
 def test_frontier_draws_points_intervals_and_optimum():
     x, y = Interval([2.0, 1.0], [1.5, 0.9], [2.7, 1.2]), Interval([0.6, 0.5], [0.55, 0.4], [0.7, 0.52])
     optimum = Curve([0.0, 3.0], [0.4, 0.8])
-    figure = frontier_figure({"dpo": FrontierCurve(x, y)}, optimum=optimum)
+    figure = frontier_figure({"dpo": Curve(x, y)}, optimum=optimum)
     axes = figure.axes[0]
     (container,) = bars(axes)
     np.testing.assert_array_equal(container.lines[0].get_xydata(), [[1.0, 0.5], [2.0, 0.6]])
@@ -201,7 +201,7 @@ def test_histogram_says_what_it_leaves_out():
 
 def test_lines_have_bands_and_markers():
     steps = np.arange(100.0)
-    curves = {name: LineCurve(steps, around(steps + place, 0.5)) for place, name in enumerate(["dpo", "ipo"])}
+    curves = {name: Curve(steps, around(steps + place, 0.5)) for place, name in enumerate(["dpo", "ipo"])}
     axes = line_figure(curves, x_label="Step", y_label="Loss (nats)", zero_line=True).axes[0]
     bands = [c for c in axes.collections if isinstance(c, PolyCollection)]
     for place, band in enumerate(bands):
@@ -215,7 +215,7 @@ def test_lines_have_bands_and_markers():
 
 
 def test_few_points_of_several_curves_stand_side_by_side():
-    curves = {name: LineCurve([0.0, 10.0], around([1.0, 2.0], 0.5)) for name in ("dpo", "ipo")}
+    curves = {name: Curve([0.0, 10.0], around([1.0, 2.0], 0.5)) for name in ("dpo", "ipo")}
     figure = line_figure(curves, x_label="Flips", y_label="Gain")
     axes = figure.axes[0]
     first, second = bars(axes)
@@ -229,7 +229,7 @@ def test_few_points_of_several_curves_stand_side_by_side():
 
 
 def test_a_level_has_its_name_in_the_legend():
-    points = {"dpo": FrontierCurve(around([1.0, 2.0], 0.1), around([0.1, 0.2], 0.1))}
+    points = {"dpo": Curve(around([1.0, 2.0], 0.1), around([0.1, 0.2], 0.1))}
     figure = frontier_figure(points, level=("The start", 0.15))
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {"DPO", "The start"}
     assert any(set(line.get_ydata()) == {0.15} for line in figure.axes[0].get_lines())
@@ -250,7 +250,7 @@ def test_a_heat_map_has_every_number_and_marks_the_aim():
 
 
 def test_one_curve_needs_no_legend():
-    assert not line_figure({"dpo": LineCurve([0], around([1.0], 0))}, x_label="x", y_label="y").legends
+    assert not line_figure({"dpo": Curve([0], around([1.0], 0))}, x_label="x", y_label="y").legends
 
 
 CORRELATION = Interval(0.5, 0.4, 0.6)
@@ -259,9 +259,8 @@ CORRELATION = Interval(0.5, 0.4, 0.6)
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (lambda: FrontierCurve(around([1.0], 0), around([1.0, 2.0], 0)), "expected one length"),
-        (lambda: FrontierCurve(around(1.0, 0), around(1.0, 0)), "expected one length"),
-        (lambda: LineCurve([0, 1], around([1.0], 0)), "expected one length"),
+        (lambda: Curve(around([1.0], 0), around([1.0, 2.0], 0)), "expected one length"),
+        (lambda: Curve(around(1.0, 0), around(1.0, 0)), "expected one length"),
         (lambda: index_scatter_figure([1.0], [1.0, 2.0], correlation=CORRELATION), "expected one length"),
         (lambda: index_scatter_figure([1.0], [1.0], correlation=CORRELATION, groups=["a", "b"]), "2 groups"),
         (lambda: index_scatter_figure([], [], correlation=CORRELATION), "at least 1"),

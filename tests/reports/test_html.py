@@ -157,8 +157,6 @@ def test_headings_of_the_same_words_and_of_no_letters_have_their_own_anchors():
 def test_tables_name_their_rows_and_columns(page):
     scopes = [attributes.get("scope") for attributes in page.all("th")]
     assert scopes.count("col") == 4 and scopes.count("row") == 4
-    marked = [attributes for attributes in page.all("td", "th") if "marked" in attributes.get("class", "")]
-    assert len(marked) == 4 + 1
 
 
 def test_figures_of_the_house_follow_the_dark_scheme_and_stay_well_formed(page):

@@ -44,47 +44,26 @@ def test_what_is_no_ordinary_number(value, plain, signed):
     assert format_signed(value) == signed
 
 
-def test_interval():
-    assert format_interval(0.52, 0.49, 0.55) == "0.52 [0.49, 0.55]"
-    assert format_interval(-0.1, -0.2, 0.0, 1, signed=True) == "−0.1 [−0.2, 0.0]"
-    assert format_interval(0.5, math.nan, math.nan) == "0.50 [–, –]"
-
-
-@pytest.mark.parametrize(
-    ("p", "text"),
-    [
-        (0.0, "p < 0.001"),
-        (0.000999, "p < 0.001"),
-        (0.001, "p = 0.001"),
-        (0.0496, "p = 0.050"),
-        (0.0994, "p = 0.099"),
-        (0.0996, "p = 0.10"),
-        (1.0, "p = 1.00"),
-        (math.nan, "p = –"),
-    ],
-)
-def test_p(p, text):
-    assert format_p(p) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.0, "0.0 s"),
-        (59.94, "59.9 s"),
-        (59.96, "1 min 0 s"),
-        (3599.4, "59 min 59 s"),
-        (3599.6, "1 h 0 min"),
-        (90000, "25 h 0 min"),
-    ],
-)
-def test_duration_never_shows_sixty(seconds, text):
-    assert format_duration(seconds) == text
-
-
 @pytest.mark.parametrize(
     ("said", "text"),
     [
+        (format_interval(0.52, 0.49, 0.55), "0.52 [0.49, 0.55]"),
+        (format_interval(-0.1, -0.2, 0.0, 1, signed=True), "−0.1 [−0.2, 0.0]"),
+        (format_interval(0.5, math.nan, math.nan), "0.50 [–, –]"),
+        (format_p(0.0), "p < 0.001"),
+        (format_p(0.000999), "p < 0.001"),
+        (format_p(0.001), "p = 0.001"),
+        (format_p(0.0496), "p = 0.050"),
+        (format_p(0.0994), "p = 0.099"),
+        (format_p(0.0996), "p = 0.10"),
+        (format_p(1.0), "p = 1.00"),
+        (format_p(math.nan), "p = –"),
+        (format_duration(0.0), "0.0 s"),
+        (format_duration(59.94), "59.9 s"),
+        (format_duration(59.96), "1 min 0 s"),  # never 60
+        (format_duration(3599.4), "59 min 59 s"),
+        (format_duration(3599.6), "1 h 0 min"),
+        (format_duration(90000), "25 h 0 min"),
         (interval_text({"mean": 0.5, "low": 0.4, "high": 0.6}), "0.50 [0.40, 0.60]"),
         (interval_text([0.5, None, None], signed=True), "+0.50"),
         (interval_text(None), "–"),
@@ -112,7 +91,7 @@ def test_numbers_and_lists_in_words(said, text):
     ],
 )
 def test_one_line_says_a_methods_verdict(verdict, said):
-    row = {"verdict": verdict, "difference": {"mean": 0.1}}
+    row = {"verdict": verdict, "difference": {"mean": 0.1, "low": 0.0, "high": 0.2}}
     assert verdict_line("IPO", row, "+0.10 points") == f"*IPO*: {said}, +0.10 points."
     assert "nothing to compare" in verdict_line("IPO", {"verdict": "open", "difference": [None, None, None]}, "")
 

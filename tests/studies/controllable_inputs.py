@@ -1,4 +1,4 @@
-"""A tiny policy, a tiny classifier and a few texts on disk, for the tests of the controllable-generation study."""
+"""A tiny classifier and a few texts on disk, for the tests of the controllable-generation study."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from tiny import tiny_llama, tiny_tokenizer
+from tiny import tiny_tokenizer
 
 WHO = ("a little girl", "the brown fox", "a lazy dog", "the misty pond", "a big wizard", "the dark house")
 DID = ("lived near", "jumps over", "boils", "can help", "vexed", "knows", "is fine in")
@@ -24,13 +24,6 @@ def write_texts(path: Path) -> Path:
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
-
-
-def write_policy(folder: Path) -> Path:
-    """Save a tiny random policy with its tokenizer."""
-    tiny_tokenizer().save_pretrained(folder)
-    tiny_llama().save_pretrained(folder)
-    return folder
 
 
 def write_classifier(folder: Path, labels: tuple[str, ...] = ("NEGATIVE", "POSITIVE")) -> Path:

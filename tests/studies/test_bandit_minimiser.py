@@ -153,14 +153,8 @@ def test_no_policy_nearby_has_a_lower_loss(objective):
 def test_the_limit_is_where_a_vanishing_ridge_leads():
     # Arms 0 and 1 beat each other and everyone else; 2 beats 3 and 3 beats 4, never the other way round.
     counts = np.zeros((1, 5, 5))
-    counts[0, 0, 1], counts[0, 1, 0], counts[0, 0, 2], counts[0, 1, 3], counts[0, 2, 3], counts[0, 3, 4] = (
-        4,
-        2,
-        1,
-        1,
-        2,
-        1,
-    )
+    for pair, times in {(0, 1): 4, (1, 0): 2, (0, 2): 1, (1, 3): 1, (2, 3): 2, (3, 4): 1}.items():
+        counts[0][pair] = times
     found = solve("dpo", counts)
     assert not found.finite_b[0] and not found.open_b[0]
     policy = np.exp(policy_log_probs(found, 1.0))[0]

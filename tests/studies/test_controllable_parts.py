@@ -20,8 +20,8 @@ from mallowspo.studies.controllable.design import (
     read_prompts,
     read_texts,
 )
-from studies.controllable_inputs import write_classifier, write_policy, write_texts
-from tiny import tiny_tokenizer
+from studies.controllable_inputs import write_classifier, write_texts
+from tiny import save_tiny, tiny_tokenizer
 
 
 def design(**changes):
@@ -155,7 +155,7 @@ def test_bradley_terry_prefers_as_often_as_it_says(rng):
 
 
 def bench_of(folder, prompts, reward, **changes):
-    model = load_causal_model(str(write_policy(folder)), option="model_name_or_path", use_cpu=True)
+    model = load_causal_model(str(save_tiny(folder)), option="model_name_or_path", use_cpu=True)
     given = StudyPrompts(train=tuple(map(tuple, prompts)), heldout=())
     return Bench(design(**changes), folder, tiny_tokenizer(), model, (2,), given, reward, {})
 

@@ -8,7 +8,7 @@ from dialogue_world import dialogue_rows, dialogue_world, write_lines
 from mallowspo.errors import InputError
 from mallowspo.studies.dialogue.data import first_turn, prompts_that_fit, read_dialogues, study_tokenizer
 from mallowspo.studies.dialogue.design import DialogueSettings, DialogueSetup, fast
-from tiny import tiny_llama, tiny_tokenizer
+from tiny import save_tiny, tiny_tokenizer
 
 
 @pytest.fixture
@@ -77,8 +77,7 @@ def test_hh_as_it_is_published(setup, tmp_path):
 def test_turns_are_rendered_by_the_chat_template_of_the_model(setup, tmp_path):
     """What the tokenizer makes of the conversation is what is trained on, scored and answered."""
     tokenizer = tiny_tokenizer(chat=True)
-    tokenizer.save_pretrained(tmp_path / "model")
-    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
+    save_tiny(tmp_path / "model", chat=True)
     data = read(setup, model_name_or_path=str(tmp_path / "model"), prompt_format="chat")
     turns = {"Human": "<|user|>", "Assistant": "<|assistant|>"}
     seen = set()
@@ -95,9 +94,7 @@ def test_turns_are_rendered_by_the_chat_template_of_the_model(setup, tmp_path):
 
 @pytest.mark.parametrize(("model", "said"), [("plain", "no chat template"), ("chat", "reads turns")])
 def test_what_no_chat_template_can_render_is_refused(model, said, setup, tmp_path):
-    tokenizer = tiny_tokenizer(chat=model == "chat")
-    tokenizer.save_pretrained(tmp_path / "model")
-    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
+    save_tiny(tmp_path / "model", chat=model == "chat")
     rows = [{"prompt": f"Say {number}.", "chosen": " a", "rejected": " b"} for number in range(60)]
     with pytest.raises(InputError, match=f"prompt_format: .*{said}"):
         read(

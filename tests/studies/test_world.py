@@ -25,10 +25,9 @@ SMALL = ReferenceTraining(hidden_size=32, layers=1, steps=30)
 def run(tmp_path_factory):
     """Two worlds, every part."""
     folder = tmp_path_factory.mktemp("world")
-    calls = []
     settings = WORLD.presets["fast"](str(folder))
     settings = replace(settings, setup=replace(settings.setup, reference=SMALL))
-    return folder, settings, run_study(WORLD, settings, progress=lambda *call: calls.append(call)), calls
+    return folder, settings, run_study(WORLD, settings)
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +39,10 @@ def quick(tmp_path_factory):
 
 
 def test_it_writes_what_it_promises(run):
-    folder, settings, results, calls = run
-    assert json.loads((folder / "results.json").read_text(encoding="utf-8")) == results
+    folder, settings, results = run
     assert {path.stem for path in (folder / "figures").glob("*.png")} == {
         "yardsticks", "consensus", "agreement", "pairs_consensus", "pairs_agreement", "rho",
     }  # fmt: skip
-    assert calls[-1] == ("Writing the report", 1, 1)
     ran = {(r["seed"], r["method"], r["pairs"], r["beta"]) for r in results["runs"]}
     common = ("dpo", "theta_best", "mallows_theta_true")
     at = {2: (*common, "theta_true_25", "theta_best_shrunk"), 3: common}
@@ -55,7 +52,7 @@ def test_it_writes_what_it_promises(run):
 
 def test_a_part_that_is_left_out_is_missed_by_none(run, tmp_path):
     """From the finished runs of the whole, without training anything."""
-    folder, settings, results, _ = run
+    folder, settings, results = run
     shutil.copytree(folder, tmp_path / "copy")
     before = (folder / "jobs.jsonl").read_bytes()
     less = replace(settings, output_dir=str(tmp_path / "copy"), parts=("comparison",))
@@ -80,7 +77,7 @@ def test_the_quick_start_leaves_what_a_first_run_of_ones_own_needs(quick):
 
 
 def test_it_goes_on_from_what_is_done(run):
-    folder, settings, results, _ = run
+    folder, settings, results = run
     before = (folder / "jobs.jsonl").read_bytes()
     made = (folder / "worlds/1/reference/model.safetensors").stat().st_mtime_ns
     again = run_study(WORLD, settings)
@@ -106,7 +103,7 @@ def test_a_smaller_beta_moves_a_policy_further(quick):
 
 
 def test_more_pairs_contain_the_fewer_and_take_as_many_steps(run):
-    folder, settings, _, _ = run
+    folder, settings, _ = run
     bench = open_world(settings.setup, 1, folder)
     few, many = pairs_of_seed(bench, 1), pairs_of_seed(bench, 1, 3)
     assert len(few) == 2 * 96 and len(many) == 3 * 96
@@ -117,7 +114,7 @@ def test_more_pairs_contain_the_fewer_and_take_as_many_steps(run):
 
 def test_a_careless_corpus_leaves_something_to_learn_where_people_agree(run):
     """The reference gives less of the best answer than the people of the agreed third do."""
-    folder, settings, _, _ = run
+    folder, settings, _ = run
     careful = replace(settings.setup, careless=0.0)
     agreed = {}
     for name, setup in (("careless", settings.setup), ("careful", careful)):
@@ -127,7 +124,7 @@ def test_a_careless_corpus_leaves_something_to_learn_where_people_agree(run):
 
 
 def test_every_seed_has_a_world_and_a_reference_of_its_own(run):
-    folder, _, results, _ = run
+    folder, _, results = run
     first, second = results["worlds"]
     assert first["phi_by_tercile"] != second["phi_by_tercile"]
     weights = [(folder / f"worlds/{seed}/reference/model.safetensors").read_bytes() for seed in (1, 2)]
@@ -162,7 +159,7 @@ def test_the_weight_of_a_run_is_the_calibrated_one(quick):
 
 
 def test_votes_reach_the_shrink_factor(run):
-    folder, _, results, _ = run
+    folder, _, results = run
     rows = [json.loads(line) for line in (folder / "worlds/1/votes_1.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 24 and all(sum(row["votes"]) == 5 for row in rows)
     assert results["index"]["theta_best_shrunk"]["shrink"]["mean"] > 0
@@ -177,7 +174,7 @@ def test_one_seed_decides_nothing(quick):
 
 def invented(quantity, difference, verdict, **more):
     gap = {"mean": difference, "low": difference - 0.001, "high": difference + 0.001}
-    return {"quantity": quantity, "difference": gap, "verdict": verdict, "learning_rate": None, **more}
+    return {"quantity": quantity, "difference": gap, "verdict": verdict, **more}
 
 
 def test_the_first_lines_say_what_was_found():
@@ -199,7 +196,7 @@ def test_where_a_seed_does_not_reach_there_is_no_mean():
         {"seed": seed, "method": "dpo", "learning_rate": 1e-3, "beta": beta, "kl": kl / (1 + seed), "agreement": 0.6}
         for seed in (0, 1) for beta, kl in ((1.0, 0.1), (0.5, 0.4))
     ]  # fmt: skip
-    grid = Grid(seeds=(0, 1), methods=("dpo",), betas=(0.5, 1.0), learning_rates=(1e-3,))
+    grid = Grid(seeds=(0, 1), methods=("dpo",), betas=(0.5, 1.0), learning_rate=1e-3)
     levels = read_levels(grid, runs, "agreement")
     reached = np.isfinite([point["mean"] for point in levels["methods"]["dpo"]])
     kl = np.asarray(levels["kl"])

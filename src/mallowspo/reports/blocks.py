@@ -125,7 +125,6 @@ class Table:
     rows: Sequence[Sequence[str | float]]  # format numbers first, cells are shown as they are
     caption: str = ""  # what the table says, in a sentence
     align: str = ""  # one letter a column, `l`, `c` or `r`; empty to set columns of numbers right, the rest left
-    highlight: Sequence[int | tuple[int, int]] = ()  # rows, or cells as (row, column), from 0
     template: ClassVar[str] = "table"
 
     def __post_init__(self) -> None:
@@ -137,10 +136,6 @@ class Table:
                 raise InputError(f"Table: row {index} is {row!r}, expected {width} cells as in {self.header!r}")
         if self.align and (len(self.align) != width or set(self.align) - set("lcr")):
             raise InputError(f"Table: align is {self.align!r}, expected {width} letters of 'l', 'c', 'r', or ''")
-        for mark in self.highlight:
-            row_index, column = mark if isinstance(mark, tuple) else (mark, 0)
-            if not (0 <= row_index < len(self.rows) and 0 <= column < width):
-                raise InputError(f"Table: highlight {mark!r} is outside {len(self.rows)} rows and {width} columns")
 
     @property
     def alignment(self) -> str:
@@ -149,10 +144,6 @@ class Table:
             return self.align
         columns = [[str(row[index]).strip() for row in self.rows] for index in range(len(self.header))]
         return "".join("r" if cells and all(map(_NUMBER_CELL.match, cells)) else "l" for cells in columns)
-
-    def is_highlighted(self, row: int, column: int) -> bool:
-        """Whether the cell is set off, alone or with its row."""
-        return row in self.highlight or (row, column) in self.highlight
 
 
 @dataclass(frozen=True)

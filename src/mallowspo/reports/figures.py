@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -16,7 +18,6 @@ from matplotlib.transforms import ScaledTranslation
 from numpy.typing import ArrayLike
 
 from mallowspo.errors import InputError
-from mallowspo.reports.curves import Curve, FrontierCurve, LineCurve
 from mallowspo.reports.figure_style import (
     MethodStyle,
     house_style,
@@ -31,6 +32,7 @@ from mallowspo.reports.text import format_interval, format_number
 from mallowspo.stats.intervals import Interval
 
 __all__ = [
+    "Curve",
     "frontier_figure",
     "grouped_interval_figure",
     "heat_map_figure",
@@ -47,6 +49,22 @@ _FEW = 12  # points of a curve up to which each has whiskers of its own rather t
 _APART = 4.0  # points of print between the whiskers of curves at one place
 
 
+@dataclass(frozen=True)
+class Curve:
+    """One line of a figure, one entry a point; a side that is given as numbers has no uncertainty."""
+
+    x: Any  # an `Interval` of arrays, or numbers, which become one
+    y: Any
+
+    def __post_init__(self) -> None:
+        for name in ("x", "y"):
+            side = getattr(self, name)
+            object.__setattr__(self, name, side if isinstance(side, Interval) else Interval.exact(side))
+        x, y = np.shape(self.x.mean), np.shape(self.y.mean)
+        if x != y or len(x) != 1:
+            raise InputError(f"Curve: got shapes {x} and {y}, expected one length")
+
+
 def _look(style: MethodStyle) -> dict[str, Any]:
     """Translate a look into the arguments of `plot` and `errorbar`."""
     return {
@@ -58,20 +76,15 @@ def _look(style: MethodStyle) -> dict[str, Any]:
     }
 
 
-def _handle(style: MethodStyle, *, line: bool = True) -> Line2D:
-    look = _look(style) | ({} if line else {"linestyle": "None"})
-    return Line2D([], [], **look)
-
-
 def _legend(figure: Figure, looks: Mapping[str, MethodStyle], *, line: bool = True) -> None:
     shown = list(looks.values())
     if len(shown) > 1:
-        handles = [_handle(style, line=line) for style in shown]
+        handles = [Line2D([], [], **_look(style) | ({} if line else {"linestyle": "None"})) for style in shown]
         outside_legend(figure, handles, [style.label for style in shown], handle_length=3.0 if line else 1.0)
 
 
 def frontier_figure(
-    curves: Mapping[str, FrontierCurve],
+    curves: Mapping[str, Curve],
     *,
     optimum: Curve | None = None,
     level: tuple[str, float] | None = None,
@@ -88,7 +101,7 @@ def frontier_figure(
     looks = styles_for([*curves, *(["optimum"] if optimum else [])], styles)
     with house_style():
         if optimum is not None:
-            axes.plot(np.asarray(optimum.x), np.asarray(optimum.y), **_look(looks["optimum"]), zorder=1.8)
+            axes.plot(optimum.x.mean, optimum.y.mean, **_look(looks["optimum"]), zorder=1.8)
         for name, curve in curves.items():
             order = np.argsort(curve.x.mean, kind="stable")
             x, y, look = curve.x.take(order), curve.y.take(order), looks[name]
@@ -181,14 +194,19 @@ def grouped_interval_figure(
             y = np.arange(len(groups)) + (place - (len(values) - 1) / 2) * step
             look = _look(looks[name]) | {"linestyle": "None"}
             axes.errorbar(estimate.mean, y, xerr=estimate.arms, elinewidth=1.6, **look)
-        axes.set_yticks(np.arange(len(groups)), [textwrap.fill(group, 24) for group in groups])
-        axes.set_ylim(len(groups) - 0.5, -0.5)
-        axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        axes.margins(x=0.06)
+        _name_rows(axes, [textwrap.fill(group, 24) for group in groups], (-0.5, 0.5), margin=0.06)
         _legend(figure, looks, line=False)
     return figure
+
+
+def _name_rows(axes: Axes, names: Sequence[str], room: tuple[float, float], *, margin: float) -> None:
+    """Name the rows from the top down, without a line each; `room` is left above the first and below the last."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 1 + room[1], room[0])
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.margins(x=margin)
 
 
 def heat_map_figure(
@@ -255,12 +273,7 @@ def panel_figure(
                 look = _look(looks[name]) | {"linestyle": "None"}
                 axes.errorbar(shown.mean, place, xerr=shown.arms[:, None], elinewidth=1.8, **look)
             axes.set_title(textwrap.fill(panel, 58), loc="left", fontsize=10.0)
-            axes.set_yticks(range(len(values)), [textwrap.fill(looks[name].label, 26) for name in values])
-            axes.set_ylim(len(values) - 0.35, -0.6)
-            axes.grid(visible=False, axis="y")
-            axes.tick_params(axis="y", length=0)
-            axes.spines["left"].set_visible(False)
-            axes.margins(x=0.08)
+            _name_rows(axes, [textwrap.fill(looks[name].label, 26) for name in values], (-0.6, 0.65), margin=0.08)
         axes_list[-1].set_xlabel(x_label)
         if beside and len(series) == 2:
             ours = Line2D([], [], color=INK, marker="o", linestyle="-", linewidth=1.8)
@@ -315,7 +328,7 @@ def histogram_figure(
 
 
 def line_figure(
-    curves: Mapping[str, LineCurve],
+    curves: Mapping[str, Curve],
     *,
     x_label: str,
     y_label: str,
@@ -333,13 +346,13 @@ def line_figure(
     with house_style():
         if doublings:
             axes.set_xscale("log", base=2)
-            ticks = sorted({float(x) for curve in curves.values() for x in np.asarray(curve.x)})
+            ticks = sorted({float(x) for curve in curves.values() for x in curve.x.mean})
             axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
             axes.minorticks_off()
         if zero_line:
             axes.axhline(0.0, color=MUTED, linewidth=1.0, zorder=1.9)
         for place, (name, curve) in enumerate(curves.items()):
-            x, look = np.asarray(curve.x, dtype=float), looks[name]
+            x, look = curve.x.mean, looks[name]
             every = max(1, len(x) // 10)
             # Curves that run together would hide each other's markers: each starts at another point.
             start = (place * every) // max(1, len(curves))

@@ -16,13 +16,10 @@ from __future__ import annotations
 
 import base64
 import functools
-import importlib.metadata
 import os
 import re
-import shlex
-import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,44 +29,24 @@ from markupsafe import Markup, escape
 
 from mallowspo.errors import InputError
 from mallowspo.files import write_text
-from mallowspo.redaction import without_keys
+from mallowspo.redaction import own_command
 from mallowspo.reports.blocks import Figure, Meta, Report, Section
 from mallowspo.reports.palette import DARK_SCHEME, HOUSE_MARK
 from mallowspo.reports.text import format_duration
-from mallowspo.versions import __version__
+from mallowspo.versions import library_versions
 
 __all__ = ["current_meta", "render_report", "write_report"]
 
-VERSIONED_PACKAGES = ("mallowspo", "trl", "transformers", "torch")
-
 
 def current_meta(
-    *,
-    command: str | None = None,
-    seeds: Iterable[int] = (),
-    run_time: float | None = None,
-    packages: Sequence[str] = VERSIONED_PACKAGES,
-    extra: dict[str, str] | None = None,
+    *, seeds: Iterable[int] = (), run_time: float | None = None, extra: Mapping[str, str] | None = None
 ) -> Meta:
-    """Describe the running process, with its command and versions unless others are given, for the foot of a page."""
-    if command is None:
-        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    command = without_keys(command)
-    versions = {"Python": ".".join(map(str, sys.version_info[:3]))} if packages == VERSIONED_PACKAGES else {}
-    for package in packages:
-        try:
-            versions[package] = __version__ if package == "mallowspo" else importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    """Describe the running process, with its command and versions, for the foot of a page."""
+    known = library_versions()
+    versions = {"Python": known["python"]}
+    versions |= {package: known[package] for package in ("mallowspo", "trl", "transformers", "torch")}
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return Meta(
-        command=command,
-        versions=versions,
-        date=date,
-        seeds=tuple(seeds),
-        run_time=run_time,
-        extra=dict(extra or {}),
-    )
+    return Meta(own_command(), versions, date, tuple(seeds), run_time, dict(extra or {}))
 
 
 _MARKS = re.compile(
@@ -104,11 +81,9 @@ def _unmarked(text: str) -> str:
 
 def _whole_intervals(cell: object) -> object:
     """Keep the two ends of an interval on one line where a cell of a wide table is broken."""
-    return (
-        re.sub(r"\[[^\[\]]{1,24}\]", lambda found: found[0].replace(" ", "\u00a0"), cell)
-        if type(cell) is str
-        else cell
-    )
+    if type(cell) is not str:
+        return cell
+    return re.sub(r"\[[^\[\]]{1,24}\]", lambda found: found[0].replace(" ", "\u00a0"), cell)
 
 
 def _paragraphs(text: str) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from math import isnan
 from typing import Any
 
 from mallowspo.reports.blocks import Figure, Table
-from mallowspo.reports.text import number, verdict_word
+from mallowspo.reports.text import verdict_word
+from mallowspo.stats.intervals import Interval
 
 __all__ = ["Columns", "picture", "table", "verdict_line"]
 
@@ -27,12 +29,7 @@ def picture(name: str, alt: str, caption: str = "") -> Figure:
 
 def verdict_line(label: str, row: Mapping[str, Any], amount: str, *, against: str = "DPO") -> str:
     """One line on a method: its verdict, and the difference with its interval."""
-    difference = row["difference"]
-    mean = difference["mean"] if isinstance(difference, Mapping) else difference[0]
-    if number(mean) != number(mean):
+    if isnan(Interval.of(row["difference"]).mean):
         return f"*{label}*: no common KL with {against}, nothing to compare."
-    word = verdict_word(row["verdict"])
-    said = f"{word} of {against}" if row["verdict"] == "better" else f"{word} {against}"
-    said = f"{word} from {against}" if row["verdict"] == "open" else said
-    said = f"{word} than {against}" if row["verdict"] in ("more", "less") else said
-    return f"*{label}*: {said}, {amount}."
+    joint = {"better": " of", "open": " from", "more": " than", "less": " than"}.get(row["verdict"], "")
+    return f"*{label}*: {verdict_word(row['verdict'])}{joint} {against}, {amount}."

@@ -49,9 +49,8 @@ def format_number(value: float | None, digits: int = 2) -> str:
 def format_signed(value: float | None, digits: int = 2) -> str:
     """Write a difference with its sign, plus included."""
     text = format_number(value, digits)
-    if text in (MISSING, "∞") or text.startswith(_MINUS) or float(text) == 0.0:
-        return f"+{text}" if text == "∞" else text
-    return f"+{text}"
+    plain = text == MISSING or text.startswith(_MINUS) or (text != "∞" and float(text) == 0.0)
+    return text if plain else f"+{text}"
 
 
 def format_interval(mean: float, low: float, high: float, digits: int = 2, *, signed: bool = False) -> str:
@@ -107,7 +106,7 @@ def interval_text(
         return MISSING
     found = (interval if isinstance(interval, Interval) else Interval.of(interval)).scaled(scale)
     if not found.has_ends:
-        return format_signed(found.mean, digits) if signed else format_number(found.mean, digits)
+        return (format_signed if signed else format_number)(found.mean, digits)
     return format_interval(found.mean, found.low, found.high, digits, signed=signed)
 
 

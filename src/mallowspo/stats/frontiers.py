@@ -17,18 +17,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from mallowspo.errors import InputError
 
-__all__ = ["EqualKL", "SeedFrontier", "equal_kl_differences", "interpolate_frontier", "read_at_best_rate"]
+__all__ = ["EqualKL", "SeedFrontier", "equal_kl_differences", "interpolate_frontier"]
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class SeedFrontier:
-    """One method under one seed and one learning rate, over its settings of β."""
+    """One method under one seed, over its settings of β."""
 
     kl_b: ArrayLike  # KL from the reference over whole sequences, nats, shape (B,), > 0
-    agreement_b: ArrayLike  # agreement, by which the better of several learning rates is chosen, shape (B,)
-    value_b: ArrayLike  # the quantity to compare, shape (B,); the agreement itself, or another
+    value_b: ArrayLike  # the quantity to compare, shape (B,)
 
 
 @dataclass(frozen=True)
@@ -53,31 +52,23 @@ def interpolate_frontier(kl_b: ArrayLike, value_b: ArrayLike, at: ArrayLike) -> 
     return np.where(inside, np.interp(log_at, np.log(kl[order]), value[order]), np.nan)
 
 
-def read_at_best_rate(frontiers: Sequence[SeedFrontier], at: ArrayLike) -> Floats:
-    """Read a quantity at given KLs, each at the learning rate with the highest agreement there."""
-    agreement = np.stack([interpolate_frontier(line.kl_b, line.agreement_b, at) for line in frontiers])
-    value = np.stack([interpolate_frontier(line.kl_b, line.value_b, at) for line in frontiers])
-    best = np.where(np.isnan(agreement), -np.inf, agreement).argmax(axis=0)
-    return np.asarray(np.take_along_axis(value, best[None], axis=0)[0])
-
-
 def equal_kl_differences(
-    method_s: Sequence[Sequence[SeedFrontier]], baseline_s: Sequence[Sequence[SeedFrontier]], *, points: int = 41
+    method_s: Sequence[SeedFrontier], baseline_s: Sequence[SeedFrontier], *, points: int = 41
 ) -> EqualKL:
     """Difference between a method and a baseline at equal KL, one number per seed.
 
-    For each seed the two (each at its better learning rate for that KL, where there are several) are read on a grid
-    even in log KL over the range that both reach, and the differences are averaged.
+    For each seed the two are read on a grid even in log KL over the range that both reach, and the differences are
+    averaged.
     """
     rows = []
-    for method, baseline in zip(method_s, baseline_s, strict=True):
-        low = max(min(float(np.min(line.kl_b)) for line in side) for side in (method, baseline))
-        high = min(max(float(np.max(line.kl_b)) for line in side) for side in (method, baseline))
+    for both in zip(method_s, baseline_s, strict=True):
+        low, high = max(float(np.min(line.kl_b)) for line in both), min(float(np.max(line.kl_b)) for line in both)
         gap = np.full(1, np.nan)
         if low < high:
-            grid = np.geomspace(low, high, points)
-            gap = read_at_best_rate(method, grid) - read_at_best_rate(baseline, grid)
-        # Frontiers of two learning rates may leave a gap between them, where nothing was measured.
+            mine, base = (
+                interpolate_frontier(line.kl_b, line.value_b, np.geomspace(low, high, points)) for line in both
+            )
+            gap = mine - base
         measured = gap[np.isfinite(gap)]
         rows.append((measured.mean(), low, high) if measured.size else (np.nan, np.nan, np.nan))
     return EqualKL(*np.asarray(rows, dtype=np.float64).T)

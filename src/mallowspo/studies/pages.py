@@ -7,7 +7,7 @@ from typing import Any
 
 from mallowspo.reports.blocks import Block, BulletList, Paragraph, Section
 from mallowspo.reports.sections import table, verdict_line
-from mallowspo.reports.text import format_number, interval_text, number, points, verdict_word
+from mallowspo.reports.text import format_number, format_signed, interval_text, number, points, verdict_word
 from mallowspo.studies import policies
 from mallowspo.studies.policies import value
 
@@ -37,9 +37,9 @@ def point_interval(path: str) -> Cell:
     return lambda row: "–" if value(row, path) is None else points(value(row, path))
 
 
-def figure_of(path: str, digits: int = 2, *, scale: float = 1.0) -> Cell:
+def figure_of(path: str, digits: int = 2, *, scale: float = 1.0, signed: bool = False) -> Cell:
     """A cell with a number."""
-    return lambda row: format_number(scale * number(value(row, path)), digits)
+    return lambda row: (format_signed if signed else format_number)(scale * number(value(row, path)), digits)
 
 
 def plain(path: str) -> Cell:
@@ -77,12 +77,11 @@ def challengers(results: Results) -> list[str]:
 
 
 def by_comparison(results: Results, *keys: str) -> list[dict[str, Any]]:
-    """The comparisons at each method's better learning rate, one row each with all quantities under their names."""
+    """The comparisons, one row each with all quantities under their names."""
     found: dict[Any, dict[str, Any]] = {}
     for row in results["comparisons"]:
-        if row["learning_rate"] is None:
-            place = {key: row[key] for key in ("method", *keys)}
-            found.setdefault(tuple(place.values()), place)[row["quantity"]] = row
+        place = {key: row[key] for key in ("method", *keys)}
+        found.setdefault(tuple(place.values()), place)[row["quantity"]] = row
     return list(found.values())
 
 
@@ -92,11 +91,10 @@ def over_seeds(count: int) -> str:
 
 
 def compared(
-    rows: Iterable[Row], amount: Cell, *, at: str = "", who: Cell = METHOD, against: Cell = lambda row: "DPO"
+    rows: Iterable[Row], amount: Cell, *, who: Cell = METHOD, against: Cell = lambda row: "DPO"
 ) -> BulletList:
-    """One verdict a row: who, the verdict of the comparison at a path, and the difference as text."""
-    lines = [verdict_line(who(row), value(row, at) if at else row, amount(row), against=against(row)) for row in rows]
-    return BulletList(lines)
+    """One verdict a row: who, the verdict, and the difference as text."""
+    return BulletList([verdict_line(who(row), row, amount(row), against=against(row)) for row in rows])
 
 
 def text_section(heading: str, text: str, *body: Block, details: Sequence[Section] = ()) -> Section:

@@ -7,32 +7,30 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import logging as python_logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from mallowspo.errors import InputError, not_one_of
-from mallowspo.files import write_text
 from mallowspo.reports.figure_style import METHOD_STYLES
 from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences
 from mallowspo.stats.intervals import mean_interval, mean_of_known
 from mallowspo.stats.verdicts import verdict
 
 __all__ = [
-    "BASELINE", "METHODS", "Grid", "Job", "Method", "Run", "check_at_least", "check_distinct", "check_grid",
-    "check_positive", "compare_at_equal_kl", "equal_kl", "final_loss", "frontiers", "label", "mean_of",
-    "means_over_seeds", "only", "pair_rows", "quietly", "select_runs", "train_policy", "value", "weight_quantiles",
-    "write_preferences",
+    "BASELINE", "METHODS", "THIRDS", "Grid", "Job", "Method", "Run", "check_at_least", "check_distinct", "check_grid",
+    "check_known", "check_positive", "compare_at_equal_kl", "equal_kl", "final_loss", "frontiers", "grouped", "label",
+    "mean_of", "means_over_seeds", "only", "padded", "pair_rows", "quietly", "select_runs", "train_policy", "value",
+    "weight_quantiles",
 ]  # fmt: skip
 
 BASELINE = "dpo"
+THIRDS = ("agreed", "middle", "contested")  # of prompts or states, by how much people agree
 Run = Mapping[str, Any]
 
 
@@ -127,15 +125,14 @@ class Grid:
     seeds: tuple[int, ...]
     methods: tuple[str, ...]
     betas: tuple[float, ...]
-    learning_rates: tuple[float, ...]
+    learning_rate: float
 
     @property
     def jobs(self) -> list[Job]:
         """Every run, seed by seed."""
         return [
-            Job(seed=seed, method=method, beta=beta, learning_rate=rate)
+            Job(seed=seed, method=method, beta=beta, learning_rate=self.learning_rate)
             for seed in self.seeds
-            for rate in self.learning_rates
             for method in self.methods
             for beta in self.betas
         ]
@@ -149,6 +146,16 @@ def check_distinct(settings: Any, *names: str) -> None:
             raise InputError(f"{name}: got {values}, expected at least one value and none twice")
 
 
+def check_known(settings: Any, name: str, known: Iterable[str]) -> None:
+    """Refuse a name that is not among the known ones; of several also none at all, and one twice."""
+    given = getattr(settings, name)
+    if not isinstance(given, str):
+        check_distinct(settings, name)
+    for value in [given] if isinstance(given, str) else given:
+        if value not in known:
+            raise not_one_of(name, value, known)
+
+
 def check_at_least(settings: Any, **least: float) -> None:
     """Refuse a field below the least value that it can have; None is none."""
     for name, low in least.items():
@@ -157,11 +164,15 @@ def check_at_least(settings: Any, **least: float) -> None:
             raise InputError(f"{name}: got {value}, expected at least {low}")
 
 
-def check_positive(settings: Any, *names: str) -> None:
-    """Refuse a field that is no finite number above 0."""
+def check_positive(settings: Any, *names: str, below: float = float("inf")) -> None:
+    """Refuse a number that is not above 0 and below the bound; of several also none at all, and one twice."""
     for name in names:
-        if not 0 < getattr(settings, name) < float("inf"):
-            raise InputError(f"{name}: got {getattr(settings, name)}, expected a finite number > 0")
+        given = getattr(settings, name)
+        if not isinstance(given, int | float):
+            check_distinct(settings, name)
+        if not all(0 < value < below for value in np.ravel(given)):
+            expected = f"above 0 and below {below:.4g}" if np.isfinite(below) else "finite and > 0"
+            raise InputError(f"{name}: got {given}, expected what is {expected}")
 
 
 def only(setup: Any, *names: str) -> Any:
@@ -172,22 +183,24 @@ def only(setup: Any, *names: str) -> Any:
     return replace(type(setup)(), **{name: getattr(setup, name) for name in names})
 
 
-def check_grid(settings: Any, methods: Sequence[str], *, names: Sequence[str] = ("seeds", "betas")) -> None:
-    """Refuse methods that the study lacks or has no baseline for, and values of `names`; all but seeds are > 0."""
-    for name in settings.methods:
-        if name not in methods:
-            raise not_one_of("methods", name, methods)
+def check_grid(settings: Any, methods: Sequence[str], *numbers: str) -> None:
+    """Refuse methods that the study lacks or has no baseline for, seeds, betas and further `numbers`, all > 0."""
+    check_known(settings, "methods", methods)
     if BASELINE not in settings.methods or len(settings.methods) < 2:
         raise InputError(
-            f"methods: got {', '.join(settings.methods) or 'none'}; every method is compared with {BASELINE}, so give "
+            f"methods: got {', '.join(settings.methods)}; every method is compared with {BASELINE}, so give "
             f"{BASELINE} and at least one other"
         )
-    if len(set(settings.methods)) != len(settings.methods):
-        raise InputError(f"methods: got {', '.join(settings.methods)}, expected none twice")
-    for name in names:
-        check_distinct(settings, name)
-        if name != "seeds" and not all(0 < value < float("inf") for value in getattr(settings, name)):
-            raise InputError(f"{name}: got {getattr(settings, name)}, expected finite numbers > 0")
+    check_distinct(settings, "seeds")
+    check_positive(settings, "betas", *numbers)
+
+
+def grouped(rows: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
+    """The rows by what a key says of them, in their order."""
+    found: dict[Any, list[Any]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
 
 
 def select_runs(runs: Iterable[Run], **wanted: object) -> list[Run]:
@@ -213,70 +226,54 @@ def mean_of(values: Any) -> Any:
 
 def means_over_seeds(runs: Sequence[Run], keys: Sequence[str], names: Sequence[str]) -> list[dict[str, Any]]:
     """Means with their intervals, one row a setting in the order of the runs; of a list one for each of its places."""
-    groups: dict[tuple[Any, ...], list[Run]] = {}
-    for run in runs:
-        groups.setdefault(tuple(run[key] for key in keys), []).append(run)
     rows = []
-    for place, here in groups.items():
+    for place, here in grouped(runs, lambda run: tuple(run[key] for key in keys)).items():
         row: dict[str, Any] = dict(zip(keys, place, strict=True)) | {"seeds": len(here)}
         rows.append(row | {name: mean_of([run[name] for run in here]) for name in names})
     return rows
 
 
-def frontiers(
-    grid: Grid, runs: Sequence[Run], method: str, path: str, *, rates: Sequence[float] = (), chosen_by: str
-) -> list[list[SeedFrontier]]:
-    """A method's lines of a quantity against KL: for each seed one line per learning rate, all where `rates` is empty.
-
-    Where there are several, the better one at a KL has the higher `chosen_by`.
-    """
-    per_seed = []
+def frontiers(grid: Grid, runs: Sequence[Run], method: str, path: str) -> list[SeedFrontier]:
+    """A method's line of a quantity against KL for each seed."""
+    lines = []
     for seed in grid.seeds:
-        lines = []
-        for rate in rates or grid.learning_rates:
-            here = select_runs(runs, seed=seed, method=method, learning_rate=rate)
-            values = [value(run, path) for run in here]
-            lines.append(SeedFrontier([run["kl"] for run in here], [run[chosen_by] for run in here], values))
-        per_seed.append(lines)
-    return per_seed
+        here = select_runs(runs, seed=seed, method=method)
+        lines.append(SeedFrontier([run["kl"] for run in here], [value(run, path) for run in here]))
+    return lines
 
 
 def equal_kl(
-    mine: Sequence[Sequence[SeedFrontier]], base: Sequence[Sequence[SeedFrontier]], more_is: str = "better"
+    mine: Sequence[SeedFrontier],
+    base: Sequence[SeedFrontier],
+    more_is: str = "better",
+    *,
+    middle: Callable[[Any], float] = mean_of_known,
 ) -> dict[str, Any]:
-    """Two methods at equal KL, seed by seed: difference with interval, per seed, mean ends of the KL, verdict."""
+    """Two methods at equal KL, seed by seed: difference with interval, per seed, middle ends of the KL, verdict."""
     found = equal_kl_differences(mine, base)
     difference = mean_interval(found.difference_s)
     return {
         "difference": asdict(difference),
         "per_seed": found.difference_s,
-        "kl_low": mean_of_known(found.low_s),
-        "kl_high": mean_of_known(found.high_s),
+        "kl_low": middle(found.low_s),
+        "kl_high": middle(found.high_s),
         "verdict": verdict(difference, more_is=more_is),
     }
 
 
 def compare_at_equal_kl(
-    grid: Grid, runs: Sequence[Run], quantities: Mapping[str, tuple[str, str]], *, chosen_by: str
+    grid: Grid, runs: Sequence[Run], quantities: Mapping[str, tuple[str, str]]
 ) -> list[dict[str, Any]]:
-    """Each method against the baseline: at its better learning rate (`learning_rate` None), and at each rate alone.
+    """Each method against the baseline; `learning_rate` is None, since there is one for all.
 
     `quantities`: name → where a run has it, and what more of it is (`better`, `worse`, `more`).
     """
-    scopes: list[tuple[float | None, tuple[float, ...]]] = [(None, grid.learning_rates)]
-    if len(grid.learning_rates) > 1:
-        scopes += [(rate, (rate,)) for rate in grid.learning_rates]
     rows = []
-    for scope, rates in scopes:
-        for method in grid.methods:
-            if method == BASELINE:
-                continue
-            for quantity, (path, more_is) in quantities.items():
-                mine, base = (
-                    frontiers(grid, runs, name, path, rates=rates, chosen_by=chosen_by) for name in (method, BASELINE)
-                )
-                row = {"method": method, "baseline": BASELINE, "learning_rate": scope, "quantity": quantity}
-                rows.append(row | equal_kl(mine, base, more_is))
+    for method in grid.methods:
+        for quantity, (path, more_is) in quantities.items() if method != BASELINE else ():
+            mine, base = (frontiers(grid, runs, name, path) for name in (method, BASELINE))
+            row = {"method": method, "baseline": BASELINE, "learning_rate": None, "quantity": quantity}
+            rows.append(row | equal_kl(mine, base, more_is))
     return rows
 
 
@@ -290,30 +287,24 @@ def quietly(*, one_thread: bool = True) -> Iterator[None]:
     import torch
     from transformers.utils import logging
 
-    datasets_bars, bars = datasets.are_progress_bars_disabled(), logging.is_progress_bar_enabled()
-    verbosity, threads = logging.get_verbosity(), torch.get_num_threads()
     ours = python_logging.getLogger("mallowspo")
-    level = ours.level
-    ours.setLevel(python_logging.ERROR)  # what a run tells its user, a study that trains hundreds has settled
-    datasets.disable_progress_bars()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    if one_thread:
-        torch.set_num_threads(1)
-    try:
-        with warnings.catch_warnings():
-            # The libraries warn of each other's names that are to change; nobody who runs the study can mend that.
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
+    with contextlib.ExitStack() as after, warnings.catch_warnings():
+        after.callback(ours.setLevel, ours.level)
+        after.callback(logging.set_verbosity, logging.get_verbosity())
+        if logging.is_progress_bar_enabled():
+            after.callback(logging.enable_progress_bar)
+        if not datasets.are_progress_bars_disabled():
+            after.callback(datasets.enable_progress_bars)
         if one_thread:
-            torch.set_num_threads(threads)
-        logging.set_verbosity(verbosity)
-        ours.setLevel(level)
-        if bars:
-            logging.enable_progress_bar()
-        if not datasets_bars:
-            datasets.enable_progress_bars()
+            after.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(1)
+        ours.setLevel(python_logging.ERROR)  # what a run tells its user, a study that trains hundreds has settled
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        datasets.disable_progress_bars()
+        # The libraries warn of each other's names that are to change; nobody who runs the study can mend that.
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def pair_rows(
@@ -337,10 +328,14 @@ def pair_rows(
     return Dataset.from_dict(columns)
 
 
-def write_preferences(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Leave pairs as text in the study's folder, the layout that `mallowspo train` and `trl dpo` read."""
-    lines = [json.dumps(dict(row), ensure_ascii=False) for row in rows]
-    write_text(folder / "preferences.jsonl", "\n".join(lines) + "\n")
+def padded(rows: Sequence[Sequence[int]], device: Any = None, pad_id: int = 0) -> tuple[Any, Any]:
+    """Rows as ids and mask, padded on the right: what stands after a token cannot change it."""
+    import torch
+
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+    return ids, mask
 
 
 def train_policy(

@@ -18,7 +18,6 @@ import importlib
 import multiprocessing
 import platform
 import resource
-import shlex
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -33,7 +32,7 @@ from mallowspo.evaluation.json_log import JsonLog, key_of
 from mallowspo.files import parse_json, plain, write_json
 from mallowspo.outputs import writable_folder
 from mallowspo.progress import Progress, silent
-from mallowspo.redaction import without_keys
+from mallowspo.redaction import own_command
 from mallowspo.reports.blocks import Report
 from mallowspo.versions import library_versions
 
@@ -127,11 +126,11 @@ def run_study(study: Study[S], settings: S, *, progress: Progress | None = None)
     done: dict[str, list[Results]] = {}
     seconds: dict[str, float] = {}
     with _listening(report), JsonLog(folder / "jobs.jsonl", shared=True) as log:
-        with _Workers(settings.workers, study.imports) as workers:
+        with _pool(settings.workers, study.imports) as pool:
             for stage in study.stages:
                 begun = time.perf_counter()
                 setup, jobs = stage.setup(settings, done), stage.jobs(settings, done)
-                done[stage.name] = _run_stage(study, stage, setup, jobs, folder, log, workers, report)
+                done[stage.name] = _run_stage(study, stage, setup, jobs, folder, log, pool, settings.workers, report)
                 seconds[stage.name] = time.perf_counter() - begun
         with log.turn():  # one process after the other
             return _write_results(study, settings, folder, done, seconds, started, report)
@@ -148,7 +147,7 @@ def _write_results(
         "versions": library_versions(),
         "machine": platform.platform(),
         "date": datetime.date.today().isoformat(),
-        "command": without_keys(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
+        "command": own_command(),
     }
     facts = {"study": study.name, "version": study.version, "config": asdict(settings)}  # type: ignore[call-overload]
     write_json(folder / "results.json", facts | findings | cost | {"provenance": origin})
@@ -187,7 +186,7 @@ def _peak(workers: int) -> float:
 
 def _run_stage(
     study: Study[Any], stage: Stage[Any], setup: Any, jobs: Sequence[Any], folder: Path, log: JsonLog,
-    workers: _Workers, report: Progress,
+    pool: ProcessPoolExecutor | None, workers: int, report: Progress,
 ) -> list[Results]:  # fmt: skip
     """Run every job that the log does not hold yet; the results come in the order of the jobs, whoever ran them."""
     if not jobs:
@@ -202,7 +201,7 @@ def _run_stage(
     }
     total, read = len(set(keys)), len(log.records)
     running: dict[Future[Results], str] = {}
-    pool = workers.pool if stage.parallel else None
+    pool = pool if stage.parallel else None
     report(stage.title, total - len(missing), total)
 
     def catch_up() -> None:
@@ -240,8 +239,8 @@ def _run_stage(
             if key is not None:
                 keep(key, work_on(stage, setup, folder, missing[key]))
         else:
-            while len(running) < workers.count and (key := claimed()) is not None:
-                running[workers.submit(stage, setup, folder, missing[key])] = key
+            while len(running) < workers and (key := claimed()) is not None:
+                running[pool.submit(_work, *_sent(stage, setup, folder, missing[key]))] = key
             for future in wait(running, _LOOK_AGAIN, FIRST_COMPLETED).done:
                 keep(running.pop(future), future.result())
         if key is None and not running and missing:
@@ -255,14 +254,19 @@ _BENCH: dict[Any, Any] = {}  # of this process: the bench of its last job
 
 def work_on(stage: Stage[Any], setup: Any, folder: Path, job: Any) -> Results:
     """Run one job in this process."""
-    return _work(stage.work, stage.bench, stage.shares(job), setup, folder, job)
+    return _work(*_sent(stage, setup, folder, job))
+
+
+def _sent(stage: Stage[Any], setup: Any, folder: Path, job: Any) -> tuple[Any, ...]:
+    """What `_work` gets of a stage: that which a process can be sent."""
+    return stage.work, stage.bench, stage.shares(job), setup, folder, job
 
 
 def _work(
     work: Callable[[Any, Any], Results], bench: Callable[[Any, Any, Path], Any], shares: Hashable, setup: Any,
     folder: Path, job: Any,
 ) -> Results:  # fmt: skip
-    """Run one job on the bench that is there or a new one; of a stage it gets what a process can be sent."""
+    """Run one job on the bench that is there or a new one."""
     place = (bench, setup, shares, folder)
     if _BENCH.get("place") != place:
         _BENCH.clear()
@@ -276,30 +280,22 @@ def _work(
     return result
 
 
-class _Workers:
-    """The processes of a study; they import their libraries while the first stage runs elsewhere."""
-
-    def __init__(self, count: int, imports: Sequence[str]) -> None:
-        self.count, self._imports = count, tuple(imports)
-        self.pool: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> _Workers:
-        if self.count:
-            # Spawned, not forked: a fork of a process whose torch has started threads may hang.
-            context = multiprocessing.get_context("spawn")
-            self.pool = ProcessPoolExecutor(max_workers=self.count, mp_context=context)
-            for _ in range(self.count):
-                self.pool.submit(_import_ahead, self._imports)
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if self.pool is not None:
-            self.pool.shutdown(wait=kind is None, cancel_futures=kind is not None)
-
-    def submit(self, stage: Stage[Any], setup: Any, folder: Path, job: Any) -> Future[Results]:
-        """Run a job in one of them."""
-        assert self.pool is not None
-        return self.pool.submit(_work, stage.work, stage.bench, stage.shares(job), setup, folder, job)
+@contextlib.contextmanager
+def _pool(count: int, imports: Sequence[str]) -> Iterator[ProcessPoolExecutor | None]:
+    """The processes of a study, if any; they import their libraries while the first stage runs elsewhere."""
+    if not count:
+        yield None
+        return
+    # Spawned, not forked: a fork of a process whose torch has started threads may hang.
+    pool = ProcessPoolExecutor(max_workers=count, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        for _ in range(count):
+            pool.submit(_import_ahead, tuple(imports))
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def _import_ahead(modules: Sequence[str]) -> None:

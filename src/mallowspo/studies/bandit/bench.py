@@ -32,7 +32,6 @@ from mallowspo.studies import policies
 from mallowspo.studies.bandit.minimiser import Minimiser, gap_loss, minimise, policy_log_probs
 from mallowspo.studies.bandit.population import (
     READ_AT,
-    THIRDS,
     YARDSTICKS,
     Measures,
     Pairs,
@@ -47,7 +46,7 @@ from mallowspo.studies.bandit.population import (
     measure,
     paired,
 )
-from mallowspo.studies.policies import BASELINE, Method, check_at_least
+from mallowspo.studies.policies import BASELINE, THIRDS, Method, check_at_least, check_positive
 
 __all__ = [
     "METHODS", "TRAINED", "BanditDesign", "ExactJob", "Run", "TrainingJob", "matched_betas",
@@ -93,16 +92,12 @@ class BanditDesign:
     def __post_init__(self) -> None:
         if not 3 <= self.arms <= 6:
             raise InputError(f"arms: got {self.arms}, expected 3 to 6; φ is estimated over all rankings of the arms")
-        for name in ("single_phis", "many_phis", "training_single_phis"):
-            _check_each(name, getattr(self, name), 0.0, 1.0, "numbers in (0, 1)")
+        check_positive(self, "single_phis", "many_phis", "training_single_phis", below=1.0)
+        check_positive(self, "betas", "learning_rates", *(rising := ("pairs", "training_pairs", "steps")))
+        check_positive(self, "strengths", below=math.log(self.arms))  # the KL of a policy that gives one arm
         if len(self.many_phis) < 3:
             raise InputError(f"many_phis: got {self.many_phis}, expected at least 3, which are reported by thirds")
-        for name in ("betas", "learning_rates"):
-            _check_each(name, getattr(self, name), 0.0, math.inf, "finite numbers > 0")
-        most = math.log(self.arms)
-        _check_each("strengths", self.strengths, 0.0, most, f"nats in (0, log arms) = (0, {most:.3f})")
-        for name in ("pairs", "training_pairs", "steps"):
-            _check_each(name, getattr(self, name), 0, math.inf, "whole numbers >= 1, in rising order")
+        for name in rising:
             if list(getattr(self, name)) != sorted(getattr(self, name)):
                 raise InputError(f"{name}: got {getattr(self, name)}, expected them in rising order")
         check_at_least(self, seeds=2, training_seeds=2, votes=1, batch_size=1, first_seed=0)
@@ -164,21 +159,14 @@ class TrainingJob:
     shared: bool
 
 
-def _check_each(name: str, values: tuple[float, ...], low: float, high: float, expected: str) -> None:
-    """Refuse an empty tuple, a repeated value, or one outside the open interval."""
-    if not values or len(set(values)) != len(values) or not all(low < value < high for value in values):
-        raise InputError(f"{name}: got {values}, expected {expected}, at least one and none twice")
-
-
 @dataclass(frozen=True, eq=False)
 class Run:
     """One method at one β."""
 
     objective: str
     beta: float
-    weight_sp: Floats | None = (
-        None  # w = (-2 log φ)^ρ of each seed's states, shape (S, P); None for objectives without φ
-    )
+    # w = (-2 log φ)^ρ of each seed's states, shape (S, P); None for objectives without φ
+    weight_sp: Floats | None = None
 
 
 def train(

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mallowspo.reports.blocks import Definitions, Meta, Report, Section, Table
-from mallowspo.reports.curves import FrontierCurve, LineCurve
 from mallowspo.reports.figure_style import OPTIMUM_STYLES
-from mallowspo.reports.figures import frontier_figure, line_figure
+from mallowspo.reports.figures import Curve, frontier_figure, line_figure
 from mallowspo.reports.sections import Columns, picture, table
-from mallowspo.reports.text import format_duration, format_number, format_signed
+from mallowspo.reports.text import format_duration, format_number
 from mallowspo.stats.intervals import Interval
 from mallowspo.studies import pages
 from mallowspo.studies.bandit.bench import METHODS, TRAINED
-from mallowspo.studies.bandit.population import READ_AT, THIRDS, YARDSTICKS
+from mallowspo.studies.bandit.population import READ_AT, YARDSTICKS
 from mallowspo.studies.bandit.summary import REGIMES, comparisons, design_of, regime_of
 from mallowspo.studies.pages import Results, Row
-from mallowspo.studies.policies import BASELINE, label
+from mallowspo.studies.policies import BASELINE, THIRDS, grouped, label
 
 __all__ = ["counted", "figures", "page", "population_name"]
 
@@ -54,10 +53,7 @@ def _trajectory_jobs(results: Results) -> list[Row]:
 
 def _populations(results: Results) -> dict[tuple[float, ...], list[Row]]:
     """The exact jobs of each population."""
-    found: dict[tuple[float, ...], list[Row]] = {}
-    for job in results["exact"]:
-        found.setdefault(tuple(job["phis"]), []).append(job)
-    return found
+    return grouped(results["exact"], lambda job: tuple(job["phis"]))
 
 
 def _collapse_name(phis: Sequence[float]) -> str:
@@ -67,6 +63,7 @@ def _collapse_name(phis: Sequence[float]) -> str:
 # Without the indexes from votes, and φ and √w from pairs, whose lines lie near the others'.
 _DRAWN = ("dpo", "ipo", "mallows_theta_true", "theta_true_50", "mallows_theta_pairs", "mallows_phi_true")
 
+_MEASURED: Columns = {name: pages.interval(name, 3) for name in ("consensus", "agreement", "regret")}
 _DRAWN_YARDSTICKS = {"consensus": "Consensus value", "agreement": "Agreement with a random person"}
 
 
@@ -88,19 +85,11 @@ def _kind_name(job: Row) -> str:
     return f"{'shared' if job['shared'] else 'separate'} parameters, learning rate {job['learning_rate']:g}"
 
 
-def _log_steps(figure: Any, ticks: Sequence[float]) -> Any:
-    axes = figure.axes[0]
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(list(ticks), [f"{tick:,g}" for tick in ticks])
-    axes.minorticks_off()
-    return figure
-
-
 def _collapse(phis: tuple[float, ...], jobs: Sequence[Row]) -> Any:
     pairs = [job["pairs"] for job in jobs]
     lost = {name: [job["methods"][name]["matched"]["entropy_lost"] for job in jobs] for name in _DRAWN}
     return line_figure(
-        {name: LineCurve(pairs, Interval.stack(values)) for name, values in lost.items()},
+        {name: Curve(pairs, Interval.stack(values)) for name, values in lost.items()},
         x_label="Pairs of each state",
         y_label="Entropy below own optimum (nats)",
         title=f"{population_name(phis)}: exact minimiser",
@@ -109,21 +98,12 @@ def _collapse(phis: tuple[float, ...], jobs: Sequence[Row]) -> Any:
     )
 
 
-def _many_exact(results: Results) -> list[Row]:
-    """The jobs at the exact minimiser with many states, by their numbers of pairs."""
-    return [job for job in results["exact"] if regime_of(job) == "many_exact"]
-
-
 def _lead(results: Results, quantity: str) -> Any:
-    jobs = _many_exact(results)
+    jobs = [job for job in results["exact"] if regime_of(job) == "many_exact"]
     pairs = [job["pairs"] for job in jobs]
-    leads = {
-        name: Interval.stack([job["methods"][name]["equal_kl"][quantity] for job in jobs], scale=100.0)
-        for name in _DRAWN
-        if name != BASELINE
-    }
+    leads = {name: [job["methods"][name]["equal_kl"][quantity] for job in jobs] for name in _DRAWN if name != BASELINE}
     return line_figure(
-        {name: LineCurve(pairs, lead) for name, lead in leads.items()},
+        {name: Curve(pairs, Interval.stack(lead, scale=100.0)) for name, lead in leads.items()},
         x_label="Pairs of each state",
         y_label="At equal KL, minus DPO's (points)",
         title=f"{_DRAWN_YARDSTICKS[quantity]}, {population_name(jobs[0]['phis'])}: exact minimiser",
@@ -136,10 +116,10 @@ def _frontier(results: Results, job: Row, quantity: str) -> Any:
     curves = {}
     for name in _DRAWN:
         line = job["methods"][name]["line"]
-        curves[name] = FrontierCurve(x=Interval.stack(line["kl"]), y=Interval.stack(line[quantity]))
+        curves[name] = Curve(Interval.stack(line["kl"]), Interval.stack(line[quantity]))
     for name in OPTIMUM_STYLES:
         best = results["infinite"][name]
-        curves[name] = FrontierCurve(x=Interval.exact(best["kl"]), y=Interval.exact(best[quantity]))
+        curves[name] = Curve(best["kl"], best[quantity])
     return frontier_figure(
         curves,
         title=f"{population_name(job['phis'])}: exact minimiser, {job['pairs']:,} pairs of each",
@@ -151,18 +131,14 @@ def _frontier(results: Results, job: Row, quantity: str) -> Any:
 
 def _trajectory(results: Results, job: Row) -> Any:
     steps = design_of(results).steps
-    curves = {
-        name: LineCurve(steps, Interval.stack(job["methods"][name]["entropy_by_step"]))
-        for name in TRAINED
-        if name in job["methods"]
-    }
-    figure = line_figure(
+    curves = {name: Curve(steps, Interval.stack(job["methods"][name]["entropy_by_step"])) for name in TRAINED}
+    return line_figure(
         curves,
         x_label="Optimiser steps",
         y_label="Entropy of the policy (nats)",
         title=f"{job['pairs']:,} pairs of each state, {_kind_name(job)}",
+        doublings=True,
     )
-    return _log_steps(figure, [step for step in steps if step.bit_count() == 1])
 
 
 def page(results: Results) -> Report:
@@ -270,9 +246,10 @@ def _gains(results: Results) -> Section:
     points: Columns = {
         "method": pages.METHOD,
         "KL": pages.plain("read"),
-        "consensus": _points("consensus"),
-        "top-1": _points("best"),
-        "agreement": _points("agreement"),
+        **{
+            title: pages.figure_of(name, scale=100, signed=True)
+            for title, name in (("consensus", "consensus"), ("top-1", "best"), ("agreement", "agreement"))
+        },
     }
     rows = _of_regime(results, "many_exact")
     at_kl: dict[str, Any] = {"setting": _setting, "method": pages.METHOD}
@@ -316,20 +293,15 @@ def _gains(results: Results) -> Section:
     )
 
 
-def _points(name: str) -> Callable[[Any], str]:
-    return lambda row: format_signed(100 * row[name])
-
-
 def _yardsticks(rows: Sequence[Row]) -> Table:
     """Differences from DPO at equal KL on every yardstick."""
     columns: Columns = {
         "setting": _setting,
         "method": pages.METHOD,
-        "consensus": pages.point_interval("equal_kl.consensus"),
-        "top-1": pages.point_interval("equal_kl.best"),
-        "order": pages.point_interval("equal_kl.order"),
-        "agreement": pages.point_interval("equal_kl.agreement"),
-        "regret": pages.point_interval("equal_kl.regret"),
+        **{
+            "top-1" if name == "best" else name: pages.point_interval(f"equal_kl.{name}")
+            for name in (*YARDSTICKS, "regret")
+        },
         "seeds compared": pages.plain("equal_kl.seeds"),
     }
     return table(rows, columns, "At equal KL, method less DPO: mean of the paired differences, points, 95% intervals.")
@@ -398,9 +370,7 @@ def _exact_table(results: Results, jobs: Sequence[Row]) -> Table:
         "largest probability": pages.interval("top"),
         "entropy, nats": pages.interval("entropy"),
         "below own optimum, nats": pages.interval("entropy_lost"),
-        "consensus": pages.interval("consensus", 3),
-        "agreement": pages.interval("agreement", 3),
-        "regret": pages.interval("regret", 3),
+        **_MEASURED,
     }
     return table(rows, columns, f"Matched scale, KL of the own optimum {design_of(results).shown_strength:g} nats.")
 
@@ -503,7 +473,6 @@ def _training_table(results: Results, regime: str) -> Table:
         if regime_of(job) == regime
         for number, step in enumerate(design_of(results).shown_steps)
         for name in TRAINED
-        if name in job["methods"]
     ]
     columns: Columns = {
         "population": lambda row: population_name(row["phis"]),
@@ -514,9 +483,7 @@ def _training_table(results: Results, regime: str) -> Table:
         "collapsed, %": pages.share("collapsed", 1),
         "largest probability": pages.interval("top"),
         "entropy, nats": pages.interval("entropy", 3),
-        "consensus": pages.interval("consensus", 3),
-        "agreement": pages.interval("agreement", 3),
-        "regret": pages.interval("regret", 3),
+        **_MEASURED,
     }
     return table(rows, columns, "Mean over data sets with 95% intervals, matched scale.")
 

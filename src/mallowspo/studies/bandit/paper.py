@@ -23,7 +23,7 @@ from mallowspo.errors import InputError
 from mallowspo.objectives import Objective, resolve_objective
 from mallowspo.stats.frontiers import SeedFrontier, interpolate_frontier
 from mallowspo.studies.bandit.minimiser import gap_derivatives, minimise, policy_log_probs
-from mallowspo.studies.bandit.population import Pairs, count_pairs, frontier_of, interval_of, paired
+from mallowspo.studies.bandit.population import Pairs, count_pairs, frontiers_of, interval_of, paired
 from mallowspo.studies.policies import check_at_least, check_positive, equal_kl
 
 __all__ = [
@@ -82,15 +82,10 @@ class PaperDesign:
     first_seed: int = 0  # of the first set; the others follow it
 
     def __post_init__(self) -> None:
-        for name in ("smoothings", "betas", "training_betas", "set_smoothings", "set_betas"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values) or not all(0 < value < math.inf for value in values):
-                raise InputError(f"{name}: got {values}, expected finite numbers > 0, at least one and none twice")
+        check_positive(self, "smoothings", "betas", "training_betas", "set_smoothings", "set_betas", "learning_rate")
+        check_positive(self, "phi", below=1.0)
         if not set(self.training_betas) <= set(self.betas):
             raise InputError(f"training_betas: got {self.training_betas}, expected some of betas, {self.betas}")
-        if not 0 < self.phi < 1:
-            raise InputError(f"phi: got {self.phi}, expected a number in (0, 1)")
-        check_positive(self, "learning_rate")
         check_at_least(self, steps=1, sets=2, first_seed=0, set_stride=1)
 
     @property
@@ -269,9 +264,7 @@ def summarise_paper(
         name: {key: np.concatenate([np.array(one[key]) for one in found]) for key in ("kl", "reward", "top")}
         for name, found in blocks.items()
     }
-    lines = {
-        name: [[frontier_of(np.array(found["kl"][0]), np.array(found["reward"][0]))]] for name, found in alone.items()
-    }
+    lines = {name: frontiers_of(*(np.array(found[key]) for key in ("kl", "reward"))) for name, found in alone.items()}
     return {
         "paper": own,
         "redrawn": [_redrawn(design, name, measures, lines) for name in measures],
@@ -301,7 +294,7 @@ def _peak(line: Mapping[str, Any], betas: Sequence[float] | None = None) -> dict
 
 def _redrawn(
     design: PaperDesign, name: str, measures: Mapping[str, Mapping[str, Floats]],
-    own: Mapping[str, list[list[SeedFrontier]]],
+    own: Mapping[str, list[SeedFrontier]],
 ) -> dict[str, Any]:  # fmt: skip
     """One loss on all sets: its mean frontier, how far the draws are apart, and the differences from DPO."""
     mine, base = measures[name], measures["dpo"]
@@ -320,11 +313,8 @@ def _redrawn(
     }
     if name == "dpo":
         return found
-    lines = [
-        [[frontier_of(kl, value)] for kl, value in zip(side["kl"], side["reward"], strict=True)]
-        for side in (mine, base)
-    ]
-    compared = equal_kl(lines[0], lines[1])
+    my_lines, base_lines = (frontiers_of(side["kl"], side["reward"]) for side in (mine, base))
+    compared = equal_kl(my_lines, base_lines)
     difference = np.asarray(compared.pop("per_seed"))
     difference = difference[np.isfinite(difference)]
     found["equal_kl"] = compared | {

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mallowspo.reports.blocks import Meta, Report, Section, Table
-from mallowspo.reports.curves import FrontierCurve, LineCurve
-from mallowspo.reports.figures import frontier_figure, line_figure
+from mallowspo.reports.figures import Curve, frontier_figure, line_figure
 from mallowspo.reports.sections import Columns, picture, table
 from mallowspo.reports.text import format_duration, format_number, interval_text
 from mallowspo.stats.frontiers import interpolate_frontier
@@ -37,7 +36,7 @@ def figures(results: Results) -> dict[str, Any]:
 
     def drawn(lines: dict[str, Row], title: str) -> Any:
         return line_figure(
-            {name: LineCurve(line["kl"], Interval.exact(line["reward"])) for name, line in lines.items()},
+            {name: Curve(line["kl"], line["reward"]) for name, line in lines.items()},
             x_label="KL from the uniform reference (nats)",
             y_label="True mean reward",
             title=title,
@@ -47,7 +46,7 @@ def figures(results: Results) -> dict[str, Any]:
     last = {row["name"]: row["last"] for row in own}
     steps = results["config"]["design"]["steps"]
     sets = {
-        row["name"]: FrontierCurve(x=Interval.stack(row["line"]["kl"]), y=Interval.stack(row["line"]["reward"]))
+        row["name"]: Curve(Interval.stack(row["line"]["kl"]), Interval.stack(row["line"]["reward"]))
         for row in results["redrawn"]
     }
     return {

@@ -24,10 +24,11 @@ from mallowspo.maths import MallowsModel
 from mallowspo.maths.links import kendall_log_prob
 from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences, interpolate_frontier
 from mallowspo.stats.intervals import mean_interval
+from mallowspo.studies.policies import THIRDS
 
 __all__ = [
-    "COLLAPSED", "NEG_LOG_PHI_RANGE", "READ_AT", "THIRDS", "YARDSTICKS", "Measures", "Pairs", "Population",
-    "compare_at_equal_kl", "compare_at_kl", "count_pairs", "draw_pairs", "draw_votes", "frontier_of",
+    "COLLAPSED", "NEG_LOG_PHI_RANGE", "READ_AT", "YARDSTICKS", "Measures", "Pairs", "Population",
+    "compare_at_equal_kl", "compare_at_kl", "count_pairs", "draw_pairs", "draw_votes", "frontiers_of",
     "index_from_pairs", "interval_of", "measure", "paired",
 ]  # fmt: skip
 
@@ -152,9 +153,6 @@ YARDSTICKS = ("consensus", "best", "order", "agreement")
 """What a policy is judged by: the consensus value of its answer, how often it gives the centre's best arm, the share
 of pairs of arms that its implicit reward puts in the centre's order, and agreement with a random person."""
 
-THIRDS = ("agreed", "middle", "contested")
-"""The states by thirds of φ."""
-
 READ_AT = (0.1, 0.3, 0.6)
 """KL (nats, mean over states) at which two methods are compared point by point."""
 
@@ -220,10 +218,7 @@ def compare_at_equal_kl(
     """Compare a method with a baseline at equal KL: each seed's two lines, over the KL that both reach."""
     result: dict[str, object] = {}
     for quantity in quantities:
-        sides = [
-            [[frontier_of(kl, value)] for kl, value in zip(side["kl"].T, side[quantity].T, strict=True)]
-            for side in (method, baseline)
-        ]
+        sides = [frontiers_of(side["kl"].T, side[quantity].T) for side in (method, baseline)]
         found = equal_kl_differences(*sides, points=21)
         result[quantity] = paired(found.difference_s, np.zeros_like(found.difference_s))
         shared = np.isfinite(found.difference_s)
@@ -252,8 +247,11 @@ def compare_at_kl(
     return found
 
 
-def frontier_of(kl_l: Floats, value_l: Floats) -> SeedFrontier:
-    """A line of one data set, where it has moved from the reference."""
-    keep = kl_l >= _LEAST_KL
-    keep[kl_l.argmax()] = True  # a line that never gets so far keeps its end, and shares no range with another
-    return SeedFrontier(kl_b=kl_l[keep], agreement_b=value_l[keep], value_b=value_l[keep])
+def frontiers_of(kl_sl: Floats, value_sl: Floats) -> list[SeedFrontier]:
+    """The line of each data set, where it has moved from the reference."""
+    lines = []
+    for kl_l, value_l in zip(kl_sl, value_sl, strict=True):
+        keep = kl_l >= _LEAST_KL
+        keep[kl_l.argmax()] = True  # a line that never gets so far keeps its end, and shares no range with another
+        lines.append(SeedFrontier(kl_l[keep], value_l[keep]))
+    return lines

@@ -9,7 +9,7 @@ from typing import Any
 
 from mallowspo.stats.intervals import Interval
 from mallowspo.stats.verdicts import verdict
-from mallowspo.studies.bandit.bench import METHODS, TRAINED, BanditDesign, ExactJob, TrainingJob, infinite_pairs
+from mallowspo.studies.bandit.bench import METHODS, BanditDesign, ExactJob, TrainingJob, infinite_pairs
 from mallowspo.studies.policies import BASELINE
 
 __all__ = ["REGIMES", "comparisons", "count_verdicts", "design_of", "regime_of", "summarise", "word_of"]
@@ -56,27 +56,17 @@ def comparisons(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Go through every comparison with DPO."""
     for job in (*results["exact"], *results["training"]):
         exact = "learning_rate" not in job
-        for method in METHODS if exact else TRAINED:
-            # A run of version 1 has no √w, and did not measure the consensus in training.
-            if method == BASELINE or method not in job["methods"]:
-                continue
-            found = job["methods"][method]
-            differences = [one["minus_dpo"] for one in ([found["matched"]] if exact else found["at_steps"])]
-            yield {
-                "at_kl": found.get("at_kl"),
-                "regime": regime_of(job),
-                "phis": job["phis"],
-                "pairs": job["pairs"],
-                "learning_rate": job.get("learning_rate"),
-                "method": method,
-                "entropy": differences[-1]["entropy"],
-                "early": None if exact else differences[0]["entropy"],
-                "collapsed": differences[-1]["collapsed"],
-                "equal_kl": found["equal_kl"],
-                "entropies": found["entropies"],
-                "agreements": found["agreements"],
-                "consensuses": found.get("consensuses", []),
-            }
+        for method, found in job["methods"].items():
+            if method != BASELINE:
+                differences = [one["minus_dpo"] for one in ([found["matched"]] if exact else found["at_steps"])]
+                yield {
+                    "regime": regime_of(job),
+                    "method": method,
+                    "early": None if exact else differences[0]["entropy"],
+                    **{key: job.get(key) for key in ("phis", "pairs", "learning_rate")},
+                    **{key: differences[-1][key] for key in ("entropy", "collapsed")},
+                    **{key: found.get(key) for key in ("at_kl", "equal_kl", "entropies", "agreements", "consensuses")},
+                }
 
 
 def word_of(interval: list[float | None], words: dict[str, str]) -> str:
@@ -113,7 +103,7 @@ def summarise(design: BanditDesign, exact: Sequence[Row], training: Sequence[Row
         "training": [_training(design, job, found) for job, found in zip(design.training_jobs, training, strict=True)],
     }
     results["infinite"] = infinite_pairs(design.many_phis, design.arms)
-    results["verdicts"] = count_verdicts(list(comparisons(results)))
+    results["verdicts"] = count_verdicts(comparisons(results))
     results["processor_seconds"] = sum(found["processor_seconds"] for found in (*exact, *training))
     return results
 

@@ -31,6 +31,7 @@ from mallowspo.evaluation.local_model import (
     prompt_uniforms,
     sample_batch,
 )
+from mallowspo.files import write_lines
 from mallowspo.loading import check_saved_model
 from mallowspo.scoring.reference_cache import CACHE_VARIABLE
 from mallowspo.studies.controllable.design import (
@@ -41,15 +42,7 @@ from mallowspo.studies.controllable.design import (
     load_reward,
     read_prompts,
 )
-from mallowspo.studies.policies import (
-    Job,
-    final_loss,
-    pair_rows,
-    quietly,
-    train_policy,
-    weight_quantiles,
-    write_preferences,
-)
+from mallowspo.studies.policies import Job, final_loss, pair_rows, quietly, train_policy, weight_quantiles
 
 __all__ = [
     "Bench", "Inputs", "OptimumJob", "Pair", "SeedJob", "SeedPairs", "compare", "describe_pairs", "estimate_optimum",
@@ -364,7 +357,7 @@ def describe_pairs(bench: Bench, job: SeedJob) -> dict[str, Any]:
     """Write a seed's pairs, and tell what the page says of model, prompts and pairs."""
     with _at_work(bench):
         found = bench.pairs_of(job.seed)
-    write_preferences(bench.folder, (_as_text(bench, pair) for pair in found.pairs))
+    write_lines(bench.folder / "preferences.jsonl", (_as_text(bench, pair) for pair in found.pairs))
     gaps = [pair.chosen_reward - pair.rejected_reward for pair in found.pairs]
     facts = {
         "parameters": int(bench.reference.num_parameters()),

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mallowspo.errors import InputError, not_one_of, told_as
+from mallowspo.errors import InputError, told_as
 from mallowspo.evaluation.local_model import context_length, inference_device, load_classifier, load_tokenizer
-from mallowspo.studies.policies import check_at_least, check_positive
+from mallowspo.studies.policies import check_at_least, check_known, check_positive
 
 __all__ = [
     "CONTROLLABLE_METHODS", "FURTHER_METHODS", "LEXICONS", "PREFERENCES", "ControllableDesign", "Reward",
@@ -67,9 +67,8 @@ class ControllableDesign:
                 f"min_prompt_tokens: got {self.min_prompt_tokens}, expected at most prompt_tokens, "
                 f"{self.prompt_tokens}"
             )
-        for name, allowed in (("preferences", PREFERENCES), ("dtype", DTYPES)):
-            if getattr(self, name) not in allowed:
-                raise not_one_of(name, getattr(self, name), allowed)
+        check_known(self, "preferences", PREFERENCES)
+        check_known(self, "dtype", DTYPES)
         check_positive(self, "preference_scale")
         if self.reward_model in LEXICONS and self.reward_label is not None:
             raise InputError(
@@ -148,11 +147,7 @@ def read_prompts(design: ControllableDesign, tokenizer: Any) -> StudyPrompts:
     texts = read_texts(design)
     order = np.random.default_rng(design.prompt_seed).permutation(len(texts))
     wanted = None if design.train_prompts is None else design.eval_prompts + design.train_prompts
-    found: list[tuple[int, ...]] = []
-    for ids in _prompts((texts[i] for i in order), tokenizer, design):
-        found.append(ids)
-        if len(found) == wanted:
-            break
+    found = list(itertools.islice(_prompts((texts[i] for i in order), tokenizer, design), wanted))
     if len(found) < (wanted or design.eval_prompts + 2):
         raise InputError(
             f"dataset_name: the {len(texts):,} texts of {design.dataset_name} give {len(found):,} different prompts "

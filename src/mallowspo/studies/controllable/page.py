@@ -9,12 +9,8 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullLocator
 
 from mallowspo.reports.blocks import Block, Definitions, Example, Examples, Meta, Report, Section, literal
-from mallowspo.reports.curves import Curve, FrontierCurve
 from mallowspo.reports.figure_style import METHOD_STYLES, MethodStyle, house_style
-from mallowspo.reports.figures import (
-    frontier_figure,
-    grouped_interval_figure,
-)
+from mallowspo.reports.figures import Curve, frontier_figure, grouped_interval_figure
 from mallowspo.reports.sections import Columns, picture, table
 from mallowspo.reports.text import format_duration, format_number, format_p, interval_text, number
 from mallowspo.stats.intervals import Interval
@@ -66,9 +62,7 @@ def _frontier(results: Results) -> Any:
         kl = Interval.stack([row["kl"] for row in rows])
         # On a log axis an end stays above 0.
         low = np.minimum(np.maximum(kl.low, 0.5 * np.nanmin(kl.mean)), kl.mean)
-        curves[method] = FrontierCurve(
-            x=Interval(kl.mean, low, kl.high), y=Interval.stack([row["reward"] for row in rows])
-        )
+        curves[method] = Curve(Interval(kl.mean, low, kl.high), Interval.stack([row["reward"] for row in rows]))
     lowest = min(float(np.min(curve.x.low)) for curve in curves.values())
     furthest = max(float(np.max(curve.x.high)) for curve in curves.values())
     kl_t, reward_t = (np.asarray(results["optimum"][name]) for name in ("kl", "reward"))

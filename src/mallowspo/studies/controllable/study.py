@@ -51,7 +51,7 @@ class ControllableSettings:
 
     def __post_init__(self) -> None:
         known = (*CONTROLLABLE_METHODS, *FURTHER_METHODS)
-        check_grid(self, known, names=("seeds", "betas", "ipo_betas", "learning_rates"))
+        check_grid(self, known, "ipo_betas", "learning_rates")
         for name in ("betas", "ipo_betas"):
             if len(getattr(self, name)) < 2:
                 raise InputError(f"{name}: got {getattr(self, name)}, expected at least two: a frontier is a line")

@@ -29,9 +29,7 @@ _SCALARS = (
 
 def _frontier(runs: Sequence[Run]) -> SeedFrontier:
     # A policy that has not moved at all has a KL of 0, which has no logarithm.
-    kl_b = [max(float(run["kl"]), 1e-9) for run in runs]
-    reward_b = [float(run["reward"]) for run in runs]
-    return SeedFrontier(kl_b=kl_b, agreement_b=reward_b, value_b=reward_b)
+    return SeedFrontier([max(float(run["kl"]), 1e-9) for run in runs], [float(run["reward"]) for run in runs])
 
 
 def _shared_range(frontiers: Sequence[SeedFrontier]) -> tuple[float, float]:
@@ -77,7 +75,7 @@ def compare_methods(per_method: Mapping[str, Sequence[SeedFrontier]]) -> list[di
     """Every two methods at equal KL, the first of all the baseline; p of the paired t test, alone and by Holm."""
     rows: list[dict[str, Any]] = []
     for second, first in itertools.combinations(per_method, 2):
-        row = equal_kl([[line] for line in per_method[first]], [[line] for line in per_method[second]])
+        row = equal_kl(per_method[first], per_method[second])
         known = row["per_seed"][np.isfinite(row["per_seed"])]
         varied = known.size > 1 and float(known.std()) > 0
         p = float(stats.ttest_1samp(known, 0.0).pvalue) if varied else float("nan")

@@ -39,7 +39,7 @@ from mallowspo.studies.dialogue.data import (
     study_tokenizer,
 )
 from mallowspo.studies.dialogue.design import HELDOUT_JUDGE, REFERENCE, DialogueSettings, DialogueSetup
-from mallowspo.studies.policies import BASELINE, Job, final_loss, quietly, train_policy
+from mallowspo.studies.policies import BASELINE, Job, final_loss, padded, quietly, train_policy
 from mallowspo.studies.study import Done, Results, say
 from mallowspo.world.reference import fit
 
@@ -136,19 +136,9 @@ def make_reference(place: Place, job: ReferenceJob) -> Results:
         return _save(model, place.tokenizer, note_of(place.folder / "reference", place.basis, job))
 
 
-def _padded(rows: Sequence[Sequence[int]], device: Any, pad_id: int = 0) -> tuple[Any, Any]:
-    """Rows as ids and mask, padded on the right: what stands after a token cannot change it."""
-    import torch
-
-    width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
-    return ids, mask
-
-
 def _response_loss(model: Any, rows: Sequence[tuple[list[int], list[int]]]) -> Any:
     """Mean negative log-probability of the responses' tokens, their ends included, nats a token."""
-    ids, mask = _padded([[*prompt, *response] for prompt, response in rows], model.device)
+    ids, mask = padded([[*prompt, *response] for prompt, response in rows], model.device)
     labels = ids.masked_fill(mask == 0, -100)
     for row, (prompt, _) in enumerate(rows):
         labels[row, : len(prompt)] = -100
@@ -200,7 +190,7 @@ def _preference_loss(model: Any, pairs: Sequence[Sequence[list[int]]]) -> Any:
     import torch
 
     rows = [pair[side] for side in (0, 1) for pair in pairs]
-    ids, mask = _padded(rows, model.device, model.config.pad_token_id)
+    ids, mask = padded(rows, model.device, model.config.pad_token_id)
     chosen, rejected = model(input_ids=ids, attention_mask=mask).logits[:, 0].chunk(2)
     return -torch.nn.functional.logsigmoid(chosen - rejected).mean()
 
@@ -364,11 +354,12 @@ def answer(place: Place, job: AnswerJob) -> Results:
 
 
 def texts_of(settings: DialogueSettings, done: Done) -> dict[tuple[str, int, float], list[str]]:
-    """Method, seed (−1: the reference) and temperature → answers."""
+    """Method, seed and temperature → answers; those of the reference are the same under every seed."""
     jobs = answer_jobs(settings, done)
     return {
-        (job.policy.method, job.policy.seed, job.temperature): found["texts"]
+        (job.policy.method, seed, job.temperature): found["texts"]
         for job, found in zip(jobs, done["answers"], strict=True)
+        for seed in (settings.seeds if job.policy == REFERENCE else [job.policy.seed])
     }
 
 
@@ -389,8 +380,7 @@ def _pairs(settings: DialogueSettings, done: Done) -> Iterator[tuple[str, str, s
     prompts = [text for text, _ in prompts_that_fit(settings.setup, settings.judged_prompts)]
     for method, baseline, temperature in sides(settings):
         for seed in settings.seeds:
-            other = -1 if baseline == REFERENCE.method else seed
-            yield from zip(prompts, texts[method, seed, temperature], texts[baseline, other, temperature], strict=True)
+            yield from zip(prompts, *(texts[who, seed, temperature] for who in (method, baseline)), strict=True)
     for row in read_dialogues(settings.setup).tests[0].rows:
         yield row["prompt"], row["chosen"].strip(), row["rejected"].strip()
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mallowspo.data.problems import RowProblem
 from mallowspo.data.sources import load_preferences
 from mallowspo.data.tokenization import tokenize_pairs
 from mallowspo.data.validation import validate_rows
@@ -249,7 +248,7 @@ def _pair_set(rows: Any, name: str, source: str, setup: DialogueSetup, tokenizer
         [[len(row["prompt_ids"]) + len(row[side]) for side in ("chosen_ids", "rejected_ids")] for row in kept]
     )
     whole = np.flatnonzero((length_n2 <= setup.max_length).all(axis=1))
-    account |= _kinds([*pairs.problems, *tokens.problems])
+    account |= Counter(problem.kind.replace("_", " ") for problem in (*pairs.problems, *tokens.problems))
     account["longer than max_length"] = len(kept) - len(whole)
     account["fit whole"] = len(whole)
     if len(whole) < 2:
@@ -274,10 +273,6 @@ def _pair_set(rows: Any, name: str, source: str, setup: DialogueSetup, tokenizer
 def _as_chat(row: dict[str, Any]) -> dict[str, Any]:
     replies = {side: [{"role": "assistant", "content": row[side].strip()}] for side in ("chosen", "rejected")}
     return {"prompt": as_messages(row["prompt"]), **replies}
-
-
-def _kinds(problems: list[RowProblem]) -> dict[str, int]:
-    return {kind.replace("_", " "): count for kind, count in Counter(p.kind for p in problems).items()}
 
 
 def _parts(train: PairSet, seed: int) -> tuple[PairSet, PairSet, PairSet]:

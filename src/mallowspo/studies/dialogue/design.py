@@ -112,8 +112,8 @@ class DialogueSettings:
     @property
     def grid(self) -> Grid:
         """Every setting that a method is trained at."""
-        rates = (self.setup.learning_rate,)
-        return Grid(seeds=self.seeds, methods=self.methods, betas=self.betas, learning_rates=rates)
+        rate = self.setup.learning_rate
+        return Grid(seeds=self.seeds, methods=self.methods, betas=self.betas, learning_rate=rate)
 
     @property
     def jobs(self) -> list[Job]:

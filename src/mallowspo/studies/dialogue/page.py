@@ -8,21 +8,20 @@ from typing import Any
 import numpy as np
 
 from mallowspo.reports.blocks import Callout, Definitions, Example, Examples, Meta, Report, Section, Table
-from mallowspo.reports.curves import Curve, FrontierCurve
-from mallowspo.reports.figures import MethodStyle, frontier_figure, grouped_interval_figure
+from mallowspo.reports.figures import Curve, MethodStyle, frontier_figure, grouped_interval_figure
 from mallowspo.reports.palette import MUTED
 from mallowspo.reports.sections import Columns, picture, table
 from mallowspo.reports.text import format_duration, format_number
 from mallowspo.stats.intervals import Interval
 from mallowspo.studies import pages
 from mallowspo.studies.dialogue.design import HELDOUT_JUDGE
-from mallowspo.studies.dialogue.summary import THIRDS
 from mallowspo.studies.pages import Cell, Results, Row
-from mallowspo.studies.policies import BASELINE, label, select_runs
+from mallowspo.studies.policies import THIRDS, grouped, label, select_runs
 
 __all__ = ["figures", "page"]
 
 _TESTS = {"test": "in distribution", "ood": "out of distribution", "votes": "people's majority votes"}
+_AGAINST = {"reference": "the reference", "dpo": "DPO"}
 _DIAGONAL = {"optimum": MethodStyle("Calibrated", MUTED, "", "-")}
 
 
@@ -78,8 +77,7 @@ def figures(results: Results) -> dict[str, Any]:
             title=f"Calibration by third of the dispersion index, {beta}",
         ),
         "reliability": _reliability_figure(results, tests[0]),
-        "wins_reference": _wins_figure(results, "reference"),
-        "wins_dpo": _wins_figure(results, BASELINE),
+        **{f"wins_{baseline}": _wins_figure(results, baseline) for baseline in _AGAINST},
     }
     if len(results["config"]["betas"]) > 1:
         found["frontier"] = _frontier_figure(results, tests[0])
@@ -102,7 +100,7 @@ def _reliability_figure(results: Results, test: str) -> Any:
     for method in results["config"]["methods"]:
         bins = _shown(results, "settings", test, method)["reliability"]
         x, y = (100 * np.asarray([part[name] for part in bins]) for name in ("confidence", "accuracy"))
-        curves[method] = FrontierCurve(x=Interval.exact(x), y=Interval.exact(y))
+        curves[method] = Curve(x, y)
         ends.append(float(x.max()))
     line = np.asarray([50.0, max(ends)])
     return frontier_figure(
@@ -119,9 +117,9 @@ def _frontier_figure(results: Results, test: str) -> Any:
     curves = {}
     for method in results["config"]["methods"]:
         rows = select_runs(results["tests"][test]["settings"], method=method)
-        curves[method] = FrontierCurve(
-            x=Interval.stack([_kl(results, row) for row in rows]),
-            y=Interval.stack([row["accuracy"]["all"]["seeds"] for row in rows], scale=100.0),
+        curves[method] = Curve(
+            Interval.stack([_kl(results, row) for row in rows]),
+            Interval.stack([row["accuracy"]["all"]["seeds"] for row in rows], scale=100.0),
         )
     return frontier_figure(
         curves,
@@ -131,16 +129,16 @@ def _frontier_figure(results: Results, test: str) -> Any:
 
 
 def _wins_figure(results: Results, baseline: str) -> Any:
-    rows = select_runs(results["win_rates"], baseline=baseline)
+    methods = grouped(select_runs(results["win_rates"], baseline=baseline), lambda row: row["method"])
     values = {
-        method: Interval.stack([row["above_even"]["rows"] for row in select_runs(rows, method=method)], scale=100.0)
-        for method in dict.fromkeys(row["method"] for row in rows)
+        method: Interval.stack([row["above_even"]["rows"] for row in rows], scale=100.0)
+        for method, rows in methods.items()
     }
     return grouped_interval_figure(
         values,
         [f"Temperature {temperature:g}" for temperature in results["config"]["temperatures"]],
         x_label="Win rate above 50% (points); intervals over prompts",
-        title=f"Against {'the reference' if baseline == 'reference' else 'DPO'}, β {_beta(results):g}",
+        title=f"Against {_AGAINST[baseline]}, β {_beta(results):g}",
         better="right",
     )
 
@@ -400,15 +398,13 @@ def _wins(results: Results) -> Section:
             "people shrink as the table says. Undecided and refused verdicts are ties.",
         ),
         table([judge], worth, f"The judge on {judge['human_pairs']:,} human pairs of {_test_name(results, 'test')}."),
-        picture(
-            "wins_reference",
-            "Win rate above 50% by method and temperature, against the reference.",
-            "Whiskers are 95% intervals over prompts.",
-        ),
-        picture(
-            "wins_dpo",
-            "Win rate above 50% by method and temperature, against DPO.",
-            "Whiskers are 95% intervals over prompts.",
+        *(
+            picture(
+                f"wins_{name}",
+                f"Win rate above 50% by method and temperature, against {said}.",
+                "Whiskers are 95% intervals over prompts.",
+            )
+            for name, said in _AGAINST.items()
         ),
         table(results["win_rates"], wins, "Characters: mean of the method's / the baseline's."),
         details=[Section("Answers to read for oneself", [examples])],

@@ -49,8 +49,7 @@ def _judge_base(settings: DialogueSettings) -> str:
 
 
 def _basis_of_judge(settings: DialogueSettings, done: Done) -> Basis:
-    _, _, judge = read_parts(settings.setup)
-    key = key_of(base=model_stamp(_judge_base(settings)), rows=judge.key)
+    key = key_of(base=model_stamp(_judge_base(settings)), rows=read_parts(settings.setup)[2].key)
     return Basis(only(settings.setup, *PARTS, "use_cpu"), key)
 
 

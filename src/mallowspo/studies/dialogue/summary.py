@@ -22,14 +22,13 @@ from mallowspo.stats.verdicts import verdict
 from mallowspo.studies.dialogue.bench import sides, texts_of
 from mallowspo.studies.dialogue.data import PairSet, prompts_that_fit, read_dialogues
 from mallowspo.studies.dialogue.design import REFERENCE, DialogueSettings
-from mallowspo.studies.policies import BASELINE, METHODS, Run, compare_at_equal_kl, mean_of, select_runs
+from mallowspo.studies.policies import BASELINE, METHODS, THIRDS, Run, compare_at_equal_kl, mean_of, select_runs
 from mallowspo.studies.study import Done, Results
 
-__all__ = ["QUANTITIES", "THIRDS", "both_intervals", "summarise"]
+__all__ = ["QUANTITIES", "both_intervals", "summarise"]
 
 Floats = NDArray[np.float64]
 
-THIRDS = ("agreed", "middle", "contested")
 QUANTITIES = {"accuracy": "better", "margin": "more", "log_loss": "worse", "overconfidence": "worse"}
 """What is measured on every row -> what more of it is; see `mallowspo.stats.verdicts.verdict`."""
 
@@ -264,14 +263,11 @@ def _equal_kl(
     quantities = {"accuracy": ("accuracy", "better")}
     return [
         {
-            "method": row["method"],
             "accuracy": row["difference"],
             "seeds": int(np.isfinite(row["per_seed"]).sum()),
-            "kl_low": row["kl_low"],
-            "kl_high": row["kl_high"],
-            "verdict": row["verdict"],
+            **{key: row[key] for key in ("method", "kl_low", "kl_high", "verdict")},
         }
-        for row in compare_at_equal_kl(settings.grid, measured, quantities, chosen_by="accuracy")
+        for row in compare_at_equal_kl(settings.grid, measured, quantities)
     ]
 
 
@@ -290,10 +286,7 @@ def _judge(settings: DialogueSettings, judged: Run, preference: Floats, human: P
         "prefers_longer": asdict(draws.mean(longer_n, difference_n != 0)),
         "longer_is_chosen": asdict(draws.mean(0.5 + 0.5 * np.sign(difference_n))),
         "pairs": len(preference),
-        "identical": judged["identical"],
-        "undecided": judged["undecided"],
-        "refused": judged["refused"],
-        "orders": judged["orders"],
+        **{key: judged[key] for key in ("identical", "undecided", "refused", "orders")},
         "prompts": prompts,
     }
 
@@ -307,10 +300,9 @@ def _win_rates(settings: DialogueSettings, done: Done, preference: Floats, promp
     for (method, baseline, temperature), preference_sp in zip(compared, preference_csp, strict=True):
         draws = Resamples.of(range(prompts), rng=np.random.default_rng(0))
         found = both_intervals(preference_sp - 0.5, draws)
-        others = [REFERENCE.seed] * len(settings.seeds) if baseline == REFERENCE.method else settings.seeds
         length, other = (
-            np.asarray([[len(text) for text in texts[who, seed, temperature]] for seed in seeds], np.float64).ravel()
-            for who, seeds in ((method, settings.seeds), (baseline, others))
+            np.asarray([len(text) for seed in settings.seeds for text in texts[who, seed, temperature]], np.float64)
+            for who in (method, baseline)
         )
         controlled = length_controlled_win_rate(preference_sp.ravel(), length, other, seed=0)
         rows.append(
@@ -333,12 +325,9 @@ def _win_rates(settings: DialogueSettings, done: Done, preference: Floats, promp
 
 def _examples(settings: DialogueSettings, done: Done, prompts: Sequence[str]) -> list[Results]:
     """The first prompts with the first seed's answers, so that nobody has picked them."""
-    texts, temperature = texts_of(settings, done), settings.temperatures[0]
-    who = {REFERENCE.method: REFERENCE.seed} | dict.fromkeys(settings.methods, settings.seeds[0])
+    texts, at = texts_of(settings, done), (settings.seeds[0], settings.temperatures[0])
+    who = (REFERENCE.method, *settings.methods)
     return [
-        {
-            "prompt": prompt.strip(),
-            "answers": {name: texts[name, seed, temperature][place] for name, seed in who.items()},
-        }
+        {"prompt": prompt.strip(), "answers": {name: texts[name, *at][place] for name in who}}
         for place, prompt in enumerate(prompts[:3])
     ]

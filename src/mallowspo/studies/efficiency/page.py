@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from mallowspo.reports.blocks import Definitions, Meta, Report, Section, Table
-from mallowspo.reports.curves import LineCurve
 from mallowspo.reports.figure_style import METHOD_STYLES, MethodStyle
-from mallowspo.reports.figures import grouped_interval_figure, line_figure
+from mallowspo.reports.figures import Curve, grouped_interval_figure, line_figure
 from mallowspo.reports.palette import BLUE, INK, PURPLE, VERMILLION
 from mallowspo.reports.sections import Columns, picture, table
 from mallowspo.reports.text import format_duration, format_number, interval_text
@@ -55,7 +54,7 @@ def figures(results: Results) -> dict[str, Any]:
     for row in results["combinations"]:
         figure = line_figure(
             {
-                name: LineCurve(pairs, Interval.stack(method["error"], scale=100.0))
+                name: Curve(pairs, Interval.stack(method["error"], scale=100.0))
                 for name, method in row["methods"].items()
             },
             x_label="Pairs",

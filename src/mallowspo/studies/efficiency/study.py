@@ -28,7 +28,7 @@ from mallowspo.errors import InputError
 from mallowspo.stats.bootstrap import bootstrap
 from mallowspo.studies.bandit.minimiser import gap_derivatives
 from mallowspo.studies.efficiency.page import figures, page
-from mallowspo.studies.policies import BASELINE, check_at_least, check_distinct, mean_of
+from mallowspo.studies.policies import BASELINE, check_at_least, check_positive, grouped, mean_of
 from mallowspo.studies.study import Done, Results, Stage, Study
 
 __all__ = ["EFFICIENCY", "INDEXES", "EfficiencyJob", "EfficiencySettings", "EfficiencySetup", "fit", "worth_of"]
@@ -63,8 +63,7 @@ class EfficiencySetup:
                 f"pairs: got {self.pairs}, expected two or more in rising order, the least at least 5 times the "
                 f"features, {5 * self.features}"
             )
-        if not 0 < self.correlation < 1:
-            raise InputError(f"correlation: got {self.correlation}, expected a number in (0, 1)")
+        check_positive(self, "correlation", below=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +78,8 @@ class EfficiencySettings:
     repetitions: int = 40  # data sets of each combination
 
     def __post_init__(self) -> None:
-        check_distinct(self, "variations", "logits")
+        check_positive(self, "variations", "logits")
         check_at_least(self, repetitions=3)
-        for name in ("variations", "logits"):
-            if not all(0 < value < math.inf for value in getattr(self, name)):
-                raise InputError(f"{name}: got {getattr(self, name)}, expected finite numbers > 0")
 
     @property
     def jobs(self) -> list[EfficiencyJob]:
@@ -217,10 +213,11 @@ def worth_of(pairs: tuple[int, ...], mine_z: Floats, base_z: Floats) -> Floats:
 
 def _summarise(settings: EfficiencySettings, done: Done) -> Results:
     """Curves, and the horizontal distance of each from DPO's, with intervals over repetitions."""
-    blocks: dict[tuple[float, float], list[Results]] = {}
-    for job, found in zip(settings.jobs, done["fits"], strict=True):
-        blocks.setdefault((job.variation, job.logit), []).append(found)
-    rows = [_combination(settings.setup, variation, logit, found) for (variation, logit), found in blocks.items()]
+    fits = grouped(zip(settings.jobs, done["fits"], strict=True), lambda fit: (fit[0].variation, fit[0].logit))
+    rows = [
+        _combination(settings.setup, variation, logit, [found for _, found in here])
+        for (variation, logit), here in fits.items()
+    ]
     return {"combinations": rows, "cpu_seconds": sum(found["processor_seconds"] for found in done["fits"])}
 
 

@@ -29,7 +29,7 @@ from mallowspo.evaluation.exact import agreement, outside_mass
 from mallowspo.evaluation.local_model import prompt_ids
 from mallowspo.evaluation.prompts import EvaluationPrompt
 from mallowspo.studies.estimator.indexes import SINGLE_PASS
-from mallowspo.studies.policies import BASELINE, Job, check_at_least, pair_rows, quietly, train_policy
+from mallowspo.studies.policies import BASELINE, Job, check_at_least, grouped, padded, pair_rows, quietly, train_policy
 from mallowspo.studies.world.bench import score_prompts
 from mallowspo.world.conditions import (
     EXTRA_WORDS,
@@ -163,15 +163,11 @@ def score_responses(
     order_n = longest_first(prompts, responses, responses)
 
     def batch(chosen: NDArray[np.intp]) -> dict[str, Any]:
-        width = max(len(prompts[i]) + len(responses[i]) for i in chosen)
-        names = ("input_ids", "attention_mask", "completion_mask")
-        laid_out = {name: torch.zeros(len(chosen), width, dtype=torch.long) for name in names}
+        ids, mask = padded([[*prompts[i], *responses[i]] for i in chosen])
+        completion = mask.clone()
         for row, i in enumerate(chosen):
-            end = len(prompts[i]) + len(responses[i])
-            laid_out["input_ids"][row, :end] = torch.tensor([*prompts[i], *responses[i]])
-            laid_out["attention_mask"][row, :end] = 1
-            laid_out["completion_mask"][row, len(prompts[i]) : end] = 1
-        return laid_out
+            completion[row, : len(prompts[i])] = 0
+        return {"input_ids": ids, "attention_mask": mask, "completion_mask": completion}
 
     with torch.no_grad():
         scores = score_batches(
@@ -241,11 +237,12 @@ def train_world(settings: WorldSettings, job: WorldJob, written: WrittenWorld, t
     return train_reference(tokenizer, written.world.train, corpus_pk, forms=written.train_forms, training=training)
 
 
-def scored_prompts(settings: WorldSettings, job: WorldJob, written: WrittenWorld) -> list[int]:
-    """Positions of the training prompts that are scored, drawn from those that the condition has kept."""
-    size = len(written.world.train)
-    draw = np.random.default_rng([job.seed, 11]).permutation(size)[: settings.scored_train_prompts]
-    return sorted(draw.tolist())
+def scored_prompts(settings: WorldSettings, job: WorldJob, written: WrittenWorld) -> tuple[list[WorldPrompt], Forms]:
+    """All held-out prompts, then training prompts, drawn from those that the condition has kept; and their forms."""
+    world, size = written.world, len(written.world.train)
+    rows = sorted(np.random.default_rng([job.seed, 11]).permutation(size)[: settings.scored_train_prompts].tolist())
+    forms = [*written.heldout_forms, *(written.train_forms[row] for row in rows)]
+    return [*world.heldout, *(world.train[row] for row in rows)], forms
 
 
 def read_reference(
@@ -285,8 +282,8 @@ def read_reference(
     per_prompt = slice(None, None, settings.pairs_per_prompt)
     return Reading(
         indexes={
-            name: prompt_index(name, read(statistics), [f"{n:06d}" for n in prompt_n])[per_prompt]
-            for name, read in ((name, ESTIMATORS[name]) for name in SINGLE_PASS)
+            name: prompt_index(name, ESTIMATORS[name](statistics), [f"{n:06d}" for n in prompt_n])[per_prompt]
+            for name in SINGLE_PASS
         },
         pairs=pairs,
         pair_forms=[
@@ -320,9 +317,7 @@ def run_world_job(settings: WorldSettings, job: WorldJob) -> dict[str, Any]:
     with quietly():
         written, tokenizer = written_world(settings, job), word_tokenizer(EXTRA_WORDS)
         model = train_world(settings, job, written, tokenizer)
-        rows = scored_prompts(settings, job, written)
-        prompts = [*written.world.heldout, *(written.world.train[row] for row in rows)]
-        forms = [*written.heldout_forms, *(written.train_forms[row] for row in rows)]
+        prompts, forms = scored_prompts(settings, job, written)
         reading = read_reference(model, tokenizer, prompts, forms, settings, seed=job.seed)
     return {
         "excess_nats": _excess_nats(written, reading.form_logp_pk),
@@ -426,9 +421,7 @@ class _Yardstick:
     def __init__(self, written: WrittenWorld, tokenizer: Any, reference: Any) -> None:
         self._reference, self._end = reference, int(tokenizer.eos_token_id)
         forms = tokenize_forms(tokenizer, written.heldout_forms)
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for p, candidates in enumerate(forms):
-            groups.setdefault(tuple(len(texts) for texts in candidates), []).append(p)
+        groups = grouped(range(len(forms)), lambda p: tuple(map(len, forms[p])))
         self._parts = []
         for counts, rows in groups.items():
             owner = np.repeat(np.arange(len(counts)), counts)

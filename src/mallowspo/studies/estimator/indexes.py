@@ -84,7 +84,7 @@ def read_indexes(reading: Mapping[str, Any], *, vocab_size: int, alternatives: i
     found |= {name: Index("margin", np.exp(-_neg_log(reading, name))) for name in geometric}
     for name, members in _MEMBERS.items():
         nats = {member: unit * entropies[member] for member in members}
-        found[name] = _panel(nats, _margin(reading), alternatives)
+        found[name] = _panel(reading, nats, alternatives)
     return {name: found[name] for name in INDEXES}
 
 
@@ -92,7 +92,7 @@ def panel_told(reading: Mapping[str, Any], told: int, *, vocab_size: int) -> Ind
     """The panel of one pass, told another number of answers."""
     unit = math.log(vocab_size)
     nats = {name: unit * np.array(reading["indexes"][name]) for name in _MEMBERS["panel"]}
-    return _panel(nats, _margin(reading), told)
+    return _panel(reading, nats, told)
 
 
 # Each with the margin.
@@ -107,11 +107,8 @@ def _neg_log(reading: Mapping[str, Any], name: str) -> Floats:
     return np.asarray(-np.log(np.array(reading["indexes"][name]).clip(1e-6)), np.float64)
 
 
-def _margin(reading: Mapping[str, Any]) -> Floats:
-    return _neg_log(reading, "reference_margin")
-
-
-def _panel(nats: Mapping[str, Floats], margin_p: Floats, alternatives: int) -> Index:
+def _panel(reading: Mapping[str, Any], nats: Mapping[str, Floats], alternatives: int) -> Index:
+    margin_p = _neg_log(reading, "reference_margin")
     return Index("neg_log_phi", np.exp(-panel_neg_log_phi(nats, margin_p, alternatives=alternatives)))
 
 

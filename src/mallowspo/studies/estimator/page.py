@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
 import numpy as np
 
 from mallowspo.reports.blocks import Definitions, Meta, Report, Section, Table, literal
-from mallowspo.reports.curves import LineCurve
 from mallowspo.reports.figure_style import MethodStyle
-from mallowspo.reports.figures import heat_map_figure, line_figure
+from mallowspo.reports.figures import Curve, heat_map_figure, line_figure
 from mallowspo.reports.palette import BLUE, INK, MUTED, ORANGE, SKY
 from mallowspo.reports.sections import Columns, picture, table
 from mallowspo.reports.text import format_duration, format_number
-from mallowspo.stats.intervals import Interval
 from mallowspo.studies import pages, policies
 from mallowspo.studies.estimator.indexes import INDEXES, PANELS, SAMPLED, SINGLE_PASS
 from mallowspo.studies.estimator.people import contradiction_table, people_figures, people_sections
@@ -49,17 +47,11 @@ def figures(results: Results) -> dict[str, Any]:
     return found | (people_figures(results["people"]["data"]) if results["people"] else {})
 
 
-def _styles(labels: Mapping[str, str]) -> dict[str, MethodStyle]:
-    return {name: MethodStyle(text, *look) for (name, text), look in zip(labels.items(), _LOOKS, strict=False)}
-
-
 def _paper_figure(results: Results, distance: str) -> Any:
     rows = [row for row in results["paper"] if row["distance"] == distance]
     shown = [rows[i] for i in sorted({0, len(rows) // 3, 2 * len(rows) // 3, len(rows) - 1})]
     curves = {
-        str(row["items"]): LineCurve(
-            row["neg_log_phi"], Interval.exact(np.array(row["estimate"]) / np.mean(row["estimate"]))
-        )
+        str(row["items"]): Curve(row["neg_log_phi"], np.array(row["estimate"]) / np.mean(row["estimate"]))
         for row in shown
     }
     return line_figure(
@@ -67,7 +59,7 @@ def _paper_figure(results: Results, distance: str) -> Any:
         x_label="True −log φ (nats)",
         y_label="−log(H/log n!), relative to its mean",
         title=f"The paper's estimate, {_DISTANCES[distance]}",
-        styles=_styles({items: f"n = {items}" for items in curves}),
+        styles={items: MethodStyle(f"n = {items}", *look) for items, look in zip(curves, _LOOKS, strict=False)},
     )
 
 

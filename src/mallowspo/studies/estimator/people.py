@@ -30,7 +30,7 @@ from mallowspo.dispersion.reference_analysis import analyse_reference
 from mallowspo.dispersion.settings import DispersionSettings
 from mallowspo.dispersion.side_by_side import side_by_side
 from mallowspo.dispersion.votes_file import VoteRows
-from mallowspo.errors import InputError, not_one_of
+from mallowspo.errors import InputError
 from mallowspo.reports.blocks import Block, Meta, Report, Section, Table, literal
 from mallowspo.reports.figures import grouped_interval_figure
 from mallowspo.reports.sections import picture, table
@@ -41,7 +41,7 @@ from mallowspo.stats.verdicts import verdict
 from mallowspo.studies.estimator.bench import prompt_tokens, score_pairs
 from mallowspo.studies.estimator.indexes import PANELS, SAMPLED, read_indexes
 from mallowspo.studies.pages import interval
-from mallowspo.studies.policies import check_at_least
+from mallowspo.studies.policies import check_at_least, check_known
 from mallowspo.studies.study import Done, Results, Stage, Study
 
 __all__ = [
@@ -84,11 +84,9 @@ class PeopleSettings:
         from mallowspo.evaluation.local_model import PROMPT_FORMATS
 
         check_at_least(self, prompts_per_job=1, samples=2, max_new_tokens=1, sampled_prompts=0)
-        if self.prompt_format not in PROMPT_FORMATS:
-            raise not_one_of("prompt_format", self.prompt_format, PROMPT_FORMATS)
-        for name in self.instructions:
-            if name not in self.data and self.data:
-                raise not_one_of("instructions", name, self.data)
+        check_known(self, "prompt_format", PROMPT_FORMATS)
+        if self.data and self.instructions:
+            check_known(self, "instructions", self.data)
 
 
 @dataclass(frozen=True)
@@ -164,10 +162,11 @@ def read_part(bench: _Bench, job: ReadingJob) -> Results:
     settings, rows = bench.settings, _usable(job.name, job.path, bench.settings.rows)
     here = {name for place, name in enumerate(dict.fromkeys(rows.prompt_ids)) if place in job.prompts}
     places = [n for n, name in enumerate(rows.prompt_ids) if name in here]
+    taken = _take(rows, places)
     scored = score_pairs(
         bench.model,
         bench.tokenizer,
-        _asking(_take(rows, places), job),
+        replace(taken, prompts=[job.instruction + text for text in taken.prompts]),
         max_prompt_tokens=settings.max_prompt_tokens,
         max_length=settings.max_length,
         batch_size=settings.batch_size,
@@ -193,10 +192,6 @@ def answer_part(bench: _Bench, job: ReadingJob) -> Results:
         ids, _ = prompt_tokens(bench.tokenizer, text, most=settings.max_prompt_tokens, chat=chat)
         answers.append(sampled_answers(bench, ids, seed=[settings.seed, prompt]))
     return {"names": [names[prompt] for prompt in job.prompts], "answers": answers}
-
-
-def _asking(rows: VoteRows, job: ReadingJob) -> VoteRows:
-    return replace(rows, prompts=[job.instruction + text for text in rows.prompts])
 
 
 def sampled_answers(bench: _Bench, prompt: Sequence[int], *, seed: Sequence[int]) -> list[list[Any]]:
@@ -343,8 +338,7 @@ def _usable(name: str, path: str, count: int | None) -> VoteRows:
     from mallowspo.dispersion.votes_file import load_votes
 
     rows = load_votes(path)
-    kept = [n for n, (first, second) in enumerate(rows.responses) if first.strip() and second.strip()]
-    kept = [n for n in kept if rows.responses[n][0] != rows.responses[n][1]][:count]
+    kept = [n for n, (a, b) in enumerate(rows.responses) if a.strip() and b.strip() and a != b][:count]
     if not kept:
         raise InputError(f"data: {name} has votes on responses without words, which no model can score")
     return _take(rows, kept)
@@ -439,8 +433,12 @@ def contradiction_table(data: Results) -> Table:
     asked = {"auroc": "AUROC"}
     if any("auroc_given_length" in found for facts in data.values() for found in facts["indexes"].values()):
         asked["auroc_given_length"] = "length held fixed"
+
+    def off_chance(area: Results) -> str:
+        return f"{_off(area, 0.5, 'larger', 'smaller')}, {interval_text(area)}"
+
     rows = [
-        [_name(index), *(_off_chance(facts["indexes"][index][key]) for facts in data.values() for key in asked)]
+        [_name(index), *(off_chance(facts["indexes"][index][key]) for facts in data.values() for key in asked)]
         for index in indexes
     ]
     return Table(
@@ -448,12 +446,11 @@ def contradiction_table(data: Results) -> Table:
     )
 
 
-def _off_chance(area: Results) -> str:
-    """What the interval of an AUROC says."""
-    words = {"more": "larger", "less": "smaller", "open": "no significant difference"}
-    chance = Interval.of(area)
-    above = Interval(chance.mean - 0.5, chance.low - 0.5, chance.high - 0.5)
-    return f"{words[verdict(above, more_is='more')]}, {interval_text(chance)}"
+def _off(interval: Results, nothing: float, more: str, less: str) -> str:
+    """Whether an interval lies above or below what says nothing, in these words."""
+    found = Interval.of(interval)
+    off = Interval(found.mean - nothing, found.low - nothing, found.high - nothing)
+    return {"more": more, "less": less, "open": "no significant difference"}[verdict(off, more_is="more")]
 
 
 def people_sections(data: Results) -> list[Section]:
@@ -489,12 +486,6 @@ def _answers_table(facts: Results, caption: str = "") -> Table:
 
 def _worth_table(worth: Results) -> Table:
     """G: what each index's weights are worth in pairs, by the votes."""
-    told = {"more": "worth more pairs", "less": "costs pairs", "open": "no significant difference"}
-
-    def said(row: tuple[str, Results]) -> str:
-        gain = Interval.of(row[1]["people"]["gain"])
-        return told[verdict(Interval(gain.mean - 1, gain.low - 1, gain.high - 1), more_is="more")]
-
     caption = (
         "What the released map's weights are worth against equal ones, as a factor on the number of pairs (G), up to: "
         "it supposes shared parameters, small gaps, and that the votes tell the truth of each prompt."
@@ -504,7 +495,7 @@ def _worth_table(worth: Results) -> Table:
         "variation of the weights": lambda row: f"{row[1]['variation']:.2f}",
         "fitted shrink factor": interval("1.people.shrink"),
         "G": interval("1.people.gain"),
-        "verdict": said,
+        "verdict": lambda row: _off(row[1]["people"]["gain"], 1.0, "worth more pairs", "costs pairs"),
     }
     return table(((name, found) for name, found in worth.items() if found and found["people"]), columns, caption)
 

@@ -107,8 +107,7 @@ class EstimatorSettings:
 
 def _readings(settings: EstimatorSettings, done: Done) -> Sequence[JudgeJob]:
     return [
-        JudgeJob(condition=job.condition, seed=job.seed, reading=reading)
-        for job, reading in zip(settings.jobs, done["references"], strict=True)
+        JudgeJob(**vars(job), reading=reading) for job, reading in zip(settings.jobs, done["references"], strict=True)
     ]
 
 

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mallowspo.maths import MallowsModel
-from mallowspo.stats.frontiers import SeedFrontier, equal_kl_differences
-from mallowspo.stats.intervals import mean_interval
-from mallowspo.stats.verdicts import verdict
+from mallowspo.stats.frontiers import SeedFrontier
 from mallowspo.studies.estimator.bench import (
     DOWNSTREAM_METHODS,
     WorldJob,
@@ -38,7 +36,7 @@ from mallowspo.studies.estimator.indexes import (
     rank_agreement,
     read_indexes,
 )
-from mallowspo.studies.policies import BASELINE, mean_of
+from mallowspo.studies.policies import BASELINE, equal_kl, mean_of
 from mallowspo.world.conditions import EXTRA_WORDS, condition_named
 from mallowspo.world.language import word_tokenizer
 
@@ -100,11 +98,9 @@ class JudgeSetup:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeJob:
+class JudgeJob(WorldJob):
     """A reference, and what `run_world_job` read from it."""
 
-    condition: str
-    seed: int
     reading: Mapping[str, Any]
 
 
@@ -112,10 +108,8 @@ def judge(setup: JudgeSetup, job: JudgeJob) -> dict[str, Any]:
     """Judge every index of one reference on its held-out prompts."""
     result, members, alternatives = job.reading, setup.members, setup.alternatives
     vocab_size = len(word_tokenizer(EXTRA_WORDS))
-    world = WorldJob(condition=job.condition, seed=job.seed)
-    written = written_world(setup.world, world)
-    rows = scored_prompts(setup.world, world, written)
-    prompts = [*written.world.heldout, *(written.world.train[row] for row in rows)]
+    written = written_world(setup.world, job)
+    prompts, _ = scored_prompts(setup.world, job, written)
     held = len(written.world.heldout)
     truth_p = np.array([prompt.neg_log_phi for prompt in prompts])
     votes = ask_people(
@@ -241,22 +235,11 @@ def downstream_summary(jobs: Sequence[WorldJob], results: Sequence[Mapping[str, 
             for method in DOWNSTREAM_METHODS:
                 if method in (baseline, BASELINE):
                     continue
-                compared = equal_kl_differences(
-                    [[_frontier(run, method)] for run in runs], [[_frontier(run, baseline)] for run in runs]
-                )
-                difference = mean_interval(compared.difference_s)
-                found.append(
-                    {
-                        "condition": condition,
-                        "method": method,
-                        "baseline": baseline,
-                        "seeds": len(runs),
-                        "difference": asdict(difference),
-                        "verdict": verdict(difference),
-                        "kl_low": _median(compared.low_s),
-                        "kl_high": _median(compared.high_s),
-                    }
-                )
+                mine, base = ([_frontier(run, name) for run in runs] for name in (method, baseline))
+                row = {"condition": condition, "method": method, "baseline": baseline, "seeds": len(runs)}
+                compared = equal_kl(mine, base, middle=_median)
+                del compared["per_seed"]
+                found.append(row | compared)
     return found
 
 
@@ -268,5 +251,4 @@ def _median(values_s: Floats) -> float:
 
 def _frontier(runs: Sequence[Mapping[str, Any]], method: str) -> SeedFrontier:
     rows = [run for run in runs if run["method"] == method]
-    agreement = [row["agreement"] for row in rows]
-    return SeedFrontier([row["kl"] for row in rows], agreement, agreement)
+    return SeedFrontier([row["kl"] for row in rows], [row["agreement"] for row in rows])

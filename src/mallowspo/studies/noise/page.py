@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mallowspo.reports.blocks import Meta, Report
-from mallowspo.reports.curves import LineCurve
-from mallowspo.reports.figures import line_figure
+from mallowspo.reports.figures import Curve, line_figure
 from mallowspo.reports.sections import Columns, picture, table
 from mallowspo.reports.text import format_duration, verdict_word
 from mallowspo.stats.intervals import Interval
@@ -23,7 +22,7 @@ def figures(results: Results) -> dict[str, Any]:
     for method in pages.challengers(results):
         rows = select_runs(pages.by_comparison(results, "flipped"), method=method)
         gaps = Interval.stack([row["agreement"]["difference"] for row in rows], scale=100.0)
-        curves[method] = LineCurve([100 * row["flipped"] for row in rows], gaps)
+        curves[method] = Curve([100 * row["flipped"] for row in rows], gaps)
     figure = line_figure(
         curves,
         x_label="Flipped labels (%)",

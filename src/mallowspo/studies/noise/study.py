@@ -18,7 +18,7 @@ from mallowspo.studies.noise.page import figures, page
 from mallowspo.studies.policies import Grid, Job, check_distinct, check_grid, compare_at_equal_kl, select_runs
 from mallowspo.studies.study import Done, Results, Study
 from mallowspo.studies.world.bench import WORLDS, Bench, WorldSetup, pairs_of_seed, run_job, runs_stage
-from mallowspo.studies.world.summary import CHOSEN_BY, QUANTITIES
+from mallowspo.studies.world.summary import QUANTITIES
 from mallowspo.world.population import PreferencePair
 from mallowspo.world.reference import ReferenceTraining
 
@@ -60,7 +60,7 @@ class NoiseSettings:
     @property
     def grid(self) -> Grid:
         """What every method is trained at, at each share of flips."""
-        return Grid(seeds=self.seeds, methods=self.methods, betas=self.betas, learning_rates=(self.learning_rate,))
+        return Grid(seeds=self.seeds, methods=self.methods, betas=self.betas, learning_rate=self.learning_rate)
 
 
 def flip(pairs: Sequence[PreferencePair], share: float, seed: int) -> list[PreferencePair]:
@@ -83,7 +83,7 @@ def _summarise(settings: NoiseSettings, done: Done) -> Results:
     for share in settings.flipped:
         runs = select_runs(done["runs"], flipped=share)
         compared = {name: QUANTITIES[name] for name in _COMPARED}
-        found = compare_at_equal_kl(settings.grid, runs, compared, chosen_by=CHOSEN_BY)
+        found = compare_at_equal_kl(settings.grid, runs, compared)
         rows += [row | {"flipped": share} for row in found]
     return {
         "comparisons": rows,

@@ -5,7 +5,6 @@ A job's result depends on the setup and the job alone, never on which process ra
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +37,7 @@ from mallowspo.evaluation.exact import (
     share_of_optimum,
     terciles,
 )
-from mallowspo.files import parse_json, plain, write_json, write_text
+from mallowspo.files import parse_json, plain, write_json, write_lines
 from mallowspo.stats.bootstrap import spearman
 from mallowspo.studies.policies import (
     BASELINE,
@@ -46,6 +45,7 @@ from mallowspo.studies.policies import (
     Job,
     check_at_least,
     final_loss,
+    grouped,
     pair_rows,
     quietly,
     train_policy,
@@ -186,9 +186,7 @@ class Split:
     @property
     def shown(self) -> list[int]:
         """One prompt of each family, at its median dispersion, so that nobody has picked it; from agreed on."""
-        families: dict[str, list[int]] = {}
-        for index, prompt in enumerate(self.prompts):
-            families.setdefault(prompt.family, []).append(index)
+        families = grouped(range(len(self.prompts)), lambda p: self.prompts[p].family)
         middle = [sorted(each, key=lambda p: self.prompts[p].phi)[len(each) // 2] for each in families.values()]
         return sorted(middle, key=lambda p: self.prompts[p].phi)
 
@@ -280,9 +278,7 @@ def describe_world(bench: Bench, job: WorldJob) -> dict[str, Any]:
     """What is to be known of one world and its reference, and its exact optimum."""
     world, split = bench.world, bench.heldout
     prompts = (*world.train, *world.heldout)
-    families: dict[str, list[float]] = {}
-    for prompt in prompts:
-        families.setdefault(prompt.family, []).append(prompt.phi)
+    families = grouped(prompts, lambda prompt: prompt.family)
     logp_pk = split.reference_scores.logp_pk
     truth_pk = np.stack([top_choice_probabilities(prompt) for prompt in split.prompts])
     phi_p = np.asarray([prompt.phi for prompt in split.prompts])
@@ -293,7 +289,9 @@ def describe_world(bench: Bench, job: WorldJob) -> dict[str, Any]:
         "groups": len({prompt.group for prompt in prompts}),
         "questions": len({(prompt.family, prompt.context) for prompt in prompts}),
         "vocabulary": len(world.vocabulary),
-        "families": {name: [min(phi), max(phi)] for name, phi in families.items()},
+        "families": {
+            name: [end(prompt.phi for prompt in here) for end in (min, max)] for name, here in families.items()
+        },
         "phi_by_tercile": [
             [float(phi_p[split.tercile_p == t].min()), float(phi_p[split.tercile_p == t].max())] for t in range(3)
         ],
@@ -358,7 +356,7 @@ def _votes_file(bench: Bench, seed: int) -> Path:
             texts = {side: prompt.candidates[getattr(pair, side)] for side in ("chosen", "rejected")}
             rows.append({"prompt": prompt.text, **texts, "votes": [votes, setup.voters - votes]})
     path = world_folder(bench.folder, bench.world_seed) / f"votes_{seed}.jsonl"
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(path, rows)
     return path
 
 

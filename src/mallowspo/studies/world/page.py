@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from mallowspo.reports.blocks import Block, CodeBlock, Definitions, Meta, Paragraph, Report, Section, Table
-from mallowspo.reports.curves import FrontierCurve, LineCurve
 from mallowspo.reports.figure_style import OPTIMUM_STYLES, MethodStyle
-from mallowspo.reports.figures import frontier_figure, index_scatter_figure, line_figure, panel_figure
+from mallowspo.reports.figures import Curve, frontier_figure, index_scatter_figure, line_figure, panel_figure
 from mallowspo.reports.palette import BLUE, VERMILLION
 from mallowspo.reports.sections import Columns, picture, table
 from mallowspo.reports.text import (
@@ -26,7 +25,7 @@ from mallowspo.reports.text import (
 from mallowspo.stats.intervals import Interval
 from mallowspo.studies import pages
 from mallowspo.studies.pages import Results, Row
-from mallowspo.studies.policies import BASELINE, label, select_runs
+from mallowspo.studies.policies import BASELINE, grouped, label, select_runs
 from mallowspo.studies.world.bench import PARTS
 
 __all__ = ["YARDSTICK_NAMES", "differences", "figures", "headline", "page"]
@@ -45,18 +44,19 @@ _MEANING = {
     "order": "how many pairs of answers the trained model ranks as they do",
     "agreement": "how often one prefers the answer to the reference's",
 }
+_LINES = {"consensus": "consensus value", "agreement": "agreement"}  # the two that are drawn against KL and pairs
 _THIRDS = {"agreed": "most agreed third", "middle": "middle third", "contested": "most contested third"}
 # Beyond these a verdict may turn with the rounding of another processor, points.
 _NEAR = 0.05
 _WEIGHTED_BY = {"true": "mallows_theta_true", "best": "theta_best"}
+_YARDSTICKS = {title.lower(): pages.point_interval(f"{name}.difference") for name, title in YARDSTICK_NAMES.items()}
 _INTERVALS = "Whiskers are 95% intervals over worlds; points at one value stand side by side."
 _RHO = {"true": "true index", "best": "first divergent token"}
 
 
-def _usual(results: Results) -> list[dict[str, Any]]:
+def _usual(results: Results) -> list[Row]:
     """The comparisons at the usual number of pairs: one row a method with all quantities under their names."""
-    pairs = results["config"]["setup"]["pairs_per_prompt"]
-    return [row for row in pages.by_comparison(results, "pairs") if row["pairs"] == pairs]
+    return select_runs(pages.by_comparison(results, "pairs"), pairs=results["config"]["setup"]["pairs_per_prompt"])
 
 
 def _compared(results: Results, method: str) -> Row | None:
@@ -103,13 +103,15 @@ def headline(results: Results) -> list[str]:
         said = "; ".join(f"{words}, {_said(row, quantity, up, down)}" for words, row in rows)
         return f"{said} points." if compared else f"{said}."
 
+    count, worlds = len(results["config"]["seeds"]), len(results["worlds"])
+    over = f"{count} worlds" if count == worlds > 1 else pages.over_seeds(count)
     return [
         "At the same distance from the reference, how much nearer than DPO's answers to the consensus (a point is a "
         "hundredth of the way from the answer that people hold worst to the one that they hold best): "
         f"{line('consensus', 'nearer', 'further away')}",
         "How much more often a random person prefers the answer to the reference's (a point is a hundredth of that "
         f"probability): {line('agreement', 'more often', 'less often')}",
-        f"Brackets are 95% intervals over {_over(results)}.{_committed(results)}",
+        f"Brackets are 95% intervals over {over}.{_committed(results)}",
     ]
 
 
@@ -126,11 +128,6 @@ def _committed(results: Results) -> str:
     return f" The committed run of {committed['worlds']} worlds has: {'; '.join(found)}."
 
 
-def _over(results: Results) -> str:
-    count, worlds = len(results["config"]["seeds"]), len(results["worlds"])
-    return f"{count} worlds" if count == worlds > 1 else pages.over_seeds(count)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Figures
 
@@ -139,10 +136,10 @@ def figures(results: Results) -> dict[str, Any]:
     """Draw every figure, by name."""
     found = {
         "yardsticks": _yardsticks(results),
-        **{name: _frontier(results, name) for name in ("consensus", "agreement")},
+        **{name: _frontier(results, name) for name in _LINES},
     }
     if "pairs" in results["config"]["parts"]:
-        found |= {f"pairs_{name}": _along_pairs(results, name) for name in ("consensus", "agreement")}
+        found |= {f"pairs_{name}": _along_pairs(results, name) for name in _LINES}
     if "rho" in results["config"]["parts"]:
         found["rho"] = _along_rho(results)
     if prompts := pages.value(results, "index.mallows_theta.prompts"):
@@ -194,29 +191,27 @@ def _frontier(results: Results, yardstick: str) -> Any:
         here = [(kl, one) for kl, one in zip(levels["kl"], intervals, strict=True) if one["mean"] is not None]
         if here:
             along, values = zip(*here, strict=True)
-            curves[method] = FrontierCurve(x=Interval.exact(along), y=Interval.stack(values, scale=100.0))
+            curves[method] = Curve(along, Interval.stack(values, scale=100.0))
     furthest = max((float(np.max(curve.x.mean)) for curve in curves.values()), default=np.inf)
     for asked, optimum in results["optima"].items():
         kl, best = np.asarray(optimum["kl"]), 100 * np.asarray(optimum[yardstick])
         near = kl <= furthest
-        curves[f"optimum_{asked}"] = FrontierCurve(x=Interval.exact(kl[near]), y=Interval.exact(best[near]))
-    names = {"consensus": "Consensus value (%)", "agreement": "Agreement with a random person (%)"}
+        curves[f"optimum_{asked}"] = Curve(kl[near], best[near])
     return frontier_figure(
         curves,
         title=f"{YARDSTICK_NAMES[yardstick]} against distance from the reference",
-        y_label=names[yardstick],
+        y_label=f"{YARDSTICK_NAMES[yardstick]} (%)",
         styles=OPTIMUM_STYLES,
     )
 
 
 def _along_pairs(results: Results, quantity: str) -> Any:
     curves = {}
-    for method in dict.fromkeys(row["method"] for row in pages.by_comparison(results, "pairs")):
-        rows = [row for row in pages.by_comparison(results, "pairs") if row["method"] == method]
-        rows = [row for row in rows if row[quantity]["difference"]["mean"] is not None]
+    for method, found in grouped(pages.by_comparison(results, "pairs"), lambda row: row["method"]).items():
+        rows = [row for row in found if row[quantity]["difference"]["mean"] is not None]
         if len(rows) > 1:
             gaps = Interval.stack([row[quantity]["difference"] for row in rows], scale=100.0)
-            curves[method] = LineCurve([row["pairs"] for row in rows], gaps)
+            curves[method] = Curve([row["pairs"] for row in rows], gaps)
     return line_figure(
         curves,
         x_label="Pairs for each prompt, one judge a pair",
@@ -229,24 +224,23 @@ def _along_pairs(results: Results, quantity: str) -> Any:
 
 def _rho_of(results: Results) -> list[dict[str, Any]]:
     """The comparisons along ρ, one row for each index and power; DPO is the power 0 of both."""
-    rows = []
-    for index, whole in _WEIGHTED_BY.items():
-        for percent in (25, 50, 75, 100):
-            row = _compared(results, whole if percent == 100 else f"theta_{index}_{percent}")
-            if row is not None:
-                rows.append({"index": index, "rho": percent / 100, **row})
-    return rows
+    return [
+        {"index": index, "rho": percent / 100, **row}
+        for index, whole in _WEIGHTED_BY.items()
+        for percent in (25, 50, 75, 100)
+        if (row := _compared(results, whole if percent == 100 else f"theta_{index}_{percent}")) is not None
+    ]
 
 
 def _along_rho(results: Results) -> Any:
     curves, styles = {}, {}
     looks = {"true": (BLUE, "o"), "best": (VERMILLION, "^")}
     for index, (color, marker) in looks.items():
-        rows = [row for row in _rho_of(results) if row["index"] == index]
+        rows = select_runs(_rho_of(results), index=index)
         for quantity, dash in (("consensus", "-"), ("agreement", (0.0, (5.0, 2.0)))):
             name = f"{_RHO[index]}: {quantity}"
             gaps = Interval.stack([(0.0, 0.0, 0.0), *(row[quantity]["difference"] for row in rows)], scale=100.0)
-            curves[name] = LineCurve([0.0, *(row["rho"] for row in rows)], gaps)
+            curves[name] = Curve([0.0, *(row["rho"] for row in rows)], gaps)
             styles[name] = MethodStyle(name[0].upper() + name[1:], color, marker, dash, filled=quantity == "consensus")
     return line_figure(
         curves, x_label="ρ, the power of the weight (0 is DPO, 1 is MallowsPO-θ)",
@@ -307,7 +301,7 @@ def _verdicts(results: Results) -> Table:
 def _equal_kl(results: Results) -> Section:
     rows, setup = _usual(results), results["config"]["setup"]
     columns: dict[str, Any] = {"method": pages.METHOD}
-    for name in ("consensus", "agreement"):
+    for name in _LINES:
         columns |= {
             f"{name}, {words}": pages.point_interval(f"{name}_{third}.difference") for third, words in _THIRDS.items()
         }
@@ -337,11 +331,10 @@ def _equal_kl(results: Results) -> Section:
     )  # fmt: skip
     over_all: Columns = {
         "method": pages.METHOD,
-        **{title.lower(): pages.point_interval(f"{name}.difference") for name, title in YARDSTICK_NAMES.items()},
+        **_YARDSTICKS,
         "KL (nats)": pages.kl_range("consensus"),
     }
-    whole = [row for row in pages.by_comparison({"comparisons": results["whole"]}, "pairs") if row["pairs"] ==
-             setup["pairs_per_prompt"]]  # fmt: skip
+    whole = _usual({**results, "comparisons": results["whole"]})
     body.append(table(whole, over_all, "Over all KL that both reach, beyond DPO's peak as well; points."))
     body.append(table(rows, more, "The same for what else was measured; *outside* is an answer that is none of them."))
     return pages.text_section("Both yardsticks at the same distance", text, *body)
@@ -353,7 +346,7 @@ def _beside(results: Results, committed: Results) -> Table:
         for row in _usual(results)
     ]
     columns: dict[str, Any] = {"method": pages.METHOD}
-    for name in ("consensus", "agreement"):
+    for name in _LINES:
         columns[f"{name}, here"] = pages.point_interval(f"here.{name}.difference")
         columns[f"{name}, {committed['worlds']} worlds"] = pages.point_interval(f"there.{name}")
     return table(
@@ -365,28 +358,23 @@ def _beside(results: Results, committed: Results) -> Table:
 
 
 def _pairs(results: Results) -> Section:
-    def cell(quantity: str) -> Any:
-        def read(row: Row) -> str:
-            found = select_runs(results["leads"], method=row["method"], quantity=quantity)
-            if len(found[0]["measured"]) < 2:
-                return "–"
-            since = found[0]["from"]
-            return "at none" if since is None else f"from {since}"
-
-        return read
+    def since(row: Row, quantity: str) -> str:
+        [lead] = select_runs(results["leads"], method=row["method"], quantity=quantity)
+        said = "at none" if lead["from"] is None else f"from {lead['from']}"
+        return said if len(lead["measured"]) > 1 else "–"
 
     rows = [row for row in _usual(results) if row["method"] not in _later()]
     along = [row for row in pages.by_comparison(results, "pairs") if row["method"] not in _later()]
     columns: Columns = {
         "pairs a prompt": pages.plain("pairs"),
         "method": pages.METHOD,
-        **{title.lower(): pages.point_interval(f"{name}.difference") for name, title in YARDSTICK_NAMES.items()},
+        **_YARDSTICKS,
         "KL (nats)": pages.kl_range("consensus"),
     }
     leads: Columns = {
         "method": pages.METHOD,
-        "ahead of DPO in consensus": cell("consensus"),
-        "ahead in agreement": cell("agreement"),
+        "ahead of DPO in consensus": lambda row: since(row, "consensus"),
+        "ahead in agreement": lambda row: since(row, "agreement"),
     }
     text = (
         "Each method minus DPO trained on equally many pairs, at equal KL. All runs take equally many steps: with "
@@ -395,15 +383,11 @@ def _pairs(results: Results) -> Section:
     return pages.text_section(
         "From how many pairs on",
         text,
-        picture(
-            "pairs_consensus",
-            "Difference of consensus value from DPO against the number of pairs, by method.",
-            _INTERVALS,
-        ),
-        picture(
-            "pairs_agreement",
-            "Difference of agreement from DPO against the number of pairs, by method.",
-            _INTERVALS,
+        *(
+            picture(
+                f"pairs_{name}", f"Difference of {said} from DPO against the number of pairs, by method.", _INTERVALS
+            )
+            for name, said in _LINES.items()
         ),
         table(rows, leads, "The fewest pairs a prompt from which on the interval lies above 0 at every number."),
         table(along, columns, "Method minus DPO, in points."),
@@ -419,7 +403,7 @@ def _rho(results: Results) -> Section:
     columns: Columns = {
         "index": lambda row: _RHO[row["index"]],
         "ρ": pages.plain("rho"),
-        **{title.lower(): pages.point_interval(f"{name}.difference") for name, title in YARDSTICK_NAMES.items()},
+        **_YARDSTICKS,
         "ahead in both": both,
     }
     text = (
@@ -438,11 +422,8 @@ def _index(results: Results) -> Section:
 
     def share_of(best: str) -> pages.Cell:
         """A share without ends says nothing: what it is a share of may be none."""
-        return lambda row: (
-            interval_text(row["share"][best], 0, scale=100.0)
-            if best in row["share"] and row["share"][best]["low"] is not None
-            else "–"
-        )
+        cell = pages.share(f"share.{best}", 0)
+        return lambda row: "–" if pages.value(row, f"share.{best}.low") is None else cell(row)
 
     columns: Columns = {
         "method": pages.METHOD,
@@ -486,15 +467,13 @@ def _frontiers() -> Section:
         "lies above the first in the one figure, nor above the second in the other. A line that falls loses answers "
         "to the outside faster than it gains. The methods lie nearly on one another: the first figure of the page "
         "shows how far they are apart.",
-        picture(
-            "consensus",
-            "Consensus value against KL for every method, with both exact optima.",
-            "Whiskers are 95% intervals over worlds; an optimum has none.",
-        ),
-        picture(
-            "agreement",
-            "Agreement against KL for every method, with both exact optima.",
-            "Whiskers are 95% intervals over worlds; an optimum has none.",
+        *(
+            picture(
+                name,
+                f"{said.capitalize()} against KL for every method, with both exact optima.",
+                "Whiskers are 95% intervals over worlds; an optimum has none.",
+            )
+            for name, said in _LINES.items()
         ),
     )
 

@@ -12,9 +12,10 @@ import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mallowspo.errors import InputError, not_one_of
-from mallowspo.studies.policies import BASELINE, check_distinct, check_grid, check_positive, write_preferences
-from mallowspo.studies.study import Done, Results, Stage, Study
+from mallowspo.errors import InputError
+from mallowspo.files import write_lines
+from mallowspo.studies.policies import BASELINE, check_grid, check_known, check_positive
+from mallowspo.studies.study import Results, Stage, Study
 from mallowspo.studies.world.bench import (
     PARTS,
     WORLDS,
@@ -60,18 +61,15 @@ class WorldSettings:
     def __post_init__(self) -> None:
         check_grid(self, WORLD_METHODS)
         check_positive(self, "learning_rate")
-        check_distinct(self, "parts")
         if len(self.betas) < 2:
             raise InputError(f"betas: got {self.betas}; a comparison at equal KL needs at least 2 values")
-        for part in self.parts:
-            if part not in PARTS:
-                raise not_one_of("parts", part, PARTS)
+        check_known(self, "parts", PARTS)
         if "comparison" not in self.parts:
             raise InputError(
                 f"parts: got {', '.join(self.parts)}; every part is read beside comparison, so give it too"
             )
         if "pairs" in self.parts:
-            check_distinct(self, "pairs")
+            check_positive(self, "pairs")
             for pairs in self.pairs:
                 if not 1 <= pairs <= self.setup.pairs_drawn or pairs == self.setup.pairs_per_prompt:
                     raise InputError(
@@ -98,10 +96,7 @@ class WorldSettings:
 
 
 def _stage(part: str, title: str) -> Stage[WorldSettings]:
-    def jobs(settings: WorldSettings, done: Done) -> list[PolicyJob]:
-        return settings.jobs_of(part)
-
-    return runs_stage(jobs, run_policy, part, title)
+    return runs_stage(lambda settings, done: settings.jobs_of(part), run_policy, part, title)
 
 
 def _finish(settings: WorldSettings, folder: Path, results: Results) -> None:
@@ -114,7 +109,7 @@ def _finish(settings: WorldSettings, folder: Path, results: Results) -> None:
         for pair in pairs_of_seed(bench, seed)
         for prompt in [bench.world.train[pair.prompt]]
     ]
-    write_preferences(folder, rows)
+    write_lines(folder / "preferences.jsonl", rows)
     for world in map(settings.setup.world_of, settings.seeds):
         with contextlib.suppress(OSError):
             # The trainer makes it and, as nothing is saved, leaves it empty.

@@ -10,14 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mallowspo.stats.bootstrap import bootstrap
-from mallowspo.stats.frontiers import equal_kl_differences, read_at_best_rate
+from mallowspo.stats.frontiers import equal_kl_differences, interpolate_frontier
 from mallowspo.stats.intervals import mean_of_known, ratio_interval
 from mallowspo.studies.policies import (
     BASELINE,
+    THIRDS,
     Grid,
     Run,
     compare_at_equal_kl,
     frontiers,
+    grouped,
     mean_of,
     means_over_seeds,
     select_runs,
@@ -27,20 +29,18 @@ from mallowspo.studies.world.bench import YARDSTICKS
 if TYPE_CHECKING:
     from mallowspo.studies.world.study import WorldSettings
 
-__all__ = ["CHOSEN_BY", "MEASURES", "QUANTITIES", "TERCILES", "read_levels", "summarise"]
+__all__ = ["MEASURES", "QUANTITIES", "read_levels", "summarise"]
 
 Row = dict[str, Any]
 Floats = NDArray[np.float64]
 
-CHOSEN_BY = "agreement"  # by which the better of several learning rates would be chosen; there is one
-TERCILES = ("agreed", "middle", "contested")
 MEASURES = ("consensus", "top1", "order", "agreement")
 QUANTITIES: Mapping[str, tuple[str, str]] = {
     **{name: (name, "better") for name in MEASURES},
     **{
         f"{name}_{third}": (f"{name}_by_tercile.{at}", "better")
         for name in MEASURES
-        for at, third in enumerate(TERCILES)
+        for at, third in enumerate(THIRDS)
     },
     "agreement_renormalised": ("agreement_renormalised", "better"),
     "outside": ("outside", "worse"),
@@ -92,7 +92,7 @@ def summarise(settings: WorldSettings, done: Mapping[str, list[Row]]) -> Row:
         "levels": {name: read_levels(grid, here, QUANTITIES[name][0]) for name in _LINES},
         "rising_to": mean_of([run["kl"] for run in _peaks(here).values()]),
         "gains": _gains(settings, runs, comparisons, index),
-        "leads": _leads(settings, comparisons),
+        "leads": _leads(comparisons),
         "examples": _examples(settings, worlds[0], here) if settings.setup.examples else [],
         "cpu_seconds": float(sum(run["cpu_seconds"] for run in runs)),
         "runs": [{key: _rounded(run[key]) for key in _KEPT} for run in runs],
@@ -121,14 +121,14 @@ def _compare(settings: WorldSettings, runs: Sequence[Run], quantities: Mapping[s
         row | {"pairs": pairs}
         for pairs in sorted({run["pairs"] for run in runs})
         for some in [select_runs(runs, pairs=pairs)]
-        for row in compare_at_equal_kl(_grid(settings, some), some, quantities, chosen_by=CHOSEN_BY)
+        for row in compare_at_equal_kl(_grid(settings, some), some, quantities)
     ]
 
 
 def _grid(settings: WorldSettings, runs: Sequence[Run]) -> Grid:
     """What was trained at one number of pairs."""
     methods = tuple(dict.fromkeys(run["method"] for run in runs))
-    return Grid(seeds=settings.seeds, methods=methods, betas=settings.betas, learning_rates=(settings.learning_rate,))
+    return Grid(seeds=settings.seeds, methods=methods, betas=settings.betas, learning_rate=settings.learning_rate)
 
 
 def _rounded(value: Any) -> Any:
@@ -166,16 +166,16 @@ def read_levels(grid: Grid, runs: Sequence[Run], path: str) -> Row:
     kl = np.geomspace(min(every), max(every), _LEVELS)
     lines = {}
     for method in grid.methods:
-        per_seed = frontiers(grid, runs, method, path, chosen_by=CHOSEN_BY)
-        read_sm = np.stack([read_at_best_rate(lines_of_seed, kl) for lines_of_seed in per_seed])
+        per_seed = frontiers(grid, runs, method, path)
+        read_sm = np.stack([interpolate_frontier(line.kl_b, line.value_b, kl) for line in per_seed])
         reached_m = np.asarray(np.isfinite(read_sm).all(axis=0))
         lines[method] = [mean_of(read_sm[:, m] if reached_m[m] else []) for m in range(len(kl))]
     return {"kl": kl, "methods": lines}
 
 
 def _of(comparisons: Sequence[Row], **wanted: object) -> Row:
-    """The one comparison with these values, at the better learning rate, of which there is one."""
-    return dict(next(iter(select_runs(comparisons, learning_rate=None, **wanted))))
+    """The one comparison with these values."""
+    return dict(next(iter(select_runs(comparisons, **wanted))))
 
 
 def _gains(settings: WorldSettings, runs: Sequence[Run], comparisons: Sequence[Row], index: Row) -> list[Row]:
@@ -205,7 +205,7 @@ def _dpo_along_pairs(settings: WorldSettings, runs: Sequence[Run]) -> tuple[Floa
     counts = sorted({run["pairs"] for run in runs})
 
     def line(pairs: int) -> Any:
-        return frontiers(grid, select_runs(runs, pairs=pairs), BASELINE, "consensus", chosen_by=CHOSEN_BY)
+        return frontiers(grid, select_runs(runs, pairs=pairs), BASELINE, "consensus")
 
     gains = [
         np.zeros(len(settings.seeds)) if n == usual else equal_kl_differences(line(n), line(usual)).difference_s
@@ -228,16 +228,12 @@ def _worth(gap_s: Floats, count_n: Floats, dpo_ns: Floats, usual: int) -> Any:
     return bootstrap(times, range(len(gap_s)), rng=np.random.default_rng(0))
 
 
-def _leads(settings: WorldSettings, comparisons: Sequence[Row]) -> list[Row]:
+def _leads(comparisons: Sequence[Row]) -> list[Row]:
     """From how many pairs on a method is ahead of DPO: the fewest at which, and at all larger numbers, it is."""
     rows = []
-    for method in dict.fromkeys(row["method"] for row in comparisons):
-        for quantity in ("consensus", "agreement"):
-            line = [
-                row
-                for row in select_runs(comparisons, method=method, quantity=quantity, learning_rate=None)
-                if row["difference"]["mean"] is not None
-            ]
+    for method, found in grouped(comparisons, lambda row: row["method"]).items():
+        for quantity in YARDSTICKS:
+            line = [row for row in select_runs(found, quantity=quantity) if row["difference"]["mean"] is not None]
             ahead = [row["verdict"] == "better" for row in line]
             since = next((row["pairs"] for at, row in enumerate(line) if all(ahead[at:])), None)
             rows.append(
