@@ -178,7 +178,7 @@ def test_csv_rows_with_other_numbers_of_cells_keep_their_places(tmp_path):
     assert (found["chosen"][:], found["row_index"][:]) == (["a\nb", "NA"], [0, 2])
     rows = list(stream_rows(path))
     assert [row.index for row in rows] == [0, 1, 2, 3]
-    assert [rows[i].values for i in (0, 2)] == [pair("p", "a\nb", "c", weight=0.5), pair("p", "NA", "7", weight="x")]
+    assert [rows[i].values for i in (0, 2)] == [pair("p", "a\nb", "c", weight="0.5"), pair("p", "NA", "7", weight="x")]
     assert "2 cells" in rows[1].problem and "5 cells" in rows[3].problem
 
 

@@ -18,6 +18,7 @@ from mallowspo.data.problems import RowProblem, check_invalid_rows, settle
 from mallowspo.data.readers import (
     NEEDED_COLUMNS,
     READERS,
+    RECODE,
     Batch,
     ColumnGate,
     SourceRow,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["LoadedData", "SourceRow", "load_preferences", "stream_rows"]
 
 _BATCH = 1_000
-_NUMBERS = ("weight", "margin", "dispersion", "beta", "loss_weight")
 
 
 @dataclass(frozen=True)
@@ -196,28 +196,18 @@ def stream_rows(
         for index, values in enumerate(rows_of(found, found.column_names)):
             yield SourceRow(index, values)
         return
-    for file, batch in _batches(found, str(Path(source).expanduser()), limits or Limits.current(), quiet=quiet):
-        good = _good_rows(batch, csv=".csv" in _suffix(file))
+    for _, batch in _batches(found, str(Path(source).expanduser()), limits or Limits.current(), quiet=quiet):
+        good = _good_rows(batch)
         yield from merge(good, batch.problems, key=lambda row: row.index) if batch.problems else good
 
 
-def _good_rows(batch: Batch, *, csv: bool) -> Iterator[SourceRow]:
+def _good_rows(batch: Batch) -> Iterator[SourceRow]:
     if isinstance(batch.rows, list):
         yield from map(SourceRow, batch.numbers, batch.rows)
         return
     for start in range(0, batch.rows.num_rows, _BATCH):
         rows = decoded(batch.rows.slice(start, _BATCH))
-        for number, values in zip(batch.numbers[start : start + _BATCH], rows, strict=True):
-            yield SourceRow(number, {n: _cell(n, v) for n, v in values.items()} if csv else values)
-
-
-def _cell(name: str, text: str) -> Any:
-    if name in _NUMBERS:
-        try:
-            return float(text)
-        except ValueError:
-            return text
-    return text
+        yield from map(SourceRow, batch.numbers[start : start + _BATCH], rows)
 
 
 def _collected(files: list[Path], source: str, limits: Limits, invalid_rows: str) -> LoadedData:
@@ -230,10 +220,7 @@ def _collected(files: list[Path], source: str, limits: Limits, invalid_rows: str
         unit = batch.unit
         for row in batch.problems:
             if row.kind == "not_utf8":
-                raise InputError(
-                    f"{file}: {unit} {row.index + 1:,} is {row.problem}; convert the file first, for instance with "
-                    "`iconv -f LATIN1 -t UTF-8`"
-                )
+                raise InputError(f"{file}: {unit} {row.index + 1:,} is {row.problem}; {RECODE}")
             where = "" if unit == "row" else f"{unit} {row.index + 1:,}: "
             problems.append(RowProblem(row.index, row.kind, where + row.problem))
         if isinstance(batch.rows, list):
