@@ -147,6 +147,7 @@ def test_votes_are_those_counted_by_hand(tmp_path, case):
         ([{"response1": "a", "response2": "b", "individual_preference": [{"score": 7}]}], "-3"),
         ([{**RATED, "normal": [{"overall_pref": "C-is-better"}]}], "C-is-better"),
         ([{**VOTE, "vote": 1}, {**VOTE, "second": "c", "vote": 0}], "tell a tie"),
+        ([{**VOTE, "vote": int(i < 250)} for i in range(300)], "tell a tie"),
         ([{**VOTE, "vote": "best"}], "'best'"),
         ([{"prompt": "p", "response": "a", "helpfulness": [1]}], "same prompt"),
     ],
@@ -154,6 +155,11 @@ def test_votes_are_those_counted_by_hand(tmp_path, case):
 def test_values_that_are_no_votes_are_refused(tmp_path, given, match):
     with pytest.raises(InputError, match=match):
         load_votes(written(tmp_path, given))
+
+
+def test_numbers_are_told_by_all_votes_in_whatever_order(tmp_path):
+    rows = [{**VOTE, "prompt": f"p{i}", "vote": i // 150} for i in range(450)]
+    assert load_votes(written(tmp_path, rows)).votes.sum(axis=0).tolist() == [150, 150, 150]
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "parquet", "csv"])

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +140,8 @@ def _read(dataset: datasets.Dataset, form: _Form, parts: dict[str, Any], source:
     numbers = row_numbers(dataset)
     columns = {name for part in parts.values() for name in ([part] if isinstance(part, str) else part)}
     needed = dataset.select_columns([name for name in dataset.column_names if name in columns])
+    if "verdict" in parts:
+        _tell_ties(dataset[parts["verdict"]][:], parts["verdict"])
     report = _Report()
     # Words stay words: an answer may read as a list.
     words = {*parts["prompt"], *parts.get("pair", ()), parts.get("response")}
@@ -299,7 +302,7 @@ def number_or_none(value: Any) -> float | None:
             value = float(value)
         except ValueError:
             return None
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float | Decimal):
         return None
     try:
         return float(value) if math.isfinite(value) else None
@@ -688,20 +691,23 @@ def _find_single_votes(names: Sequence[str], sample: Sequence[Row]) -> dict[str,
     pair, verdict = _pair_of(names), _first(names, _VERDICTS)
     if pair is None or verdict is None:
         return None
-    values = [row[verdict] for row in sample]
-    numbers = {number for value in values if (number := number_or_none(value)) is not None}
-    if any(isinstance(value, list | Mapping) for value in values):
+    if any(isinstance(row[verdict], list | Mapping) for row in sample):
         return None
-    if numbers and max(numbers) < 2 and 0 in numbers:
-        raise InputError(
-            f"votes: the numbers in the column {verdict!r} go from {min(numbers):g} to {max(numbers):g}, which does "
-            "not tell a tie from a vote for the first; write 1, 2 and 0 for a tie, or first, second and tie"
-        )
     found = {"prompt": _prompt_parts(names), "pair": pair, "verdict": verdict}
     return found | {
         "rater": _first(names, _RATERS) or [],
         "count": _first(names, ("count", "weight")) or [],
     }
+
+
+def _tell_ties(verdicts: Sequence[Any], column: str) -> None:
+    """Refuse numbers of which nobody can tell whether 0 is a tie."""
+    numbers = {number for value in verdicts if (number := number_or_none(value)) is not None}
+    if numbers and max(numbers) < 2 and 0 in numbers:
+        raise InputError(
+            f"votes: the numbers in the column {column!r} go from {min(numbers):g} to {max(numbers):g}, which does "
+            "not tell a tie from a vote for the first; write 1, 2 and 0 for a tie, or first, second and tie"
+        )
 
 
 def _tell_single_vote(row: Row, parts: dict[str, Any]) -> _Told:

@@ -134,12 +134,12 @@ def _lists(dataset: datasets.Dataset, column: str, source: str) -> RankingRows:
                 raise InputError(f"{source}: {name} has no list of rankings ({error})") from error
         ranks.append(_array(given, f"{source}: {name}"))
         prompt = row.get("prompt")
-        ids.append(str(position) if prompt is None else prompt_id_of_text(prompt))
-        prompts.append(prompt if isinstance(prompt, str) else name)
+        ids.append(prompt_id_of_text(prompt) if prompt else str(position))
+        prompts.append(as_text(prompt) or name)
         responses = row.get("responses")
         if not isinstance(responses, list):
             responses = [row[side] for side in ("chosen", "rejected") if side in row]
-        names = [text if isinstance(text, str) else str(text) for text in responses]
+        names = [as_text(text) for text in responses]
         count = ranks[-1].shape[1]
         items.append(names if len(names) == count else [f"response {i + 1}" for i in range(count)])
     return RankingRows(ranks, ids, prompts, items, RANKING_FORMS[0])
@@ -190,8 +190,12 @@ def _table(dataset: datasets.Dataset, source: str, name: str) -> RankingRows:
     if header == list(range(1, len(items) + 1)):
         notes.append(f"The header {','.join(items)} is itself a ranking: if the file has none, its first row is lost.")
     where_of: dict[str, list[int]] = {}
-    for place, value in enumerate([name] * len(dataset) if group is None else dataset[group][:]):
-        where_of.setdefault(name if group is None else str(value), []).append(place)
+    said = [name] * len(dataset) if group is None else dataset[group][:]
+    for place, value in enumerate(said):
+        where_of.setdefault(as_text(value), []).append(place)
+    blank = next((rows[0] for prompt, rows in where_of.items() if not prompt.strip()), None)
+    if group and blank is not None:
+        raise InputError(f"{source}: row {blank + 1:,} has nothing in {group!r}, by which rankings belong together")
     given = np.column_stack([values[item] for item in items])
     try:
         ranks = [_checked(given[rows], f"{source}: {prompt}") for prompt, rows in where_of.items()]
@@ -199,7 +203,7 @@ def _table(dataset: datasets.Dataset, source: str, name: str) -> RankingRows:
         raise InputError(f"{error}. The items are taken to be the columns {', '.join(items)}") from error
     return RankingRows(
         ranks=ranks,
-        prompt_ids=[prompt if group is None else prompt_id_of_text(prompt) for prompt in where_of],
+        prompt_ids=[name if group is None else prompt_id_of_text(said[rows[0]]) for rows in where_of.values()],
         prompts=list(where_of),
         items=[items] * len(where_of),
         form=RANKING_FORMS[1],
@@ -261,14 +265,8 @@ def _rank(value: Any) -> float | None:
             return math.nan
         if text.casefold() == NOT_SHOWN:
             return math.inf
-        value = number_or_none(text)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        # Infinity is the mark of what was not shown, and no rank that a file may give.
-        return None if math.isinf(value) else float(value)
-    except OverflowError:
-        return None
+    # Infinity is the mark of what was not shown, and no rank that a file may give.
+    return math.nan if isinstance(value, float) and math.isnan(value) else number_or_none(value)
 
 
 def _people(given: list[Any], column: str, source: str) -> Floats:
