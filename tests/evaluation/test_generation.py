@@ -214,6 +214,7 @@ def test_prompts_and_what_belongs_to_them(tmp_path):
         ('{"instruction": "a"}', "--prompt_column instruction"),
         ('{"prompt": ""}', "row 0"),
         ('{"prompt": [{"role": "user"}]}', "row 0"),
+        ('{"prompt": [{"role": "user", "content": "  "}]}', "row 0"),
         ('{"prompt": 5}', "row 0"),
     ],
 )
