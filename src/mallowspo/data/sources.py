@@ -32,7 +32,7 @@ from mallowspo.errors import InputError, listed
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["LoadedData", "SourceRow", "load_preferences", "stream_rows"]
+__all__ = ["LoadedData", "SourceRow", "keep_source", "load_preferences", "stream_rows"]
 
 _BATCH = 1_000
 
@@ -175,6 +175,18 @@ def _files(path: Path, split: str) -> list[Path]:
         if file.stat().st_size == 0:
             raise InputError(f"dataset: {file} is empty")
     return found
+
+
+def keep_source(
+    file: str | os.PathLike[str], option: str, source: str | os.PathLike[str] | None, split: str = "train"
+) -> None:
+    """Raise `InputError` where a file that is to be written is one from which a split is read."""
+    if source is None or not Path(file).exists():
+        return
+    path = Path(source).expanduser()
+    held = _split_files(path).get(split, []) if path.is_dir() else [path]
+    if any(one.exists() and one.samefile(file) for one in held):
+        raise InputError(f"{option}: {file} holds what is read from {source} and would be lost; give another name")
 
 
 def _batches(files: list[Path], source: str, limits: Limits, *, quiet: bool = False) -> Iterator[tuple[Path, Batch]]:
