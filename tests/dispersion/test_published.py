@@ -114,6 +114,10 @@ COUNTED = {
         ],
         [[1.5, 0.5, 0]],
     ),
+    "Prolific's names of raters": (
+        "PROLIFIC_PID,prompt,first,second,vote\nu1,p,a,b,1\nu1,p,a,b,1\nu1,p,a,b,2\nu1,p,a,b,2\nu2,p,b,a,2\n",
+        [[1.5, 0.5, 0]],
+    ),
     "raters without a name": ([{**VOTE, "rater": "", "vote": vote} for vote in (1, 1, 2)], [[2, 1, 0]]),
     "raters of any name": ([{**RATED, "annotations": json.dumps(ANY_NAME)}], [[2, 0, 0]]),
     "a count weighs": (

@@ -73,7 +73,10 @@ _SIDES = (("_a", "_b"), ("_A", "_B"), ("1", "2"), ("_1", "_2"))
 _PAIRS = (("first", "second"), *((stem + a, stem + b) for stem in _STEMS for a, b in _SIDES))
 _VERDICTS = ("vote", "winner", "preference", "preferred", "verdict", "choice", "label")
 _RATINGS = ("ratings", "helpfulness", "overall", "rating", "scores", "score")
-_RATERS = ("rater", "annotator", "evaluator", "annotator_id", "rater_id", "worker_id", "user_id", "judge")
+_RATERS = (
+    *("rater", "annotator", "evaluator", "annotator_id", "rater_id", "evaluator_id", "worker_id", "participant_id"),
+    *("prolific_pid", "respondent_id", "labeler_id", "user_id", "worker", "participant", "labeler", "judge"),
+)
 _ALONE = "no row beside it has the same prompt"
 # HelpSteer2's mark for "neither response is valid", beside strengths of -3 to 3.
 _NEITHER_VALID = -100
@@ -347,6 +350,11 @@ def _first(names: Sequence[str], wanted: Iterable[str]) -> str | None:
     return next((name for name in wanted if name in names), None)
 
 
+def _rater_of(names: Iterable[str]) -> str | None:
+    """The column of who voted, however it is written."""
+    return next((name for wanted in _RATERS for name in names if name.casefold() == wanted), None)
+
+
 def _pair_of(names: Sequence[str]) -> tuple[str, str] | None:
     return next((pair for pair in _PAIRS if set(pair) <= set(names)), None)
 
@@ -472,7 +480,7 @@ def _tell_lists(row: Row, parts: dict[str, Any]) -> _Told:
         else:
             vote = _strength(next((item[key] for key in ("score", "strength") if key in item), None))
         if vote is not None:
-            rater = _first(list(item), _RATERS)
+            rater = _rater_of(item)
             votes.append((item[rater] if rater else None, vote, 1.0))
     if parts.get("overall") and (vote := _strength(row[parts["overall"]])) is not None:
         votes.append((None, vote, 1.0))
@@ -570,7 +578,7 @@ def _orders_in(row: Row, columns: Sequence[str]) -> list[tuple[Any, Any]]:
         value = row[column]
         items = value.get("assessments") if isinstance(value, Mapping) and "assessments" in value else value
         for item in items if isinstance(items, list) else [items]:
-            rater = item.get(_first(list(item), _RATERS) or "") if isinstance(item, Mapping) else None
+            rater = item.get(_rater_of(item)) if isinstance(item, Mapping) else None
             found += [(rater, order) for order in _orders_of(item)]
     return found
 
@@ -603,7 +611,7 @@ def _find_orders(names: Sequence[str], sample: Sequence[Row]) -> dict[str, Any] 
     rows = [{name: _value(value) for name, value in row.items()} for row in sample]
     for name in ("metadata", "assessments", "ranking_blocks", "rankings", "ranking"):
         if name in names and any(_is_order(order) for row in rows for _, order in _orders_in(row, [name])):
-            rater = _first(names, _RATERS)
+            rater = _rater_of(names)
             return {"prompt": _prompt_parts(names), "responses": "responses", "orders": [name], "rater": rater or []}
     return None
 
@@ -695,7 +703,7 @@ def _find_single_votes(names: Sequence[str], sample: Sequence[Row]) -> dict[str,
         return None
     found = {"prompt": _prompt_parts(names), "pair": pair, "verdict": verdict}
     return found | {
-        "rater": _first(names, _RATERS) or [],
+        "rater": _rater_of(names) or [],
         "count": _first(names, ("count", "weight")) or [],
     }
 
