@@ -71,7 +71,7 @@ DEFAULT_TEMPLATE = JudgeTemplate(_TEXT, "pairwise-1")
 def read_template(path: Path) -> JudgeTemplate:
     """Read a template of the user's own."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"judge_template: {path} cannot be read ({error})") from error
     missing = [place for place in _PLACES if place not in text]
