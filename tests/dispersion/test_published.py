@@ -1,6 +1,7 @@
 """Reading published forms of votes: small files of ours in each shape, with votes counted by hand."""
 
 import json
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from mallowspo.data import load_preferences, validate_rows
 from mallowspo.data.records import prompt_id_of_text
 from mallowspo.dispersion import votes_index
+from mallowspo.dispersion.diagnostics import vote_disagreement
 from mallowspo.dispersion.judged_rows import preference_rows
 from mallowspo.dispersion.rankings_file import load_rankings
 from mallowspo.dispersion.votes_file import load_votes
@@ -132,6 +134,24 @@ COUNTED = {
 def test_votes_are_those_counted_by_hand(tmp_path, case):
     given, votes = COUNTED[case]
     assert load_votes(written(tmp_path, given)).votes.tolist() == votes
+
+
+def test_two_voters_differ_as_often_as_every_two_people_do(tmp_path, rng):
+    """Each vote of each person against each vote of everybody else; who voted n times on a pair has n votes of 1/n."""
+    rows, wanted = [], []
+    for pair in range(30):
+        people = [rng.choice(["1", "2", "0"], size=rng.integers(1, 5), p=[0.5, 0.35, 0.15]) for _ in range(5)]
+        differ = of = 0.0
+        for mine, theirs in permutations(people, 2):
+            for one, other in product(mine, theirs):
+                if "0" not in (one, other):
+                    of += 1 / len(mine) / len(theirs)
+                    differ += (one != other) / len(mine) / len(theirs)
+        enough = sum(np.mean(votes != "0") for votes in people) >= 2
+        wanted.append(differ / of if enough else np.nan)
+        rows += [{**VOTE, "prompt": f"p{pair}", "rater": str(r), "vote": v} for r, vs in enumerate(people) for v in vs]
+    found = load_votes(written(tmp_path, rows))
+    np.testing.assert_allclose(vote_disagreement(found.votes, found.own)[0], wanted)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +37,7 @@ class JudgedRow:
     weights: Floats  # votes of each judge, shape (J,)
     # A prompt that is text is what a user said to an assistant: training data made of it are messages.
     chat: bool = False
+    raters: tuple[str | None, ...] = ()  # who each judge is, None for somebody without a name; empty: all are others
 
     @property
     def prompt_id(self) -> str:
@@ -50,9 +52,22 @@ class JudgedRow:
     @cached_property
     def votes(self) -> Floats:
         """The votes for i, for j and for neither, of the judges who saw both, shape (pairs, 3)."""
+        return self._votes_of(np.arange(len(self.opinions)))
+
+    @cached_property
+    def own(self) -> Floats:
+        """What those who voted more than once would add to pairs of voters by themselves; see `vote_disagreement`."""
+        own = np.zeros((len(self.pairs), 2))
+        for rater in [name for name, times in Counter(self.raters).items() if name is not None and times > 1]:
+            first, second, _ = self._votes_of(np.flatnonzero([name == rater for name in self.raters])).T
+            own += np.column_stack([first * second, (first + second) * (1 - first - second)])
+        return own
+
+    def _votes_of(self, judges: NDArray[np.intp]) -> Floats:
         first, second = np.array(self.pairs).T
-        gap = self.opinions[:, first] - self.opinions[:, second]  # NaN where one of the two was not seen
-        return np.stack([self.weights @ side for side in (gap > 0, gap < 0, gap == 0)], axis=1)
+        seen = self.opinions[judges]
+        gap = seen[:, first] - seen[:, second]  # NaN where one of the two was not seen
+        return np.stack([self.weights[judges] @ side for side in (gap > 0, gap < 0, gap == 0)], axis=1)
 
     def ranks(self) -> Floats:
         """Give each judge's ranks, 1 is best and ties share the best of their ranks; NaN where not seen; (J, K)."""

@@ -428,13 +428,13 @@ def _judged_row(position: int, told: _Told, form: _Form, report: _Report) -> lis
     scores = np.asarray([scores for _, scores, _ in told.votes], np.float64).reshape(-1, max(len(told.responses), 1))
     if form.any_words:
         words = tuple(text or "" for text in told.responses)
-        return [JudgedRow(position, told.prompt, words, scores, weights, form.chat)]
+        return [JudgedRow(position, told.prompt, words, scores, weights, form.chat, tuple(raters))]
     try:
         kept, scores = distinct(told.responses, scores)
     except InputError as error:
         report.silent.append((position, str(error)))
         return []
-    return [JudgedRow(position, told.prompt, kept, scores, weights, form.chat)]
+    return [JudgedRow(position, told.prompt, kept, scores, weights, form.chat, tuple(raters))]
 
 
 # ---- lists of verdicts (MultiPref) and of strengths (HelpSteer3, HelpSteer2 preference)
