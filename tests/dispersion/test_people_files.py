@@ -82,6 +82,8 @@ def test_rankings_as_lists_and_as_a_table(tmp_path):
     [
         ("a,b\n1,2\n", "has 1 ranking; people can only differ"),
         ("prompt,a,b\np,1,2\np,2,1\nq,1,2\n", "prompt 2 has 1 ranking"),
+        ("a,b,c,d\n1,2,not shown,not shown\nnot shown,not shown,1,2\n", "no two items that two people ranked"),
+        ("prompt,a,b,c\np,1,2,3\np,2,1,3\nq,1,2,not shown\nq,not shown,1,2\n", "prompt 2 has no two items"),
         ("a,b\n1,2\n2,4\n", "ranking 2 is \\[2, 4\\], expected ranks from 1"),
         ("a,b\n1,2\n2,\n", "blank for what was not ranked"),
         ("a,b\nbest,worst\nworst,best\n", "the column 'a' holds words"),

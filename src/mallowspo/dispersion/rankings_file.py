@@ -87,10 +87,15 @@ def load_rankings(
         raise InputError(f"{source}: no column {column!r}, it has {', '.join(dataset.column_names)}")
     else:
         found = _table(dataset, str(source), name)
-    for place, counts in enumerate(found.people):
+    for place, (ranks, counts) in enumerate(zip(found.ranks, found.people, strict=True)):
         people = float(counts.sum())
+        which = f"prompt {place + 1:,}" if len(found.ranks) > 1 else "it"
+        shown = np.isfinite(ranks)
+        if people >= 2 and np.triu((shown * counts[:, None]).T @ shown, 1).max() < 2:
+            raise InputError(
+                f"{source}: {which} has no two items that two people ranked; people can only differ on what both saw"
+            )
         if people < 2:
-            which = f"prompt {place + 1:,}" if len(found.ranks) > 1 else "it"
             raise InputError(
                 f"{source}: {which} has {people:g} ranking{'s' * (people != 1)}; people can only differ where "
                 "there are at least 2"
