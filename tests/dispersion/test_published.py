@@ -116,6 +116,13 @@ COUNTED = {
         ],
         [[1.5, 0.5, 0]],
     ),
+    "one rater, another pair each time": (
+        [
+            {"prompt": "p", "responses": ["x", "y", "z"], "rater": rater, "ranking": order}
+            for rater, order in [("u1", "A>B"), ("u1", "C>B"), ("u1", "A>C"), ("u1", "C>A"), ("u2", "A>C=B")]
+        ],
+        [[2, 0, 0], [1.5, 0.5, 0], [0, 1, 1]],
+    ),
     "Prolific's names of raters": (
         "PROLIFIC_PID,prompt,first,second,vote\nu1,p,a,b,1\nu1,p,a,b,1\nu1,p,a,b,2\nu1,p,a,b,2\nu2,p,b,a,2\n",
         [[1.5, 0.5, 0]],

@@ -9,7 +9,6 @@ import ast
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -185,7 +184,7 @@ def _notes(
         notes.append(
             f"{_rows(unseen)} with pairs that no rater scored both sides of: they count as pairs without votes"
         )
-    if all(row.weights.sum() <= 1 for row in rows):
+    if all(row.people <= 1 for row in rows):
         notes.append(ONE_JUDGE)
     return tuple(notes)
 
@@ -416,15 +415,10 @@ def _couples(rows: list[tuple[int, Row]], parts: dict[str, Any], report: _Report
 
 
 def _judged_row(position: int, told: _Told, form: _Form, report: _Report) -> list[JudgedRow]:
-    """Make the row, or none where it has fewer than two responses that differ.
-
-    Each rater has one vote in all: who voted n times on one pair has n votes of 1/n.
-    """
+    """Make the row, or none where it has fewer than two responses that differ."""
     # A rater may be named by anything that a file holds, such as an object; blanks and NaN name nobody.
     raters = [None if repr(rater) in ("None", "nan", "''") else repr(rater) for rater, _, _ in told.votes]
-    times = Counter(raters)
-    shares = [1.0 if rater is None else 1 / times[rater] for rater in raters]
-    weights = np.array([share * count for share, (_, _, count) in zip(shares, told.votes, strict=True)], np.float64)
+    weights = np.array([count for _, _, count in told.votes], np.float64)
     scores = np.asarray([scores for _, scores, _ in told.votes], np.float64).reshape(-1, max(len(told.responses), 1))
     if form.any_words:
         words = tuple(text or "" for text in told.responses)

@@ -219,7 +219,7 @@ def _table(dataset: datasets.Dataset, source: str, name: str) -> RankingRows:
 
 def _of_judged(judged: Judged, source: str) -> RankingRows:
     """Take the judges who ranked every response; prompts with fewer than two of them are left out."""
-    if any((row.weights != 1).any() for row in judged.rows):
+    if any(row.repeated or (row.weights != 1).any() for row in judged.rows):
         raise InputError(f"{source}: some of its votes are shared or weighted, which rankings cannot be; use --votes")
     whole = [(row, ranks[np.isfinite(ranks).all(axis=1)]) for row in judged.rows for ranks in [row.ranks()]]
     kept = [(row, ranks) for row, ranks in whole if len(ranks) >= 2]
