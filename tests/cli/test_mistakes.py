@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cli.commands import call
@@ -84,6 +86,40 @@ def test_an_output_below_a_file_is_refused_before_the_work(name, run, model, pai
     code, _, told = run(*commands(model, pairs, tmp_path / "taken/out")[name])
     assert code == 2 and "output_dir" in told and str(tmp_path / "taken/out") in told
     assert [path.name for path in tmp_path.iterdir()] == ["taken"] and (tmp_path / "taken").read_text() == "mine"
+
+
+VOTES = [
+    {"prompt": f"p{i}", "first": "a b", "second": "b", "vote": vote, "responses": ["a b", "b"]}
+    for i in range(3)
+    for vote in (1, 2, 1)
+]
+
+
+@pytest.mark.parametrize(
+    ("option", "file", "arguments"),
+    [
+        ("fix", "a.jsonl", ["check", "FILE", "--model_name_or_path", "MODEL", "--fix", "FILE"]),
+        ("fix", "a.jsonl",
+         ["check", "PAIRS", "--model_name_or_path", "MODEL", "--eval_data", "FILE", "--fix", "FILE"]),
+        ("export_trl", "a.jsonl",
+         ["reference", "--model_name_or_path", "MODEL", "--dataset_name", "FILE", "--export_trl", "FILE"]),
+        ("write_preferences", "a.jsonl", ["dispersion", "--votes", "FILE", "--write_preferences", "FILE"]),
+        ("output_dir", "dispersion.parquet", ["dispersion", "--votes", "FILE"]),
+        ("output_dir", "lists.jsonl",
+         ["evaluate", "--prompts", "FILE", "--model", "column:responses", "--rank", "2", "--judge", "json:loads"]),
+    ],
+)  # fmt: skip
+def test_no_command_writes_over_what_it_reads(option, file, arguments, run, model, pairs, tmp_path):
+    file = tmp_path / file
+    if file.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(VOTES), file)
+    else:
+        file.write_text("".join(json.dumps(row) + "\n" for row in VOTES))
+    before = file.read_bytes()
+    words = {"FILE": file, "MODEL": model, "PAIRS": pairs}
+    code, _, told = run(*(words.get(word, word) for word in arguments), "--output_dir", tmp_path)
+    assert code == 2 and f"mallowspo: {option}: {file}" in told
+    assert file.read_bytes() == before
 
 
 def test_a_proof_leaves_nothing_behind(tmp_path):

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import logging
+import math
 import tempfile
 import unicodedata
 from pathlib import Path
@@ -101,6 +102,57 @@ def test_what_check_passes_train_reads(extras, form, is_chat):
                 trained(path, tokenizer)
         if expected:
             assert trained(path, tokenizer, invalid_rows="drop" if refused else "error") == expected
+
+
+LIST = {"prompt": "p", "responses": [" one", " two 2", " and three"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("r.jsonl", [{**LIST, "ranks": ranks} for ranks in ([1, 2, 3], [1.5, 1.5, 3], [2, 1, 1])]),
+        ("r.jsonl", [{**LIST, "ranks": ranks} for ranks in ([1, 2, 3], [1, 2, math.nan], [2, 1, 1])]),
+        ("r.jsonl", [PAIRS[i] | {"rankings": [[1, 2], last]} for i, last in enumerate([[2, 1], [1.5, 1.5], [1, 2]])]),
+        ("r.csv", [PAIRS[i] | {"weight": text} for i, text in enumerate([".5", "none", "1_0"])]),
+        ("r.csv", [PAIRS[i] | {"beta": text} for i, text in enumerate(["+1", "-", "2."])]),
+    ],
+    ids=["fraction", "NaN", "rankings", "weight", "beta"],
+)
+def test_a_number_that_is_wrong_costs_its_own_row_alone(tmp_path, name, rows):
+    """One fraction makes floats of a column, and one word makes text of it."""
+    path = write(tmp_path / name, rows)
+    report = check_preferences(path, tiny_tokenizer())
+    errors = [finding.kind for finding in report.findings if finding.severity == "error"]
+    assert {int(place) for kind in errors for place in np.flatnonzero(report.ledger.having(kind))} == {1}
+    assert {row[0] for row in trained(path, invalid_rows="drop")} == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "read"),
+    [
+        ("weight", ["0.5", "2", "0"], [0.5, 2, 0]),
+        ("votes", [["3", "1"], ["2", "0"], ["0", "1"]], [[3, 1, 0], [2, 0, 0], [0, 1, 0]]),
+        ("rankings", [[["1", "2"], ["2", "1"]]] * 3, [[[1, 2], [2, 1]]] * 3),
+    ],
+)
+def test_decimals_are_numbers(tmp_path, name, values, read):
+    """As DuckDB and Spark write what was counted or divided."""
+
+    def decimals(value):
+        return [decimals(item) for item in value] if isinstance(value, list) else decimal.Decimal(value)
+
+    table = pa.table({key: texts[:3] for key, texts in TEXTS.items()} | {name: pa.array(decimals(values))})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    assert validate_rows(load_preferences(tmp_path / "rows.parquet").dataset).dataset[name][:] == read
+    assert f"bad_{name}" not in check_preferences(tmp_path / "rows.parquet", tiny_tokenizer()).counts()
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.jsonl", "r.json"])
+def test_utf_16_is_told_how_to_be_converted(tmp_path, name):
+    path = write(tmp_path / name, PAIRS)
+    path.write_text(path.read_text(), encoding="utf-16")
+    with pytest.raises(InputError, match="UTF-16"):
+        load_preferences(path)
 
 
 @pytest.mark.parametrize(

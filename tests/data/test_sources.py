@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from data_rows import chat, pair, write
 
-from mallowspo.data.sources import load_preferences, stream_rows
+from mallowspo.data.sources import keep_source, load_preferences, stream_rows
 from mallowspo.errors import InputError
 
 ROWS = [
@@ -169,6 +169,20 @@ def test_json_array_element_is_named(tmp_path):
     assert load_preferences(path, invalid_rows="drop").dropped[0].row_index == 3
 
 
+def test_a_file_that_holds_a_split_is_not_written_over(tmp_path):
+    for name in ("train", "test"):
+        write(tmp_path / f"rows/{name}.jsonl", ROWS)
+    train, link = tmp_path / "rows/train.jsonl", tmp_path / "link.jsonl"
+    link.symlink_to(train)
+    for file, source in ((train, train), (train, tmp_path / "rows"), (link, train), (link, tmp_path / "rows")):
+        with pytest.raises(InputError, match=f"^fix: {file}"):
+            keep_source(file, "fix", source)
+    for source, split in ((tmp_path / "rows", "test"), (tmp_path / "rows/test.jsonl", "train"), ("a/hub", "train")):
+        keep_source(train, "fix", source, split)
+    keep_source(tmp_path / "rows/new.jsonl", "fix", tmp_path / "rows", "new")
+    keep_source(train, "fix", None)
+
+
 def test_csv_rows_with_other_numbers_of_cells_keep_their_places(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('prompt,chosen,rejected,weight\np,"a\nb",c,0.5\none,two\np,NA,7,x\n1,2,3,4,5\n')
@@ -178,7 +192,7 @@ def test_csv_rows_with_other_numbers_of_cells_keep_their_places(tmp_path):
     assert (found["chosen"][:], found["row_index"][:]) == (["a\nb", "NA"], [0, 2])
     rows = list(stream_rows(path))
     assert [row.index for row in rows] == [0, 1, 2, 3]
-    assert [rows[i].values for i in (0, 2)] == [pair("p", "a\nb", "c", weight=0.5), pair("p", "NA", "7", weight="x")]
+    assert [rows[i].values for i in (0, 2)] == [pair("p", "a\nb", "c", weight="0.5"), pair("p", "NA", "7", weight="x")]
     assert "2 cells" in rows[1].problem and "5 cells" in rows[3].problem
 
 

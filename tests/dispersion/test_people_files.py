@@ -82,10 +82,14 @@ def test_rankings_as_lists_and_as_a_table(tmp_path):
     [
         ("a,b\n1,2\n", "has 1 ranking; people can only differ"),
         ("prompt,a,b\np,1,2\np,2,1\nq,1,2\n", "prompt 2 has 1 ranking"),
+        ("a,b,c,d\n1,2,not shown,not shown\nnot shown,not shown,1,2\n", "no two items that two people ranked"),
+        ("prompt,a,b,c\np,1,2,3\np,2,1,3\nq,1,2,not shown\nq,not shown,1,2\n", "prompt 2 has no two items"),
         ("a,b\n1,2\n2,4\n", "ranking 2 is \\[2, 4\\], expected ranks from 1"),
         ("a,b\n1,2\n2,\n", "blank for what was not ranked"),
         ("a,b\nbest,worst\nworst,best\n", "the column 'a' holds words"),
         ("a\n1\n1\n", "1 columns of ranks"),
+        ("prompt,a,b\np,1,2\np,2,1\n,1,2\n,2,1\n", "row 3 has nothing in 'prompt'"),
+        ([{"prompt": text, "a": 1, "b": 2} for text in ("p", "p", None, None)], "row 3 has nothing"),
         ("a,b,c\n1,2,n/k\n1,2,3\n", "'c'"),  # ranks and words: no column to pass over
         ([{"a": 1, "b": 10**400}, {"a": 2, "b": 1}], "column 'b'"),
         ([[1, 2, 3], [1, 2]], "different items \\(2 and 3 ranks\\)"),
@@ -306,9 +310,9 @@ def test_an_item_that_nobody_saw_does_not_stop_the_report(tmp_path):
 
 def test_prompts_without_text_are_named_by_their_place(tmp_path):
     rankings = [[[1, 2], [2, 1]], [[1, 2], [1, 2]]]
-    path = parquet(tmp_path / "r.parquet", {"rankings": rankings, "row_index": [7, 7]})
-    found = load_rankings(path)
-    assert found.prompt_ids == ["0", "1"] and found.prompts == ["row 1", "row 2"]
+    for columns in ({"row_index": [7, 7]}, {"prompt": ["", ""]}, {"prompt": [None, ""]}):
+        found = load_rankings(parquet(tmp_path / "r.parquet", {"rankings": rankings} | columns))
+        assert found.prompt_ids == ["0", "1"] and found.prompts == ["row 1", "row 2"]
 
 
 def test_truth_must_rank_the_same_items(tmp_path):
@@ -366,3 +370,8 @@ def test_names_of_prompts_are_those_of_the_training_pipeline(tmp_path):
     found = load_votes(tmp_path / "v.parquet")
     assert found.prompt_ids == [prompt_id_of_text(pairs[0]["prompt"])]
     assert found.prompts == ["user: Hi"] and found.responses == [("assistant: Hello", "assistant: Go")]
+    listed = [{"prompt": chat, "rankings": [[1, 2], [2, 1]]}]
+    table = [{"prompt": chat, "a": 1, "b": 2}, {"prompt": chat, "a": 2, "b": 1}]
+    for rankings in (listed, table):
+        ranked = load_rankings(lines(tmp_path / "r.jsonl", rankings))
+        assert ranked.prompt_ids == found.prompt_ids and ranked.prompts == found.prompts

@@ -1,6 +1,7 @@
 """Reading published forms of votes: small files of ours in each shape, with votes counted by hand."""
 
 import json
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from mallowspo.data import load_preferences, validate_rows
 from mallowspo.data.records import prompt_id_of_text
 from mallowspo.dispersion import votes_index
+from mallowspo.dispersion.diagnostics import vote_disagreement
 from mallowspo.dispersion.judged_rows import preference_rows
 from mallowspo.dispersion.rankings_file import load_rankings
 from mallowspo.dispersion.votes_file import load_votes
@@ -114,6 +116,17 @@ COUNTED = {
         ],
         [[1.5, 0.5, 0]],
     ),
+    "one rater, another pair each time": (
+        [
+            {"prompt": "p", "responses": ["x", "y", "z"], "rater": rater, "ranking": order}
+            for rater, order in [("u1", "A>B"), ("u1", "C>B"), ("u1", "A>C"), ("u1", "C>A"), ("u2", "A>C=B")]
+        ],
+        [[2, 0, 0], [1.5, 0.5, 0], [0, 1, 1]],
+    ),
+    "Prolific's names of raters": (
+        "PROLIFIC_PID,prompt,first,second,vote\nu1,p,a,b,1\nu1,p,a,b,1\nu1,p,a,b,2\nu1,p,a,b,2\nu2,p,b,a,2\n",
+        [[1.5, 0.5, 0]],
+    ),
     "raters without a name": ([{**VOTE, "rater": "", "vote": vote} for vote in (1, 1, 2)], [[2, 1, 0]]),
     "raters of any name": ([{**RATED, "annotations": json.dumps(ANY_NAME)}], [[2, 0, 0]]),
     "a count weighs": (
@@ -128,6 +141,24 @@ COUNTED = {
 def test_votes_are_those_counted_by_hand(tmp_path, case):
     given, votes = COUNTED[case]
     assert load_votes(written(tmp_path, given)).votes.tolist() == votes
+
+
+def test_two_voters_differ_as_often_as_every_two_people_do(tmp_path, rng):
+    """Each vote of each person against each vote of everybody else; who voted n times on a pair has n votes of 1/n."""
+    rows, wanted = [], []
+    for pair in range(30):
+        people = [rng.choice(["1", "2", "0"], size=rng.integers(1, 5), p=[0.5, 0.35, 0.15]) for _ in range(5)]
+        differ = of = 0.0
+        for mine, theirs in permutations(people, 2):
+            for one, other in product(mine, theirs):
+                if "0" not in (one, other):
+                    of += 1 / len(mine) / len(theirs)
+                    differ += (one != other) / len(mine) / len(theirs)
+        enough = sum(np.mean(votes != "0") for votes in people) >= 2
+        wanted.append(differ / of if enough else np.nan)
+        rows += [{**VOTE, "prompt": f"p{pair}", "rater": str(r), "vote": v} for r, vs in enumerate(people) for v in vs]
+    found = load_votes(written(tmp_path, rows))
+    np.testing.assert_allclose(vote_disagreement(found.votes, found.own)[0], wanted)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +178,7 @@ def test_votes_are_those_counted_by_hand(tmp_path, case):
         ([{"response1": "a", "response2": "b", "individual_preference": [{"score": 7}]}], "-3"),
         ([{**RATED, "normal": [{"overall_pref": "C-is-better"}]}], "C-is-better"),
         ([{**VOTE, "vote": 1}, {**VOTE, "second": "c", "vote": 0}], "tell a tie"),
+        ([{**VOTE, "vote": int(i < 250)} for i in range(300)], "tell a tie"),
         ([{**VOTE, "vote": "best"}], "'best'"),
         ([{"prompt": "p", "response": "a", "helpfulness": [1]}], "same prompt"),
     ],
@@ -154,6 +186,11 @@ def test_votes_are_those_counted_by_hand(tmp_path, case):
 def test_values_that_are_no_votes_are_refused(tmp_path, given, match):
     with pytest.raises(InputError, match=match):
         load_votes(written(tmp_path, given))
+
+
+def test_numbers_are_told_by_all_votes_in_whatever_order(tmp_path):
+    rows = [{**VOTE, "prompt": f"p{i}", "vote": i // 150} for i in range(450)]
+    assert load_votes(written(tmp_path, rows)).votes.sum(axis=0).tolist() == [150, 150, 150]
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "parquet", "csv"])

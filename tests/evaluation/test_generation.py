@@ -167,7 +167,8 @@ def test_an_endpoint_answers_once_per_prompt_and_resumes(tmp_path):
 def test_answers_from_a_file(tmp_path):
     rows = [{"instruction": p.text, "output": f"answer {i}", "generator": "g"} for i, p in enumerate(PROMPTS)][::-1]
     (tmp_path / "o.json").write_text(json.dumps(rows))
-    (tmp_path / "o.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    # With a byte-order mark, as Windows writes it.
+    (tmp_path / "o.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8-sig")
     expected = ("answer 4", "answer 1", "answer 2", "answer 3", "answer 0")  # equal prompts in the order of the file
     for name in ("o.json", "o.jsonl"):
         assert answers_from_file(tmp_path / name, PROMPTS, option="baseline").texts == expected
@@ -214,6 +215,7 @@ def test_prompts_and_what_belongs_to_them(tmp_path):
         ('{"instruction": "a"}', "--prompt_column instruction"),
         ('{"prompt": ""}', "row 0"),
         ('{"prompt": [{"role": "user"}]}', "row 0"),
+        ('{"prompt": [{"role": "user", "content": "  "}]}', "row 0"),
         ('{"prompt": 5}', "row 0"),
     ],
 )

@@ -41,6 +41,7 @@ ALONE = {
                   "Result: A (9), B (7)", "Result: A 9, B 7", "Result: A - 9, B - 7", "Answer A: 8, answer B: 6",
                   "Answer A: fine\nAnswer B: fine", "Answer A:\nfine\nAnswer B:\nbad", "Answer A:\nIt is fine.",
                   "### Answer A\nfine\n### Answer B\nbad", "Second best: B", "Answer A is worse.",
+                  "[[A]] is worse than [[B]].",
                   "I did not choose [[A]].", "Answer A: [[8]]\nAnswer B: [[6]]", "B+", "[[if",
                   "My verdict is that A is better than B."],
 }  # fmt: skip
@@ -96,6 +97,7 @@ def test_what_is_said_in_passing_below_a_verdict_leaves_a_doubt(reply):
         ('{"reason": "B is long. [[A]]"}', "A"),
         ('{"verdict": "unclear", "reason": "[[B]] is long"}', "undecided"),
         ('{"verdict": "A", "winner": "B"}', "undecided"),
+        ('{"winner": "answer_a", "loser": "answer_b"}', "A"),
         ("{'verdict': 'A', 'winner': 'B'}", "undecided"),
         ('{"verdict": null}', "undecided"),
         ('{"verdict": "A"}\n{"verdict": "B"}', "B"),

@@ -51,6 +51,7 @@ def check(options: CheckOptions) -> int:
     from mallowspo.data.lint import CheckSettings, check_preferences, write_cleaned
     from mallowspo.data.lint.cleaning import check_output
     from mallowspo.data.lint.tokens import end_token_ids
+    from mallowspo.data.sources import keep_source
     from mallowspo.data.vocabulary import embedding_rows
     from mallowspo.files import write_json
     from mallowspo.outputs import writable_file, writable_folder
@@ -68,7 +69,8 @@ def check(options: CheckOptions) -> int:
         limits=Limits.of(options),
     )
     if fix is not None:
-        check_output(fix, data)
+        check_output(fix, data, settings.split)
+        keep_source(fix, "fix", options.eval_data, settings.eval_split)
         writable_file(fix, "fix")
     writable_folder(folder, "output_dir")
     tokenizer = _load_tokenizer(model, trust_remote_code=options.trust_remote_code)

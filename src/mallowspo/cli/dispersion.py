@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mallowspo.cli.options import FileLimits, option
 from mallowspo.errors import InputError
-from mallowspo.outputs import writable_folder
+from mallowspo.outputs import writable_file, writable_folder
 
 if TYPE_CHECKING:
     from mallowspo.dispersion.settings import DispersionSettings
@@ -93,9 +93,13 @@ class DispersionOptions(FileLimits):
 
     def check(self) -> None:
         """Raise `InputError` for options that cannot work together."""
+        from mallowspo.data.sources import keep_source
+
         if self.reference is None and self.votes is None and not self.rankings:
             raise InputError("dispersion: nothing to read; give --reference, --votes or --rankings")
         writable_folder(self.output_dir, "output_dir")
+        for source in (self.votes, self.dataset_name, *self.rankings):
+            keep_source(self.output_dir / "dispersion.parquet", "output_dir", source, self.dataset_train_split)
         if self.truth is not None and not self.rankings:
             raise InputError("truth: only rankings are compared with a true ranking; add --rankings")
         if self.columns and self.votes is None and not self.rankings:
@@ -108,10 +112,12 @@ class DispersionOptions(FileLimits):
         if self.write_preferences is not None:
             if self.votes is None:
                 raise InputError("write_preferences: preference data are made of votes; add --votes")
-            if self.write_preferences.suffix != ".jsonl" or self.write_preferences.is_dir():
+            if self.write_preferences.suffix != ".jsonl":
                 raise InputError(
                     f"write_preferences: got {self.write_preferences}, expected a file that ends in .jsonl"
                 )
+            writable_file(self.write_preferences, "write_preferences")
+            keep_source(self.write_preferences, "write_preferences", self.votes, self.dataset_train_split)
         if self.dataset_name is not None and self.reference is None:
             raise InputError("dataset_name: only a reference store needs the data beside it; add --reference")
 

@@ -183,6 +183,7 @@ class EvaluateOptions:
 
     def _check_rank(self) -> None:
         """A comparison needs two models, a ranking one."""
+        from mallowspo.data.sources import keep_source
         from mallowspo.evaluation.judge import judge_kind
         from mallowspo.evaluation.ranking import ORDERS
 
@@ -193,6 +194,7 @@ class EvaluateOptions:
                 name = "rank_votes" if self.rank_votes is not None else "rank_order"
                 raise InputError(f"{name}: it belongs to rank; give rank too, or leave it out")
             return
+        keep_source(self.output_dir / "lists.jsonl", "output_dir", self.prompts, self.split)
         if self.rank < 2:
             raise InputError(f"rank: got {self.rank}, expected 0, or 2 answers or more to a prompt")
         if self.rank_order not in ORDERS:

@@ -285,7 +285,7 @@ def _model_config(options: PlanOptions, namespace: Any) -> Any:
                 "model_shape, a config.json or its numbers"
             ) from error
     try:
-        text = given if given.lstrip().startswith("{") else Path(given).read_text(encoding="utf-8")
+        text = given if given.lstrip().startswith("{") else Path(given).read_text(encoding="utf-8-sig")
         values = parse_json(text)
     except (OSError, ValueError) as error:
         raise InputError(f"model_shape: {given!r} cannot be read ({reason_of(error)})") from error

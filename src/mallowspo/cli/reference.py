@@ -118,6 +118,7 @@ class ReferenceOptions(FileLimits):
     def check(self) -> None:
         """Raise `InputError` for what can be seen to be wrong before anything is read."""
         from mallowspo.cli.preflight import check_attention, check_mixed_precision
+        from mallowspo.data.sources import keep_source
 
         for name in ("model_name_or_path", "dataset_name"):
             if not getattr(self, name):
@@ -145,6 +146,7 @@ class ReferenceOptions(FileLimits):
             writable_folder(self.output_dir, "output_dir")
             if self.export_trl is not None:
                 writable_file(self.export_trl, "export_trl")
+                keep_source(self.export_trl, "export_trl", self.dataset_name, self.dataset_train_split)
 
 
 def _check_folder(option: str, name: str, needed: str) -> None:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from decimal import Decimal
 from typing import Any
 
 from mallowspo.data.problems import RowError
 from mallowspo.files import parse_json
 
-__all__ = ["LAYOUT_COLUMNS", "LOSS_COLUMNS", "OPTIONAL_COLUMNS", "read_annotations", "read_rankings", "read_votes"]
+__all__ = [
+    "LAYOUT_COLUMNS",
+    "LOSS_COLUMNS",
+    "OPTIONAL_COLUMNS",
+    "as_whole",
+    "read_annotations",
+    "read_rankings",
+    "read_votes",
+]
 
 OPTIONAL_COLUMNS = ("votes", "rankings", "weight", "margin", "dispersion", "beta", "loss_weight")
 """Columns that a source may carry: people's votes or rankings, or numbers to use as they stand."""
@@ -52,7 +61,10 @@ def read_annotations(
 
 def _number(value: Any, name: str) -> float:
     words, allowed = _RANGES[name]
-    number = _from_json(value)
+    try:
+        number = float(value) if isinstance(value, str) else value
+    except ValueError:
+        number = value
     if not (_is_finite(number) and allowed(number)):
         raise RowError(f"bad_{name}", f"{name} must be {words}, found {_named(value)}")
     return float(number)
@@ -60,7 +72,7 @@ def _number(value: Any, name: str) -> float:
 
 def _is_finite(value: Any) -> bool:
     """Say whether this is a number that a float can hold."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return False
     try:
         return math.isfinite(value)
@@ -68,12 +80,17 @@ def _is_finite(value: Any) -> bool:
         return False
 
 
+def as_whole(value: Any) -> Any:
+    """Give a whole number as an integer: one fraction among the numbers of a column makes floats of them all."""
+    return int(value) if isinstance(value, float | Decimal) and value % 1 == 0 else value
+
+
 def _named(value: Any) -> str:
     return "nothing" if value is None else repr(value)[:60]
 
 
 def _from_json(value: Any) -> Any:
-    """Read a cell of a CSV file, in which a list, and at times a number, is text."""
+    """Read a cell of a CSV file, in which a list is text."""
     if isinstance(value, str):
         try:
             return parse_json(value)
@@ -111,11 +128,10 @@ def read_rankings(value: Any, k: int | None) -> tuple[tuple[int, ...], ...]:
     if k is None:
         k = max(len(value[0]), 2) if isinstance(value[0], list | tuple) else 2
     expected = list(range(1, k + 1))
-    for ranking in value:
-        if (
-            not isinstance(ranking, list | tuple)
-            or any(isinstance(rank, bool) or not isinstance(rank, int) for rank in ranking)
-            or sorted(ranking) != expected
-        ):
-            raise RowError("bad_rankings", f"each ranking must have each of 1..{k} once, found {_named(ranking)}")
-    return tuple(tuple(ranking) for ranking in value)
+    found = []
+    for given in value:
+        ranking = tuple(map(as_whole, given)) if isinstance(given, list | tuple) else ()
+        if any(isinstance(rank, bool) or not isinstance(rank, int) for rank in ranking) or sorted(ranking) != expected:
+            raise RowError("bad_rankings", f"each ranking must have each of 1..{k} once, found {_named(given)}")
+        found.append(ranking)
+    return tuple(found)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NEEDED_COLUMNS",
     "READERS",
+    "RECODE",
     "Batch",
     "ColumnGate",
     "SourceRow",
@@ -46,6 +47,9 @@ NEEDED_COLUMNS = frozenset(
     {"prompt", "chosen", "rejected", "responses", "ranks", "tools", "chat_template_kwargs", *OPTIONAL_COLUMNS}
 )
 """Columns that a run reads. What is wrong with another one must not stop it."""
+
+RECODE = "convert the file first with `iconv -f LATIN1 -t UTF-8`, or -f UTF-16 where its first byte is 0xff or 0xfe"
+"""What to do with text in another encoding."""
 
 # Arrow counts the bytes of a text column in 31 bits, so a batch is bounded by bytes as well as by rows.
 _ROWS = 1_000
@@ -228,7 +232,7 @@ def _json(path: Path, gate: ColumnGate, first: int) -> Iterator[Batch]:
     try:
         elements = parse_json(raw.decode("utf-8-sig"), decoder=made.decoder, halves=True)
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 (byte {error.start + 1:,}); convert the file first") from error
+        raise InputError(f"{path}: not UTF-8 (byte {error.start + 1:,}); {RECODE}") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: line {error.lineno:,}, column {error.colno}: {error.msg}") from error
     except ValueError as error:
@@ -489,8 +493,8 @@ class _Utf8(io.RawIOBase):
         except UnicodeDecodeError as error:
             line = self._line + error.object[: error.start].count(b"\n")
             raise InputError(
-                f"{self._path}: not a CSV file in UTF-8: line {line:,} has the byte 0x{error.object[error.start]:02x}"
-                "; convert the file first, for instance with `iconv -f LATIN1 -t UTF-8`"
+                f"{self._path}: not a CSV file in UTF-8: line {line:,} has the byte "
+                f"0x{error.object[error.start]:02x}; {RECODE}"
             ) from error
         self._line += data.count(b"\n")
         return data

@@ -11,10 +11,11 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from itertools import combinations
 from typing import Any
 
-from mallowspo.data.annotations import LAYOUT_COLUMNS, OPTIONAL_COLUMNS, read_annotations
+from mallowspo.data.annotations import LAYOUT_COLUMNS, OPTIONAL_COLUMNS, as_whole, read_annotations
 from mallowspo.data.blank import content_text, is_blank
 from mallowspo.data.problems import RowError
 
@@ -248,6 +249,7 @@ def _ranked(mapping: Mapping[str, Any]) -> tuple[Text, tuple[Text, ...], tuple[i
         raise RowError("bad_responses", f"responses must be a list of two or more, found {_excerpt(given)}")
     if ranks is None and mapping.get("scores") is not None:
         given, ranks = _ranked_by_score(given, mapping["scores"])
+    ranks = [as_whole(rank) for rank in ranks] if isinstance(ranks, list) else ranks
     if (
         not isinstance(ranks, list)
         or len(ranks) != len(given)
@@ -270,7 +272,7 @@ def _ranked_by_score(responses: list[Any], scores: Any) -> tuple[list[Any], list
     if not isinstance(scores, list) or len(scores) != len(responses):
         raise RowError("bad_scores", f"scores must be {len(responses)} numbers, found {_excerpt(scores)}")
     for score in scores:
-        if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
+        if score is not None and (isinstance(score, bool) or not isinstance(score, int | float | Decimal)):
             raise RowError("bad_scores", f"scores must be numbers, found {_excerpt(score)}")
     pairs = zip(responses, scores, strict=True)
     known = [(response, score) for response, score in pairs if score is not None and not math.isnan(score)]

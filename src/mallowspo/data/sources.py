@@ -18,6 +18,7 @@ from mallowspo.data.problems import RowProblem, check_invalid_rows, settle
 from mallowspo.data.readers import (
     NEEDED_COLUMNS,
     READERS,
+    RECODE,
     Batch,
     ColumnGate,
     SourceRow,
@@ -31,10 +32,9 @@ from mallowspo.errors import InputError, listed
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["LoadedData", "SourceRow", "load_preferences", "stream_rows"]
+__all__ = ["LoadedData", "SourceRow", "keep_source", "load_preferences", "stream_rows"]
 
 _BATCH = 1_000
-_NUMBERS = ("weight", "margin", "dispersion", "beta", "loss_weight")
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,18 @@ def _files(path: Path, split: str) -> list[Path]:
     return found
 
 
+def keep_source(
+    file: str | os.PathLike[str], option: str, source: str | os.PathLike[str] | None, split: str = "train"
+) -> None:
+    """Raise `InputError` where a file that is to be written is one from which a split is read."""
+    if source is None or not Path(file).exists():
+        return
+    path = Path(source).expanduser()
+    held = _split_files(path).get(split, []) if path.is_dir() else [path]
+    if any(one.exists() and one.samefile(file) for one in held):
+        raise InputError(f"{option}: {file} holds what is read from {source} and would be lost; give another name")
+
+
 def _batches(files: list[Path], source: str, limits: Limits, *, quiet: bool = False) -> Iterator[tuple[Path, Batch]]:
     """Read files one after the other; the rows are numbered through."""
     gate = ColumnGate(source, limits, quiet=quiet)
@@ -196,28 +208,18 @@ def stream_rows(
         for index, values in enumerate(rows_of(found, found.column_names)):
             yield SourceRow(index, values)
         return
-    for file, batch in _batches(found, str(Path(source).expanduser()), limits or Limits.current(), quiet=quiet):
-        good = _good_rows(batch, csv=".csv" in _suffix(file))
+    for _, batch in _batches(found, str(Path(source).expanduser()), limits or Limits.current(), quiet=quiet):
+        good = _good_rows(batch)
         yield from merge(good, batch.problems, key=lambda row: row.index) if batch.problems else good
 
 
-def _good_rows(batch: Batch, *, csv: bool) -> Iterator[SourceRow]:
+def _good_rows(batch: Batch) -> Iterator[SourceRow]:
     if isinstance(batch.rows, list):
         yield from map(SourceRow, batch.numbers, batch.rows)
         return
     for start in range(0, batch.rows.num_rows, _BATCH):
         rows = decoded(batch.rows.slice(start, _BATCH))
-        for number, values in zip(batch.numbers[start : start + _BATCH], rows, strict=True):
-            yield SourceRow(number, {n: _cell(n, v) for n, v in values.items()} if csv else values)
-
-
-def _cell(name: str, text: str) -> Any:
-    if name in _NUMBERS:
-        try:
-            return float(text)
-        except ValueError:
-            return text
-    return text
+        yield from map(SourceRow, batch.numbers[start : start + _BATCH], rows)
 
 
 def _collected(files: list[Path], source: str, limits: Limits, invalid_rows: str) -> LoadedData:
@@ -230,10 +232,7 @@ def _collected(files: list[Path], source: str, limits: Limits, invalid_rows: str
         unit = batch.unit
         for row in batch.problems:
             if row.kind == "not_utf8":
-                raise InputError(
-                    f"{file}: {unit} {row.index + 1:,} is {row.problem}; convert the file first, for instance with "
-                    "`iconv -f LATIN1 -t UTF-8`"
-                )
+                raise InputError(f"{file}: {unit} {row.index + 1:,} is {row.problem}; {RECODE}")
             where = "" if unit == "row" else f"{unit} {row.index + 1:,}: "
             problems.append(RowProblem(row.index, row.kind, where + row.problem))
         if isinstance(batch.rows, list):

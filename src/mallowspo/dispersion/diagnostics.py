@@ -43,17 +43,21 @@ def flip_probability(phi_n: ArrayLike) -> Floats:
     return np.asarray(phi / (1 + phi), np.float64)
 
 
-def vote_disagreement(votes: ArrayLike) -> tuple[Floats, Floats]:
+def vote_disagreement(votes: ArrayLike, own: ArrayLike | None = None) -> tuple[Floats, Floats]:
     """How much the voters of each pair differ, without smoothing; counts of shape (N, 2) or (N, 3), ties say nothing.
 
     The chance that two different voters differ, unbiased (NaN with fewer than two votes), and the minority's share
     (NaN without a vote), which is too low where the votes are few.
+
+    A person whose vote is split into a for the first, b for the second and perhaps ties contradicts nobody by that:
+    `own`, shape (N, 2), has the sums over such people of a b and of t (1 - t), where t = a + b.
     """
     counts = np.nan_to_num(np.asarray(votes, np.float64))
     first, second = counts[:, 0], counts[:, 1]
     total = first + second
+    both, rest = (0.0, 0.0) if own is None else np.asarray(own, np.float64).T
     with np.errstate(invalid="ignore", divide="ignore"):
-        differ = np.where(total >= 2, 2 * first * second / (total * (total - 1)), np.nan)
+        differ = np.where(total >= 2, 2 * (first * second - both) / (total * (total - 1) + rest), np.nan)
         minority = np.where(total > 0, np.minimum(first, second) / total, np.nan)
     return differ, minority
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,9 +34,10 @@ class JudgedRow:
     # A judge's score of each response, shape (J, K): larger is better, alike is a tie, NaN where the judge did not
     # look. Only the order within a judge counts, never by how much.
     opinions: Floats
-    weights: Floats  # votes of each judge, shape (J,)
+    weights: Floats  # how many people each judge stands for, shape (J,)
     # A prompt that is text is what a user said to an assistant: training data made of it are messages.
     chat: bool = False
+    raters: tuple[str | None, ...] = ()  # who each judge is, None for somebody without a name; empty: all are others
 
     @property
     def prompt_id(self) -> str:
@@ -50,9 +52,39 @@ class JudgedRow:
     @cached_property
     def votes(self) -> Floats:
         """The votes for i, for j and for neither, of the judges who saw both, shape (pairs, 3)."""
+        return np.asarray(self._sides.sum(axis=1).T, np.float64)
+
+    @cached_property
+    def own(self) -> Floats:
+        """What those who voted more than once would add to pairs of voters by themselves; see `vote_disagreement`."""
+        own = np.zeros((len(self.pairs), 2))
+        for judges in self.repeated:
+            first, second, _ = self._sides[:, judges].sum(axis=1)
+            own += np.column_stack([first * second, (first + second) * (1 - first - second)])
+        return own
+
+    @cached_property
+    def repeated(self) -> list[list[int]]:
+        """The judges that are one person, for each person who judged more than once."""
+        counts = Counter(self.raters)
+        names = [name for name, times in counts.items() if name is not None and times > 1]
+        return [[judge for judge, other in enumerate(self.raters) if other == name] for name in names]
+
+    @property
+    def people(self) -> float:
+        """How many people judged; who did more than once is one."""
+        again = [self.weights[judges].sum() - self.weights[judges].mean() for judges in self.repeated]
+        return float(self.weights.sum() - sum(again))
+
+    @cached_property
+    def _sides(self) -> Floats:
+        """The votes of each judge for i, for j and for neither, shape (3, J, pairs); of a person one a pair in all."""
         first, second = np.array(self.pairs).T
         gap = self.opinions[:, first] - self.opinions[:, second]  # NaN where one of the two was not seen
-        return np.stack([self.weights @ side for side in (gap > 0, gap < 0, gap == 0)], axis=1)
+        times = np.ones_like(gap)
+        for judges in self.repeated:
+            times[judges] = np.maximum(np.isfinite(gap[judges]).sum(axis=0), 1)
+        return np.stack([gap > 0, gap < 0, gap == 0]) * (self.weights[:, None] / times)
 
     def ranks(self) -> Floats:
         """Give each judge's ranks, 1 is best and ties share the best of their ranks; NaN where not seen; (J, K)."""

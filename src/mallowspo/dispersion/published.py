@@ -9,9 +9,9 @@ import ast
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,10 @@ _SIDES = (("_a", "_b"), ("_A", "_B"), ("1", "2"), ("_1", "_2"))
 _PAIRS = (("first", "second"), *((stem + a, stem + b) for stem in _STEMS for a, b in _SIDES))
 _VERDICTS = ("vote", "winner", "preference", "preferred", "verdict", "choice", "label")
 _RATINGS = ("ratings", "helpfulness", "overall", "rating", "scores", "score")
-_RATERS = ("rater", "annotator", "evaluator", "annotator_id", "rater_id", "worker_id", "user_id", "judge")
+_RATERS = (
+    *("rater", "annotator", "evaluator", "annotator_id", "rater_id", "evaluator_id", "worker_id", "participant_id"),
+    *("prolific_pid", "respondent_id", "labeler_id", "user_id", "worker", "participant", "labeler", "judge"),
+)
 _ALONE = "no row beside it has the same prompt"
 # HelpSteer2's mark for "neither response is valid", beside strengths of -3 to 3.
 _NEITHER_VALID = -100
@@ -139,6 +142,8 @@ def _read(dataset: datasets.Dataset, form: _Form, parts: dict[str, Any], source:
     numbers = row_numbers(dataset)
     columns = {name for part in parts.values() for name in ([part] if isinstance(part, str) else part)}
     needed = dataset.select_columns([name for name in dataset.column_names if name in columns])
+    if "verdict" in parts:
+        _tell_ties(dataset[parts["verdict"]][:], parts["verdict"])
     report = _Report()
     # Words stay words: an answer may read as a list.
     words = {*parts["prompt"], *parts.get("pair", ()), parts.get("response")}
@@ -179,7 +184,7 @@ def _notes(
         notes.append(
             f"{_rows(unseen)} with pairs that no rater scored both sides of: they count as pairs without votes"
         )
-    if all(row.weights.sum() <= 1 for row in rows):
+    if all(row.people <= 1 for row in rows):
         notes.append(ONE_JUDGE)
     return tuple(notes)
 
@@ -299,7 +304,7 @@ def number_or_none(value: Any) -> float | None:
             value = float(value)
         except ValueError:
             return None
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float | Decimal):
         return None
     try:
         return float(value) if math.isfinite(value) else None
@@ -342,6 +347,11 @@ def _strength(value: Any) -> tuple[float, float] | None:
 
 def _first(names: Sequence[str], wanted: Iterable[str]) -> str | None:
     return next((name for name in wanted if name in names), None)
+
+
+def _rater_of(names: Iterable[str]) -> str | None:
+    """The column of who voted, however it is written."""
+    return next((name for wanted in _RATERS for name in names if name.casefold() == wanted), None)
 
 
 def _pair_of(names: Sequence[str]) -> tuple[str, str] | None:
@@ -405,25 +415,20 @@ def _couples(rows: list[tuple[int, Row]], parts: dict[str, Any], report: _Report
 
 
 def _judged_row(position: int, told: _Told, form: _Form, report: _Report) -> list[JudgedRow]:
-    """Make the row, or none where it has fewer than two responses that differ.
-
-    Each rater has one vote in all: who voted n times on one pair has n votes of 1/n.
-    """
+    """Make the row, or none where it has fewer than two responses that differ."""
     # A rater may be named by anything that a file holds, such as an object; blanks and NaN name nobody.
     raters = [None if repr(rater) in ("None", "nan", "''") else repr(rater) for rater, _, _ in told.votes]
-    times = Counter(raters)
-    shares = [1.0 if rater is None else 1 / times[rater] for rater in raters]
-    weights = np.array([share * count for share, (_, _, count) in zip(shares, told.votes, strict=True)], np.float64)
+    weights = np.array([count for _, _, count in told.votes], np.float64)
     scores = np.asarray([scores for _, scores, _ in told.votes], np.float64).reshape(-1, max(len(told.responses), 1))
     if form.any_words:
         words = tuple(text or "" for text in told.responses)
-        return [JudgedRow(position, told.prompt, words, scores, weights, form.chat)]
+        return [JudgedRow(position, told.prompt, words, scores, weights, form.chat, tuple(raters))]
     try:
         kept, scores = distinct(told.responses, scores)
     except InputError as error:
         report.silent.append((position, str(error)))
         return []
-    return [JudgedRow(position, told.prompt, kept, scores, weights, form.chat)]
+    return [JudgedRow(position, told.prompt, kept, scores, weights, form.chat, tuple(raters))]
 
 
 # ---- lists of verdicts (MultiPref) and of strengths (HelpSteer3, HelpSteer2 preference)
@@ -469,7 +474,7 @@ def _tell_lists(row: Row, parts: dict[str, Any]) -> _Told:
         else:
             vote = _strength(next((item[key] for key in ("score", "strength") if key in item), None))
         if vote is not None:
-            rater = _first(list(item), _RATERS)
+            rater = _rater_of(item)
             votes.append((item[rater] if rater else None, vote, 1.0))
     if parts.get("overall") and (vote := _strength(row[parts["overall"]])) is not None:
         votes.append((None, vote, 1.0))
@@ -567,7 +572,7 @@ def _orders_in(row: Row, columns: Sequence[str]) -> list[tuple[Any, Any]]:
         value = row[column]
         items = value.get("assessments") if isinstance(value, Mapping) and "assessments" in value else value
         for item in items if isinstance(items, list) else [items]:
-            rater = item.get(_first(list(item), _RATERS) or "") if isinstance(item, Mapping) else None
+            rater = item.get(_rater_of(item)) if isinstance(item, Mapping) else None
             found += [(rater, order) for order in _orders_of(item)]
     return found
 
@@ -600,7 +605,7 @@ def _find_orders(names: Sequence[str], sample: Sequence[Row]) -> dict[str, Any] 
     rows = [{name: _value(value) for name, value in row.items()} for row in sample]
     for name in ("metadata", "assessments", "ranking_blocks", "rankings", "ranking"):
         if name in names and any(_is_order(order) for row in rows for _, order in _orders_in(row, [name])):
-            rater = _first(names, _RATERS)
+            rater = _rater_of(names)
             return {"prompt": _prompt_parts(names), "responses": "responses", "orders": [name], "rater": rater or []}
     return None
 
@@ -688,20 +693,23 @@ def _find_single_votes(names: Sequence[str], sample: Sequence[Row]) -> dict[str,
     pair, verdict = _pair_of(names), _first(names, _VERDICTS)
     if pair is None or verdict is None:
         return None
-    values = [row[verdict] for row in sample]
-    numbers = {number for value in values if (number := number_or_none(value)) is not None}
-    if any(isinstance(value, list | Mapping) for value in values):
+    if any(isinstance(row[verdict], list | Mapping) for row in sample):
         return None
-    if numbers and max(numbers) < 2 and 0 in numbers:
-        raise InputError(
-            f"votes: the numbers in the column {verdict!r} go from {min(numbers):g} to {max(numbers):g}, which does "
-            "not tell a tie from a vote for the first; write 1, 2 and 0 for a tie, or first, second and tie"
-        )
     found = {"prompt": _prompt_parts(names), "pair": pair, "verdict": verdict}
     return found | {
-        "rater": _first(names, _RATERS) or [],
+        "rater": _rater_of(names) or [],
         "count": _first(names, ("count", "weight")) or [],
     }
+
+
+def _tell_ties(verdicts: Sequence[Any], column: str) -> None:
+    """Refuse numbers of which nobody can tell whether 0 is a tie."""
+    numbers = {number for value in verdicts if (number := number_or_none(value)) is not None}
+    if numbers and max(numbers) < 2 and 0 in numbers:
+        raise InputError(
+            f"votes: the numbers in the column {column!r} go from {min(numbers):g} to {max(numbers):g}, which does "
+            "not tell a tie from a vote for the first; write 1, 2 and 0 for a tie, or first, second and tie"
+        )
 
 
 def _tell_single_vote(row: Row, parts: dict[str, Any]) -> _Told:

@@ -87,10 +87,15 @@ def load_rankings(
         raise InputError(f"{source}: no column {column!r}, it has {', '.join(dataset.column_names)}")
     else:
         found = _table(dataset, str(source), name)
-    for place, counts in enumerate(found.people):
+    for place, (ranks, counts) in enumerate(zip(found.ranks, found.people, strict=True)):
         people = float(counts.sum())
+        which = f"prompt {place + 1:,}" if len(found.ranks) > 1 else "it"
+        shown = np.isfinite(ranks)
+        if people >= 2 and np.triu((shown * counts[:, None]).T @ shown, 1).max() < 2:
+            raise InputError(
+                f"{source}: {which} has no two items that two people ranked; people can only differ on what both saw"
+            )
         if people < 2:
-            which = f"prompt {place + 1:,}" if len(found.ranks) > 1 else "it"
             raise InputError(
                 f"{source}: {which} has {people:g} ranking{'s' * (people != 1)}; people can only differ where "
                 "there are at least 2"
@@ -134,12 +139,12 @@ def _lists(dataset: datasets.Dataset, column: str, source: str) -> RankingRows:
                 raise InputError(f"{source}: {name} has no list of rankings ({error})") from error
         ranks.append(_array(given, f"{source}: {name}"))
         prompt = row.get("prompt")
-        ids.append(str(position) if prompt is None else prompt_id_of_text(prompt))
-        prompts.append(prompt if isinstance(prompt, str) else name)
+        ids.append(prompt_id_of_text(prompt) if prompt else str(position))
+        prompts.append(as_text(prompt) or name)
         responses = row.get("responses")
         if not isinstance(responses, list):
             responses = [row[side] for side in ("chosen", "rejected") if side in row]
-        names = [text if isinstance(text, str) else str(text) for text in responses]
+        names = [as_text(text) for text in responses]
         count = ranks[-1].shape[1]
         items.append(names if len(names) == count else [f"response {i + 1}" for i in range(count)])
     return RankingRows(ranks, ids, prompts, items, RANKING_FORMS[0])
@@ -190,8 +195,12 @@ def _table(dataset: datasets.Dataset, source: str, name: str) -> RankingRows:
     if header == list(range(1, len(items) + 1)):
         notes.append(f"The header {','.join(items)} is itself a ranking: if the file has none, its first row is lost.")
     where_of: dict[str, list[int]] = {}
-    for place, value in enumerate([name] * len(dataset) if group is None else dataset[group][:]):
-        where_of.setdefault(name if group is None else str(value), []).append(place)
+    said = [name] * len(dataset) if group is None else dataset[group][:]
+    for place, value in enumerate(said):
+        where_of.setdefault(as_text(value), []).append(place)
+    blank = next((rows[0] for prompt, rows in where_of.items() if not prompt.strip()), None)
+    if group and blank is not None:
+        raise InputError(f"{source}: row {blank + 1:,} has nothing in {group!r}, by which rankings belong together")
     given = np.column_stack([values[item] for item in items])
     try:
         ranks = [_checked(given[rows], f"{source}: {prompt}") for prompt, rows in where_of.items()]
@@ -199,7 +208,7 @@ def _table(dataset: datasets.Dataset, source: str, name: str) -> RankingRows:
         raise InputError(f"{error}. The items are taken to be the columns {', '.join(items)}") from error
     return RankingRows(
         ranks=ranks,
-        prompt_ids=[prompt if group is None else prompt_id_of_text(prompt) for prompt in where_of],
+        prompt_ids=[name if group is None else prompt_id_of_text(said[rows[0]]) for rows in where_of.values()],
         prompts=list(where_of),
         items=[items] * len(where_of),
         form=RANKING_FORMS[1],
@@ -210,7 +219,7 @@ def _table(dataset: datasets.Dataset, source: str, name: str) -> RankingRows:
 
 def _of_judged(judged: Judged, source: str) -> RankingRows:
     """Take the judges who ranked every response; prompts with fewer than two of them are left out."""
-    if any((row.weights != 1).any() for row in judged.rows):
+    if any(row.repeated or (row.weights != 1).any() for row in judged.rows):
         raise InputError(f"{source}: some of its votes are shared or weighted, which rankings cannot be; use --votes")
     whole = [(row, ranks[np.isfinite(ranks).all(axis=1)]) for row in judged.rows for ranks in [row.ranks()]]
     kept = [(row, ranks) for row, ranks in whole if len(ranks) >= 2]
@@ -261,14 +270,8 @@ def _rank(value: Any) -> float | None:
             return math.nan
         if text.casefold() == NOT_SHOWN:
             return math.inf
-        value = number_or_none(text)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        # Infinity is the mark of what was not shown, and no rank that a file may give.
-        return None if math.isinf(value) else float(value)
-    except OverflowError:
-        return None
+    # Infinity is the mark of what was not shown, and no rank that a file may give.
+    return math.nan if isinstance(value, float) and math.isnan(value) else number_or_none(value)
 
 
 def _people(given: list[Any], column: str, source: str) -> Floats:

@@ -90,7 +90,7 @@ def _vote_flips(
     rows: VoteRows, index: VotesIndex, settings: DispersionSettings, rng: np.random.Generator
 ) -> dict[str, Any]:
     """How often one vote goes against the others, told three ways, and how often the label lost its own vote."""
-    differ, minority = vote_disagreement(rows.votes)
+    differ, minority = vote_disagreement(rows.votes, rows.own)
     flips = np.where(index.voted_n, flip_probability(index.phi_n), np.nan)
     found = {}
     for name, values in (("differ", differ), ("minority", minority), ("rate", flips)):

@@ -63,6 +63,7 @@ class VoteRows:
     notes: tuple[str, ...] = ()
     # The same as one record a prompt, of which `preference_rows` makes preference data; None where it is that already.
     judged: Judged | None = None
+    own: Floats | None = None  # of those who voted more than once, for `vote_disagreement`
 
 
 def load_votes(
@@ -172,6 +173,7 @@ def _of_judged(judged: Judged, numbers: list[int]) -> VoteRows:
         form=judged.form,
         notes=judged.notes,
         judged=judged,
+        own=np.concatenate([row.own for row in judged.rows]),
     )
 
 

@@ -304,7 +304,7 @@ def _request(name: str, sampling: Sampling, seed: int, parameters: Mapping[str, 
 def answers_from_file(path: Path, prompts: Sequence[EvaluationPrompt], *, option: str) -> Answers:
     """Take answers from a file in AlpacaEval's format; equal prompts take equal instructions in order."""
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8-sig")
         lines = path.suffix == ".jsonl"
         documents = [line for line in content.split("\n") if line.strip()] if lines else [content]
         parsed = [parse_json(document, halves=True) for document in documents]

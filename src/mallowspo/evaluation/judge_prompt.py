@@ -71,7 +71,7 @@ DEFAULT_TEMPLATE = JudgeTemplate(_TEXT, "pairwise-1")
 def read_template(path: Path) -> JudgeTemplate:
     """Read a template of the user's own."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"judge_template: {path} cannot be read ({error})") from error
     missing = [place for place in _PLACES if place not in text]
@@ -120,7 +120,7 @@ _TIES = (
 _NAME = rf"(a\s*(?:>>?|<<?|=+)\s*b|b\s*(?:>>?|<<?|=+)\s*a|{_TIES}|a|b)(?!\w|['’]\w)"
 _WHO = (
     r"(?:the\s+)?(?:(?:answer|assistant|response|option|model|output|antwort|réponse|respuesta|risposta|resposta"
-    r"|ответ)\s+|(?:回答|答案|选项|答え)\s*)?"
+    r"|ответ)[\s_-]+|(?:回答|答案|选项|答え)\s*)?"
 )
 _SAID = rf"(?:it(?:['’]s|\s+is)\s+)?{_WHO}{_NAME}"
 _LABEL = (
@@ -154,7 +154,8 @@ _OTHERS = re.compile(r"(?<![\w'’])(?:[AB](?!\w|['’]\w)|(?i:tie\b))")
 
 _MARK = re.compile(r"\[\[([^\[\]]{0,60})\]\]")
 _AGAINST = re.compile(
-    r"(?:\b(?:not|nor|neither|never|than|over|against)|n['’]t)\s+(?:(?:choose|pick|select|prefer|be|the)\s+)*$",
+    r"(?:\b(?:not|nor|neither|never|(?<!worse )than|over|against)|n['’]t)\s+"
+    r"(?:(?:choose|pick|select|prefer|be|the)\s+)*$",
     re.IGNORECASE,
 )
 _BOX = re.compile(r"\\f?boxed\s*\{\s*(?:\\\w+\s*\{)?([^{}]{0,60})\}")

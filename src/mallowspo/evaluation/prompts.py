@@ -126,7 +126,8 @@ def load_prompts(source: str, *, column: str = "prompt", split: str = "train", l
     prompts = []
     for index, value in enumerate(rows[column]):
         conversation = _is_conversation(value)
-        if not conversation and not (isinstance(value, str) and not is_blank(value)):
+        said = [turn["content"] for turn in value] if conversation else [value] if isinstance(value, str) else []
+        if all(map(is_blank, said)):
             raise InputError(
                 f"prompt_column: row {index} of {source} holds {str(value)[:60]!r} as {column!r}, expected a text "
                 "or a list of messages with role and content"

@@ -93,7 +93,7 @@ def test_outputs_that_cannot_be(tmp_path, tokenizer):
     report = check_preferences(path, tokenizer)
     with pytest.raises(InputError, match="expected one of"):
         write_cleaned(report, tmp_path / "clean.csv")
-    with pytest.raises(InputError, match="the data itself"):
+    with pytest.raises(InputError, match=r"^fix: .*rows\.jsonl holds what is read"):
         write_cleaned(report, path)
     nothing = check_preferences(write(tmp_path / "bad.jsonl", [FAULTS["identical_pair"]]), tokenizer)
     with pytest.raises(InputError, match="none of the 1 rows"):

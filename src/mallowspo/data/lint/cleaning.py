@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mallowspo.data.lint.findings import KINDS, Ledger
 from mallowspo.data.lint.run import CheckReport
-from mallowspo.data.sources import stream_rows
+from mallowspo.data.sources import keep_source, stream_rows
 from mallowspo.data.tables import as_type, parquet_table
 from mallowspo.errors import InputError, not_one_of
 from mallowspo.files import atomic_path
@@ -49,7 +49,7 @@ class Cleaned:
     left_alone: tuple[str, ...]  # errors that more than half of the rows that are left have: dropping mends nothing
 
 
-def check_output(path: str | os.PathLike[str], source: str | os.PathLike[str]) -> str:
+def check_output(path: str | os.PathLike[str], source: str | os.PathLike[str], split: str = "train") -> str:
     """Give the suffix of the file to write; raise `InputError` where it cannot be written."""
     name = Path(path).name.lower()
     for suffix in _SUFFIXES:
@@ -57,14 +57,13 @@ def check_output(path: str | os.PathLike[str], source: str | os.PathLike[str]) -
             break
     else:
         raise not_one_of("fix", "".join(Path(path).suffixes) or name, _SUFFIXES)
-    if Path(path).exists() and Path(source).exists() and Path(path).samefile(source):
-        raise InputError(f"fix: {path} is the data itself; give another file")
+    keep_source(path, "fix", source, split)
     return suffix
 
 
 def write_cleaned(report: CheckReport, path: str | os.PathLike[str]) -> Cleaned:
     """Stream the data once more and write the rows that can be used, unchanged, and a log beside them."""
-    suffix = check_output(path, report.source)
+    suffix = check_output(path, report.source, report.settings.split)
     drop, causes, left_alone = _to_drop(report.ledger)
     if drop.all():
         raise InputError(f"fix: none of the {report.rows:,} rows can be used; nothing was written")
