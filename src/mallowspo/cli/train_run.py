@@ -171,12 +171,23 @@ def _refuse_other_way(script_args: Any, mixture_args: Any) -> None:
 def _load_mixture(script_args: Any, mixture_args: Any, evaluating: bool) -> dict[str, Any]:
     if script_args.dataset_name:
         raise InputError("datasets and dataset_name: give one of them")
+    if mixture_args.streaming and mixture_args.test_split_size is not None:
+        raise InputError("test_split_size: a stream cannot be split; leave it out, or set streaming: false")
+    if all(one.fraction == 0 for one in mixture_args.datasets):
+        raise InputError("datasets: fraction: got 0 for all of them, so that there are no rows")
     try:
         loaded: Any = get_dataset(mixture_args)
-    except (OSError, ValueError) as error:
-        raise InputError(f"datasets: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # each format of datasets has errors of its own
+        option = "test_split_size" if "test_size" in str(error) else "datasets"
+        raise InputError(f"{option}: {reason_of(error.__cause__ or error)}") from error
     if evaluating and script_args.dataset_test_split not in loaded:
         raise InputError("eval_strategy: the mixture has no test split; set test_split_size, or eval_strategy: no")
+    if script_args.dataset_train_split not in loaded:
+        raise InputError(
+            f"dataset_train_split: got {script_args.dataset_train_split!r}, and the mixture has {', '.join(loaded)}"
+        )
     data = {"train": loaded[script_args.dataset_train_split]}
     return data | ({"eval": loaded[script_args.dataset_test_split]} if evaluating else {})
 

@@ -69,7 +69,7 @@ _RANGES: Mapping[str, tuple[float, float | None]] = {
             0,
             "learning_rate num_train_epochs warmup_steps weight_decay adam_epsilon max_grad_norm neftune_noise_alpha "
             "router_aux_loss_coef dataloader_num_workers logging_steps eval_steps save_steps eval_delay "
-            "save_total_limit",
+            "save_total_limit fraction",
         ),
         (
             1,
