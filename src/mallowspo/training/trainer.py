@@ -46,7 +46,12 @@ from mallowspo.training.checkpoints import (
     run_folder,
     seal,
 )
-from mallowspo.training.config import MallowsPOConfig, checked_settings, refuse_other_collator
+from mallowspo.training.config import (
+    MallowsPOConfig,
+    checked_settings,
+    refuse_other_collator,
+    refuse_unfit_models,
+)
 from mallowspo.training.description import not_finite, nothing_trained, run_lines, run_remarks
 from mallowspo.training.displacement import DisplacementMonitor
 from mallowspo.training.lists import ListBatch, ListRows, example_places
@@ -209,8 +214,9 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         self._eval_prefix, self._eval_losses = "eval", []
         self._tried: set[tuple[int, type]] = set()
         refuse_other_collator(data_collator, args, train_dataset)
-        processing_class = preparing_tokenizer(model, processing_class, args)
         revision = dict(cast(Any, args.model_init_kwargs) or {}).get("revision")
+        refuse_unfit_models(model, ref_model, args, revision)
+        processing_class = preparing_tokenizer(model, processing_class, args)
         # Ids that the policy and a reference of its own can read.
         self._vocabularies = {
             option: embedding_rows(given, revision=revision, trust_remote_code=args.trust_remote_code)
