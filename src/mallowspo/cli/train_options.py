@@ -140,7 +140,7 @@ def refuse_unknown(
 def option_of(error: Exception, names: set[str]) -> str:
     """The first option that a library's message speaks of; PEFT writes the names without lora_ and with spaces."""
     found = {
-        name: re.search(rf"\b{name.removeprefix('lora_').replace('_', '[ _]')}\b", str(error), re.IGNORECASE)
+        name: re.search(rf"\b(lora_)?{name.removeprefix('lora_').replace('_', '[ _]')}\b", str(error), re.IGNORECASE)
         for name in names
         if "_" in name
     }

@@ -99,6 +99,8 @@ def _building(model_init_kwargs: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if any(frame.f_code.co_name == "init_hf_repo" for frame, _ in walk_tb(error.__traceback__)):
+            raise InputError(f"push_to_hub: the repository cannot be made ({reason_of(error)})") from error
         cause = (error.__cause__ if isinstance(error, InputError) else None) or error
         named = [key for key in model_init_kwargs if re.search(rf"\b{re.escape(key)}\b", str(cause))]
         if while_loading(cause) and (named or (model_init_kwargs and not isinstance(error, InputError))):

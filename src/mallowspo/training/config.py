@@ -497,6 +497,7 @@ def checked_settings(
 
 def refuse_unfit_models(model: Any, ref_model: Any, args: Any, revision: str | None, option: str = "model") -> None:
     """Refuse, before its weights are read, a model that is no causal one or cannot do what is asked of it."""
+    kind: Any
     if isinstance(model, str):
         config = saved_config(model, revision=revision, trust_remote_code=args.trust_remote_code)
         if config is not None and not config.architectures:

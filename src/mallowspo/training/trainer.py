@@ -35,6 +35,7 @@ from mallowspo.training.adapters import (
     reference_words,
     refuse_lost_reference,
     refuse_other_adapters,
+    refuse_unmatched,
 )
 from mallowspo.training.checkpoints import (
     chosen_checkpoint,
@@ -242,6 +243,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
+        refuse_unmatched(self.model, peft_config)
         if not args.reads_reference:
             self.precompute_ref_logps = False  # the option kept TRL from loading a reference; there are no scores
         self._select_rows()
