@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import traceback
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mallowspo.errors import InputError, reason_of
+from mallowspo.errors import InputError, listed, reason_of
 from mallowspo.files import parse_json
 
-__all__ = ["adapter_base", "broken", "check_saved_model", "loading", "local_folder", "while_loading"]
+__all__ = [
+    "adapter_base",
+    "broken",
+    "check_saved_model",
+    "loading",
+    "local_folder",
+    "refuse_other_kind",
+    "refuse_random_weights",
+    "saved_config",
+    "while_loading",
+]
 
 # What the libraries raise where a file is not what its name says, beside OSError and ValueError.
 _DAMAGE = ("SafetensorError", "UnpicklingError", "BadZipFile", "EOFError")
@@ -81,7 +91,38 @@ def adapter_base(folder: Path) -> str | None:
     return base if isinstance(base, str) else None
 
 
-def check_saved_model(option: str, name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+def saved_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The configuration of a saved model; None where it cannot be had, which whoever loads the model tells."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError, KeyError):
+        return None
+
+
+def refuse_other_kind(option: str, config: Any, kind: Any = None) -> None:
+    """Refuse what gives no probability of a text's next token, by its configuration and, where known, its class."""
+    name = kind.__name__ if kind is not None else f"a model of the kind {config.model_type}"
+    if config.is_encoder_decoder:
+        raise InputError(f"{option}: {name} has an encoder and a decoder; a causal language model is wanted")
+    if not getattr(kind, "can_generate", lambda: True)():
+        raise InputError(f"{option}: {name} predicts no next token; a causal language model is wanted")
+
+
+def refuse_random_weights(option: str, name: str, loading_info: Mapping[str, Any]) -> None:
+    """Refuse a model whose files lack weights, which transformers draws at random with a warning."""
+    missing = sorted(loading_info["missing_keys"])
+    if missing:
+        raise InputError(
+            f"{option}: {name} has no weights for {listed(missing, 3)}, which would be drawn at random; give a model "
+            "that was saved whole, and for this use"
+        )
+
+
+def check_saved_model(
+    option: str, name: str, *, revision: str | None = None, trust_remote_code: bool = False, causal: bool = True
+) -> Any:
     """Refuse a model for what its configuration tells, before hours of other work: no weights are read."""
     from transformers import AutoConfig
     from transformers.quantizers import AutoHfQuantizer
@@ -98,6 +139,8 @@ def check_saved_model(option: str, name: str, *, revision: str | None = None, tr
         if quantization is not None:
             quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=True)
             quantizer.validate_environment(dtype=None, device_map=None, weights_only=True)
+    if causal:
+        refuse_other_kind(option, config)
     return config
 
 

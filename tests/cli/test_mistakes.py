@@ -201,6 +201,56 @@ def test_the_base_model_of_an_adapter_is_looked_at_too(foreign, tmp_path):
     assert not marker.exists()
 
 
+def saved_as(kind, model, folder, **config):
+    """A random model of another class of transformers, with the tokenizer of the tests' model."""
+    import transformers
+
+    cls = getattr(transformers, kind)
+    size = {"vocab_size": 400, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2} | config
+    cls(cls.config_class(**size, pad_token_id=0)).save_pretrained(folder)
+    for file in model.glob("tokenizer*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "said"),
+    [
+        ("T5ForConditionalGeneration", {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1}, "decoder"),
+        ("BartForConditionalGeneration", {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1}, "decoder"),
+        ("BertForMaskedLM", {"intermediate_size": 16}, "no next token"),
+        ("LlamaForSequenceClassification", {"intermediate_size": 16}, "no next token"),
+        ("LlamaModel", {"intermediate_size": 16}, "no next token"),
+        ("OpenAIGPTLMHeadModel", {}, "gradient_checkpointing: "),
+    ],
+)
+def test_a_model_that_cannot_be_trained_is_told_before_its_weights_are_read(
+    kind, config, said, run, model, pairs, tmp_path, no_weights
+):
+    folder = saved_as(kind, model, tmp_path / "model", **config)
+    for name in ("train", *(["reference", "evaluate"] if said == "decoder" else [])):
+        code, _, told = run(*commands(folder, pairs, tmp_path / "out")[name])
+        assert code == 2 and said in told.splitlines()[-1] and told.count("mallowspo: ") == 1, told
+
+
+def test_a_configuration_without_a_class_is_told(run, model, pairs, tmp_path, no_weights):
+    folder = saved_as("LlamaForCausalLM", model, tmp_path / "model", intermediate_size=16)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": None}))
+    code, _, told = run(*commands(folder, pairs, tmp_path / "out")["train"])
+    assert code == 2 and "architectures" in told
+    assert told.splitlines()[-1].startswith("mallowspo: model_name_or_path: ")
+
+
+@pytest.mark.parametrize("name", ["reference", "evaluate"])
+def test_weights_that_are_not_there_are_not_drawn_at_random(name, run, model, pairs, tmp_path):
+    folder = saved_as("LlamaModel", model, tmp_path / "model", intermediate_size=16)
+    (tmp_path / "judges.py").write_text("def tie(prompt, a, b):\n    return 'tie'\n")
+    given = [*commands(folder, pairs, tmp_path / "out")[name], *(["--judge", "judges:tie"] * (name == "evaluate"))]
+    code, _, told = run(*given)
+    assert code == 2 and "lm_head.weight" in told and "at random" in told, told
+
+
 CODE = ("check", "reference", "train", "evaluate", "controllable", "dialogue", "estimator")
 
 

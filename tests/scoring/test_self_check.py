@@ -91,3 +91,20 @@ def test_every_module_keeps_its_mode_and_no_gradient_is_left():
     check_scores(model, CPU, packed=True)
     assert [module.training for module in model.modules()] == before
     assert all(value.grad is None for value in model.parameters()) and torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("router_logits", [False, True])
+def test_a_model_that_cannot_be_called_as_it_must_be_is_told(router_logits, monkeypatch):
+    model = tiny_llama()
+    assert prepared(model, packed=False)
+    inner = model.forward
+
+    def forward(*args, **kwargs):
+        if router_logits == ("output_router_logits" in kwargs):
+            raise AttributeError("no experts")
+        return inner(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", forward)
+    with pytest.raises(InputError, match="^model: LlamaForCausalLM .*no experts") as told:
+        check_scores(model, CPU, packed=False, router_logits=router_logits)
+    assert ("router_aux_loss_coef" in str(told.value)) == router_logits

@@ -151,6 +151,8 @@ def test_no_step_is_no_interval(tmp_path, what):
         {"activation_checkpointing_kwargs": {"use_reentrant": True, "a": 1}},
         {"lr_scheduler_kwargs": {"a": 1}},
         {"lr_scheduler_kwargs": "a"},
+        {"lr_scheduler_kwargs": None, "lr_scheduler_type": "warmup_stable_decay"},
+        {"lr_scheduler_kwargs": None, "lr_scheduler_type": "cosine_with_min_lr"},
         {"lr_scheduler_kwargs": {"num_cycles": "x"}, "lr_scheduler_type": "cosine"},
         {"model_init_kwargs": "{"},
         {"model_init_kwargs": "[1]"},

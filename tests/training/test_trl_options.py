@@ -15,7 +15,16 @@ import trl_options
 from datasets import Dataset, IterableDataset
 from pairs import add_by_transformers, history, lora, options, saved_llama, small_pairs
 from pairs import llama as model
-from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, TrainerCallback
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
+    TrainerCallback,
+)
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl_options import ARGUMENTS, DIFFERS, EQUAL, OPTIONS, PASSED, REFUSED, is_neutral
@@ -424,6 +433,17 @@ def test_arguments_that_are_refused(tmp_path, saved, arguments, said):
         given["train_dataset"] = IterableDataset.from_generator(lambda: iter(ROWS))
     with pytest.raises(InputError, match=said):
         MallowsPOTrainer(saved, **given)
+
+
+def test_a_model_of_another_kind_is_refused_by_its_argument(tmp_path, saved):
+    bart = BartForConditionalGeneration(BartConfig(vocab_size=400, d_model=16, encoder_layers=1, decoder_layers=1))
+    with pytest.raises(InputError, match="^model: .*decoder"):
+        run(True, bart, tmp_path)
+    with pytest.raises(InputError, match="^ref_model: .*decoder"):
+        run(True, saved, tmp_path, ref_model=bart)
+    gpt = OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=400, n_embd=16, n_layer=1, n_head=2))
+    with pytest.raises(InputError, match="^gradient_checkpointing: OpenAIGPTLMHeadModel"):
+        run(True, gpt, tmp_path, {"gradient_checkpointing": True})
 
 
 def test_an_adapters_folder_is_refused_with_what_to_do(tmp_path, saved):

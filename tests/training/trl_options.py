@@ -132,7 +132,9 @@ OPTIONS: dict[str, Treatment] = {
         ({"bf16": True},),
         2e-2,
     ),
-    "gradient_checkpointing": _equal({"gradient_checkpointing": True}),
+    "gradient_checkpointing": _equal(
+        {"gradient_checkpointing": True}, words="refused, before the model is loaded, where its class has none"
+    ),
     "gradient_checkpointing_kwargs": _equal(
         {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
     ),
@@ -245,7 +247,8 @@ ARGUMENTS: dict[str, Treatment] = {
     "model": _equal(
         words="a name, a path or a model; with PEFT's wrapper or with the adapters that transformers holds. An "
         "adapter's folder, an adapter on `lm_head`, a hook or a forward that changes the logits (TRL computes losses "
-        "without it), and a model of which nothing can be trained are refused. Without a `ref_model`, an adapter in "
+        "without it), a model of which nothing can be trained, and one with an encoder or without an output head (TRL "
+        "trains the first or ends in an error) are refused. Without a `ref_model`, an adapter in "
         "PEFT's wrapper must be called `default`, and none `ref`: TRL fails there"
     ),
     "ref_model": _equal(

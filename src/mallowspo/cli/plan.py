@@ -17,6 +17,7 @@ from mallowspo.cli.train_options import TrainParser, option_of, refuse_unknown
 from mallowspo.cli.yaml_file import read_yaml
 from mallowspo.errors import InputError, reason_of
 from mallowspo.files import parse_json
+from mallowspo.loading import refuse_other_kind
 
 __all__ = ["PlanOptions", "plan_command", "plan_of"]
 
@@ -146,6 +147,7 @@ def _plan(options: PlanOptions, namespace: Any, engine: str | None) -> dict[str,
         raise InputError("num_train_epochs: got 0, and a run without steps needs no plan; give more, or max_steps")
     source = "model_name_or_path" if options.model_shape is None else "model_shape"
     config = _model_config(options, namespace)
+    refuse_other_kind(source, config)
     for name in ("num_hidden_layers", "vocab_size"):
         count = getattr(config.get_text_config(decoder=True), name, 1)
         if count < 1:

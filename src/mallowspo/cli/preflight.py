@@ -69,10 +69,13 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.j
 
 def check_before_loading(training_args: Any, model_args: Any) -> None:
     """Refuse what cannot work, while it costs nothing."""
+    from mallowspo.training.config import refuse_unfit_models
+
     name = model_args.model_name_or_path
     _check_model(name)
     revision, trust = model_args.model_revision, training_args.trust_remote_code
     check_saved_model("model_name_or_path", name, revision=revision, trust_remote_code=trust)
+    refuse_unfit_models(name, None, training_args, revision, option="model_name_or_path")
     if is_first_process():
         writable_folder(training_args.output_dir, "output_dir")
     _check_metric(training_args)

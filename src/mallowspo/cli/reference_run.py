@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mallowspo.cli.options import read_pairs
 from mallowspo.cli.reference import ReferenceOptions
 from mallowspo.cli.signals import is_first_process
-from mallowspo.loading import check_saved_model, loading
+from mallowspo.loading import check_saved_model, loading, refuse_random_weights
 from mallowspo.progress import Progress, progress_bar, silent
 
 if TYPE_CHECKING:
@@ -172,19 +172,22 @@ def _model(options: ReferenceOptions, device: Any) -> Any:
         options.model_name_or_path, "model_name_or_path", "name that model here, and the adapter's folder as --adapter"
     )
     with loading("model_name_or_path", options.model_name_or_path):
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             options.model_name_or_path,
             revision=options.model_revision or "main",
             dtype=options.dtype,
             attn_implementation=options.attn_implementation,
             trust_remote_code=options.trust_remote_code,
+            output_loading_info=True,
         )
+    model, info = loaded
+    refuse_random_weights("model_name_or_path", options.model_name_or_path, info)
     add_score_head(model)
     if options.adapter is not None:
         from peft import PeftModel
 
         with loading("adapter", options.adapter):
-            model = PeftModel.from_pretrained(model, options.adapter)  # type: ignore[assignment]
+            model = PeftModel.from_pretrained(model, options.adapter)
     require_plain_head(model)
     return model.to(device).eval()
 

@@ -49,7 +49,7 @@ def train_command(arguments: Sequence[str]) -> int:
         lines = not on_a_terminal() and is_first_process()
         with ProgressLines("mallowspo train") if lines else nullcontext():
             script_args, training_args, model_args, mixture_args = parsed
-            for group in (script_args, model_args, mixture_args):
+            for group in (script_args, model_args, mixture_args, *mixture_args.datasets):
                 check_numbers(group)
             check_before_loading(training_args, model_args)
             from mallowspo.cli.train_run import run_training  # takes seconds to import

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 from trl import DatasetMixtureConfig, DPOConfig, ModelConfig, ScriptArguments, TrlParser
+from trl.scripts.utils import DatasetConfig
 
 from mallowspo.cli.options import Page, did_you_mean, truth_of
 from mallowspo.cli.yaml_file import plain, read_yaml, text_of
@@ -56,6 +57,8 @@ class TrainParser(Page, TrlParser):
         for name, value in values.items():
             if name in hints and name in actions:
                 values[name] = _fitting(value, hints[name], actions[name], f"config: {path}: {name}")
+        if "datasets" in values:
+            values["datasets"] = _mixture(values["datasets"], actions["datasets"], f"config: {path}: datasets")
         left = self.set_defaults_with_config(**plain(values))
         return [part for name in left[::2] for part in _for_the_launcher(name, values[name.removeprefix("--")])]
 
@@ -137,7 +140,7 @@ def refuse_unknown(
 def option_of(error: Exception, names: set[str]) -> str:
     """The first option that a library's message speaks of; PEFT writes the names without lora_ and with spaces."""
     found = {
-        name: re.search(rf"\b{name.removeprefix('lora_').replace('_', '[ _]')}\b", str(error), re.IGNORECASE)
+        name: re.search(rf"\b(lora_)?{name.removeprefix('lora_').replace('_', '[ _]')}\b", str(error), re.IGNORECASE)
         for name in names
         if "_" in name
     }
@@ -168,6 +171,22 @@ def _fitting(value: Any, hint: Any, action: Any, where: str) -> Any:
     expected = " or ".join(dict.fromkeys(kind_words(kind) for kind in kinds))
     quotes = "; YAML reads yes, no, on and off as truth values: put text in quotes" if isinstance(value, bool) else ""
     raise InputError(f"{where}: got {value!r}, expected {expected}{quotes}")
+
+
+def _mixture(given: Any, action: Any, where: str) -> list[dict[str, Any]]:
+    """The data sets of a mixture, each a mapping of what TRL's `DatasetConfig` takes."""
+    hints = typing.get_type_hints(DatasetConfig)
+    if given is None or not all(isinstance(entry, dict) and "path" in entry for entry in given):
+        raise InputError(
+            f"{where}: got {given!r}, expected a list of mappings with a path, such as - {{path: json, data_files: "
+            "pairs.jsonl}"
+        )
+    for name in sorted({str(name) for entry in given for name in entry} - hints.keys()):
+        raise InputError(f"{where}: {name}: expected one of {', '.join(hints)}{did_you_mean(name, hints)}")
+    return [
+        {name: _fitting(value, hints[name], action, f"{where}: {name}") for name, value in entry.items()}
+        for entry in given
+    ]
 
 
 def _is_a(value: Any, kind: Any) -> bool:

@@ -99,6 +99,8 @@ def _building(model_init_kwargs: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if any(frame.f_code.co_name == "init_hf_repo" for frame, _ in walk_tb(error.__traceback__)):
+            raise InputError(f"push_to_hub: the repository cannot be made ({reason_of(error)})") from error
         cause = (error.__cause__ if isinstance(error, InputError) else None) or error
         named = [key for key in model_init_kwargs if re.search(rf"\b{re.escape(key)}\b", str(cause))]
         if while_loading(cause) and (named or (model_init_kwargs and not isinstance(error, InputError))):
@@ -171,12 +173,23 @@ def _refuse_other_way(script_args: Any, mixture_args: Any) -> None:
 def _load_mixture(script_args: Any, mixture_args: Any, evaluating: bool) -> dict[str, Any]:
     if script_args.dataset_name:
         raise InputError("datasets and dataset_name: give one of them")
+    if mixture_args.streaming and mixture_args.test_split_size is not None:
+        raise InputError("test_split_size: a stream cannot be split; leave it out, or set streaming: false")
+    if all(one.fraction == 0 for one in mixture_args.datasets):
+        raise InputError("datasets: fraction: got 0 for all of them, so that there are no rows")
     try:
         loaded: Any = get_dataset(mixture_args)
-    except (OSError, ValueError) as error:
-        raise InputError(f"datasets: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # each format of datasets has errors of its own
+        option = "test_split_size" if "test_size" in str(error) else "datasets"
+        raise InputError(f"{option}: {reason_of(error.__cause__ or error)}") from error
     if evaluating and script_args.dataset_test_split not in loaded:
         raise InputError("eval_strategy: the mixture has no test split; set test_split_size, or eval_strategy: no")
+    if script_args.dataset_train_split not in loaded:
+        raise InputError(
+            f"dataset_train_split: got {script_args.dataset_train_split!r}, and the mixture has {', '.join(loaded)}"
+        )
     data = {"train": loaded[script_args.dataset_train_split]}
     return data | ({"eval": loaded[script_args.dataset_test_split]} if evaluating else {})
 

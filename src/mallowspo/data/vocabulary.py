@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from mallowspo.data.records import TOKEN_COLUMNS
 from mallowspo.errors import InputError
+from mallowspo.loading import saved_config
 
 __all__ = ["embedding_rows", "padding_id", "refuse_unknown_ids", "resize_advice"]
 
@@ -19,12 +20,9 @@ def embedding_rows(model: Any, *, revision: str | None = None, trust_remote_code
         # Sharded engines leave an empty weight behind, but the layer still knows its size.
         size = getattr(embedding, "num_embeddings", None)
         return None if size is None else int(size)
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, ImportError, KeyError):
-        return None  # whoever loads the model says what is wrong with it
+    config = saved_config(model, revision=revision, trust_remote_code=trust_remote_code)
+    if config is None:
+        return None
     size = getattr(config.get_text_config(), "vocab_size", None)
     return size if isinstance(size, int) else None
 

@@ -593,7 +593,7 @@ class RewardJudge(Judge):
 
     def check(self) -> None:
         """Raise `InputError` where the configuration shows that it is no reward model; no weights are read."""
-        config = check_saved_model("judge", self.name_or_path, trust_remote_code=self.trust_remote_code)
+        config = check_saved_model("judge", self.name_or_path, trust_remote_code=self.trust_remote_code, causal=False)
         if config is None:
             return
         kinds = list(config.architectures or [])

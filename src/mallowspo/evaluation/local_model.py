@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mallowspo.errors import InputError, listed, not_one_of
-from mallowspo.loading import loading
+from mallowspo.errors import InputError, not_one_of
+from mallowspo.loading import loading, refuse_random_weights
 
 if TYPE_CHECKING:
     from mallowspo.evaluation.prompts import EvaluationPrompt
@@ -121,9 +121,11 @@ def load_causal_model(
     if dtype not in DTYPES:
         raise not_one_of("dtype", dtype, DTYPES)
     with loading(option, name_or_path):
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            name_or_path, dtype=dtype, trust_remote_code=trust_remote_code
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name_or_path, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
         )
+    model, info = loaded
+    refuse_random_weights(option, name_or_path, info)
     return model.to(inference_device(use_cpu)).eval()
 
 
@@ -136,11 +138,7 @@ def load_classifier(name: str, *, option: str, dtype: str = "auto", trust_remote
             name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
         )
     model, info = loaded
-    if info["missing_keys"]:
-        raise InputError(
-            f"{option}: {name} has no weights for {listed(sorted(info['missing_keys']), 3)}, which would be drawn "
-            "at random; expected a model that was trained to give rewards"
-        )
+    refuse_random_weights(option, name, info)
     return model
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mallowspo.data.vocabulary import embedding_rows
+from mallowspo.errors import InputError
 from mallowspo.scoring.model_checks import base_model, refuse_own_logits
 from mallowspo.scoring.packed import score_packed
 from mallowspo.scoring.packed_attention import plain_attention
@@ -34,7 +35,13 @@ def sum_tolerance(precision: str, lengths: Any) -> NDArray[np.float64]:
 
 @torch.no_grad()
 def check_scores(
-    model: Any, device: torch.device, *, packed: bool, mixed_precision: str = "no", wrapped: Any = None
+    model: Any,
+    device: torch.device,
+    *,
+    packed: bool,
+    mixed_precision: str = "no",
+    wrapped: Any = None,
+    router_logits: bool = False,
 ) -> str | None:
     """Compare a model's scores with its own logits on two prompts: why its rows cannot be packed, or None.
 
@@ -45,7 +52,7 @@ def check_scores(
     precision = _precision(model, mixed_precision)
     complaint = None
     with _evaluating(call):
-        with _uncompiled_attention(model):
+        with _uncompiled_attention(model), _told(model, router_logits=False):
             own_bk = _own_logps(call, batch)
         if not bool(own_bk.isfinite().all()):
             return None  # broken weights: the first loss says so
@@ -59,11 +66,27 @@ def check_scores(
             if apart is None:
                 return None
             complaint = f"{model.config.model_type}: on a trial, packed rows {apart}"
-        with _uncompiled_attention(model):
-            apart = _apart(score_padded(call, batch, sum_dtype=torch.float32), own_bk, precision)
+        with _uncompiled_attention(model), _told(model, router_logits=router_logits):
+            scores = score_padded(call, batch, router_logits=router_logits, sum_dtype=torch.float32)
+            apart = _apart(scores, own_bk, precision)
         if apart is not None:
             refuse_own_logits(model, f"on a trial, log-probabilities computed from the head's weight {apart}")
     return complaint
+
+
+@contextmanager
+def _told(model: Any, *, router_logits: bool) -> Iterator[None]:
+    """Say in one message that a model cannot be called as it must be."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        instead = "; router_aux_loss_coef: 0 leaves its balance loss out" if router_logits else ""
+        raise InputError(
+            f"model: {type(base_model(model)).__name__} cannot be scored: on a trial it fails with "
+            f"{type(error).__name__}: {str(error)[:200]}{instead}"
+        ) from error
 
 
 def _batch(model: Any) -> dict[str, Tensor]:

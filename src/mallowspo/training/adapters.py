@@ -15,7 +15,12 @@ from accelerate.utils import is_peft_model
 from mallowspo.errors import InputError
 from mallowspo.files import parse_json, plain
 from mallowspo.scoring import score_padded
-from mallowspo.scoring.model_checks import adapter_configs, refuse_adapter_folder, unwrapped_adapters
+from mallowspo.scoring.model_checks import (
+    adapter_configs,
+    base_model,
+    refuse_adapter_folder,
+    unwrapped_adapters,
+)
 from mallowspo.scoring.self_check import sum_tolerance
 
 __all__ = [
@@ -24,6 +29,7 @@ __all__ = [
     "reference_words",
     "refuse_lost_reference",
     "refuse_other_adapters",
+    "refuse_unmatched",
 ]
 
 logger = get_logger(__name__)
@@ -64,6 +70,14 @@ def refuse_lost_reference(model: Any, ref_model: Any, peft_config: Any) -> None:
                 "model: none of its parameters can be trained"
                 + ("; load the adapter with is_trainable=True" if adapters else " (requires_grad is False in all)")
             )
+    configs = [config for config in (peft_config, *adapter_configs(model).values()) if config is not None]
+    for config in configs:
+        if config.task_type not in (None, "CAUSAL_LM"):
+            given = getattr(config.task_type, "value", config.task_type)
+            raise InputError(
+                f"lora_task_type: got {given!r} (task_type of peft_config), with which PEFT loads no trained "
+                "adapter for a causal language model; set CAUSAL_LM"
+            )
     if ref_model is not None:
         return
     if isinstance(model, torch.nn.Module) and is_peft_model(model):
@@ -76,7 +90,6 @@ def refuse_lost_reference(model: Any, ref_model: Any, peft_config: Any) -> None:
                 "called 'default', so there must be a 'default' and not yet a 'ref': load the adapter to train with "
                 "adapter_name='default', take off a 'ref' with delete_adapter('ref'), or give a ref_model"
             )
-    configs = [config for config in (peft_config, *adapter_configs(model).values()) if config is not None]
     for config in configs:
         given = getattr(config, "init_lora_weights", None)
         if isinstance(given, str) and given.lower().startswith(_CHANGES_BASE):
@@ -85,6 +98,15 @@ def refuse_lost_reference(model: Any, ref_model: Any, peft_config: Any) -> None:
                 "adapter off is no longer the reference. Give the untouched model as ref_model, or leave "
                 "init_lora_weights out"
             )
+
+
+def refuse_unmatched(model: Any, peft_config: Any) -> None:
+    """Refuse a name among `modules_to_save` that no module has: PEFT would train nothing more, without a word."""
+    names = [name for name, _ in model.named_modules()]
+    for given in getattr(peft_config, "modules_to_save", None) or ():
+        if not any(name.endswith(given) for name in names):
+            kind = type(base_model(model)).__name__
+            raise InputError(f"lora_modules_to_save: {kind} has no {given!r} (modules_to_save of peft_config)")
 
 
 def reference_words(policy: Any, ref_model: Any, *, ours: bool) -> str:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+import transformers
 from accelerate.utils import is_peft_model
 from transformers.training_args import ParallelMode
 from trl import DPOConfig
@@ -22,13 +23,21 @@ from mallowspo.dispersion import ESTIMATORS
 from mallowspo.dispersion.maps import DEFAULT_SPREAD, MAPS
 from mallowspo.dispersion.settings import PER, check_index_options, given_alternatives, given_shrink
 from mallowspo.errors import InputError, not_one_of
+from mallowspo.loading import refuse_other_kind, saved_config
 from mallowspo.objectives import LINKS, OBJECTIVES, Objective, resolve_objective
 from mallowspo.redaction import without_secrets
+from mallowspo.scoring.model_checks import base_model
 from mallowspo.training.option_values import check_optimizer, check_values
 from mallowspo.training.removed_options import knows_removed_options
 from mallowspo.training.row_order import DISPERSION_ORDERS, check_filter
 
-__all__ = ["REFUSED_OPTIONS", "MallowsPOConfig", "checked_settings", "refuse_other_collator"]
+__all__ = [
+    "REFUSED_OPTIONS",
+    "MallowsPOConfig",
+    "checked_settings",
+    "refuse_other_collator",
+    "refuse_unfit_models",
+]
 
 _INDEX_OPTIONS = ("estimator", "map", "alternatives", "spread")
 
@@ -484,6 +493,29 @@ def checked_settings(
             "accelerate launch), or leave it out"
         )
     return args
+
+
+def refuse_unfit_models(model: Any, ref_model: Any, args: Any, revision: str | None, option: str = "model") -> None:
+    """Refuse, before its weights are read, a model that is no causal one or cannot do what is asked of it."""
+    kind: Any
+    if isinstance(model, str):
+        config = saved_config(model, revision=revision, trust_remote_code=args.trust_remote_code)
+        if config is not None and not config.architectures:
+            raise InputError(
+                f"{option}: the configuration of {model} names no class under architectures; add the one that the "
+                "weights were saved from, such as LlamaForCausalLM"
+            )
+        kind = None if config is None else getattr(transformers, config.architectures[0], None)  # as in TRL
+    else:
+        config, kind = model.config, type(base_model(model))
+    if config is not None:
+        refuse_other_kind(option, config, kind)
+    if ref_model is not None:
+        refuse_other_kind("ref_model", ref_model.config, type(base_model(ref_model)))
+    if args.gradient_checkpointing and not getattr(kind, "supports_gradient_checkpointing", True):
+        raise InputError(
+            f"gradient_checkpointing: {kind.__name__} does not support it; set gradient_checkpointing: false"
+        )
 
 
 def _refuse_other_engines(args: MallowsPOConfig, model: Any) -> None:

@@ -69,7 +69,7 @@ _RANGES: Mapping[str, tuple[float, float | None]] = {
             0,
             "learning_rate num_train_epochs warmup_steps weight_decay adam_epsilon max_grad_norm neftune_noise_alpha "
             "router_aux_loss_coef dataloader_num_workers logging_steps eval_steps save_steps eval_delay "
-            "save_total_limit",
+            "save_total_limit fraction",
         ),
         (
             1,
@@ -109,6 +109,10 @@ def check_values(config: Any) -> None:
     for what in ("save", "logging"):
         if getattr(config, f"{what}_strategy") == "steps" and getattr(config, f"{what}_steps") == 0:
             raise InputError(f"{what}_steps: got 0, expected a number above 0; for never, set {what}_strategy: no")
+    if config.dataloader_num_workers == 0:
+        for name in ("dataloader_persistent_workers", "dataloader_multiprocessing_context"):
+            if getattr(config, name):
+                raise InputError(f"{name}: it is for workers, and there are none; set dataloader_num_workers too")
     _check_nested(config)
 
 
@@ -207,6 +211,8 @@ def _check_nested(config: Any) -> None:
     hints = typing.get_type_hints(type(config))
     for item in fields(config):
         value = getattr(config, item.name)
+        if value is None and item.name == "lr_scheduler_kwargs":
+            value = {}  # some schedules cannot do without
         if value is None or dict not in kinds_of(hints[item.name]):
             continue
         if isinstance(value, str) and (value.startswith("{") or item.name not in _FILES):

@@ -164,7 +164,7 @@ def choose_scoring_path(
         path = ScoringPath(name, reason, tokens, None if whole else partial(_largest, accelerator))
     if whole:
         for model in models:
-            path = tried(path, args, accelerator, model)
+            path = tried(path, args, accelerator, model, balance_loss=balance_loss and model is models[0])
     return path
 
 
@@ -177,14 +177,21 @@ def row_budget(config: Any, path: str, *, on_cpu: bool) -> int | None:
     return _ROW_TOKENS.get(path, _ROW_TOKENS["accelerator"])
 
 
-def tried(path: ScoringPath, args: Any, accelerator: Any, model: Any) -> ScoringPath:
+def tried(path: ScoringPath, args: Any, accelerator: Any, model: Any, *, balance_loss: bool = False) -> ScoringPath:
     """Hold the scores of a model, in its engine's wrapper, against its own logits: its path, or padded rows."""
     processes = Processes.of_accelerate(accelerator)
     plain = accelerator.unwrap_model(model)
     device = accelerator.device if model is not plain else next(plain.parameters()).device
     mixed = str(accelerator.mixed_precision)
     with accelerator.autocast():
-        found = check_scores(plain, device, packed=path.shares_prompts, mixed_precision=mixed, wrapped=model)
+        found = check_scores(
+            plain,
+            device,
+            packed=path.shares_prompts,
+            mixed_precision=mixed,
+            wrapped=model,
+            router_logits=balance_loss,
+        )
     complaint = processes.share(found)
     return path if complaint is None else ScoringPath("padded", _granted(args, complaint))
 

@@ -35,6 +35,7 @@ from mallowspo.training.adapters import (
     reference_words,
     refuse_lost_reference,
     refuse_other_adapters,
+    refuse_unmatched,
 )
 from mallowspo.training.checkpoints import (
     chosen_checkpoint,
@@ -46,7 +47,12 @@ from mallowspo.training.checkpoints import (
     run_folder,
     seal,
 )
-from mallowspo.training.config import MallowsPOConfig, checked_settings, refuse_other_collator
+from mallowspo.training.config import (
+    MallowsPOConfig,
+    checked_settings,
+    refuse_other_collator,
+    refuse_unfit_models,
+)
 from mallowspo.training.description import not_finite, nothing_trained, run_lines, run_remarks
 from mallowspo.training.displacement import DisplacementMonitor
 from mallowspo.training.lists import ListBatch, ListRows, example_places
@@ -210,8 +216,9 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
         self._eval_prefix, self._eval_losses = "eval", []
         self._tried: set[tuple[int, type]] = set()
         refuse_other_collator(data_collator, args, train_dataset)
-        processing_class = preparing_tokenizer(model, processing_class, args)
         revision = dict(cast(Any, args.model_init_kwargs) or {}).get("revision")
+        refuse_unfit_models(model, ref_model, args, revision)
+        processing_class = preparing_tokenizer(model, processing_class, args)
         # Ids that the policy and a reference of its own can read.
         self._vocabularies = {
             option: embedding_rows(given, revision=revision, trust_remote_code=args.trust_remote_code)
@@ -237,6 +244,7 @@ class MallowsPOTrainer(TRLPreferenceTrainer):
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
+        refuse_unmatched(self.model, peft_config)
         if not args.reads_reference:
             self.precompute_ref_logps = False  # the option kept TRL from loading a reference; there are no scores
         self._select_rows()

@@ -416,7 +416,8 @@ def check_judge(settings: DialogueSettings) -> None:
     if settings.judge != HELDOUT_JUDGE:
         _open_judge(settings.judge, settings.judge_api_key_env, settings.setup, Path(settings.output_dir)).close()
     elif settings.judge_base:
-        check_saved_model("judge_base", settings.judge_base, trust_remote_code=settings.setup.trust_remote_code)
+        trust = settings.setup.trust_remote_code
+        check_saved_model("judge_base", settings.judge_base, trust_remote_code=trust, causal=False)
 
 
 def judge_key(settings: DialogueSettings, done: Done) -> str:
