@@ -487,8 +487,8 @@ def _answers_table(facts: Results, caption: str = "") -> Table:
 def _worth_table(worth: Results) -> Table:
     """G: what each index's weights are worth in pairs, by the votes."""
     caption = (
-        "What the released map's weights are worth against equal ones at most, as a factor on the number of pairs: G. It "
-        "supposes shared parameters, small gaps, and that the votes tell the truth of each prompt."
+        "What the released map's weights are worth against equal ones at most, as a factor on the number of pairs: "
+        "G. It supposes shared parameters, small gaps, and that the votes tell the truth of each prompt."
     )
     columns: dict[str, Any] = {
         "index": lambda row: _name(row[0]),
