@@ -204,7 +204,7 @@ def test_mistakes_give_one_message(made, tmp_path):
         (("--reference", tmp_path / "none"), "reference: there is no folder"),
         (("--reference", made.store, "--dispersion_map", "log"), "dispersion_map"),
         (("--reference", made.store, "--dispersion_map", "isotonic"), "--votes or --rankings"),
-        (("--reference", made.store, "--dataset_name", tmp_path / "other.jsonl"), "is not the one"),
+        (("--reference", made.store, "--dataset_name", tmp_path / "other.jsonl"), "has no row 2"),
         (("--votes", made.data, "--truth", made.data), "only rankings"),
         (("--votes", made.data, "--dataset_name", made.data), "add --reference"),
         (("--votes", made.data, "--level", "2"), "level: got 2.0"),

@@ -66,6 +66,8 @@ def test_an_adapter_trains_its_own_weights_alone():
     quantised = parts(planned(*lora, "--load_in_4bit")["engines"]["ddp"])
     assert quantised["weights"] == round(linear * (0.5 + 1 / 16) + 2 * (PARAMETERS + trained - linear))
     assert quantised["optimiser"] == 8 * trained
+    one = ["--use_peft", "--lora_r", "4", "--lora_target_modules", "q_proj"]  # which TRL reads as a pattern
+    assert planned(*one)["model"]["trained"] == LAYERS * 4 * 2 * HIDDEN
 
 
 @pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
@@ -257,6 +259,7 @@ def test_the_language_model_of_a_multimodal_configuration_is_planned():
         (["--model_shape", '{"hiden_size": 64}'], "model_shape"),
         (["--model_shape", '{"num_hidden_layers": 0}'], "model_shape"),
         (["--model_shape", '{"vocab_size": 0}'], "model_shape"),
+        (["--model_shape", '{"num_attention_heads": 4, "num_key_value_heads": 3}'], "model_shape"),
         (["--model_shape", '{"model_type": "phi3", "vocab_size": 500}'], "model_shape"),
         (["--model_shape", '{"model_type": "ctrl"}'], "gradient_checkpointing"),
         (["--num_processes", "0"], "num_processes"),

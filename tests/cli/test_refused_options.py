@@ -32,6 +32,7 @@ PEFT = ("--use_peft",)
         ("lora_task_type", "nope", PEFT),
         ("lora_task_type", "SEQ_CLS", PEFT),
         ("lora_modules_to_save", "nope", PEFT),
+        ("lora_target_parameters", "nope", PEFT),
         ("dataloader_persistent_workers", "true", ()),
         ("dataloader_multiprocessing_context", "fork", ()),
         ("push_to_hub", "true", ()),  # which this machine cannot reach

@@ -124,7 +124,10 @@ OPTIONS: dict[str, Treatment] = {
     "model_init_kwargs": _equal({"model_init_kwargs": {"dtype": "bfloat16"}}, rel=2e-2),
     "trust_remote_code": _passed("read for the tokenizer too", read=True),
     "disable_dropout": _equal({"disable_dropout": False}, words=f"where it is off: {_PACKED}"),
-    "neftune_noise_alpha": _equal({"neftune_noise_alpha": 5.0}, words=_PACKED),
+    "neftune_noise_alpha": _equal(
+        {"neftune_noise_alpha": 5.0},
+        words=f"{_PACKED}. With an adapter TRL puts noise on its reference too, which here scores in evaluation mode",
+    ),
     "bf16": Treatment(
         DIFFERS,
         "given, it does what it does in TRL; not given, a CPU takes float32 (TRL: bfloat16 with `use_cpu`, an error "

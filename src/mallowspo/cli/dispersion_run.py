@@ -212,6 +212,11 @@ def _data_of(options: DispersionOptions, rows: StoredRows, lists: bool) -> datas
     in_data, in_store = Counter(numbers), Counter(stored)
     chosen: list[int] = []
     for number, nth in numbered_pairs(stored):
+        if number not in in_data:
+            raise InputError(
+                f"dataset_name: {options.dataset_name} has no row {number + 1:,}, which the store {options.reference} "
+                "has; give the data and the split of `mallowspo reference`"
+            )
         place = places.get((number, nth), -1)
         # A store keeps the order of its data; a number of a user's own may name other rows here.
         if place <= (chosen[-1] if chosen else -1):

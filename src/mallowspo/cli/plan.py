@@ -13,7 +13,7 @@ from typing import Any
 
 from mallowspo.cli.options import did_you_mean, option, read_config, read_known, show_help, take_config
 from mallowspo.cli.preflight import check_attention_name, need_one_precision
-from mallowspo.cli.train_options import TrainParser, option_of, refuse_unknown
+from mallowspo.cli.train_options import TrainParser, adapter_config, option_of, refuse_unknown
 from mallowspo.cli.yaml_file import read_yaml
 from mallowspo.errors import InputError, reason_of
 from mallowspo.files import parse_json
@@ -129,7 +129,7 @@ def _engine(facts: Mapping[str, Any], namespace: Any) -> str | None:
 
 def _plan(options: PlanOptions, namespace: Any, engine: str | None) -> dict[str, Any]:
     import torch
-    from trl import ModelConfig, get_peft_config
+    from trl import ModelConfig
 
     from mallowspo.training import MallowsPOConfig
     from mallowspo.training.option_values import check_numbers
@@ -152,7 +152,11 @@ def _plan(options: PlanOptions, namespace: Any, engine: str | None) -> dict[str,
         count = getattr(config.get_text_config(decoder=True), name, 1)
         if count < 1:
             raise InputError(f"{source}: got {name} {count}, expected at least 1")
-    peft = get_peft_config(model_args)
+    text = config.get_text_config(decoder=True)
+    heads, shared = (getattr(text, f"num_{name}_heads", None) for name in ("attention", "key_value"))
+    if isinstance(heads, int) and isinstance(shared, int) and (shared < 1 or heads % shared):
+        raise InputError(f"{source}: got {heads} attention heads for {shared} of keys and values, expected a multiple")
+    peft = adapter_config(model_args)
     on_cpu = bool(namespace.use_cpu)
     mixed = bool(namespace.bf16 if namespace.bf16 is not None else not namespace.fp16 and not on_cpu)
     products = torch.bfloat16 if mixed else torch.float16 if namespace.fp16 else torch.float32

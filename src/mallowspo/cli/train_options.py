@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from transformers import TrainingArguments
-from trl import DatasetMixtureConfig, DPOConfig, ModelConfig, ScriptArguments, TrlParser
+from trl import DatasetMixtureConfig, DPOConfig, ModelConfig, ScriptArguments, TrlParser, get_peft_config
 from trl.scripts.utils import DatasetConfig
 
 from mallowspo.cli.options import Page, did_you_mean, truth_of
@@ -21,7 +21,7 @@ from mallowspo.training import MallowsPOConfig
 from mallowspo.training.option_values import KIND_WORDS, kind_words, kinds_of
 from mallowspo.training.removed_options import REMOVED_OPTIONS
 
-__all__ = ["TrainParser", "launcher_options", "option_of", "refuse_unknown"]
+__all__ = ["TrainParser", "adapter_config", "launcher_options", "option_of", "refuse_unknown"]
 
 _GROUPS: Any = (ScriptArguments, MallowsPOConfig, ModelConfig, DatasetMixtureConfig)
 _ABOUT = (
@@ -135,6 +135,14 @@ def refuse_unknown(
                 f"{where}{shown}: neither an option of `{command}` nor of `accelerate launch`{hint}; see `{command} "
                 "--help`"
             )
+
+
+def adapter_config(model_args: Any) -> Any:
+    """PEFT's configuration of the adapter that is asked for; None without one."""
+    # TRL makes a pattern for whole names of a single module, which fits no module inside a layer.
+    if str(model_args.lora_target_modules).isidentifier() and model_args.lora_target_modules is not None:
+        model_args.lora_target_modules = [model_args.lora_target_modules]
+    return get_peft_config(model_args)
 
 
 def option_of(error: Exception, names: set[str]) -> str:

@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from trl import get_dataset, get_peft_config, get_quantization_config
+from trl import get_dataset, get_quantization_config
 
 from mallowspo.cli.options import DATASET_OPTIONS
 from mallowspo.cli.preflight import refuse_resume
 from mallowspo.cli.signals import is_first_process
-from mallowspo.cli.train_options import TrainParser, option_of
+from mallowspo.cli.train_options import TrainParser, adapter_config, option_of
 from mallowspo.data.fingerprint import rows_fingerprint
 from mallowspo.data.limits import Limits
 from mallowspo.data.sources import load_preferences
@@ -45,7 +45,7 @@ def run_training(script_args: Any, training_args: Any, model_args: Any, mixture_
     """Load, train, save, and write `run.json`; what shows before the model is loaded is refused by then."""
     with run_folder(Path(training_args.output_dir)) if is_first_process() else nullcontext():
         with _building({}):
-            peft_config = get_peft_config(model_args)
+            peft_config = adapter_config(model_args)
         if is_first_process():
             refuse_resume(training_args, peft_config)
         _train(script_args, training_args, model_args, mixture_args, peft_config)

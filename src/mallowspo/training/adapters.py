@@ -101,12 +101,16 @@ def refuse_lost_reference(model: Any, ref_model: Any, peft_config: Any) -> None:
 
 
 def refuse_unmatched(model: Any, peft_config: Any) -> None:
-    """Refuse a name among `modules_to_save` that no module has: PEFT would train nothing more, without a word."""
-    names = [name for name, _ in model.named_modules()]
-    for given in getattr(peft_config, "modules_to_save", None) or ():
-        if not any(name.endswith(given) for name in names):
-            kind = type(base_model(model)).__name__
-            raise InputError(f"lora_modules_to_save: {kind} has no {given!r} (modules_to_save of peft_config)")
+    """Refuse a module to save or a parameter to adapt that is not there: PEFT would pass over it."""
+    known = {
+        "modules_to_save": [name for name, _ in model.named_modules()],
+        "target_parameters": getattr(getattr(model, "base_model", None), "targeted_parameter_names", ()),
+    }
+    for option, names in known.items():
+        for given in getattr(peft_config, option, None) or ():
+            if not any(name.endswith(given) for name in names):
+                kind = type(base_model(model)).__name__
+                raise InputError(f"lora_{option}: {kind} has no {given!r} ({option} of peft_config)")
 
 
 def reference_words(policy: Any, ref_model: Any, *, ours: bool) -> str:
