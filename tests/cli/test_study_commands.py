@@ -13,7 +13,8 @@ from mallowspo.studies import study
 from mallowspo.studies.estimator.study import ESTIMATOR
 from mallowspo.studies.world.study import WORLD
 from mallowspo.world.reference import ReferenceTraining
-from studies.controllable_inputs import write_classifier, write_policy, write_texts
+from studies.controllable_inputs import write_classifier, write_texts
+from tiny import save_tiny
 
 
 def written(folder, *arguments):
@@ -105,7 +106,7 @@ def test_estimator(monkeypatch):
 @pytest.fixture
 def controllable(tmp_path):
     """The least that the command needs."""
-    model = ["--model_name_or_path", write_policy(tmp_path / "policy")]
+    model = ["--model_name_or_path", save_tiny(tmp_path / "policy")]
     data = ["--dataset_name", write_texts(tmp_path / "texts.txt")]
     return ["experiment", "controllable", *model, *data, "--use_cpu"]
 
