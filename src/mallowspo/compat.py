@@ -21,7 +21,6 @@ from transformers.utils import is_triton_available
 from trl import DPOTrainer
 from trl.kernels import ChunkedLogProbFunction
 from trl.models import prepare_deepspeed
-from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import add_fused_lm_head, global_then_local_main_first, maybe_gather_lm_head_ctx, use_adapter
 
 from mallowspo.errors import InputError
@@ -152,13 +151,14 @@ class TRLPreferenceTrainer(DPOTrainer):
                 if next(policy.parameters()).device != self.accelerator.device:
                     policy.to(self.accelerator.device)
         training = model.training
-        model.eval()  # dropout in the reference makes every number of the store a draw of its own
+        # Dropout in the reference makes every number of the store a draw of its own. Nor does a model in evaluation
+        # mode compute its layers again; TRL switches that off and on, and each time leaves a hook on the embeddings.
+        model.eval()
         try:
             with (
                 torch.no_grad(),
                 # Packed rows go past the autocast that accelerate wraps around a prepared model's forward.
                 self.accelerator.autocast(),
-                disable_gradient_checkpointing(policy, cast(Any, self.args.gradient_checkpointing_kwargs)),
                 adapter,
             ):
                 yield model

@@ -252,6 +252,28 @@ def test_the_reference_is_named(random_setting, tmp_path, caplog, model, given, 
     assert re.search(f"; reference = {said}", caplog.text)
 
 
+@pytest.mark.parametrize("adapter", [{}, {"peft_config": lora()}])
+def test_a_step_leaves_nothing_behind_on_the_embeddings(random_setting, tmp_path, adapter):
+    """TRL switches checkpointing off and on around a live reference; each time it leaves a hook, and steps grow."""
+    changes = {
+        "objective": "dpo",
+        "gradient_checkpointing": True,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        **adapter,
+    }
+    hooks = [
+        len(run.model.get_input_embeddings()._forward_hooks)
+        for steps in (1, 6)
+        for run in [
+            trained(
+                random_setting, tmp_path / str(steps), eval_dataset=random_setting.rows, max_steps=steps, **changes
+            )
+        ]
+    ]
+    assert hooks[0] == hooks[1]
+
+
 @pytest.mark.parametrize("objective", ["simpo", "mallows_simpo"])
 def test_no_reference_model_is_kept_where_none_is_needed(random_setting, tmp_path, objective):
     run = trained(random_setting, tmp_path, objective=objective, max_steps=2)
