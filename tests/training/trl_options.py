@@ -137,8 +137,8 @@ OPTIONS: dict[str, Treatment] = {
     ),
     "gradient_checkpointing": _equal(
         {"gradient_checkpointing": True},
-        words="refused, before the model is loaded, where its class has none. With a live reference TRL's steps grow longer "
-        "with their number (it leaves a hook on the embeddings in each); these do not",
+        words="refused, before the model is loaded, where its class has none. With a live reference TRL's steps grow "
+        "longer with their number (it leaves a hook on the embeddings in each); these do not",
     ),
     "gradient_checkpointing_kwargs": _equal(
         {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
