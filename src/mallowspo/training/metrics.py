@@ -6,6 +6,7 @@ logged: a short last batch counts for as many pairs as it has.
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -138,18 +139,19 @@ class MetricStore:
     """Values of pairs since the last log, by metric name."""
 
     def __init__(self) -> None:
-        self._columns: dict[str, list[Tensor]] = defaultdict(list)
+        # Eight bytes a value: a run that never logs keeps all of them.
+        self._columns: dict[str, array[float]] = defaultdict(lambda: array("d"))
         self._num_tokens: dict[str, float] = {}
 
     def add(self, values: Mapping[str, Tensor], *, num_tokens: int) -> None:
         """Take the gathered values of one batch, each of shape (B,), and the count of tokens so far."""
         for name, value in values.items():
-            self._columns[name].append(value.detach().double().cpu())
+            self._columns[name].extend(value.tolist())
         self._num_tokens = {"num_tokens": float(num_tokens)}
 
     def drain(self) -> dict[str, float]:
         """Means and quantiles over everything added; empties the store."""
-        columns = {name: torch.cat(parts) for name, parts in self._columns.items()}
+        columns = {name: torch.tensor(values, dtype=torch.float64) for name, values in self._columns.items()}
         result = dict(self._num_tokens)
         for name, numerator, denominator in _RATIOS:
             if numerator in columns:
