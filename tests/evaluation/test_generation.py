@@ -175,6 +175,9 @@ def test_answers_from_a_file(tmp_path):
     (tmp_path / "o.json").write_text(json.dumps(rows[:3]))
     with pytest.raises(InputError, match="no answer to 2 of 5 prompts; the first: row 1"):
         answers_from_file(tmp_path / "o.json", PROMPTS, option="baseline")
+    (tmp_path / "o.json").write_text(json.dumps([row | {"generator": name} for row in rows for name in ("a", "b")]))
+    with pytest.raises(InputError, match="baseline: .*a, b"):
+        answers_from_file(tmp_path / "o.json", PROMPTS, option="baseline")
     (tmp_path / "o.json").write_text('[{"instruction": "x"}]')
     with pytest.raises(InputError, match="'instruction' and 'output'"):
         answers_from_file(tmp_path / "o.json", PROMPTS, option="baseline")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mallowspo.data.vocabulary import embedding_rows, resize_advice
-from mallowspo.errors import InputError
+from mallowspo.errors import InputError, listed
 from mallowspo.evaluation.endpoint import Endpoint, EndpointUnavailable, RequestRefused
 from mallowspo.evaluation.json_log import JsonLog, key_of
 from mallowspo.evaluation.local_model import (
@@ -323,6 +323,9 @@ def answers_from_file(path: Path, prompts: Sequence[EvaluationPrompt], *, option
                     "as 'instruction' and 'output'"
                 )
         by_prompt.setdefault(whole_text(row["instruction"]), []).append(whole_text(row["output"]))
+    models = dict.fromkeys(str(row["generator"]) for row in rows if row.get("generator") is not None)
+    if len(models) > 1:
+        raise InputError(f"{option}: {path} holds the answers of several models ({listed(models)}); give those of one")
     missing = [p.index for p in prompts if len(by_prompt.get(p.text, [])) <= p.repeat]
     if missing:
         raise InputError(
