@@ -438,12 +438,24 @@ def contradiction_table(data: Results) -> Table:
         return f"{_off(area, 0.5, 'larger', 'smaller')}, {interval_text(area)}"
 
     rows = [
-        [_name(index), *(off_chance(facts["indexes"][index][key]) for facts in data.values() for key in asked)]
+        [
+            _name(index),
+            *(
+                "–" if _is_held(index, key) else off_chance(facts["indexes"][index][key])
+                for facts in data.values()
+                for key in asked
+            ),
+        ]
         for index in indexes
     ]
     return Table(
         ["index", *(f"on contradicted pairs, {how}, {name}" for name in data for how in asked.values())], rows
     )
+
+
+def _is_held(index: str, key: str) -> bool:
+    """Whether the index itself is what a question holds fixed."""
+    return key == "auroc_given_length" and index in ("length", "length_difference")
 
 
 def _off(interval: Results, nothing: float, more: str, less: str) -> str:
@@ -480,7 +492,9 @@ def people_sections(data: Results) -> list[Section]:
 
 def _answers_table(facts: Results, caption: str = "") -> Table:
     columns: dict[str, Any] = {"index": lambda row: _name(row[0])}
-    columns |= {title: interval(f"1.{key}") for key, title in _asked(facts).items()}
+    for key, title in _asked(facts).items():
+        shown = interval(f"1.{key}")
+        columns[title] = lambda row, key=key, shown=shown: "–" if _is_held(row[0], key) else shown(row)
     return table(facts["indexes"].items(), columns, caption)
 
 
