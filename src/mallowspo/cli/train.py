@@ -30,6 +30,7 @@ def train_command(arguments: Sequence[str]) -> int:
     """Run `mallowspo train` and give its exit code; flags of `accelerate launch` start it under a launcher."""
     # TRL says these names as they were before transformers 5.23; nobody who reads the log can change that.
     warnings.filterwarnings("ignore", r"`\w*gradient_checkpointing\w*` is deprecated", FutureWarning)
+    warnings.filterwarnings("ignore", "target_parameters=", RuntimeWarning)  # which is refused
     path, options = take_config(arguments)
     parser = TrainParser()
     from_yaml = parser.set_defaults_from_file(path) if path is not None else []
