@@ -140,8 +140,9 @@ def refuse_unknown(
 def adapter_config(model_args: Any) -> Any:
     """PEFT's configuration of the adapter that is asked for; None without one."""
     # TRL makes a pattern for whole names of a single module, which fits no module inside a layer.
-    if str(model_args.lora_target_modules).isidentifier() and model_args.lora_target_modules is not None:
-        model_args.lora_target_modules = [model_args.lora_target_modules]
+    modules = model_args.lora_target_modules
+    if isinstance(modules, str) and modules.isidentifier():
+        model_args.lora_target_modules = [modules]
     return get_peft_config(model_args)
 
 

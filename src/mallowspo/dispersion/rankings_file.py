@@ -90,15 +90,15 @@ def load_rankings(
     for place, (ranks, counts) in enumerate(zip(found.ranks, found.people, strict=True)):
         people = float(counts.sum())
         which = f"prompt {place + 1:,}" if len(found.ranks) > 1 else "it"
-        shown = np.isfinite(ranks)
-        if people >= 2 and np.triu((shown * counts[:, None]).T @ shown, 1).max() < 2:
-            raise InputError(
-                f"{source}: {which} has no two items that two people ranked; people can only differ on what both saw"
-            )
         if people < 2:
             raise InputError(
                 f"{source}: {which} has {people:g} ranking{'s' * (people != 1)}; people can only differ where "
                 "there are at least 2"
+            )
+        shown = np.isfinite(ranks)
+        if np.triu((shown * counts[:, None]).T @ shown, 1).max() < 2:
+            raise InputError(
+                f"{source}: {which} has no two items that two people ranked; people can only differ on what both saw"
             )
     notes = list(found.notes)
     if any((ranks > ranks.shape[1]).any() for ranks in found.ranks):

@@ -444,7 +444,7 @@ def plan_row(
     support = packed_support(model)
     plain = base_model(model)
     if plain.config._attn_implementation != "eager":
-        AttentionInterface.register(_ATTENTION, _attention)
+        AttentionInterface.register(_ATTENTION, _attention)  # for its name; each pass registers its own precision
         plain.set_attn_implementation(_ATTENTION)
     kind = "kernel" if not on_cpu else "whole" if support.path == "padded" else "ours"
     budget = row_budget(plain.config, support.path, on_cpu=on_cpu)

@@ -94,13 +94,13 @@ def minimise(
     at = np.arange(len(counts_bkk))
     scores_tbk = np.stack([scores for scores, _, _ in found])
     slope_b = np.stack([slope for _, _, slope in found])[best_b, at]
+    groups = _number_of_groups(same, kept)
     return Minimiser(
         scores_bk=scores_tbk[best_b, at],
         same_bkk=same,
         kept_bk=kept,
         finite_b=np.asarray(same.all(axis=(1, 2))),
-        # More than one group keeps mass: every arm counts for its share of its group.
-        open_b=np.rint((kept / same.sum(axis=2)).sum(axis=1)) > 1,
+        open_b=groups > 1,
         slope_b=slope_b,
         starts_b=_distinct(scores_tbk),
     )
@@ -213,6 +213,11 @@ def _newton(problem: _Problem, start_bk: Floats) -> tuple[Floats, Floats, Floats
         step[done] = part.select(np.flatnonzero(taken)).newton_step(new_gradient[taken], new_hessian[taken])
         step[short] *= 0.5
     return scores, value, np.abs(gradient).max(axis=1)
+
+
+def _number_of_groups(same_bkk: Bools, kept_bk: Bools) -> Floats:
+    """How many groups keep mass: every arm counts for its share of its group."""
+    return np.rint((kept_bk / same_bkk.sum(axis=2)).sum(axis=1))
 
 
 def _distinct(scores_tbk: Floats) -> NDArray[np.int64]:
